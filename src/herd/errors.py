@@ -1,0 +1,135 @@
+"""One tree of errors. The same code and meaning in Python, over HTTP and as an exit status.
+
+    HerdError                       code               exit  http
+    ├── UsageError                  invalid_request      2   400   what the caller asked for makes no sense
+    │   ├── ContextTooLong          context_length_exceeded  2   400   prompt longer than the context; never truncated
+    │   └── MissingExtra            missing_extra        2   501   an optional dependency is not installed
+    ├── NotFound                    not_found            3   404   file, model or command that does not exist
+    ├── DoesNotFit                  does_not_fit         4   507   memory or disk: needed, have, what would fit
+    ├── NetworkError                network              5   502
+    ├── BadFile                     bad_file             2   422   a file that is not what it says it is
+    │   ├── BadCheckpoint           bad_checkpoint       2   422   weights: container, names, shapes
+    │   ├── BadConfig               bad_config           2   422   numbers that describe no model
+    │   ├── BadTokenizer            bad_tokenizer        2   422
+    │   └── BadMedia                bad_media            2   400   an image or a video
+    └── Interrupted                 interrupted        130   499   Ctrl-C or a cancelled request
+
+A message is one line: what, got, expected, what to do next. `fail(...)` writes it so.
+A library never exits: `cli` turns an error into its line on stderr and its exit status.
+"""
+
+from typing import NoReturn
+
+
+class HerdError(ValueError):
+    """Base of all errors that a user, a file or a machine can cause."""
+
+    code = "error"
+    exit_status = 1
+    http_status = 500
+
+
+class UsageError(HerdError):
+    """The request makes no sense; nothing was done."""
+
+    code = "invalid_request"
+    exit_status = 2
+    http_status = 400
+
+
+class ContextTooLong(UsageError):
+    """A prompt does not fit the context. Nothing is ever truncated in silence."""
+
+    code = "context_length_exceeded"
+
+
+class MissingExtra(UsageError):
+    """An optional dependency is needed and not installed."""
+
+    code = "missing_extra"
+    http_status = 501
+
+
+class NotFound(HerdError):
+    """A file, model or name that does not exist."""
+
+    code = "not_found"
+    exit_status = 3
+    http_status = 404
+
+
+class DoesNotFit(HerdError):
+    """Memory or disk is too small; the message says what is needed, what there is, and what would fit."""
+
+    code = "does_not_fit"
+    exit_status = 4
+    http_status = 507
+
+
+class NetworkError(HerdError):
+    """A download or a remote service failed."""
+
+    code = "network"
+    exit_status = 5
+    http_status = 502
+
+
+class BadFile(HerdError):
+    """A file is not what it says it is."""
+
+    code = "bad_file"
+    exit_status = 2
+    http_status = 422
+
+
+class BadCheckpoint(BadFile):
+    """A weights file: its container, its tensors' names or shapes."""
+
+    code = "bad_checkpoint"
+
+
+class BadConfig(BadFile):
+    """A configuration whose numbers describe no model that Herd runs."""
+
+    code = "bad_config"
+
+
+class BadTokenizer(BadFile):
+    """A vocabulary that is broken, of an unknown kind, or does not fit the model."""
+
+    code = "bad_tokenizer"
+
+
+class BadMedia(BadFile):
+    """An image or video that cannot be read safely."""
+
+    code = "bad_media"
+    http_status = 400
+
+
+class Interrupted(HerdError):
+    """Stopped by the user. What was made so far is kept by whoever holds it."""
+
+    code = "interrupted"
+    exit_status = 130
+    http_status = 499
+
+
+def fail(error: type[HerdError], what: str, *, got: object = None, expected: object = None, do: str = "") -> NoReturn:
+    """Raise `error` with one line: what, got, expected, what to do next.
+
+    Values of `got` are cut at 120 characters and lose control characters, since they may come from a hostile file.
+    """
+    parts = [what]
+    if got is not None:
+        parts.append(f"got {_shown(got)}")
+    if expected is not None:
+        parts.append(f"expected {_shown(expected)}")
+    line = ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+    raise error(f"{line}; {do}" if do else line)
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:121])
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -1,0 +1,1 @@
+"""Operation sets: `contract` states each operation, `torch` is its reference, `native` is C++ on the CPU."""

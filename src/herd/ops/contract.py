@@ -1,0 +1,196 @@
+"""The op contract: what every op set computes, in the order of a forward pass. Equations, shapes, nothing else.
+
+An op set is an object: it holds its device, thread pool and parallel group. `ops.torch` is the reference, differentiable
+on any device; `ops.native` is C++ on the CPU, numpy in and out. `model/` calls only what stands here.
+
+Rules that hold for every op:
+- Activations are flat: x_TD has one row per token, of any sequence. Native activations are float32.
+- Statistics (norms, softmax, router scores, rope, temperature) in at least float32; float64 stays float64.
+- Operations are big on purpose: a decode step makes four calls a layer.
+- `x_TD` given to an op that adds a residual is consumed: the op may reuse its memory.
+- An op with weights takes `extras`: low-rank adapters per row and input statistics per weight. None by default.
+- An op that adds the residual leaves it out on `residual=False`, so that a parallel pass can reduce before it adds.
+- Weight kinds (`herd.weights`) are known to `linear`, `grouped` and `embed` of an op set alone; the ops here pass them on.
+- What an op set cannot do raises NotImplementedError or UsageError with the reason; nothing falls back in silence.
+
+Tolerances against a float64 computation of the same values: for a sum of K products, atol = c * eps * |a|_2 * |b|_2
+with eps of the narrowest format on the path and c <= 4; quantised activations (int8, groups of 32) add
+scale_group / 2 per element, see tests/ops.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from herd.batch import Context, Segments
+from herd.weights import Array, Linear, Mlp, Moe, Norm, Vision
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One adapter's pair for one weight: y += scale * (x down^T) up^T.
+
+    down [r, I], up [O, r]; for an expert stack down [E, r, I], up [E, O, r] (a gate_up pair counts as one weight,
+    gate rows first).
+    """
+
+    down: Array
+    up: Array
+    scale: float
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Several adapters in one batch: `pairs[weight name][adapter id]`, None where that adapter leaves a weight alone."""
+
+    pairs: Mapping[str, Sequence[LowRank | None]]
+    rows_T: Array
+    """Adapter id of each row of the pass, -1 for none. int."""
+
+
+class Observer(Protocol):
+    """Collects input statistics per weight, for calibration."""
+
+    def seen(self, name: str, x_RI: Array, expert: int | None = None) -> None:
+        """Rows that went into the weight `name` (and, in an expert stack, into `expert`)."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """The optional companions of a pass."""
+
+    adapters: Adapters | None = None
+    observe: Observer | None = None
+
+
+class Routing(Protocol):
+    """Receives the router's choice of one layer: experts_TA int, scores_TA after the sigmoid (`--trace`)."""
+
+    def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None: ...
+
+
+@dataclass
+class Trace:
+    """A Routing that keeps everything, for tests and `--trace`."""
+
+    choices: list[tuple[int, Any, Any]] = field(default_factory=list)
+
+    def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
+        self.choices.append((layer, experts_TA, scores_TA))
+
+
+class Ops(Protocol):
+    """An op set. T rows, D width, N query heads, K KV heads, H head size, F hidden, E experts, A experts per row,
+    V vocabulary, I tiles, M patches of a tile, U vision width, R chosen rows."""
+
+    name: str
+
+    # -- once a pass, outside `forward` ----------------------------------------------------------------------------
+
+    def array(self, x: Any) -> Array:
+        """A numpy array (float32, float16, or uint16 holding bfloat16; integers stay) as this op set's own."""
+
+    def numpy(self, x: Array) -> Any:
+        """Back to numpy float32."""
+
+    def place(self, context: Context) -> Any:
+        """Host integers to the device, once a pass; what comes back has the fields of Context."""
+
+    def new_kv(self, num_slots: int, num_kv_heads: int, head_size: int, dtype: str = "f32") -> Any:
+        """An opaque cache of one layer: keys and values of `num_slots` positions. dtype: f32, f16 or bf16."""
+
+    def kv_read(self, kv: Any, slots: Any) -> tuple[Any, Any]:
+        """keys, values [n, K, H] as numpy float32 copies of these slots (saved prefixes, tests)."""
+
+    def kv_write(self, kv: Any, slots: Any, keys: Any, values: Any) -> None:
+        """The inverse of kv_read."""
+
+    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int) -> None:
+        """Copy whole pages inside a cache: copy on write, forks."""
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def embed(self, ids_T: Any, w: Linear) -> Array:
+        """x_TD = w[ids_T] (rows decoded when packed)."""
+
+    def put_rows(self, x_TD: Array, rows_R: Any, new_RD: Array) -> Array:
+        """x_TD[rows_R] = new_RD."""
+
+    def angles(self, positions_T: Array, freqs_M: Sequence[float]) -> Any:
+        """cos, sin of t * f_m, float32, of shape [T, M] with M = H/2. The products are formed in float64."""
+
+    def temperature(self, positions_T: Array, floor_scale: int, attn_scale: float) -> Array:
+        """1 + attn_scale * ln(1 + floor((t + 1) / floor_scale)), [T] float32."""
+
+    def qkv(
+        self,
+        x_TD: Array,
+        norm: Norm,
+        wq: Linear,
+        wk: Linear,
+        wv: Linear,
+        head_size: int,
+        cos_sin: Any | None,
+        qk_eps: float | None,
+        q_scale_T: Array | None,
+        extras: Extras | None = None,
+    ) -> tuple[Array, Array, Array]:
+        """q_TNH, k_TKH, v_TKH of norm(x). Then, each when given and in this order: rotate adjacent pairs of q and k,
+        divide each head of q and k by sqrt(mean(h^2) + qk_eps), multiply q's rows by q_scale_T."""
+
+    def attend(
+        self, q_TNH: Array, k_TKH: Array, v_TKH: Array, segments: Any, kv: Any | None, causal: bool = True
+    ) -> Array:
+        """o_TNH. With kv: write k and v to segments.slots_T, then softmax(q k^T / sqrt(H)) v exactly, segment by
+        segment, query head n with KV head n // (N/K). Without kv the keys are the rows of the segment."""
+
+    def out_add(
+        self, x_TD: Array, o_TNH: Array, wo: Linear, extras: Extras | None = None, residual: bool = True
+    ) -> Array:
+        """x + wo o."""
+
+    def mlp_add(self, x_TD: Array, norm: Norm, mlp: Mlp, extras: Extras | None = None, residual: bool = True) -> Array:
+        """x + mlp(norm(x)); see weights.Mlp for the two forms."""
+
+    def moe_add(
+        self,
+        x_TD: Array,
+        norm: Norm,
+        moe: Moe,
+        num_experts: int,
+        experts_per_token: int,
+        extras: Extras | None = None,
+        residual: bool = True,
+        routing: Any | None = None,
+    ) -> Array:
+        """h = norm(x); l_TE = router h; the A largest l (ties: the lower expert); s = sigmoid(l);
+        x + shared(h) + sum over A of expert_e(s * h). Only the chosen experts are computed.
+        routing(experts_TA, scores_TA) receives the choice."""
+
+    def norm(self, x_TD: Array, norm: Norm) -> Array:
+        """The norm alone: what the head would see (embeddings, distillation)."""
+
+    def head(self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None) -> Array:
+        """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
+
+    # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------
+
+    def patches(self, pixels_I3SS: Array, vision: Vision, patch_size: int) -> Array:
+        """Unfold (raster order; feature c*P*P + dy*P + dx), project, append the class token last, add places, norm:
+        x [I*M, U]."""
+
+    def angles_from(self, angles_TM: Any) -> Any:
+        """cos, sin of given angles, as `angles` returns them."""
+
+    def adapt(self, x_TU: Array, vision: Vision, num_tiles: int, grid: int, pixel_shuffle: int) -> Array:
+        """Norm, drop the class token, join pixel_shuffle^2 neighbours (dy, dx, channel), gelu(fc2(gelu(fc1))),
+        project: [I * tokens_per_tile, D]."""
+
+
+def check_segments(segments: Segments, num_rows: int) -> None:
+    """Assert what an op set may rely on. Cheap; for tests and debug runs."""
+    assert segments.starts[0] == 0 and segments.starts[-1] == num_rows, (segments.starts, num_rows)
+    assert (segments.starts[1:] >= segments.starts[:-1]).all()
+    if segments.pages is not None:
+        assert segments.slots_T is not None and len(segments.slots_T) == num_rows
+        assert segments.page_size > 0
