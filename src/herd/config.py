@@ -199,8 +199,14 @@ class Llama4Config:
 
     def layer(self, i: int) -> LayerKind:
         """The kind of layer `i`, from 0."""
-        moe = self.moe_pattern[i] if self.moe_pattern else bool(self.moe_interleave) and (i + 1) % self.moe_interleave == 0
-        rope = self.rope_pattern[i] if self.rope_pattern else not self.nope_interval or (i + 1) % self.nope_interval != 0
+        moe = (
+            self.moe_pattern[i]
+            if self.moe_pattern
+            else bool(self.moe_interleave) and (i + 1) % self.moe_interleave == 0
+        )
+        rope = (
+            self.rope_pattern[i] if self.rope_pattern else not self.nope_interval or (i + 1) % self.nope_interval != 0
+        )
         chunked = rope and self.chunk is not None and (self.chunk_pattern is None or self.chunk_pattern[i])
         return LayerKind(
             moe=moe,
@@ -601,7 +607,13 @@ def _from_gguf(
 ) -> Llama4Config:
     arch = keys.get("general.architecture")
     if arch not in ("llama", "llama4"):
-        fail(BadConfig, "general.architecture", got=arch, expected="llama4 or llama", do="Herd runs the Llama family only")
+        fail(
+            BadConfig,
+            "general.architecture",
+            got=arch,
+            expected="llama4 or llama",
+            do="Herd runs the Llama family only",
+        )
 
     def need(name: str) -> Any:
         if keys.get(f"{arch}.{name}") is None:
@@ -647,7 +659,9 @@ def _from_gguf(
         return Llama4Config(**common)
     if not experts:
         fail(BadConfig, "llama4.expert_count", got=0, expected="1 or more, as llama.cpp demands")
-    period = _whole("llama4.attention.sliding_window_pattern", get("attention.sliding_window_pattern", 4), 1, MAX_LAYERS)
+    period = _whole(
+        "llama4.attention.sliding_window_pattern", get("attention.sliding_window_pattern", 4), 1, MAX_LAYERS
+    )
     # Written, as 0, when every layer attends in full; chunk, temperature and period are otherwise fixed by the format.
     full = get("attention.sliding_window", None) == 0
     return Llama4Config(
@@ -657,7 +671,9 @@ def _from_gguf(
         experts_per_token=get("expert_used_count", 1),
         moe_interleave=get("interleave_moe_layer_step", 1),
         nope_interval=0 if full else period,
-        chunk=None if full else _whole("llama4.attention.chunk_size", get("attention.chunk_size", 8192), 1, MAX_CONTEXT),
+        chunk=None
+        if full
+        else _whole("llama4.attention.chunk_size", get("attention.chunk_size", 8192), 1, MAX_CONTEXT),
         use_qk_norm=experts != 128,
         temperature_tuning=True,
         floor_scale=get("attention.temperature_length", 8192),
@@ -695,9 +711,7 @@ SCOUT = Llama4Config(
     vision=VisionConfig(),
 )
 
-MAVERICK = replace(
-    SCOUT, num_experts=128, moe_interleave=2, use_qk_norm=False, rope_scaling=None, max_context=1048576
-)
+MAVERICK = replace(SCOUT, num_experts=128, moe_interleave=2, use_qk_norm=False, rope_scaling=None, max_context=1048576)
 
 BEHEMOTH = replace(
     # Public: 288B active, about 2T in all, 16 experts, multimodal. The shapes below are ours: they give 2.03T and
@@ -710,8 +724,19 @@ BEHEMOTH = replace(
     dense_width=65536,
     expert_width=24576,
     max_context=262144,
-    assumed=("num_layers", "width", "num_heads", "num_kv_heads", "dense_width", "expert_width", "moe_interleave",
-             "use_qk_norm", "rope_scaling", "max_context", "vision"),
+    assumed=(
+        "num_layers",
+        "width",
+        "num_heads",
+        "num_kv_heads",
+        "dense_width",
+        "expert_width",
+        "moe_interleave",
+        "use_qk_norm",
+        "rope_scaling",
+        "max_context",
+        "vision",
+    ),
 )
 
 GUARD = replace(
@@ -771,8 +796,15 @@ TINY = Llama4Config(
     bos_id=256,
     eos_ids=(257,),
     vision=VisionConfig(
-        image_size=28, patch_size=7, width=64, num_layers=2, num_heads=2, mlp_width=160, adapter_width=96,
-        output_width=64, norm_eps=1e-3,
+        image_size=28,
+        patch_size=7,
+        width=64,
+        num_layers=2,
+        num_heads=2,
+        mlp_width=160,
+        adapter_width=96,
+        output_width=64,
+        norm_eps=1e-3,
     ),
     image_start_id=260,
     image_end_id=261,

@@ -1,1 +1,7 @@
-"""model."""
+"""Llama 4, written once over an op set: embedding, blocks, vision tower, head. No device, no file, no batch axis."""
+
+from herd.model.text import forward, hidden
+from herd.model.tree import place_weights
+from herd.model.vision import see
+
+__all__ = ["forward", "hidden", "place_weights", "see"]

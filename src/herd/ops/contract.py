@@ -170,7 +170,9 @@ class Ops(Protocol):
     def norm(self, x_TD: Array, norm: Norm) -> Array:
         """The norm alone: what the head would see (embeddings, distillation)."""
 
-    def head(self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None) -> Array:
+    def head(
+        self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None
+    ) -> Array:
         """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
 
     # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------

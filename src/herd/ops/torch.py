@@ -1,0 +1,414 @@
+"""The op contract in PyTorch: differentiable, any device, the reference that other op sets are held against.
+
+Equations stand in `contract`; here they are written as plainly as speed on a GPU allows. Weights may be the data
+nodes of `herd.weights` holding tensors, or an `nn.Module` with the same attribute names (training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from herd import formats
+from herd.batch import Context, Segments
+from herd.errors import UsageError, fail
+from herd.ops.contract import Extras, LowRank
+
+KV_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+class CosSin(NamedTuple):
+    """cos_TM, sin_TM in float32 (float64 when the op set computes in float64)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class TorchKV(NamedTuple):
+    """Keys and values of one layer: [slots, K, H] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class PlacedSegments:
+    """`Segments` with its index arrays on the device; starts and lengths stay host integers."""
+
+    starts: list[int]
+    kv_lens: list[int]
+    pages: Tensor | None
+    slots_T: Tensor | None
+    page_size: int
+
+
+@dataclass(frozen=True)
+class PlacedContext:
+    """`Context` on the device."""
+
+    positions_T: Tensor
+    whole: PlacedSegments
+    chunk: PlacedSegments
+    rows: Tensor | None
+
+
+class TorchOps:
+    """The reference op set. `dtype` is that of activations and of weights placed by `array`."""
+
+    name = "torch"
+
+    def __init__(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    # -- once a pass -----------------------------------------------------------------------------------------------
+
+    def array(self, x: Any) -> Tensor:
+        """numpy -> tensor: uint16 is read as bfloat16; floating values become `self.dtype`."""
+        if isinstance(x, Tensor):
+            return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
+        x = np.ascontiguousarray(x)
+        if not x.flags.writeable:
+            x = x.copy()
+        if x.dtype == np.uint16:
+            return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16).to(self.device, self.dtype)
+        tensor = torch.from_numpy(x)
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def numpy(self, x: Tensor) -> Any:
+        """Tensor -> numpy float32."""
+        return x.detach().float().cpu().numpy()
+
+    def place(self, context: Context) -> PlacedContext:
+        """Index arrays to the device."""
+        whole = self._place(context.whole)
+        chunk = whole if context.chunk is context.whole else self._place(context.chunk)
+        rows = None if context.rows is None else self._ids(context.rows)
+        return PlacedContext(self._ids(context.positions_T), whole, chunk, rows)
+
+    def _place(self, s: Segments) -> PlacedSegments:
+        return PlacedSegments(
+            s.starts.tolist(),
+            s.kv_lens.tolist(),
+            None if s.pages is None else self._ids(s.pages),
+            None if s.slots_T is None else self._ids(s.slots_T),
+            s.page_size,
+        )
+
+    def _ids(self, x: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(self.device, torch.int64)
+
+    def new_kv(self, num_slots: int, num_kv_heads: int, head_size: int, dtype: str = "f32") -> TorchKV:
+        """Zeroed cache of one layer."""
+        shape, kind = (num_slots, num_kv_heads, head_size), KV_DTYPES[dtype]
+        if dtype == "f32":
+            kind = self.dtype
+        return TorchKV(*(torch.zeros(shape, dtype=kind, device=self.device) for _ in range(2)))
+
+    def kv_read(self, kv: TorchKV, slots: Any) -> tuple[Any, Any]:
+        """Keys and values of these slots."""
+        at = self._ids(slots)
+        return self.numpy(kv.keys[at]), self.numpy(kv.values[at])
+
+    def kv_write(self, kv: TorchKV, slots: Any, keys: Any, values: Any) -> None:
+        """Put keys and values into these slots."""
+        at = self._ids(slots)
+        kv.keys[at] = self.array(keys).to(kv.keys.dtype)
+        kv.values[at] = self.array(values).to(kv.values.dtype)
+
+    def copy_pages(self, kv: TorchKV, source: Any, target: Any, page_size: int) -> None:
+        """Copy whole pages."""
+        a, b = self._ids(source), self._ids(target)
+        for t in kv:
+            paged = t.view(-1, page_size, *t.shape[1:])
+            paged[b] = paged[a]
+
+    # -- weights: the three functions that know their kinds ----------------------------------------------------------
+
+    def linear(self, x_TI: Tensor, w: Any, extras: Extras | None = None) -> Tensor:
+        """x w^T + bias, any kind of matrix, with the adapters of `extras`."""
+        if extras is not None and extras.observe is not None:
+            extras.observe.seen(w.name, x_TI)
+        if w.kind == "dense":
+            y_TO = F.linear(x_TI, w.w.to(x_TI.dtype), w.bias)
+        elif w.kind == "packed":
+            y_TO = F.linear(x_TI, self.unpack(w).to(x_TI.dtype), w.bias)
+        elif w.kind == "lora":
+            return self.linear(x_TI, w.base, extras) + F.linear(F.linear(x_TI, w.down), w.up) * w.scale
+        else:
+            raise NotImplementedError(f"linear over weight kind {w.kind!r}")
+        if extras is not None and extras.adapters is not None:
+            rows_T = self._ids(extras.adapters.rows_T)
+            for i, pair in enumerate(extras.adapters.pairs.get(w.name, ())):
+                if pair is not None:
+                    at = (rows_T == i).nonzero()[:, 0]
+                    y_TO = y_TO.index_add(0, at, _low_rank(x_TI[at], pair.down, pair.up, pair.scale))
+        return y_TO
+
+    def grouped(self, x_RI: Tensor, ends: list[int], w: Any, extras: Extras | None, rows_R: Tensor) -> Tensor:
+        """Rows sorted by expert; ends[e] is the end row of expert e; rows_R the pass's row of each."""
+        adapters = extras.adapters if extras else None
+        pairs: Sequence[LowRank | None] = adapters.pairs.get(w.name, ()) if adapters else ()
+        ids_R = self._ids(adapters.rows_T)[rows_R] if adapters and pairs else None
+        out, start = [], 0
+        for e, end in enumerate(ends):
+            if end == start:
+                continue
+            x = x_RI[start:end]
+            if extras is not None and extras.observe is not None:
+                extras.observe.seen(w.name, x, e)
+            y = x @ self.expert(w, e).to(x.dtype)
+            if w.kind == "lora":
+                y = y + _low_rank(x, w.down[e], w.up[e], w.scale)
+            if ids_R is not None:
+                for i, pair in enumerate(pairs):
+                    if pair is not None:
+                        at = (ids_R[start:end] == i).nonzero()[:, 0]
+                        y = y.index_add(0, at, _low_rank(x[at], pair.down[e], pair.up[e], pair.scale))
+            out.append(y)
+            start = end
+        return torch.cat(out) if out else x_RI.new_zeros(0, 0)
+
+    def expert(self, w: Any, e: int) -> Tensor:
+        """Matrix [I, O] of one expert."""
+        if w.kind == "lora":
+            return self.expert(w.base, e)
+        if w.kind == "experts":
+            return w.w[e]  # type: ignore[no-any-return]
+        if w.kind == "pair":
+            return torch.cat([self.expert(w.gate, e), self.expert(w.up, e)], 1)
+        if w.kind == "dense":
+            return w.w[e].T  # type: ignore[no-any-return]
+        if w.kind == "packed":
+            return self.unpack(w, e).T
+        raise NotImplementedError(f"experts of weight kind {w.kind!r}")
+
+    def unpack(self, w: Any, rows: Any = None) -> Tensor:
+        """The exact values of a packed weight, or of some of its leading rows, as `self.dtype`."""
+        codes = w.codes if rows is None else w.codes[rows]
+        if isinstance(codes, Tensor):
+            if codes.device.type != "cpu":
+                fail(
+                    UsageError,
+                    f"packed weight {w.name}",
+                    got=f"device {codes.device}",
+                    expected="cpu",
+                    do="packed weights are decoded on the CPU in this version",
+                )
+            codes = codes.numpy()
+        return self.array(formats.decode(w.format, codes, w.shape[-1]))
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def embed(self, ids_T: Any, w: Any) -> Tensor:
+        """Rows of the table."""
+        if w.kind == "packed":
+            return self.unpack(w, np.asarray(ids_T))
+        return F.embedding(self._ids(ids_T), w.w).to(self.dtype)
+
+    def put_rows(self, x_TD: Tensor, rows_R: Any, new_RD: Tensor) -> Tensor:
+        """Image features in their places."""
+        return x_TD.index_copy(0, self._ids(rows_R), new_RD.to(x_TD.dtype))
+
+    def angles(self, positions_T: Any, freqs_M: Sequence[float]) -> CosSin:
+        """Products in float64, so that far positions keep their phase; tables in float32."""
+        freqs = torch.tensor(freqs_M, dtype=torch.float64, device=self.device)
+        return self.angles_from(self._ids(positions_T).double()[:, None] * freqs)
+
+    def angles_from(self, angles_TM: Any) -> CosSin:
+        """cos and sin of given angles."""
+        a = angles_TM if isinstance(angles_TM, Tensor) else torch.as_tensor(np.asarray(angles_TM, np.float64))
+        a = a.to(self.device, torch.float64)
+        kind = torch.promote_types(self.dtype, torch.float32)
+        return CosSin(a.cos().to(kind), a.sin().to(kind))
+
+    def temperature(self, positions_T: Any, floor_scale: int, attn_scale: float) -> Tensor:
+        """Scale of the query at each position."""
+        steps = torch.div(self._ids(positions_T) + 1, floor_scale, rounding_mode="floor").double()
+        return (1 + attn_scale * torch.log1p(steps)).to(torch.promote_types(self.dtype, torch.float32))
+
+    def qkv(
+        self,
+        x_TD: Tensor,
+        norm: Any,
+        wq: Any,
+        wk: Any,
+        wv: Any,
+        head_size: int,
+        cos_sin: CosSin | None,
+        qk_eps: float | None,
+        q_scale_T: Tensor | None,
+        extras: Extras | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Norm, three projections, then rope, QK norm, temperature, each when given."""
+        h = self.norm(x_TD, norm)
+        q, k, v = (self.linear(h, w, extras).unflatten(-1, (-1, head_size)) for w in (wq, wk, wv))
+        if cos_sin is not None:
+            q, k = self.rotate(q, cos_sin), self.rotate(k, cos_sin)
+        if qk_eps is not None:
+            q, k = rms(q, qk_eps), rms(k, qk_eps)
+        if q_scale_T is not None:
+            q = (wide(q) * q_scale_T[:, None, None]).to(q.dtype)
+        return q, k, v
+
+    def rotate(self, x_TNH: Tensor, cos_sin: CosSin) -> Tensor:
+        """Adjacent pairs (2m, 2m+1) turned by their angle."""
+        a, b = wide(x_TNH).unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = cos_sin.cos[:, None], cos_sin.sin[:, None]
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x_TNH.dtype)
+
+    def attend(
+        self,
+        q_TNH: Tensor,
+        k_TKH: Tensor,
+        v_TKH: Tensor,
+        segments: PlacedSegments,
+        kv: TorchKV | None,
+        causal: bool = True,
+    ) -> Tensor:
+        """Exact attention, segment by segment."""
+        spans = list(zip(segments.starts, segments.starts[1:], strict=False))
+        if kv is None:
+            if not spans:
+                return q_TNH
+            return torch.cat([self.attend_one(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], causal) for a, b in spans])
+        assert segments.pages is not None and segments.slots_T is not None
+        kv.keys.index_copy_(0, segments.slots_T, k_TKH.to(kv.keys.dtype))
+        kv.values.index_copy_(0, segments.slots_T, v_TKH.to(kv.values.dtype))
+        within = torch.arange(segments.page_size, device=self.device)
+        out = []
+        for s, (a, b) in enumerate(spans):
+            at = (segments.pages[s][:, None] * segments.page_size + within).flatten()[: segments.kv_lens[s]]
+            keys, values = kv.keys[at].to(q_TNH.dtype), kv.values[at].to(q_TNH.dtype)
+            out.append(self.attend_one(q_TNH[a:b], keys, values, causal))
+        return torch.cat(out) if out else q_TNH
+
+    def attend_one(self, q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, causal: bool) -> Tensor:
+        """One segment: its T queries are the last T of the S keys' positions."""
+        T, S = len(q_TNH), len(k_SKH)
+        mask = None
+        if causal and T != S:
+            last = torch.arange(S - T, S, device=q_TNH.device)
+            mask = torch.arange(S, device=q_TNH.device) <= last[:, None]
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_TNH, k_SKH, v_SKH))
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and T == S, enable_gqa=True)
+        return o[0].transpose(0, 1)
+
+    def out_add(
+        self, x_TD: Tensor, o_TNH: Tensor, wo: Any, extras: Extras | None = None, residual: bool = True
+    ) -> Tensor:
+        """Output projection."""
+        y = self.linear(o_TNH.flatten(1), wo, extras)
+        return x_TD + y if residual else y
+
+    def ffn(self, h_TD: Tensor, mlp: Any, extras: Extras | None) -> Tensor:
+        """The two forms of weights.Mlp."""
+        up = self.linear(h_TD, mlp.up, extras)
+        inner = F.gelu(up) if mlp.gate is None else F.silu(self.linear(h_TD, mlp.gate, extras)) * up
+        return self.linear(inner, mlp.down, extras)
+
+    def mlp_add(self, x_TD: Tensor, norm: Any, mlp: Any, extras: Extras | None = None, residual: bool = True) -> Tensor:
+        """Dense MLP."""
+        y = self.ffn(self.norm(x_TD, norm), mlp, extras)
+        return x_TD + y if residual else y
+
+    def route(self, h_TD: Tensor, router: Any, experts_per_token: int, extras: Extras | None) -> tuple[Tensor, Tensor]:
+        """experts_TA and scores_TA. A stable sort keeps the lower expert at a tie, as the contract asks."""
+        logits_TE = self.linear(h_TD, router, extras)
+        experts_TA = torch.sort(logits_TE, dim=-1, descending=True, stable=True).indices[:, :experts_per_token]
+        return experts_TA, torch.sigmoid(wide(logits_TE.gather(1, experts_TA))).to(h_TD.dtype)
+
+    def moe_add(
+        self,
+        x_TD: Tensor,
+        norm: Any,
+        moe: Any,
+        num_experts: int,
+        experts_per_token: int,
+        extras: Extras | None = None,
+        residual: bool = True,
+        routing: Any | None = None,
+    ) -> Tensor:
+        """Shared expert and the chosen ones; the score multiplies the expert's input."""
+        h = self.norm(x_TD, norm)
+        experts_TA, scores_TA = self.route(h, moe.router, experts_per_token, extras)
+        if routing is not None:
+            routing(experts_TA.cpu().numpy(), self.numpy(scores_TA))
+        order_R = torch.argsort(experts_TA.flatten(), stable=True)
+        rows_R = order_R // experts_per_token
+        ends = torch.bincount(experts_TA.flatten(), minlength=num_experts).cumsum(0).tolist()
+        z_RD = self.scaled(h[rows_R], scores_TA.flatten()[order_R])
+        y_TD = self.ffn(h, moe.shared, extras)
+        if len(z_RD):
+            gate, up = self.grouped(z_RD, ends, moe.gate_up, extras, rows_R).chunk(2, -1)
+            y_TD = y_TD.index_add(0, rows_R, self.grouped(F.silu(gate) * up, ends, moe.down, extras, rows_R))
+        return x_TD + y_TD if residual else y_TD
+
+    def scaled(self, h_RD: Tensor, scores_R: Tensor) -> Tensor:
+        """The expert's input."""
+        return h_RD * scores_R[:, None]
+
+    def norm(self, x_TD: Tensor, norm: Any) -> Tensor:
+        """RMS norm (cast down before the weight is applied, as the checkpoints were trained) or LayerNorm."""
+        if norm.bias is not None:
+            return F.layer_norm(x_TD, x_TD.shape[-1:], norm.w.to(x_TD.dtype), norm.bias.to(x_TD.dtype), norm.eps)
+        return norm.w.to(x_TD.dtype) * rms(x_TD, norm.eps)  # type: ignore[no-any-return]
+
+    def head(self, x_TD: Tensor, norm: Any, w: Any, rows_R: Any | None = None, extras: Extras | None = None) -> Tensor:
+        """Logits of the wanted rows."""
+        if rows_R is not None:
+            x_TD = x_TD[self._ids(rows_R)]
+            if extras is not None and extras.adapters is not None:
+                fail(
+                    UsageError,
+                    "head with adapters",
+                    got="chosen rows",
+                    expected="all rows",
+                    do="adapters on lm_head need the whole pass",
+                )
+        return wide(self.linear(self.norm(x_TD, norm), w, extras))
+
+    # -- vision ----------------------------------------------------------------------------------------------------
+
+    def patches(self, pixels_I3SS: Any, vision: Any, patch_size: int) -> Tensor:
+        """Tiles -> rows of patches, the class token last in each tile, after the first norm."""
+        pixels = self.array(pixels_I3SS)
+        I, C, S, _ = pixels.shape  # noqa: E741
+        g, P = S // patch_size, patch_size
+        x = pixels.reshape(I, C, g, P, g, P).permute(0, 2, 4, 1, 3, 5).reshape(I, g * g, C * P * P)
+        x = self.linear(x, vision.patch)
+        x = torch.cat([x, vision.class_U.to(x.dtype).expand(I, 1, -1)], 1) + vision.places_MU
+        return self.norm(x, vision.pre).flatten(0, 1)
+
+    def adapt(self, x_TU: Tensor, vision: Any, num_tiles: int, grid: int, pixel_shuffle: int) -> Tensor:
+        """Rows of patches -> rows of text features."""
+        x = self.norm(x_TU, vision.post).unflatten(0, (num_tiles, -1))[:, :-1]
+        U, s, g = x.shape[-1], pixel_shuffle, grid // pixel_shuffle
+        x = x.reshape(num_tiles, g, s, g, s, U).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s * U)
+        x = F.gelu(self.linear(x, vision.fc1))
+        return self.linear(self.last_gelu(self.linear(x, vision.fc2)), vision.project)
+
+    def last_gelu(self, x: Tensor) -> Tensor:
+        """Llama 4's adapter has a GELU after its second layer, too."""
+        return F.gelu(x)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32; float64 stays, so that gradients can be checked."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def rms(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis."""
+    f = wide(x)
+    return (f * torch.rsqrt(f.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _low_rank(x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype)) * scale
