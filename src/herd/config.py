@@ -420,7 +420,7 @@ def _from_hf_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Co
         )
     expert_width = _whole("intermediate_size", _need(text, "intermediate_size"), 1, MAX_WIDTH)
     experts = text.get("num_local_experts", 16)
-    config = Llama4Config(
+    return Llama4Config(
         num_layers=n,
         width=width,
         num_heads=heads,
@@ -454,7 +454,6 @@ def _from_hf_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Co
         image_end_id=top.get("eoi_token_index", 200081),
         patch_id=top.get("image_token_index", top.get("image_token_id", 200092)),
     )
-    return config
 
 
 def _from_hf_llama(data: Mapping[str, Any]) -> Llama4Config:
@@ -504,7 +503,7 @@ def _scaling_to_hf(c: Llama4Config) -> dict[str, Any] | None:
 
 
 def llama3_from_divisors(divisors: RopeDivisors, theta: float, head_size: int) -> RopeScaling | None:
-    """The "llama3" parameters that give these divisors to 1e-5, or None when all are 1. Raises BadConfig when none do."""
+    """The "llama3" parameters that give these divisors to 1e-5; None when all are 1. Raises BadConfig when none do."""
     if all(d == 1.0 for d in divisors.values):
         return None
     factor = max(divisors.values)

@@ -1,7 +1,7 @@
-"""The op contract: what every op set computes, in the order of a forward pass. Equations, shapes, nothing else.
+"""The op contract: what every op set computes, in the order of a forward pass. Equations and shapes.
 
-An op set is an object: it holds its device, thread pool and parallel group. `ops.torch` is the reference, differentiable
-on any device; `ops.native` is C++ on the CPU, numpy in and out. `model/` calls only what stands here.
+An op set is an object: it holds its device, thread pool and parallel group. `ops.torch` is the reference,
+differentiable on any device; `ops.native` is C++ on the CPU, numpy in and out. `model/` calls only what stands here.
 
 Rules that hold for every op:
 - Activations are flat: x_TD has one row per token, of any sequence. Native activations are float32.
@@ -10,7 +10,7 @@ Rules that hold for every op:
 - `x_TD` given to an op that adds a residual is consumed: the op may reuse its memory.
 - An op with weights takes `extras`: low-rank adapters per row and input statistics per weight. None by default.
 - An op that adds the residual leaves it out on `residual=False`, so that a parallel pass can reduce before it adds.
-- Weight kinds (`herd.weights`) are known to `linear`, `grouped` and `embed` of an op set alone; the ops here pass them on.
+- Weight kinds (`herd.weights`) are known to `linear`, `grouped` and `embed` of an op set alone.
 - What an op set cannot do raises NotImplementedError or UsageError with the reason; nothing falls back in silence.
 
 Tolerances against a float64 computation of the same values: for a sum of K products, atol = c * eps * |a|_2 * |b|_2
@@ -41,7 +41,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Adapters:
-    """Several adapters in one batch: `pairs[weight name][adapter id]`, None where that adapter leaves a weight alone."""
+    """Several adapters in one batch: `pairs[weight name][adapter id]`, None where one leaves a weight alone."""
 
     pairs: Mapping[str, Sequence[LowRank | None]]
     rows_T: Array
@@ -64,9 +64,10 @@ class Extras:
 
 
 class Routing(Protocol):
-    """Receives the router's choice of one layer: experts_TA int, scores_TA after the sigmoid (`--trace`)."""
+    """Receives the router's choice of one layer (`--trace`)."""
 
-    def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None: ...
+    def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
+        """experts_TA: int; scores_TA: after the sigmoid."""
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Trace:
     choices: list[tuple[int, Any, Any]] = field(default_factory=list)
 
     def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
+        """Keep one layer's choice."""
         self.choices.append((layer, experts_TA, scores_TA))
 
 

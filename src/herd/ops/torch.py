@@ -136,7 +136,7 @@ class TorchOps:
         if extras is not None and extras.observe is not None:
             extras.observe.seen(w.name, x_TI)
         if w.kind == "dense":
-            y_TO = F.linear(x_TI, w.w.to(x_TI.dtype), w.bias)
+            y_TO: Tensor = F.linear(x_TI, w.w.to(x_TI.dtype), w.bias)
         elif w.kind == "packed":
             y_TO = F.linear(x_TI, self.unpack(w).to(x_TI.dtype), w.bias)
         elif w.kind == "lora":
@@ -248,7 +248,7 @@ class TorchOps:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Norm, three projections, then rope, QK norm, temperature, each when given."""
         h = self.norm(x_TD, norm)
-        q, k, v = (self.linear(h, w, extras).unflatten(-1, (-1, head_size)) for w in (wq, wk, wv))
+        q, k, v = (_split(self.linear(h, w, extras), head_size) for w in (wq, wk, wv))
         if cos_sin is not None:
             q, k = self.rotate(q, cos_sin), self.rotate(k, cos_sin)
         if qk_eps is not None:
@@ -259,7 +259,7 @@ class TorchOps:
 
     def rotate(self, x_TNH: Tensor, cos_sin: CosSin) -> Tensor:
         """Adjacent pairs (2m, 2m+1) turned by their angle."""
-        a, b = wide(x_TNH).unflatten(-1, (-1, 2)).unbind(-1)
+        a, b = _split(wide(x_TNH), 2).unbind(-1)
         cos, sin = cos_sin.cos[:, None], cos_sin.sin[:, None]
         return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x_TNH.dtype)
 
@@ -388,7 +388,7 @@ class TorchOps:
 
     def adapt(self, x_TU: Tensor, vision: Any, num_tiles: int, grid: int, pixel_shuffle: int) -> Tensor:
         """Rows of patches -> rows of text features."""
-        x = self.norm(x_TU, vision.post).unflatten(0, (num_tiles, -1))[:, :-1]
+        x = self.norm(x_TU, vision.post).reshape(num_tiles, -1, x_TU.shape[-1])[:, :-1]
         U, s, g = x.shape[-1], pixel_shuffle, grid // pixel_shuffle
         x = x.reshape(num_tiles, g, s, g, s, U).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s * U)
         x = F.gelu(self.linear(x, vision.fc1))
@@ -408,6 +408,10 @@ def rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis."""
     f = wide(x)
     return (f * torch.rsqrt(f.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _split(x: Tensor, size: int) -> Tensor:
+    return x.reshape(*x.shape[:-1], -1, size)
 
 
 def _low_rank(x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
