@@ -1,0 +1,219 @@
+"""What the engine is asked for and what it answers: options, a request, one step of it. Ids and numbers only.
+
+`SamplingOptions` is the one struct of generation options: Python keywords, command-line flags, HTTP bodies and saved
+settings all become it, and every limit is checked here, once. What it is not: text of a dialog, a tokenizer, a queue.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from herd.errors import UsageError, fail
+
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+MAX_STOP_IDS = 64
+MAX_LOGIT_BIAS = 1024
+MAX_LOGPROBS = 20
+MAX_TOKENS = 1 << 40
+MAX_WINDOW = 1 << 20
+MAX_SEED = (1 << 63) - 1
+COLD = 1e-5
+"""Temperatures below this are greedy: at 1e-5 a logit gap of 0.01 already weighs e^1000."""
+
+
+class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen and when to stop. Plain defaults mean greedy, without penalties, to the context's end.
+
+    Order of work (sampler.py): penalties -> logit_bias -> greedy, or temperature -> top_k -> top_p -> min_p -> draw.
+    Raises UsageError naming the field for every value outside its limits.
+    """
+
+    temperature: float = 0.0
+    """0 to 2 and beyond (at most 100); below 1e-5: greedy, exactly."""
+    top_k: int = 0
+    """Keep the k most likely; 0: all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most likely tokens whose probabilities reach this sum; above 0, to 1."""
+    min_p: float = 0.0
+    """Keep tokens at least this fraction as likely as the likeliest; 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Logits of seen tokens are divided (if positive) or multiplied (if negative) by this; above 0, to 10."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token already in the output; -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken off once per occurrence in the output; -2 to 2."""
+    repetition_window: int = 256
+    """How many last tokens (prompt included) the repetition penalty looks at; 0: all of them."""
+    logit_bias: dict[int, float] = {}
+    """Added to the logits of these ids; -100 to 100, at most 1,024 entries."""
+    seed: int | None = None
+    """0 to 2^63 - 1; the same seed, prompt and options draw the same tokens. None: a fresh one, told in the result."""
+    max_tokens: int | None = None
+    """1 or more; None: up to the end of the context."""
+    stop: tuple[str, ...] = ()
+    """Up to 16 strings of at most 256 bytes; the text ends before the first one."""
+    stop_ids: tuple[int, ...] = ()
+    """Further ids that end the text, beside the model's own."""
+    logprobs: int | None = None
+    """None: none; 0: of the chosen token; n to 20: also of the n likeliest. Of the raw distribution."""
+    ignore_eos: bool = False
+    """Go on when the model ends its turn (benchmarks)."""
+
+    def __post_init__(self) -> None:
+        _number("temperature", self.temperature, 0.0, 100.0)
+        _whole("top_k", self.top_k, 0, 1 << 24)
+        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _whole("repetition_window", self.repetition_window, 0, MAX_WINDOW)
+        _bias(self.logit_bias)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, MAX_SEED)
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1, MAX_TOKENS)
+        _stops(self.stop)
+        _ids("stop_ids", self.stop_ids)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if not isinstance(self.ignore_eos, bool):
+            fail(UsageError, "ignore_eos", got=self.ignore_eos, expected="true or false")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without a draw."""
+        return self.temperature < COLD or self.top_k == 1
+
+    def with_(self, options: Mapping[str, Any]) -> "SamplingOptions":
+        """A copy with these fields replaced; lists become tuples, one `stop` string becomes a tuple of one.
+
+        Raises UsageError for an unknown field or a bad value.
+        """
+        unknown = sorted(set(options) - set(self.__struct_fields__))
+        if unknown:
+            fail(UsageError, "option", got=unknown[0], expected="one of " + ", ".join(self.__struct_fields__))
+        fields = dict(options)
+        if isinstance(fields.get("stop"), str):
+            fields["stop"] = (fields["stop"],)
+        for name in ("stop", "stop_ids"):
+            if fields.get(name, ()) is None:
+                fields[name] = ()
+            elif isinstance(fields.get(name), list):
+                fields[name] = tuple(fields[name])
+        if fields.get("logit_bias", ()) is None:
+            fields["logit_bias"] = {}
+        return msgspec.structs.replace(self, **fields)
+
+    def fits(self, vocab_size: int) -> None:
+        """Check the ids against a vocabulary. Raises UsageError naming the field."""
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
+            for i in ids:
+                if not 0 <= i < vocab_size:
+                    fail(UsageError, name, got=i, expected=f"an id from 0 to {vocab_size - 1}")
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        fail(UsageError, name, got=value, expected=f"a whole number from {low} to {high}")
+
+
+def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high  # NaN compares false
+        or (open_low and value == low)
+    ):
+        fail(UsageError, name, got=value, expected=f"a number {'above' if open_low else 'from'} {low:g} to {high:g}")
+
+
+def _ids(name: str, ids: object) -> None:
+    if not isinstance(ids, tuple) or len(ids) > MAX_STOP_IDS:
+        fail(UsageError, name, got=ids, expected=f"up to {MAX_STOP_IDS} token ids")
+    for i in ids:
+        _whole(name, i, 0, 1 << 24)
+
+
+def _bias(bias: object) -> None:
+    if not isinstance(bias, dict):
+        fail(UsageError, "logit_bias", got=type(bias).__name__, expected="a map from token id to number")
+    if len(bias) > MAX_LOGIT_BIAS:
+        fail(UsageError, "logit_bias", got=f"{len(bias)} entries", expected=f"at most {MAX_LOGIT_BIAS}")
+    for key, value in bias.items():
+        _whole("logit_bias", key, 0, 1 << 24)
+        _number("logit_bias", value, -100.0, 100.0)
+
+
+def _stops(stops: object) -> None:
+    if not isinstance(stops, tuple) or not all(isinstance(s, str) for s in stops):
+        fail(UsageError, "stop", got=stops, expected="strings")
+    if len(stops) > MAX_STOPS:
+        fail(UsageError, "stop", got=f"{len(stops)} strings", expected=f"at most {MAX_STOPS}")
+    for s in stops:
+        size = len(s.encode("utf-8", "surrogatepass"))
+        if not 1 <= size <= MAX_STOP_BYTES:
+            fail(UsageError, "stop", got=f"a string of {size} bytes", expected=f"1 to {MAX_STOP_BYTES} bytes")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithms of probability in the raw distribution (before penalties, bias and temperature)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids and their logprobs, likeliest first."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to go on with. `pixels_I3SS`: all tiles of its images, in the order of their patch ids."""
+
+    ids: Sequence[int]
+    options: SamplingOptions
+    pixels_I3SS: Any | None = None
+    seed: int = 0
+    """The seed in use: options.seed, or a fresh one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decoded token did. The last step of a request has a `finish_reason`."""
+
+    token_id: int | None
+    """None: no token came with this step (interrupted, or the context was full)."""
+    text: str
+    """Text that is now certain: complete characters that can no longer become a stop string."""
+    logprob: TokenLogprob | None = None
+    finish_reason: str | None = None
+    """stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted: cancelled."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds, by a monotonic clock, and tokens a second."""
+
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    first_token_s: float = 0.0
+    """From the request to its first token."""
+    prefill_tps: float = 0.0
+    """Prompt tokens computed a second (cached ones do not count)."""
+    decode_tps: float = 0.0
+    """Output tokens a second after the first."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt: taken over from the sequence before."""
+

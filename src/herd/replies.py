@@ -1,0 +1,157 @@
+"""What the Python API gives back: frozen, typed, and the same as JSON. Text and numbers, no arrays, no engine.
+
+`Reply` is a whole answer; `stream` yields `TextEvent`s and one `DoneEvent`. `Policy` is the door for checks of input
+and output that a caller passes in (`herd.safety` has some; this module knows none).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from herd.engine.request import Timings, Usage
+
+FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy"]
+"""stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
+or a cancelled request; policy: a policy refused."""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token that could have come, and how likely it was."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """The chosen token in the raw distribution; `top`: the likeliest ones, likeliest first."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    seed: int = 0
+    """The seed in use: give it again, with the same prompt and options, for the same text."""
+    logprobs: tuple[Logprob, ...] | None = None
+    ids: tuple[int, ...] = ()
+    """Output token ids, an end id included."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Reply":
+        """The inverse of `to_dict`."""
+        logprobs = data.get("logprobs")
+        return cls(
+            text=data["text"],
+            finish_reason=data["finish_reason"],
+            usage=Usage(**data["usage"]),
+            timings=Timings(**data["timings"]),
+            seed=data.get("seed", 0),
+            logprobs=None if logprobs is None else tuple(_logprob(x) for x in logprobs),
+            ids=tuple(data.get("ids", ())),
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _logprob(data: Mapping[str, Any]) -> Logprob:
+    top = tuple(Likely(x["token_id"], x["text"], x["logprob"]) for x in data.get("top", ()))
+    return Logprob(data["token_id"], data["text"], data["logprob"], top)
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """Text that has become certain. Its pieces, joined, are the reply's text."""
+
+    text: str
+    logprobs: tuple[Logprob, ...] | None = None
+    """Of the tokens behind this piece, when asked for."""
+    type: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class DoneEvent:
+    """The end of a stream: the whole reply, with what was said before an interruption."""
+
+    reply: Reply
+    type: Literal["done"] = "done"
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return self.reply.finish_reason
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts."""
+        return self.reply.usage
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds and rates."""
+        return self.reply.timings
+
+
+Event: TypeAlias = TextEvent | DoneEvent
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp(nll): how surprised the model is by a text, per token."""
+
+    value: float
+    nll: float
+    """Mean negative log-likelihood of the scored tokens, natural logarithm."""
+    scored_tokens: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `images`: paths or bytes, shown before the text."""
+
+    role: str
+    content: str
+    images: tuple[Any, ...] = field(default=())
+
+
+class Policy(Protocol):
+    """Checks of what goes in and what comes out. Each method returns None to go on, or the text to answer instead;
+    then the reply ends with finish_reason "policy"."""
+
+    hold_tokens: int
+    """How many tokens of output are held back until `window` has seen them; 0: each piece is checked as it comes."""
+
+    def before(self, messages: Sequence[Message]) -> str | None:
+        """The dialog, before the first token."""
+
+    def window(self, text: str, shown: int) -> str | None:
+        """The output so far; text[:shown] is already out. Called before more of it is let out."""
+
+    def after(self, reply: Reply) -> str | None:
+        """The whole reply, before it is returned; a returned text replaces `reply.text` (a stream has already shown
+        what `window` let through)."""
