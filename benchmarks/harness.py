@@ -1,0 +1,49 @@
+"""What the benchmarks share: the peer behind its pipe, medians of interleaved runs, the machine's name."""
+
+import json
+import os
+import statistics
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+class Peer:
+    """llama.cpp in a process of its own; `peer.prefill(count=512)` is one request of peer_worker."""
+
+    def __init__(self, python):
+        self._process = subprocess.Popen(
+            [python, str(HERE / "peer_worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __getattr__(self, name):
+        def call(**request):
+            self._process.stdin.write(json.dumps({"do": name, **request}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+            if not line:
+                raise SystemExit(f"the peer stopped in {name}")
+            return json.loads(line)
+
+        return call
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+def paired(ours, theirs, rounds):
+    """Run two timed callables in turn; medians of each in seconds and the median of the pairs' ratio (theirs/ours)."""
+    a, b = [], []
+    for _ in range(rounds):
+        a.append(ours())
+        b.append(theirs())
+    ratios = [y / x for x, y in zip(a, b, strict=True)]
+    return statistics.median(a), statistics.median(b), statistics.median(ratios)
+
+
+def machine():
+    """One line: processor, cores, load."""
+    cpu = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "?")
+    return f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
