@@ -216,4 +216,3 @@ class Usage:
     output_tokens: int
     cached_tokens: int = 0
     """Of the prompt: taken over from the sequence before."""
-
