@@ -1,0 +1,71 @@
+"""q6_k: 6-bit codes with two-level scales. Source: the byte layout of GGML's type 14.
+
+Characteristics: 256 weights in 210 bytes, 6.5625 bits a weight. 16 groups of 16, each with a signed 8-bit scale in units
+of one float16. Symmetric, no minimum. Used for whole models and for the output table of 4-bit ones.
+
+    | 128 bytes: lower 4 bits | 64 bytes: upper 2 bits | 16 x int8 scales | d f16 |
+    w[16 j + i] = (d * scale[j]) * (q[16 j + i] - 32),  q 0..63
+
+    Half h (0, 1) of the super-block is weights 128 h .. 128 h + 127, in four runs r of 32. Weight 32 r + i of it has
+    lower bits in byte 64 h + 32 (r mod 2) + i (low nibble for r 0, 1; high for 2, 3) and upper bits in byte 32 h + i at bit 2 r.
+
+Why groups of 16: at 6 bits a scale of 8 bits costs half a bit and cuts the error of a group's largest value to a quarter
+of its neighbours'; with 32 the same half bit would buy a float16 that no code can use.
+
+Encoding is a search of ours (`search.py`), then one least-squares fit of d. Errors measured: docs/formats.md.
+"""
+
+import numpy as np
+
+from herd.formats.format import Bytes, Floats, Format, half, half_bytes, halves_at
+from herd.formats.search import fit_one, fit_symmetric, safe_divide
+
+GROUPS, GROUP = 16, 16
+_SHIFTS = np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]
+
+
+def _decode(blocks: Bytes) -> Floats:
+    n = len(blocks)
+    lower = blocks[:, :128].reshape(n, 2, 2, 32)
+    lower = np.concatenate([lower & 15, lower >> 4], axis=2)
+    upper = (blocks[:, 128:192].reshape(n, 2, 1, 32) >> _SHIFTS) & 3
+    q = (lower | (upper << 4)).astype(np.float32) - np.float32(32)
+    scale = halves_at(blocks, 208) * np.ascontiguousarray(blocks[:, 192:208]).view(np.int8).astype(np.float32)
+    return (scale[:, :, None] * q.reshape(n, GROUPS, GROUP)).reshape(n, GROUPS * GROUP)
+
+
+def _encode(x: Floats) -> Bytes:
+    n = len(x)
+    groups = x.reshape(n, GROUPS, GROUP)
+    scale = fit_symmetric(groups.reshape(-1, GROUP), 32).reshape(n, GROUPS)
+    extreme = np.take_along_axis(scale, np.abs(scale).argmax(axis=1, keepdims=True), axis=1)
+    d = half(extreme / np.float32(-128), "q6_k").astype(np.float32)  # the extreme scale lands on -128, the longer side
+    scales = np.clip(np.rint(safe_divide(scale, d)), -128, 127)
+
+    best_error = np.full(n, np.inf, np.float32)
+    best_d, best_q = d.copy(), np.zeros(groups.shape, np.float32)
+    for _ in range(3):
+        step = (d * scales)[:, :, None]
+        q = np.clip(np.rint(safe_divide(groups, step)), -32, 31)
+        error = np.square(groups - step * q).sum(axis=(1, 2), dtype=np.float32)
+        better = error < best_error
+        best_error[better], best_q[better], best_d[better] = error[better], q[better], d[better]
+        with np.errstate(over="ignore"):
+            d = fit_one(groups, scales[:, :, None] * q).astype(np.float16).astype(np.float32)
+        if not np.isfinite(d).all():
+            break
+    codes = (best_q + 32).astype(np.uint8).reshape(n, 2, 4, 32)
+    lower = (codes[:, :, :2] & 15) | (codes[:, :, 2:] << 4)
+    upper = np.bitwise_or.reduce(codes >> 4 << _SHIFTS, axis=2)
+    return np.concatenate(
+        [
+            lower.reshape(n, 128),
+            upper.reshape(n, 64),
+            scales.astype(np.int8).view(np.uint8),
+            half_bytes(half(best_d, "q6_k")),
+        ],
+        axis=1,
+    )
+
+
+Q6_K = Format("q6_k", 14, GROUPS * GROUP, 210, _decode, _encode)
