@@ -1,1 +1,22 @@
-"""checkpoint."""
+"""Files <-> weights. Names below are imported when first used, so that this package alone loads no numpy."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from herd.checkpoint.hf_write import save_hf as save_hf
+    from herd.checkpoint.sources import RandomSource as RandomSource
+    from herd.checkpoint.sources import random_model as random_model
+
+_LAZY = {
+    "RandomSource": "herd.checkpoint.sources",
+    "random_model": "herd.checkpoint.sources",
+    "save_hf": "herd.checkpoint.hf_write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'herd.checkpoint' has no attribute {name!r}")

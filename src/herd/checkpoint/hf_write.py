@@ -1,0 +1,89 @@
+"""Write a model as a Hugging Face folder: config.json and safetensors, tensor by tensor from any source.
+
+What transformers' Llama4ForConditionalGeneration, Llama4ForCausalLM or LlamaForCausalLM loads, by what the config is.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from herd.checkpoint.atomic import check_disk, new_folder
+from herd.checkpoint.floats import Array, cast, dtype_name
+from herd.checkpoint.names import Style, file_name, style_of, to_half_split
+from herd.checkpoint.pieces import expert_pieces, matrix_pieces
+from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
+from herd.checkpoint.walk import TreeSource, Wanted, walk
+from herd.config import Llama4Config
+from herd.weights import Model, Source
+
+Progress = Callable[[str, int], None]
+"""Called with a tensor's name and its bytes once it is written."""
+
+
+def save_hf(
+    folder: Path | str,
+    config: Llama4Config,
+    weights: Model | Source,
+    dtype: str = "float32",
+    *,
+    files: Iterable[Path] = (),
+    texts: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write `weights` (a tree or a source) as a folder that appears complete or not at all; returns it.
+
+    `files` are copied in under their own names (a tokenizer), `texts` written (name -> content).
+    Raises UsageError (folder not empty), DoesNotFit (disk), BadCheckpoint (float16 too small for a value).
+    """
+    folder = Path(folder)
+    dtype = dtype_name(dtype)
+    source: Source = TreeSource(config, weights) if isinstance(weights, Model) else weights
+    tensors = hf_tensors(config, source, dtype)
+    with new_folder(folder, overwrite=overwrite) as temp:
+        check_disk(temp, sum(t.num_bytes for t in tensors) + (1 << 20))
+        (temp / "config.json").write_text(json.dumps(config.to_hf(dtype), indent=2) + "\n")
+        for path in files:
+            shutil.copyfile(path, temp / path.name)
+        for name, text in (texts or {}).items():
+            (temp / name).write_text(text)
+        write_shards(temp, tensors, shard_bytes=shard_bytes, progress=progress)
+    return folder
+
+
+def hf_tensors(config: Llama4Config, source: Source, dtype: str = "float32") -> list[Tensor]:
+    """Every tensor of the model under its name in a file; values are asked of `source` when a tensor is written."""
+    style = style_of(config)
+    found: list[Tensor] = []
+    for wanted in walk(config):
+        for name, shape in wanted.tensors.items():
+            pieces = partial(_cast_pieces, config, source, wanted, name, style, dtype)
+            found.append(Tensor(file_name(name, style), FILE_DTYPE[dtype], shape, pieces))
+    return found
+
+
+def _cast_pieces(
+    config: Llama4Config, source: Source, wanted: Wanted, name: str, style: Style, dtype: str
+) -> Iterator[Array]:
+    return (cast(piece, dtype, name) for piece in _pieces(config, source, wanted, name, style))
+
+
+def _pieces(config: Llama4Config, source: Source, wanted: Wanted, name: str, style: Style) -> Iterator[Array]:
+    if wanted.kind == "vector":
+        yield source.vector(name, wanted.shape)
+    elif wanted.kind == "experts":
+        yield from expert_pieces(source.experts(name, *wanted.shape), name, *wanted.shape)
+    else:
+        node: Any = source.matrix(wanted.name, *wanted.shape, bias=wanted.bias)
+        if name.endswith(".bias"):
+            yield node.bias
+        elif style == "llama" and wanted.name.endswith((".q_proj", ".k_proj")):
+            outputs, inputs = wanted.shape
+            for rows in matrix_pieces(node, name, outputs, inputs, row_multiple=config.head_size):
+                yield to_half_split(rows, config.head_size)
+        else:
+            yield from matrix_pieces(node, name, *wanted.shape)

@@ -1,0 +1,43 @@
+"""The three ways Hugging Face files call the tensors of one model, and the canonical name of each.
+
+Canonical names are those of `weights.build`: `model.layers.i.feed_forward...`, `vision_model...`. In files:
+- "text": as they are (Llama4ForCausalLM, text only);
+- "full": the text part under `language_model.` (Llama4ForConditionalGeneration);
+- "llama": the MLP is `mlp`, and rows of q and k stand in half-split order (LlamaForCausalLM).
+"""
+
+from typing import Literal
+
+from herd.checkpoint.floats import Array
+from herd.config import Llama4Config, is_dense_llama
+
+Style = Literal["text", "full", "llama"]
+_VISION = ("vision_model.", "multi_modal_projector.")
+
+
+def style_of(config: Llama4Config) -> Style:
+    """The style that belongs to the config.json that `config.to_hf()` writes."""
+    if config.vision is not None:
+        return "full"
+    return "llama" if is_dense_llama(config) else "text"
+
+
+def file_name(name: str, style: Style) -> str:
+    """What a file of this style calls the tensor `name`."""
+    if style == "full" and not name.startswith(_VISION):
+        return "language_model." + name
+    if style == "llama":
+        return name.replace(".feed_forward.", ".mlp.")
+    return name
+
+
+def to_adjacent(w: Array, head_size: int) -> Array:
+    """Rows [N*H, ...] of q or k from half-split rotary pairs (m, m + H/2) to adjacent ones (2m, 2m + 1). A copy."""
+    heads = w.reshape(-1, 2, head_size // 2, *w.shape[1:])
+    return heads.swapaxes(1, 2).reshape(w.shape)
+
+
+def to_half_split(w: Array, head_size: int) -> Array:
+    """The inverse of `to_adjacent`. A copy."""
+    heads = w.reshape(-1, head_size // 2, 2, *w.shape[1:])
+    return heads.swapaxes(1, 2).reshape(w.shape)

@@ -1,0 +1,108 @@
+"""Write safetensors, tensor by tensor in bounded memory: one file, or shards with an index as Hugging Face names them.
+
+Format: https://github.com/huggingface/safetensors (header length u64 little-endian, JSON header, data without holes).
+What it is not: atomic by itself; write into `atomic.new_folder`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from herd.checkpoint.floats import Array
+from herd.errors import UsageError, fail
+
+SHARD_BYTES = 5_000_000_000
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+}
+FILE_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to write: its data come in pieces, in row-major order, when their turn comes."""
+
+    name: str
+    dtype: str
+    """F32, F16, BF16, U8 or I8."""
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[Array]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * _NUMPY[self.dtype].itemsize
+
+
+def write_file(
+    path: Path,
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """One safetensors file. `progress(name, bytes)` is called after each tensor. Not atomic."""
+    tensors = list(tensors)
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    start = 0
+    for t in tensors:
+        if t.name in header:
+            fail(UsageError, "two tensors of one name", got=t.name)
+        header[t.name] = {
+            "dtype": t.dtype,
+            "shape": list(t.shape),
+            "data_offsets": [start, start + t.num_bytes],
+        }
+        start += t.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 64)  # the data begin at a multiple of 8, as readers that map the file like it
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for t in tensors:
+            written = 0
+            for piece in t.pieces():
+                assert piece.dtype == _NUMPY[t.dtype], (t.name, piece.dtype, t.dtype)
+                written += file.write(np.ascontiguousarray(piece).data.cast("B"))
+            assert written == t.num_bytes, (t.name, written, t.num_bytes)
+            if progress:
+                progress(t.name, written)
+
+
+def write_shards(
+    folder: Path,
+    tensors: Iterable[Tensor],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
+    `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own."""
+    shards: list[list[Tensor]] = [[]]
+    size = total = 0
+    for t in tensors:
+        if shards[-1] and size + t.num_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(t)
+        size += t.num_bytes
+        total += t.num_bytes
+    if len(shards) == 1:
+        write_file(folder / "model.safetensors", shards[0], metadata, progress)
+        return
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        write_file(folder / name, shard, metadata, progress)
+        where |= {t.name: name for t in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
