@@ -1,0 +1,78 @@
+"""What a model's files are, to the bit: sizes, SHA-256, and the ids made from them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from herd.checkpoint.registry import FileRecord
+from herd.errors import BadCheckpoint, NotFound, fail
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are."""
+
+BLOCK = 1 << 20
+SUFFIXES = (".safetensors", ".gguf", ".json", ".model", ".txt", ".md")
+"""Files that belong to a model's folder; anything else there is not ours to judge."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Progress that tells nobody."""
+
+
+def sha256(path: Path, progress: Progress = silent) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    size, done = path.stat().st_size, 0
+    with open(path, "rb") as f:
+        while block := f.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            progress(f"checking {path.name}", done, max(size, done))
+    return digest.hexdigest()
+
+
+def scan(path: Path) -> dict[str, FileRecord]:
+    """The files of a model (one file, or a folder's own, subfolders not entered), without their digests.
+
+    Raises NotFound, or BadCheckpoint when nothing there holds weights.
+    """
+    if not path.exists():
+        fail(NotFound, f"no file or folder {path}")
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    else:
+        found = [path]
+    files = {}
+    for p in found:
+        status = p.stat()
+        if stat.S_ISREG(status.st_mode):
+            files[p.name] = FileRecord(status.st_size, status.st_mtime_ns)
+    if not any(name.endswith((".safetensors", ".gguf")) for name in files):
+        fail(BadCheckpoint, str(path), got="no weights", expected="a .gguf file, or a folder with .safetensors")
+    return files
+
+
+def digest_of(files: Mapping[str, FileRecord]) -> str | None:
+    """One digest for all: of the only file, or of the sorted lines "NAME SHA256"; None while one is unknown."""
+    if any(record.sha256 is None for record in files.values()):
+        return None
+    if len(files) == 1:
+        return next(iter(files.values())).sha256
+    lines = "".join(f"{name} {files[name].sha256}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def quick_id(folder: Path, files: Mapping[str, FileRecord]) -> str:
+    """12 digits from names, sizes and both ends of each file: an id in milliseconds, even of 200 GB."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        path = folder / name if folder.is_dir() else folder
+        digest.update(f"{name} {files[name].size}\n".encode())
+        with open(path, "rb") as f:
+            digest.update(f.read(BLOCK))
+            f.seek(max(0, files[name].size - BLOCK), os.SEEK_SET)
+            digest.update(f.read(BLOCK))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,174 @@
+"""Which models this machine knows: one JSON file, read whole, replaced atomically under a lock.
+
+What it is: records of versions and the rules of names. What it is not: downloads, hashing, weights (`store`, `fetch`).
+
+    $HERD_HOME/models.json          {"version": 1, "models": {NAME: {"current": ID, "versions": [...]}}}
+    $HERD_HOME/models/NAME/ID/...   what was pulled; imported files stay where they are
+    $HERD_HOME/partial/             downloads that can be resumed
+    $HERD_HOME/locks/               one lock for the registry, one per name being pulled
+
+Locks are the kernel's (flock), so a killed process holds none.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from herd.checkpoint.atomic import new_file
+from herd.errors import BadFile, UsageError, fail
+
+REGISTRY_VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+MAX_REGISTRY_BYTES = 64 << 20
+
+
+class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a version as it was when recorded. `sha256` is None until something had to read it all."""
+
+    size: int
+    mtime_ns: int
+    sha256: str | None = None
+
+
+class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One state of a model. `id` names it: the first 12 digits of its SHA-256, or, for files imported in place and
+    never read whole, of the SHA-256 of sizes and of both ends of each file."""
+
+    id: str
+    path: str
+    """The file or folder to load: absolute when imported, relative to home() when pulled, so that home can move."""
+    files: dict[str, FileRecord]
+    """By path relative to the folder, or by the file's own name."""
+    source: str
+    """Where it came from, for people."""
+    in_place: bool = False
+    """Imported: Herd neither copied it nor may delete it."""
+    digest: str | None = None
+    """SHA-256 of the one file, or of the sorted list of names and digests; None: not computed yet."""
+    licence: str | None = None
+    added_s: float = 0.0
+    """Unix time."""
+
+    @property
+    def location(self) -> Path:
+        """`path`, absolute."""
+        return home() / self.path
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(record.size for record in self.files.values())
+
+    def file(self, name: str) -> Path:
+        """Where the recorded file called `name` lies."""
+        return self.location / name if self.location.is_dir() else self.location
+
+    def called(self, digest: str) -> bool:
+        """Whether a prefix someone typed means this version."""
+        return self.id.startswith(digest) or (self.digest is not None and self.digest.startswith(digest))
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """The versions under one name, oldest first, and the id of the one in use."""
+
+    current: str
+    versions: tuple[Version, ...]
+
+    @property
+    def now(self) -> Version:
+        """The version in use."""
+        return next(v for v in self.versions if v.id == self.current)
+
+
+class Registry(msgspec.Struct):
+    """Everything models.json holds."""
+
+    version: int = REGISTRY_VERSION
+    models: dict[str, Entry] = {}
+
+
+def home() -> Path:
+    """$HERD_HOME, else $XDG_DATA_HOME/herd, else ~/.local/share/herd. Not created here."""
+    if own := os.environ.get("HERD_HOME"):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "herd"
+
+
+def check_name(name: str) -> str:
+    """`name` if it can be a model's; raises UsageError. Names become folders, so nothing else gets through."""
+    if not NAME.fullmatch(name) or ".." in name:
+        fail(UsageError, "model name", got=name, expected="letters, digits, '.', '_' and '-', as NAME or ORG/NAME")
+    return name
+
+
+def folder(name: str) -> Path:
+    """Where versions of `name` live. ORG/NAME becomes ORG--NAME: no nesting."""
+    return home() / "models" / check_name(name).replace("/", "--")
+
+
+def read() -> Registry:
+    """The registry, empty when there is none. Raises BadFile when it cannot be understood."""
+    path = home() / "models.json"
+    try:
+        if path.stat().st_size > MAX_REGISTRY_BYTES:
+            fail(BadFile, str(path), got=f"{path.stat().st_size} bytes", expected=f"at most {MAX_REGISTRY_BYTES}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Registry()
+    try:
+        registry = msgspec.json.decode(data, type=Registry)
+    except (msgspec.DecodeError, RecursionError) as e:
+        fail(BadFile, str(path), got=str(e), do="move it away and import or pull the models again")
+    if registry.version != REGISTRY_VERSION:
+        fail(BadFile, f"{path}: version", got=registry.version, expected=REGISTRY_VERSION, do="use the newer herd")
+    for name, entry in registry.models.items():
+        if all(v.id != entry.current for v in entry.versions):
+            fail(BadFile, f"{path}: {name} uses a version it does not have", got=entry.current)
+    return registry
+
+
+@contextmanager
+def edit() -> Iterator[Registry]:
+    """Change the registry: locked, read, handed out, written back whole unless the block raises."""
+    with lock("registry"):
+        registry = read()
+        yield registry
+        with new_file(home() / "models.json", overwrite=True) as temporary:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(registry), indent=1))
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock called `name` across processes; wait for it. Gone with the process, however that ends."""
+    path = home() / "locks" / (name.replace("/", "--") + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(name: str) -> bool:
+    """Whether another holder has that lock right now."""
+    path = home() / "locks" / (name.replace("/", "--") + ".lock")
+    try:
+        with open(path, "rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def add(name: str, version: Version) -> None:
+    """Record `version` under `name` and use it. The same id again replaces its record."""
+    with edit() as registry:
+        old = registry.models.get(name)
+        kept = tuple(v for v in old.versions if v.id != version.id) if old else ()
+        registry.models[name] = Entry(version.id, (*kept, version))
