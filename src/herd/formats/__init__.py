@@ -65,5 +65,5 @@ def decode(name: str, codes: Bytes, inputs: int) -> Floats:
 
 
 def encode(name: str, x: npt.ArrayLike) -> Bytes:
-    """float [..., inputs] -> uint8 [..., row_bytes]. Raises BadCheckpoint for values or widths the format cannot hold."""
+    """float [..., inputs] -> uint8 [..., row_bytes]. Raises BadCheckpoint for what the format cannot hold."""
     return get(name).encode(x)

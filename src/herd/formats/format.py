@@ -21,7 +21,7 @@ PIECE = 1 << 18
 
 @dataclass(frozen=True)
 class Format:
-    """One number format. `decode_blocks` and `encode_blocks` map uint8 [n, block_bytes] to float32 [n, block] and back."""
+    """One number format. `decode_blocks` maps uint8 [n, block_bytes] to float32 [n, block], `encode_blocks` back."""
 
     name: str
     ggml_type: int

@@ -1,16 +1,17 @@
 """q6_k: 6-bit codes with two-level scales. Source: the byte layout of GGML's type 14.
 
-Characteristics: 256 weights in 210 bytes, 6.5625 bits a weight. 16 groups of 16, each with a signed 8-bit scale in units
-of one float16. Symmetric, no minimum. Used for whole models and for the output table of 4-bit ones.
+Characteristics: 256 weights in 210 bytes, 6.5625 bits a weight. 16 groups of 16, each with a signed 8-bit scale in
+units of one float16. Symmetric, no minimum. Used for whole models and for the output table of 4-bit ones.
 
     | 128 bytes: lower 4 bits | 64 bytes: upper 2 bits | 16 x int8 scales | d f16 |
     w[16 j + i] = (d * scale[j]) * (q[16 j + i] - 32),  q 0..63
 
     Half h (0, 1) of the super-block is weights 128 h .. 128 h + 127, in four runs r of 32. Weight 32 r + i of it has
-    lower bits in byte 64 h + 32 (r mod 2) + i (low nibble for r 0, 1; high for 2, 3) and upper bits in byte 32 h + i at bit 2 r.
+    its lower bits in byte 64 h + 32 (r mod 2) + i (low nibble for r 0, 1; high nibble for r 2, 3)
+    and its upper bits in byte 32 h + i, at bit 2 r.
 
-Why groups of 16: at 6 bits a scale of 8 bits costs half a bit and cuts the error of a group's largest value to a quarter
-of its neighbours'; with 32 the same half bit would buy a float16 that no code can use.
+Why groups of 16: an 8-bit scale costs half a bit a weight there, as a float16 does in groups of 32 (q8_0), and a large
+weight coarsens 15 neighbours instead of 31; 8 bits of scale lose less than 6 bits of code do.
 
 Encoding is a search of ours (`search.py`), then one least-squares fit of d. Errors measured: docs/formats.md.
 """

@@ -1,8 +1,8 @@
 """Least-squares searches that the two-level formats share: the best scale (and minimum) of small groups of weights.
 
-Rounding to a fixed grid is easy once the grid is known; its step is not, since the error is not convex in it. Each search
-tries a handful of code ranges around the obvious one, rounds, and solves the step for those codes exactly (a linear
-problem); the best of all tries wins. All groups go through at once; float32 throughout, sums of at most 256 terms.
+Rounding to a fixed grid is easy once the grid is known; its step is not, since the error is not convex in it. Each
+search tries a handful of code ranges around the obvious one, rounds, and solves the step for those codes exactly (a
+linear problem); the best of all tries wins. All groups go through at once; float32, sums of at most 256 terms.
 """
 
 import numpy as np
@@ -67,7 +67,7 @@ def fit_one(x: Floats, a: Floats) -> Floats:
 
 
 def fit_two(x: Floats, a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """x, a, b [n, j, g] -> s, t [n, 1] that minimise |x - s a - t b|^2; one of them alone when a or b is 0 throughout."""
+    """x, a, b [n, j, g] -> s, t [n, 1] that minimise |x - s a - t b|^2; one alone when a or b is 0 throughout."""
     aa, bb, ab = (np.sum(p * q, axis=(1, 2), dtype=np.float64) for p, q in ((a, a), (b, b), (a, b)))
     xa, xb = (np.sum(x * p, axis=(1, 2), dtype=np.float64) for p in (a, b))
     determinant = aa * bb - ab * ab

@@ -51,16 +51,18 @@ def _decode_q4_1(blocks: Bytes) -> Floats:
 
 def _encode_q4_1(x: Floats) -> Bytes:
     low = x.min(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):  # an infinite range is refused by `half`'s check of the bounds below
+    with np.errstate(over="ignore"):
         d = (x.max(axis=1, keepdims=True) - low) / np.float32(15)
-    d, low = np.nan_to_num(d), low
+    d = np.minimum(d, np.finfo(np.float32).max)  # so that `half` refuses a range that left float32
     halves = half(np.concatenate([d, low], axis=1), "q4_1")
     q = np.minimum(np.trunc((x - low) * inverse(d) + np.float32(0.5)), np.float32(15)).astype(np.uint8)
     return np.concatenate([half_bytes(halves), _pack_nibbles(q)], axis=1)
 
 
 def _decode_q8_0(blocks: Bytes) -> Floats:
-    return blocks[:, 2:].view(np.int8).astype(np.float32) * halves_at(blocks, 0)
+    codes: npt.NDArray[np.int8] = blocks[:, 2:].view(np.int8)
+    values: Floats = codes.astype(np.float32) * halves_at(blocks, 0)
+    return values
 
 
 def round_away(x: Floats) -> Floats:
