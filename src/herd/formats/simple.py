@@ -69,7 +69,8 @@ def round_away(x: Floats) -> Floats:
     """To the nearest whole number, halves away from zero (C's roundf); numpy's rint sends halves to even."""
     size = np.abs(x)
     whole = np.floor(size)
-    return np.copysign(whole + ((size - whole) >= np.float32(0.5)), x).astype(np.float32)
+    rounded: Floats = np.copysign(whole + ((size - whole) >= np.float32(0.5)), x).astype(np.float32)
+    return rounded
 
 
 def _encode_q8_0(x: Floats) -> Bytes:
