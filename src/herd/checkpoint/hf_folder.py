@@ -1,0 +1,129 @@
+"""Which safetensors files make up a Hugging Face folder, and which tensor is in which: agreed, or refused by name.
+
+A name in an index is a plain file name; a file is a regular one inside the folder. Links that leave it are refused,
+but for the layout of Hugging Face's own cache, snapshots/REVISION/FILE -> ../../blobs/DIGEST.
+"""
+
+import re
+from pathlib import Path
+
+from herd.checkpoint.safetensors import SafeFile
+from herd.checkpoint.small_json import MAX_INDEX_BYTES, listed, read_json, regular_file
+from herd.errors import BadCheckpoint, NotFound, fail
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_SHARDS = 4096
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+
+
+def safe_path(folder: Path, name: str) -> Path:
+    """`folder`/`name`, a plain file name whose file truly lies there. Raises NotFound, BadCheckpoint."""
+    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+        fail(BadCheckpoint, "a checkpoint names a file", got=name, expected="a plain name in the same folder")
+    path = folder / name
+    regular_file(path, BadCheckpoint)
+    try:
+        real, home = path.resolve(strict=True), folder.resolve(strict=True)
+    except (OSError, RuntimeError) as problem:
+        fail(BadCheckpoint, f"{path}: {problem}")
+    if real.is_relative_to(home):
+        return path
+    in_cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    if not in_cache:
+        fail(BadCheckpoint, f"{path} is a link that leaves its folder", got=str(real), do="copy the file in")
+    return path
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder, or the one file given. Raises NotFound, BadCheckpoint."""
+    if not path.is_dir():
+        index = path.parent / INDEX
+        if index.is_file() and path.name in set(_weight_map(path.parent).values()):
+            fail(BadCheckpoint, f"{path.name} is one shard of several", do=f"name the folder {path.parent}")
+        return [safe_path(path.parent, path.name)]
+    single, index = path / SINGLE, path / INDEX
+    if index.exists() or index.is_symlink():
+        if single.exists():
+            fail(BadCheckpoint, f"{path} has both {SINGLE} and {INDEX}", do="remove the one that is not meant")
+        return _shards(path)
+    found = sorted(p.name for p in path.glob("*.safetensors"))
+    if not found:
+        fail(NotFound, f"{path} has no safetensors file")
+    if SINGLE in found:
+        found = [SINGLE]
+    if len(found) > 1:
+        fail(BadCheckpoint, f"{path} has several safetensors files and no {INDEX}", got=listed(found))
+    return [safe_path(path, found[0])]
+
+
+def open_files(path: Path) -> list[SafeFile]:
+    """All files of a checkpoint, open, their tensors as the index says, none in two. Raises NotFound, BadCheckpoint."""
+    files: list[SafeFile] = []
+    try:
+        for part in weight_files(path):
+            files.append(SafeFile(part))
+        _check_unique(files)
+        if path.is_dir() and (path / INDEX).is_file():
+            _check_index(_weight_map(path), files)
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return files
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    safe_path(folder, INDEX)
+    where = read_json(folder / INDEX, BadCheckpoint, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        fail(BadCheckpoint, f"{INDEX}: weight_map", got=type(where).__name__, expected="an object: tensor -> file")
+    for shard in where.values():
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
+            fail(BadCheckpoint, f"{INDEX}: file name", got=shard, expected="a plain name.safetensors in the folder")
+    return where
+
+
+def _shards(folder: Path) -> list[Path]:
+    names = sorted(set(_weight_map(folder).values()))
+    if len(names) > MAX_SHARDS:
+        fail(BadCheckpoint, f"{INDEX}: files", got=len(names), expected=f"at most {MAX_SHARDS}")
+    missing = [name for name in names if not (folder / name).exists() and not (folder / name).is_symlink()]
+    if missing:
+        fail(
+            BadCheckpoint,
+            f"{folder}: {len(missing)} of {len(names)} shards are missing",
+            got=listed(missing),
+            do="fetch them again",
+        )
+    return [safe_path(folder, name) for name in names]
+
+
+def _check_unique(files: list[SafeFile]) -> None:
+    where: dict[str, str] = {}
+    for file in files:
+        twice = file.entries.keys() & where.keys()
+        if twice:
+            name = min(twice)
+            fail(
+                BadCheckpoint,
+                f"{len(twice)} tensors are in two files",
+                got=f"{listed(twice)} in {where[name]} and {file.path.name}",
+            )
+        where |= dict.fromkeys(file.entries, file.path.name)
+
+
+def _check_index(where: dict[str, str], files: list[SafeFile]) -> None:
+    by_file: dict[str, set[str]] = {file.path.name: set() for file in files}
+    for name, shard in where.items():
+        by_file[shard].add(name)
+    for file in files:
+        promised = by_file[file.path.name]
+        if missing := promised - file.entries.keys():
+            fail(BadCheckpoint, f"{file.path.name} lacks {len(missing)} tensors of the index", got=listed(missing))
+        if extra := file.entries.keys() - promised:
+            fail(
+                BadCheckpoint,
+                f"{file.path.name} has {len(extra)} tensors that the index does not name there",
+                got=listed(extra),
+            )

@@ -1,0 +1,160 @@
+"""Weights of a Hugging Face folder, mapped: nodes look into the files, nothing is copied.
+
+One exception: rows of q and k of a `llama` checkpoint stand in half-split order and are put in adjacent pairs, a copy
+each. Llama 4 files need no such thing. Names: see `names`.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from herd.checkpoint.floats import Array
+from herd.checkpoint.hf_folder import open_files
+from herd.checkpoint.names import to_adjacent
+from herd.checkpoint.safetensors import SafeFile
+from herd.checkpoint.small_json import listed
+from herd.checkpoint.walk import walk
+from herd.config import Llama4Config
+from herd.errors import BadCheckpoint, fail
+from herd.formats import to_float32
+from herd.weights import Dense, Experts, Linear
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "language_model."
+# Tables that old converters saved beside the weights; they follow from the config.
+_COMPUTED = (".rotary_emb.inv_freq", ".rotary_embedding.freqs_ci")
+_FLOATS = ("F32", "F16", "BF16")
+
+
+class HfSource:
+    """A `weights.Source` over safetensors files. Close it when its arrays are no longer used.
+
+    The tensors of the files and those of the config must be the same: names and shapes are compared at once, so that
+    `weights.build` cannot fail half-way. `half_split` says that config.json calls itself `llama`.
+    Raises NotFound, BadCheckpoint.
+    """
+
+    def __init__(self, path: Path, config: Llama4Config, *, half_split: bool = False) -> None:
+        self.path = path
+        self.config = config
+        self.half_split = half_split
+        self.files = open_files(path)
+        try:
+            self._where = self._canonical()
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+    def vector(self, name: str, shape: tuple[int, ...]) -> Array:
+        """See weights.Source."""
+        return self._array(name)
+
+    def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
+        """A mapped Dense."""
+        w = self._array(name + ".weight")
+        if self.half_split and name.endswith((".q_proj", ".k_proj")):
+            w = to_adjacent(w, self.config.head_size)
+        return Dense(w, self._array(name + ".bias") if bias else None, name)
+
+    def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
+        """A mapped stack, input-major as the file has it."""
+        return Experts(self._array(name), name)
+
+    def check_unchanged(self) -> None:
+        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
+
+    def close(self) -> None:
+        """Give the maps back once nothing looks into them any more."""
+        for file in self.files:
+            file.close()
+
+    def check_finite(self) -> None:
+        """Read everything once; raise BadCheckpoint naming the tensors that hold a NaN or an infinity."""
+        bad = []
+        for name, (file, stored) in self._where.items():
+            flat = file.array(stored).reshape(-1)
+            if not all(np.isfinite(to_float32(flat[i : i + (1 << 20)])).all() for i in range(0, len(flat), 1 << 20)):
+                bad.append(name)
+        if bad:
+            fail(BadCheckpoint, f"{self.path}: {len(bad)} tensors hold a NaN or an infinity", got=listed(bad))
+
+    # -- names -----------------------------------------------------------------------------------------------------
+
+    def _array(self, name: str) -> Array:
+        file, stored = self._where[name]
+        return file.array(stored)
+
+    def _stored_names(self) -> Iterator[tuple[SafeFile, str]]:
+        for file in self.files:
+            for name in file.entries:
+                if not name.endswith(_COMPUTED):
+                    yield file, name
+
+    def _canonical(self) -> dict[str, tuple[SafeFile, str]]:
+        """Canonical tensor name -> where it is."""
+        found: dict[str, tuple[SafeFile, str]] = {}
+        for file, stored in self._stored_names():
+            name = stored.removeprefix(_PREFIX)
+            if self.half_split:
+                name = name.replace(".mlp.", ".feed_forward.")
+            if name in found:
+                fail(BadCheckpoint, f"{self.path}: two tensors mean one", got=f"{found[name][1]} and {stored}")
+            found[name] = (file, stored)
+        return found
+
+    def _check(self) -> None:
+        wanted: dict[str, tuple[int, ...]] = {}
+        for item in walk(self.config):
+            wanted |= item.tensors
+        if self.config.tied_embeddings:
+            self._drop_tied_head()
+        if missing := wanted.keys() - self._where.keys():
+            fail(
+                BadCheckpoint,
+                f"{self.path}: {len(missing)} tensors are missing",
+                got=listed(missing),
+                do="files and config.json do not belong together, or files are missing",
+            )
+        if extra := self._where.keys() - wanted.keys():
+            fail(
+                BadCheckpoint,
+                f"{self.path}: {len(extra)} tensors that the config does not know",
+                got=listed(extra),
+                do="files and config.json do not belong together",
+            )
+        for name, shape in wanted.items():
+            file, stored = self._where[name]
+            entry = file.entries[stored]
+            if entry.shape != shape:
+                fail(BadCheckpoint, f"{file.path.name}: shape of {name}", got=list(entry.shape), expected=list(shape))
+            if entry.dtype not in _FLOATS:
+                fail(BadCheckpoint, f"{file.path.name}: dtype of {name}", got=entry.dtype, expected=", ".join(_FLOATS))
+
+    def _drop_tied_head(self) -> None:
+        """With tied embeddings some files hold the table twice; that is harmless if both are the same."""
+        if "lm_head.weight" not in self._where or "model.embed_tokens.weight" not in self._where:
+            return
+        head, table = self._array("lm_head.weight"), self._array("model.embed_tokens.weight")
+        same: Any = (
+            head.shape == table.shape and head.dtype == table.dtype and np.array_equal(_bits(head), _bits(table))
+        )
+        if not same:
+            fail(BadCheckpoint, f"{self.path}: lm_head differs from embed_tokens although config.json ties them")
+        del self._where["lm_head.weight"]
+
+
+def _bits(x: Array) -> Array:
+    """So that a NaN equals itself."""
+    return x.view(np.dtype(f"u{x.dtype.itemsize}"))

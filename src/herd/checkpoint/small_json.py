@@ -1,0 +1,99 @@
+"""JSON files that come with a checkpoint, read with limits first: size, depth, number of values, no repeated keys.
+
+Anything wrong is one typed error naming the file; memory stays under about 50 MB whatever the content.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from herd.errors import BadFile, HerdError, NotFound, fail
+
+MAX_BYTES = 1 << 20
+"""Of config.json and its like."""
+MAX_INDEX_BYTES = 8 << 20
+MAX_DEPTH = 32
+MAX_VALUES = 200_000
+
+# A quote that begins no whole string is a token of its own, so that a string without end is met once, not once a quote.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+
+
+def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result:
+    """What `stat` says of `path`. Raises NotFound, or `error` for a folder, pipe, device or socket (never opened)."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        fail(NotFound, f"{path} does not exist")
+    except OSError as problem:  # a loop of links, a name too long, no permission
+        fail(error, f"{path}: {problem.strerror}")
+    if not stat.S_ISREG(found.st_mode):
+        fail(error, f"{path} is not a regular file")
+    return found
+
+
+def read_json(path: Path, error: type[HerdError] = BadFile, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a JSON file. Raises NotFound or `error`."""
+    size = regular_file(path, error).st_size
+    if size > max_bytes:
+        fail(error, f"{path.name}: size", got=f"{size} bytes", expected=f"at most {max_bytes}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as problem:
+        fail(error, f"{path}: {problem.strerror}")
+    return parse_object(data[:max_bytes], path.name, error)
+
+
+def parse_object(data: bytes, what: str, error: type[HerdError] = BadFile) -> dict[str, Any]:
+    """The JSON object in `data`; `what` names it in errors."""
+    depth = 0
+    for count, match in enumerate(_TOKEN.finditer(data)):
+        token = match[0]
+        if token in (b"[", b"{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                fail(error, f"{what}: nested more than {MAX_DEPTH} deep")
+        elif token in (b"]", b"}"):
+            depth -= 1
+        elif token == b'"':
+            fail(error, f"{what}: a string has no end")
+        if count > 3 * MAX_VALUES:
+            fail(error, f"{what}: more than {MAX_VALUES} values")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        fail(error, f"{what}: not UTF-8 at byte {problem.start}")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            keys = [key for key, _ in items]
+            fail(error, f"{what}: a key stands twice", got=next(key for key in keys if keys.count(key) > 1))
+        return found
+
+    def constant(name: str) -> NoReturn:
+        fail(error, f"{what}: {name} is not JSON")
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except HerdError:
+        raise
+    except (ValueError, RecursionError) as problem:
+        fail(error, f"{what}: not JSON", got=str(problem))
+    if not isinstance(value, dict):
+        fail(error, f"{what}: JSON", got=type(value).__name__, expected="an object")
+    return value
+
+
+def listed(names: Mapping[str, Any] | list[str] | set[str] | tuple[str, ...], most: int = 3) -> str:
+    """A few names of many, for one line of an error."""
+    ordered = sorted(names)
+    shown = ", ".join(
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in n[:80]) for n in ordered[:most]
+    )
+    return shown if len(ordered) <= most else f"{shown} and {len(ordered) - most} more"
