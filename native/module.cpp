@@ -1,8 +1,11 @@
 // herd._native: the door between Python and the C++ kernels. Each subject registers itself; nothing is computed here.
 #include <nanobind/nanobind.h>
 
+#include "bpe.h"
+
 namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of Herd. Private: use herd.ops.native and herd.text.";
+    herd::register_bpe(m);
 }

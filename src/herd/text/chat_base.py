@@ -1,0 +1,104 @@
+"""What every chat format shares: messages in, ids out, text never a control token."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from herd.errors import UsageError, fail
+from herd.text.messages import Content, ImagePart, Message, TextPart, check_messages
+from herd.text.tokenizer import Tokenizer
+from herd.text.tools import Tool, function_of
+
+MAX_TILES = 256  # of one image; a model's own limit is smaller and checked where tiles are cut
+
+
+class ChatFormat(ABC):
+    """One way of writing a dialog as ids.
+
+    The list of ids is built directly: control ids come from this package's code, every outside string (content, tool
+    result, tool definition) is encoded by itself as plain text. So no text can close a turn or open another. Templates
+    found in files are never executed.
+
+    name       as in `--chat-format`
+    stop_ids   ids that end the assistant's turn
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    ends: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        for text in self.needs:
+            if text not in tokenizer.specials:
+                fail(
+                    UsageError,
+                    f"chat format {self.name} needs the special token {text}, which this vocabulary lacks",
+                    do="choose another with --chat-format",
+                )
+        self.tokenizer = tokenizer
+        ends = {tokenizer.specials[text] for text in self.ends if text in tokenizer.specials}
+        self.stop_ids = frozenset(tokenizer.eos_ids | ends)
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None = None,
+        open_assistant: bool = True,
+        tokens_per_tile: int = 144,
+    ) -> list[int]:
+        """The dialog as ids; with `open_assistant` the model's answer comes next.
+
+        tools are objects with name, description, parameters (JSON schema); tokens_per_tile is how many `<|patch|>` ids
+        one tile of an image takes (Llama 4: 144). Raises UsageError: an unknown role, a bad name, an image in a format
+        without image tokens.
+        """
+        check_messages(messages)
+        if tokens_per_tile < 1:
+            fail(UsageError, "tokens_per_tile", got=tokens_per_tile, expected="at least 1")
+        for tool in tools or ():
+            function_of(tool)
+        ids = self._dialog(messages, tools or (), tokens_per_tile)
+        return [*ids, *self._open()] if open_assistant else ids
+
+    def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
+        """The ids that stand for one image. Raises UsageError where the format has none."""
+        fail(UsageError, f"chat format {self.name} has no image tokens", got="an image", do="use a model with vision")
+
+    @abstractmethod
+    def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
+        """All turns of a checked dialog."""
+
+    @abstractmethod
+    def _open(self) -> list[int]:
+        """The header of the assistant's next turn."""
+
+    def _content(self, content: Content, tokens_per_tile: int) -> list[int]:
+        """Pieces one after the other, each encoded by itself."""
+        if isinstance(content, str):
+            return self.tokenizer.encode(content)
+        ids: list[int] = []
+        for part in content:
+            match part:
+                case TextPart(text):
+                    ids += self.tokenizer.encode(text)
+                case ImagePart():
+                    ids += self.encode_image(part, tokens_per_tile)
+        return ids
+
+
+def check_tiles(image: ImagePart) -> None:
+    """Raise UsageError unless the image has a sensible number of tiles."""
+    for side in (image.tiles_wide, image.tiles_high):
+        if type(side) is not int or side < 1:
+            fail(UsageError, "tiles of an image", got=side, expected="a positive number")
+    if image.tiles_wide * image.tiles_high > MAX_TILES:
+        fail(UsageError, "tiles of an image", got=image.tiles_wide * image.tiles_high, expected=f"at most {MAX_TILES}")
+
+
+def with_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """The dialog with `text` at the end of its system turn, as a piece of its own after an empty line."""
+    if messages[0].role != "system":
+        return [Message("system", text), *messages]
+    first = messages[0].content
+    parts = (TextPart(first),) if isinstance(first, str) else first
+    return [Message("system", (*parts, TextPart("\n\n"), TextPart(text))), *messages[1:]]

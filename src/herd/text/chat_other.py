@@ -1,0 +1,69 @@
+"""ChatML (SmolLM2, Qwen and many others) and plain text (models without a chat format)."""
+
+from collections.abc import Sequence
+
+from herd.errors import UsageError, fail
+from herd.text.chat_base import ChatFormat, with_system
+from herd.text.messages import Message
+from herd.text.tokenizer import Tokenizer
+from herd.text.tools import Tool, definitions_text, dumps
+
+SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+
+class ChatML(ChatFormat):
+    """`<|im_start|>role`, a line end, the content, `<|im_end|>`, a line end.
+
+    default_system is said when a dialog begins without a system turn: some templates do that.
+    """
+
+    name = "chatml"
+    needs = ("<|im_start|>", "<|im_end|>")
+    ends = ("<|im_end|>",)
+
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
+        super().__init__(tokenizer)
+        self.default_system = default_system
+
+    def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
+        if self.default_system is not None and messages[0].role != "system":
+            messages = [Message("system", self.default_system), *messages]
+        if tools:
+            messages = with_system(messages, definitions_text(tools, "json"))
+        encode = self.tokenizer.encode
+        ids: list[int] = []
+        for message in messages:
+            ids += self._header(message.role) + self._content(message.content, tokens_per_tile)
+            if message.context is not None:
+                ids += encode("\n\n") + self._content(message.context, tokens_per_tile)
+            for call in message.tool_calls:
+                text = dumps({"name": call.name, "arguments": dict(call.arguments)})
+                ids += encode("<tool_call>\n") + encode(text) + encode("\n</tool_call>")
+            ids += [self.tokenizer.specials["<|im_end|>"], *encode("\n")]
+        return ids
+
+    def _header(self, role: str) -> list[int]:
+        return [self.tokenizer.specials["<|im_start|>"], *self.tokenizer.encode(role + "\n")]
+
+    def _open(self) -> list[int]:
+        return self._header("assistant")
+
+
+class Plain(ChatFormat):
+    """For base models: no roles, no control token but the first; texts with an empty line between."""
+
+    name = "plain"
+
+    def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
+        if tools or any(message.tool_calls for message in messages):
+            fail(UsageError, "chat format plain cannot say tools", do="choose another with --chat-format")
+        ids = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+        for i, message in enumerate(messages):
+            ids += self.tokenizer.encode("\n\n") if i else []
+            ids += self._content(message.content, tokens_per_tile)
+            if message.context is not None:
+                ids += self.tokenizer.encode("\n\n") + self._content(message.context, tokens_per_tile)
+        return ids
+
+    def _open(self) -> list[int]:
+        return []

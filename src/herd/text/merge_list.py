@@ -1,0 +1,73 @@
+"""Merge-list vocabularies: what tokenizer.json and GGUF have in common. The merging itself is C++ (native/bpe.cpp).
+
+Byte-level BPE by pair rank, in GPT-2's byte alphabet. tiktoken cannot stand in: it ranks a merge by the joined token's
+id, and for these vocabularies the order of the list is another one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from herd import _native
+from herd.errors import BadTokenizer, fail
+from herd.text import special, splits
+
+MAX_TOKENS = 1 << 20
+MAX_MERGES = 1 << 21
+SENTENCEPIECE = "is a SentencePiece vocabulary, which Herd does not read"
+SENTENCEPIECE_DO = "use a model with a byte-level BPE vocabulary (Llama 3 and later)"
+
+
+def build(
+    tokens: Sequence[str],
+    ordinary: bytes,
+    merges: Sequence[str],
+    *,
+    whole_pieces: bool,
+    split: str,
+    specials: Mapping[str, int],
+    bos_id: int | None,
+    eos_ids: set[int],
+    add_bos: bool,
+    template: str | None,
+    where: str,
+) -> dict[str, Any]:
+    """The arguments of `Tokenizer` for a vocabulary by merge list.
+
+    tokens[id] is text in GPT-2's alphabet, or as it is where ordinary[id] is 0 (special and unused tokens: text never
+    becomes them); merges are "left right", the first merged first. Raises BadTokenizer, naming `where`.
+    """
+    if not 256 // 2 <= len(tokens) <= MAX_TOKENS:
+        fail(BadTokenizer, f"{where}: number of tokens", got=len(tokens), expected=f"128 to {MAX_TOKENS}")
+    if len(merges) > MAX_MERGES:
+        fail(BadTokenizer, f"{where}: number of merges", got=len(merges), expected=f"at most {MAX_MERGES}")
+    try:
+        bpe = _native.PairRankBpe(tokens, ordinary, merges, whole_pieces)
+    except (ValueError, TypeError) as error:
+        why = str(error) if isinstance(error, ValueError) else "tokens and merges must be lists of strings"
+        fail(BadTokenizer, f"{where}: {why}")
+    missing = bpe.missing_bytes()
+    printable = [b for b in missing if 0x20 <= b < 0x7F or b == 0x0A]
+    if printable:
+        fail(BadTokenizer, f"{where}: vocabulary has no token for byte 0x{printable[0]:02X}", expected="all of ASCII")
+    return {
+        "encode": _encoder(bpe, split),
+        "token_bytes": bpe.token_bytes(),
+        "specials": specials,
+        "bos_id": bos_id,
+        "eos_ids": eos_ids | special.ends(specials),
+        "add_bos": add_bos,
+        "split": split,
+        "template": template,
+        "missing_bytes": missing,
+    }
+
+
+def _encoder(bpe: Any, split: str) -> Callable[[str], list[int]]:
+    pieces = splits.compiled(split).findall
+
+    def encode(text: str) -> list[int]:
+        text.encode()  # a lone surrogate fails here, with its place
+        ids: list[int] = bpe.encode(pieces(text))
+        return ids
+
+    return encode
