@@ -6,7 +6,7 @@ settings all become it, and every limit is checked here, once. What it is not: t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -116,9 +116,13 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
                     fail(UsageError, name, got=i, expected=f"an id from 0 to {vocab_size - 1}")
 
 
+def _shown(value: object) -> object:
+    return "null" if value is None else value
+
+
 def _whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        fail(UsageError, name, got=value, expected=f"a whole number from {low} to {high}")
+        fail(UsageError, name, got=_shown(value), expected=f"a whole number from {low} to {high}")
 
 
 def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
@@ -128,7 +132,12 @@ def _number(name: str, value: object, low: float, high: float, *, open_low: bool
         or not low <= value <= high  # NaN compares false
         or (open_low and value == low)
     ):
-        fail(UsageError, name, got=value, expected=f"a number {'above' if open_low else 'from'} {low:g} to {high:g}")
+        fail(
+            UsageError,
+            name,
+            got=_shown(value),
+            expected=f"a number {'above' if open_low else 'from'} {low:g} to {high:g}",
+        )
 
 
 def _ids(name: str, ids: object) -> None:
@@ -171,41 +180,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Request:
-    """One sequence to go on with. `pixels_I3SS`: all tiles of its images, in the order of their patch ids."""
+    """One sequence to go on with."""
 
     ids: Sequence[int]
     options: SamplingOptions
     pixels_I3SS: Any | None = None
+    """All tiles of its images, in the order of their patch ids."""
     seed: int = 0
     """The seed in use: options.seed, or a fresh one."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one decoded token did. The last step of a request has a `finish_reason`."""
-
-    token_id: int | None
-    """None: no token came with this step (interrupted, or the context was full)."""
-    text: str
-    """Text that is now certain: complete characters that can no longer become a stop string."""
-    logprob: TokenLogprob | None = None
-    finish_reason: str | None = None
-    """stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted: cancelled."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds, by a monotonic clock, and tokens a second."""
-
-    load_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    first_token_s: float = 0.0
-    """From the request to its first token."""
-    prefill_tps: float = 0.0
-    """Prompt tokens computed a second (cached ones do not count)."""
-    decode_tps: float = 0.0
-    """Output tokens a second after the first."""
+    routing: Any | None = None
+    """A trace.RoutingLog: gets the experts of every token; the whole prompt is computed anew for it."""
 
 
 @dataclass(frozen=True)
@@ -216,3 +200,42 @@ class Usage:
     output_tokens: int
     cached_tokens: int = 0
     """Of the prompt: taken over from the sequence before."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds, by a monotonic clock, and tokens a second."""
+
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    """From the first row of the prompt to the logits after its last, images included."""
+    decode_s: float = 0.0
+    """From the first output token to the last."""
+    first_token_s: float = 0.0
+    """From the request to its first token."""
+    prefill_tps: float = 0.0
+    """Prompt tokens computed a second (cached ones do not count)."""
+    decode_tps: float = 0.0
+    """Output tokens a second after the first."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a request ended."""
+
+    reason: Literal["stop", "length", "interrupted"]
+    """stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted: cancelled, Ctrl-C."""
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decoded token did. The last step of a request has `finish`."""
+
+    token_id: int | None
+    """None: no token came with this step."""
+    text: str
+    """Text that is now certain: complete characters that can no longer become a stop string."""
+    logprob: TokenLogprob | None = None
+    finish: Finish | None = None

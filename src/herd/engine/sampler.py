@@ -1,0 +1,158 @@
+"""Logits -> one token id: penalties, filters, draw. numpy, float64 where probabilities are formed.
+
+The order, fixed and documented, because each filter sees what the one before left:
+
+    1. repetition penalty   seen ids of the last `repetition_window` tokens, prompt included: l / p if l > 0, else l * p
+                            (CTRL, arXiv:1909.05858, section 4.1)
+       presence, frequency  output ids: l - presence - frequency * count
+    2. logit_bias           l + bias
+    3. greedy               the largest l, at a tie the lowest id; or
+    4. temperature          p = softmax(l / temperature)
+    5. top_k                the k largest; ids tied with the k-th: the lowest ids stay
+    6. top_p                the shortest prefix of the sorted, renormalised p whose sum reaches top_p
+                            (nucleus, arXiv:1904.09751); the likeliest always stays
+    7. min_p                p of at least min_p * the largest p (arXiv:2407.01082)
+    8. draw                 one uniform number of (seed, step), by inverse cumulative sum in descending order
+
+Logprobs are of the raw distribution, before 1. What it is not: a cause of different output on another machine: given
+equal logits, the same seed and step give the same id (SplitMix64 in integers; no library generator).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.errors import BadCheckpoint, fail
+
+Logits = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+HEAD = 1024
+"""How many of the likeliest tokens are sorted before a full sort is thought of."""
+
+
+def _mix(z: int) -> int:
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) of 53 bits for this seed and step: SplitMix64 (Steele, Lea, Flood 2014), its state started at
+    the mixed seed so that neighbouring seeds are far apart."""
+    state = (_mix((seed + _GAMMA) & _MASK) + (step + 1) * _GAMMA) & _MASK
+    return (_mix(state) >> 11) * 2.0**-53
+
+
+@dataclass
+class History:
+    """The tokens that penalties look at."""
+
+    ids: list[int] = field(default_factory=list)
+    """Prompt and output."""
+    counts: dict[int, int] = field(default_factory=dict)
+    """Of output ids."""
+
+    def add(self, token_id: int) -> None:
+        """One more output token."""
+        self.ids.append(token_id)
+        self.counts[token_id] = self.counts.get(token_id, 0) + 1
+
+    def recent(self, window: int) -> set[int]:
+        """Ids among the last `window` tokens; 0: all."""
+        return set(self.ids[-window:] if window else self.ids)
+
+
+def adjusted(logits_V: Logits, options: SamplingOptions, history: History) -> Doubles:
+    """Steps 1 and 2, as a float64 copy."""
+    l_V = np.asarray(logits_V, np.float64).copy()
+    if options.repetition_penalty != 1.0 and history.ids:
+        seen = np.fromiter(history.recent(options.repetition_window), np.int64)
+        l_R, p = l_V[seen], options.repetition_penalty
+        l_V[seen] = np.where(l_R > 0, l_R / p, l_R * p)
+    if (options.presence_penalty or options.frequency_penalty) and history.counts:
+        ids = np.fromiter(history.counts, np.int64)
+        times = np.fromiter(history.counts.values(), np.float64)
+        l_V[ids] -= options.presence_penalty + options.frequency_penalty * times
+    _add_bias(l_V, options.logit_bias)
+    return l_V
+
+
+def _add_bias(l_V: Doubles, bias: Mapping[int, float]) -> None:
+    for i, b in bias.items():
+        l_V[i] += b
+
+
+def candidates(l_V: Doubles, options: SamplingOptions) -> tuple[npt.NDArray[np.int64], Doubles]:
+    """Steps 4 to 7: ids left and their probabilities (sum 1), likeliest first, ties by id (by id alone when nothing
+    filters: sorting a whole vocabulary takes longer than the rest)."""
+    top = float(l_V.max())
+    ids = np.arange(len(l_V))
+    if options.top_k:
+        ids = _largest(l_V, options.top_k)
+    weight = np.exp((l_V[ids] - top) / options.temperature)
+    total = float(weight.sum())
+    if options.top_p < 1.0 or options.min_p > 0.0:
+        if not options.top_k:
+            ids, weight = _head(ids, weight, options.top_p * total)
+        if options.top_p < 1.0:
+            keep = int(np.searchsorted(np.cumsum(weight), options.top_p * total * (1.0 - 1e-12))) + 1
+            ids, weight = ids[:keep], weight[:keep]
+        if options.min_p > 0.0:
+            keep = int(np.count_nonzero(weight >= options.min_p * weight[0]))
+            ids, weight = ids[:keep], weight[:keep]
+    return ids, weight / weight.sum()
+
+
+def _largest(l_V: Doubles, k: int) -> npt.NDArray[np.int64]:
+    """Ids of the k largest, largest first, ties by id."""
+    ids = np.arange(len(l_V)) if k >= len(l_V) else np.flatnonzero(l_V >= np.partition(l_V, -k)[-k])
+    return ids[np.argsort(-l_V[ids], kind="stable")][:k]
+
+
+def _head(ids: npt.NDArray[np.int64], weight: Doubles, mass: float) -> tuple[npt.NDArray[np.int64], Doubles]:
+    """Sort by weight; only the likeliest HEAD are sorted when they hold `mass`, so the rest can not matter."""
+    if len(ids) > HEAD:
+        few = np.flatnonzero(weight >= np.partition(weight, -HEAD)[-HEAD])
+        if float(weight[few].sum()) > mass:
+            ids, weight = ids[few], weight[few]
+    order = np.argsort(-weight, kind="stable")
+    return ids[order], weight[order]
+
+
+def sample(logits_V: Logits, options: SamplingOptions, history: History, seed: int, step: int) -> int:
+    """The next token id. `step` counts the output tokens of this request, from 0."""
+    plain = not options.logit_bias and options.repetition_penalty == 1.0
+    if options.greedy and plain and not options.presence_penalty and not options.frequency_penalty:
+        return _best(logits_V)
+    l_V = adjusted(logits_V, options, history)
+    best = _best(l_V)
+    if options.greedy:
+        return best
+    ids, p = candidates(l_V, options)
+    at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
+    return int(ids[min(at, len(ids) - 1)])  # the sum may round to just below 1
+
+
+def _best(l_V: Logits) -> int:
+    """The largest, at a tie the lowest id. Raises BadCheckpoint when it is no number (argmax finds any NaN)."""
+    best = int(np.argmax(l_V))
+    if not np.isfinite(l_V[best]):
+        fail(BadCheckpoint, "logits", got=float(l_V[best]), expected="finite numbers", do="verify the model's files")
+    return best
+
+
+def logprob(logits_V: Logits, token_id: int, top: int) -> TokenLogprob:
+    """The chosen token and the `top` likeliest ones in the raw distribution; log-softmax in float64."""
+    l_V = np.asarray(logits_V, np.float64)
+    peak = float(l_V.max())
+    norm = peak + float(np.log(np.exp(l_V - peak).sum()))
+    best: tuple[tuple[int, float], ...] = ()
+    if top:
+        best = tuple((int(i), float(l_V[i]) - norm) for i in _largest(l_V, top))
+    return TokenLogprob(token_id, float(l_V[token_id]) - norm, best)

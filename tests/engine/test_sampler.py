@@ -1,0 +1,185 @@
+"""The sampler against probabilities computed here, one token at a time, in plain Python."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from herd.engine.request import SamplingOptions
+from herd.engine.sampler import HEAD, History, adjusted, candidates, logprob, sample, uniform
+from herd.errors import BadCheckpoint
+
+
+def exact(logits: list[float], o: SamplingOptions, prompt: list[int] = (), output: list[int] = ()) -> dict[int, float]:
+    """Probability of each id, straight from the docstring's list."""
+    l = [float(x) for x in logits]  # noqa: E741
+    tokens = [*prompt, *output]
+    for i in set(tokens[-o.repetition_window :] if o.repetition_window else tokens):
+        l[i] = l[i] / o.repetition_penalty if l[i] > 0 else l[i] * o.repetition_penalty
+    for i, n in Counter(output).items():
+        l[i] -= o.presence_penalty + o.frequency_penalty * n
+    for i, b in o.logit_bias.items():
+        l[i] += b
+    order = sorted(range(len(l)), key=lambda i: (-l[i], i))
+    if o.temperature < 1e-5:
+        return {order[0]: 1.0}
+    if o.top_k:
+        order = order[: o.top_k]
+    weight = {i: math.exp((l[i] - l[order[0]]) / o.temperature) for i in order}
+    total = math.fsum(weight.values())
+    if o.top_p < 1:
+        kept, mass = [], 0.0
+        for i in order:
+            kept.append(i)
+            mass += weight[i] / total
+            if mass >= o.top_p * (1 - 1e-12):
+                break
+        order = kept
+    order = [i for i in order if weight[i] >= o.min_p * weight[order[0]]]
+    total = math.fsum(weight[i] for i in order)
+    return {i: weight[i] / total for i in order}
+
+
+def given_options(**fields: object) -> SamplingOptions:
+    return SamplingOptions().with_(fields)
+
+
+logits_lists = st.lists(st.floats(-20, 20).map(lambda x: round(x, 3)), min_size=1, max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    logits=logits_lists,
+    temperature=st.floats(0.05, 5),
+    top_k=st.integers(0, 35),
+    top_p=st.floats(0.01, 1),
+    min_p=st.floats(0, 1),
+    repetition=st.floats(0.1, 3),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    window=st.integers(0, 4),
+    data=st.data(),
+)
+def test_probabilities_are_the_documented_ones(
+    logits, temperature, top_k, top_p, min_p, repetition, presence, frequency, window, data
+) -> None:
+    ids = st.lists(st.integers(0, len(logits) - 1), max_size=6)
+    prompt, output = data.draw(ids), data.draw(ids)
+    o = given_options(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        repetition_window=window,
+        logit_bias={0: 1.5},
+    )
+    history = History(list(prompt))
+    for i in output:
+        history.add(i)
+    found = dict(zip(*(x.tolist() for x in candidates(adjusted(np.array(logits), o, history), o)), strict=True))
+    wanted = exact(logits, o, prompt, output)
+    # an id exactly at a border of top_p or min_p may fall either way by rounding: compare what is off the border
+    if set(found) != set(wanted):
+        border = set(found) ^ set(wanted)
+        p = exact(logits, given_options(**{**options_of(o), "top_p": 1.0, "min_p": 0.0}), prompt, output)
+        assert len(border) == 1
+        i = border.pop()
+        above = math.fsum(p[j] for j in p if (p[j], -j) > (p[i], -i))
+        assert math.isclose(above, top_p, rel_tol=1e-9) or math.isclose(p[i], min_p * max(p.values()), rel_tol=1e-9)
+        return
+    for i, value in wanted.items():
+        assert math.isclose(found[i], value, rel_tol=1e-9, abs_tol=1e-300)
+
+
+def options_of(o: SamplingOptions) -> dict[str, object]:
+    return {name: getattr(o, name) for name in o.__struct_fields__}
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = np.array([2.0, 1.0, 0.5, -1.0, 3.0, 0.0])
+    o = given_options(temperature=0.8, top_p=0.95, min_p=0.02)
+    p = exact(logits.tolist(), o)
+    n = 20_000
+    drawn = Counter(sample(logits, o, History(), seed, step) for seed in range(100) for step in range(n // 100))
+    assert set(drawn) <= set(p)
+    chi2 = sum((drawn[i] - n * q) ** 2 / (n * q) for i, q in p.items())
+    assert chi2 < 30, (chi2, drawn, p)  # 4 degrees of freedom: P(chi2 > 30) = 5e-6; the seeds are fixed
+
+
+def test_uniform_is_uniform_and_reproduces() -> None:
+    draws = np.array([uniform(seed, step) for seed in range(64) for step in range(256)])
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts, _ = np.histogram(draws, 64, (0, 1))
+    assert ((counts - 256) ** 2 / 256).sum() < 120  # 63 degrees of freedom: P = 2e-5
+    grid = draws.reshape(64, 256) - 0.5
+    assert abs(np.corrcoef(grid[:-1].ravel(), grid[1:].ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.03
+    assert uniform(7, 3) == uniform(7, 3)
+    assert uniform(2**63 - 1, 0) != uniform(0, 0)
+
+
+def test_uniform_is_splitmix64() -> None:
+    """First outputs of SplitMix64 from state 0, as its paper's C code gives them, by way of the mixing function."""
+    from herd.engine.sampler import _GAMMA, _mix
+
+    first = [_mix((n * _GAMMA) & (2**64 - 1)) for n in (1, 2, 3)]
+    assert first == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
+    logits = np.array([1.0, 5.0, 5.0], np.float32)
+    for o in (SamplingOptions(), given_options(temperature=1e-38), given_options(temperature=1.0, top_k=1)):
+        assert o.greedy
+        assert sample(logits, o, History(), 0, 0) == 1
+
+
+def test_greedy_sees_penalties_and_bias() -> None:
+    logits = np.array([1.0, 5.0, 4.9], np.float32)
+    history = History()
+    history.add(1)
+    assert sample(logits, given_options(presence_penalty=0.2), history, 0, 0) == 2
+    assert sample(logits, given_options(repetition_penalty=1.1), history, 0, 0) == 2
+    assert sample(logits, given_options(logit_bias={0: 10}), history, 0, 0) == 0
+    assert sample(logits, given_options(logit_bias={0: -100, 1: -100, 2: -100}), history, 0, 0) == 1
+
+
+def test_a_long_tail_is_sorted_whole_only_when_needed() -> None:
+    rng = np.random.default_rng(0)
+    for scale, top_p in ((4.0, 0.9), (0.01, 0.999), (0.0, 0.5)):
+        logits = rng.normal(0, scale, HEAD * 3)
+        o = given_options(temperature=1.0, top_p=top_p)
+        ids, p = candidates(logits, o)
+        wanted = exact(logits.tolist(), o)
+        assert abs(len(ids) - len(wanted)) <= 1
+        assert ids.tolist()[: len(wanted) - 1] == list(wanted)[: len(ids)][: len(wanted) - 1]
+        assert math.isclose(p.sum(), 1)
+
+
+def test_top_k_keeps_the_lowest_ids_of_a_tie() -> None:
+    ids, p = candidates(np.array([1.0, 2.0, 1.0, 1.0]), given_options(temperature=1.0, top_k=2))
+    assert ids.tolist() == [1, 0]
+    assert math.isclose(p[0], math.e / (math.e + 1))
+
+
+@given(logits=logits_lists, top=st.integers(0, 20))
+def test_logprobs_are_log_softmax_of_the_raw_logits(logits: list[float], top: int) -> None:
+    norm = math.log(math.fsum(math.exp(x - max(logits)) for x in logits)) + max(logits)
+    found = logprob(np.array(logits, np.float64), len(logits) - 1, top)
+    assert math.isclose(found.logprob, logits[-1] - norm, abs_tol=1e-9)
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:top]
+    assert [i for i, _ in found.top] == order
+    assert all(math.isclose(x, logits[i] - norm, abs_tol=1e-9) for i, x in found.top)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_fail_the_request(bad: float, temperature: float) -> None:
+    with pytest.raises(BadCheckpoint, match="logits: got"):
+        sample(np.array([0.0, bad, 1.0]), given_options(temperature=temperature), History(), 0, 0)
