@@ -1,1 +1,42 @@
-"""cli."""
+"""The command line: parse flags, call one function, print. No logic that another face would need.
+
+`COMMANDS` is the registry; a new command is a new row. Help texts stand here, so `herd --help` imports no command's
+module, and `main` imports click only when called.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A row of the registry."""
+
+    target: str
+    """module:name of a click command."""
+    help: str
+    """One line for `herd --help`; the command's own help says the rest."""
+    section: str
+
+
+COMMANDS = {
+    "run": Command("herd.cli.run:run", "Answer one prompt, or chat", "Talk"),
+    "chat": Command("herd.cli.run:chat", "Chat in the terminal", "Talk"),
+    "pull": Command("herd.cli.models:pull", "Fetch a model: smollm2, or ORG/NAME of a hub", "Models"),
+    "import": Command("herd.cli.models:import_", "Register a file or folder where it lies", "Models"),
+    "list": Command("herd.cli.models:list_", "Models on this machine (also: ls)", "Models"),
+    "show": Command("herd.cli.models:show", "Shape, size, licence and its duties", "Models"),
+    "rm": Command("herd.cli.models:rm", "Forget a model; imported files stay", "Models"),
+    "verify": Command("herd.cli.models:verify", "Compare a model's files with their digests", "Models"),
+    "use": Command("herd.cli.models:use", "Choose a version: NAME@DIGEST", "Models"),
+    "convert": Command("herd.cli.files:convert", "Write a checkpoint in another format or type", "Files"),
+    "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),
+    "doctor": Command("herd.cli.doctor:doctor", "What this machine has, and what is missing", "Machine"),
+}
+ALIASES = {"ls": "list"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 usage, 3 not found, 4 does not fit, 5 network, 130 interrupted."""
+    from herd.cli.group import run
+
+    return run(argv)

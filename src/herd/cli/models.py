@@ -1,0 +1,136 @@
+"""Commands about the models on this machine: pull, import, list, show, rm, verify, use."""
+
+import time
+
+import click
+
+from herd.checkpoint import store
+from herd.checkpoint.registry import Version
+from herd.cli import console
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
+
+
+@click.command("pull")
+@click.argument("name")
+@click.option("--revision", help="A branch, tag or commit of the hub's repository.")
+@click.option("--file", "file", metavar="PATTERN", help="Which GGUF of a repository that holds several.")
+@quiet_flag
+@as_json
+def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json: bool) -> None:
+    """Fetch a model: smollm2, or ORG/NAME of a Hugging Face hub. Goes on where an interrupted one stopped."""
+    name, version = store.pull(name, revision=revision, file=file, progress=console.progress(quiet=quiet))
+    _tell("pull", name, version, as_json)
+
+
+@click.command("import")
+@click.argument("path", type=click.Path())
+@click.option("--name", help="What to call it; the file's or folder's name otherwise.")
+@as_json
+def import_(path: str, name: str | None, as_json: bool) -> None:
+    """Register a GGUF file, or a folder of safetensors, where it lies. Nothing is copied."""
+    name, version = store.import_path(path, name)
+    _tell("import", name, version, as_json)
+
+
+@click.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """Show the models on this machine; * marks the version in use where there are several."""
+    models = store.entries()
+    if as_json:
+        data = {
+            name: {"current": e.current, "versions": [_version(v) for v in e.versions]} for name, e in models.items()
+        }
+        console.print_json("list", {"models": data})
+        return
+    rows = []
+    for name, entry in models.items():
+        for v in entry.versions:
+            mark = " *" if len(entry.versions) > 1 and v.id == entry.current else ""
+            place = str(v.location) if v.in_place else v.source
+            rows.append((name + mark, v.id, console.size(v.size_bytes), console.ago(time.time() - v.added_s), place))
+    if rows:
+        console.table(("NAME", "ID", "SIZE", "ADDED", "FROM"), rows)
+    else:
+        console.note("no models yet; herd pull smollm2 (98 MB), or herd import PATH")
+
+
+@click.command("show")
+@click.argument("model")
+@as_json
+def show(model: str, as_json: bool) -> None:
+    """Show what a model is: shape, size, versions, licence and what the licence asks for."""
+    from herd.checkpoint import about
+
+    facts = about.describe(model)
+    if as_json:
+        console.print_json("show", about.to_dict(facts))
+        return
+    for label, text in about.lines(facts):
+        print(f"{label:<12}{text}")
+
+
+@click.command("rm")
+@click.argument("name")
+@as_json
+def rm(name: str, as_json: bool) -> None:
+    """Forget NAME, or one version NAME@DIGEST, and delete what was pulled. Imported files stay where they are."""
+    removed = store.rm(name)
+    kept = [str(p) for p in removed.kept]
+    if as_json:
+        console.print_json("rm", {"name": removed.name, "freed_bytes": removed.freed_bytes, "kept": kept})
+        return
+    left = f"; left in place: {', '.join(kept)}" if kept else ""
+    console.note(f"removed {name}, {console.size(removed.freed_bytes)} freed{left}")
+
+
+@click.command("verify")
+@click.argument("name")
+@quiet_flag
+@as_json
+def verify(name: str, quiet: bool, as_json: bool) -> None:
+    """Read every file of a model and compare it with its SHA-256.
+
+    An imported model's digests are recorded by the first run.
+    """
+    found = store.verify(name, console.progress(quiet=quiet))
+    if as_json:
+        data = {"name": found.name, "digest": found.version.digest, "equal": found.equal, "recorded": found.recorded}
+        console.print_json("verify", data)
+        return
+    for file in found.equal:
+        print(f"equal     {file}")
+    for file in found.recorded:
+        print(f"recorded  {file} (no digest was known; from now on changes are found)")
+    print(f"digest    {found.version.digest}")
+
+
+@click.command("use")
+@click.argument("name_at_digest", metavar="NAME@DIGEST")
+@as_json
+def use(name_at_digest: str, as_json: bool) -> None:
+    """Choose which version NAME means, for example to go back to the one before."""
+    name, version = store.use(name_at_digest)
+    _tell("use", name, version, as_json)
+
+
+def _tell(command: str, name: str, version: Version, as_json: bool) -> None:
+    if as_json:
+        console.print_json(command, {"name": name, **_version(version)})
+    else:
+        console.note(f"{name}@{version.id}  {console.size(version.size_bytes)}  {version.location}")
+
+
+def _version(version: Version) -> dict[str, object]:
+    return {
+        "id": version.id,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "path": str(version.location),
+        "source": version.source,
+        "in_place": version.in_place,
+        "licence": version.licence,
+        "added_s": version.added_s,
+    }

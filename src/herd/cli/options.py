@@ -1,0 +1,139 @@
+"""Flags of commands that run a model. One flag for each field of SamplingOptions, made from the struct itself."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from herd.engine.request import SamplingOptions
+from herd.errors import UsageError, fail
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HELP = {
+    "temperature": "0: always the likeliest token; higher: more varied.",
+    "top_k": "Draw from the k likeliest tokens; 0: from all.",
+    "top_p": "Draw from the likeliest tokens that together have this probability.",
+    "min_p": "Draw from tokens at least this fraction as likely as the likeliest.",
+    "repetition_penalty": "Above 1: tokens already seen become less likely.",
+    "presence_penalty": "Taken off the logit of tokens already said.",
+    "frequency_penalty": "The same, once for each time they were said.",
+    "repetition_window": "How many last tokens the repetition penalty looks at; 0: all.",
+    "logit_bias": "Added to a token's logit; can be given several times.",
+    "seed": "The same seed, prompt and options give the same text.",
+    "max_tokens": "End the answer after this many tokens.",
+    "stop": "End the answer before this text; can be given several times.",
+    "stop_ids": "End the answer at this token id; can be given several times.",
+    "logprobs": "With --json: log-probabilities, of this many alternatives too.",
+    "ignore_eos": "Go on when the model ends its answer.",
+}
+"""One line for every field; a field without one is a failing test."""
+
+_SPECIAL = {"max_tokens": ("-m",), "stop_ids": ("--stop-id",)}
+
+
+class Size(click.ParamType[int]):
+    """A count: 8192, 8k (8000), 8K (8192), 1.5M."""
+
+    name = "count"
+    FACTORS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}  # noqa: RUF012 (a click type is never changed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read what someone typed."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        factor = self.FACTORS.get(text[-1:], 1)
+        try:
+            number = float(text[:-1] if factor > 1 else text) * factor
+            if number < 1 or number != int(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a count like 8192, 8k (8000) or 8K (8192)", param, ctx)
+        return int(number)
+
+
+class Bias(click.ParamType[tuple[int, float]]):
+    """ID=VALUE."""
+
+    name = "id=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        """Read what someone typed."""
+        if isinstance(value, tuple):
+            return value
+        left, _, right = str(value).partition("=")
+        try:
+            return int(left), float(right)
+        except ValueError:
+            self.fail(f"{value!r} is not ID=VALUE, like 42=-100", param, ctx)
+
+
+def sampling(command: F) -> F:
+    """Add a flag for each field of SamplingOptions."""
+    for field in reversed(msgspec.structs.fields(SamplingOptions)):
+        name = field.name
+        flags = (*_SPECIAL.get(name, ()), "--" + name.replace("_", "-"))
+        if name == "stop_ids":
+            flags = _SPECIAL[name]
+        command = click.option(*flags, name, help=HELP[name], **_kind(name, field.type))(command)
+    return command
+
+
+def _kind(name: str, type_: Any) -> dict[str, Any]:
+    """click's words for a field's type. Not given means None or (): the model's own default."""
+    if name == "logit_bias":
+        return {"type": Bias(), "multiple": True}
+    if name == "max_tokens":
+        return {"type": Size()}
+    if type_ is bool:
+        return {"is_flag": True, "default": None}
+    if type_ == tuple[str, ...]:
+        return {"type": str, "multiple": True, "metavar": "TEXT"}
+    if type_ == tuple[int, ...]:
+        return {"type": int, "multiple": True, "metavar": "ID"}
+    plain = {float: float, int: int, int | None: int}
+    assert type_ in plain, f"SamplingOptions.{name}: no flag for the type {type_}"
+    return {"type": plain[type_]}
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's arguments, the sampling options someone typed, in the struct's own types."""
+    options = {n: values[n] for n in SamplingOptions.__struct_fields__ if values.get(n) not in (None, ())}
+    if "logit_bias" in options:
+        options["logit_bias"] = dict(options["logit_bias"])
+    return options
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """The value of `/set NAME TEXT`, checked as a flag's is. Raises UsageError."""
+    import json
+
+    name = name.replace("-", "_")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if name == "logit_bias" and isinstance(value, dict):
+        value = {int(k) if k.lstrip("-").isdigit() else k: v for k, v in value.items()}
+    if name in ("temperature", "top_p", "min_p") and isinstance(value, str):
+        fail(UsageError, name, got=text, expected="a number")
+    checked = SamplingOptions().with_({name: value})
+    return getattr(checked, name)
+
+
+def loading(command: F) -> F:
+    """Add the flags of `herd.load`."""
+    for option in (
+        click.option(
+            "--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to compute."
+        ),
+        click.option("--ops", type=click.Choice(["auto", "native", "torch"]), default="auto", hidden=True),
+        click.option("--chat-format", metavar="NAME", help="llama4, llama3, chatml, plain: when a file's is unknown."),
+        click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with."),
+        click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together: 8192, 32K."),
+        click.option("--force", is_flag=True, help="Load even if the model seems not to fit."),
+    ):
+        command = option(command)
+    return command

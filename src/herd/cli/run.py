@@ -1,0 +1,236 @@
+"""`herd run` and `herd chat`: one prompt answered as a stream, or a conversation in the terminal."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli import console, options
+from herd.errors import BadFile, Interrupted, NotFound, UsageError, fail
+
+if TYPE_CHECKING:
+    from herd.llm import LLM
+    from herd.replies import Event, Reply
+
+MAX_PROMPT_BYTES = 64 << 20
+IMAGE_PATH = re.compile(
+    r"""'([^'\n]+\.(?:png|jpe?g|webp|gif|bmp))'|"([^"\n]+\.(?:png|jpe?g|webp|gif|bmp))\"|"""
+    r"""((?:\\.|[^\s\\])+\.(?:png|jpe?g|webp|gif|bmp))(?=\s|$)""",
+    re.IGNORECASE,
+)
+"""A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file."""
+
+
+def _shared(command: options.F) -> options.F:
+    """Flags that `run` and `chat` have in common."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="No notes."),
+        click.option("--verbose", is_flag=True, help="Counts and rates after each answer."),
+        click.option("--trace", type=click.Path(), metavar="FILE", help="Write which experts each token chose."),
+        click.option("-s", "--system", metavar="TEXT", help="What the model is told before the conversation."),
+    ):
+        command = option(command)
+    return options.sampling(options.loading(command))
+
+
+@click.command("run")
+@click.argument("model")
+@click.argument("prompt", nargs=-1)
+@click.option("-f", "--file", "files", multiple=True, type=click.Path(), help="Put this file's text before the prompt.")
+@click.option("-i", "--image", "images", multiple=True, type=click.Path(), help="Show an image.")
+@click.option("--raw", is_flag=True, help="Go on with the text as it is, without a chat format.")
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as one JSON object.")
+@_shared
+def run(
+    model: str,
+    prompt: Sequence[str],
+    files: Sequence[str],
+    images: Sequence[str],
+    raw: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Answer PROMPT with MODEL (a name or a path) and stop; without a prompt, chat.
+
+    Piped input and files go before the prompt. The answer goes to stdout, everything else to stderr.
+    """
+    typed = " ".join(prompt)
+    text = assemble(typed, files)
+    if not text.strip() and not images:
+        if as_json or raw or not _is_interactive():
+            fail(UsageError, "no prompt", do='herd run MODEL "PROMPT", or pipe one in')
+        _chat(model, values)
+        return
+    with _load(model, values) as llm:
+        if not raw:
+            text, images = _with_images(llm, text, typed, images, quiet=values["quiet"])
+        _one_shot(llm, text, images, raw, as_json, values)
+
+
+@click.command("chat")
+@click.argument("model")
+@_shared
+def chat(model: str, **values: Any) -> None:
+    """Chat with MODEL in the terminal. /? lists what can be typed beside questions."""
+    if not _is_interactive():
+        fail(UsageError, "chat needs a terminal", do='for pipes: herd run MODEL "PROMPT"')
+    _chat(model, values)
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _load(model: str, values: Mapping[str, Any]) -> "LLM":
+    from herd.llm import load
+
+    return load(
+        model,
+        context=values["context"],
+        chat_format=values["chat_format"],
+        threads=values["threads"],
+        ops=values["ops"],
+        force=values["force"],
+    )
+
+
+def _chat(model: str, values: Mapping[str, Any]) -> None:
+    from herd.cli.interactive import Session
+
+    with _load(model, values) as llm:
+        Session(
+            llm,
+            system=values["system"],
+            options=options.given(values),
+            trace=values["trace"],
+            verbose=values["verbose"],
+            quiet=values["quiet"],
+        ).loop()
+
+
+def _one_shot(
+    llm: "LLM", text: str, images: Sequence[str], raw: bool, as_json: bool, values: Mapping[str, Any]
+) -> None:
+    chosen, trace, system = options.given(values), values["trace"], values["system"]
+    if raw:
+        if images or system:
+            fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
+        events = llm.stream_complete(text, trace=trace, **chosen)
+    else:
+        events = llm.stream(text, system=system, images=images, trace=trace, **chosen)
+    reply = follow(events, show=not as_json)
+    if as_json:
+        console.print_json("run", {"model": llm.name, **reply.to_dict()})
+    else:
+        after(reply, verbose=values["verbose"], quiet=values["quiet"])
+    if reply.finish_reason == "interrupted":
+        raise Interrupted("interrupted")
+
+
+def follow(events: "Iterator[Event]", *, show: bool) -> "Reply":
+    """Print a stream as it comes and give back the whole reply; the answer always ends its line."""
+    last = "\n"
+    for event in events:
+        if event.type == "done":
+            if show and not last.endswith("\n"):
+                print(flush=True)
+            return event.reply
+        if show and event.text:
+            print(event.text, end="", flush=True)
+            last = event.text
+    raise AssertionError("a stream ended without its DoneEvent")
+
+
+def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:
+    """What the person may want to know once the answer is there."""
+    if reply.finish_reason == "length":
+        console.note("(cut off: max_tokens or the end of the context)", quiet=quiet)
+    if verbose:
+        u, t = reply.usage, reply.timings
+        cached = f" ({u.cached_tokens} of them kept from before)" if u.cached_tokens else ""
+        console.note(f"load    {t.load_s:.2f} s")
+        console.note(
+            f"prompt  {u.prompt_tokens} tokens{cached}, {t.prefill_s:.2f} s, {t.prefill_tps:.1f} tokens/s; "
+            f"first token after {t.first_token_s:.2f} s"
+        )
+        console.note(f"answer  {u.output_tokens} tokens, {t.decode_s:.2f} s, {t.decode_tps:.1f} tokens/s")
+        console.note(f"seed    {reply.seed}")
+
+
+# -- the prompt ---------------------------------------------------------------------------------------------------
+
+
+def assemble(typed: str, files: Sequence[str]) -> str:
+    """Piped input, files and the typed prompt, in this order, a blank line between them."""
+    parts = [_piped() if typed != "-" or not sys.stdin.isatty() else "", *(_read(Path(f)) for f in files)]
+    parts.append("" if typed == "-" else _utf8(typed, "the prompt"))
+    return "\n\n".join(part.strip("\n") for part in parts if part.strip())
+
+
+def _piped() -> str:
+    """All of stdin, when something is piped or redirected into it; a terminal, /dev/null or a socket is not read."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # closed, or not a file at all
+        return ""
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return ""
+    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    return _text(data, "stdin")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        fail(NotFound, f"no file {path}")
+    with open(path, "rb") as f:
+        return _text(f.read(MAX_PROMPT_BYTES + 1), str(path))
+
+
+def _text(data: bytes, what: str) -> str:
+    if len(data) > MAX_PROMPT_BYTES:
+        fail(UsageError, what, got="more", expected=f"at most {MAX_PROMPT_BYTES >> 20} MiB of text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        return fail(BadFile, f"{what} is not UTF-8 text", got=f"byte {e.object[e.start]:#04x} at {e.start}")
+
+
+def _utf8(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fail(UsageError, f"{what} is not UTF-8 text", do="check the terminal's locale")
+    return text
+
+
+def _with_images(llm: "LLM", text: str, typed: str, images: Sequence[str], *, quiet: bool) -> tuple[str, Sequence[str]]:
+    """Take the paths of images out of the typed prompt, when the model can see."""
+    for path in images:
+        if not Path(path).is_file():
+            fail(NotFound, f"no image {path}")
+    found = find_images(typed)
+    if not found:
+        return text, images
+    if llm.config.vision is None:
+        console.note(f"{llm.name} cannot see images: {', '.join(p for _, p in found)} stays text", quiet=quiet)
+        return text, images
+    for written, _ in found:
+        text = text.replace(written, "", 1)
+    console.note(f"images: {', '.join(p for _, p in found)}", quiet=quiet)
+    return text.strip(), (*images, *(p for _, p in found))
+
+
+def find_images(text: str) -> list[tuple[str, str]]:
+    """Paths of existing image files in a text: as written there, and as a path."""
+    found = []
+    for match in IMAGE_PATH.finditer(text):
+        plain = match[1] or match[2] or re.sub(r"\\(.)", r"\1", match[3])
+        path = Path(plain).expanduser()
+        if path.is_file():
+            found.append((match[0], str(path)))
+    return found
