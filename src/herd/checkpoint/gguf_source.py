@@ -17,7 +17,7 @@ from herd.errors import BadCheckpoint, BadConfig, HerdError, fail
 from herd.weights import Array, Dense, Linear, Packed, Pair
 
 _LISTED = 5
-_IMAGE_TOKENS = ("<|image_start|>", "<|image_end|>", "<|patch|>")
+_IMAGE_TOKENS = {"image_start_id": "<|image_start|>", "image_end_id": "<|image_end|>", "patch_id": "<|patch|>"}
 
 
 def config_from_gguf(reader: Gguf, mmproj: Gguf | None = None) -> Llama4Config:
@@ -82,13 +82,20 @@ def _with_vision(config: Llama4Config, reader: Gguf, mmproj: Gguf) -> Llama4Conf
     except (TypeError, ValueError, OverflowError, ZeroDivisionError) as e:
         fail(BadConfig, f"{path}: a key has a value of the wrong type ({e})")
     tokens = reader.keys.get("tokenizer.ggml.tokens")
-    ids = {t: i for i, t in enumerate(tokens) if t in _IMAGE_TOKENS} if isinstance(tokens, list) else {}
+    ids = {t: i for i, t in enumerate(tokens) if t in _IMAGE_TOKENS.values()} if isinstance(tokens, list) else {}
+
+    def token_id(field: str, default: int) -> int:
+        value = ids.get(_IMAGE_TOKENS[field], keys.get(f"herd.{field}", default))
+        if not isinstance(value, int) or not 0 <= value < config.vocab_size:
+            fail(BadConfig, f"{path}: {field}", got=value, expected=f"below the vocabulary of {config.vocab_size}")
+        return value
+
     return replace(
         config,
         vision=vision,
-        image_start_id=ids.get("<|image_start|>", config.image_start_id),
-        image_end_id=ids.get("<|image_end|>", config.image_end_id),
-        patch_id=ids.get("<|patch|>", config.patch_id),
+        image_start_id=token_id("image_start_id", config.image_start_id),
+        image_end_id=token_id("image_end_id", config.image_end_id),
+        patch_id=token_id("patch_id", config.patch_id),
     )
 
 
