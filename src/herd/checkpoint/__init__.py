@@ -4,10 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from herd.checkpoint.hf_write import save_hf as save_hf
+    from herd.checkpoint.open import open_checkpoint as open_checkpoint
+    from herd.checkpoint.opened import Checkpoint as Checkpoint
     from herd.checkpoint.sources import RandomSource as RandomSource
     from herd.checkpoint.sources import random_model as random_model
 
 _LAZY = {
+    "Checkpoint": "herd.checkpoint.opened",
+    "open_checkpoint": "herd.checkpoint.open",
     "RandomSource": "herd.checkpoint.sources",
     "random_model": "herd.checkpoint.sources",
     "save_hf": "herd.checkpoint.hf_write",

@@ -19,7 +19,6 @@ from herd.checkpoint.small_json import listed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
-from herd.formats import to_float32
 from herd.weights import Dense, Experts, Linear
 
 log = logging.getLogger(__name__)
@@ -79,16 +78,6 @@ class HfSource:
         """Give the maps back once nothing looks into them any more."""
         for file in self.files:
             file.close()
-
-    def check_finite(self) -> None:
-        """Read everything once; raise BadCheckpoint naming the tensors that hold a NaN or an infinity."""
-        bad = []
-        for name, (file, stored) in self._where.items():
-            flat = file.array(stored).reshape(-1)
-            if not all(np.isfinite(to_float32(flat[i : i + (1 << 20)])).all() for i in range(0, len(flat), 1 << 20)):
-                bad.append(name)
-        if bad:
-            fail(BadCheckpoint, f"{self.path}: {len(bad)} tensors hold a NaN or an infinity", got=listed(bad))
 
     # -- names -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,111 @@
+"""Open any checkpoint that Herd reads: a Hugging Face folder, a safetensors file beside its config.json, a GGUF file.
+
+    with open_checkpoint(path) as checkpoint:
+        model, tokenizer = checkpoint.load(), checkpoint.load_tokenizer()
+
+Opening reads headers and configs only; weights are mapped. Nothing in a file is ever executed: no pickle, no template,
+no code that a config names. What it is not: a search for models by name (`store`).
+"""
+
+from pathlib import Path
+
+from herd.checkpoint.gguf import open_gguf
+from herd.checkpoint.hf_folder import INDEX
+from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.safetensors import MAGICS
+from herd.checkpoint.small_json import listed, regular_file
+from herd.errors import BadCheckpoint, NotFound, fail
+
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+_PICKLE_DO = "Herd never unpickles; use the safetensors or GGUF form of this model"
+_META_DO = "Meta's consolidated .pth files are not read yet; use the safetensors or GGUF form of this model"
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a folder or a file.
+
+    A folder holds safetensors files with a config.json, or one GGUF model (and its mmproj*.gguf when it sees images).
+    Raises NotFound, BadCheckpoint, BadConfig, each one line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    regular_file(path, BadCheckpoint)
+    with path.open("rb") as file:
+        first = file.read(32)
+    if first.startswith(b"GGUF"):
+        return _open_gguf(path, _companion(path))
+    _refuse_pickles(path, first)
+    if path.suffix == ".safetensors":
+        return HfCheckpoint(path)
+    return fail(
+        BadCheckpoint,
+        f"{path.name} is no checkpoint that Herd reads",
+        expected=".safetensors with a config.json beside it, or GGUF",
+    )
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    names = sorted(p.name for p in folder.iterdir())
+    safetensors = [n for n in names if n.endswith(".safetensors")]
+    gguf = [n for n in names if n.endswith(".gguf")]
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        fail(BadCheckpoint, f"{folder} is an adapter, not a model", do="name the model it was trained on")
+    if (safetensors or INDEX in names) and gguf:
+        fail(BadCheckpoint, f"{folder} holds both safetensors and GGUF", got=listed(gguf), do="name the .gguf file")
+    if safetensors or INDEX in names:
+        return HfCheckpoint(folder)
+    if gguf:
+        models = _models(gguf)
+        if len(models) != 1:
+            fail(BadCheckpoint, f"{folder} holds {len(models)} GGUF models", got=listed(models), do="name one of them")
+        return _open_gguf(folder / models[0], _companion(folder / models[0]))
+    pickles = [n for n in names if n.endswith(_PICKLES)]
+    if pickles:
+        do = _META_DO if "params.json" in names or pickles[0].startswith("consolidated") else _PICKLE_DO
+        fail(BadCheckpoint, f"{folder} holds pickles only", got=listed(pickles), do=do)
+    return fail(NotFound, f"{folder} holds no weights", expected="*.safetensors with config.json, or *.gguf")
+
+
+def _models(names: list[str]) -> list[str]:
+    """GGUF files that are models: no vision parts, and of a split model the first part only."""
+    models = [n for n in names if not _is_mmproj(n)]
+    firsts = [n for n in models if "-of-" not in n or "-00001-of-" in n]
+    return firsts or models
+
+
+def _is_mmproj(name: str) -> bool:
+    return "mmproj" in name.lower()
+
+
+def _companion(path: Path) -> Path | None:
+    """The vision part that belongs to a GGUF file: the one mmproj beside the only model in its folder."""
+    names = sorted(p.name for p in path.parent.glob("*.gguf"))
+    parts = [n for n in names if _is_mmproj(n)]
+    if not parts or path.name in parts or len(_models(names)) != 1:
+        return None
+    if len(parts) > 1:
+        fail(
+            BadCheckpoint,
+            f"{path.parent} holds several vision parts",
+            got=listed(parts),
+            do="keep one beside the model",
+        )
+    return path.parent / parts[0]
+
+
+def _open_gguf(path: Path, mmproj: Path | None) -> Checkpoint:
+    reader = open_gguf(path)
+    if reader.keys.get("general.architecture") == "clip":
+        fail(BadCheckpoint, f"{path.name} is the vision part of a model", do="name the model's own .gguf file")
+    return GgufCheckpoint(path, reader, open_gguf(mmproj) if mmproj else None)
+
+
+def _refuse_pickles(path: Path, first: bytes) -> None:
+    for magic, meaning in MAGICS.items():
+        if first.startswith(magic):
+            do = _META_DO if path.name.startswith("consolidated") else _PICKLE_DO
+            fail(BadCheckpoint, f"{path.name} is {meaning}", do=do if "ickle" in meaning or "zip" in meaning else "")
+    if path.suffix in _PICKLES:
+        do = _META_DO if path.name.startswith("consolidated") else _PICKLE_DO
+        fail(BadCheckpoint, f"{path.name} is a pickle by its name", do=do)

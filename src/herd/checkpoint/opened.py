@@ -1,0 +1,214 @@
+"""An open checkpoint: its config, weights, tokenizer and advice, whichever kind of file they come from."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from herd.checkpoint.finite import check_source
+from herd.checkpoint.gguf import Gguf
+from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
+from herd.checkpoint.hf_folder import safe_path
+from herd.checkpoint.hf_source import HfSource
+from herd.checkpoint.small_json import read_json
+from herd.config import MAX_VOCAB, Llama4Config
+from herd.errors import BadCheckpoint, BadConfig, BadTokenizer, NotFound, fail
+from herd.text.tokenizer import Tokenizer
+from herd.weights import Model, Source, build
+
+log = logging.getLogger(__name__)
+
+# name of an option: key in generation_config.json, key in GGUF, lowest, highest
+_ADVICE = {
+    "temperature": ("temperature", "general.sampling.temp", 0.0, 100.0),
+    "top_p": ("top_p", "general.sampling.top_p", 0.0, 1.0),
+    "top_k": ("top_k", "general.sampling.top_k", 0, 1 << 24),
+    "min_p": ("min_p", "general.sampling.min_p", 0.0, 1.0),
+    "repetition_penalty": ("repetition_penalty", "general.sampling.penalty_repeat", 0.01, 10.0),
+}
+# A vocabulary may be padded to a round number of rows, not more than this.
+_PADDING = 1024
+
+
+class Checkpoint(ABC):
+    """A model on disk, open. Close it, or use it in `with`; what it has loaded stays valid while it is held."""
+
+    path: Path
+    format: Literal["safetensors", "gguf"]
+    config: Llama4Config
+    size_bytes: int
+    """Of the weight files."""
+    advice: Mapping[str, float]
+    """Sampling options that the checkpoint recommends, by their name in SamplingOptions; often empty."""
+
+    @abstractmethod
+    def source(self) -> Source:
+        """The weights one by one. Raises BadCheckpoint at once when names or shapes are not the config's."""
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
+
+    def check_finite(self) -> None:
+        """Read all weights once; raise BadCheckpoint naming tensors with a NaN or an infinity."""
+        check_source(self.path, self.config, self.source())
+
+    @abstractmethod
+    def _read_tokenizer(self) -> Tokenizer: ...
+
+    def load(self) -> Model:
+        """The weights as a tree, mapped where the file's form allows it. Raises BadCheckpoint."""
+        model = build(self.config, self.source())
+        self.check_unchanged()
+        return model
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer, read once. Raises NotFound, BadTokenizer (also when it does not fit the weights)."""
+        return self._tokenizer
+
+    @property
+    def template(self) -> str | None:
+        """The chat template as text, to recognise it by; never executed. Raises as `load_tokenizer`."""
+        return self._tokenizer.template
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = self._read_tokenizer()
+        rows, tokens = self.config.vocab_size, tokenizer.vocab_size
+        if tokens > rows or rows - tokens > max(_PADDING, rows // 50):
+            fail(
+                BadTokenizer,
+                f"{self.path}: the tokenizer does not fit the weights: {tokens} tokens, {rows} rows of embeddings",
+                do="take the tokenizer that the model came with",
+            )
+        for name, token_id in (("bos", self.config.bos_id), *(("eos", i) for i in self.config.eos_ids)):
+            if token_id is not None and token_id >= tokens:
+                fail(BadTokenizer, f"{self.path}: {name} id", got=token_id, expected=f"below {tokens}, the tokenizer's")
+        return tokenizer
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the files back, at once or when the last array that looks into them goes."""
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class HfCheckpoint(Checkpoint):
+    """config.json and safetensors: a folder, or one file whose folder has the rest."""
+
+    format: Literal["safetensors", "gguf"] = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path if path.is_dir() else path.parent
+        if not (self.folder / "config.json").exists():
+            fail(NotFound, f"{self.folder} has no config.json", do="it belongs beside the safetensors files")
+        data = read_json(safe_path(self.folder, "config.json"), BadConfig)
+        _refuse_quantised(path, data)
+        if "auto_map" in data:
+            log.warning("%s: config.json names code of its own (auto_map): ignored, never run", path)
+        generation = self._optional("generation_config.json")
+        config = Llama4Config.from_hf(data)
+        eos = (*config.eos_ids, *_ids(generation.get("eos_token_id")))
+        self.config = replace(config, eos_ids=tuple(dict.fromkeys(eos)))
+        self.advice = _advice(generation, 0)
+        if generation.get("do_sample") is False:
+            self.advice = {"temperature": 0.0}
+        self._source = HfSource(path, config, half_split=data.get("model_type") == "llama")
+        self.size_bytes = self._source.num_bytes
+
+    def source(self) -> Source:
+        """See Checkpoint."""
+        return self._source
+
+    def check_unchanged(self) -> None:
+        """See Checkpoint."""
+        self._source.check_unchanged()
+
+    def close(self) -> None:
+        """See Checkpoint."""
+        self._source.close()
+
+    def _read_tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_hf_folder(self.folder)
+
+    def _optional(self, name: str) -> dict[str, Any]:
+        exists = (self.folder / name).exists()
+        return read_json(safe_path(self.folder, name), BadConfig) if exists else {}
+
+
+class GgufCheckpoint(Checkpoint):
+    """A GGUF model, and the file with its vision part when it has one."""
+
+    format: Literal["safetensors", "gguf"] = "gguf"
+
+    def __init__(self, path: Path, reader: Gguf, mmproj: Gguf | None) -> None:
+        self.path = path
+        self.reader = reader
+        self.mmproj = mmproj
+        self.config = config_from_gguf(reader, mmproj)
+        self.advice = _advice(reader.keys, 1)
+        self.size_bytes = reader.num_bytes + (mmproj.num_bytes if mmproj else 0)
+        self._source = GgufSource(reader, self.config, mmproj)
+
+    def source(self) -> Source:
+        """See Checkpoint."""
+        return self._source
+
+    def check_unchanged(self) -> None:
+        """See Checkpoint."""
+        self.reader.check_unchanged()
+        if self.mmproj is not None:
+            self.mmproj.check_unchanged()
+
+    def close(self) -> None:
+        """See Checkpoint."""
+        del self.reader, self.mmproj, self._source
+
+    def _read_tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_gguf(self.reader.keys, self.path.name)
+
+
+def _refuse_quantised(path: Path, data: Mapping[str, Any]) -> None:
+    quantised = data.get("quantization_config")
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        fail(
+            BadCheckpoint,
+            f"{path} is quantised",
+            got=method,
+            expected="bf16, f16 or f32 safetensors",
+            do="use the model's bf16 form, or a GGUF",
+        )
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    for item in items:
+        if type(item) is not int or not 0 <= item < MAX_VOCAB:
+            fail(BadConfig, "generation_config.json eos_token_id", got=value, expected="ids of the vocabulary")
+    return tuple(items)
+
+
+def _advice(keys: Mapping[str, Any], column: Literal[0, 1]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for option, (hf, gguf, low, high) in _ADVICE.items():
+        key = (hf, gguf)[column]
+        value = keys.get(key)
+        if value is None:
+            continue
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            fail(BadConfig, f"sampling advice {key}", got=value, expected=f"{low} to {high}")
+        found[option] = value
+    return found
