@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 
+from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 from herd.batch import packed
 from herd.config import TINY, Llama4Config
 from herd.engine.runner import Piece, Runner, page_size_for
