@@ -112,6 +112,20 @@ class Tokenizer:
             split="bytes",
         )
 
+    def with_file(self, *, eos_ids: Iterable[int], template: str | None) -> "Tokenizer":
+        """The same vocabulary with what files beside it say: ids that end an answer, the chat template."""
+        return Tokenizer(
+            self._encode,
+            self._bytes,
+            self.specials,
+            bos_id=self.bos_id,
+            eos_ids=eos_ids,
+            add_bos=self.add_bos,
+            split=self.split,
+            template=template,
+            missing_bytes=self.missing_bytes,
+        )
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: what looks like a special token is text too. Raises UsageError on lone surrogates."""
         if not text:
