@@ -3,6 +3,7 @@
 What it is: temporary name beside the target, fsync, rename. What it is not: locking between two writers.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -37,8 +38,9 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _sync(target.parent)
         if old is not None:
             shutil.rmtree(old.parent)
-    except BaseException:
+    except BaseException as problem:
         shutil.rmtree(temp, ignore_errors=True)
+        _explain(target, problem)
         raise
 
 
@@ -60,8 +62,9 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _sync(temp)
         temp.replace(target)
         _sync(target.parent)
-    except BaseException:
+    except BaseException as problem:
         temp.unlink(missing_ok=True)
+        _explain(target, problem)
         raise
 
 
@@ -74,6 +77,12 @@ def check_disk(target: Path, needed_bytes: int) -> None:
             f"{target}: needs {needed_bytes / 1e9:.2f} GB on the disk, {have / 1e9:.2f} GB are free",
             do="free some space, choose a smaller type, or name another disk",
         )
+
+
+def _explain(target: Path, problem: BaseException) -> None:
+    """A disk that ran full in spite of `check_disk` is the machine's fault: say so in one line."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        fail(DoesNotFit, f"{target}: the disk is full ({problem.strerror})", do="nothing was left behind")
 
 
 def _checked(target: Path, overwrite: bool) -> Path:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
+
 from herd.checkpoint.finite import check_source
 from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
@@ -176,8 +178,15 @@ class GgufCheckpoint(Checkpoint):
         """See Checkpoint."""
         del self.reader, self.mmproj, self._source
 
+    def tokenizer_keys(self) -> dict[str, Any]:
+        """The `tokenizer.*` keys as Python values: arrays as lists."""
+        found = {name: value for name, value in self.reader.keys.items() if name.startswith("tokenizer.")}
+        return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in found.items()}
+
     def _read_tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_gguf(self.reader.keys, self.path.name)
+        if self.reader.keys.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
+            fail(NotFound, f"{self.path} has no tokenizer")
+        return Tokenizer.from_gguf(self.tokenizer_keys(), self.path.name)
 
 
 def _refuse_quantised(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,0 +1,161 @@
+"""Files to files: any checkpoint that loads becomes Hugging Face safetensors or GGUF, one tensor at a time.
+
+What it is: `convert`. The tokenizer, its template and the sampling advice come along. What it is not: a search for the
+best mixture of number formats (`passes`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from herd.checkpoint.floats import dtype_name
+from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
+from herd.checkpoint.hf_folder import safe_path
+from herd.checkpoint.hf_write import save_hf
+from herd.checkpoint.open import open_checkpoint
+from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
+from herd.errors import NotFound, UsageError, fail
+from herd.weights import Packed
+
+Progress = Callable[[str, int], None]
+"""Called with a tensor's name and its bytes once it is written."""
+
+HF_TYPES = ("f32", "f16", "bf16")
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "USE_POLICY.md",
+)
+"""What belongs to a model besides its weights: copied as it is between Hugging Face folders."""
+_DESCRIBES = ("general.name", "general.author", "general.organization", "general.license", "general.sampling.")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion wrote."""
+
+    path: Path
+    type: str
+    num_bytes: int
+    """Of all files."""
+    notes: tuple[str, ...] = ()
+    """What is not the same as in the source, and where another program computes something else."""
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    type: str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf (the vision part beside it,
+    as mmproj-NAME), else a Hugging Face folder.
+
+    type: f32, f16 or bf16; for GGUF also q4_0, q4_1, q8_0, q4_k, q6_k; None: the source's own (a quantised source
+    becomes a bf16 folder). The target appears complete or not at all. Raises what `open_checkpoint` raises;
+    UsageError (target exists, unknown type), DoesNotFit (disk: needed and free), BadCheckpoint (a value that the type
+    cannot hold).
+    """
+    target = Path(target)
+    with open_checkpoint(source) as checkpoint:
+        if target.suffix == ".gguf":
+            return _to_gguf(checkpoint, target, type or own_type(checkpoint), overwrite, progress)
+        own = own_type(checkpoint)
+        return _to_hf(checkpoint, target, type or (own if own in HF_TYPES else "bf16"), overwrite, progress)
+
+
+def own_type(checkpoint: Checkpoint) -> str:
+    """The number format that a checkpoint's matrices have, judged by the first layer's output projection."""
+    c = checkpoint.config
+    node: Any = checkpoint.source().matrix("model.layers.0.self_attn.o_proj", c.width, c.num_heads * c.head_size)
+    if isinstance(node, Packed):
+        return node.format
+    return {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}.get(node.w.dtype, "bf16")
+
+
+def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
+    if type not in HF_TYPES:
+        fail(UsageError, "type of a safetensors folder", got=type, expected=", ".join(HF_TYPES), do="or name a .gguf")
+    files: list[Path] = []
+    texts: dict[str, str] = {}
+    notes: list[str] = []
+    if isinstance(checkpoint, HfCheckpoint):
+        files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
+    elif isinstance(checkpoint, GgufCheckpoint):
+        try:
+            tokenizer = checkpoint.load_tokenizer()
+            keys, where = checkpoint.tokenizer_keys(), str(checkpoint.path)
+            texts = hf_tokenizer_texts(keys, tokenizer, checkpoint.config, checkpoint.advice, where)
+        except NotFound:
+            notes.append("the source has no tokenizer")
+    save_hf(
+        target,
+        checkpoint.config,
+        checkpoint.source(),
+        dtype_name(type),
+        files=files,
+        texts=texts,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    checkpoint.check_unchanged()
+    return Converted(target, type, sum(p.stat().st_size for p in target.iterdir()), tuple(notes))
+
+
+def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
+    if type not in FILE_TYPES:
+        fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
+    notes: list[str] = []
+    keys: dict[str, Any] = {"general.name": checkpoint.path.resolve().stem}
+    if isinstance(checkpoint, GgufCheckpoint):
+        keys |= {k: v for k, v in checkpoint.reader.keys.items() if k.startswith(("tokenizer.", *_DESCRIBES))}
+    elif isinstance(checkpoint, HfCheckpoint):
+        keys |= {f"general.sampling.{_SAMPLING[k]}": v for k, v in checkpoint.advice.items()}
+        try:
+            tokenizer = checkpoint.load_tokenizer()
+            keys |= gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
+        except NotFound:
+            notes.append("the source has no tokenizer.json: the file gets none")
+    if "tokenizer.ggml.model" not in keys:
+        keys["tokenizer.ggml.model"] = "none"
+    mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
+    written = write_gguf(
+        target,
+        checkpoint.config,
+        checkpoint.source(),
+        keys,
+        type,
+        mmproj=mmproj,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    checkpoint.check_unchanged()
+    if written.substituted:
+        kinds = ", ".join(sorted(set(written.substituted.values())))
+        notes.append(f"{len(written.substituted)} tensors do not fit blocks of {type} and became {kinds}")
+    size = written.num_bytes + (written.mmproj.num_bytes if written.mmproj else 0)
+    return Converted(target, type, size, (*notes, *written.notes))
+
+
+_SAMPLING = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
