@@ -7,7 +7,7 @@ nodes of `herd.weights` holding tensors, or an `nn.Module` with the same attribu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,14 +133,14 @@ class TorchOps:
 
     def linear(self, x_TI: Tensor, w: Any, extras: Extras | None = None) -> Tensor:
         """x w^T + bias, any kind of matrix, with the adapters of `extras`."""
+        if w.kind == "lora":
+            return self.linear(x_TI, w.base, extras) + _low_rank(x_TI, w.down, w.up, w.scale)
         if extras is not None and extras.observe is not None:
             extras.observe.seen(w.name, x_TI)
         if w.kind == "dense":
             y_TO: Tensor = F.linear(x_TI, w.w.to(x_TI.dtype), w.bias)
         elif w.kind == "packed":
             y_TO = F.linear(x_TI, self.unpack(w).to(x_TI.dtype), w.bias)
-        elif w.kind == "lora":
-            return self.linear(x_TI, w.base, extras) + F.linear(F.linear(x_TI, w.down), w.up) * w.scale
         else:
             raise NotImplementedError(f"linear over weight kind {w.kind!r}")
         if extras is not None and extras.adapters is not None:
@@ -154,7 +154,8 @@ class TorchOps:
     def grouped(self, x_RI: Tensor, ends: list[int], w: Any, extras: Extras | None, rows_R: Tensor) -> Tensor:
         """Rows sorted by expert; ends[e] is the end row of expert e; rows_R the pass's row of each."""
         adapters = extras.adapters if extras else None
-        pairs: Sequence[LowRank | None] = adapters.pairs.get(w.name, ()) if adapters else ()
+        name = w.base.name if w.kind == "lora" else w.name
+        pairs: Sequence[LowRank | None] = adapters.pairs.get(name, ()) if adapters else ()
         ids_R = self._ids(adapters.rows_T)[rows_R] if adapters and pairs else None
         out, start = [], 0
         for e, end in enumerate(ends):
@@ -162,7 +163,7 @@ class TorchOps:
                 continue
             x = x_RI[start:end]
             if extras is not None and extras.observe is not None:
-                extras.observe.seen(w.name, x, e)
+                extras.observe.seen(name, x, e)
             y = x @ self.expert(w, e).to(x.dtype)
             if w.kind == "lora":
                 y = y + _low_rank(x, w.down[e], w.up[e], w.scale)
@@ -363,15 +364,11 @@ class TorchOps:
     def head(self, x_TD: Tensor, norm: Any, w: Any, rows_R: Any | None = None, extras: Extras | None = None) -> Tensor:
         """Logits of the wanted rows."""
         if rows_R is not None:
-            x_TD = x_TD[self._ids(rows_R)]
+            at = self._ids(rows_R)
+            x_TD = x_TD[at]
             if extras is not None and extras.adapters is not None:
-                fail(
-                    UsageError,
-                    "head with adapters",
-                    got="chosen rows",
-                    expected="all rows",
-                    do="adapters on lm_head need the whole pass",
-                )
+                adapters = replace(extras.adapters, rows_T=self._ids(extras.adapters.rows_T)[at])
+                extras = replace(extras, adapters=adapters)
         return wide(self.linear(self.norm(x_TD, norm), w, extras))
 
     # -- vision ----------------------------------------------------------------------------------------------------
