@@ -1,7 +1,9 @@
 """What a model's files are, to the bit: sizes, SHA-256, and the ids made from them."""
 
+import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 BLOCK = 1 << 20
 SUFFIXES = (".safetensors", ".gguf", ".json", ".model", ".txt", ".md")
 """Files that belong to a model's folder; anything else there is not ours to judge."""
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -35,7 +38,8 @@ def sha256(path: Path, progress: Progress = silent) -> str:
 
 
 def scan(path: Path) -> dict[str, FileRecord]:
-    """The files of a model (one file, or a folder's own, subfolders not entered), without their digests.
+    """The files of a model, without their digests: a folder's own (subfolders are not entered), or one file with the
+    other parts of a split GGUF.
 
     Raises NotFound, or BadCheckpoint when nothing there holds weights.
     """
@@ -43,6 +47,8 @@ def scan(path: Path) -> dict[str, FileRecord]:
         fail(NotFound, f"no file or folder {path}")
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    elif part := PART.fullmatch(path.name):
+        found = sorted(path.parent.glob(f"{glob.escape(part[1])}-*-of-{part[2]}.gguf"))
     else:
         found = [path]
     files = {}
@@ -69,9 +75,8 @@ def quick_id(folder: Path, files: Mapping[str, FileRecord]) -> str:
     """12 digits from names, sizes and both ends of each file: an id in milliseconds, even of 200 GB."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        path = folder / name if folder.is_dir() else folder
         digest.update(f"{name} {files[name].size}\n".encode())
-        with open(path, "rb") as f:
+        with open(folder / name, "rb") as f:
             digest.update(f.read(BLOCK))
             f.seek(max(0, files[name].size - BLOCK), os.SEEK_SET)
             digest.update(f.read(BLOCK))

@@ -23,15 +23,22 @@ from herd.checkpoint.hashing import BLOCK, Progress, digest_of, silent
 from herd.checkpoint.registry import FileRecord, Version
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
 
-WANTED: tuple[str, ...] = (
+WANTED = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "chat_template*",
     "tokenizer*",
     "*.txt",
+    "README.md",
+    "LICENSE*",
+    "USE_POLICY*",
 )
-WANTED += ("special_tokens_map.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "USE_POLICY*")
+"""Files of a safetensors model that are fetched; code, pickles and everything unknown is not."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
 MAX_FILES = 1000
 

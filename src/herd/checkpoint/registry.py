@@ -66,7 +66,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def file(self, name: str) -> Path:
         """Where the recorded file called `name` lies."""
-        return self.location / name if self.location.is_dir() else self.location
+        return (self.location if self.location.is_dir() else self.location.parent) / name
 
     def called(self, digest: str) -> bool:
         """Whether a prefix someone typed means this version."""

@@ -74,14 +74,18 @@ def pull(
 def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version]:
     """Register a file or folder where it lies, without a copy, and use it. Digests are left to `verify`.
 
-    Raises NotFound, BadCheckpoint (no model there), UsageError (bad name).
+    Raises NotFound, BadCheckpoint and BadConfig (no model that Herd runs), UsageError (bad name).
     """
+    from herd.checkpoint.open import open_checkpoint
+
     # Not resolved: a hub cache's folder is links into a heap of blobs, and its name is the one that says something.
     place = Path(path).expanduser().absolute()
     files = scan(place)
+    with open_checkpoint(place):  # headers and config: what cannot be loaded is not registered
+        pass
     chosen = registry.check_name(name) if name else _name_of(place)
     version = Version(
-        id=quick_id(place, files),
+        id=quick_id(place if place.is_dir() else place.parent, files),
         path=str(place),
         files=files,
         source="import",

@@ -71,8 +71,9 @@ def _native() -> Finding:
     try:
         from herd import _native as native
     except ImportError as e:
-        return Finding("native module", str(e), ok=False, remedy="scripts/setup builds it")
-    return Finding("native module", f"instruction sets: {native.isa_info()}")
+        return Finding("native", str(e), ok=False, remedy="scripts/setup builds it")
+    isa = native.isa_info()
+    return Finding("native", f"{isa['chosen']} kernels, of {', '.join(isa['available'])} ({' '.join(isa['features'])})")
 
 
 def _memory() -> Finding:

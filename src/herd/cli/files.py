@@ -39,7 +39,8 @@ def tokenize(model: str, text: tuple[str, ...], files: tuple[str, ...], as_json:
     given = assemble(" ".join(text), files)
     if not given:
         fail(UsageError, "no text", do='herd tokenize MODEL "TEXT", or pipe one in')
-    tokenizer = open_checkpoint(store.resolve(model)).tokenizer()
+    with open_checkpoint(store.resolve(model)) as checkpoint:
+        tokenizer = checkpoint.load_tokenizer()
     ids = tokenizer.encode(given)
     pieces = [tokenizer.token_bytes(i) for i in ids]
     if as_json:

@@ -1,12 +1,17 @@
 """Commands about the models on this machine: pull, import, list, show, rm, verify, use."""
 
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from herd.checkpoint import store
 from herd.checkpoint.registry import Version
 from herd.cli import console
+
+if TYPE_CHECKING:
+    from herd.checkpoint.about import About
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
@@ -68,7 +73,7 @@ def show(model: str, as_json: bool) -> None:
     if as_json:
         console.print_json("show", about.to_dict(facts))
         return
-    for label, text in about.lines(facts):
+    for label, text in _lines(facts):
         print(f"{label:<12}{text}")
 
 
@@ -114,6 +119,31 @@ def use(name_at_digest: str, as_json: bool) -> None:
     """Choose which version NAME means, for example to go back to the one before."""
     name, version = store.use(name_at_digest)
     _tell("use", name, version, as_json)
+
+
+def _lines(facts: "About") -> Iterator[tuple[str, str]]:
+    c, n = facts.config, facts.counts
+    yield "model", facts.name or facts.path.name
+    yield "path", str(facts.path)
+    yield "format", f"{facts.format}, {facts.family}, {console.size(facts.size_bytes)}"
+    yield "types", ", ".join(f"{kind} {console.size(size)}" for kind, size in facts.types.items())
+    active = f", {console.count(n.active)} active a token" if n.routed else ""
+    vision = f", {console.count(n.vision)} of them vision" if n.vision else ""
+    yield "parameters", f"{n.total:,} ({console.count(n.total)}){vision}{active}"
+    experts = f", {c.num_experts} experts" if n.routed else ""
+    yield "shape", f"{c.num_layers} layers, width {c.width}, {c.num_heads} heads, {c.vocab_size} tokens{experts}"
+    yield "context", f"{c.max_context} tokens"
+    yield "input", "text and images" if c.vision else "text"
+    for v in facts.versions:
+        now = "in use" if v.id == facts.current else f"herd use {facts.name}@{v.id}"
+        yield "version", f"{v.id}  {console.size(v.size_bytes)}  {v.source}  {now}"
+    if facts.licence is None:
+        yield "licence", facts.licence_name or "not stated: ask where the files came from"
+        return
+    assumed = "" if facts.licence_name else " (not stated in the files; the family's own)"
+    yield "licence", f"{facts.licence.title}{assumed}, {facts.licence.url}"
+    for duty in facts.licence.duties:
+        yield "", f"- {duty}"
 
 
 def _tell(command: str, name: str, version: Version, as_json: bool) -> None:
