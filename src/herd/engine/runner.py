@@ -20,6 +20,7 @@ from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
 from herd.model import forward, hidden, see
 from herd.ops.contract import Ops
+from herd.plan.memory import TILES_PER_PASS
 from herd.weights import Model
 
 Logits = npt.NDArray[np.float32]
@@ -117,10 +118,15 @@ class Runner:
         return self.pager.lease()
 
     def see(self, pixels_I3SS: Any) -> Any:
-        """Image features; raises UsageError on a text model."""
+        """Image features, a few tiles a pass; raises UsageError on a text model."""
         if self.config.vision is None or self.weights.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
-        return see(self.ops, self.config.vision, self.weights.vision, self.ops.array(pixels_I3SS))
+        vision, weights, step = self.config.vision, self.weights.vision, TILES_PER_PASS
+        parts = [
+            see(self.ops, vision, weights, self.ops.array(pixels_I3SS[i : i + step]))
+            for i in range(0, len(pixels_I3SS), step)
+        ]
+        return parts[0] if len(parts) == 1 else self.ops.array(np.concatenate([self.ops.numpy(x) for x in parts]))
 
     def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
         """One pass; see ModelRunner."""

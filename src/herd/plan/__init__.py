@@ -1,0 +1,1 @@
+"""Memory as arithmetic on a config."""

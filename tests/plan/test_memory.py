@@ -1,0 +1,96 @@
+"""Sizes against the published sums, and messages that say what would fit."""
+
+from dataclasses import replace
+
+import pytest
+
+from herd.config import GUARD, MAVERICK, SCOUT, TINY
+from herd.errors import DoesNotFit
+from herd.plan.memory import (
+    FORMAT_BITS,
+    cache_bytes,
+    check_fits,
+    gb,
+    largest_context,
+    need,
+    weights_bytes,
+    work_bytes,
+)
+
+
+@pytest.mark.parametrize(("tokens", "expected_gb"), [(131_072, 7.65), (1_048_576, 52.7), (10_485_760, 516.6)])
+def test_scouts_cache_in_bf16(tokens: int, expected_gb: float) -> None:
+    assert cache_bytes(SCOUT, tokens, "bf16") / 1e9 == pytest.approx(expected_gb, abs=0.05)
+    assert cache_bytes(SCOUT, tokens, "bf16") == 49_152 * tokens + 147_456 * 8192
+    assert cache_bytes(SCOUT, tokens, "f32") == 2 * cache_bytes(SCOUT, tokens, "bf16")
+
+
+def test_short_and_unchunked_caches() -> None:
+    assert cache_bytes(SCOUT, 100, "bf16") == 100 * 48 * 4096
+    assert cache_bytes(GUARD, 1000, "bf16") == 196_608 * 1000
+    assert cache_bytes(SCOUT, 100, "bf16", sequences=3) == 3 * cache_bytes(SCOUT, 100, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("config", "bits", "expected_gb"),
+    [(SCOUT, 16, 217.3), (MAVERICK, 16, 803.2), (GUARD, 16, 24.0),
+     (replace(SCOUT, vision=None), 4.5, 60.6), (replace(MAVERICK, vision=None), 6.5625, 328.7)],
+)  # fmt: skip
+def test_weights(config, bits: float, expected_gb: float) -> None:
+    assert weights_bytes(config, bits) / 1e9 == pytest.approx(expected_gb, abs=0.05)
+
+
+def test_format_bits_are_those_of_the_formats() -> None:
+    from herd import formats
+
+    for name, bits in FORMAT_BITS.items():
+        if name.startswith("q"):
+            f = formats.get(name)
+            assert f.bits == bits
+
+
+def test_the_largest_context_is_the_border() -> None:
+    weights = 60_600_000_000
+    for available in (62_000_000_000, 80_000_000_000, 5_000_000_000_000):
+        n = largest_context(SCOUT, weights, available)
+        assert n % 256 == 0
+        assert n > 0
+        assert need(SCOUT, weights, n).total_bytes <= available
+        assert n == SCOUT.max_context or need(SCOUT, weights, n + 256).total_bytes > available
+    assert largest_context(SCOUT, weights, 10**9) == 0
+
+
+def test_a_shorter_context_is_offered() -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        check_fits("scout", SCOUT, 60_600_000_000, 1_048_576, 64_000_000_000)
+    line = str(caught.value)
+    assert line.startswith("scout does not fit: it needs 11")
+    assert "64.0 GB are available" in line
+    assert "\n" not in line
+    offered = int(line.rsplit(" ", 1)[1])
+    check_fits("scout", SCOUT, 60_600_000_000, offered, 64_000_000_000)
+
+
+def test_a_smaller_form_is_offered() -> None:
+    with pytest.raises(DoesNotFit, match=r"would fit: the same model as q6_k, 89.1 GB of weights \(herd convert\)"):
+        check_fits("scout", SCOUT, weights_bytes(SCOUT, 16), 8192, 100_000_000_000)
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(DoesNotFit, match="no form of this model fits here: take a smaller model"):
+        check_fits("maverick", MAVERICK, weights_bytes(MAVERICK, 16), 8192, 16_000_000_000)
+
+
+def test_what_fits_passes() -> None:
+    needed = check_fits("tiny", TINY, 10**6, 4096, 10**9)
+    assert needed.weights_bytes == 10**6
+    assert needed.total_bytes < 10**9
+
+
+def test_work_holds_the_widest_arrays() -> None:
+    assert work_bytes(SCOUT, 512) > 512 * 4 * (SCOUT.width + 2 * SCOUT.expert_width)
+    assert work_bytes(SCOUT, 1) > work_bytes(replace(SCOUT, vision=None), 1), "tiles go through the tower too"
+
+
+def test_sizes_for_people() -> None:
+    assert [gb(n) for n in (10**6, 99_400_000, 10**8, 216_300_000_000)] == ["1.0 MB", "99.4 MB", "0.1 GB", "216.3 GB"]
