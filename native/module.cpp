@@ -2,10 +2,12 @@
 #include <nanobind/nanobind.h>
 
 #include "bpe.h"
+#include "ops.h"
 
 namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of Herd. Private: use herd.ops.native and herd.text.";
     herd::register_bpe(m);
+    herd::register_ops(m);
 }

@@ -1,0 +1,71 @@
+// Exact attention of a block of rows (tokens x query heads of one KV head) over a range of keys, in one pass: running
+// maximum and sum per row (Milakov and Gimelshein 2018; Dao et al. 2022). Keys go in blocks of KEYS counted from the
+// segment's start, so a row's result depends on its own keys and nothing else.
+
+static void attend(const Attend &a) {
+    const int64_t R = a.tokens * a.heads, H = a.H, HP = attend_width(H);
+    float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R, *v = kt + KEYS * HP;
+    const float by = 1.0f / __builtin_sqrtf((float)H);
+    for (int64_t t = 0; t < a.tokens; t++)
+        for (int64_t h = 0; h < a.heads; h++) {
+            int64_t r = t * a.heads + h;
+            for (int64_t i = 0; i < H; i++) q[r * HP + i] = a.q[t * a.ldq + h * H + i] * by;
+            m[r] = -__builtin_inff();
+            l[r] = 0;
+        }
+    memset(o, 0, (size_t)(R * HP) * 4);
+    int64_t last = a.causal ? a.first + a.tokens - 1 : a.first, end = a.key1 < last ? a.key1 : last;
+    const int64_t size = a.type == Type::f32 ? 4 : 2;
+    for (int64_t s0 = a.key0; s0 < end; s0 += KEYS) {
+        int64_t n = end - s0 < KEYS ? end - s0 : KEYS;
+        if (n < KEYS) memset(kt, 0, (size_t)(KEYS * HP) * 4);
+        for (int64_t j = 0; j < n; j++) {
+            int64_t key = s0 + j;
+            int64_t slot = a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
+            float wide[1024];
+            for (int64_t i = 0; i < H; i += 1024) {
+                int64_t part = H - i < 1024 ? H - i : 1024;
+                widen(a.type, a.k + slot * a.slot_bytes + i * size, part, wide);
+                for (int64_t c = 0; c < part; c++) kt[(i + c) * KEYS + j] = wide[c];
+            }
+            widen(a.type, a.v + slot * a.slot_bytes, H, v + j * HP);
+            for (int64_t i = H; i < HP; i++) v[j * HP + i] = 0;
+        }
+        tile(R, H, KEYS / W, q, HP, kt, KEYS, s, KEYS, false);
+        for (int64_t t = 0; t < a.tokens; t++) {
+            int64_t sees = (a.causal ? a.first + t : a.first) - s0;
+            int64_t seen = sees < n ? sees : n;
+            for (int64_t h = 0; h < a.heads; h++) {
+                int64_t r = t * a.heads + h;
+                float *row = s + r * KEYS;
+                if (seen <= 0) {
+                    memset(row, 0, KEYS * 4);
+                    continue;
+                }
+                for (int64_t j = seen; j < KEYS; j++) row[j] = -__builtin_inff();
+                F top = load(row);
+                for (int j = W; j < KEYS; j += W) top = largest(top, load(row + j));
+                float most = peak(top), next = most > m[r] ? most : m[r];
+                F sum{};
+                for (int j = 0; j < KEYS; j += W) {
+                    F e = exponential(load(row + j) - next);
+                    store(row + j, e);
+                    sum += e;
+                }
+                float c = exponential(set1(m[r] - next))[0];
+                l[r] = l[r] * c + total(sum);
+                m[r] = next;
+                if (c != 1.0f)
+                    for (int64_t i = 0; i < HP; i += W) store(o + r * HP + i, load(o + r * HP + i) * c);
+            }
+        }
+        tile(R, n, HP / W, s, KEYS, v, HP, o, HP, true);
+    }
+    for (int64_t t = 0; t < a.tokens; t++)
+        for (int64_t h = 0; h < a.heads; h++) {
+            int64_t r = t * a.heads + h;
+            float norm = a.state ? 1.0f : 1.0f / l[r];
+            for (int64_t i = 0; i < H; i++) a.o[t * a.ldo + h * H + i] = o[r * HP + i] * norm;
+            if (a.state) a.state[2 * r] = m[r], a.state[2 * r + 1] = l[r];
+        }
+}

@@ -1,0 +1,114 @@
+// The blocked product of packed weights: a panel of PANEL outputs x DEPTH inputs is unpacked once into bytes
+// [inputs / 4][PANEL][4] with float scales and minima [group][PANEL], and every tile of four rows runs over it.
+
+struct Panel {
+    uint8_t *u;
+    float *s, *m;
+};
+
+#if defined(HERD_AVX512)
+template <bool MIN, int GROUP>
+INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *half, float *y, int64_t ldy, bool more) {
+    __m512 acc[4][3];
+    for (int r = 0; r < 4; r++)
+        for (int v = 0; v < 3; v++) acc[r][v] = more ? _mm512_loadu_ps(y + r * ldy + 16 * v) : _mm512_setzero_ps();
+    const uint8_t *u = panel.u;
+    for (int64_t g = 0; g < depth / GROUP; g++) {
+        __m512i dot[4][3];
+        for (int r = 0; r < 4; r++) {
+            int32_t start = GROUP == 32 ? half[8 * g + r] + half[8 * g + 4 + r] : half[4 * g + r];
+            for (int v = 0; v < 3; v++) dot[r][v] = MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(-zero * start);
+        }
+        for (int k = 0; k < GROUP / 4; k++, u += 4 * PANEL, q += 16) {
+            __m512i w[3];
+            for (int v = 0; v < 3; v++) w[v] = _mm512_loadu_si512(u + 64 * v);
+            for (int r = 0; r < 4; r++) {
+                int32_t four;
+                memcpy(&four, q + 4 * r, 4);
+                __m512i a = _mm512_set1_epi32(four);
+                for (int v = 0; v < 3; v++) dot[r][v] = _mm512_dpbusd_epi32(dot[r][v], w[v], a);
+            }
+        }
+        int64_t by = GROUP == 32 ? g : g / 2;
+        for (int v = 0; v < 3; v++) {
+            __m512 s = _mm512_loadu_ps(panel.s + g * PANEL + 16 * v), m = _mm512_loadu_ps(panel.m + g * PANEL + 16 * v);
+            for (int r = 0; r < 4; r++) {
+                __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[r][v]), _mm512_set1_ps(scale[4 * by + r]));
+                acc[r][v] = _mm512_fmadd_ps(a, s, acc[r][v]);
+                if (MIN) acc[r][v] = _mm512_fmadd_ps(m, _mm512_set1_ps(sum[4 * by + r]), acc[r][v]);
+            }
+        }
+    }
+    for (int r = 0; r < 4; r++)
+        for (int v = 0; v < 3; v++) _mm512_storeu_ps(y + r * ldy + 16 * v, acc[r][v]);
+}
+#else
+template <bool MIN, int GROUP>
+INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *half, float *y, int64_t ldy, bool more) {
+    if (!more)
+        for (int r = 0; r < 4; r++)
+            for (int c = 0; c < PANEL; c++) y[r * ldy + c] = 0;
+    for (int64_t g = 0; g < depth / GROUP; g++) {
+        int64_t by = GROUP == 32 ? g : g / 2;
+        for (int r = 0; r < 4; r++) {
+            int32_t start = GROUP == 32 ? half[8 * g + r] + half[8 * g + 4 + r] : half[4 * g + r];
+            int32_t dot[PANEL];
+            for (int c = 0; c < PANEL; c++) dot[c] = MIN ? 0 : -zero * start;
+            for (int k = 0; k < GROUP / 4; k++) {
+                const uint8_t *u = panel.u + (g * GROUP / 4 + k) * 4 * PANEL;
+                const int8_t *x = q + (g * GROUP / 4 + k) * 16 + 4 * r;
+                for (int c = 0; c < PANEL; c++)
+                    dot[c] += u[4 * c] * x[0] + u[4 * c + 1] * x[1] + u[4 * c + 2] * x[2] + u[4 * c + 3] * x[3];
+            }
+            for (int c = 0; c < PANEL; c++) {
+                float value = y[r * ldy + c] + scale[4 * by + r] * (float)dot[c] * panel.s[g * PANEL + c];
+                if (MIN) value += panel.m[g * PANEL + c] * sum[4 * by + r];
+                y[r * ldy + c] = value;
+            }
+        }
+    }
+}
+#endif
+
+// The columns of a panel one after another, scattered by fours.
+static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n, const Panel &panel) {
+    Format f = format_of(w.type);
+    alignas(64) uint8_t u[DEPTH];
+    float s[DEPTH / 16], m[DEPTH / 16];
+    for (int64_t c = 0; c < PANEL; c++) {
+        if (c < cols) {
+            unpack(w.type, first + c * w.row_bytes + k0 / f.block * f.bytes, n, u, s, m);
+        } else if (c == cols) {
+            memset(u, 0, sizeof u);
+            memset(s, 0, sizeof s);
+            memset(m, 0, sizeof m);
+        }
+        for (int64_t k = 0; k < n / 4; k++) memcpy(panel.u + (k * PANEL + c) * 4, u + 4 * k, 4);
+        for (int64_t g = 0; g < n / f.group; g++) panel.s[g * PANEL + c] = s[g], panel.m[g * PANEL + c] = m[g];
+    }
+}
+
+// y: [rows rounded up to 4][PANEL]
+static void many_packed(const Product &p, uint8_t *scratch) {
+    const Matrix &w = *p.w;
+    Format f = format_of(w.type);
+    Panel panel{scratch, (float *)(scratch + PANEL * DEPTH), (float *)(scratch + PANEL * DEPTH) + PANEL * (DEPTH / 16)};
+    const uint8_t *first = w.data + p.expert * w.expert_bytes + p.o0 * w.row_bytes;
+    const Quantised &x = p.quantised;
+    int64_t G = x.Kp / 32;
+    for (int64_t k0 = 0; k0 < w.K; k0 += DEPTH) {
+        int64_t n = w.K - k0 < DEPTH ? w.K - k0 : DEPTH;
+        unpack_panel(w, first, p.o1 - p.o0, k0, n, panel);
+        for (int64_t t = 0; t * 4 < p.rows; t++) {
+            const int8_t *q = x.q + 4 * t * x.Kp + 4 * k0;
+            const float *scale = x.scale + 4 * (t * G + k0 / 32), *sum = x.sum + 4 * (t * G + k0 / 32);
+            const int32_t *half = x.half + 8 * (t * G + k0 / 32);
+            float *y = p.y + 4 * t * p.ldy;
+            if (f.has_min) many_tile<true, 32>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
+            else if (f.group == 32) many_tile<false, 32>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
+            else many_tile<false, 16>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
+        }
+    }
+}

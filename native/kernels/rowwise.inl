@@ -1,0 +1,157 @@
+// Operations that see one row at a time: norms, activations, rope, conversions, quantising.
+
+// y = w * x / sqrt(mean(x^2) + eps)
+void rms(const float *x, const float *w, float eps, int64_t n, float *y) {
+    F a{}, b{};
+    int64_t i = 0;
+    for (; i + 2 * W <= n; i += 2 * W) {
+        F u = load(x + i), v = load(x + i + W);
+        a += u * u;
+        b += v * v;
+    }
+    for (; i < n; i += W) {
+        F u = i + W <= n ? load(x + i) : load_part(x + i, n - i);
+        a += u * u;
+    }
+    float by = 1.0f / __builtin_sqrtf(total(a + b) / (float)n + eps);
+    for (i = 0; i + W <= n; i += W) store(y + i, w ? load(x + i) * by * load(w + i) : load(x + i) * by);
+    for (; i < n; i++) y[i] = w ? x[i] * by * w[i] : x[i] * by;
+}
+
+// y = (x - mean) / sqrt(var + eps) * w + b, the variance from the deviations (two passes: no cancellation)
+void layer_norm(const float *x, const float *w, const float *b, float eps, int64_t n, float *y) {
+    F a{};
+    int64_t i = 0;
+    for (; i < n; i += W) a += i + W <= n ? load(x + i) : load_part(x + i, n - i);
+    float mean = total(a) / (float)n;
+    a = F{};
+    for (i = 0; i + W <= n; i += W) {
+        F d = load(x + i) - mean;
+        a += d * d;
+    }
+    float tail = 0;
+    for (; i < n; i++) tail += (x[i] - mean) * (x[i] - mean);
+    float by = 1.0f / __builtin_sqrtf((total(a) + tail) / (float)n + eps);
+    for (i = 0; i + W <= n; i += W) store(y + i, (load(x + i) - mean) * by * load(w + i) + load(b + i));
+    for (; i < n; i++) y[i] = (x[i] - mean) * by * w[i] + b[i];
+}
+
+INLINE F silu(F x) { return x / (exponential(-x) + 1.0f); }
+
+void silu_mul(const float *gate, const float *up, int64_t n, float *y) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, silu(load(gate + i)) * load(up + i));
+    if (i < n) store_part(y + i, silu(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
+}
+
+// x * Phi(x), Phi from the tail of erf: 1 - erf(z) = t(a1 + .. a5 t^4) e^(-z^2), t = 1 / (1 + p z), |error| <= 1.5e-7
+// (Abramowitz and Stegun 7.1.26), z = |x| / sqrt 2. Working on the tail keeps the error of large |x| at zero.
+INLINE F gelu_of(F x) {
+    F size = absolute(x), z = size * 0.70710678f;
+    F t = 1.0f / (z * 0.3275911f + 1.0f);
+    F p = set1(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    F tail = p * t * exponential(size * size * -0.5f) * 0.5f;
+    return x * pick(x < F{}, tail, 1.0f - tail);
+}
+
+void gelu(const float *x, int64_t n, float *y) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, gelu_of(load(x + i)));
+    if (i < n) store_part(y + i, gelu_of(load_part(x + i, n - i)), n - i);
+}
+
+void rotate(float *x, const float *cos, const float *sin, int64_t pairs) {
+    for (int64_t m = 0; m < pairs; m++) {
+        float a = x[2 * m], b = x[2 * m + 1];
+        x[2 * m] = a * cos[m] - b * sin[m];
+        x[2 * m + 1] = a * sin[m] + b * cos[m];
+    }
+}
+
+void scale(float *x, float by, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] *= by;
+}
+
+void add(const float *a, const float *b, int64_t n, float *y) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, load(a + i) + load(b + i));
+    for (; i < n; i++) y[i] = a[i] + b[i];
+}
+
+void narrow(Type type, const float *x, int64_t n, uint8_t *row) {
+    if (type == Type::f32) {
+        memcpy(row, x, (size_t)n * 4);
+        return;
+    }
+    int64_t i = 0;
+#if defined(HERD_AVX512)
+    if (type == Type::f16)
+        for (; i + 16 <= n; i += 16)
+            _mm256_storeu_si256((__m256i *)(row + 2 * i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(HERD_AVX2)
+    if (type == Type::f16)
+        for (; i + 8 <= n; i += 8)
+            _mm_storeu_si128((__m128i *)(row + 2 * i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) {
+        uint16_t h = type == Type::f16 ? float_to_half(x[i]) : float_to_bf16(x[i]);
+        memcpy(row + 2 * i, &h, 2);
+    }
+}
+
+// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0.
+INLINE float quantise_group(const float *x, int8_t *q) {
+    F most{};
+    for (int i = 0; i < 32; i += W) most = largest(most, absolute(load(x + i)));
+    float top = peak(most), by = top > 0 ? 127.0f / top : 0.0f;
+    for (int i = 0; i < 32; i += W) {
+        // Adding 1.5 * 2^23 rounds to nearest even; the low byte of the sum is the integer.
+        I r = (I)(load(x + i) * by + 12582912.0f);
+        for (int j = 0; j < W; j++) q[i + j] = (int8_t)r[j];
+    }
+    return top / 127.0f;
+}
+
+void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised t) {
+    int64_t G = t.Kp / 32;
+    for (int64_t r = 0; r < 4; r++)
+        for (int64_t g = 0; g < G; g++) {
+            alignas(64) int8_t q[32];
+            float s = 0;
+            int64_t left = K - 32 * g;
+            if (r >= rows || left <= 0) {
+                memset(q, 0, 32);
+            } else if (left >= 32) {
+                s = quantise_group(x + r * ldx + 32 * g, q);
+            } else {
+                float part[32] = {};
+                memcpy(part, x + r * ldx + 32 * g, (size_t)left * 4);
+                s = quantise_group(part, q);
+            }
+            int32_t low = 0, high = 0;
+            for (int i = 0; i < 16; i++) low += q[i], high += q[16 + i];
+            if (layout == Layout::tiles) {
+                for (int i = 0; i < 8; i++) memcpy(t.q + (8 * g + i) * 16 + 4 * r, q + 4 * i, 4);
+                t.scale[4 * g + r] = s;
+                t.sum[4 * g + r] = s * (float)(low + high);
+                t.half[8 * g + r] = low;
+                t.half[8 * g + 4 + r] = high;
+            } else {
+                int8_t *row = t.q + r * t.Kp;
+                if (layout == Layout::rows) {
+                    memcpy(row + 32 * g, q, 32);
+                } else {
+                    memcpy(row + g / 4 * 128 + g % 4 * 16, q, 16);
+                    memcpy(row + g / 4 * 128 + 64 + g % 4 * 16, q + 16, 16);
+                }
+                t.scale[r * G + g] = s;
+                t.sum[r * G + g] = s * (float)(low + high);
+                t.half[2 * (r * G + g)] = low;
+                t.half[2 * (r * G + g) + 1] = high;
+            }
+        }
+}

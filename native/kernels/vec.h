@@ -1,0 +1,157 @@
+// One vector type for every instruction set, from the compiler's vector extension: F holds W floats.
+// Included inside an unnamed namespace of one isa_*.cpp.
+
+#if defined(HERD_AVX512)
+constexpr int W = 16;
+#elif defined(HERD_AVX2)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float F __attribute__((vector_size(4 * W)));
+typedef int32_t I __attribute__((vector_size(4 * W)));
+typedef uint32_t U __attribute__((vector_size(4 * W)));
+typedef uint16_t U16 __attribute__((vector_size(2 * W)));
+typedef float FLoose __attribute__((vector_size(4 * W), aligned(1), may_alias));
+typedef uint16_t U16Loose __attribute__((vector_size(2 * W), aligned(1), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE F load(const float *p) { return *(const FLoose *)p; }
+INLINE void store(float *p, F v) { *(FLoose *)p = v; }
+INLINE F set1(float x) { return x - F{}; }
+INLINE I set1i(int32_t x) { return x - I{}; }
+INLINE F pick(I mask, F a, F b) { return (F)((mask & (I)a) | (~mask & (I)b)); }
+INLINE F largest(F a, F b) { return a > b ? a : b; }
+INLINE F absolute(F a) { return (F)((I)a & set1i(0x7fffffff)); }
+
+// A fixed tree, so that the result does not depend on how the compiler reduces.
+INLINE float total(F v) {
+    float part[W];
+    store(part, v);
+    for (int n = W / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) part[i] += part[i + n];
+    return part[0];
+}
+
+INLINE float peak(F v) {
+    float part[W];
+    store(part, v);
+    float most = part[0];
+    for (int i = 1; i < W; i++) most = part[i] > most ? part[i] : most;
+    return most;
+}
+
+// IEEE half to float by bits: a scaled copy of exponent and mantissa, subnormals included; infinities and NaN apart.
+INLINE F half_bits(U h) {
+    U sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
+    F value = (F)rest * 0x1p112f;
+    U special = (U)((I)(h & 0x7c00) == set1i(0x7c00));
+    U bits = ((U)value & ~special) | ((rest | 0x7f800000u) & special);
+    return (F)(bits | sign);
+}
+
+INLINE F load_half(const uint8_t *p) {
+#if defined(HERD_AVX512)
+    return (F)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(HERD_AVX2)
+    return (F)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__aarch64__)
+    uint16_t h[4];
+    memcpy(h, p, 8);
+    return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(h)));
+#else
+    return half_bits(__builtin_convertvector(*(const U16Loose *)p, U));
+#endif
+}
+
+INLINE F load_bf16(const uint8_t *p) { return (F)(__builtin_convertvector(*(const U16Loose *)p, U) << 16); }
+
+INLINE float half_to_float(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, 2);
+#if defined(HERD_AVX512) || defined(HERD_AVX2)
+    return _cvtsh_ss(h);
+#else
+    uint32_t rest = (uint32_t)(h & 0x7fff) << 13, bits;
+    float value;
+    memcpy(&value, &rest, 4);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, 4);
+    if ((h & 0x7c00) == 0x7c00) bits = rest | 0x7f800000u;
+    bits |= (uint32_t)(h & 0x8000) << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+#endif
+}
+
+INLINE float bf16_to_float(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, 2);
+    uint32_t bits = (uint32_t)h << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+// Round to nearest even. Values past 65504 + half a step become infinity, as hardware does.
+INLINE uint16_t float_to_half(float x) {
+    uint32_t b;
+    memcpy(&b, &x, 4);
+    uint32_t sign = b >> 16 & 0x8000, a = b & 0x7fffffff;
+    if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (a < 0x38800000) {  // subnormal: let a float addition do the rounding
+        float f;
+        memcpy(&f, &a, 4);
+        f += 0.5f;
+        memcpy(&a, &f, 4);
+        return (uint16_t)(sign | (a - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((a + 0xfff + (a >> 13 & 1) - 0x38000000) >> 13));
+}
+
+INLINE uint16_t float_to_bf16(float x) {
+    uint32_t b;
+    memcpy(&b, &x, 4);
+    if ((b & 0x7fffffff) > 0x7f800000) return (uint16_t)(b >> 16 | 0x40);
+    return (uint16_t)((b + 0x7fff + (b >> 16 & 1)) >> 16);
+}
+
+// e^x to about 1.5 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder 5e-9 relative).
+// Below -87.3 the result is 0, above 88.7 it is clamped near the largest float.
+INLINE F exponential(F x) {
+    I low = x < set1(-87.3f);
+    x = x > set1(88.3f) ? set1(88.3f) : x;
+    x = pick(low, set1(-87.3f), x);
+    const F magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    F n = x * 1.44269504f + magic;
+    I power = ((I)n - (I)magic + 127) << 23;
+    n = n - magic;
+    F r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    F p = set1(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    p = p * (F)power;
+    return pick(low, F{}, p);
+}
+
+// The last n < W values of a row, the rest of the vector zero.
+INLINE F load_part(const float *p, int64_t n) {
+    float part[W] = {};
+    for (int64_t i = 0; i < n; i++) part[i] = p[i];
+    return load(part);
+}
+
+INLINE void store_part(float *p, F v, int64_t n) {
+    float part[W];
+    store(part, v);
+    for (int64_t i = 0; i < n; i++) p[i] = part[i];
+}

@@ -1,0 +1,114 @@
+"""Products of any weight kind, one at a time: the path of LoRA nodes, adapters and observers.
+
+The plain path of `native` is one call an operation; here the same equations are put together from `_native.linear`, so
+that low-rank terms and observers see every weight's input. Slower by the calls, equal in meaning.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from herd import _native
+from herd.ops import native_weights as handles
+from herd.ops.contract import Extras, LowRank
+from herd.weights import Linear, LoRA, Mlp, Moe, Pair
+
+Floats = npt.NDArray[np.float32]
+
+
+def is_plain(extras: Extras | None, *weights: Linear | None) -> bool:
+    """Whether the native module can do it in one call."""
+    if extras is not None and (extras.adapters is not None or extras.observe is not None):
+        return False
+    return not any(isinstance(w, LoRA) or (isinstance(w, Pair) and not is_plain(None, w.gate, w.up)) for w in weights)
+
+
+def product(x: Floats, handle: Any, expert: int = 0) -> Floats:
+    """w[expert] x + bias."""
+    y = np.empty((len(x), handle.num_outputs), np.float32)
+    _native.linear(np.ascontiguousarray(x), handle, y, expert)
+    return y
+
+
+def low_rank(x: Floats, down: Any, up: Any, scale: float) -> Floats:
+    """scale * (x down^T) up^T."""
+    y = product(product(x, handles.from_array(down)), handles.from_array(up))
+    return np.multiply(y, np.float32(scale), out=y)
+
+
+def linear(x_TI: Floats, w: Linear, extras: Extras | None = None) -> Floats:
+    """x w^T + bias with LoRA, adapters and observer."""
+    if isinstance(w, LoRA):
+        return linear(x_TI, w.base, extras) + low_rank(x_TI, w.down, w.up, w.scale)
+    if extras is not None and extras.observe is not None:
+        extras.observe.seen(w.name, x_TI)
+    y_TO = product(x_TI, handles.weight(w))
+    if extras is not None and extras.adapters is not None:
+        rows_T = np.asarray(extras.adapters.rows_T)
+        for i, pair in enumerate(extras.adapters.pairs.get(w.name, ())):
+            at = np.flatnonzero(rows_T == i)
+            if pair is not None and len(at):
+                y_TO[at] += low_rank(x_TI[at], pair.down, pair.up, pair.scale)
+    return y_TO
+
+
+def expert(x_RI: Floats, w: Linear, e: int) -> Floats:
+    """Rows through matrix e of a stack, LoRA included; a Pair gives gate and up side by side."""
+    if isinstance(w, LoRA):
+        return expert(x_RI, w.base, e) + low_rank(x_RI, w.down[e], w.up[e], w.scale)
+    if isinstance(w, Pair):
+        return np.concatenate([expert(x_RI, w.gate, e), expert(x_RI, w.up, e)], 1)
+    return product(x_RI, handles.weight(w), e)
+
+
+def _expert_with(x_RI: Floats, w: Linear, e: int, extras: Extras | None, ids_R: Any) -> Floats:
+    name = w.base.name if isinstance(w, LoRA) else w.name
+    if extras is not None and extras.observe is not None:
+        extras.observe.seen(name, x_RI, e)
+    y = expert(x_RI, w, e)
+    if extras is not None and extras.adapters is not None:
+        pairs: list[LowRank | None] = list(extras.adapters.pairs.get(name, ()))
+        for i, pair in enumerate(pairs):
+            at = np.flatnonzero(ids_R == i)
+            if pair is not None and len(at):
+                y[at] += low_rank(x_RI[at], pair.down[e], pair.up[e], pair.scale)
+    return y
+
+
+def ffn(h_TD: Floats, mlp: Mlp, extras: Extras | None) -> Floats:
+    """The two forms of weights.Mlp."""
+    up = linear(h_TD, mlp.up, extras)
+    if mlp.gate is None:
+        _native.gelu(up)
+    else:
+        _native.silu_mul(linear(h_TD, mlp.gate, extras), up, up)
+    return linear(up, mlp.down, extras)
+
+
+def experts(
+    h_TD: Floats, moe: Moe, experts_TA: Any, scores_TA: Floats, num_experts: int, extras: Extras | None
+) -> Floats:
+    """shared(h) + the chosen experts of s * h, expert by expert."""
+    y_TD = ffn(h_TD, moe.shared, extras)
+    adapters = extras.adapters if extras is not None else None
+    for e in range(num_experts):
+        rows_R, choice_R = np.nonzero(experts_TA == e)
+        if not len(rows_R):
+            continue
+        ids_R = None if adapters is None else np.asarray(adapters.rows_T)[rows_R]
+        x_RD = h_TD[rows_R] * scores_TA[rows_R, choice_R, None]
+        both = _expert_with(x_RD, moe.gate_up, e, extras, ids_R)
+        F = both.shape[1] // 2
+        inner = np.empty((len(both), F), np.float32)
+        _native.silu_mul(np.ascontiguousarray(both[:, :F]), np.ascontiguousarray(both[:, F:]), inner)
+        y_TD[rows_R] += _expert_with(inner, moe.down, e, extras, ids_R)
+    return y_TD
+
+
+def rows_of(extras: Extras | None, rows_R: Any) -> Extras | None:
+    """The extras of a pass's wanted rows."""
+    if extras is None or extras.adapters is None or rows_R is None:
+        return extras
+    return replace(extras, adapters=replace(extras.adapters, rows_T=np.asarray(extras.adapters.rows_T)[rows_R]))

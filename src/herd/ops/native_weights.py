@@ -1,0 +1,115 @@
+"""From weight nodes (`herd.weights`) to what the native module holds: made once per node and kept with it.
+
+A handle keeps the node's array alive and checks its bytes against its shape once; kernels then run straight over the
+array, which may be a read-only, unaligned view of a mapped file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from herd import _native
+from herd.errors import UsageError, fail
+from herd.weights import Array, Dense, Experts, Linear, Norm, Packed, Pair
+
+FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
+
+
+@dataclass
+class _Kept:
+    """Handles of a node, and the arrays they were made from. Copies and pickles of a node begin without."""
+
+    arrays: tuple[Any, ...]
+    handles: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_nothing, ())
+
+
+def _nothing() -> None:
+    return None
+
+
+def _kept(node: Any, arrays: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    kept = node.__dict__.get("_native")
+    if (
+        kept is None
+        or len(kept.arrays) != len(arrays)
+        or any(a is not b for a, b in zip(kept.arrays, arrays, strict=True))
+    ):
+        kept = node.__dict__["_native"] = _Kept(arrays, make())
+    return kept.handles
+
+
+def float_format(array: Array, name: str) -> str:
+    """The format name of a float array; raises UsageError for another element type."""
+    kind = FLOAT_NAMES.get(str(getattr(array, "dtype", type(array).__name__)))
+    if kind is None:
+        fail(
+            UsageError,
+            f"weight {name}",
+            got=str(getattr(array, "dtype", type(array).__name__)),
+            expected="float32, float16 or uint16 (bfloat16)",
+        )
+    return kind
+
+
+def from_array(array: Array, name: str = "") -> Any:
+    """A handle for a float matrix [O, I]."""
+    array = np.ascontiguousarray(array)
+    return _native.weight(array, float_format(array, name), list(array.shape))
+
+
+def weight(node: Linear) -> Any:
+    """The handle of a Dense, Packed or Experts node (LoRA and Pair are not one matrix)."""
+    if isinstance(node, Dense):
+        return _kept(node, (node.w, node.bias), lambda: _dense(node))
+    if isinstance(node, Packed):
+        return _kept(node, (node.codes, node.bias), lambda: _packed(node))
+    if isinstance(node, Experts):
+        return _kept(node, (node.w,), lambda: _experts(node))
+    raise NotImplementedError(f"one native matrix of weight kind {node.kind!r}")
+
+
+def _dense(node: Dense) -> Any:
+    w = np.ascontiguousarray(node.w)
+    return _native.weight(w, float_format(w, node.name), list(w.shape), False, _bias(node.bias))
+
+
+def _packed(node: Packed) -> Any:
+    codes = np.ascontiguousarray(node.codes)
+    return _native.weight(codes, node.format, list(node.shape), False, _bias(node.bias))
+
+
+def _experts(node: Experts) -> Any:
+    w = np.ascontiguousarray(node.w)
+    return _native.weight(w, float_format(w, node.name), list(w.shape), True)
+
+
+def _bias(bias: Array | None) -> Any:
+    return None if bias is None else np.ascontiguousarray(bias)
+
+
+def halves(node: Linear) -> tuple[Any, Any]:
+    """Handles of the gate and the up stack of a gate_up node."""
+    if isinstance(node, Pair):
+        return weight(node.gate), weight(node.up)
+    whole = weight(node)
+    if whole.num_outputs % 2:
+        fail(UsageError, f"gate and up of {node.name}", got=whole.num_outputs, expected="an even number of outputs")
+    half = whole.num_outputs // 2
+    kept = node.__dict__["_native"]
+    if not hasattr(kept, "halves"):
+        kept.halves = whole.outputs(0, half), whole.outputs(half, 2 * half)
+    return kept.halves  # type: ignore[no-any-return]
+
+
+def norm_weight(node: Norm) -> Any:
+    """The handle of a Norm node."""
+    return _kept(
+        node,
+        (node.w, node.bias, node.eps),
+        lambda: _native.norm_weight(np.ascontiguousarray(node.w), _bias(node.bias), node.eps),
+    )
