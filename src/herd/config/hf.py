@@ -212,7 +212,11 @@ def llama3_from_divisors(divisors: RopeDivisors, theta: float, head_size: int) -
         return None
     factor = max(divisors.values)
     freqs = [theta ** (-2.0 * m / head_size) for m in range(head_size // 2)]
-    for original in (8192, 4096, 2048, 16384, 32768):
+    # Where a step lies, any original context between two wavelengths says the same; published models use powers of two.
+    kept = [f for f, d in zip(freqs, divisors.values, strict=True) if d == 1.0]
+    stretched = [f for f, d in zip(freqs, divisors.values, strict=True) if d == factor]
+    border = 2.0 * math.pi / math.sqrt((kept or [max(freqs)])[-1] * stretched[0])
+    for original in (8192, *(1 << k for k in range(5, 21)), max(1, round(border))):
         for low, high in ((1.0, 1.0), (1.0, 4.0)):
             s = RopeScaling(factor, low, high, original)
             probe = Llama4Config(1, head_size, 1, 1, head_size, 1, 1, rope_theta=theta, rope_scaling=s)
