@@ -18,6 +18,9 @@ Bytes = npt.NDArray[np.uint8]
 PIECE = 1 << 18
 """Weights decoded or encoded at a time: 1 MiB of float32, so that the steps of one piece stay in the L2 or L3 cache."""
 
+LARGEST = 2.0**40
+"""Beyond every block format's reach whatever its scale; below it, no sum of squares in a search leaves float32."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -86,10 +89,17 @@ class Format:
         step = max(1, PIECE // self.block)
         for i in range(0, len(blocks), step):
             piece = np.ascontiguousarray(blocks[i : i + step])
-            if self.packed and not np.isfinite(piece).all():
-                fail(BadCheckpoint, f"{self.name} encode", got="a NaN or infinite weight", expected="finite weights")
+            if self.packed:
+                self._check_range(piece)
             codes[i : i + step] = self.encode_blocks(piece)
         return out
+
+    def _check_range(self, piece: Floats) -> None:
+        peak = float(np.abs(piece).max())
+        if not np.isfinite(peak):
+            fail(BadCheckpoint, f"{self.name} encode", got="a NaN or infinite weight", expected="finite weights")
+        if peak > LARGEST:
+            fail(BadCheckpoint, f"{self.name} encode", got=f"a weight of {peak:g}", expected="scales of at most 65504")
 
 
 def half(x: Floats, name: str) -> npt.NDArray[np.float16]:
@@ -98,7 +108,10 @@ def half(x: Floats, name: str) -> npt.NDArray[np.float16]:
         halves = x.astype(np.float16)
     if (np.isinf(halves) & np.isfinite(x)).any():
         fail(
-            BadCheckpoint, f"{name} encode", got=f"{float(np.abs(x[np.isfinite(x)]).max()):g}", expected="at most 65504"
+            BadCheckpoint,
+            f"{name} encode",
+            got=f"{float(np.abs(x[np.isfinite(x)]).max()):g}",
+            expected="values of at most 65504",
         )
     return halves
 
