@@ -8,22 +8,56 @@
 What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
 """
 
+import asyncio
+import secrets
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from herd.answers import events
+from herd.checkpoint.open import open_checkpoint
 from herd.config import Llama4Config
-from herd.engine.request import SamplingOptions
-from herd.replies import Event, Message, Perplexity, Policy, Reply
+from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
+from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.generate import Engine, Job
+from herd.engine.request import Request, SamplingOptions
+from herd.engine.runner import ModelRunner, Runner
+from herd.engine.score import all_logits, score
+from herd.engine.trace import RoutingLog
+from herd.errors import MissingExtra, UsageError, fail
+from herd.model import place_weights
+from herd.ops.contract import Ops
+from herd.plan.available import available_bytes
+from herd.plan.memory import check_fits, weights_bytes
+from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
+from herd.text.chat import ChatFormat, Message, choose_format
+from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
+from herd.text.tokenizer import StreamDecoder, Tokenizer
 
-ImageLike: TypeAlias = str | Path | bytes
-Dialog: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
-"""A user's text, or turns: Message, or {"role": "user", "content": "..." or parts}, where parts are
-{"type": "text", "text": ...} and {"type": "image", "image": path or bytes}."""
+__all__ = [
+    "LLM",
+    "Dialog",
+    "DoneEvent",
+    "Event",
+    "ImageLike",
+    "Message",
+    "Perplexity",
+    "Policy",
+    "Reply",
+    "SamplingOptions",
+    "TextEvent",
+    "load",
+]
+
+DEFAULT_CONTEXT = 8192
+PIECE = 512
+"""Prompt rows a pass."""
 
 
 def load(
@@ -34,29 +68,92 @@ def load(
     threads: int | None = None,
     ops: Literal["auto", "native", "torch"] = "auto",
     kv: Literal["auto", "f32", "f16", "bf16"] = "auto",
+    seed: int | None = None,
     force: bool = False,
 ) -> "LLM":
     """Load a model by name or path.
 
-    context: tokens a sequence may have, prompt and answer; None: the model's own, or the largest of 8192 and what the
-    memory takes. chat_format: a name of `herd.text.chat`, when the checkpoint's is unknown. threads: of the native
-    ops; None: the processor's cores. kv: element type of the cache. force: load even if it seems not to fit.
-    Raises NotFound, BadFile and its kinds, DoesNotFit, UsageError.
+    context: tokens a sequence may have, prompt and answer; None: the model's own, at most 8192. chat_format: a name of
+    `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
+    what computes; auto is native. kv: numbers of the cache; auto: f16 under native, f32 under torch. seed: of calls
+    that give none. force: load even if it seems not to fit.
+    Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    raise NotImplementedError
+    from herd.checkpoint import store
+
+    began_s = time.monotonic()
+    _choice("ops", ops, ("auto", "native", "torch"))
+    _choice("kv", kv, ("auto", "f32", "f16", "bf16"))
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 0 < threads <= 4096):
+        fail(UsageError, "threads", got=threads, expected="a whole number from 1 to 4096")
+    path = store.resolve(model)
+    name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
+    with open_checkpoint(path) as checkpoint:
+        config = checkpoint.config
+        size = _context(context, config)
+        tokenizer = checkpoint.load_tokenizer()
+        chat = _chat_format(tokenizer, checkpoint.template, chat_format)
+        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
+        op_set = _op_set(ops, threads)
+        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32"
+        available = available_bytes()
+        if available is not None and not force:
+            # torch holds every weight as float32, native as the file has it
+            held = checkpoint.size_bytes if op_set.name == "native" else weights_bytes(config, 32)
+            check_fits(name, config, held, size, available, kv_dtype, PIECE)
+        runner = Runner(
+            config, place_weights(op_set, checkpoint.load()), op_set, context=size, kv_dtype=kv_dtype, piece=PIECE
+        )
+        return LLM(
+            config,
+            runner,
+            tokenizer,
+            chat,
+            name=name,
+            defaults=defaults,
+            size_bytes=checkpoint.size_bytes,
+            load_s=time.monotonic() - began_s,
+        )
 
 
 class LLM:
-    """A loaded model. Close it, or use it in `with`. One answer at a time; further calls wait."""
+    """A loaded model. Close it, or use it in `with`. One answer at a time; calls of other threads wait."""
 
-    config: Llama4Config
-    name: str
-    context: int
-    """Tokens a sequence may have."""
-    chat_format: str
-    defaults: SamplingOptions
-    """What `chat` and `stream` use where a call says nothing."""
-    load_s: float
+    def __init__(
+        self,
+        config: Llama4Config,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        chat: ChatFormat | UsageError,
+        *,
+        name: str = "model",
+        defaults: SamplingOptions = LLAMA,
+        size_bytes: int = 0,
+        load_s: float = 0.0,
+    ) -> None:
+        """chat: the format, or the error that a chat gets because none is known. As a rule `load` makes an LLM."""
+        self.config = config
+        self.name = name
+        self.context = runner.context
+        """Tokens a sequence may have."""
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        """What calls use where they say nothing."""
+        self.size_bytes = size_bytes
+        """Of the weight files."""
+        self.load_s = load_s
+        self._chat = chat
+        ends = frozenset(config.eos_ids) | tokenizer.eos_ids
+        if isinstance(chat, ChatFormat):
+            ends |= chat.stop_ids
+        self._engine: Engine | None = Engine(runner, lambda: StreamDecoder(tokenizer), ends, piece=PIECE)
+
+    @property
+    def chat_format(self) -> str:
+        """The name of the chat format; "none" when it is not known (then `complete` works, `chat` does not)."""
+        return self._chat.name if isinstance(self._chat, ChatFormat) else "none"
+
+    # -- a dialog ----------------------------------------------------------------------------------------------------
 
     def chat(
         self,
@@ -64,13 +161,20 @@ class LLM:
         *,
         system: str | None = None,
         images: Sequence[ImageLike] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
         policy: Policy | None = None,
         trace: str | Path | None = None,
         **options: Any,
     ) -> Reply:
-        """Answer a dialog. Images go before the text of the last user turn. trace: a file that gets the routing, as
-        JSON lines. Raises UsageError, ContextTooLong, BadMedia. Ctrl-C returns what was said, "interrupted"."""
-        raise NotImplementedError
+        """Answer a dialog.
+
+        images: paths or bytes, shown before the text of the last user turn. tools: definitions with name, description
+        and parameters. trace: a file that gets the routing, as JSON lines. Raises UsageError, ContextTooLong, BadMedia.
+        Ctrl-C returns what was said, with finish_reason "interrupted".
+        """
+        return _last(
+            self.stream(messages, system=system, images=images, tools=tools, policy=policy, trace=trace, **options)
+        )
 
     def stream(
         self,
@@ -78,62 +182,127 @@ class LLM:
         *,
         system: str | None = None,
         images: Sequence[ImageLike] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
         policy: Policy | None = None,
         trace: str | Path | None = None,
         **options: Any,
     ) -> Iterator[Event]:
-        """As `chat`, piece by piece; the last event is a DoneEvent. Arguments are checked at the call, not at the
-        first piece. Closing the iterator cancels the request; Ctrl-C ends it with "interrupted"."""
-        raise NotImplementedError
+        """As `chat`, piece by piece; the last event is a DoneEvent.
+
+        Arguments are checked at the call, not at the first piece. Closing the iterator ends the request; Ctrl-C while
+        it computes ends it with "interrupted".
+        """
+        turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
+        ids = self._format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
+        return self._events(self._submit(ids, options, tiles_of(turns), trace), policy, turns)
+
+    def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
+        """Answer several dialogs, in their order. Ctrl-C ends it: the list then ends with the interrupted reply."""
+        replies: list[Reply] = []
+        for dialog in dialogs:
+            replies.append(self.chat(dialog, **arguments))
+            if replies[-1].finish_reason == "interrupted":
+                break
+        return replies
+
+    async def achat(self, messages: Dialog, **arguments: Any) -> Reply:
+        """`chat` on a thread; cancelling the task ends the request."""
+        async for event in self.astream(messages, **arguments):
+            if isinstance(event, DoneEvent):
+                return event.reply
+        raise AssertionError("a stream ended without its DoneEvent")
+
+    async def astream(self, messages: Dialog, **arguments: Any) -> AsyncIterator[Event]:
+        """`stream` on a thread; leaving the loop ends the request."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        left = threading.Event()
+
+        def work() -> None:
+            try:
+                for event in self.stream(messages, **arguments):
+                    if left.is_set():
+                        return
+                    loop.call_soon_threadsafe(queue.put_nowait, event)
+            except BaseException as error:
+                if not left.is_set():
+                    loop.call_soon_threadsafe(queue.put_nowait, error)
+
+        threading.Thread(target=work, name="herd-astream", daemon=True).start()
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if isinstance(item, DoneEvent):
+                    return
+        finally:
+            left.set()
+
+    # -- raw text ----------------------------------------------------------------------------------------------------
 
     def complete(self, prompt: str | Sequence[int], *, trace: str | Path | None = None, **options: Any) -> Reply:
-        """Go on with raw text (or ids); no chat format."""
-        raise NotImplementedError
+        """Go on with a text, or with ids as they are; no chat format."""
+        return _last(self.stream_complete(prompt, trace=trace, **options))
 
     def stream_complete(
         self, prompt: str | Sequence[int], *, trace: str | Path | None = None, **options: Any
     ) -> Iterator[Event]:
         """As `complete`, piece by piece."""
-        raise NotImplementedError
-
-    def chat_many(self, dialogs: Sequence[Dialog], *, system: str | None = None, **options: Any) -> list[Reply]:
-        """Answer several dialogs, in their order."""
-        raise NotImplementedError
-
-    async def achat(self, messages: Dialog, **arguments: Any) -> Reply:
-        """`chat` on a thread."""
-        raise NotImplementedError
-
-    def astream(self, messages: Dialog, **arguments: Any) -> AsyncIterator[Event]:
-        """`stream` on a thread; leaving the loop cancels the request."""
-        raise NotImplementedError
+        ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        return self._events(self._submit(ids, options, None, trace), None, ())
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
-        raise NotImplementedError
+        return self.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
-        raise NotImplementedError
+        """Text of ids, special ones spelt out."""
+        return self.tokenizer.decode(ids)
 
-    def count(self, messages: Dialog | str) -> int:
-        """Tokens of a plain text, or of a dialog as `chat` would send it."""
-        raise NotImplementedError
+    def count(self, messages: Dialog) -> int:
+        """Tokens of a plain text, or of turns as `chat` would send them."""
+        if isinstance(messages, str):
+            return len(self.encode(messages))
+        turns = read_dialog(messages, system=None, images=(), vision=self.config.vision)
+        return len(self._format().encode(turns, tokens_per_tile=max(self.config.tokens_per_tile, 1)))
+
+    # -- the model as a measure --------------------------------------------------------------------------------------
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """[T, V], float32: after each id, the logits of the next."""
-        raise NotImplementedError
+        """[T, V], float32: after each id, the logits of the next. Raises UsageError, ContextTooLong."""
+        with self._running().alone() as runner:
+            return all_logits(runner, ids, PIECE)
 
     def perplexity(
         self, text: str | Sequence[int], *, context: int | None = None, stride: int | None = None
     ) -> Perplexity:
-        """exp of the mean negative log-likelihood. Windows of `context` tokens (None: the model's) every `stride`
-        (None: context); in each the tokens are scored that no window scored before."""
-        raise NotImplementedError
+        """exp of the mean negative log-likelihood of a text of any length.
+
+        Windows of `context` tokens (None: the model's) every `stride` (None: one after another); each scores the
+        tokens that none before it scored. Where the vocabulary wants a first token, every window begins with it.
+        """
+        ids = self.encode(text) if isinstance(text, str) else list(text)
+        width = self.context if context is None else context
+        bos = self._bos()
+        with self._running().alone() as runner:
+            found = score(
+                runner,
+                ids,
+                context=width,
+                stride=width - len(bos) if stride is None else stride,
+                bos_id=bos[0] if bos else None,
+                piece=PIECE,
+            )
+        nll = found.nll_sum / found.scored_tokens
+        return Perplexity(float(np.exp(nll)), nll, found.scored_tokens, found.windows)
+
+    # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back memory and threads."""
-        raise NotImplementedError
+        """Give back memory; calls after this are refused."""
+        self._engine = None
 
     def __enter__(self) -> "LLM":
         return self
@@ -142,3 +311,92 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            fail(UsageError, f"{self.name} is closed", do="load it again")
+        return self._engine
+
+    def _format(self) -> ChatFormat:
+        if not isinstance(self._chat, ChatFormat):
+            raise self._chat
+        return self._chat
+
+    def _bos(self) -> list[int]:
+        return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+
+    def _submit(self, ids: Sequence[int], options: Mapping[str, Any], tiles: Any, trace: str | Path | None) -> Job:
+        chosen = self.defaults.with_(options)
+        seed = chosen.seed if chosen.seed is not None else secrets.randbits(63)
+        if trace is not None and not any(layer.moe for layer in self.config.layers):
+            fail(
+                UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
+            )
+        job = self._running().submit(Request(ids, chosen, tiles, seed))
+        # opened last, so that a refused request leaves an old trace as it is
+        job.routing = None if trace is None else RoutingLog(trace)
+        return job
+
+    def _events(self, job: Job, policy: Policy | None, turns: Sequence[Message]) -> Iterator[Event]:
+        try:
+            yield from events(self._running(), job, self._spell, load_s=self.load_s, policy=policy, messages=turns)
+        finally:
+            if job.routing is not None:
+                job.routing.close()
+
+    def _spell(self, token_id: int) -> str:
+        return self.tokenizer.decode([token_id])
+
+
+def _last(stream: Iterator[Event]) -> Reply:
+    for event in stream:
+        if isinstance(event, DoneEvent):
+            return event.reply
+    raise AssertionError("a stream ended without its DoneEvent")
+
+
+# -- what load decides -----------------------------------------------------------------------------------------------
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        fail(UsageError, name, got=value, expected=", ".join(choices))
+
+
+def _context(asked: int | None, config: Llama4Config) -> int:
+    if asked is None:
+        return min(config.max_context, DEFAULT_CONTEXT)
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
+        fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")
+    return asked
+
+
+def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:
+    """The format; an unknown one is no obstacle to `complete`, so the error is kept for the first chat."""
+    try:
+        return choose_format(tokenizer, template, name)
+    except UsageError as error:
+        if name is not None:
+            raise
+        return error
+
+
+def _makers_advice(chat: ChatFormat | UsageError) -> SamplingOptions:
+    is_smollm2 = isinstance(chat, ChatML) and chat.default_system == SMOLLM2_SYSTEM
+    return SMOLLM2 if is_smollm2 else LLAMA
+
+
+def _op_set(name: str, threads: int | None) -> Ops:
+    if name == "torch":
+        try:
+            import torch
+        except ImportError:
+            fail(MissingExtra, "ops torch: PyTorch is not installed", do='pip install "llama-herd[torch]"')
+        from herd.ops.torch import TorchOps
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return TorchOps()
+    from herd.ops.native import NativeOps
+
+    return NativeOps(threads=threads or 0)

@@ -5,10 +5,11 @@ and output that a caller passes in (`herd.safety` has some; this module knows no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from herd.engine.request import Timings, Usage
+from herd.text.messages import Message
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy"]
 """stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
@@ -130,21 +131,12 @@ class Perplexity:
     windows: int
 
 
-@dataclass(frozen=True)
-class Message:
-    """One turn. `images`: paths or bytes, shown before the text."""
-
-    role: str
-    content: str
-    images: tuple[Any, ...] = field(default=())
-
-
 class Policy(Protocol):
     """Checks of what goes in and what comes out. Each method returns None to go on, or the text to answer instead;
     then the reply ends with finish_reason "policy"."""
 
     hold_tokens: int
-    """How many tokens of output are held back until `window` has seen them; 0: each piece is checked as it comes."""
+    """How many tokens of output are held back until `window` has seen them; 0 or 1: each piece as it comes."""
 
     def before(self, messages: Sequence[Message]) -> str | None:
         """The dialog, before the first token."""

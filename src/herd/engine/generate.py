@@ -12,7 +12,8 @@ requests wait for one another here.
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from herd.engine.request import Finish, Request, Step, Timings, TokenLogprob, Us
 from herd.engine.runner import Logits, ModelRunner, Piece
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.stops import Stops
+from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 
 Reason = Literal["stop", "length", "interrupted"]
@@ -45,6 +47,8 @@ class Job:
     request: Request
     keys: list[Any]
     """What must agree for a position to be taken from the cache: its id, or its image tile's digest."""
+    routing: RoutingLog | None = None
+    """Gets the experts of every token; the whole prompt is computed anew for it."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted_s: float = field(default_factory=time.monotonic)
     history: History = field(default_factory=History)
@@ -118,7 +122,7 @@ class Engine:
         options.fits(self.runner.vocab_size)
         return Job(request, self._position_keys(request), history=History(list(ids)))
 
-    def stream(self, job: Job) -> Iterator[Step]:
+    def stream(self, job: Job) -> Generator[Step, None, None]:
         """The steps of a submitted request; the last one has `finish`. Closing the iterator ends the request.
 
         Waits while another thread's request runs. Raises UsageError when this thread itself holds an unfinished one.
@@ -127,8 +131,7 @@ class Engine:
         try:
             yield from self._run(job)
         finally:
-            self._owner = None
-            self._turn.release()
+            self._give_turn()
 
     def cancel(self, job: Job) -> None:
         """End a request after the pass in progress; one that is over stays as it was."""
@@ -144,6 +147,10 @@ class Engine:
                 )
             self._turn.acquire()
         self._owner = threading.get_ident()
+
+    def _give_turn(self) -> None:
+        self._owner = None
+        self._turn.release()
 
     def _run(self, job: Job) -> Iterator[Step]:
         text = _Text(self._decoder(), Stops(job.request.options.stop))
@@ -219,7 +226,7 @@ class Engine:
     def _pass(self, job: Job, ids: Sequence[int], features_RD: Any, rows: Sequence[int] | None) -> Logits:
         """One pass of the kept sequence; logits of its last row when they are wanted."""
         assert self._lease is not None
-        logits_RV = self.runner.run([Piece(self._lease, ids, features_RD, rows)], job.request.routing)
+        logits_RV = self.runner.run([Piece(self._lease, ids, features_RD, rows)], job.routing)
         last_V: Logits = logits_RV[-1] if len(logits_RV) else logits_RV
         return last_V
 
@@ -254,13 +261,23 @@ class Engine:
         """
         if self._lease is None:
             self._lease = self.runner.lease()
-        most = 0 if job.request.routing is not None else min(len(self._keys), len(job.keys) - 1)
+        most = 0 if job.routing is not None else min(len(self._keys), len(job.keys) - 1)
         shared = next((t for t in range(most) if self._keys[t] != job.keys[t]), most)
         kept = self.runner.rollback(self._lease, min(shared, self._lease.length))
         del self._keys[kept:]
         return kept
 
-    def forget(self) -> None:
+    @contextmanager
+    def alone(self) -> Iterator[ModelRunner]:
+        """The runner, with all of its cache, to the exclusion of requests (logits and likelihood of given text)."""
+        self._take_turn()
+        try:
+            self._forget()
+            yield self.runner
+        finally:
+            self._give_turn()
+
+    def _forget(self) -> None:
         """Give back the kept sequence's pages."""
         if self._lease is not None:
             self.runner.drop(self._lease)

@@ -188,8 +188,6 @@ class Request:
     """All tiles of its images, in the order of their patch ids."""
     seed: int = 0
     """The seed in use: options.seed, or a fresh one."""
-    routing: Any | None = None
-    """A trace.RoutingLog: gets the experts of every token; the whole prompt is computed anew for it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""What callers may write as a dialog -> messages and image tiles.
+
+A dialog is a user's text, or turns: `Message`, or {"role": "user", "content": ...} as the OpenAI API has them, content
+a text or a list of {"type": "text", "text": ...} and {"type": "image", "image": path or bytes}. Text stays text: what
+looks like a control token in it is encoded as the characters it is made of (`herd.text`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from herd.config import VisionConfig
+from herd.errors import UsageError, fail
+from herd.text.messages import ROLES, Content, ImagePart, Message, TextPart, ToolCall
+
+ImageLike: TypeAlias = str | Path | bytes
+Dialog: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
+
+_FIELDS = ("role", "content", "tool_calls", "name", "tool_call_id", "context", "end_of_message")
+
+
+def read_dialog(
+    dialog: Dialog, *, system: str | None, images: Sequence[ImageLike], vision: VisionConfig | None
+) -> list[Message]:
+    """Messages of a dialog; `images` go before the text of the last user turn, `system` before everything.
+
+    Image parts come back with their tiles as `data`. Raises UsageError naming the place, BadMedia for an image.
+    """
+    if isinstance(dialog, str):
+        dialog = [Message("user", dialog)]
+    if not isinstance(dialog, Sequence) or not dialog:
+        fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
+    messages = [_message(turn, f"messages[{i}]", vision) for i, turn in enumerate(dialog)]
+    if images:
+        messages = _with_images(messages, images, vision)
+    if system is not None:
+        if messages[0].role == "system":
+            fail(UsageError, "system", got="a system text and a system turn", expected="one of them")
+        messages = [Message("system", _text(system, "system")), *messages]
+    return messages
+
+
+def tiles_of(messages: Sequence[Message]) -> Any | None:
+    """All tiles of all images, in order: [I, 3, S, S], or None without images."""
+    parts = [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+    for part in parts:
+        if part.data is None or len(part.data) != part.num_tiles:
+            got = "no data" if part.data is None else f"{len(part.data)} tiles"
+            fail(UsageError, "an image part", got=got, expected=f"{part.num_tiles} tiles as data")
+    return np.concatenate([p.data for p in parts]) if parts else None
+
+
+def read_image(image: ImageLike, vision: VisionConfig | None) -> ImagePart:
+    """An image of a path or of bytes, cut into tiles. Raises UsageError on a text model, BadMedia, NotFound."""
+    if vision is None:
+        fail(UsageError, "an image was given to a text model", do="choose a model with vision")
+    if not isinstance(image, str | Path | bytes):
+        fail(UsageError, "image", got=type(image).__name__, expected="a path or bytes")
+    from herd.media.images import load_image
+
+    loaded = load_image(image, size=vision.image_size)
+    return ImagePart(loaded.tiles_wide, loaded.tiles_high, loaded.tiles_I3SS)
+
+
+def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: VisionConfig | None) -> list[Message]:
+    last = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
+    if last is None:
+        fail(UsageError, "images", got="no user turn to show them in", expected="at least one")
+    turn = messages[last]
+    rest = (TextPart(turn.content),) if isinstance(turn.content, str) else turn.content
+    shown = Message("user", (*(read_image(x, vision) for x in images), *rest), context=turn.context)
+    return [*messages[:last], shown, *messages[last + 1 :]]
+
+
+def _message(turn: object, where: str, vision: VisionConfig | None) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    if not isinstance(turn, Mapping):
+        fail(UsageError, where, got=type(turn).__name__, expected="a Message, or an object with role and content")
+    unknown = [key for key in turn if key not in _FIELDS]
+    if unknown:
+        fail(UsageError, where, got=unknown[0], expected="fields among " + ", ".join(_FIELDS))
+    role = turn.get("role")
+    if role not in ROLES:
+        fail(UsageError, f"{where}.role", got="null" if role is None else role, expected="one of " + ", ".join(ROLES))
+    calls = turn.get("tool_calls") or ()
+    if not isinstance(calls, Sequence):
+        fail(UsageError, f"{where}.tool_calls", got=type(calls).__name__, expected="a list")
+    content = turn.get("content")
+    context = turn.get("context")
+    return Message(
+        role,
+        _content("" if content is None and calls else content, f"{where}.content", vision),
+        tool_calls=tuple(_call(call, f"{where}.tool_calls") for call in calls),
+        name=turn.get("name"),
+        tool_call_id=turn.get("tool_call_id"),
+        context=None if context is None else _content(context, f"{where}.context", vision),
+        end_of_message=turn.get("end_of_message") is True,
+    )
+
+
+def _call(call: object, where: str) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), Mapping):
+        fail(UsageError, where, got=call, expected="objects with name and arguments")
+    return ToolCall(_text(call.get("name"), f"{where}.name"), call["arguments"], str(call.get("id", "")))
+
+
+def _content(content: object, where: str, vision: VisionConfig | None) -> Content:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        got = "null" if content is None else type(content).__name__
+        fail(UsageError, where, got=got, expected="a text or a list of parts")
+    return tuple(_part(part, f"{where}[{i}]", vision) for i, part in enumerate(content))
+
+
+def _part(part: object, where: str, vision: VisionConfig | None) -> TextPart | ImagePart:
+    if isinstance(part, TextPart | ImagePart):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind == "text":
+        return TextPart(_text(part.get("text"), f"{where}.text"))
+    if isinstance(part, Mapping) and kind == "image":
+        image: Any = part.get("image")
+        return read_image(image, vision)
+    return fail(
+        UsageError, where, got=part, expected='{"type": "text", "text": ...} or {"type": "image", "image": ...}'
+    )
+
+
+def _text(text: object, where: str) -> str:
+    if not isinstance(text, str):
+        fail(UsageError, where, got="null" if text is None else text, expected="a text")
+    return text
