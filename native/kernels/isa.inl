@@ -20,6 +20,9 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y);
 #include "floats.inl"
 #include "packed.inl"
 #include "dots.inl"
+#if defined(HERD_AVX512)
+#include "few_avx512.inl"
+#endif
 #include "many.inl"
 #include "attend.inl"
 
@@ -32,14 +35,21 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y) {
     }
 }
 
+#if defined(HERD_AVX512)
+constexpr int64_t FEW_ROWS = 6;
+Layout few_layout(Type type) { return type == Type::q4_0 || type == Type::q4_1 ? Layout::split : Layout::rows; }
+#else
+constexpr int64_t FEW_ROWS = 4;
 Layout few_layout(Type) { return Layout::rows; }
+void few_packed(const Product &p) { few_plain(p); }
+#endif
 
 void few(const Product &p) {
     switch (p.w->type) {
         case Type::f32: return few_floats<Type::f32>(p);
         case Type::f16: return few_floats<Type::f16>(p);
         case Type::bf16: return few_floats<Type::bf16>(p);
-        default: return few_plain(p);
+        default: return few_packed(p);
     }
 }
 
@@ -53,7 +63,7 @@ void many(const Product &p, uint8_t *scratch) {
 }
 
 const Kernels table = {HERD_NAME, rms, layer_norm, silu_mul, gelu, rotate, scale, add, widen, narrow,
-                       quantise, few_layout, 4, few, many, attend};
+                       quantise, few_layout, FEW_ROWS, few, many, attend};
 
 }  // namespace
 
