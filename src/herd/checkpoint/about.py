@@ -11,9 +11,10 @@ from typing import Any
 
 from herd import weights
 from herd.checkpoint import licences, store
+from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.licences import Licence
 from herd.checkpoint.open import open_checkpoint
-from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.opened import Checkpoint, GgufCheckpoint
 from herd.checkpoint.registry import Version
 from herd.config import Llama4Config, is_dense_llama
 from herd.weights import Counts
@@ -47,7 +48,9 @@ class About:
 def describe(model: str | Path) -> About:
     """Read the headers of a model, by name or path. Raises NotFound, BadFile and its kinds."""
     path = store.resolve(model)
-    name, version, versions = None, None, ()
+    name: str | None = None
+    version: Version | None = None
+    versions: tuple[Version, ...] = ()
     if not Path(model).expanduser().exists():
         name, version = store.find(str(model))
         versions = store.entries()[name].versions
@@ -77,8 +80,8 @@ def _types(checkpoint: Checkpoint) -> dict[str, int]:
         for reader in (checkpoint.reader, checkpoint.mmproj):
             for info in reader.tensors.values() if reader else ():
                 found[info.format] += info.num_bytes
-    elif isinstance(checkpoint, HfCheckpoint):
-        for file in checkpoint.source().files:
+    elif isinstance(source := checkpoint.source(), HfSource):
+        for file in source.files:
             for entry in file.entries.values():
                 found[entry.dtype.lower()] += entry.end - entry.begin
     return dict(found.most_common())
