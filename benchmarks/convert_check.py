@@ -10,7 +10,8 @@ written back as a safetensors folder and compared with transformers. Prints one 
 What is judged is the median over positions of the root mean square difference, over the spread of the logits: a router
 whose two best experts nearly tie flips for a position or two as soon as anything is rounded, and then those logits are
 others. Limits: f32 1e-5, the order of summation. Otherwise llama.cpp rounds activations before each of about 30
-products in a row: to f16 or bf16 for such weights (2^-12 and 2^-9 of a value on average), to int8 with a scale each 32 or 256
+products in a row: to f16 or bf16 for such weights (2^-12 and 2^-9 of a value on average), to int8 with a scale for 32
+or 256
 values for block formats (largest of a group / 254, about 1% of a value). sqrt(30) of these, and a factor of 2.
 """
 

@@ -20,9 +20,12 @@ def whole(name: str, value: object, low: int, high: int) -> int:
 
 def positive(name: str, value: object) -> float:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         fail(BadConfig, name, got=value, expected="a finite number above 0")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of over 308 digits
+        fail(BadConfig, name, got="a number too large", expected="a finite number above 0")
 
 
 def eps(name: str, value: object) -> float:

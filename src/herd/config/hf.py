@@ -11,6 +11,12 @@ from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, 
 from herd.config.shape import Llama4Config, RopeDivisors, RopeScaling, VisionConfig, is_dense_llama
 from herd.errors import BadConfig, fail
 
+_IMAGE_IDS = {
+    ("boi_token_index", "boi_token_id"): 200080,
+    ("eoi_token_index", "eoi_token_id"): 200081,
+    ("image_token_index", "image_token_id"): 200092,
+}
+
 
 def from_hf(data: Mapping[str, Any]) -> Llama4Config:
     """Read the content of a config.json; see `Llama4Config.from_hf`."""
@@ -37,18 +43,35 @@ def _need(data: Mapping[str, Any], key: str) -> Any:
     return data[key]
 
 
+def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        fail(BadConfig, f"config.json {key}", got=type(value).__name__, expected="an object")
+    return value
+
+
+def _flag(data: Mapping[str, Any], key: str, default: bool) -> bool:
+    """true or false; whole numbers count as well (older files write attn_temperature_tuning: 4)."""
+    value = data.get(key)
+    if value is not None and not isinstance(value, int):
+        fail(BadConfig, f"config.json {key}", got=value, expected="true or false")
+    return default if value is None else bool(value)
+
+
 def _flags(name: str, value: object, num_layers: int) -> tuple[bool, ...]:
-    if not isinstance(value, list) or len(value) != num_layers or not all(x in (0, 1) for x in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != num_layers
+        or any(type(x) not in (int, bool) or x not in (0, 1) for x in value)
+    ):
         fail(BadConfig, name, got=value, expected=f"a list of {num_layers} zeros and ones")
     return tuple(bool(x) for x in value)
 
 
 def _rope_from_hf(text: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    rope = text.get("rope_parameters")
+    rope = _object(text, "rope_parameters")
     if rope is None:
-        rope = {**(text.get("rope_scaling") or {}), "rope_theta": text.get("rope_theta")}
-    if not isinstance(rope, Mapping):
-        fail(BadConfig, "rope_parameters", got=type(rope).__name__, expected="an object")
+        rope = {**(_object(text, "rope_scaling") or {}), "rope_theta": text.get("rope_theta")}
     theta = rope.get("rope_theta")
     if theta is None:
         theta = text.get("rope_theta", 500000.0 if "llama4" in str(text.get("model_type")) else 10000.0)
@@ -74,11 +97,13 @@ def _ids(value: object, name: str) -> tuple[int, ...]:
 
 
 def _one_id(value: object, name: str) -> int | None:
-    ids = _ids(value, name)
+    ids = () if value == -1 else _ids(value, name)  # old Llama files write -1 for none
     return ids[0] if ids else None
 
 
 def _activation(data: Mapping[str, Any]) -> None:
+    if data.get("partial_rotary_factor") not in (None, 1, 1.0):
+        fail(BadConfig, "partial_rotary_factor", got=data["partial_rotary_factor"], expected=1)
     if data.get("hidden_act", "silu") != "silu":
         fail(BadConfig, "hidden_act", got=data["hidden_act"], expected="silu")
     if data.get("attention_bias") or data.get("mlp_bias"):
@@ -99,23 +124,26 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
     # `[]` means none (other than no_rope_layers); null means: derive from the step.
     moe_pattern, step = None, text.get("interleave_moe_layer_step", 1)
     if text.get("moe_layers") is not None:
-        listed = [whole("moe_layers", x, 0, n - 1) for x in text["moe_layers"]]
-        moe_pattern, step = tuple(i in set(listed) for i in range(n)), 0
+        if not isinstance(text["moe_layers"], list):
+            fail(BadConfig, "moe_layers", got=text["moe_layers"], expected="a list of layers")
+        listed = {whole("moe_layers", x, 0, n - 1) for x in text["moe_layers"]}
+        moe_pattern, step = tuple(i in listed for i in range(n)), 0
     types = text.get("layer_types")
     chunk_pattern = None
     if types:
-        if not isinstance(types, list) or len(types) != n or set(types) - {"chunked_attention", "full_attention"}:
+        kinds = ("chunked_attention", "full_attention")
+        if not isinstance(types, list) or len(types) != n or any(t not in kinds for t in types):
             fail(BadConfig, "layer_types", got=types, expected=f"{n} of chunked_attention or full_attention")
         chunk_pattern = tuple(t == "chunked_attention" for t in types)
 
     vision = None
-    v = top.get("vision_config")
+    v = _object(top, "vision_config")
     if v is not None and top.get("model_type") == "llama4":
         ratio = v.get("pixel_shuffle_ratio", 0.5)
-        shuffle = round(1 / positive("pixel_shuffle_ratio", ratio))
+        shuffle = round(min(1 / positive("pixel_shuffle_ratio", ratio), MAX_WIDTH))
         if v.get("hidden_act", "gelu") != "gelu":
             fail(BadConfig, "vision hidden_act", got=v["hidden_act"], expected="gelu")
-        vision_rope = v.get("rope_parameters") or {}
+        vision_rope = _object(v, "rope_parameters") or {}
         vision = VisionConfig(
             image_size=_need(v, "image_size"),
             patch_size=_need(v, "patch_size"),
@@ -131,6 +159,11 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         )
     expert_width = whole("intermediate_size", _need(text, "intermediate_size"), 1, MAX_WIDTH)
     experts = text.get("num_local_experts", 16)
+    floor_scale = positive("floor_scale", text.get("floor_scale", 8192))  # 8192.0 in some files
+    image_ids = [
+        whole(names[0], next((top[name] for name in names if top.get(name) is not None), default), 0, MAX_VOCAB)
+        for names, default in _IMAGE_IDS.items()
+    ]
     return Llama4Config(
         num_layers=n,
         width=width,
@@ -148,22 +181,22 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         rope_pattern=rope_pattern,
         chunk_pattern=chunk_pattern,
         chunk=chunk,
-        use_qk_norm=bool(text.get("use_qk_norm", True)),
+        use_qk_norm=_flag(text, "use_qk_norm", True),
         rope_theta=theta,
         rope_scaling=scaling,
-        temperature_tuning=bool(text.get("attn_temperature_tuning", True)),
-        floor_scale=whole("floor_scale", int(text.get("floor_scale", 8192)), 1, MAX_CONTEXT),
+        temperature_tuning=_flag(text, "attn_temperature_tuning", True),
+        floor_scale=whole("floor_scale", int(floor_scale), 1, MAX_CONTEXT),
         attn_scale=text.get("attn_scale", 0.1),
         norm_eps=text.get("rms_norm_eps", 1e-5),
-        tied_embeddings=bool(text.get("tie_word_embeddings", False)),
+        tied_embeddings=_flag(text, "tie_word_embeddings", False),
         max_context=text.get("max_position_embeddings", 8192),
         bos_id=_one_id(text.get("bos_token_id", top.get("bos_token_id")), "bos_token_id"),
         eos_ids=_ids(text.get("eos_token_id", top.get("eos_token_id")), "eos_token_id"),
         pad_id=_one_id(text.get("pad_token_id"), "pad_token_id"),
         vision=vision,
-        image_start_id=top.get("boi_token_index", 200080),
-        image_end_id=top.get("eoi_token_index", 200081),
-        patch_id=top.get("image_token_index", top.get("image_token_id", 200092)),
+        image_start_id=image_ids[0],
+        image_end_id=image_ids[1],
+        patch_id=image_ids[2],
     )
 
 
@@ -183,7 +216,7 @@ def _from_llama(data: Mapping[str, Any]) -> Llama4Config:
         rope_theta=theta,
         rope_scaling=scaling,
         norm_eps=data.get("rms_norm_eps", 1e-6),
-        tied_embeddings=bool(data.get("tie_word_embeddings", False)),
+        tied_embeddings=_flag(data, "tie_word_embeddings", False),
         max_context=data.get("max_position_embeddings", 2048),
         bos_id=_one_id(data.get("bos_token_id"), "bos_token_id"),
         eos_ids=_ids(data.get("eos_token_id"), "eos_token_id"),

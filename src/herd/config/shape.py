@@ -170,10 +170,13 @@ class Llama4Config:
         whole("nope_interval", self.nope_interval, 0, MAX_LAYERS)
         positive("rope_theta", self.rope_theta)
         eps("norm_eps", self.norm_eps)
-        if not math.isfinite(self.attn_scale) or self.attn_scale < 0:
-            fail(BadConfig, "attn_scale", got=self.attn_scale, expected="a finite number of 0 or more")
+        if self.attn_scale != 0:
+            positive("attn_scale", self.attn_scale)
         if self.chunk is not None:
             whole("attention chunk", self.chunk, 1, MAX_CONTEXT)
+        if self.vision is not None:
+            for name in ("image_start_id", "image_end_id", "patch_id"):
+                whole(name, getattr(self, name), 0, self.vocab_size - 1)
         if self.num_heads % self.num_kv_heads:
             fail(BadConfig, f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})")
         if self.head_size % 2:
