@@ -1,0 +1,96 @@
+"""What importing costs, and who may import what: facts of a fresh interpreter."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import herd
+from herd.cli import ALIASES, COMMANDS
+
+PACKAGE = Path(herd.__file__).parent
+HEAVY = {"numpy", "torch", "starlette", "transformers", "PIL", "rich", "prompt_toolkit", "huggingface_hub", "asyncio"}
+TORCH_ROOMS = ("ops/torch.py", "train/")
+"""Modules below the package that may import torch when they are imported themselves."""
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in memory after running `code` in a new interpreter."""
+    probe = "import sys; print('\\n'.join(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{probe}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    assert "numpy" in loaded_by("import numpy")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import herd",
+        "from herd.cli import main; assert main(['--help']) == 0",
+        "from herd.cli import main; assert main(['--version']) == 0",
+        "from herd.cli import main; assert main(['no-such-command']) == 2",
+    ],
+)
+def test_herd_and_its_help_load_nothing_heavy(code: str) -> None:
+    # what site-packages' own start-up files load is not ours
+    before = loaded_by("pass")
+    # the probe reads stderr, so a complaint there must not be mistaken for a module
+    quiet = f"import sys, io\nkept, sys.stderr = sys.stderr, io.StringIO()\n{code}\nsys.stderr = kept"
+    assert (loaded_by(quiet) - before) & HEAVY == set()
+
+
+def test_import_herd_does_not_even_load_click() -> None:
+    assert "click" not in loaded_by("import herd, herd.cli")
+
+
+def test_commands_that_only_look_at_the_store_load_no_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HERD_HOME", str(tmp_path))
+    code = "from herd.cli import main; assert main(['list', '--json']) == 0"
+    assert loaded_by(code) & {"numpy", "torch"} == set()
+
+
+def test_answering_loads_no_torch() -> None:
+    assert "torch" not in loaded_by("import herd; herd.load; import herd.ops.native, herd.convert, herd.cli.run")
+
+
+def torch_at_import(path: Path) -> bool:
+    """Whether a module imports torch when it is imported: outside functions and TYPE_CHECKING blocks."""
+
+    def names(body: list[ast.stmt]) -> list[str]:
+        found: list[str] = []
+        for node in body:
+            if isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found.append(node.module or "")
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                found += names(node.orelse)
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for field in ("body", "orelse", "finalbody", "handlers"):
+                    inner = getattr(node, field, [])
+                    found += names([n for n in inner if isinstance(n, ast.stmt)])
+                    found += [m for h in inner if isinstance(h, ast.ExceptHandler) for m in names(h.body)]
+        return found
+
+    return any(n.partition(".")[0] == "torch" for n in names(ast.parse(path.read_text()).body))
+
+
+def test_only_the_rooms_of_torch_import_it() -> None:
+    modules = {str(p.relative_to(PACKAGE)): p for p in PACKAGE.rglob("*.py")}
+    assert torch_at_import(modules["ops/torch.py"])  # the check can find it
+    guilty = [m for m, p in modules.items() if torch_at_import(p) and not m.startswith(TORCH_ROOMS)]
+    assert guilty == []
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *ALIASES])
+def test_every_row_of_the_table_is_a_command_with_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from herd.cli import main
+
+    assert main([command, "--help"]) == 0
+    assert f"herd {command}" in capsys.readouterr().out
