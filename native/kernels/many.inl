@@ -32,7 +32,8 @@ INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t 
         }
         int64_t by = GROUP == 32 ? g : g / 2;
         for (int v = 0; v < 3; v++) {
-            __m512 s = _mm512_loadu_ps(panel.s + g * PANEL + 16 * v), m = _mm512_loadu_ps(panel.m + g * PANEL + 16 * v);
+            __m512 s = _mm512_load_ps(panel.s + g * PANEL + 16 * v);
+            __m512 m = MIN ? _mm512_load_ps(panel.m + g * PANEL + 16 * v) : s;
             for (int r = 0; r < 4; r++) {
                 __m512 a = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[r][v]), _mm512_set1_ps(scale[4 * by + r]));
                 acc[r][v] = _mm512_fmadd_ps(a, s, acc[r][v]);
@@ -72,6 +73,9 @@ INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t 
 }
 #endif
 
+#if defined(HERD_AVX512)
+#include "panel_avx512.inl"
+#else
 // The columns of a panel one after another, scattered by fours.
 static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n, const Panel &panel) {
     Format f = format_of(w.type);
@@ -89,6 +93,7 @@ static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, in
         for (int64_t g = 0; g < n / f.group; g++) panel.s[g * PANEL + c] = s[g], panel.m[g * PANEL + c] = m[g];
     }
 }
+#endif
 
 // y: [rows rounded up to 4][PANEL]
 static void many_packed(const Product &p, uint8_t *scratch) {

@@ -103,8 +103,19 @@ void narrow(Type type, const float *x, int64_t n, uint8_t *row) {
     }
 }
 
-// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0.
-INLINE float quantise_group(const float *x, int8_t *q) {
+// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0. low, high: sums of the first
+// and the last 16 of q.
+INLINE float quantise_group(const float *x, int8_t *q, int32_t &low, int32_t &high) {
+#if defined(HERD_AVX512)
+    __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
+    __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(a, by)), d = _mm512_cvtps_epi32(_mm512_mul_ps(b, by));
+    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(c));
+    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(d));
+    low = _mm512_reduce_add_epi32(c), high = _mm512_reduce_add_epi32(d);
+    return top / 127.0f;
+#else
     F most{};
     for (int i = 0; i < 32; i += W) most = largest(most, absolute(load(x + i)));
     float top = peak(most), by = top > 0 ? 127.0f / top : 0.0f;
@@ -113,7 +124,10 @@ INLINE float quantise_group(const float *x, int8_t *q) {
         I r = (I)(load(x + i) * by + 12582912.0f);
         for (int j = 0; j < W; j++) q[i + j] = (int8_t)r[j];
     }
+    low = high = 0;
+    for (int i = 0; i < 16; i++) low += q[i], high += q[16 + i];
     return top / 127.0f;
+#endif
 }
 
 void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised t) {
@@ -122,18 +136,17 @@ void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layou
         for (int64_t g = 0; g < G; g++) {
             alignas(64) int8_t q[32];
             float s = 0;
+            int32_t low = 0, high = 0;
             int64_t left = K - 32 * g;
             if (r >= rows || left <= 0) {
                 memset(q, 0, 32);
             } else if (left >= 32) {
-                s = quantise_group(x + r * ldx + 32 * g, q);
+                s = quantise_group(x + r * ldx + 32 * g, q, low, high);
             } else {
                 float part[32] = {};
                 memcpy(part, x + r * ldx + 32 * g, (size_t)left * 4);
-                s = quantise_group(part, q);
+                s = quantise_group(part, q, low, high);
             }
-            int32_t low = 0, high = 0;
-            for (int i = 0; i < 16; i++) low += q[i], high += q[16 + i];
             if (layout == Layout::tiles) {
                 for (int i = 0; i < 8; i++) memcpy(t.q + (8 * g + i) * 16 + 4 * r, q + 4 * i, 4);
                 t.scale[4 * g + r] = s;
