@@ -1,15 +1,19 @@
 """What several tests need: tiny models with random weights, in float32, over either op set."""
 
 import functools
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from herd.checkpoint.hf_write import save_hf
 from herd.checkpoint.sources import random_model
 from herd.config import TINY, Llama4Config
 from herd.model import place_weights
 from herd.ops.contract import Ops
+from herd.text.special import SMALL
 
 TINY_TEXT = replace(TINY, vision=None)
 TINY_DENSE = replace(
@@ -43,3 +47,23 @@ def op_set(name: str, threads: int = 1) -> Ops:
 def placed(config: Llama4Config, ops: Ops, seed: int = 0) -> Any:
     """The random model, on an op set."""
     return place_weights(ops, weights(config, seed))
+
+
+def byte_tokenizer_files(vocab_size: int = 320) -> dict[str, str]:
+    """The files of `Tokenizer.bytes_only` in a Hugging Face folder: 256 bytes, no merges, the same specials."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's: these stand for themselves
+    others = iter(range(256, 512))
+    letters = [chr(b) if b in printable else chr(next(others)) for b in range(256)]
+    names = [*SMALL, *(f"<|spare_{n}|>" for n in range(vocab_size - 256 - len(SMALL)))]
+    tokenizer = {
+        "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate(letters)}, "merges": []},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "added_tokens": [{"id": 256 + i, "content": name, "special": True} for i, name in enumerate(names)],
+    }
+    config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "add_bos_token": True}
+    return {"tokenizer.json": json.dumps(tokenizer), "tokenizer_config.json": json.dumps(config)}
+
+
+def hf_folder(folder: Path, config: Llama4Config = TINY, seed: int = 0, **texts: str) -> Path:
+    """A whole tiny checkpoint on disk; `texts`: further files, name -> content."""
+    return save_hf(folder, config, weights(config, seed), texts={**byte_tokenizer_files(config.vocab_size), **texts})
