@@ -60,7 +60,7 @@ def read_image(image: ImageLike, vision: VisionConfig | None) -> ImagePart:
         fail(UsageError, "image", got=type(image).__name__, expected="a path or bytes")
     from herd.media.images import load_image
 
-    loaded = load_image(image, size=vision.image_size)
+    loaded = load_image(image, image_size=vision.image_size)
     return ImagePart(loaded.tiles_wide, loaded.tiles_high, loaded.tiles_I3SS)
 
 
