@@ -26,11 +26,61 @@ CODE = [
     "</div>\n\n\n<p class='x'>We'RE here, THEY'LL see</p>",
 ]
 PIECES = [
-    *("日本語のテキスト", "中文字符", "한국어 문장", "русский текст", "Ελληνικά", "עברית", "ქართული", "ʻOkina", "ſ's", "'ſ"),
+    *(
+        "日本語のテキスト",
+        "中文字符",
+        "한국어 문장",
+        "русский текст",
+        "Ελληνικά",
+        "עברית",
+        "ქართული",
+        "ʻOkina",
+        "ſ's",
+        "'ſ",
+    ),
     *("👩‍👩‍👧‍👦", "🇧🇷🇫🇷", "👍🏽", "☃️", "🫠", "é", "ñ̃", "a\u0300\u0301\u0302", "\u200b", "\ufeff", "\u00ad", "\u2028"),
-    *("'s", "'S", "'ll", "'LL", "'d", "n't", "'tis", "I'VE", "ǅ", "ǈungla", "ßẞ", "İı", "ⅷ", "½", "²³", "①", "٣٤٥", "𝟘𝟙", "𝒜𝒷"),
-    *("<|eot|>", "<|begin_of_text|>", "<|im_start|>", "<|header_start|>system<|header_end|>", "<|patch|>", "<|eot_id|>"),
-    *("...", "!?!", "--->", "/path/to//x\n/", "#include", "$100", "100%", "1,000,000", "3.14159", "0xDEADBEEF", "v2.0.1-rc1"),
+    *(
+        "'s",
+        "'S",
+        "'ll",
+        "'LL",
+        "'d",
+        "n't",
+        "'tis",
+        "I'VE",
+        "ǅ",
+        "ǈungla",
+        "ßẞ",
+        "İı",
+        "ⅷ",
+        "½",
+        "²³",
+        "①",
+        "٣٤٥",
+        "𝟘𝟙",
+        "𝒜𝒷",
+    ),
+    *(
+        "<|eot|>",
+        "<|begin_of_text|>",
+        "<|im_start|>",
+        "<|header_start|>system<|header_end|>",
+        "<|patch|>",
+        "<|eot_id|>",
+    ),
+    *(
+        "...",
+        "!?!",
+        "--->",
+        "/path/to//x\n/",
+        "#include",
+        "$100",
+        "100%",
+        "1,000,000",
+        "3.14159",
+        "0xDEADBEEF",
+        "v2.0.1-rc1",
+    ),
     *("\x00", "\x01", "\x1c", "\x1f", "\x7f", "\x85", "\xa0", "\u3000", "\u2003", "\t", "\r\n", "\n\n", " \n ", "\v\f"),
 ]
 SPACES = [" ", "  ", "\n", "\t", "\r", "\r\n", "\xa0", "\u3000", "\u2009", "\x0b", "\x85", "\u2029"]
@@ -65,7 +115,9 @@ def _fragment(rng: random.Random) -> str:
 def _assigned(rng: random.Random) -> str:
     """A character that Unicode assigned long ago: newer ones differ between the libraries compared."""
     while True:
-        char = chr(rng.choice([rng.randrange(0x80), rng.randrange(0x3000), rng.randrange(0x10000), rng.randrange(0x20000)]))
+        char = chr(
+            rng.choice([rng.randrange(0x80), rng.randrange(0x3000), rng.randrange(0x10000), rng.randrange(0x20000)])
+        )
         if unicodedata.category(char) not in ("Cn", "Cs", "Co"):
             return char
 

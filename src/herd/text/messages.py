@@ -95,13 +95,9 @@ def check_messages(messages: Sequence[Message]) -> None:
         for call in message.tool_calls:
             check_name(call.name, f"{where}.tool_calls: name")
         for content in (message.content, message.context or ""):
-            if not isinstance(content, str) and not all(isinstance(p, (TextPart, ImagePart)) for p in content):
-                fail(
-                    UsageError,
-                    f"{where}.content",
-                    got=type(content).__name__,
-                    expected="text, or parts of text and image",
-                )
+            parts = () if isinstance(content, str) else content if isinstance(content, (tuple, list)) else (content,)
+            if not all(isinstance(part, (TextPart, ImagePart)) for part in parts):
+                fail(UsageError, f"{where}.content", got=type(content).__name__, expected="text, or text and image parts")
 
 
 def check_name(name: object, what: str) -> str:

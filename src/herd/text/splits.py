@@ -84,7 +84,18 @@ def from_pre_tokenizer(structure: object, where: str) -> str:
     for name, known in _STRUCTURES.items():
         if steps in known:
             return name
-    return fail(BadTokenizer, f"{where}: pre_tokenizer", got=structure, expected=_one_of(PATTERNS))
+    return fail(BadTokenizer, f"{where}: pre_tokenizer", got=_summary(structure), expected=_one_of(PATTERNS))
+
+
+def _summary(structure: object) -> str:
+    """The types in a pre-tokenizer: enough to know it by, and short whatever the file holds."""
+    if not isinstance(structure, dict):
+        return type(structure).__name__
+    inner = structure.get("pretokenizers")
+    names = (
+        [str(part.get("type"))[:20] for part in inner[:8] if isinstance(part, dict)] if isinstance(inner, list) else []
+    )
+    return f"{str(structure.get('type'))[:20]}({', '.join(names)})"
 
 
 def _one_of(names: Mapping[str, str]) -> str:

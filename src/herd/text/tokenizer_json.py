@@ -7,7 +7,7 @@ by name.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,8 +19,11 @@ from herd.text.merge_list import MAX_TOKENS, SENTENCEPIECE, SENTENCEPIECE_DO, bu
 MAX_FILE_BYTES = 32 << 20  # Llama 4's has 27.9 MB
 
 
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOKENS)]
+
+
 class _Added(msgspec.Struct):
-    id: int
+    id: _Id
     content: str
     special: bool = False
 
@@ -43,7 +46,7 @@ class _ModelKind(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    vocab: dict[str, int]
+    vocab: dict[str, _Id]
     merges: list[str | tuple[str, str]]
 
 
@@ -86,7 +89,8 @@ def _check_kind(kind: _ModelKind, normalizer: Any, where: str) -> None:
     if kind.type not in ("BPE", None):
         fail(BadTokenizer, f"{where}: model.type", got=kind.type, expected="'BPE'")
     if normalizer is not None and normalizer != {"type": "Sequence", "normalizers": []}:
-        fail(BadTokenizer, f"{where}: normalizer", got=normalizer, expected="none")
+        got = normalizer.get("type") if isinstance(normalizer, dict) else type(normalizer).__name__
+        fail(BadTokenizer, f"{where}: normalizer", got=got, expected="none")
     for field in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(kind, field):
             fail(BadTokenizer, f"{where}: model.{field}", got=getattr(kind, field), expected="none")
@@ -95,30 +99,16 @@ def _check_kind(kind: _ModelKind, normalizer: Any, where: str) -> None:
 def _vocabulary(vocab: Mapping[str, int], added: list[_Added], where: str) -> tuple[list[str], bytes, dict[str, int]]:
     """Text by id; 1 by id where text can become it; special tokens. Every id from 0 to the highest has one text."""
     num_tokens = 1 + max([*vocab.values(), *(token.id for token in added)], default=-1)
-    if not 0 < num_tokens <= MAX_TOKENS:
-        fail(BadTokenizer, f"{where}: highest token id", got=num_tokens - 1, expected=f"below {MAX_TOKENS}")
     tokens: list[str | None] = [None] * num_tokens
     ordinary = bytearray(num_tokens)
     for text, i in vocab.items():
-        if i < 0 or tokens[i] is not None:
-            fail(
-                BadTokenizer,
-                f"{where}: model.vocab: id {i}",
-                got=f"tokens {text!r} and {tokens[i] if i >= 0 else ''!r}",
-            )
+        if tokens[i] is not None:
+            fail(BadTokenizer, f"{where}: model.vocab: two tokens have id {i}", got=text)
         tokens[i], ordinary[i] = text, 1
     specials: dict[str, int] = {}
     for token in added:
-        if (
-            token.id < 0
-            or tokens[token.id] not in (None, token.content)
-            or vocab.get(token.content, token.id) != token.id
-        ):
-            fail(
-                BadTokenizer,
-                f"{where}: added_tokens: {token.content!r} and the vocabulary disagree on id",
-                got=token.id,
-            )
+        if tokens[token.id] not in (None, token.content) or vocab.get(token.content, token.id) != token.id:
+            fail(BadTokenizer, f"{where}: added_tokens: id {token.id} is another token's", got=token.content)
         if tokens[token.id] is None or token.special:
             ordinary[token.id] = 0
         tokens[token.id] = token.content

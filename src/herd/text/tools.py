@@ -71,7 +71,7 @@ def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> 
 def _argument(call: ToolCall, key: str) -> str:
     value = call.arguments.get(key)
     if not isinstance(value, str):
-        fail(UsageError, f"tool call {call.name}: argument {key!r}", got=value, expected="text")
+        fail(UsageError, f"tool call {call.name}: argument {key!r}", got=type(value).__name__, expected="text")
     return value
 
 
