@@ -231,9 +231,12 @@ class _Parser:
         raw = self.buffer[self.at : self.at + length]
         self.at += length
         try:
-            return str(raw, "utf-8")
+            text = str(raw, "utf-8")
         except UnicodeDecodeError:
             self.bad(f"{what} name is not UTF-8", got=repr(bytes(raw)))
+        if not text.isprintable():
+            self.bad(f"{what} name has characters that cannot be shown", got=repr(text))
+        return text
 
     def value(self, what: str) -> Value:
         """Step over a value and remember where it lies."""
@@ -274,7 +277,6 @@ class _Parser:
 
     def skip_strings(self, what: str, count: int) -> None:
         """Step over strings. The one loop that a large vocabulary feels: 0.1 us a string."""
-        self.strings += count
         self.strings += count
         if self.strings > MAX_STRINGS:
             self.bad(f"{what} count", got=count, expected=f"at most {MAX_STRINGS} strings in a file")

@@ -171,13 +171,18 @@ class GgufSource:
             found = {self._find(t)[1] for t in names}
             missing = [t for t in names if self._find(t)[1] not in file.tensors]
             if missing:
-                fail(BadCheckpoint, f"{file.path}: missing tensors", got=_listed(missing), do="the file is not whole")
+                fail(
+                    BadCheckpoint,
+                    f"{file.path}: {len(missing)} tensors are missing",
+                    got=", ".join(missing[:_LISTED]),
+                    do="the file is not whole",
+                )
             extra = [t for t in file.tensors if t not in found and t != ROPE_FREQS]
             if extra:
                 fail(
                     BadCheckpoint,
-                    f"{file.path}: tensors that the config has no place for",
-                    got=_listed(extra),
+                    f"{file.path}: {len(extra)} tensors that the config has no place for",
+                    got=", ".join(extra[:_LISTED]),
                     do="the file is of another architecture than its keys say",
                 )
         for w in walk(config):
@@ -195,8 +200,3 @@ def _is_packed(file: Gguf, tensor: str) -> bool:
 
 def _without_ones(shape: Iterable[int]) -> list[int]:
     return [n for n in shape if n != 1]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
