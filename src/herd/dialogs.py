@@ -5,9 +5,9 @@ a text or a list of {"type": "text", "text": ...} and {"type": "image", "image":
 looks like a control token in it is encoded as the characters it is made of (`herd.text`).
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,7 +15,11 @@ from herd.config import VisionConfig
 from herd.errors import UsageError, fail
 from herd.text.messages import ROLES, Content, ImagePart, Message, TextPart, ToolCall
 
-ImageLike: TypeAlias = str | Path | bytes
+if TYPE_CHECKING:
+    from herd.media import ImageSource
+
+ImageLike: TypeAlias = "ImageSource"
+"""A path, a file's bytes, or pixels as an array of uint8."""
 Dialog: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 
 _FIELDS = ("role", "content", "tool_calls", "name", "tool_call_id", "context", "end_of_message")
@@ -28,11 +32,11 @@ def read_dialog(
 
     Image parts come back with their tiles as `data`. Raises UsageError naming the place, BadMedia for an image.
     """
-    if isinstance(dialog, str):
-        dialog = [Message("user", dialog)]
-    if not isinstance(dialog, Sequence) or not dialog:
+    turns = [Message("user", dialog)] if isinstance(dialog, str) else dialog
+    if not isinstance(turns, Sequence) or not turns:
         fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
-    messages = [_message(turn, f"messages[{i}]", vision) for i, turn in enumerate(dialog)]
+    _check_images([*images, *_raw_images(turns)])
+    messages = [_message(turn, f"messages[{i}]", vision) for i, turn in enumerate(turns)]
     if images:
         messages = _with_images(messages, images, vision)
     if system is not None:
@@ -53,15 +57,36 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
 
 
 def read_image(image: ImageLike, vision: VisionConfig | None) -> ImagePart:
-    """An image of a path or of bytes, cut into tiles. Raises UsageError on a text model, BadMedia, NotFound."""
+    """An image, cut into tiles. Raises UsageError on a text model or for another type, BadMedia, NotFound."""
     if vision is None:
         fail(UsageError, "an image was given to a text model", do="choose a model with vision")
-    if not isinstance(image, str | Path | bytes):
-        fail(UsageError, "image", got=type(image).__name__, expected="a path or bytes")
-    from herd.media.images import load_image
+    from herd.media import load_image
 
     loaded = load_image(image, image_size=vision.image_size)
     return ImagePart(loaded.tiles_wide, loaded.tiles_high, loaded.tiles_I3SS)
+
+
+def _raw_images(dialog: Sequence[Message | Mapping[str, Any]]) -> Iterator[Any]:
+    for turn in dialog:
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        for part in content if isinstance(content, list | tuple) else ():
+            if isinstance(part, Mapping) and part.get("type") == "image":
+                yield part.get("image")
+
+
+def _check_images(images: Sequence[Any]) -> None:
+    """The limits of one request, before any image is read. What is no image fails where it is read."""
+    if not images:
+        return
+    from herd.media import IMAGE_LIMITS
+
+    IMAGE_LIMITS.check_request([_size(image) for image in images])
+
+
+def _size(image: Any) -> int:
+    if isinstance(image, str | os.PathLike):
+        return os.stat(image).st_size if os.path.isfile(image) else 0
+    return int(getattr(image, "nbytes", 0)) or (len(image) if isinstance(image, bytes | bytearray) else 0)
 
 
 def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: VisionConfig | None) -> list[Message]:

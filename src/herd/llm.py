@@ -110,6 +110,7 @@ def load(
             tokenizer,
             chat,
             name=name,
+            path=path,
             defaults=defaults,
             size_bytes=checkpoint.size_bytes,
             load_s=time.monotonic() - began_s,
@@ -127,6 +128,7 @@ class LLM:
         chat: ChatFormat | UsageError,
         *,
         name: str = "model",
+        path: Path | None = None,
         defaults: SamplingOptions = LLAMA,
         size_bytes: int = 0,
         load_s: float = 0.0,
@@ -134,6 +136,8 @@ class LLM:
         """chat: the format, or the error that a chat gets because none is known. As a rule `load` makes an LLM."""
         self.config = config
         self.name = name
+        self.path = path
+        """The file or folder it was loaded from."""
         self.context = runner.context
         """Tokens a sequence may have."""
         self.tokenizer = tokenizer
@@ -193,8 +197,7 @@ class LLM:
         it computes ends it with "interrupted".
         """
         turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
-        ids = self._format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
-        return self._events(self._submit(ids, options, tiles_of(turns), trace), policy, turns)
+        return self._events(self._submit(self._ids(turns, tools), options, tiles_of(turns), trace), policy, turns)
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
         """Answer several dialogs, in their order. Ctrl-C ends it: the list then ends with the interrupted reply."""
@@ -265,8 +268,11 @@ class LLM:
         """Tokens of a plain text, or of turns as `chat` would send them."""
         if isinstance(messages, str):
             return len(self.encode(messages))
-        turns = read_dialog(messages, system=None, images=(), vision=self.config.vision)
-        return len(self._format().encode(turns, tokens_per_tile=max(self.config.tokens_per_tile, 1)))
+        return len(self.prompt_ids(messages))
+
+    def prompt_ids(self, messages: Dialog, *, system: str | None = None) -> list[int]:
+        """What `chat` would send: the turns, and the open header of the answer."""
+        return self._ids(read_dialog(messages, system=system, images=(), vision=self.config.vision))
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 
@@ -321,6 +327,9 @@ class LLM:
         if not isinstance(self._chat, ChatFormat):
             raise self._chat
         return self._chat
+
+    def _ids(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        return self._format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
 
     def _bos(self) -> list[int]:
         return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
