@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
 from herd.cli import ALIASES, COMMANDS
-from herd.errors import HerdError
+from herd.errors import HerdError, Interrupted
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -44,6 +45,13 @@ class LazyGroup(click.Group):
             hint = f"did you mean {' or '.join(near)}?" if near else "herd --help lists them"
             ctx.fail(f"no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. Ctrl-C becomes Herd's error here, before click would write an empty line about it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections from the registry alone."""

@@ -135,14 +135,16 @@ def _one_shot(
 def follow(events: "Iterator[Event]", *, show: bool) -> "Reply":
     """Print a stream as it comes and give back the whole reply; the answer always ends its line."""
     last = "\n"
-    for event in events:
-        if event.type == "done":
-            if show and not last.endswith("\n"):
-                print(flush=True)
-            return event.reply
-        if show and event.text:
-            print(event.text, end="", flush=True)
-            last = event.text
+    try:
+        for event in events:
+            if event.type == "done":
+                return event.reply
+            if show and event.text:
+                last = event.text
+                print(last, end="", flush=True)
+    finally:
+        if not last.endswith("\n") and not isinstance(sys.exception(), OSError):
+            print(flush=True)
     raise AssertionError("a stream ended without its DoneEvent")
 
 
