@@ -110,14 +110,14 @@ def test_behemoth_says_what_it_assumes() -> None:
 
 
 def test_v5_spelling_means_the_same() -> None:
-    rope = {**SCOUT_TEXT["rope_scaling"], "rope_theta": 500000.0}  # type: ignore[dict-item]
+    rope = {**SCOUT_TEXT["rope_scaling"], "rope_theta": 500000.0}
     text = {k: v for k, v in SCOUT_TEXT.items() if k not in ("rope_theta", "rope_scaling", "torch_dtype")}
     data = {**SCOUT_JSON, "text_config": {**text, "rope_parameters": rope, "dtype": "bfloat16"}}
     assert Llama4Config.from_hf(data) == Llama4Config.from_hf(SCOUT_JSON)
 
 
 def test_old_rope_type_key_is_read() -> None:
-    rope = {k: v for k, v in SCOUT_TEXT["rope_scaling"].items() if k != "rope_type"}  # type: ignore[attr-defined]
+    rope = {k: v for k, v in SCOUT_TEXT["rope_scaling"].items() if k != "rope_type"}
     assert Llama4Config.from_hf(with_text(rope_scaling={**rope, "type": "llama3"})).rope_scaling == SCOUT.rope_scaling
 
 
@@ -258,7 +258,7 @@ def test_hostile_numbers_are_one_line_of_bad_config(key: str, value: object) -> 
 )
 def test_hostile_vision_numbers(key: str, value: object) -> None:
     with pytest.raises(BadConfig):
-        Llama4Config.from_hf({**SCOUT_JSON, "vision_config": {**SCOUT_JSON["vision_config"], key: value}})  # type: ignore[dict-item]
+        Llama4Config.from_hf({**SCOUT_JSON, "vision_config": {**SCOUT_JSON["vision_config"], key: value}})
 
 
 @pytest.mark.parametrize("kind", ["mllama", "qwen3", None, 7, ["llama"]])
@@ -278,9 +278,9 @@ JUNK = st.recursive(
 @given(
     st.dictionaries(st.sampled_from(sorted(SCOUT_TEXT)), JUNK, max_size=3),
     st.dictionaries(st.sampled_from(sorted(SCOUT_JSON["vision_config"])), JUNK, max_size=2),
-)  # type: ignore[arg-type]
+)
 def test_any_values_give_a_config_or_a_typed_error(text: dict[str, object], vision: dict[str, object]) -> None:
-    data = {**with_text(**text), "vision_config": {**SCOUT_JSON["vision_config"], **vision}}  # type: ignore[dict-item]
-    for candidate in (data, {**data["text_config"], "model_type": "llama"}):  # type: ignore[dict-item]
+    data = {**with_text(**text), "vision_config": {**SCOUT_JSON["vision_config"], **vision}}
+    for candidate in (data, {**data["text_config"], "model_type": "llama"}):
         with contextlib.suppress(BadConfig):  # anything else is a failure
             assert Llama4Config.from_hf(candidate).num_layers >= 1

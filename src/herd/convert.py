@@ -4,6 +4,7 @@ What it is: `convert`. The tokenizer, its template and the sampling advice come 
 best mixture of number formats (`passes`).
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,15 @@ _COMPANIONS = (
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "README.md",
     "LICENSE",
     "LICENSE.txt",
+    "NOTICE",
     "USE_POLICY.md",
 )
 """What belongs to a model besides its weights: copied as it is between Hugging Face folders."""
-_DESCRIBES = ("general.name", "general.author", "general.organization", "general.license", "general.sampling.")
+_OWN = ("general.architecture", "general.file_type", "general.quantization_version", "general.alignment")
+"""Keys that describe a file, not its model: written anew."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, pro
             tokenizer = checkpoint.load_tokenizer()
             keys, where = checkpoint.tokenizer_keys(), str(checkpoint.path)
             texts = hf_tokenizer_texts(keys, tokenizer, checkpoint.config, checkpoint.advice, where)
+            texts |= _licence(checkpoint)
         except NotFound:
             notes.append("the source has no tokenizer")
     save_hf(
@@ -117,13 +122,22 @@ def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, pro
     return Converted(target, type, sum(p.stat().st_size for p in target.iterdir()), tuple(notes))
 
 
+def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
+    """A model card with the licence alone, as Hugging Face keeps it."""
+    licence = checkpoint.reader.keys.get("general.license")
+    if not isinstance(licence, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", licence):
+        return {}
+    return {"README.md": f"---\nlicense: {licence}\n---\n"}
+
+
 def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
     if type not in FILE_TYPES:
         fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
     notes: list[str] = []
     keys: dict[str, Any] = {"general.name": checkpoint.path.resolve().stem}
     if isinstance(checkpoint, GgufCheckpoint):
-        keys |= {k: v for k, v in checkpoint.reader.keys.items() if k.startswith(("tokenizer.", *_DESCRIBES))}
+        old = checkpoint.reader.keys
+        keys |= {k: old[k] for k in old if k.startswith(("tokenizer.", "general.")) and k not in _OWN}
     elif isinstance(checkpoint, HfCheckpoint):
         keys |= {f"general.sampling.{_SAMPLING[k]}": v for k, v in checkpoint.advice.items()}
         try:

@@ -121,7 +121,10 @@ class HfCheckpoint(Checkpoint):
         if "auto_map" in data:
             log.warning("%s: config.json names code of its own (auto_map): ignored, never run", path)
         generation = self._optional("generation_config.json")
-        config = Llama4Config.from_hf(data)
+        try:
+            config = Llama4Config.from_hf(data)
+        except BadConfig as problem:
+            raise BadConfig(f"{self.folder / 'config.json'}: {problem}") from None
         eos = (*config.eos_ids, *_ids(generation.get("eos_token_id")))
         self.config = replace(config, eos_ids=tuple(dict.fromkeys(eos)))
         self.advice = _advice(generation, 0)

@@ -25,7 +25,7 @@ from herd.checkpoint.small_json import parse_object, regular_file
 from herd.errors import BadCheckpoint, fail
 
 MAX_HEADER_BYTES = 8 << 20
-MAX_TENSORS = 100_000
+MAX_TENSORS = 65_536
 MAX_NAME_BYTES = 512
 MAX_RANK = 8
 MAX_METADATA = 10_000
