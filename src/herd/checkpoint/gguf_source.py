@@ -173,7 +173,7 @@ class GgufSource:
             if missing:
                 fail(
                     BadCheckpoint,
-                    f"{file.path}: {len(missing)} tensors are missing",
+                    f"{file.path}: missing tensors ({len(missing)})",
                     got=", ".join(missing[:_LISTED]),
                     do="the file is not whole",
                 )
@@ -181,7 +181,7 @@ class GgufSource:
             if extra:
                 fail(
                     BadCheckpoint,
-                    f"{file.path}: {len(extra)} tensors that the config has no place for",
+                    f"{file.path}: tensors without a place in the config ({len(extra)})",
                     got=", ".join(extra[:_LISTED]),
                     do="the file is of another architecture than its keys say",
                 )

@@ -1,0 +1,141 @@
+"""The files that llama.cpp quantised give llama.cpp's logits, over both op sets.
+
+Tolerance, relative to the size of a position's logits (root mean square of the difference / of the logits). Weights are
+the same numbers on both sides. llama.cpp rounds the input of every matrix to what its kernel wants: float16 and
+bfloat16 for such weights, int8 in blocks of 32 or (two-level formats) 256 otherwise; one rounding of Gaussian-like
+numbers makes an error of (largest / 127) / sqrt(12), 0.55% of their size in blocks of 32 and 0.66% in blocks of 256.
+Such errors are independent, and a path has 4 a layer and one at the head: n = 4 L + 1 of them add to sqrt(n) of one.
+`c` = 3 covers what norms and softmax add, and a second op set that rounds its own way. Wrong mathematics is off by 1.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import OP_SETS, op_set
+from herd import formats
+from herd.batch import packed
+from herd.checkpoint.gguf import open_gguf
+from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
+from herd.model import forward, place_weights
+from herd.weights import build
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+FILES = sorted((FIXTURES / "gguf").glob("*.gguf"))
+C = 3.0
+ONE_ROUNDING = {
+    "f32": 2.0**-24 * 256**0.5,  # a sum of 256 products in float32
+    "f16": 2.0**-12,
+    "bf16": 2.0**-9,
+    "q4_0": 0.0055,
+    "q4_1": 0.0055,
+    "q8_0": 0.0055,
+    "q4_k": 0.0066,
+    "q6_k": 0.0066,
+}
+
+
+def make_gguf():
+    """The script that made the fixtures, for its shapes and weights."""
+    spec = importlib.util.spec_from_file_location("make_gguf", FIXTURES / "make_gguf.py")
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["make_gguf"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def load(path: Path):
+    file = open_gguf(path)
+    config = config_from_gguf(file)
+    return file, config, build(config, GgufSource(file, config))
+
+
+def run(ops, path: Path, ids) -> np.ndarray:
+    _, config, model = load(path)
+    context = ops.place(packed([len(ids)], config.chunk))
+    return ops.numpy(forward(ops, config, place_weights(ops, model), np.asarray(ids, np.int64), context))
+
+
+def off(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """Relative difference per position."""
+    return np.sqrt(((got - want) ** 2).mean(axis=1) / (want**2).mean(axis=1))
+
+
+def allowed(path: Path, layers: int) -> float:
+    return C * ONE_ROUNDING[path.stem.split("-")[1]] * (4 * layers + 1) ** 0.5
+
+
+@pytest.mark.parametrize("ops_name", OP_SETS)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_file_quantised_by_llama_cpp_gives_its_logits(path, ops_name):
+    kept = np.load(FIXTURES / "gguf" / "logits.npz")
+    want = kept[path.stem]
+    got = run(op_set(ops_name), path, kept["prompt"])
+    _, config, _ = load(path)
+    limit = allowed(path, config.num_layers)
+    assert off(got, want).max() < limit
+    if ONE_ROUNDING[path.stem.split("-")[1]] < 1e-3:
+        assert (got.argmax(axis=1) == want.argmax(axis=1)).all()
+    # The measure can tell a wrong answer: the logits of the neighbouring position are far outside.
+    assert off(np.roll(got, 1, axis=0), want).min() > 3 * limit
+
+
+def test_every_number_format_is_covered_for_both_architectures():
+    names = {(p.stem.split("-")[0], p.stem.split("-")[1]) for p in FILES}
+    assert names == {(arch, name) for arch in ("llama4", "llama") for name in formats.FORMATS}
+    for path in FILES:
+        used = {t.format for t in open_gguf(path).tensors.values()}
+        assert path.stem.split("-")[1] in used
+        assert path.stat().st_size < 1 << 20
+
+
+def test_the_llama4_files_hold_every_kind_of_layer():
+    for path in FILES:
+        if path.stem.startswith("llama4"):
+            layers = load(path)[1].layers
+            assert [x.rope for x in layers] == [True, True, True, False]
+            assert [x.qk_norm for x in layers] == [True, True, True, False]
+            assert {x.moe for x in layers} == {True, False}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_decoded_weights_are_the_ones_that_were_quantised(path):
+    # Against the script's numbers, drawn again from the seed: root mean square error by format, 1.3 times what a
+    # Gaussian of this block size gives (short rows of few blocks vary).
+    limits = {
+        "f32": 0.0,
+        "f16": 3e-4,
+        "bf16": 2.4e-3,
+        "q4_0": 0.11,
+        "q4_1": 0.1,
+        "q8_0": 7e-3,
+        "q4_k": 0.093,
+        "q6_k": 0.023,
+    }
+    arch, name = path.stem.split("-")
+    make = make_gguf()
+    file = open_gguf(path)
+    want = make.weights(f"{arch}-{make.FORMATS[name][0]}")
+    assert set(want) == set(file.tensors)
+    for tensor, values in want.items():
+        got = file.decoded(tensor)
+        assert got.shape == values.shape
+        error = np.sqrt(np.mean((got - values) ** 2) / np.mean(values**2))
+        assert error <= limits[file.info(tensor).format], tensor
+
+
+@pytest.mark.parametrize("ops_name", OP_SETS)
+def test_a_mistake_in_a_weight_shows(ops_name, tmp_path):
+    # The shared gates of two layers change places, by name alone: nothing but the tolerance can notice.
+    path = FIXTURES / "gguf" / "llama4-q8_0.gguf"
+    content = path.read_bytes()
+    one, two = b"blk.3.ffn_gate_shexp.weight", b"blk.1.ffn_gate_shexp.weight"
+    swapped = content.replace(one, b"?" * len(one)).replace(two, one).replace(b"?" * len(one), two)
+    wrong = tmp_path / path.name
+    wrong.write_bytes(swapped)
+    kept = np.load(FIXTURES / "gguf" / "logits.npz")
+    assert off(run(op_set(ops_name), wrong, kept["prompt"]), kept[path.stem]).max() > 2 * allowed(path, 4)
