@@ -126,6 +126,13 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     assert SafeFile(tmp_path / "a").array("x").tolist() == [0, 0]
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    for length in (0x280, 0x480, 0x8B1F):
+        text = json.dumps(GOOD).encode().ljust(length)
+        (tmp_path / "a").write_bytes(file_of(text))
+        assert SafeFile(tmp_path / "a").array("x").tolist() == [0, 0]
+
+
 def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nothing"):
         SafeFile(tmp_path / "nothing")

@@ -35,9 +35,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         first = file.read(32)
     if first.startswith(b"GGUF"):
         return _open_gguf(path, _companion(path))
-    _refuse_pickles(path, first)
     if path.suffix == ".safetensors":
         return HfCheckpoint(path)
+    _refuse_pickles(path, first)
     return fail(
         BadCheckpoint,
         f"{path.name} is no checkpoint that Herd reads",

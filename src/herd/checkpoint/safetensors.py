@@ -124,23 +124,25 @@ class SafeFile:
 
     def _read_header(self, first: bytes, read: Callable[[int], bytes]) -> int:
         name = self.path.name
-        for magic, meaning in MAGICS.items():
-            if first.startswith(magic[:8]):
-                fail(BadCheckpoint, f"{name}: not safetensors", got=meaning)
         if len(first) < 8:
             fail(BadCheckpoint, f"{name}: size", got=f"{self.num_bytes} bytes", expected="at least 10")
         length = int.from_bytes(first, "little")
-        if length > MAX_HEADER_BYTES:
-            fail(BadCheckpoint, f"{name}: header length", got=length, expected=f"at most {MAX_HEADER_BYTES} bytes")
-        if length > self.num_bytes - 8:
-            fail(
-                BadCheckpoint,
-                f"{name}: header length",
-                got=length,
-                expected=f"at most {self.num_bytes - 8}, the file's",
-            )
-        self._parse(read(length))
+        for most, whose in ((MAX_HEADER_BYTES, "the limit"), (self.num_bytes - 8, "what the file has")):
+            if length > most:
+                self._explain(first + read(32))
+                fail(BadCheckpoint, f"{name}: header length", got=length, expected=f"at most {most} bytes, {whose}")
+        data = read(length)
+        if not data.startswith(b"{"):
+            self._explain(first + data)
+        self._parse(data)
         return 8 + length
+
+    def _explain(self, start: bytes) -> None:
+        """Refuse a file of another kind by its first bytes. Not asked of a file that may be good: any two bytes can
+        begin the length of a header."""
+        for magic, meaning in MAGICS.items():
+            if start.startswith(magic):
+                fail(BadCheckpoint, f"{self.path.name}: not safetensors", got=meaning)
 
     def _parse(self, data: bytes) -> None:
         opened = _OPEN.match(data)

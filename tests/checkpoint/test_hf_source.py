@@ -1,0 +1,377 @@
+"""Hugging Face folders that we write load in transformers and come back bit for bit; every wrong folder is refused."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import TINY_DENSE, TINY_TEXT
+from herd.checkpoint import RandomSource, open_checkpoint, random_model, save_hf
+from herd.checkpoint.names import to_adjacent, to_half_split
+from herd.checkpoint.safetensors import SafeFile
+from herd.checkpoint.safetensors_write import FILE_DTYPE, Tensor, write_file
+from herd.checkpoint.walk import TreeSource, walk
+from herd.config import TINY, Llama4Config
+from herd.errors import BadCheckpoint, DoesNotFit, HerdError, NotFound, UsageError
+from herd.weights import Experts, Model
+
+CONFIGS = {"full": TINY, "text": TINY_TEXT, "dense": TINY_DENSE}
+
+
+def arrays(config: Llama4Config, model: Model) -> dict[str, np.ndarray]:
+    """Every array of a tree by its canonical name."""
+    source = TreeSource(config, model)
+    found = {}
+    for w in walk(config):
+        if w.kind == "vector":
+            found[w.name] = source.vector(w.name, w.shape)
+        else:
+            node = source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape)
+            found[w.name] = node.w
+            if getattr(node, "bias", None) is not None:
+                found[w.name + ".bias"] = node.bias
+    return found
+
+
+def assert_same(config: Llama4Config, a: Model, b: Model) -> None:
+    left, right = arrays(config, a), arrays(config, b)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype, name
+        assert np.array_equal(left[name], right[name]), name
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, kind: str, dtype: str) -> None:
+    config = CONFIGS[kind]
+    save_hf(tmp_path / "m", config, RandomSource(config, 3, dtype), dtype)
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        assert checkpoint.config.layers == config.layers
+        assert_same(config, checkpoint.load(), random_model(config, 3, dtype))
+
+
+def test_shards_mean_the_same_as_one_file(tmp_path: Path) -> None:
+    save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT, 3), shard_bytes=100_000)
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 5
+    assert_same(TINY_TEXT, open_checkpoint(tmp_path / "m").load(), random_model(TINY_TEXT, 3))
+
+
+def test_weights_are_mapped_not_copied(tmp_path: Path) -> None:
+    save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT))
+    model = open_checkpoint(tmp_path / "m").load()
+    moe = model.blocks[1].ffn
+    assert not model.blocks[0].q.w.flags.owndata  # type: ignore[union-attr]
+    assert isinstance(moe.gate_up, Experts)  # type: ignore[union-attr]
+    assert not moe.gate_up.w.flags.owndata  # type: ignore[union-attr]
+
+
+def test_half_split_rows_are_the_pairs_that_transformers_rotates() -> None:
+    """transformers' Llama pairs m with m + H/2; ours pairs 2m with 2m + 1."""
+    rows = np.arange(2 * 8)[:, None]  # two heads of 8
+    assert to_adjacent(rows, 8)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert np.array_equal(to_half_split(to_adjacent(rows, 8), 8), rows)
+
+
+@pytest.mark.parametrize("kind", ["text", "dense"])
+def test_logits_equal_transformers_both_ways(tmp_path: Path, kind: str) -> None:
+    """Our folder in transformers, and what transformers saves from it here: names and orders of both directions."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from helpers import op_set
+    from herd.batch import packed
+    from herd.model import forward, place_weights
+
+    config = replace(CONFIGS[kind], norm_eps=1e-5)
+    save_hf(tmp_path / "ours", config, RandomSource(config, 5), shard_bytes=300_000)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    ids = torch.arange(1, 41)
+    with torch.no_grad():
+        expected = model(ids[None]).logits[0].numpy()
+    model.save_pretrained(tmp_path / "theirs")
+    ops = op_set("torch")
+    for folder in ("ours", "theirs"):
+        checkpoint = open_checkpoint(tmp_path / folder)
+        assert checkpoint.config.layers == config.layers
+        weights = place_weights(ops, checkpoint.load())
+        got = ops.numpy(forward(ops, checkpoint.config, weights, ids, ops.place(packed([40], config.chunk))))
+        np.testing.assert_allclose(got, expected, atol=2e-5 * expected.std(), rtol=0)
+
+
+def test_llama4_names_with_and_without_prefix(tmp_path: Path) -> None:
+    save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT, 3))
+    rewrite(tmp_path / "m", lambda name: "language_model." + name)
+    assert_same(TINY_TEXT, open_checkpoint(tmp_path / "m").load(), random_model(TINY_TEXT, 3))
+
+
+def test_rotary_tables_of_old_files_are_ignored(tmp_path: Path) -> None:
+    save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
+    rewrite(tmp_path / "m", add={"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)})
+    assert_same(TINY_DENSE, open_checkpoint(tmp_path / "m").load(), random_model(TINY_DENSE, 3))
+
+
+def test_a_tied_head_may_stand_in_the_file_if_it_is_the_table(tmp_path: Path) -> None:
+    save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
+    table = SafeFile(tmp_path / "m" / "model.safetensors").array("model.embed_tokens.weight").copy()
+    rewrite(tmp_path / "m", add={"lm_head.weight": table})
+    model = open_checkpoint(tmp_path / "m").load()
+    assert model.head is model.embed
+    rewrite(tmp_path / "m", add={"lm_head.weight": table + 1})
+    refused(tmp_path / "m", "lm_head differs")
+
+
+# -- wrong folders ------------------------------------------------------------------------------------------------
+
+
+def rewrite(
+    folder: Path,
+    rename: Callable[[str], str] = lambda name: name,
+    *,
+    add: dict[str, np.ndarray] | None = None,
+    drop: tuple[str, ...] = (),
+    dtypes: dict[str, str] | None = None,
+    file: str = "model.safetensors",
+) -> None:
+    """Write a file of a folder anew, with changes."""
+    old = SafeFile(folder / file)
+    kinds = {np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8", np.dtype(np.uint16): "BF16"}
+    found = {rename(n): old.array(n).copy() for n in old.entries if n not in drop} | (add or {})
+    tensors = [
+        Tensor(n, (dtypes or {}).get(n, kinds[a.dtype]), a.shape, lambda a=a: iter([a]))  # type: ignore[misc]
+        for n, a in found.items()
+    ]
+    old.close()
+    (folder / file).unlink()
+    write_file(folder / file, tensors)
+
+
+def refused(folder: Path, words: str, error: type[HerdError] = BadCheckpoint) -> None:
+    with pytest.raises(error, match=words) as caught:
+        open_checkpoint(folder)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT))
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT), shard_bytes=400_000)
+
+
+def edit_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+
+
+def test_missing_tensors_are_listed(folder: Path) -> None:
+    rewrite(folder, drop=("model.norm.weight", "lm_head.weight"))
+    refused(folder, r"2 tensors are missing: got lm_head\.weight, model\.norm\.weight")
+
+
+def test_tensors_too_many_are_listed(folder: Path) -> None:
+    rewrite(folder, add={"model.layers.9.extra": np.zeros(2, np.float32)})
+    refused(folder, r"1 tensors that the config does not know: got model\.layers\.9\.extra")
+
+
+def test_a_name_full_of_control_characters_is_shown_harmlessly(folder: Path) -> None:
+    rewrite(folder, add={"\x1b[2J\nfake line": np.zeros(2, np.float32)})
+    refused(folder, "1 tensors that the config does not know")
+
+
+def test_wrong_shapes_name_both(folder: Path) -> None:
+    rewrite(folder, add={"model.norm.weight": np.zeros(65, np.float32)})
+    refused(folder, r"shape of model\.norm\.weight: got \[65\], expected \[64\]")
+
+
+def test_bytes_are_no_weights(folder: Path) -> None:
+    rewrite(folder, add={"model.norm.weight": np.zeros(64, np.uint8)})
+    refused(folder, r"dtype of model\.norm\.weight: got U8")
+
+
+def test_weights_of_another_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_local_experts": 8}))
+    refused(folder, "shape of .*router")
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "moe_layers": [1],
+                                                    "no_rope_layers": [], "layer_types": None}))  # fmt: skip
+    refused(folder, "the config does not know")
+
+
+def test_missing_shards_are_listed(sharded: Path) -> None:
+    names = sorted(p.name for p in sharded.glob("*.safetensors"))
+    (sharded / names[1]).unlink()
+    refused(sharded, rf"1 of {len(names)} shards are missing: got {names[1]}")
+
+
+def test_a_tensor_in_two_shards(sharded: Path) -> None:
+    names = sorted(p.name for p in sharded.glob("*.safetensors"))
+    first = next(iter(SafeFile(sharded / names[0]).entries))
+    array = SafeFile(sharded / names[0]).array(first).copy()
+    rewrite(sharded, add={first: array}, file=names[1])
+    refused(sharded, f"in two files: got {first}")
+
+
+def test_index_and_shards_disagree(sharded: Path) -> None:
+    names = sorted(p.name for p in sharded.glob("*.safetensors"))
+    edit_index(sharded, lambda where: where.update({"model.norm.weight": names[0]}))
+    refused(sharded, r"lacks 1 tensors of the index: got model\.norm\.weight")
+    edit_index(sharded, lambda where: where.pop("model.norm.weight"))
+    refused(sharded, r"the index does not name there: got model\.norm\.weight")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "", ".hidden.safetensors", "x.bin",
+     "x\x00.safetensors", "c:\\x.safetensors", "x" * 300 + ".safetensors", 7, None, ["x"]],
+)  # fmt: skip
+def test_index_with_a_name_that_leads_elsewhere(sharded: Path, name: object) -> None:
+    edit_index(sharded, lambda where: where.update({"model.norm.weight": name}))  # type: ignore[dict-item]
+    refused(sharded, "file name")
+
+
+@pytest.mark.parametrize("kind", ["link out", "link out through a folder", "device", "pipe", "folder", "loop"])
+def test_a_shard_that_is_no_file_of_the_folder(sharded: Path, tmp_path: Path, kind: str) -> None:
+    shard = sorted(sharded.glob("*.safetensors"))[0]
+    elsewhere = tmp_path / "elsewhere" / shard.name
+    elsewhere.parent.mkdir()
+    shard.rename(elsewhere)
+    match kind:
+        case "link out":
+            shard.symlink_to(elsewhere)
+        case "link out through a folder":
+            (sharded / "sub").symlink_to(elsewhere.parent)
+            shard.symlink_to(Path("sub") / shard.name)
+        case "device":
+            shard.symlink_to("/dev/zero")
+        case "pipe":
+            os.mkfifo(shard)
+        case "folder":
+            shard.mkdir()
+        case "loop":
+            shard.symlink_to(shard)
+    refused(sharded, "leaves its folder|not a regular file|symbolic links")
+
+
+def test_links_of_the_hugging_face_cache_are_followed(sharded: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1234"
+    blobs = snapshot.parent.parent / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(sharded.iterdir())):
+        shutil.move(path, blobs / f"{i:064x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{i:064x}")
+    assert_same(TINY_TEXT, open_checkpoint(snapshot).load(), random_model(TINY_TEXT, 0))
+
+
+def test_one_shard_alone_names_its_folder(sharded: Path) -> None:
+    refused(sorted(sharded.glob("*.safetensors"))[0], "one shard of several")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {}}', b"{", b"\xff",
+                                     b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}',
+                                     b'{"a":' * 100_000, b'{"weight_map": NaN}', b'{"a": "' + b"x" * 100,
+                                     b'{"weight_map": [' + b"[]," * 2_000_000 + b"[]]}",
+                                     b'{"' + b'\\"' * 4_000_000])  # fmt: skip
+def test_hostile_index(sharded: Path, content: bytes) -> None:
+    (sharded / "model.safetensors.index.json").write_bytes(content)
+    refused(sharded, r"model\.safetensors\.index\.json")
+
+
+def test_an_index_over_8_mib_is_not_read(sharded: Path) -> None:
+    os.truncate(sharded / "model.safetensors.index.json", 9 << 20)
+    refused(sharded, "at most 8388608")
+
+
+def test_single_file_and_index_together_are_ambiguous(sharded: Path) -> None:
+    shutil.copy(sorted(sharded.glob("*.safetensors"))[0], sharded / "model.safetensors")
+    refused(sharded, "has both")
+
+
+def test_a_file_that_shrinks_after_opening_is_noticed_at_load(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder)
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(BadCheckpoint, match="was changed"):
+        checkpoint.load()
+
+
+def test_nan_and_infinity_are_found_by_name_when_asked(folder: Path) -> None:
+    open_checkpoint(folder).check_finite()
+    bad = np.ones(64, np.float32)
+    bad[3] = np.inf
+    rewrite(folder, add={"model.norm.weight": bad})
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(BadCheckpoint, match=r"1 weights hold a NaN or an infinity: got model\.norm\.weight"):
+        checkpoint.check_finite()
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_something_in_it_is_kept(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        save_hf(folder, TINY_TEXT, RandomSource(TINY_TEXT, 9))
+    assert (folder / "model.safetensors").read_bytes() == before
+    save_hf(folder, TINY_TEXT, RandomSource(TINY_TEXT, 9), overwrite=True)
+    assert_same(TINY_TEXT, open_checkpoint(folder).load(), random_model(TINY_TEXT, 9))
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+class Broken(RandomSource):
+    """Fails in the middle of the model."""
+
+    def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False):  # type: ignore[no-untyped-def]
+        if name.startswith("model.layers.2"):
+            raise RuntimeError("no more")
+        return super().matrix(name, outputs, inputs, bias=bias)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, old: bool) -> None:
+    if old:
+        save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT, 3))
+    with pytest.raises(RuntimeError, match="no more"):
+        save_hf(tmp_path / "m", TINY_TEXT, Broken(TINY_TEXT), overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == (["m"] if old else [])
+    if old:
+        assert_same(TINY_TEXT, open_checkpoint(tmp_path / "m").load(), random_model(TINY_TEXT, 3))
+
+
+def test_too_little_disk_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
+    with pytest.raises(DoesNotFit, match=r"needs 0\.00 GB on the disk"):
+        save_hf(tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT))
+    assert not list(tmp_path.iterdir())
+
+
+def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    model = random_model(TINY_TEXT)
+    model.norm.w[0] = 1e5
+    with pytest.raises(BadCheckpoint, match=r"model\.norm\.weight holds values above 65504"):
+        save_hf(tmp_path / "m", TINY_TEXT, model, "float16")
+
+
+def test_no_parent_folder(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no folder"):
+        save_hf(tmp_path / "a" / "b", TINY_TEXT, RandomSource(TINY_TEXT))
+
+
+def test_files_come_along(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_hf(
+        tmp_path / "m", TINY_TEXT, RandomSource(TINY_TEXT), files=[tmp_path / "tokenizer.json"], texts={"a.txt": "b"}
+    )
+    assert (tmp_path / "m" / "tokenizer.json").read_text() == "{}"
+    assert (tmp_path / "m" / "a.txt").read_text() == "b"
+    assert FILE_DTYPE["bfloat16"] == "BF16"
