@@ -2,6 +2,30 @@
 // maximum and sum per row (Milakov and Gimelshein 2018; Dao et al. 2022). Keys go in blocks of KEYS counted from the
 // segment's start, so a row's result depends on its own keys and nothing else.
 
+// Keys s0 .. s0 + n as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their
+// scores are masked.
+template <Type T>
+INLINE void gather(const Attend &a, int64_t s0, int64_t n, int64_t HP, float *kt, float *v) {
+    int64_t slot[KEYS];
+    for (int64_t j = 0; j < n; j++)
+        slot[j] = a.pages ? a.pages[(s0 + j) / a.page_size] * a.page_size + (s0 + j) % a.page_size : s0 + j;
+    for (int64_t j = 0; j < n; j += W) {
+        const uint8_t *row[W];
+        for (int64_t i = 0; i < W; i++) row[i] = a.k + slot[j + i < n ? j + i : n - 1] * a.slot_bytes;
+        turn_rows<T>(row, a.H, kt + j, KEYS);
+    }
+    for (int64_t j = 0; j < n; j++) {
+        widen_as<T>(a.v + slot[j] * a.slot_bytes, a.H, v + j * HP);
+        for (int64_t i = a.H; i < HP; i++) v[j * HP + i] = 0;
+    }
+}
+
+static void gather_block(const Attend &a, int64_t s0, int64_t n, int64_t HP, float *kt, float *v) {
+    if (a.type == Type::f32) gather<Type::f32>(a, s0, n, HP, kt, v);
+    else if (a.type == Type::f16) gather<Type::f16>(a, s0, n, HP, kt, v);
+    else gather<Type::bf16>(a, s0, n, HP, kt, v);
+}
+
 static void attend(const Attend &a) {
     const int64_t R = a.tokens * a.heads, H = a.H, HP = attend_width(H);
     float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R, *v = kt + KEYS * HP;
@@ -15,23 +39,10 @@ static void attend(const Attend &a) {
         }
     memset(o, 0, (size_t)(R * HP) * 4);
     int64_t last = a.causal ? a.first + a.tokens - 1 : a.first, end = a.key1 < last ? a.key1 : last;
-    const int64_t size = a.type == Type::f32 ? 4 : 2;
     for (int64_t s0 = a.key0; s0 < end; s0 += KEYS) {
         int64_t n = end - s0 < KEYS ? end - s0 : KEYS;
-        if (n < KEYS) memset(kt, 0, (size_t)(KEYS * HP) * 4);
-        for (int64_t j = 0; j < n; j++) {
-            int64_t key = s0 + j;
-            int64_t slot = a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
-            float wide[1024];
-            for (int64_t i = 0; i < H; i += 1024) {
-                int64_t part = H - i < 1024 ? H - i : 1024;
-                widen(a.type, a.k + slot * a.slot_bytes + i * size, part, wide);
-                for (int64_t c = 0; c < part; c++) kt[(i + c) * KEYS + j] = wide[c];
-            }
-            widen(a.type, a.v + slot * a.slot_bytes, H, v + j * HP);
-            for (int64_t i = H; i < HP; i++) v[j * HP + i] = 0;
-        }
-        tile(R, H, KEYS / W, q, HP, kt, KEYS, s, KEYS, false);
+        gather_block(a, s0, n, HP, kt, v);
+        tile(R, H, (n + W - 1) / W, q, HP, kt, KEYS, s, KEYS, false);
         for (int64_t t = 0; t < a.tokens; t++) {
             int64_t sees = (a.causal ? a.first + t : a.first) - s0;
             int64_t seen = sees < n ? sees : n;

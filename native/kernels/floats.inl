@@ -94,6 +94,20 @@ static void few_floats(const Product &p) {
     if (row < p.rows) few_floats<T, 1>(p, row);
 }
 
+// W rows of n values become n rows of W: to[i * stride + r] = row[r][i].
+template <Type T>
+INLINE void turn_rows(const uint8_t *const row[W], int64_t n, float *to, int64_t stride) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        F v[W];
+        for (int r = 0; r < W; r++) v[r] = load_as<T>(row[r] + i * SIZE<T>);
+        transpose(v);
+        for (int r = 0; r < W; r++) store(to + (i + r) * stride, v[r]);
+    }
+    for (; i < n; i++)
+        for (int r = 0; r < W; r++) to[i * stride + r] = one_as<T>(row[r] + i * SIZE<T>);
+}
+
 // A panel of weights is widened and turned into [depth][PANEL], then all rows run over it. y: [rows][PANEL].
 template <Type T>
 static void many_floats(const Product &p, float *panel) {
@@ -102,15 +116,15 @@ static void many_floats(const Product &p, float *panel) {
     int64_t cols = p.o1 - p.o0, vectors = (cols + W - 1) / W;
     for (int64_t k0 = 0; k0 < w.K; k0 += FLOAT_DEPTH) {
         int64_t depth = w.K - k0 < FLOAT_DEPTH ? w.K - k0 : FLOAT_DEPTH;
-        if (cols < PANEL) memset(panel, 0, (size_t)(depth * PANEL) * 4);
         if (w.input_major) {
+            if (cols < PANEL) memset(panel, 0, (size_t)(depth * PANEL) * 4);
             for (int64_t k = 0; k < depth; k++) widen_as<T>(data + (k0 + k) * w.row_bytes + p.o0 * SIZE<T>, cols, panel + k * PANEL);
         } else {
-            for (int64_t c = 0; c < cols; c++) {
-                const uint8_t *row = data + (p.o0 + c) * w.row_bytes + k0 * SIZE<T>;
-                alignas(64) float wide[FLOAT_DEPTH];
-                widen_as<T>(row, depth, wide);
-                for (int64_t k = 0; k < depth; k++) panel[k * PANEL + c] = wide[k];
+            // Columns past the last stand in for by it: their sums are never read.
+            for (int64_t c = 0; c < cols; c += W) {
+                const uint8_t *row[W];
+                for (int64_t i = 0; i < W; i++) row[i] = data + (p.o0 + (c + i < cols ? c + i : cols - 1)) * w.row_bytes + k0 * SIZE<T>;
+                turn_rows<T>(row, depth, panel + c, PANEL);
             }
         }
         tile(p.rows, depth, vectors, p.x + k0, p.ldx, panel, PANEL, p.y, p.ldy, k0 > 0);

@@ -36,7 +36,7 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y) {
 }
 
 #if defined(HERD_AVX512)
-constexpr int64_t FEW_ROWS = 6;
+constexpr int64_t FEW_ROWS = 4;
 Layout few_layout(Type type) { return type == Type::q4_0 || type == Type::q4_1 ? Layout::split : Layout::rows; }
 #else
 constexpr int64_t FEW_ROWS = 4;

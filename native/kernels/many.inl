@@ -6,20 +6,19 @@ struct Panel {
     float *s, *m;
 };
 
+// A tile of four rows. start: what the dots of each group begin with, [group][4].
 #if defined(HERD_AVX512)
 template <bool MIN, int GROUP>
-INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t *q, const float *scale, const float *sum,
-                      const int32_t *half, float *y, int64_t ldy, bool more) {
+INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *start, float *y, int64_t ldy, bool more) {
     __m512 acc[4][3];
     for (int r = 0; r < 4; r++)
         for (int v = 0; v < 3; v++) acc[r][v] = more ? _mm512_loadu_ps(y + r * ldy + 16 * v) : _mm512_setzero_ps();
     const uint8_t *u = panel.u;
     for (int64_t g = 0; g < depth / GROUP; g++) {
         __m512i dot[4][3];
-        for (int r = 0; r < 4; r++) {
-            int32_t start = GROUP == 32 ? half[8 * g + r] + half[8 * g + 4 + r] : half[4 * g + r];
-            for (int v = 0; v < 3; v++) dot[r][v] = MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(-zero * start);
-        }
+        for (int r = 0; r < 4; r++)
+            for (int v = 0; v < 3; v++) dot[r][v] = MIN ? _mm512_setzero_si512() : _mm512_set1_epi32(start[4 * g + r]);
         for (int k = 0; k < GROUP / 4; k++, u += 4 * PANEL, q += 16) {
             __m512i w[3];
             for (int v = 0; v < 3; v++) w[v] = _mm512_loadu_si512(u + 64 * v);
@@ -46,17 +45,16 @@ INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t 
 }
 #else
 template <bool MIN, int GROUP>
-INLINE void many_tile(const Panel &panel, int zero, int64_t depth, const int8_t *q, const float *scale, const float *sum,
-                      const int32_t *half, float *y, int64_t ldy, bool more) {
+INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *start, float *y, int64_t ldy, bool more) {
     if (!more)
         for (int r = 0; r < 4; r++)
             for (int c = 0; c < PANEL; c++) y[r * ldy + c] = 0;
     for (int64_t g = 0; g < depth / GROUP; g++) {
         int64_t by = GROUP == 32 ? g : g / 2;
         for (int r = 0; r < 4; r++) {
-            int32_t start = GROUP == 32 ? half[8 * g + r] + half[8 * g + 4 + r] : half[4 * g + r];
             int32_t dot[PANEL];
-            for (int c = 0; c < PANEL; c++) dot[c] = MIN ? 0 : -zero * start;
+            for (int c = 0; c < PANEL; c++) dot[c] = MIN ? 0 : start[4 * g + r];
             for (int k = 0; k < GROUP / 4; k++) {
                 const uint8_t *u = panel.u + (g * GROUP / 4 + k) * 4 * PANEL;
                 const int8_t *x = q + (g * GROUP / 4 + k) * 16 + 4 * r;
@@ -95,6 +93,15 @@ static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, in
 }
 #endif
 
+// Codes are unsigned: the dots of a group begin at -zero times the sum of its activations.
+INLINE void starts(const int32_t *half, int64_t n, const Format &f, int32_t *start) {
+    if (f.group == 16)
+        for (int64_t i = 0; i < n / 4; i++) start[i] = -f.zero * half[i];
+    else
+        for (int64_t g = 0; g < n / 32; g++)
+            for (int r = 0; r < 4; r++) start[4 * g + r] = -f.zero * (half[8 * g + r] + half[8 * g + 4 + r]);
+}
+
 // y: [rows rounded up to 4][PANEL]
 static void many_packed(const Product &p, uint8_t *scratch) {
     const Matrix &w = *p.w;
@@ -109,11 +116,12 @@ static void many_packed(const Product &p, uint8_t *scratch) {
         for (int64_t t = 0; t * 4 < p.rows; t++) {
             const int8_t *q = x.q + 4 * t * x.Kp + 4 * k0;
             const float *scale = x.scale + 4 * (t * G + k0 / 32), *sum = x.sum + 4 * (t * G + k0 / 32);
-            const int32_t *half = x.half + 8 * (t * G + k0 / 32);
             float *y = p.y + 4 * t * p.ldy;
-            if (f.has_min) many_tile<true, 32>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
-            else if (f.group == 32) many_tile<false, 32>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
-            else many_tile<false, 16>(panel, f.zero, n, q, scale, sum, half, y, p.ldy, k0 > 0);
+            alignas(64) int32_t start[4 * DEPTH / 16];
+            starts(x.half + 8 * (t * G + k0 / 32), n, f, start);
+            if (f.has_min) many_tile<true, 32>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            else if (f.group == 32) many_tile<false, 32>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            else many_tile<false, 16>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
         }
     }
 }

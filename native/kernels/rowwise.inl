@@ -132,7 +132,7 @@ INLINE float quantise_group(const float *x, int8_t *q, int32_t &low, int32_t &hi
 
 void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised t) {
     int64_t G = t.Kp / 32;
-    for (int64_t r = 0; r < 4; r++)
+    for (int64_t r = 0; r < (layout == Layout::tiles ? 4 : rows); r++)
         for (int64_t g = 0; g < G; g++) {
             alignas(64) int8_t q[32];
             float s = 0;

@@ -29,7 +29,7 @@ enum class Layout : int {
     tiles,  // q[Kp/4][4 rows][4], scale[G][4]: blocked products, four rows against a panel
 };
 
-// Activations quantised to int8 by groups of 32 inputs: x ~ scale * q. One tile is four rows, missing ones zero.
+// Activations quantised to int8 by groups of 32 inputs: x ~ scale * q. One tile is four rows; in Layout::tiles missing ones are zero.
 // Kp: K rounded up to 128; G = Kp / 32. Per tile 4 * Kp bytes of q, 4 * G scales and sums, 8 * G halves.
 struct Quantised {
     int8_t *q;

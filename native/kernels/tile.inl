@@ -19,6 +19,15 @@ INLINE void tile_block(int64_t depth, const float *A, int64_t lda, const float *
         for (int v = 0; v < V; v++) store(C + r * ldc + v * W, acc[r][v]);
 }
 
+// The last rows, at most R.
+template <int R, int V>
+INLINE void tile_rest(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
+    if constexpr (R > 0) {
+        if (rows == R) tile_block<R, V>(depth, A, lda, B, ldb, C, ldc, more);
+        else tile_rest<R - 1, V>(rows, depth, A, lda, B, ldb, C, ldc, more);
+    }
+}
+
 template <int V>
 INLINE void tile_columns(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
 #if defined(HERD_AVX512) || defined(__aarch64__)
@@ -28,8 +37,7 @@ INLINE void tile_columns(int64_t rows, int64_t depth, const float *A, int64_t ld
 #endif
     int64_t r = 0;
     for (; r + R <= rows; r += R) tile_block<R, V>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc, more);
-    for (; r + 2 <= rows; r += 2) tile_block<2, V>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc, more);
-    for (; r < rows; r++) tile_block<1, V>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc, more);
+    tile_rest<R - 1, V>(rows - r, depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc, more);
 }
 
 // vectors: columns / W

@@ -155,3 +155,26 @@ INLINE void store_part(float *p, F v, int64_t n) {
     store(part, v);
     for (int64_t i = 0; i < n; i++) p[i] = part[i];
 }
+
+// Transposes a square of W vectors in log2(W) rounds of interleaving halves.
+INLINE void transpose(F v[W]) {
+#if defined(HERD_AVX512)
+    const I low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    const I high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+#elif defined(HERD_AVX2)
+    const I low = {0, 8, 1, 9, 2, 10, 3, 11}, high = {4, 12, 5, 13, 6, 14, 7, 15};
+#else
+    const I low = {0, 4, 1, 5}, high = {2, 6, 3, 7};
+#endif
+    F u[W];
+#pragma GCC unroll 4
+    for (int n = 1; n < W; n *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < W / 2; i++) {
+            u[2 * i] = __builtin_shuffle(v[i], v[i + W / 2], low);
+            u[2 * i + 1] = __builtin_shuffle(v[i], v[i + W / 2], high);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) v[i] = u[i];
+    }
+}
