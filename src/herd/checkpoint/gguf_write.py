@@ -5,9 +5,9 @@ is known from the config before the first weight is read, so tensors may come in
 name complete and synced, or not at all. What it is not: a tokenizer (its keys are given), a choice of mixed precision.
 """
 
-import errno
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, is_vision
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
-from herd.errors import BadCheckpoint, DoesNotFit, UsageError, fail
+from herd.errors import BadCheckpoint, UsageError, fail
 from herd.weights import Dense, Experts, Model, Packed, Pair, Source
 
 ALIGNMENT = 32
@@ -113,25 +113,15 @@ def write_gguf(
 
 
 def _write(files: list["_File"], nodes: Iterator[tuple[str, Any]], overwrite: bool, progress: Progress | None) -> None:
-    """Open the files one inside the other, so that both appear or neither."""
-
-    def opened(rest: list[_File]) -> None:
-        if rest:
-            with new_file(rest[0].report.path, overwrite=overwrite) as temp, temp.open("r+b") as out:
-                rest[0].begin(out)
-                opened(rest[1:])
-                rest[0].finish()
-            return
+    """Both files are checked to be whole before either takes its name."""
+    with ExitStack() as stack:
+        for file in files:
+            temp = stack.enter_context(new_file(file.report.path, overwrite=overwrite))
+            file.begin(stack.enter_context(temp.open("r+b")))
         for name, node in nodes:
-            file = files[-1] if is_vision(name) else files[0]
-            file.put(name, node, progress)
-
-    try:
-        opened(files)
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = f"{files[0].report.path}: writing failed ({e.strerror})"
-        fail(DoesNotFit if full else UsageError, what, do="nothing was left behind")
+            (files[-1] if is_vision(name) else files[0]).put(name, node, progress)
+        for file in files:
+            file.finish()
 
 
 def _nodes(config: Llama4Config, weights: Model | Source | Named) -> Iterator[tuple[str, Any]]:
