@@ -160,7 +160,8 @@ class Session:
 
     def show(self, _rest: str) -> None:
         """/show"""
-        used = self.llm.count(self.messages) if self.messages else 0
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        used = self.llm.count([*system, *self.messages]) if self.messages else 0
         print(f"{'model':<12}{self.llm.name}")
         print(f"{'context':<12}{used} of {self.llm.context} tokens, {len(self.messages)} messages")
         print(f"{'format':<12}{self.llm.chat_format}")
