@@ -3,13 +3,13 @@
 import base64
 import json
 import os
-from importlib.util import find_spec
+import random
 from pathlib import Path
 
 import pytest
 
 from herd.errors import BadTokenizer, NotFound, UsageError
-from herd.text import rank_file
+from herd.text.chat import Message, choose_format
 from herd.text.tokenizer import Tokenizer
 
 MIB = 1 << 20
@@ -297,8 +297,38 @@ def test_bad_gguf_keys_are_refused(changes, words):
     refused(lambda: Tokenizer.from_gguf(_keys(**changes), "x.gguf"), "x.gguf", *words)
 
 
-def test_a_template_in_a_file_is_kept_as_text_and_nothing_runs_it():
-    template = "{{ cycler.__init__.__globals__.os.system('false') }}"
-    keys = {**_keys(), "tokenizer.chat_template": template}
-    assert Tokenizer.from_gguf(keys).template == template
-    assert not any(find_spec("jinja2") and name == "jinja2" for name in vars(rank_file))
+def test_a_template_in_a_file_is_kept_as_text_and_never_run(tmp_path):
+    mark = tmp_path / "ran"
+    template = "{{ cycler.__init__.__globals__.os.mkdir('" + str(mark) + "') }}"
+    tokenizer = Tokenizer.from_gguf({**_keys(), "tokenizer.chat_template": template})
+    assert tokenizer.template == template
+    ids = choose_format(tokenizer, tokenizer.template, "plain").encode([Message("user", "ab")])
+    assert ids == [256]
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["rank file", "tokenizer.json"])
+def test_flipped_bytes_are_refused_or_harmless(kind, tmp_path):
+    rng = random.Random(51)
+    good = b"\n".join(GOOD) if kind == "rank file" else json.dumps(_file()).encode()
+    path = tmp_path / "tokenizer"
+    loaded, lines = 0, []
+    for _ in range(400):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(data))
+            data[place : place + rng.choice([0, 1, 1, 1, 9])] = rng.randbytes(rng.choice([0, 1, 1, 1, 4]))
+        path.write_bytes(data)
+        try:
+            if kind == "rank file":
+                tokenizer = Tokenizer.from_rank_file(path, family="llama4")
+            else:
+                tokenizer = Tokenizer.from_tokenizer_json(path)
+        except BadTokenizer as error:
+            lines.append(str(error))
+            continue
+        loaded += 1
+        assert all(not tokenizer.is_special(i) for i in tokenizer.encode("ab <|end|> é"))
+    assert loaded + len(lines) == 400
+    assert len(lines) > 100
+    assert not any("\n" in line for line in lines)

@@ -1,6 +1,7 @@
 """Merge-list vocabularies against `tokenizers`: every split, both kinds of file, missing bytes, long runs."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from text_samples import random_texts
@@ -157,6 +158,17 @@ def test_the_cache_never_changes_ids(trained):
     assert [fresh.encode(text) for text in reversed(texts[-50:])] == [
         ours.encode(text) for text in reversed(texts[-50:])
     ]
+
+
+def test_threads_share_one_vocabulary(trained):
+    _, file = trained
+    ours = Tokenizer.from_tokenizer_json(json.dumps(file).encode())
+    texts = random_texts(seed=7, count=400)
+    alone = Tokenizer.from_tokenizer_json(json.dumps(file).encode())
+    with ThreadPoolExecutor(4) as pool:
+        shared = list(pool.map(lambda shift: [ours.encode(text) for text in texts[shift:] + texts[:shift]], range(8)))
+    for shift, ids in enumerate(shared):
+        assert ids == [alone.encode(text) for text in texts[shift:] + texts[:shift]]
 
 
 def test_special_strings_are_plain_text_and_round_trip(trained):

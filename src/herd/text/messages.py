@@ -97,7 +97,19 @@ def check_messages(messages: Sequence[Message]) -> None:
         for content in (message.content, message.context or ""):
             parts = () if isinstance(content, str) else content if isinstance(content, (tuple, list)) else (content,)
             if not all(isinstance(part, (TextPart, ImagePart)) for part in parts):
-                fail(UsageError, f"{where}.content", got=type(content).__name__, expected="text, or text and image parts")
+                fail(
+                    UsageError, f"{where}.content", got=type(content).__name__, expected="text, or text and image parts"
+                )
+        if (message.role == "system" and _has_image(message.content)) or _has_image(message.context or ""):
+            fail(
+                UsageError,
+                f"{where}: an image in a system turn or a context",
+                expected="images in the content of others",
+            )
+
+
+def _has_image(content: Content) -> bool:
+    return not isinstance(content, str) and any(isinstance(part, ImagePart) for part in content)
 
 
 def check_name(name: object, what: str) -> str:
