@@ -125,6 +125,7 @@ class SafeFile:
     def _read_header(self, first: bytes, read: Callable[[int], bytes]) -> int:
         name = self.path.name
         if len(first) < 8:
+            self._explain(first)
             fail(BadCheckpoint, f"{name}: size", got=f"{self.num_bytes} bytes", expected="at least 10")
         length = int.from_bytes(first, "little")
         for most, whose in ((MAX_HEADER_BYTES, "the limit"), (self.num_bytes - 8, "what the file has")):
