@@ -207,7 +207,7 @@ def _torch_ops() -> Any:
 
 
 def _native_ops() -> Any:
-    return pytest.importorskip("herd.ops.native").NativeOps()
+    return import_module("herd.ops.native").NativeOps(threads=1)
 
 
 OP_SETS = [OpSet("torch", _torch_ops), OpSet("native", _native_ops)]

@@ -20,9 +20,24 @@ torch = pytest.importorskip("torch")
 from herd.ops.torch import TorchOps  # noqa: E402
 
 SMALL = replace(
-    TINY, width=8, num_heads=2, num_kv_heads=1, head_size=4, vocab_size=11, dense_width=6, expert_width=5, num_experts=2
+    TINY,
+    width=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_size=4,
+    vocab_size=11,
+    dense_width=6,
+    expert_width=5,
+    num_experts=2,
+    chunk=3,
+    floor_scale=2,
+    vision=None,
+    bos_id=None,
+    eos_ids=(),
+    image_start_id=8,
+    image_end_id=9,
+    patch_id=10,
 )
-SMALL = replace(SMALL, chunk=3, floor_scale=2, num_layers=4, vision=None, patch_id=10, image_start_id=9)
 VISION = VisionConfig(
     image_size=4,
     patch_size=1,
