@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from herd.checkpoint.hashing import Progress, silent
@@ -64,6 +65,27 @@ def ago(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit} ago"
     return "just now"
+
+
+@contextmanager
+def running(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """For work whose end is not known: on a terminal a line with the bytes so far, which then goes; else nothing."""
+    live = not quiet and sys.stderr.isatty()
+    drawn_s = 0.0
+
+    def show(what: str, done: int) -> None:
+        nonlocal drawn_s
+        if live and time.monotonic() - drawn_s >= 0.1:
+            drawn_s = time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{size(done)} {what}")
+            sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def progress(*, quiet: bool) -> Progress:

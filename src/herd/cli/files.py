@@ -15,13 +15,28 @@ from herd.errors import UsageError, fail
 @click.argument("target", metavar="DST", type=click.Path())
 @click.option("--type", "type_", help="Element type: f32, f16, bf16, q8_0, q4_0, ...; the source's own otherwise.")
 @click.option("--overwrite", is_flag=True, help="Replace DST.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
-def convert(source: str, target: str, type_: str | None, overwrite: bool, quiet: bool) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def convert(source: str, target: str, type_: str | None, overwrite: bool, quiet: bool, as_json: bool) -> None:
     """Write the model SRC (a name or a path) to DST: a .gguf file, or a folder of safetensors."""
     from herd.convert import convert as write
 
-    write(store.resolve(source), Path(target), type=type_, overwrite=overwrite)
-    console.note(f"wrote {target}", quiet=quiet)
+    written_bytes = 0
+
+    def tell(_tensor: str, num_bytes: int) -> None:
+        nonlocal written_bytes
+        written_bytes += num_bytes
+        show("written", written_bytes)
+
+    with console.running(quiet=quiet) as show:
+        made = write(store.resolve(source), Path(target), type=type_, overwrite=overwrite, progress=tell)
+    for line in made.notes:
+        console.note(line, quiet=quiet)
+    if as_json:
+        data = {"path": str(made.path), "type": made.type, "size_bytes": made.num_bytes, "notes": list(made.notes)}
+        console.print_json("convert", data)
+    else:
+        console.note(f"{made.path}: {made.type}, {console.size(made.num_bytes)}", quiet=quiet)
 
 
 @click.command("tokenize")
