@@ -137,7 +137,7 @@ def test_convert_writes_what_herd_opens_again(
     assert main(["convert", str(model), str(tmp_path / target), "--type", "bf16"]) == 0
     assert target in capsys.readouterr().err
     data = told(capsys, "show", str(tmp_path / target))
-    assert list(data["types"])[0] == "bf16"
+    assert next(iter(data["types"])) == "bf16"
     assert data["parameters"]["total"] == told(capsys, "show", str(model))["parameters"]["total"]
     assert main(["convert", str(model), str(tmp_path / target)]) == 2
     assert "exists" in capsys.readouterr().err
