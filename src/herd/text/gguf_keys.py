@@ -58,7 +58,7 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _list(keys: Mapping[str, Any], key: str, kind: type, where: str) -> Sequence[Any]:
-    values = keys.get(_PREFIX + key)
+    values: Any = keys.get(_PREFIX + key)
     if hasattr(values, "tolist"):  # a numpy array, as readers give numbers
         values = values.tolist()
     if not isinstance(values, (list, tuple)):
