@@ -30,9 +30,9 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     merges = _list(keys, "merges", str, where)
     if len(types) != len(tokens):
         fail(BadTokenizer, f"{where}: {_PREFIX}token_type", got=f"{len(types)} types", expected=f"{len(tokens)}")
-    bad = next((t for t in types if t not in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED)), None)
-    if bad is not None:
-        fail(BadTokenizer, f"{where}: {_PREFIX}token_type", got=bad, expected="1 to 5 in a byte-level vocabulary")
+    bad = set(types) - {_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED}
+    if bad:
+        fail(BadTokenizer, f"{where}: {_PREFIX}token_type", got=min(bad), expected="1 to 5 in a byte-level vocabulary")
     specials: dict[str, int] = {}
     for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
         if kind in (_UNKNOWN, _CONTROL, _UNUSED) and specials.setdefault(text, i) != i:
@@ -65,7 +65,7 @@ def _list(keys: Mapping[str, Any], key: str, kind: type, where: str) -> Sequence
         fail(
             BadTokenizer, f"{where}: {_PREFIX}{key}", got=type(values).__name__, expected=f"an array of {kind.__name__}"
         )
-    if not all(type(value) is kind for value in values):
+    if set(map(type, values)) - {kind}:
         fail(BadTokenizer, f"{where}: {_PREFIX}{key}", got="other elements", expected=f"an array of {kind.__name__}")
     return values
 
