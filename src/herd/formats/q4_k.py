@@ -14,9 +14,8 @@ and a 6-bit minimum, in units of two float16. So a group is affine (lopsided gro
 Why: a float16 scale for each 32 weights (q4_0) spends half a bit on one number; the same half bit here holds 6 + 6 bits
 a group and two halves a super-block. Subtracting a minimum needs only the sum of the activations of a group.
 
-Encoding is a search of ours (`search.py`): least squares over a grid of code ranges for each group, then one
-joint least-squares fit of d and dmin for the super-block. Measured on a Gaussian (root mean square error / standard
-deviation): see docs/formats.md.
+Encoding is a search of ours: least squares over a grid of code ranges for each group (`search.py`), the whole numbers
+around the rounded scale and minimum, then one joint least-squares fit of d and dmin. Errors measured: docs/formats.md.
 """
 
 import numpy as np
@@ -53,6 +52,13 @@ def _decode(blocks: Bytes) -> Floats:
     return (scale * q.astype(np.float32) - minimum).reshape(n, GROUPS * GROUP)
 
 
+def _rounded(groups: Floats, d: Floats, dmin: Floats, scales: Floats, minima: Floats) -> tuple[Floats, Floats]:
+    """The nearest codes [n, 8, 32] for given scales, and the squared error of each group [n, 8]."""
+    step, base = (d * scales)[:, :, None], (dmin * minima)[:, :, None]
+    q = np.clip(np.rint(safe_divide(groups + base, step)), 0, 15)
+    return q, np.square(groups - (step * q - base)).sum(axis=2)
+
+
 def _encode(x: Floats) -> Bytes:
     n = len(x)
     groups = x.reshape(n, GROUPS, GROUP)
@@ -62,28 +68,27 @@ def _encode(x: Floats) -> Bytes:
     scales = np.clip(np.rint(safe_divide(scale, d)), 0, 63)
     minima = np.clip(np.rint(safe_divide(minimum, dmin)), 0, 63)
 
-    best_error = np.full(n, np.inf, np.float32)
-    best_d, best_dmin = d.copy(), dmin.copy()
-    best_q = np.zeros(groups.shape, np.float32)
-    for _ in range(3):
-        step, base = (d * scales)[:, :, None], (dmin * minima)[:, :, None]
-        q = np.clip(np.rint(safe_divide(groups + base, step)), 0, 15)
-        error = np.square(groups - (step * q - base)).sum(axis=(1, 2), dtype=np.float32)
-        better = error < best_error
-        best_error[better], best_q[better] = error[better], q[better]
-        best_d[better], best_dmin[better] = d[better], dmin[better]
-        # With whole numbers fixed, the two float16 are a linear problem of two unknowns.
-        new_d, new_dmin = fit_two(groups, scales[:, :, None] * q, np.broadcast_to(-minima[:, :, None], q.shape))
-        with np.errstate(over="ignore"):
-            d, dmin = (np.maximum(a, 0).astype(np.float16).astype(np.float32) for a in (new_d, new_dmin))
-        if not (np.isfinite(d).all() and np.isfinite(dmin).all()):
-            break
-    codes = best_q.astype(np.uint8).reshape(n, 4, 2, GROUP)
+    # Rounding scale and minimum apart ignores that each can mend the other: look at the 8 whole numbers around.
+    q, error = _rounded(groups, d, dmin, scales, minima)
+    centre_scales, centre_minima = scales, minima
+    for up, right in ((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j):
+        near_scales, near_minima = np.clip(centre_scales + up, 0, 63), np.clip(centre_minima + right, 0, 63)
+        near_q, near_error = _rounded(groups, d, dmin, near_scales, near_minima)
+        better = near_error < error
+        scales, minima = np.where(better, near_scales, scales), np.where(better, near_minima, minima)
+        q, error = np.where(better[:, :, None], near_q, q), np.minimum(near_error, error)
+
+    # With all whole numbers fixed, the two float16 are a linear problem of two unknowns.
+    fitted = fit_two(groups, scales[:, :, None] * q, np.broadcast_to(-minima[:, :, None], q.shape))
+    new_d, new_dmin = (half(np.maximum(a, 0), "q4_k").astype(np.float32) for a in fitted)
+    new_q, new_error = _rounded(groups, new_d, new_dmin, scales, minima)
+    better = (new_error.sum(axis=1) < error.sum(axis=1))[:, None]
+    d, dmin, q = np.where(better, new_d, d), np.where(better, new_dmin, dmin), np.where(better[:, :, None], new_q, q)
+
+    codes = q.astype(np.uint8).reshape(n, 4, 2, GROUP)
     nibbles = (codes[:, :, 0] | (codes[:, :, 1] << 4)).reshape(n, 128)
-    halves = half(np.concatenate([best_d, best_dmin], axis=1), "q4_k")
-    return np.concatenate(
-        [half_bytes(halves), pack_scales(scales.astype(np.uint8), minima.astype(np.uint8)), nibbles], axis=1
-    )
+    packed = pack_scales(scales.astype(np.uint8), minima.astype(np.uint8))
+    return np.concatenate([half_bytes(half(np.concatenate([d, dmin], axis=1), "q4_k")), packed, nibbles], axis=1)
 
 
 Q4_K = Format("q4_k", 12, GROUPS * GROUP, 144, _decode, _encode)
