@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bpe_folder import SPECIALS, TEMPLATE, write_tokenizer
 
+from bpe_folder import SPECIALS, TEMPLATE, write_tokenizer
 from helpers import TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
 from herd.config import TINY

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from herd.checkpoint.floats import Array
-from herd.checkpoint.pieces import expert_pieces, matrix_pieces
+from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.small_json import listed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
@@ -22,7 +22,7 @@ def check_source(path: Path, config: Llama4Config, source: Source) -> None:
         if wanted.kind == "vector":
             ok = _finite(source.vector(name, shape))
         elif wanted.kind == "experts":
-            ok = all(_finite(piece) for piece in expert_pieces(source.experts(name, *shape), name, *shape))
+            ok = all(_finite(piece) for piece in expert_rows(source.experts(name, *shape), name, *shape))
         else:
             node = source.matrix(name, *shape, bias=wanted.bias)
             bias = getattr(node, "bias", None)

@@ -13,7 +13,7 @@ from typing import Any
 from herd.checkpoint.atomic import check_disk, new_folder
 from herd.checkpoint.floats import Array, cast, dtype_name
 from herd.checkpoint.names import Style, file_name, style_of, to_half_split
-from herd.checkpoint.pieces import expert_pieces, matrix_pieces
+from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
@@ -76,7 +76,7 @@ def _pieces(config: Llama4Config, source: Source, wanted: Wanted, name: str, sty
     if wanted.kind == "vector":
         yield source.vector(name, wanted.shape)
     elif wanted.kind == "experts":
-        yield from expert_pieces(source.experts(name, *wanted.shape), name, *wanted.shape)
+        yield from expert_rows(source.experts(name, *wanted.shape), name, *wanted.shape)
     else:
         node: Any = source.matrix(wanted.name, *wanted.shape, bias=wanted.bias)
         if name.endswith(".bias"):

@@ -7,11 +7,13 @@ import numpy as np
 
 from herd.checkpoint.floats import Array
 from herd.errors import BadCheckpoint, UsageError, fail
-from herd.formats import decode
+from herd.formats import decode, get, to_float32
 from herd.weights import Dense, Experts, Packed, Pair
 
-PIECE_BYTES = 16 << 20
-"""About this much float32 at a time; an expert is one piece, as its axes may have to be turned."""
+PIECE_BYTES = 4 << 20
+"""About this much float32 at a time."""
+COLUMNS = 256
+"""Input columns of an expert that are turned at a time: a whole number of blocks of every format."""
 
 
 def matrix_pieces(node: Any, name: str, outputs: int, inputs: int, row_multiple: int = 1) -> Iterator[Array]:
@@ -24,17 +26,42 @@ def matrix_pieces(node: Any, name: str, outputs: int, inputs: int, row_multiple:
 
 def expert_pieces(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
     """[I, O] of one expert after the other, gate columns before up columns. Raises UsageError."""
-    if isinstance(node, Pair):
-        gates = expert_pieces(node.gate, name, num_experts, inputs, outputs // 2)
-        ups = expert_pieces(node.up, name, num_experts, inputs, outputs // 2)
-        for gate, up in zip(gates, ups, strict=True):
-            yield np.concatenate([gate, up], axis=1)
-        return
     if isinstance(node, Experts):
         yield from _stored(node, name, (num_experts, inputs, outputs))
         return
-    for expert in _stored(node, name, (num_experts, outputs, inputs)):
-        yield np.ascontiguousarray(_values(node, expert, inputs).T)
+    rows = expert_rows(node, name, num_experts, inputs, outputs)
+    pieces = -(-inputs // COLUMNS)
+    for _ in range(num_experts):
+        yield np.concatenate([next(rows) for _ in range(pieces)])
+
+
+def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
+    """[rows, O] pieces of experts [E, I, O], one expert after the other, gate columns before up columns.
+
+    Output-major stacks are turned a few input columns at a time. Raises UsageError.
+    """
+    if isinstance(node, Experts):
+        step = max(1, PIECE_BYTES // (4 * outputs))
+        for expert in _stored(node, name, (num_experts, inputs, outputs)):
+            yield from (expert[start : start + step] for start in range(0, inputs, step))
+        return
+    halves = [node.gate, node.up] if isinstance(node, Pair) else [node]
+    stacks = [_stored(half, name, (num_experts, outputs // len(halves), inputs)) for half in halves]
+    for e in range(num_experts):
+        for start in range(0, inputs, COLUMNS):
+            parts = [_columns(half, s[e], start, inputs).T for half, s in zip(halves, stacks, strict=True)]
+            if len({part.dtype for part in parts}) > 1:
+                parts = [to_float32(part) for part in parts]
+            yield np.concatenate(parts, axis=1)
+
+
+def _columns(node: Any, rows: Array, start: int, inputs: int) -> Array:
+    """Up to COLUMNS columns of rows [O, I] (or of their codes), from `start`, a multiple of COLUMNS."""
+    stop = min(start + COLUMNS, inputs)
+    if isinstance(node, Packed):
+        f = get(node.format)
+        return f.decode(rows[:, f.row_bytes(start) if start else 0 : f.row_bytes(stop)], stop - start)
+    return rows[:, start:stop]
 
 
 def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Array:

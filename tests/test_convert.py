@@ -1,0 +1,305 @@
+"""Converted files mean the same: to transformers, to the gguf and tokenizers packages, to Herd; nothing half-written.
+
+llama.cpp's view of the GGUF files is benchmarks/convert_check.py's, as it needs llama-cpp-python.
+"""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bpe_folder import SPECIALS, TEMPLATE, write_tokenizer
+from helpers import TINY_DENSE, TINY_TEXT, op_set
+from herd import formats
+from herd.batch import packed
+from herd.checkpoint import RandomSource, open_checkpoint, save_hf
+from herd.checkpoint.gguf import open_gguf
+from herd.config import TINY, Llama4Config
+from herd.convert import convert
+from herd.errors import BadTokenizer, DoesNotFit, NotFound, UsageError
+from herd.model import forward, place_weights
+
+FIXTURES = Path(__file__).parent / "fixtures" / "gguf"
+IDS = list(range(1, 41))
+
+
+TEXT, DENSE = replace(TINY_TEXT, norm_eps=1e-5), replace(TINY_DENSE, norm_eps=1e-5)
+
+
+def logits(path: Path, ids: list[int] = IDS) -> np.ndarray:
+    ops = op_set("torch")
+    with open_checkpoint(path) as checkpoint:
+        c = checkpoint.config
+        weights = place_weights(ops, checkpoint.load())
+        return ops.numpy(forward(ops, c, weights, np.array(ids), ops.place(packed([len(ids)], c.chunk))))
+
+
+def close(a: np.ndarray, b: np.ndarray) -> None:
+    """Equal but for the order of float32 sums: the model tests' bound, a few hundred roundings of 2^-24."""
+    np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * float(b.std()))
+
+
+# -- logits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama-f32", "llama-q4_0", "llama-q6_k", "llama4-bf16", "llama4-q4_1", "llama4-q4_k"])
+def test_a_folder_made_of_a_gguf_gives_the_same_logits_in_transformers(tmp_path: Path, name: str) -> None:
+    """The GGUF files were quantised by llama.cpp; rope, experts and row orders must all come out right."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    done = convert(FIXTURES / f"{name}.gguf", tmp_path / "hf", "f32")
+    assert done.num_bytes == sum(p.stat().st_size for p in (tmp_path / "hf").iterdir())
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    with torch.no_grad():
+        theirs = model(torch.tensor([IDS])).logits[0].numpy()
+    close(theirs, logits(FIXTURES / f"{name}.gguf"))
+
+
+@pytest.mark.parametrize("config", [TEXT, DENSE], ids=["llama4", "llama"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 300_000])
+def test_a_gguf_made_of_a_folder_gives_the_same_logits(tmp_path: Path, config: Llama4Config, shard_bytes: int) -> None:
+    save_hf(tmp_path / "hf", config, RandomSource(config, 4), shard_bytes=shard_bytes)
+    convert(tmp_path / "hf", tmp_path / "m.gguf")
+    assert open_gguf(tmp_path / "m.gguf").info("blk.0.attn_q.weight").format == "f32"
+    close(logits(tmp_path / "m.gguf"), logits(tmp_path / "hf"))
+
+
+def test_there_and_back_is_bit_for_bit(tmp_path: Path) -> None:
+    save_hf(tmp_path / "hf", TINY, RandomSource(TINY, 4, "bfloat16"), "bfloat16")
+    convert(tmp_path / "hf", tmp_path / "m.gguf", "f32")
+    assert (tmp_path / "mmproj-m.gguf").exists()
+    convert(tmp_path / "m.gguf", tmp_path / "back", "bf16")
+    a, b = (open_checkpoint(tmp_path / name) for name in ("hf", "back"))
+    assert a.config.layers == b.config.layers
+    assert a.config.vision == b.config.vision
+    same_bytes(tmp_path / "hf" / "model.safetensors", tmp_path / "back" / "model.safetensors")
+
+
+def same_bytes(a: Path, b: Path) -> None:
+    from herd.checkpoint.safetensors import SafeFile
+
+    left, right = SafeFile(a), SafeFile(b)
+    assert left.entries.keys() == right.entries.keys()
+    for name in left.entries:
+        assert np.array_equal(left.array(name), right.array(name)), name
+
+
+@pytest.mark.parametrize("kind", sorted(set(formats.FORMATS) - {"f32", "f16", "bf16"}))
+def test_quantised_matrices_are_what_the_format_makes_of_them(tmp_path: Path, kind: str) -> None:
+    config = replace(TEXT, width=256, expert_width=256, dense_width=256, head_size=64)
+    save_hf(tmp_path / "hf", config, RandomSource(config, 4))
+    done = convert(tmp_path / "hf", tmp_path / "m.gguf", kind)
+    assert not any("fit" in note for note in done.notes)
+    hf, gguf = open_checkpoint(tmp_path / "hf").source(), open_gguf(tmp_path / "m.gguf")
+    D, F = config.width, config.expert_width
+    up = hf.matrix("model.layers.0.feed_forward.up_proj", config.dense_width, D).w  # type: ignore[union-attr]
+    experts = hf.experts("model.layers.1.feed_forward.experts.gate_up_proj", 4, D, 2 * F).w  # type: ignore[union-attr]
+    for name, values in {
+        "blk.0.ffn_up.weight": up,
+        "blk.1.ffn_gate_exps.weight": experts[:, :, :F].swapaxes(1, 2),
+        "blk.1.ffn_up_exps.weight": experts[:, :, F:].swapaxes(1, 2),
+    }.items():
+        assert np.array_equal(gguf.raw(name), formats.encode(kind, values)), name
+
+
+def test_rows_that_fill_no_block_are_told(tmp_path: Path) -> None:
+    save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4))
+    done = convert(tmp_path / "hf", tmp_path / "m.gguf", "q4_k")
+    assert any("do not fit blocks of q4_k" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("name", ["llama-q4_0", "llama4-q8_0"])
+def test_gguf_to_gguf_of_its_own_type_copies_codes(tmp_path: Path, name: str) -> None:
+    done = convert(FIXTURES / f"{name}.gguf", tmp_path / "m.gguf")
+    assert done.type == name.rpartition("-")[2]
+    old, new = open_gguf(FIXTURES / f"{name}.gguf"), open_gguf(tmp_path / "m.gguf")
+    for tensor in ("blk.0.attn_q.weight", "blk.1.ffn_down.weight", "blk.1.ffn_up_exps.weight"):
+        if tensor in old.tensors:
+            assert np.array_equal(old.raw(tensor), new.raw(tensor)), tensor
+
+
+def test_types_by_default(tmp_path: Path) -> None:
+    save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4, "float16"), "float16")
+    assert convert(tmp_path / "hf", tmp_path / "a").type == "f16"
+    assert convert(tmp_path / "hf", tmp_path / "a.gguf").type == "f16"
+    assert convert(FIXTURES / "llama-q4_0.gguf", tmp_path / "b").type == "bf16"
+
+
+# -- tokenizers ---------------------------------------------------------------------------------------------------
+
+SAMPLES = [
+    "the quick brown fox",
+    "It's 12345 o'clock!\n\n  naïve\tcafé 日本 \U0001f600",
+    "  a  b   c\r\n",
+    "DON'T we'LL 1,000.5",
+]
+
+
+@pytest.fixture(params=["llama4", "llama-bpe", "smollm", "gpt-2"])
+def split(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def with_tokenizer(path: Path, split: str) -> Path:
+    files = write_tokenizer(path / "tokenizer", split)
+    c = replace(TEXT, bos_id=297, eos_ids=(298, 299))
+    return save_hf(path / "hf", c, RandomSource(c), files=files)
+
+
+def test_tokenizer_goes_to_gguf_and_back(tmp_path: Path, split: str) -> None:
+    from tokenizers import Tokenizer as Theirs  # write_tokenizer skips without it
+
+    folder = with_tokenizer(tmp_path, split)
+    convert(folder, tmp_path / "m.gguf")
+    convert(tmp_path / "m.gguf", tmp_path / "back")
+    theirs = [Theirs.from_file(str(f / "tokenizer.json")) for f in (folder, tmp_path / "back")]
+    ours = [open_checkpoint(p).load_tokenizer() for p in (folder, tmp_path / "m.gguf", tmp_path / "back")]
+    for text in SAMPLES:
+        expected = theirs[0].encode(text, add_special_tokens=False).ids
+        assert theirs[1].encode(text, add_special_tokens=False).ids == expected
+        assert [t.encode(text) for t in ours] == [expected] * 3
+        assert theirs[1].decode(expected) == theirs[0].decode(expected) == text
+    joined = SAMPLES[0].join(SPECIALS)
+    assert theirs[1].encode(joined).ids == theirs[0].encode(joined).ids
+    for t in ours:
+        assert {t.specials[s] for s in SPECIALS} == {297, 298, 299}
+        assert (t.bos_id, t.template, t.add_bos) == (297, TEMPLATE, split.startswith("llama"))
+        assert t.eos_ids == ours[0].eos_ids
+    assert open_checkpoint(tmp_path / "back").config.eos_ids == (298, 299)
+
+
+def test_the_gguf_package_reads_our_tokenizer_keys(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    convert(with_tokenizer(tmp_path, "llama4"), tmp_path / "m.gguf")
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    get: Any = lambda name: fields[name].contents()  # noqa: E731
+    assert get("tokenizer.ggml.model") == "gpt2"
+    assert get("tokenizer.ggml.pre") == "llama4"
+    assert get("tokenizer.ggml.tokens")[297:301] == [*SPECIALS, "[PAD300]"]
+    assert get("tokenizer.ggml.token_type")[296:301] == [1, 3, 3, 3, 5]
+    assert len(get("tokenizer.ggml.tokens")) == TEXT.vocab_size
+    assert [get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos", "eot")] == [297, 298, 299]
+
+
+def test_transformers_reads_the_tokenizer_of_a_converted_folder(tmp_path: Path, split: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = with_tokenizer(tmp_path, split)
+    convert(folder, tmp_path / "m.gguf")
+    convert(tmp_path / "m.gguf", tmp_path / "back")
+    a, b = (transformers.AutoTokenizer.from_pretrained(p) for p in (folder, tmp_path / "back"))
+    for text in SAMPLES:
+        assert a(text).input_ids == b(text).input_ids
+    assert (b.bos_token_id, b.chat_template) == (297, TEMPLATE)
+
+
+def test_advice_and_licence_come_along(tmp_path: Path) -> None:
+    folder = with_tokenizer(tmp_path, "llama4")
+    (folder / "generation_config.json").write_text('{"temperature": 0.25, "top_p": 0.5, "top_k": 7}')
+    convert(folder, tmp_path / "m.gguf")
+    assert open_checkpoint(tmp_path / "m.gguf").advice == {"temperature": 0.25, "top_p": 0.5, "top_k": 7}
+    convert(tmp_path / "m.gguf", tmp_path / "back")
+    assert open_checkpoint(tmp_path / "back").advice == {"temperature": 0.25, "top_p": 0.5, "top_k": 7}
+
+
+def test_a_folder_without_tokenizer_is_told(tmp_path: Path) -> None:
+    save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT))
+    done = convert(tmp_path / "hf", tmp_path / "m.gguf")
+    assert any("no tokenizer" in note for note in done.notes)
+    with pytest.raises(NotFound, match="no tokenizer"):
+        open_checkpoint(tmp_path / "m.gguf").load_tokenizer()
+
+
+def test_a_tokenizer_that_gguf_cannot_say(tmp_path: Path) -> None:
+    folder = with_tokenizer(tmp_path, "llama4")
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"ignore_merges": true', '"ignore_merges": false'))
+    with pytest.raises(BadTokenizer, match="ignore_merges"):
+        convert(folder, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+# -- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_a_target_that_exists_is_kept_unless_told(tmp_path: Path, target: str) -> None:
+    source = FIXTURES / "llama-q4_0.gguf"
+    convert(source, tmp_path / target)
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="exists"):
+        convert(source, tmp_path / target)
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+    convert(source, tmp_path / target, overwrite=True)
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) != before
+    assert [p.name for p in tmp_path.iterdir()] == [target]
+
+
+@pytest.mark.parametrize(("target", "kind"), [("out", "q4_0"), ("out", "f64"), ("out.gguf", "q3_k")])
+def test_unknown_types(tmp_path: Path, target: str, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"got {kind}"):
+        convert(FIXTURES / "llama-f32.gguf", tmp_path / target, kind)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_too_little_disk(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 10**5, 10**5))
+    with pytest.raises(DoesNotFit, match=r"needs .* GB on the disk, 0\.00 GB are free"):
+        convert(FIXTURES / "llama-f32.gguf", tmp_path / target)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_an_interruption_leaves_nothing(tmp_path: Path, target: str) -> None:
+    def interrupt(name: str, num_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(FIXTURES / "llama-f32.gguf", tmp_path / target, progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_names_every_tensor(tmp_path: Path) -> None:
+    seen: list[str] = []
+    convert(FIXTURES / "llama4-f32.gguf", tmp_path / "out", progress=lambda name, num_bytes: seen.append(name))
+    assert len(seen) == len(set(seen)) > 30
+    assert "model.layers.1.feed_forward.experts.gate_up_proj" in seen
+
+
+MEASURE = """
+import sys, tracemalloc
+from pathlib import Path
+from herd.convert import convert
+import herd.checkpoint.gguf_write
+tracemalloc.start()
+convert(sys.argv[1], sys.argv[2], sys.argv[3])
+print(tracemalloc.get_traced_memory()[1] >> 20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "kind"), [("hf", "a.gguf", "q8_0"), ("hf", "b", "bf16"), ("source.gguf", "c", "f32")]
+)
+def test_memory_stays_bounded(large: Path, source: str, target: str, kind: str) -> None:
+    """80 MB of tensors, the largest 32 MB in float32, pass through well under the size of the largest."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, large / source, large / target, kind],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 28
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = replace(TEXT, num_layers=2, width=256, vocab_size=32768, expert_width=1024, dense_width=512)
+    path = tmp_path_factory.mktemp("large")
+    save_hf(path / "hf", config, RandomSource(config))
+    convert(path / "hf", path / "source.gguf", "q8_0")
+    return path
