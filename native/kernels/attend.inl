@@ -2,13 +2,22 @@
 // maximum and sum per row (Milakov and Gimelshein 2018; Dao et al. 2022). Keys go in blocks of KEYS counted from the
 // segment's start, so a row's result depends on its own keys and nothing else.
 
+INLINE int64_t slot_of(const Attend &a, int64_t key) {
+    return a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
+}
+
 // Keys s0 .. s0 + n as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their
 // scores are masked.
 template <Type T>
 INLINE void gather(const Attend &a, int64_t s0, int64_t n, int64_t HP, float *kt, float *v) {
     int64_t slot[KEYS];
-    for (int64_t j = 0; j < n; j++)
-        slot[j] = a.pages ? a.pages[(s0 + j) / a.page_size] * a.page_size + (s0 + j) % a.page_size : s0 + j;
+    for (int64_t j = 0; j < n; j++) slot[j] = slot_of(a, s0 + j);
+    // The next block is asked for now, to be there when this one is done.
+    const int64_t bytes = a.H * SIZE<T>;
+    for (int64_t key = s0 + KEYS; key < s0 + 2 * KEYS && key < a.key1; key++) {
+        int64_t at = slot_of(a, key) * a.slot_bytes;
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(a.k + at + i), __builtin_prefetch(a.v + at + i);
+    }
     for (int64_t j = 0; j < n; j += W) {
         const uint8_t *row[W];
         for (int64_t i = 0; i < W; i++) row[i] = a.k + slot[j + i < n ? j + i : n - 1] * a.slot_bytes;
