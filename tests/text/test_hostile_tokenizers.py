@@ -313,7 +313,7 @@ def test_flipped_bytes_are_refused_or_harmless(kind, tmp_path):
     good = b"\n".join(GOOD) if kind == "rank file" else json.dumps(_file()).encode()
     path = tmp_path / "tokenizer"
     loaded, lines = 0, []
-    for _ in range(400):
+    for _ in range(200):
         data = bytearray(good)
         for _ in range(rng.randint(1, 3)):
             place = rng.randrange(len(data))
@@ -329,6 +329,6 @@ def test_flipped_bytes_are_refused_or_harmless(kind, tmp_path):
             continue
         loaded += 1
         assert all(not tokenizer.is_special(i) for i in tokenizer.encode("ab <|end|> é"))
-    assert loaded + len(lines) == 400
-    assert len(lines) > 100
+    assert loaded + len(lines) == 200
+    assert len(lines) > 50
     assert not any("\n" in line for line in lines)

@@ -5,12 +5,13 @@ llama-models, models/llama4/chat_format.py and models/llama3/chat_format.py; for
 template in transformers' processing_llama4.py.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
 from herd.errors import UsageError, fail
 from herd.text.chat_base import ChatFormat, check_tiles, with_system
-from herd.text.messages import Content, ImagePart, Message, plain_text
+from herd.text.messages import ROLES, Content, ImagePart, Message, plain_text
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import FORMS, Tool, call_text, definitions_text, dumps
 
@@ -28,13 +29,11 @@ class _Turns(ChatFormat):
         if tool_form not in FORMS:
             fail(UsageError, "form of tool calls", got=tool_form, expected="one of " + ", ".join(FORMS))
         self.tool_form = tool_form
-        self._roles = {
-            role: self._special(self.start)
-            + tokenizer.encode(text)
-            + self._special(self.stop)
-            + tokenizer.encode("\n\n")
-            for role, text in (("system",) * 2, ("user",) * 2, ("assistant",) * 2, ("tool", "ipython"))
-        }
+        self._roles = {role: self._header("ipython" if role == "tool" else role) for role in ROLES}
+
+    def _header(self, text: str) -> list[int]:
+        encode = self.tokenizer.encode
+        return [*self._special(self.start), *encode(text), *self._special(self.stop), *encode("\n\n")]
 
     def _special(self, text: str) -> list[int]:
         return [self.tokenizer.specials[text]]
@@ -60,11 +59,12 @@ class _Turns(ChatFormat):
         return ids + self._special(self.eom if self._goes_on(message) else self.eot)
 
     def _before(self, message: Message) -> list[int]:
+        """Control ids between the header and the content."""
         return []
 
+    @abstractmethod
     def _goes_on(self, message: Message) -> bool:
         """Whether the turn ends with end-of-message: more will come before the user speaks."""
-        raise NotImplementedError
 
 
 class Llama4(_Turns):
