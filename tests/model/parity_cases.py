@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
+from math import lcm, log1p
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,45 @@ CASES = {
 }
 
 
+def random_case(seed: int) -> Case:
+    """Any text model of the family with small numbers: heads, widths, patterns, chunk, experts, scaling."""
+    rng = np.random.default_rng([seed, 9])
+
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    layers, kv = int(rng.integers(1, 6)), pick(1, 2, 3)
+    heads = kv * pick(1, 2, 5)
+    experts = pick(0, 1, 3, 8)
+    low = pick(1.0, 2.0)
+    config = replace(
+        TEXT,
+        num_layers=layers,
+        # transformers wants a multiple of the heads, our kernels one of 32
+        width=lcm(32, heads) * pick(1, 2),
+        num_heads=heads,
+        num_kv_heads=kv,
+        head_size=pick(32, 64),
+        vocab_size=300,
+        dense_width=32 * pick(1, 3, 5),
+        expert_width=32 * pick(1, 2, 5) if experts else 0,
+        num_experts=experts,
+        experts_per_token=1 if experts < 2 else pick(1, 1, 2),
+        moe_interleave=pick(1, 2, 3) if experts else 0,
+        nope_interval=pick(2, 3, 4),
+        chunk=pick(None, 1, 5, 16, 64),
+        use_qk_norm=pick(True, False),
+        rope_theta=pick(1e4, 5e5),
+        rope_scaling=pick(None, RopeScaling(pick(2.0, 16.0), low, low * pick(1.0, 4.0), pick(16, 64, 8192))),
+        temperature_tuning=pick(True, False),
+        floor_scale=pick(1, 7, 16),
+        attn_scale=pick(0.1, 0.5),
+        norm_eps=pick(1e-5, 1e-3, 0.1),
+        tied_embeddings=pick(True, False),
+    )
+    return Case(config, length=int(rng.integers(1, 90)), seed=seed)
+
+
 def ours(ops: Any, case: Case, *, config: Llama4Config | None = None, **changed: Any) -> np.ndarray:
     """Logits [T, V] of our model. `changed` replaces weights, context, ids or pixels (deliberate mistakes)."""
     weights = place_weights(ops, changed.get("weights", case.weights))
@@ -132,9 +172,13 @@ def ours(ops: Any, case: Case, *, config: Llama4Config | None = None, **changed:
 
 @lru_cache(maxsize=len(CASES))
 def theirs(name: str) -> np.ndarray:
+    """Logits [T, V] of transformers for one of CASES."""
+    return run_transformers(CASES[name])
+
+
+def run_transformers(case: Case) -> np.ndarray:
     """Logits [T, V] of transformers on the same weights, float32, eager attention."""
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    case = CASES[name]
     with tempfile.TemporaryDirectory() as parent:
         folder = save_hf(Path(parent) / "model", case.config, case.weights)
         model = _load(folder, case.config)
@@ -180,7 +224,8 @@ def tolerance(case: Case, logits: np.ndarray) -> float:
     normalised, so a relative error is handed on with a gain near 1; the errors are independent, so variances add:
     relative error sqrt(depth * K) * eps of the last x. A logit is a row of the head times that x, and its error is a
     row times an error of that relative size in another direction: as large, relative to the usual logit. The largest
-    of T * V normal numbers (10^4) is 4.5 deviations. Two evaluations, each with its own: sqrt(2).
+    of T * V normal numbers (10^4) is 4.5 deviations. Two evaluations, each with its own: sqrt(2). Temperature
+    multiplies scores, so a softmax hands on errors of its input by as much more.
     """
     c = case.config
     sums = max(c.width, c.dense_width, c.expert_width)
@@ -190,7 +235,8 @@ def tolerance(case: Case, logits: np.ndarray) -> float:
         sums = max(sums, c.vision.width * c.vision.pixel_shuffle**2, c.vision.mlp_width)
         depth += 5 * c.vision.num_layers + 4
     usual_logit = float(np.sqrt(np.square(logits).mean()))
-    return float(np.sqrt(2)) * 4.5 * EPS32 * float(np.sqrt(depth * sums)) * usual_logit
+    hottest = 1 + c.attn_scale * log1p(len(case.ids) // c.floor_scale) if any(x.tuned for x in c.layers) else 1.0
+    return hottest * float(np.sqrt(2)) * 4.5 * EPS32 * float(np.sqrt(depth * sums)) * usual_logit
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from herd.ops.torch import CosSin, TorchOps, rms  # noqa: E402
 
-MARGIN = 20
+MARGIN = 10
 EXPERTS = "experts in every layer"
 MIXED = "experts interleaved with dense layers"
 DENSE = "dense, no chunk"
