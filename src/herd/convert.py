@@ -14,10 +14,10 @@ import numpy as np
 
 from herd.checkpoint.floats import dtype_name
 from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
-from herd.checkpoint.hf_folder import safe_path
 from herd.checkpoint.hf_write import save_hf
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.small_files import safe_path
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.errors import NotFound, UsageError, fail
 from herd.weights import Packed

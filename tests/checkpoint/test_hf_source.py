@@ -375,3 +375,64 @@ def test_files_come_along(tmp_path: Path) -> None:
     assert (tmp_path / "m" / "tokenizer.json").read_text() == "{}"
     assert (tmp_path / "m" / "a.txt").read_text() == "b"
     assert FILE_DTYPE["bfloat16"] == "BF16"
+
+
+# -- digests ------------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_flipped_bit_is_told_by_the_manifest(sharded: Path) -> None:
+    assert open_checkpoint(sharded).check_digests()
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    flip(shard, shard.stat().st_size - 5)
+    checkpoint = open_checkpoint(sharded)
+    with pytest.raises(BadCheckpoint, match=f"{shard.name}: the content is not what was written"):
+        checkpoint.check_digests()
+
+
+def test_a_swapped_router_is_told_by_the_manifest(folder: Path) -> None:
+    name = "model.layers.1.feed_forward.router.weight"
+    router = SafeFile(folder / "model.safetensors").array(name)
+    rewrite(folder, add={name: router[::-1].copy()})
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
+        checkpoint.check_digests()
+
+
+def test_without_a_manifest_nothing_is_known(folder: Path) -> None:
+    (folder / "herd.manifest.json").unlink()
+    flip(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 5)
+    assert open_checkpoint(folder).check_digests() is False
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"files": []}', '{"files": {"../config.json": {"size": 1, "sha256": "%s"}}}' % ("0" * 64),
+     '{"files": {"config.json": {"size": 1}}}', '{"files": {"config.json": 7}}', "{" * 1000],
+)  # fmt: skip
+def test_hostile_manifest(folder: Path, content: str) -> None:
+    (folder / "herd.manifest.json").write_text(content)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(BadCheckpoint) as caught:
+        checkpoint.check_digests()
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_that_is_gone_is_told_by_the_manifest(folder: Path) -> None:
+    (folder / "extra.txt").write_text("x")
+    manifest = json.loads((folder / "herd.manifest.json").read_text())
+    manifest["files"]["extra.txt"] = {"size": 2, "sha256": "0" * 64}
+    (folder / "herd.manifest.json").write_text(json.dumps(manifest))
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(BadCheckpoint, match=r"extra\.txt: size: got 1, expected 2"):
+        checkpoint.check_digests()
+    (folder / "extra.txt").unlink()
+    with pytest.raises(NotFound, match=r"extra\.txt"):
+        checkpoint.check_digests()

@@ -6,7 +6,7 @@ import numpy as np
 
 from herd.checkpoint.floats import Array
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
-from herd.checkpoint.small_json import listed
+from herd.checkpoint.small_files import listed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail

@@ -8,31 +8,13 @@ import re
 from pathlib import Path
 
 from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.small_json import MAX_INDEX_BYTES, listed, read_json, regular_file
+from herd.checkpoint.small_files import MAX_INDEX_BYTES, listed, read_json, safe_path
 from herd.errors import BadCheckpoint, NotFound, fail
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_SHARDS = 4096
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
-
-
-def safe_path(folder: Path, name: str) -> Path:
-    """`folder`/`name`, a plain file name whose file truly lies there. Raises NotFound, BadCheckpoint."""
-    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
-        fail(BadCheckpoint, "a checkpoint names a file", got=name, expected="a plain name in the same folder")
-    path = folder / name
-    regular_file(path, BadCheckpoint)
-    try:
-        real, home = path.resolve(strict=True), folder.resolve(strict=True)
-    except (OSError, RuntimeError) as problem:
-        fail(BadCheckpoint, f"{path}: {problem}")
-    if real.is_relative_to(home):
-        return path
-    in_cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
-    if not in_cache:
-        fail(BadCheckpoint, f"{path} is a link that leaves its folder", got=str(real), do="copy the file in")
-    return path
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from herd.checkpoint.floats import Array
 from herd.checkpoint.hf_folder import open_files
 from herd.checkpoint.names import to_adjacent
 from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.small_json import listed
+from herd.checkpoint.small_files import listed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail

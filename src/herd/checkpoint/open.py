@@ -13,7 +13,7 @@ from herd.checkpoint.gguf import open_gguf
 from herd.checkpoint.hf_folder import INDEX
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.safetensors import MAGICS
-from herd.checkpoint.small_json import listed, regular_file
+from herd.checkpoint.small_files import listed, regular_file
 from herd.errors import BadCheckpoint, NotFound, fail
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")

@@ -15,9 +15,9 @@ import numpy as np
 from herd.checkpoint.finite import check_source
 from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.hf_folder import safe_path
 from herd.checkpoint.hf_source import HfSource
-from herd.checkpoint.small_json import read_json
+from herd.checkpoint.manifest import check_manifest
+from herd.checkpoint.small_files import read_json, safe_path
 from herd.config import MAX_VOCAB, Llama4Config
 from herd.errors import BadCheckpoint, BadConfig, BadTokenizer, NotFound, fail
 from herd.text.tokenizer import Tokenizer
@@ -59,6 +59,13 @@ class Checkpoint(ABC):
     def check_finite(self) -> None:
         """Read all weights once; raise BadCheckpoint naming tensors with a NaN or an infinity."""
         check_source(self.path, self.config, self.source())
+
+    def check_digests(self) -> bool:
+        """Compare every file with the digests that came with it. False when there are none: nothing is known then.
+
+        Raises BadCheckpoint naming the file that differs.
+        """
+        return False
 
     @abstractmethod
     def _read_tokenizer(self) -> Tokenizer: ...
@@ -140,6 +147,10 @@ class HfCheckpoint(Checkpoint):
     def check_unchanged(self) -> None:
         """See Checkpoint."""
         self._source.check_unchanged()
+
+    def check_digests(self) -> bool:
+        """See Checkpoint: by the herd.manifest.json that Herd writes."""
+        return check_manifest(self.folder)
 
     def close(self) -> None:
         """See Checkpoint."""

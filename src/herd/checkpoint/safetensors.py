@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from herd.checkpoint.floats import Array
-from herd.checkpoint.small_json import parse_object, regular_file
+from herd.checkpoint.small_files import parse_object, regular_file
 from herd.errors import BadCheckpoint, fail
 
 MAX_HEADER_BYTES = 8 << 20

@@ -4,6 +4,7 @@ Format: https://github.com/huggingface/safetensors (header length u64 little-end
 What it is not: atomic by itself; write into `atomic.new_folder`.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ def write_file(
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[str, int], None] | None = None,
-) -> None:
-    """One safetensors file. `progress(name, bytes)` is called after each tensor. Not atomic."""
+) -> str:
+    """One safetensors file; returns its SHA-256. `progress(name, bytes)` is called after each tensor. Not atomic."""
     tensors = list(tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     start = 0
@@ -64,17 +65,22 @@ def write_file(
         start += t.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 64)  # the data begin at a multiple of 8, as readers that map the file like it
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+        for part in (len(text).to_bytes(8, "little"), text):
+            file.write(part)
+            digest.update(part)
         for t in tensors:
             written = 0
             for piece in t.pieces():
                 assert piece.dtype == _NUMPY[t.dtype], (t.name, piece.dtype, t.dtype)
-                written += file.write(np.ascontiguousarray(piece).data.cast("B"))
+                data = np.ascontiguousarray(piece).data.cast("B")
+                digest.update(data)
+                written += file.write(data)
             assert written == t.num_bytes, (t.name, written, t.num_bytes)
             if progress:
                 progress(t.name, written)
+    return digest.hexdigest()
 
 
 def write_shards(
@@ -84,9 +90,10 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[str, int], None] | None = None,
-) -> None:
+) -> dict[str, str]:
     """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
-    `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own."""
+    `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own.
+    Returns the SHA-256 of each file."""
     shards: list[list[Tensor]] = [[]]
     size = total = 0
     for t in tensors:
@@ -97,12 +104,13 @@ def write_shards(
         size += t.num_bytes
         total += t.num_bytes
     if len(shards) == 1:
-        write_file(folder / "model.safetensors", shards[0], metadata, progress)
-        return
+        return {"model.safetensors": write_file(folder / "model.safetensors", shards[0], metadata, progress)}
+    digests: dict[str, str] = {}
     where: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, shard, metadata, progress)
+        digests[name] = write_file(folder / name, shard, metadata, progress)
         where |= {t.name: name for t in shard}
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return digests

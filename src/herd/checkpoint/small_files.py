@@ -1,6 +1,7 @@
-"""JSON files that come with a checkpoint, read with limits first: size, depth, number of values, no repeated keys.
+"""Small files that come with a checkpoint: paths that stay in the folder, and JSON with limits first.
 
-Anything wrong is one typed error naming the file; memory stays under about 50 MB whatever the content.
+Limits: size, depth, number of values, no repeated keys. Anything wrong is one typed error naming the file; memory stays
+under about 50 MB whatever the content.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from herd.errors import BadFile, HerdError, NotFound, fail
+from herd.errors import BadCheckpoint, BadFile, HerdError, NotFound, fail
 
 MAX_BYTES = 1 << 20
 """Of config.json and its like."""
@@ -34,6 +35,24 @@ def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result
     if not stat.S_ISREG(found.st_mode):
         fail(error, f"{path} is not a regular file")
     return found
+
+
+def safe_path(folder: Path, name: str) -> Path:
+    """`folder`/`name`, a plain file name whose file truly lies there. Raises NotFound, BadCheckpoint."""
+    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+        fail(BadCheckpoint, "a checkpoint names a file", got=name, expected="a plain name in the same folder")
+    path = folder / name
+    regular_file(path, BadCheckpoint)
+    try:
+        real, home = path.resolve(strict=True), folder.resolve(strict=True)
+    except (OSError, RuntimeError) as problem:
+        fail(BadCheckpoint, f"{path}: {problem}")
+    if real.is_relative_to(home):
+        return path
+    in_cache = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    if not in_cache:
+        fail(BadCheckpoint, f"{path} is a link that leaves its folder", got=str(real), do="copy the file in")
+    return path
 
 
 def read_json(path: Path, error: type[HerdError] = BadFile, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
