@@ -13,6 +13,9 @@ import math
 from harness import HERE, Peer, machine
 
 import herd
+from herd.checkpoint import store
+from herd.text.chat import choose_format
+from herd.text.messages import Message
 
 
 def main():
@@ -26,17 +29,19 @@ def main():
     a = ap.parse_args()
     print(machine())
     peer = Peer(a.peer)
+    path = store.resolve(a.model)
     with herd.load(a.model, kv=a.kv) as m:
-        peer.load(path=str(m.path), context=max(a.window, 1024))
+        peer.load(path=str(path), context=a.window)
+        chat = choose_format(m.tokenizer, None, m.chat_format)
         same = 0
         for prompt in json.loads((HERE / "data/prompts.json").read_text())["prompts"]:
-            ids = m.prompt_ids(prompt)
+            ids = chat.encode([Message("user", prompt)])
             theirs = peer.greedy(ids=ids, count=a.count)
-            ours = list(m.greedy(ids, a.count))
+            ours = m.complete(ids, temperature=0.0, repetition_penalty=1.0, max_tokens=a.count).ids
             n = min(len(ours), len(theirs["ids"]))
             at = next((i for i in range(n) if ours[i] != theirs["ids"][i]), None)
             same += at is None
-            gap = "" if at is None else f"  differs at {at}: peer's gap there {theirs['gaps'][at]:.4f}"
+            gap = "" if at is None else f"  differs at {at}: the peer's logit gap there is {theirs['gaps'][at]:.4f}"
             print(f"{'same' if at is None else 'DIFF'} {n:3d} tokens  {prompt[:50]!r}{gap}")
         text = (HERE / "data/manual.txt").read_text()
         ids = m.encode(text)
@@ -44,9 +49,11 @@ def main():
             raise SystemExit("the tokenizers disagree on manual.txt")
         ids = ids[: a.tokens]
         theirs = peer.nll(ids=ids, window=a.window)
-        ours = m.nll(ids, window=a.window)
-        p, q = (math.exp(x["nll"] / x["count"]) for x in (ours, theirs))
-        print(f"greedy agreement {same} of 10; perplexity ours {p:.4f}, peer {q:.4f}, ratio {p / q:.5f}")
+        ours = m.perplexity(ids, context=a.window)
+        if ours.scored_tokens != theirs["count"]:
+            raise SystemExit(f"scored tokens differ: ours {ours.scored_tokens}, peer {theirs['count']}")
+        q = math.exp(theirs["nll"] / theirs["count"])
+        print(f"greedy agreement {same} of 10; perplexity ours {ours.value:.4f}, peer {q:.4f}, ratio {ours.value / q:.5f}")
     peer.close()
 
 
