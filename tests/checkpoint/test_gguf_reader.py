@@ -127,8 +127,14 @@ def test_an_unchanged_file_passes(copy):
 
 def test_a_shrunk_file_is_detected_at_the_next_access(copy):
     file = open_gguf(copy)
-    os.truncate(copy, copy.stat().st_size - 64)
-    for use in (file.check_unchanged, lambda: file.raw("output.weight"), lambda: file.array("output_norm.weight")):
+    os.truncate(copy, 100)
+    uses = (
+        file.check_unchanged,
+        lambda: file.raw("output.weight"),
+        lambda: file.array("output_norm.weight"),
+        lambda: file.keys["tokenizer.ggml.tokens"],  # would be SIGBUS, as the head is gone
+    )
+    for use in uses:
         with pytest.raises(BadCheckpoint, match=r"changed while in use: got \d+ bytes, expected the same file"):
             use()
 

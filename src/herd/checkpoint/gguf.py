@@ -48,6 +48,7 @@ class _Part:
             os.close(handle)
         self.identity = _identity(found)
         self.header: Header = parse(str(path), self.map)
+        self.header.keys.before_access = self.check_unchanged
 
     def check_unchanged(self) -> None:
         try:

@@ -12,7 +12,7 @@ Layout (GGUF 2 and 3, little-endian; source: the format's specification):
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
@@ -95,6 +95,8 @@ class Keys(Mapping[str, Any]):
 
     def __init__(self, path: str, buffer: Buffer, values: dict[str, Value]) -> None:
         self._path, self._buffer, self._values = path, buffer, values
+        self.before_access: Callable[[], None] = lambda: None
+        """Called before a value is read: whoever mapped the file checks here that it is still the same."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -107,6 +109,7 @@ class Keys(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
+        self.before_access()
         if value.type == STRING:
             return self._strings(name, value.start, 1)[0]
         if value.type != ARRAY:
