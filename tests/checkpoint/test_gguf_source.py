@@ -134,13 +134,13 @@ def test_vision_comes_from_the_second_file(tiny):
 
 
 def test_names_and_keys_that_other_converters_write_are_read_too(tmp_path, monkeypatch):
-    keys = gguf_write._vision_keys
+    keys = gguf_write.vision_keys
 
     def other_keys(config, type):
         return {k.replace("clip.projector", "clip.vision.projector"): v for k, v in keys(config, type).items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_write, "_vision_keys", other_keys)
+        patch.setattr(gguf_write, "vision_keys", other_keys)
         patch.setitem(TABLE, "vision_model.model.layers.{}.post_attention_layernorm", "v.blk.{}.attn_post_norm")
         write_gguf(tmp_path / "t.gguf", TINY, RandomSource(TINY), {}, "f32", mmproj=tmp_path / "mmproj.gguf")
     file, mmproj = open_gguf(tmp_path / "t.gguf"), open_gguf(tmp_path / "mmproj.gguf")

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_header import Header, Keys, TensorInfo, parse
+from herd.checkpoint.gguf_header import Header, Keys, TensorInfo
+from herd.checkpoint.gguf_parse import parse
 from herd.errors import BadCheckpoint, NotFound, fail
 
 MAX_PARTS = 1024

@@ -17,6 +17,9 @@ from herd.checkpoint.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.config import Llama4Config, is_dense_llama
 from herd.errors import UsageError, fail
 
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
+"""general.file_type, for people: what most tensors are."""
+
 FIXED: dict[str, Any] = {"chunk": 8192, "floor_scale": 8192, "attn_scale": 0.1, "nope_interval": 4}
 """What llama.cpp computes for `llama4`, whatever a file says."""
 
@@ -59,6 +62,38 @@ def divisors(c: Llama4Config) -> npt.NDArray[np.float32] | None:
         return None
     plain = [c.rope_theta ** (-2.0 * m / c.head_size) for m in range(c.head_size // 2)]
     return np.array([p / f for p, f in zip(plain, c.rope_freqs(), strict=True)], np.float32)
+
+
+def vision_keys(config: Llama4Config, type: str) -> dict[str, Any]:
+    """The keys of an mmproj file in the number format `type`. Raises UsageError."""
+    v = config.vision
+    assert v is not None
+    if v.rope_theta != 10000.0:
+        fail(
+            UsageError, "GGUF cannot say vision rope_theta", got=v.rope_theta, expected=10000.0, do="write safetensors"
+        )
+    return {
+        "general.architecture": "clip",
+        "general.file_type": FILE_TYPES[type],
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": "llama4",
+        "clip.use_gelu": True,
+        "clip.vision.image_size": v.image_size,
+        "clip.vision.patch_size": v.patch_size,
+        "clip.vision.embedding_length": v.width,
+        "clip.vision.feed_forward_length": v.mlp_width,
+        "clip.vision.block_count": v.num_layers,
+        "clip.vision.attention.head_count": v.num_heads,
+        "clip.vision.attention.layer_norm_epsilon": float(v.norm_eps),
+        "clip.vision.projection_dim": config.width,
+        "clip.vision.projector.scale_factor": v.pixel_shuffle,
+        "clip.vision.image_mean": np.full(3, 0.5, np.float32),
+        "clip.vision.image_std": np.full(3, 0.5, np.float32),
+        # For a text file whose vocabulary does not name them.
+        "herd.image_start_id": config.image_start_id,
+        "herd.image_end_id": config.image_end_id,
+        "herd.patch_id": config.patch_id,
+    }
 
 
 def token_keys(c: Llama4Config) -> dict[str, Any]:

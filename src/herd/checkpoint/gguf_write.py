@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from herd import formats
 from herd.checkpoint.atomic import check_disk, new_file
-from herd.checkpoint.gguf_keys import config_keys, divisors, key_bytes, string_bytes, token_keys
+from herd.checkpoint.gguf_keys import (
+    FILE_TYPES,
+    config_keys,
+    divisors,
+    key_bytes,
+    string_bytes,
+    token_keys,
+    vision_keys,
+)
 from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, is_vision
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
 from herd.checkpoint.walk import TreeSource, Wanted, walk
@@ -25,9 +33,9 @@ from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.weights import Dense, Experts, Model, Packed, Pair, Source
 
+__all__ = ["FILE_TYPES", "Progress", "Written", "write_gguf"]
+
 ALIGNMENT = 32
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
-"""general.file_type, for people: what most tensors are."""
 
 Progress = Callable[[str, int], None]
 """Called with a tensor's name and its bytes once it is written."""
@@ -106,7 +114,7 @@ def write_gguf(
     files = [text]
     if mmproj is not None:
         plain = "f32" if type == "f32" else "f16"
-        files.append(_File(Path(mmproj), config, _vision_keys(config, plain), plain, vision=True))
+        files.append(_File(Path(mmproj), config, vision_keys(config, plain), plain, vision=True))
         text.report.mmproj = files[1].report
     _write(files, _nodes(config, weights), overwrite, progress)
     return text.report
@@ -275,34 +283,3 @@ class _File:
             names = sorted(self._left)
             fail(BadCheckpoint, f"{self.report.path}: {len(names)} tensors were not given", got=", ".join(names[:5]))
         self._out.flush()
-
-
-def _vision_keys(config: Llama4Config, type: str) -> dict[str, Any]:
-    v = config.vision
-    assert v is not None
-    if v.rope_theta != 10000.0:
-        fail(
-            UsageError, "GGUF cannot say vision rope_theta", got=v.rope_theta, expected=10000.0, do="write safetensors"
-        )
-    return {
-        "general.architecture": "clip",
-        "general.file_type": FILE_TYPES[type],
-        "clip.has_vision_encoder": True,
-        "clip.projector_type": "llama4",
-        "clip.use_gelu": True,
-        "clip.vision.image_size": v.image_size,
-        "clip.vision.patch_size": v.patch_size,
-        "clip.vision.embedding_length": v.width,
-        "clip.vision.feed_forward_length": v.mlp_width,
-        "clip.vision.block_count": v.num_layers,
-        "clip.vision.attention.head_count": v.num_heads,
-        "clip.vision.attention.layer_norm_epsilon": float(v.norm_eps),
-        "clip.vision.projection_dim": config.width,
-        "clip.vision.projector.scale_factor": v.pixel_shuffle,
-        "clip.vision.image_mean": np.full(3, 0.5, np.float32),
-        "clip.vision.image_std": np.full(3, 0.5, np.float32),
-        # For a text file whose vocabulary does not name them.
-        "herd.image_start_id": config.image_start_id,
-        "herd.image_end_id": config.image_end_id,
-        "herd.patch_id": config.patch_id,
-    }
