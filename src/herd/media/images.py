@@ -167,7 +167,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
+        layered = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(layered, mask=layered.getchannel("A"))
         return white
