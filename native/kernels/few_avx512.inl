@@ -166,41 +166,13 @@ INLINE void few_q6_k(const uint8_t *row, int64_t blocks, const Quantised &x, flo
     for (int m = 0; m < M; m++) y[m * ldy] = total16(acc[m]) - 32 * total16(low[m]);
 }
 
-INLINE Quantised rows_from(const Quantised &x, int64_t row) {
-    int64_t G = x.Kp / 32;
-    return {x.q + row * x.Kp, x.scale + row * G, x.sum + row * G, x.half + row * 2 * G, x.Kp};
-}
-
 template <int M>
-static void few_packed(const Product &p, int64_t row) {
-    const Matrix &w = *p.w;
-    const Quantised x = rows_from(p.quantised, row);
-    const int64_t blocks = w.K / format_of(w.type).block;
-    const uint8_t *data = w.data + p.expert * w.expert_bytes;
-    float *y = p.y + row * p.ldy;
-    for (int64_t o = p.o0; o < p.o1; o++, y++) {
-        const uint8_t *at = data + o * w.row_bytes;
-        switch (w.type) {
-            case Type::q4_0: few_q4<false, M>(at, blocks, x, y, p.ldy); break;
-            case Type::q4_1: few_q4<true, M>(at, blocks, x, y, p.ldy); break;
-            case Type::q8_0: few_q8<M>(at, blocks, x, y, p.ldy); break;
-            case Type::q4_k: few_q4_k<M>(at, blocks, x, y, p.ldy); break;
-            default: few_q6_k<M>(at, blocks, x, y, p.ldy);
-        }
-    }
-}
-
-// Chunks of outputs whose weights stay in the first-level cache while groups of rows pass over them.
-static void few_packed(const Product &p) {
-    Product part = p;
-    const int64_t step = p.rows > 4 ? 4 : p.o1 - p.o0;
-    for (int64_t o = p.o0; o < p.o1; o += step) {
-        part.o0 = o;
-        part.o1 = o + step < p.o1 ? o + step : p.o1;
-        part.y = p.y + o - p.o0;
-        int64_t row = 0;
-        for (; row + 4 <= p.rows; row += 4) few_packed<4>(part, row);
-        for (; row + 2 <= p.rows; row += 2) few_packed<2>(part, row);
-        if (row < p.rows) few_packed<1>(part, row);
+INLINE void few_one(Type type, const uint8_t *at, int64_t blocks, const Quantised &x, float *y, int64_t ldy) {
+    switch (type) {
+        case Type::q4_0: return few_q4<false, M>(at, blocks, x, y, ldy);
+        case Type::q4_1: return few_q4<true, M>(at, blocks, x, y, ldy);
+        case Type::q8_0: return few_q8<M>(at, blocks, x, y, ldy);
+        case Type::q4_k: return few_q4_k<M>(at, blocks, x, y, ldy);
+        default: return few_q6_k<M>(at, blocks, x, y, ldy);
     }
 }

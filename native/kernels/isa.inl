@@ -19,9 +19,14 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y);
 #include "tile.inl"
 #include "floats.inl"
 #include "packed.inl"
-#include "dots.inl"
 #if defined(HERD_AVX512)
 #include "few_avx512.inl"
+#include "few.inl"
+#elif defined(HERD_AVX2) || defined(HERD_NEON)
+#include "few_groups.inl"
+#include "few.inl"
+#else
+#include "few_plain.inl"
 #endif
 #include "many.inl"
 #include "attend.inl"
@@ -41,7 +46,6 @@ Layout few_layout(Type type) { return type == Type::q4_0 || type == Type::q4_1 ?
 #else
 constexpr int64_t FEW_ROWS = 4;
 Layout few_layout(Type) { return Layout::rows; }
-void few_packed(const Product &p) { few_plain(p); }
 #endif
 
 void few(const Product &p) {

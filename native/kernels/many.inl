@@ -8,7 +8,7 @@ struct Panel {
 
 // A tile of four rows. start: what the dots of each group begin with, [group][4].
 #if defined(HERD_AVX512)
-template <bool MIN, int GROUP>
+template <bool MIN, int GROUP, int BITS>
 INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
                       const int32_t *start, float *y, int64_t ldy, bool more) {
     __m512 acc[4][3];
@@ -43,8 +43,93 @@ INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const 
     for (int r = 0; r < 4; r++)
         for (int v = 0; v < 3; v++) _mm512_storeu_ps(y + r * ldy + 16 * v, acc[r][v]);
 }
+#elif defined(HERD_AVX2)
+// Products of 4-bit codes add up in 16 bits over a whole group (8 steps of at most 2 * 15 * 127), those of 6 bits over two
+// steps. 8-bit codes become signed and take dot_signed's way.
+template <bool MIN, int GROUP, int BITS>
+INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *start, float *y, int64_t ldy, bool more) {
+    constexpr int STEPS = BITS == 4 ? GROUP / 4 : 2;
+    const __m256i one = _mm256_set1_epi16(1);
+    for (int c = 0; c < PANEL; c += 8) {
+        F acc[4];
+        for (int r = 0; r < 4; r++) acc[r] = more ? load(y + r * ldy + c) : F{};
+        const uint8_t *u = panel.u + 4 * c;
+        const int8_t *x = q;
+        for (int64_t g = 0; g < depth / GROUP; g++) {
+            __m256i dot[4];
+            for (int r = 0; r < 4; r++) dot[r] = MIN || BITS == 8 ? _mm256_setzero_si256() : _mm256_set1_epi32(start[4 * g + r]);
+            for (int k = 0; k < GROUP / 4; k += STEPS) {
+                __m256i pair[4] = {};
+                for (int i = 0; i < STEPS; i++, u += 4 * PANEL, x += 16) {
+                    __m256i w = _mm256_load_si256((const __m256i *)u);
+                    if (BITS == 8) w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                    for (int r = 0; r < 4; r++) {
+                        int32_t four;
+                        memcpy(&four, x + 4 * r, 4);
+                        __m256i a = _mm256_set1_epi32(four);
+                        if (BITS == 8) dot[r] = _mm256_add_epi32(dot[r], (__m256i)dot_signed(w, a));
+                        else pair[r] = _mm256_add_epi16(pair[r], _mm256_maddubs_epi16(w, a));
+                    }
+                }
+                if (BITS != 8)
+                    for (int r = 0; r < 4; r++) dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(pair[r], one));
+            }
+            int64_t by = GROUP == 32 ? g : g / 2;
+            F s = load(panel.s + g * PANEL + c);
+            for (int r = 0; r < 4; r++) {
+                acc[r] += (F)_mm256_cvtepi32_ps(dot[r]) * scale[4 * by + r] * s;
+                if (MIN) acc[r] += load(panel.m + g * PANEL + c) * sum[4 * by + r];
+            }
+        }
+        for (int r = 0; r < 4; r++) store(y + r * ldy + c, acc[r]);
+    }
+}
+#elif defined(HERD_NEON)
+// A vector of activations holds four inputs of each of the four rows: the dot product picks a row by its lane.
+template <int V, int BITS>
+INLINE void neon_step(int32x4_t dot[4][V], const uint8_t *u, const int8_t *q) {
+    int8x16_t a = vld1q_s8(q);
+    for (int v = 0; v < V; v++) {
+        int8x16_t w = vld1q_s8((const int8_t *)u + 16 * v);
+        if (BITS == 8) w = veorq_s8(w, vdupq_n_s8(-128));
+        dot[0][v] = vdotq_laneq_s32(dot[0][v], w, a, 0);
+        dot[1][v] = vdotq_laneq_s32(dot[1][v], w, a, 1);
+        dot[2][v] = vdotq_laneq_s32(dot[2][v], w, a, 2);
+        dot[3][v] = vdotq_laneq_s32(dot[3][v], w, a, 3);
+    }
+}
+
+template <bool MIN, int GROUP, int BITS>
+INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
+                      const int32_t *start, float *y, int64_t ldy, bool more) {
+    constexpr int V = 3;
+    for (int c = 0; c < PANEL; c += 4 * V) {
+        F acc[4][V];
+        for (int r = 0; r < 4; r++)
+            for (int v = 0; v < V; v++) acc[r][v] = more ? load(y + r * ldy + c + 4 * v) : F{};
+        const uint8_t *u = panel.u + 4 * c;
+        const int8_t *x = q;
+        for (int64_t g = 0; g < depth / GROUP; g++) {
+            int32x4_t dot[4][V];
+            for (int r = 0; r < 4; r++)
+                for (int v = 0; v < V; v++) dot[r][v] = vdupq_n_s32(MIN || BITS == 8 ? 0 : start[4 * g + r]);
+            for (int k = 0; k < GROUP / 4; k++, u += 4 * PANEL, x += 16) neon_step<V, BITS>(dot, u, x);
+            int64_t by = GROUP == 32 ? g : g / 2;
+            for (int v = 0; v < V; v++) {
+                F s = load(panel.s + g * PANEL + c + 4 * v);
+                for (int r = 0; r < 4; r++) {
+                    acc[r][v] += __builtin_convertvector((I)dot[r][v], F) * scale[4 * by + r] * s;
+                    if (MIN) acc[r][v] += load(panel.m + g * PANEL + c + 4 * v) * sum[4 * by + r];
+                }
+            }
+        }
+        for (int r = 0; r < 4; r++)
+            for (int v = 0; v < V; v++) store(y + r * ldy + c + 4 * v, acc[r][v]);
+    }
+}
 #else
-template <bool MIN, int GROUP>
+template <bool MIN, int GROUP, int BITS>
 INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
                       const int32_t *start, float *y, int64_t ldy, bool more) {
     if (!more)
@@ -119,9 +204,10 @@ static void many_packed(const Product &p, uint8_t *scratch) {
             float *y = p.y + 4 * t * p.ldy;
             alignas(64) int32_t start[4 * DEPTH / 16];
             starts(x.half + 8 * (t * G + k0 / 32), n, f, start);
-            if (f.has_min) many_tile<true, 32>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
-            else if (f.group == 32) many_tile<false, 32>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
-            else many_tile<false, 16>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            if (f.has_min) many_tile<true, 32, 4>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            else if (f.group == 16) many_tile<false, 16, 6>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            else if (f.zero == 8) many_tile<false, 32, 4>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
+            else many_tile<false, 32, 8>(panel, n, q, scale, sum, start, y, p.ldy, k0 > 0);
         }
     }
 }

@@ -7,7 +7,7 @@ INLINE int32_t dot_bytes(const int8_t *w, const int8_t *x, int n) {
     return sum;
 }
 
-[[maybe_unused]] static void few_plain(const Product &p) {
+static void few_packed(const Product &p) {
     const Matrix &w = *p.w;
     Format f = format_of(w.type);
     int64_t Kp = p.quantised.Kp, G = Kp / 32, per = f.group / 16;
