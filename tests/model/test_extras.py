@@ -96,11 +96,9 @@ def test_adapters_follow_their_rows_when_only_some_logits_are_wanted(op_set: OpS
     np.testing.assert_allclose(some, every[[3, 2, 69]], rtol=0, atol=tolerance(CASE, every))
 
 
-def test_a_lora_node_equals_merged_weights_and_is_observed_once() -> None:
-    pytest.importorskip("torch")
-    from herd.ops.torch import TorchOps
-
-    ops = TorchOps()
+@op_sets
+def test_a_lora_node_equals_merged_weights_and_is_observed_once(op_set: OpSet) -> None:
+    ops = op_set.make()
     pairs = {w.name: low_rank(w, 1) for w in adaptable(CASE)}
     wrapped = _wrap(deepcopy(CASE.weights), pairs)
     seen, plain = Seen(ops), Seen(ops)
