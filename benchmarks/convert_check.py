@@ -29,6 +29,7 @@ from herd.batch import packed
 from herd.checkpoint import open_checkpoint, random_model, save_hf
 from herd.config import TINY, Llama4Config
 from herd.convert import convert
+from herd.errors import NotFound
 from herd.model.text import forward
 from herd.model.tree import place_weights
 
@@ -59,6 +60,8 @@ LLAMA = replace(
     temperature_tuning=False,
 )
 
+TEXT = "It's 12345 o'clock!\n\n  Naïve café: 日本語, \U0001f600 <|eot|> <|im_end|>\tdone  "
+
 PEER = """
 import json, sys
 import numpy as np
@@ -68,6 +71,8 @@ m = llama_cpp.Llama(path, n_ctx=256, n_batch=256, n_ubatch=256, logits_all=True,
                     n_threads_batch=1, flash_attn=False, verbose=False, n_gpu_layers=0)
 m.eval(ids)
 np.save(out, np.asarray(m.scores[: len(ids)], np.float32))
+if len(sys.argv) > 4:
+    print("tokens", json.dumps(m.tokenize(sys.argv[4].encode(), add_bos=False, special=False)))
 """
 
 
@@ -82,15 +87,24 @@ def ours(path: Path, ids: list[int]) -> np.ndarray:
         return ops.numpy(forward(ops, c, weights, ops.array(np.array(ids)), ops.place(packed([len(ids)], c.chunk))))
 
 
-def llama_cpp(python: str, path: Path, ids: list[int]) -> np.ndarray:
-    """Logits [T, V] by llama.cpp, KV in float32."""
+def llama_cpp(python: str, path: Path, ids: list[int], text: str | None = None) -> tuple[np.ndarray, list[int] | None]:
+    """Logits [T, V] by llama.cpp, KV in float32; and its tokens of `text`."""
     with tempfile.NamedTemporaryFile(suffix=".npy") as out:
-        done = subprocess.run(
-            [python, "-c", PEER, str(path), out.name, json.dumps(ids)], capture_output=True, text=True, check=False
-        )
+        command = [python, "-c", PEER, str(path), out.name, json.dumps(ids), *([text] if text else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"llama.cpp failed on {path}: {done.stderr.strip().splitlines()[-1:]}")
-        return np.load(out.name)
+        tokens = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("tokens ")]
+        return np.load(out.name), tokens[0] if tokens else None
+
+
+def tokens_of(path: Path) -> list[int] | None:
+    """Herd's ids of TEXT by the tokenizer of a checkpoint; None when it has none."""
+    with open_checkpoint(path) as checkpoint:
+        try:
+            return checkpoint.load_tokenizer().encode(TEXT)
+        except NotFound:
+            return None
 
 
 def hf(path: Path, ids: list[int]) -> np.ndarray:
@@ -123,7 +137,14 @@ def run(name: str, source: Path, c: Llama4Config, types: list[str], peer: str | 
             print(f"{path.name}: {note}")
         mine = ours(path, ids)
         if peer:
-            good &= check(f"{path.name}: Herd, llama.cpp", mine, llama_cpp(peer, path, ids), LIMITS[t])
+            expected = tokens_of(source)
+            theirs, tokens = llama_cpp(peer, path, ids, TEXT if expected else None)
+            good &= check(f"{path.name}: Herd, llama.cpp", mine, theirs, LIMITS[t])
+            if expected:
+                good &= tokens == expected
+                print(
+                    f"{path.name}: llama.cpp's tokens of a text are{'' if tokens == expected else ' NOT'} the source's"
+                )
         if t == "f32":
             good &= check(f"{path.name}: Herd, Herd on the source", mine, ours(source, ids), 1e-6)
             back = folder / f"{name}-back"

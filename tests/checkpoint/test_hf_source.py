@@ -282,7 +282,8 @@ def test_one_shard_alone_names_its_folder(sharded: Path) -> None:
                                      b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}',
                                      b'{"a":' * 100_000, b'{"weight_map": NaN}', b'{"a": "' + b"x" * 100,
                                      b'{"weight_map": [' + b"[]," * 2_000_000 + b"[]]}",
-                                     b'{"' + b'\\"' * 4_000_000])  # fmt: skip
+                                     b'{"' + b'\\"' * 4_000_000,
+                                     ('{"' + "x" * 2_000_000 + '\U0001f600":1}').encode()])  # fmt: skip
 def test_hostile_index(sharded: Path, content: bytes) -> None:
     (sharded / "model.safetensors.index.json").write_bytes(content)
     refused(sharded, r"model\.safetensors\.index\.json")
@@ -389,7 +390,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_a_flipped_bit_is_told_by_the_manifest(sharded: Path) -> None:
-    assert open_checkpoint(sharded).check_digests()
+    assert open_checkpoint(sharded).verify()
     shard = sorted(sharded.glob("*.safetensors"))[1]
     flip(shard, shard.stat().st_size - 5)
     checkpoint = open_checkpoint(sharded)
@@ -409,7 +410,7 @@ def test_a_swapped_router_is_told_by_the_manifest(folder: Path) -> None:
 def test_without_a_manifest_nothing_is_known(folder: Path) -> None:
     (folder / "herd.manifest.json").unlink()
     flip(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 5)
-    assert open_checkpoint(folder).check_digests() is False
+    assert open_checkpoint(folder).verify() is False
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ class Checkpoint(ABC):
     def check_unchanged(self) -> None:
         """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
 
+    def verify(self) -> bool:
+        """Read everything: digests, then numbers. True when the digests were known; raises BadCheckpoint."""
+        known = self.check_digests()
+        self.check_finite()
+        self.check_unchanged()
+        return known
+
     def check_finite(self) -> None:
         """Read all weights once; raise BadCheckpoint naming tensors with a NaN or an infinity."""
         check_source(self.path, self.config, self.source())

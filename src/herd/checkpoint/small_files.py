@@ -1,7 +1,7 @@
 """Small files that come with a checkpoint: paths that stay in the folder, and JSON with limits first.
 
 Limits: size, depth, number of values, no repeated keys. Anything wrong is one typed error naming the file; memory stays
-under about 50 MB whatever the content.
+under 50 MiB whatever the content.
 """
 
 import json
@@ -18,7 +18,7 @@ MAX_BYTES = 1 << 20
 """Of config.json and its like."""
 MAX_INDEX_BYTES = 8 << 20
 MAX_DEPTH = 32
-MAX_VALUES = 200_000
+MAX_VALUES = 100_000
 
 # A quote that begins no whole string is a token of its own, so that a string without end is met once, not once a quote.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
@@ -70,6 +70,9 @@ def read_json(path: Path, error: type[HerdError] = BadFile, max_bytes: int = MAX
 
 def parse_object(data: bytes, what: str, error: type[HerdError] = BadFile) -> dict[str, Any]:
     """The JSON object in `data`; `what` names it in errors."""
+    if len(data) > MAX_BYTES and not data.isascii():
+        # Python holds such a text at 4 bytes a character; an index has no need of it.
+        fail(error, f"{what}: over {MAX_BYTES} bytes and not all ASCII")
     depth = 0
     for count, match in enumerate(_TOKEN.finditer(data)):
         token = match[0]
