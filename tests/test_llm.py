@@ -308,6 +308,25 @@ def test_a_policy_refuses_at_the_door_and_the_model_is_not_asked() -> None:
     assert model.passes == []
 
 
+def test_every_way_to_ask_goes_past_the_policy() -> None:
+    llm = fake(lambda ids: 65)
+    ask: list[Callable[..., Any]] = [
+        lambda **a: llm.chat("a bomb", **a),
+        lambda **a: shown(llm.stream("a bomb", **a))[1],
+        lambda **a: llm.chat_many(["a bomb"], **a)[0],
+        lambda **a: asyncio.run(llm.achat("a bomb", **a)),
+        lambda **a: llm.complete("a bomb", **a),
+        lambda **a: llm.complete(llm.encode("a bomb"), **a),
+        lambda **a: shown(llm.stream_complete("a bomb", **a))[1],
+    ]
+    for one in ask:
+        assert one(policy=Watch(at_door=True), max_tokens=3).finish_reason == "policy"
+        watch = Watch()
+        assert one(policy=watch, max_tokens=3).text == "AAA"
+        assert len(watch.windows) == 3
+        assert len(watch.replies) == 1
+
+
 def test_a_policy_sees_every_window_before_it_is_shown() -> None:
     watch = Watch(hold_tokens=4)
     pieces, reply = shown(fake("abcdefghij").stream("hi", policy=watch))

@@ -8,8 +8,7 @@
 What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
 """
 
-import asyncio
-import secrets
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -217,6 +216,8 @@ class LLM:
 
     async def astream(self, messages: Dialog, **arguments: Any) -> AsyncIterator[Event]:
         """`stream` on a thread; leaving the loop ends the request."""
+        import asyncio  # 30 ms that a synchronous caller need not wait for
+
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         left = threading.Event()
@@ -245,16 +246,30 @@ class LLM:
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
-    def complete(self, prompt: str | Sequence[int], *, trace: str | Path | None = None, **options: Any) -> Reply:
-        """Go on with a text, or with ids as they are; no chat format."""
-        return _last(self.stream_complete(prompt, trace=trace, **options))
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        policy: Policy | None = None,
+        trace: str | Path | None = None,
+        **options: Any,
+    ) -> Reply:
+        """Go on with a text, or with ids as they are; no chat format. A policy sees the prompt as a user's turn."""
+        return _last(self.stream_complete(prompt, policy=policy, trace=trace, **options))
 
     def stream_complete(
-        self, prompt: str | Sequence[int], *, trace: str | Path | None = None, **options: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        policy: Policy | None = None,
+        trace: str | Path | None = None,
+        **options: Any,
     ) -> Iterator[Event]:
         """As `complete`, piece by piece."""
         ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        return self._events(self._submit(ids, options, None, trace), None, ())
+        job = self._submit(ids, options, None, trace)
+        turns = () if policy is None else (Message("user", prompt if isinstance(prompt, str) else self.decode(ids)),)
+        return self._events(job, policy, turns)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -336,7 +351,7 @@ class LLM:
 
     def _submit(self, ids: Sequence[int], options: Mapping[str, Any], tiles: Any, trace: str | Path | None) -> Job:
         chosen = self.defaults.with_(options)
-        seed = chosen.seed if chosen.seed is not None else secrets.randbits(63)
+        seed = chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1
         if trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
