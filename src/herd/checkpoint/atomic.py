@@ -5,8 +5,8 @@ What it is: temporary name beside the target, fsync, rename. What it is not: loc
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,23 +23,25 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises UsageError, NotFound (no parent folder).
     """
     target = _checked(target, overwrite)
-    temp = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    temp = _beside(target, "part")
+    temp.mkdir()
+    old = None
     try:
         yield temp
         for path in sorted(temp.rglob("*")):
             _sync(path)
         _sync(temp)
-        temp.chmod(0o777 & ~_umask())
-        old = None
         if os.path.lexists(target) and not _is_empty_folder(target):
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)) / target.name
+            old = _beside(target, "old")
             target.rename(old)
         temp.rename(target)
         _sync(target.parent)
         if old is not None:
-            shutil.rmtree(old.parent)
+            _remove(old)
     except BaseException as problem:
         shutil.rmtree(temp, ignore_errors=True)
+        if old is not None and not os.path.lexists(target):
+            old.rename(target)
         _explain(target, problem)
         raise
 
@@ -53,12 +55,10 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target = _checked(target, overwrite)
     if target.is_dir():
         fail(UsageError, f"{target} is a folder", do="name a file")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    temp = Path(name)
+    temp = _beside(target, "part")
+    temp.touch(exist_ok=False)
     try:
         yield temp
-        temp.chmod(0o666 & ~_umask())
         _sync(temp)
         temp.replace(target)
         _sync(target.parent)
@@ -98,11 +98,17 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
-def _umask() -> int:
-    # The only way to read it is to set it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _beside(target: Path, what: str) -> Path:
+    """A new hidden name in the same folder, so that a rename stays on one file system. Made with the usual mode, not
+    by `tempfile`, whose files are private: the umask of a process cannot be read without a moment of changing it."""
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.{what}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _sync(path: Path) -> None:
