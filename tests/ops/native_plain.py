@@ -130,7 +130,7 @@ def moe(h, m, A):
 
 
 def product_bound(x, w, c=4):
-    """c * eps * |x|_2 * |w|_2 per output, of the contract. Packed weights are summed as codes, their zero point apart: the
+    """c * eps * |x|_2 * |w|_2 per output, of the contract. Packed weights are summed as codes, zero point apart: the
     codes' size, at most |w| + 2 max |w| per weight, takes the place of |w|."""
     w = np.abs(values(w))
     size = np.sqrt((w * w).sum(-1)) + 2 * w.max(-1) * math.sqrt(w.shape[-1])
