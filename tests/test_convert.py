@@ -152,7 +152,7 @@ def with_tokenizer(path: Path, split: str) -> Path:
 
 
 def test_tokenizer_goes_to_gguf_and_back(tmp_path: Path, split: str) -> None:
-    from tokenizers import Tokenizer as Theirs  # write_tokenizer skips without it
+    Theirs = pytest.importorskip("tokenizers").Tokenizer
 
     folder = with_tokenizer(tmp_path, split)
     convert(folder, tmp_path / "m.gguf")
