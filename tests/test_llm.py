@@ -508,7 +508,7 @@ def test_generation_config_is_the_default(tmp_path: Path) -> None:
 def test_a_trace_names_the_expert_of_every_token_and_layer(folder: Path, name: str, tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
     with herd.load(folder, ops=name, threads=1) as llm:
-        llm.chat("before", max_tokens=3)
+        llm.chat("hi", max_tokens=3)
         reply = llm.chat("hi", max_tokens=6, ignore_eos=True, trace=file)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     layers = [i for i, layer in enumerate(TINY.layers) if layer.moe]

@@ -147,17 +147,19 @@ def test_chunked_layers_take_the_prefix_back_to_a_chunk_edge() -> None:
 
 def test_image_rows_are_cached_by_what_is_in_the_image() -> None:
     model = FakeModel(lambda ids: END, patch_id=PATCH, chunk=None)
-    engine = engine_for(model, piece=5)
+    engine = engine_for(model, piece=6)
     tiles = np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
     ids = [1, *[PATCH] * 4, 2, *[PATCH] * 4, 3]
     _, _, finish = run(engine, request(ids, pixels=tiles))
     assert (finish.usage.cached_tokens, model.seen_tiles) == (0, 2)
+    assert model.features == [[0, 1, 2, 3], [4, 5, 6, 7]], "each patch row gets its own feature row"
     _, _, finish = run(engine, request(ids, pixels=tiles.copy()))
     assert (finish.usage.cached_tokens, model.seen_tiles) == (len(ids) - 1, 2), "neither computed nor looked at again"
     other = tiles.copy()
     other[1, 0, 0, 0] += 1
     _, _, finish = run(engine, request(ids, pixels=other))
     assert (finish.usage.cached_tokens, model.seen_tiles) == (6, 4)
+    assert model.features[2:] == [[4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("patches", [0, 3, 5, 8])

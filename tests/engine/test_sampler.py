@@ -123,6 +123,8 @@ def test_uniform_is_uniform_and_reproduces() -> None:
     assert abs(np.corrcoef(grid[:, :-1].ravel(), grid[:, 1:].ravel())[0, 1]) < 0.03
     assert uniform(7, 3) == uniform(7, 3)
     assert uniform(2**63 - 1, 0) != uniform(0, 0)
+    # two steps of SplitMix64's counter are a legal seed: its draws must not be seed 0's, two steps later
+    assert uniform(2 * 0x9E3779B97F4A7C15 % 2**64, 0) != uniform(0, 2)
 
 
 def test_uniform_is_splitmix64() -> None:

@@ -18,7 +18,7 @@ Next = Callable[[list[int]], Sequence[float] | int]
 
 
 class FakeModel:
-    """next_logits decides; `passes` records the ids of every pass, piece by piece."""
+    """next_logits decides. `passes` records ids by pass and piece, `features` the image rows of each piece."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class FakeModel:
         self.pager = Pager(chunk, 1, context, context)
         self.ids: dict[int, list[int]] = {}
         self.passes: list[list[list[int]]] = []
+        self.features: list[list[int]] = []
         self.seen_tiles = 0
 
     def lease(self) -> Lease:
@@ -45,9 +46,9 @@ class FakeModel:
         return self.pager.lease()
 
     def see(self, pixels_I3SS: Any) -> Any:
-        """One number a row: which tile it came from."""
+        """One number a row: its place among the rows of all tiles."""
         self.seen_tiles += len(pixels_I3SS)
-        return np.repeat(np.arange(len(pixels_I3SS)), self.tokens_per_tile)[:, None]
+        return np.arange(len(pixels_I3SS) * self.tokens_per_tile)[:, None]
 
     def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
         """One pass."""
@@ -66,6 +67,8 @@ class FakeModel:
         ids = self.ids.setdefault(id(piece.lease), [])
         del ids[piece.lease.length :]
         assert len(ids) == piece.lease.length, "a step over positions that were never written"
+        if piece.features_RD is not None:
+            self.features.append(piece.features_RD[:, 0].tolist())
         patches = sum(i == self.patch_id for i in piece.ids)
         assert patches == (0 if piece.features_RD is None else len(piece.features_RD))
         wanted = {len(piece.ids) - 1} if piece.rows is None else set(piece.rows)
