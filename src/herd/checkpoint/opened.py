@@ -196,8 +196,7 @@ class GgufCheckpoint(Checkpoint):
             self.mmproj.check_unchanged()
 
     def close(self) -> None:
-        """See Checkpoint."""
-        del self.reader, self.mmproj, self._source
+        """Nothing to do: the map goes with the last array that looks into it, and with this object."""
 
     def tokenizer_keys(self) -> dict[str, Any]:
         """The `tokenizer.*` keys as Python values: arrays as lists."""
