@@ -398,6 +398,33 @@ def test_leaving_an_async_stream_ends_the_request() -> None:
     assert reply.text == "AA"
 
 
+def test_cancelling_a_task_ends_a_long_prompt_after_the_pass_in_progress() -> None:
+    llm = fake("x", context=4096)
+    model = llm._running().runner
+    assert isinstance(model, FakeModel)
+    run, started, go = model.run, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        started.set()
+        assert go.wait(20)
+        return run(*arguments)
+
+    model.run = slow  # type: ignore[method-assign]
+
+    async def talk() -> None:
+        task = asyncio.create_task(llm.achat("a" * 3000))
+        await asyncio.to_thread(started.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(talk())
+    assert llm.chat("hi").text == "x"
+    long = [p for p in model.passes if len(p[0]) > 100]
+    assert len(long) == 1, "of six passes"
+
+
 def test_threads_take_turns() -> None:
     llm = fake("abcdefgh")
     texts: list[str] = []
@@ -486,9 +513,9 @@ def test_an_unknown_name_is_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import herd.llm
+    from herd import loading
 
-    monkeypatch.setattr(herd.llm, "available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(loading, "available_bytes", lambda: 100 << 20)
     with pytest.raises(DoesNotFit, match=r"tiny does not fit: it needs 0.3 GB .* 0.1 GB are available") as caught:
         herd.load(folder)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,6 @@ What it is not: a server, a command line, a policy. Options are the fields of `e
 
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,23 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.answers import events
-from herd.checkpoint.open import open_checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
-from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.defaults import LLAMA
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Request, SamplingOptions
-from herd.engine.runner import ModelRunner, Runner
+from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, score
 from herd.engine.trace import RoutingLog
-from herd.errors import MissingExtra, UsageError, fail
-from herd.model import place_weights
-from herd.ops.contract import Ops
-from herd.plan.available import available_bytes
-from herd.plan.memory import check_fits, weights_bytes
+from herd.errors import UsageError, fail
+from herd.loading import PIECE, read_model
 from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
-from herd.text.chat import ChatFormat, Message, choose_format
-from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
+from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
@@ -53,10 +47,6 @@ __all__ = [
     "TextEvent",
     "load",
 ]
-
-DEFAULT_CONTEXT = 8192
-PIECE = 512
-"""Prompt rows a pass."""
 
 
 def load(
@@ -78,42 +68,7 @@ def load(
     that give none. force: load even if it seems not to fit.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    from herd.checkpoint import store
-
-    began_s = time.monotonic()
-    _choice("ops", ops, ("auto", "native", "torch"))
-    _choice("kv", kv, ("auto", "f32", "f16", "bf16"))
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 0 < threads <= 4096):
-        fail(UsageError, "threads", got=threads, expected="a whole number from 1 to 4096")
-    path = store.resolve(model)
-    name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
-    with open_checkpoint(path) as checkpoint:
-        config = checkpoint.config
-        size = _context(context, config)
-        tokenizer = checkpoint.load_tokenizer()
-        chat = _chat_format(tokenizer, checkpoint.template, chat_format)
-        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
-        op_set = _op_set(ops, threads)
-        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32"
-        available = available_bytes()
-        if available is not None and not force:
-            # torch holds every weight as float32, native as the file has it
-            held = checkpoint.size_bytes if op_set.name == "native" else weights_bytes(config, 32)
-            check_fits(name, config, held, size, available, kv_dtype, PIECE)
-        runner = Runner(
-            config, place_weights(op_set, checkpoint.load()), op_set, context=size, kv_dtype=kv_dtype, piece=PIECE
-        )
-        return LLM(
-            config,
-            runner,
-            tokenizer,
-            chat,
-            name=name,
-            path=path,
-            defaults=defaults,
-            size_bytes=checkpoint.size_bytes,
-            load_s=time.monotonic() - began_s,
-        )
+    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force)))
 
 
 class LLM:
@@ -195,8 +150,10 @@ class LLM:
         Arguments are checked at the call, not at the first piece. Closing the iterator ends the request; Ctrl-C while
         it computes ends it with "interrupted".
         """
-        turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
-        return self._events(self._submit(self._ids(turns, tools), options, tiles_of(turns), trace), policy, turns)
+        _, found = self._start(
+            messages, system=system, images=images, tools=tools, policy=policy, trace=trace, **options
+        )
+        return found
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
         """Answer several dialogs, in their order. Ctrl-C ends it: the list then ends with the interrupted reply."""
@@ -221,10 +178,13 @@ class LLM:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         left = threading.Event()
+        jobs: list[Job] = []
 
         def work() -> None:
             try:
-                for event in self.stream(messages, **arguments):
+                job, found = self._start(messages, **arguments)
+                jobs.append(job)
+                for event in found:
                     if left.is_set():
                         return
                     loop.call_soon_threadsafe(queue.put_nowait, event)
@@ -243,6 +203,8 @@ class LLM:
                     return
         finally:
             left.set()
+            for job in jobs:
+                job.cancelled.set()  # a long prompt ends after the pass in progress
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
@@ -349,6 +311,22 @@ class LLM:
     def _bos(self) -> list[int]:
         return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
 
+    def _start(
+        self,
+        messages: Dialog,
+        *,
+        system: str | None = None,
+        images: Sequence[ImageLike] = (),
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        policy: Policy | None = None,
+        trace: str | Path | None = None,
+        **options: Any,
+    ) -> tuple[Job, Iterator[Event]]:
+        """A checked request, and what will come of it. See `stream`."""
+        turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
+        job = self._submit(self._ids(turns, tools), options, tiles_of(turns), trace)
+        return job, self._events(job, policy, turns)
+
     def _submit(self, ids: Sequence[int], options: Mapping[str, Any], tiles: Any, trace: str | Path | None) -> Job:
         chosen = self.defaults.with_(options)
         seed = chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1
@@ -377,50 +355,3 @@ def _last(stream: Iterator[Event]) -> Reply:
         if isinstance(event, DoneEvent):
             return event.reply
     raise AssertionError("a stream ended without its DoneEvent")
-
-
-# -- what load decides -----------------------------------------------------------------------------------------------
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        fail(UsageError, name, got=value, expected=", ".join(choices))
-
-
-def _context(asked: int | None, config: Llama4Config) -> int:
-    if asked is None:
-        return min(config.max_context, DEFAULT_CONTEXT)
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
-        fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")
-    return asked
-
-
-def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:
-    """The format; an unknown one is no obstacle to `complete`, so the error is kept for the first chat."""
-    try:
-        return choose_format(tokenizer, template, name)
-    except UsageError as error:
-        if name is not None:
-            raise
-        return error
-
-
-def _makers_advice(chat: ChatFormat | UsageError) -> SamplingOptions:
-    is_smollm2 = isinstance(chat, ChatML) and chat.default_system == SMOLLM2_SYSTEM
-    return SMOLLM2 if is_smollm2 else LLAMA
-
-
-def _op_set(name: str, threads: int | None) -> Ops:
-    if name == "torch":
-        try:
-            import torch
-        except ImportError:
-            fail(MissingExtra, "ops torch: PyTorch is not installed", do='pip install "llama-herd[torch]"')
-        from herd.ops.torch import TorchOps
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return TorchOps()
-    from herd.ops.native import NativeOps
-
-    return NativeOps(threads=threads or 0)

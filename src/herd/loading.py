@@ -1,0 +1,127 @@
+"""From a name or a path to everything an LLM consists of: what `herd.load` decides, in this order.
+
+which file, how long a context, which tokenizer and chat format, which defaults, which operations, does it fit, load
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from herd.checkpoint.open import open_checkpoint
+from herd.config import Llama4Config
+from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.request import SamplingOptions
+from herd.engine.runner import Runner
+from herd.errors import MissingExtra, UsageError, fail
+from herd.model import place_weights
+from herd.ops.contract import Ops
+from herd.plan.available import available_bytes
+from herd.plan.memory import check_fits, weights_bytes
+from herd.text.chat import ChatFormat, choose_format
+from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
+from herd.text.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 8192
+PIECE = 512
+"""Prompt rows a pass."""
+MAX_THREADS = 4096
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an LLM is made of; see its constructor."""
+
+    config: Llama4Config
+    runner: Runner
+    tokenizer: Tokenizer
+    chat: ChatFormat | UsageError
+    name: str
+    path: Path
+    defaults: SamplingOptions
+    size_bytes: int
+    load_s: float
+
+
+def read_model(
+    model: str | Path,
+    context: int | None,
+    chat_format: str | None,
+    threads: int | None,
+    ops: str,
+    kv: str,
+    seed: int | None,
+    force: bool,
+) -> Parts:
+    """See `herd.llm.load` for the arguments and for what is raised."""
+    from herd.checkpoint import store
+
+    began_s = time.monotonic()
+    _choice("ops", ops, ("auto", "native", "torch"))
+    _choice("kv", kv, ("auto", "f32", "f16", "bf16"))
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
+        fail(UsageError, "threads", got=threads, expected="a whole number")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        fail(UsageError, "threads", got=threads, expected=f"1 to {MAX_THREADS}")
+    path = store.resolve(model)
+    name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
+    with open_checkpoint(path) as checkpoint:
+        config = checkpoint.config
+        size = _context(context, config)
+        tokenizer = checkpoint.load_tokenizer()
+        chat = _chat_format(tokenizer, checkpoint.template, chat_format)
+        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
+        op_set = _op_set(ops, threads)
+        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32"
+        available = available_bytes()
+        if available is not None and not force:
+            # torch holds every weight as float32, native as the file has it
+            held = checkpoint.size_bytes if op_set.name == "native" else weights_bytes(config, 32)
+            check_fits(name, config, held, size, available, kv_dtype, PIECE)
+        weights = place_weights(op_set, checkpoint.load())
+        runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE)
+        size_bytes = checkpoint.size_bytes
+    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, time.monotonic() - began_s)
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        fail(UsageError, name, got=value, expected=", ".join(choices))
+
+
+def _context(asked: int | None, config: Llama4Config) -> int:
+    if asked is None:
+        return min(config.max_context, DEFAULT_CONTEXT)
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
+        fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")
+    return asked
+
+
+def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:
+    """The format; an unknown one is no obstacle to `complete`, so the error is kept for the first chat."""
+    try:
+        return choose_format(tokenizer, template, name)
+    except UsageError as error:
+        if name is not None:
+            raise
+        return error
+
+
+def _makers_advice(chat: ChatFormat | UsageError) -> SamplingOptions:
+    is_smollm2 = isinstance(chat, ChatML) and chat.default_system == SMOLLM2_SYSTEM
+    return SMOLLM2 if is_smollm2 else LLAMA
+
+
+def _op_set(name: str, threads: int | None) -> Ops:
+    if name == "torch":
+        try:
+            import torch
+        except ImportError:
+            fail(MissingExtra, "ops torch: PyTorch is not installed", do='pip install "llama-herd[torch]"')
+        from herd.ops.torch import TorchOps
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return TorchOps()
+    from herd.ops.native import NativeOps
+
+    return NativeOps(threads=threads or 0)
