@@ -28,7 +28,7 @@ from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, score
 from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
-from herd.loading import PIECE, read_model
+from herd.llm.loading import PIECE, read_model
 from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
