@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t TASK_ROWS = 64;       // query rows (tokens x heads of a KV head) of a task
 constexpr int64_t FEW_ROWS = 16;        // segments with at most so many are cut along their keys as well
-constexpr int64_t RANGE = 48 * KEYS;    // keys of such a cut: fixed, so that results do not depend on the threads
+constexpr int64_t RANGE = 8 * KEYS;     // keys of such a cut: fixed, so that results do not depend on the threads
 
 struct Task {
     int64_t segment, head, token, tokens, key0, key1;

@@ -6,36 +6,35 @@ INLINE int64_t slot_of(const Attend &a, int64_t key) {
     return a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
 }
 
-// Keys s0 .. s0 + n as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their
-// scores are masked.
-template <Type T>
-INLINE void gather(const Attend &a, int64_t s0, int64_t n, int64_t HP, float *kt, float *v) {
-    int64_t slot[KEYS];
-    for (int64_t j = 0; j < n; j++) slot[j] = slot_of(a, s0 + j);
-    // The next block is asked for now, to be there when this one is done.
-    const int64_t bytes = a.H * SIZE<T>;
+// The rows of keys s0 .. s0 + n, and a request for the block after them, to be there when this one is done.
+INLINE void rows_of_block(const Attend &a, int64_t s0, int64_t n, const uint8_t **k, const uint8_t **v) {
+    for (int64_t j = 0; j < n; j++) {
+        int64_t at = slot_of(a, s0 + j) * a.slot_bytes;
+        k[j] = a.k + at, v[j] = a.v + at;
+    }
+    const int64_t bytes = a.H * (a.type == Type::f32 ? 4 : 2);
     for (int64_t key = s0 + KEYS; key < s0 + 2 * KEYS && key < a.key1; key++) {
         int64_t at = slot_of(a, key) * a.slot_bytes;
         for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(a.k + at + i), __builtin_prefetch(a.v + at + i);
     }
+}
+
+// Keys as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their scores are masked.
+template <Type T>
+static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t n, int64_t H, int64_t HP, float *kt, float *to) {
     for (int64_t j = 0; j < n; j += W) {
         const uint8_t *row[W];
-        for (int64_t i = 0; i < W; i++) row[i] = a.k + slot[j + i < n ? j + i : n - 1] * a.slot_bytes;
-        turn_rows<T>(row, a.H, kt + j, KEYS);
+        for (int64_t i = 0; i < W; i++) row[i] = k[j + i < n ? j + i : n - 1];
+        turn_rows<T>(row, H, kt + j, KEYS);
     }
     for (int64_t j = 0; j < n; j++) {
-        widen_as<T>(a.v + slot[j] * a.slot_bytes, a.H, v + j * HP);
-        for (int64_t i = a.H; i < HP; i++) v[j * HP + i] = 0;
+        widen_as<T>(v[j], H, to + j * HP);
+        for (int64_t i = H; i < HP; i++) to[j * HP + i] = 0;
     }
 }
 
-static void gather_block(const Attend &a, int64_t s0, int64_t n, int64_t HP, float *kt, float *v) {
-    if (a.type == Type::f32) gather<Type::f32>(a, s0, n, HP, kt, v);
-    else if (a.type == Type::f16) gather<Type::f16>(a, s0, n, HP, kt, v);
-    else gather<Type::bf16>(a, s0, n, HP, kt, v);
-}
-
-static void attend(const Attend &a) {
+template <Type T>
+static void attend_as(const Attend &a) {
     const int64_t R = a.tokens * a.heads, H = a.H, HP = attend_width(H);
     float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R, *v = kt + KEYS * HP;
     const float by = 1.0f / __builtin_sqrtf((float)H);
@@ -43,15 +42,23 @@ static void attend(const Attend &a) {
         for (int64_t h = 0; h < a.heads; h++) {
             int64_t r = t * a.heads + h;
             for (int64_t i = 0; i < H; i++) q[r * HP + i] = a.q[t * a.ldq + h * H + i] * by;
+            for (int64_t i = H; i < HP; i++) q[r * HP + i] = 0;
             m[r] = -__builtin_inff();
             l[r] = 0;
         }
     memset(o, 0, (size_t)(R * HP) * 4);
     int64_t last = a.causal ? a.first + a.tokens - 1 : a.first, end = a.key1 < last ? a.key1 : last;
+    const bool few = R <= FEW_QUERIES;
     for (int64_t s0 = a.key0; s0 < end; s0 += KEYS) {
         int64_t n = end - s0 < KEYS ? end - s0 : KEYS;
-        gather_block(a, s0, n, HP, kt, v);
-        tile(R, H, (n + W - 1) / W, q, HP, kt, KEYS, s, KEYS, false);
+        const uint8_t *key[KEYS], *value[KEYS];
+        rows_of_block(a, s0, n, key, value);
+        if (few) {
+            few_queries<T>(true, key, n, R, H, q, s, o, HP);
+        } else {
+            turn_block<T>(key, value, n, H, HP, kt, v);
+            tile(R, H, (n + W - 1) / W, q, HP, kt, KEYS, s, KEYS, false);
+        }
         for (int64_t t = 0; t < a.tokens; t++) {
             int64_t sees = (a.causal ? a.first + t : a.first) - s0;
             int64_t seen = sees < n ? sees : n;
@@ -79,7 +86,8 @@ static void attend(const Attend &a) {
                     for (int64_t i = 0; i < HP; i += W) store(o + r * HP + i, load(o + r * HP + i) * c);
             }
         }
-        tile(R, n, HP / W, s, KEYS, v, HP, o, HP, true);
+        if (few) few_queries<T>(false, value, n, R, H, q, s, o, HP);
+        else tile(R, n, HP / W, s, KEYS, v, HP, o, HP, true);
     }
     for (int64_t t = 0; t < a.tokens; t++)
         for (int64_t h = 0; h < a.heads; h++) {
@@ -88,4 +96,10 @@ static void attend(const Attend &a) {
             for (int64_t i = 0; i < H; i++) a.o[t * a.ldo + h * H + i] = o[r * HP + i] * norm;
             if (a.state) a.state[2 * r] = m[r], a.state[2 * r + 1] = l[r];
         }
+}
+
+static void attend(const Attend &a) {
+    if (a.type == Type::f32) attend_as<Type::f32>(a);
+    else if (a.type == Type::f16) attend_as<Type::f16>(a);
+    else attend_as<Type::bf16>(a);
 }

@@ -29,6 +29,7 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y);
 #include "few_plain.inl"
 #endif
 #include "many.inl"
+#include "attend_few.inl"
 #include "attend.inl"
 
 void widen(Type type, const uint8_t *row, int64_t n, float *y) {
