@@ -14,7 +14,7 @@
 namespace herd {
 namespace {
 
-constexpr int64_t KEEP_BYTES = 64 << 20;  // scratch memory kept between operations
+constexpr int64_t KEEP_BYTES = 256 << 20;  // scratch memory kept between operations
 constexpr auto SPIN = std::chrono::microseconds(60);
 
 std::atomic<Pool *> the_pool{nullptr};

@@ -6,16 +6,13 @@ INLINE int64_t slot_of(const Attend &a, int64_t key) {
     return a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
 }
 
-// The rows of keys s0 .. s0 + n, and a request for the block after them, to be there when this one is done.
+// The rows of keys s0 .. s0 + n, and behind them those of the next block (at the end: of the last key again), which the
+// work on this block asks for as it goes.
 INLINE void rows_of_block(const Attend &a, int64_t s0, int64_t n, const uint8_t **k, const uint8_t **v) {
-    for (int64_t j = 0; j < n; j++) {
-        int64_t at = slot_of(a, s0 + j) * a.slot_bytes;
+    for (int64_t j = 0; j < 2 * KEYS; j++) {
+        if (j >= n && j < KEYS) continue;
+        int64_t key = s0 + j < a.key1 ? s0 + j : a.key1 - 1, at = slot_of(a, key) * a.slot_bytes;
         k[j] = a.k + at, v[j] = a.v + at;
-    }
-    const int64_t bytes = a.H * (a.type == Type::f32 ? 4 : 2);
-    for (int64_t key = s0 + KEYS; key < s0 + 2 * KEYS && key < a.key1; key++) {
-        int64_t at = slot_of(a, key) * a.slot_bytes;
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(a.k + at + i), __builtin_prefetch(a.v + at + i);
     }
 }
 
@@ -28,6 +25,7 @@ static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t
         turn_rows<T>(row, H, kt + j, KEYS);
     }
     for (int64_t j = 0; j < n; j++) {
+        for (int64_t i = 0; i < H * SIZE<T>; i += 64) __builtin_prefetch(k[KEYS + j] + i), __builtin_prefetch(v[KEYS + j] + i);
         widen_as<T>(v[j], H, to + j * HP);
         for (int64_t i = H; i < HP; i++) to[j * HP + i] = 0;
     }
@@ -51,7 +49,7 @@ static void attend_as(const Attend &a) {
     const bool few = R <= FEW_QUERIES;
     for (int64_t s0 = a.key0; s0 < end; s0 += KEYS) {
         int64_t n = end - s0 < KEYS ? end - s0 : KEYS;
-        const uint8_t *key[KEYS], *value[KEYS];
+        const uint8_t *key[2 * KEYS], *value[2 * KEYS];
         rows_of_block(a, s0, n, key, value);
         if (few) {
             few_queries<T>(true, key, n, R, H, q, s, o, HP);

@@ -1,5 +1,5 @@
 // Both products of attention for a few query rows (decoding), straight from the cache: every key and value is read once,
-// widened in registers, and met by all rows of its KV head.
+// widened in registers, and met by all rows of its KV head. Pointers KEYS further on are those of the next block.
 
 // W vectors to one that holds the sum of each, by halving; pairs lie W / 2 apart, so the order stays.
 INLINE F totals(F v[W]) {
@@ -28,6 +28,7 @@ INLINE void few_scores(const uint8_t *const *k, int64_t n, const float *q, int64
             F x[R] = {}, y[R] = {};
             int64_t i = 0;
             for (; i + W <= H; i += W) {
+                if (i * SIZE<T> % 64 == 0) __builtin_prefetch(k[KEYS + j0 + j] + i * SIZE<T>), __builtin_prefetch(k[KEYS + j0 + j + 1] + i * SIZE<T>);
                 F u = load_as<T>(a + i * SIZE<T>), v = load_as<T>(b + i * SIZE<T>);
                 for (int r = 0; r < R; r++) {
                     F w = load(q + r * ldq + i);
@@ -55,6 +56,7 @@ INLINE void few_values_of(const uint8_t *const *v, int64_t offset, int64_t n, co
         for (int i = 0; i < V; i++) acc[r][i] = load(o + r * ldo + i * W);
     for (int64_t j = 0; j < n; j++) {
         F x[V];
+        __builtin_prefetch(v[KEYS + j] + offset * SIZE<T>);
         for (int i = 0; i < V; i++) x[i] = load_as<T>(v[j] + (offset + i * W) * SIZE<T>);
         for (int r = 0; r < R; r++) {
             F w = set1(p[r * KEYS + j]);
