@@ -206,6 +206,17 @@ def test_verify_records_first_and_then_finds_a_flipped_bit(model: Path) -> None:
         store.verify("tiny")
 
 
+def test_a_manifest_shows_a_flipped_bit_the_first_time(model: Path) -> None:
+    weights = model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    store.import_path(model, "tiny")
+    with pytest.raises(BadCheckpoint, match=r"model.safetensors: the content is not what was written"):
+        store.verify("tiny")
+    assert store.find("tiny")[1].digest is None  # and nothing wrong is recorded
+
+
 def test_verify_finds_what_changed_before_any_digest_was_known(model: Path) -> None:
     store.import_path(model, "tiny")
     weights = model / "model.safetensors"

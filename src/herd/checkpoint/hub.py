@@ -28,6 +28,7 @@ WANTED = (
     "*.safetensors.index.json",
     "config.json",
     "generation_config.json",
+    "herd.manifest.json",
     "preprocessor_config.json",
     "processor_config.json",
     "special_tokens_map.json",

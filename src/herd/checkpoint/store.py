@@ -19,6 +19,7 @@ import msgspec
 
 from herd.checkpoint import fetch, registry
 from herd.checkpoint.hashing import Progress, digest_of, quick_id, scan, sha256, silent
+from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.registry import Entry, FileRecord, Version
 from herd.errors import BadCheckpoint, NotFound, UsageError, fail
 
@@ -168,7 +169,10 @@ class Verified:
 
 
 def verify(name: str, progress: Progress = silent) -> Verified:
-    """Read every file of a model and compare it with its record. Raises BadCheckpoint naming all that differ."""
+    """Read every file of a model and compare it with its record, or at first with its folder's manifest.
+
+    Raises BadCheckpoint naming all that differ.
+    """
     base, version = find(name)
     again = f"herd import {version.path} --name {base}" if version.in_place else f"herd rm {base}, herd pull {base}"
     equal, recorded, bad, files = [], [], [], dict(version.files)
@@ -194,6 +198,9 @@ def verify(name: str, progress: Progress = silent) -> Verified:
             bad.append(f"{file} has sha256 {digest[:12]}… instead of {record.sha256[:12]}…")
     if bad:
         fail(BadCheckpoint, f"{base}: " + "; ".join(bad), do=again)
+    if recorded and version.location.is_dir():
+        # What Herd itself wrote can be told from the first time on; a folder without a manifest has nothing to say.
+        check_manifest(version.location, progress)
     if recorded:
         version = msgspec.structs.replace(version, files=files, digest=digest_of(files))
         with registry.edit() as all_models:
