@@ -25,8 +25,8 @@ struct FormatInfo {
     int64_t block, bytes;  // inputs and bytes of a block
 };
 constexpr FormatInfo FORMATS[] = {
-    {"f32", Type::f32, 1, 4},      {"f16", Type::f16, 1, 2},      {"bf16", Type::bf16, 1, 2},
-    {"q4_0", Type::q4_0, 32, 18},  {"q4_1", Type::q4_1, 32, 20},  {"q8_0", Type::q8_0, 32, 34},
+    {"f32", Type::f32, 1, 4},       {"f16", Type::f16, 1, 2},       {"bf16", Type::bf16, 1, 2},
+    {"q4_0", Type::q4_0, 32, 18},   {"q4_1", Type::q4_1, 32, 20},   {"q8_0", Type::q8_0, 32, 34},
     {"q4_k", Type::q4_k, 256, 144}, {"q6_k", Type::q6_k, 256, 210},
 };
 
@@ -51,7 +51,8 @@ struct Weight {
 };
 
 // shape: [O, I] or [E, O, I]; input-major [E, I, O]. Packed: `array` is bytes [..., O, row_bytes].
-std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format, std::vector<int64_t> shape, bool input_major, nb::handle bias) {
+std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format, std::vector<int64_t> shape,
+                                    bool input_major, nb::handle bias) {
     const FormatInfo &f = format_named(format);
     if (shape.size() != 2 && shape.size() != 3) refuse("weight shape", show(shape), "[O, I] or [E, O, I]");
     for (int64_t n : shape)
@@ -68,22 +69,28 @@ std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format,
     m.data = w->owner->data();
     if (is_packed(f.type)) {
         if (input_major) refuse("packed weight", "input-major", "output-major");
-        if (m.K % f.block) refuse("packed weight inputs", std::to_string(m.K), "a multiple of " + std::to_string(f.block) + " for " + format);
+        if (m.K % f.block)
+            refuse("packed weight inputs", std::to_string(m.K),
+                   "a multiple of " + std::to_string(f.block) + " for " + format);
         m.row_bytes = m.K / f.block * f.bytes;
     } else {
         m.row_bytes = (input_major ? m.O : m.K) * f.bytes;
     }
     int64_t rows = input_major ? m.K : m.O, wanted;
-    if (__builtin_mul_overflow(m.row_bytes, rows, &m.expert_bytes) || __builtin_mul_overflow(m.expert_bytes, m.E, &wanted))
+    if (__builtin_mul_overflow(m.row_bytes, rows, &m.expert_bytes) ||
+        __builtin_mul_overflow(m.expert_bytes, m.E, &wanted))
         refuse("weight shape", show(shape), "a size below 2^63 bytes");
-    if (w->owner->bytes() != wanted) refuse("weight bytes", std::to_string(w->owner->bytes()), std::to_string(wanted) + " for " + format + " " + show(shape));
+    if (w->owner->bytes() != wanted)
+        refuse("weight bytes", std::to_string(w->owner->bytes()),
+               std::to_string(wanted) + " for " + format + " " + show(shape));
     char kind = w->owner->kind();
     char right = f.type == Type::f32 ? 'f' : f.type == Type::f16 ? 'e' : f.type == Type::bf16 ? 'H' : 'B';
     if (kind != right) refuse("weight element type", std::string(1, kind), std::string(1, right) + " for " + format);
     if (!bias.is_none()) {
         View b(bias, "bias");
         Type type = b.kind() == 'f' ? Type::f32 : b.kind() == 'e' ? Type::f16 : Type::bf16;
-        if (b.kind() != 'f' && b.kind() != 'e' && b.kind() != 'H') refuse("bias element type", std::string(1, b.kind()), "f, e or H");
+        if (b.kind() != 'f' && b.kind() != 'e' && b.kind() != 'H')
+            refuse("bias element type", std::string(1, b.kind()), "f, e or H");
         if (m.E != 1 || b.shape() != std::vector<int64_t>{m.O}) refuse("bias shape", show(b.shape()), show({m.O}));
         w->bias.resize((size_t)m.O);
         kernels().widen(type, b.data(), m.O, w->bias.data());
@@ -95,7 +102,8 @@ std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format,
 // Outputs [start, stop) as a weight of their own: the gate and up halves of one stack.
 std::unique_ptr<Weight> outputs(const Weight &w, int64_t start, int64_t stop) {
     const Matrix &m = w.linear.m;
-    if (start < 0 || stop <= start || stop > m.O) refuse("outputs", show({start, stop}), "a range within " + std::to_string(m.O));
+    if (start < 0 || stop <= start || stop > m.O)
+        refuse("outputs", show({start, stop}), "a range within " + std::to_string(m.O));
     auto part = std::make_unique<Weight>();
     part->owner = w.owner;
     part->linear.m = m;
@@ -127,7 +135,8 @@ struct NormWeight {
 std::vector<float> floats(nb::handle array, const char *what) {
     View v(array, what);
     char k = v.kind();
-    if (k != 'f' && k != 'e' && k != 'H') refuse(what, std::string("element type '") + k + "'", "float32, float16 or uint16 (bfloat16)");
+    if (k != 'f' && k != 'e' && k != 'H')
+        refuse(what, std::string("element type '") + k + "'", "float32, float16 or uint16 (bfloat16)");
     if (v.shape().size() != 1) refuse(what, "shape " + show(v.shape()), "[D]");
     std::vector<float> out((size_t)v.size());
     kernels().widen(k == 'f' ? Type::f32 : k == 'e' ? Type::f16 : Type::bf16, v.data(), v.size(), out.data());
@@ -138,7 +147,8 @@ std::unique_ptr<NormWeight> make_norm(nb::handle w, nb::handle b, double eps) {
     auto n = std::make_unique<NormWeight>();
     n->w = floats(w, "norm weight");
     if (!b.is_none()) n->b = floats(b, "norm bias");
-    if (!b.is_none() && n->b.size() != n->w.size()) refuse("norm bias", show({(int64_t)n->b.size()}), show({(int64_t)n->w.size()}));
+    if (!b.is_none() && n->b.size() != n->w.size())
+        refuse("norm bias", show({(int64_t)n->b.size()}), show({(int64_t)n->w.size()}));
     n->eps = (float)eps;
     return n;
 }
@@ -200,15 +210,17 @@ struct HeadArgs {
     }
 };
 
-void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weight &wk, const Weight &wv, int64_t H, nb::handle cos,
-            nb::handle sin, nb::object qk_eps, nb::handle q_scale, nb::handle q_, nb::handle k_, nb::handle v_) {
+void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weight &wk, const Weight &wv, int64_t H,
+            nb::handle cos, nb::handle sin, nb::object qk_eps, nb::handle q_scale, nb::handle q_, nb::handle k_,
+            nb::handle v_) {
     View x(x_, "x_TD"), q(q_, "q_TNH", true), k(k_, "k_TKH", true), v(v_, "v_TKH", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     auto *from = x.as<const float>({T, D});
     Norm n = norm.at(D);
     HeadArgs args(T, H, cos, sin, qk_eps, q_scale);
     const Linear &lq = checked(&wq, "wq", -1, D), &lk = checked(&wk, "wk", -1, D), &lv = checked(&wv, "wv", wk.O(), D);
-    if (wq.O() % H || wk.O() % H) refuse("wq, wk outputs", show({wq.O(), wk.O()}), "multiples of the head size " + std::to_string(H));
+    if (wq.O() % H || wk.O() % H)
+        refuse("wq, wk outputs", show({wq.O(), wk.O()}), "multiples of the head size " + std::to_string(H));
     auto *yq = q.as<float>({T, wq.O() / H, H});
     auto *yk = k.as<float>({T, wk.O() / H, H});
     auto *yv = v.as<float>({T, wv.O() / H, H});
@@ -217,7 +229,8 @@ void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weigh
     qkv(turn.pool, n, lq, lk, lv, args.heads, from, T, D, yq, yk, yv);
 }
 
-void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin, nb::object qk_eps, nb::handle q_scale) {
+void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin, nb::object qk_eps,
+                    nb::handle q_scale) {
     View q(q_, "q_TNH", true), k(k_, "k_TKH", true);
     auto s = q.shape();
     if (s.size() != 3) refuse("q_TNH", "shape " + show(s), "three axes");
@@ -231,7 +244,8 @@ void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin
     shape_heads(turn.pool, args.heads, T, N, K, yq, yk);
 }
 
-void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Weight &up, const Weight &down, nb::object y_) {
+void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Weight &up, const Weight &down,
+            nb::object y_) {
     View x(x_, "x_TD", y_.is_none());
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
@@ -245,9 +259,9 @@ void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Wei
     mlp(turn.pool, n, weights.mlp, from, T, D, to, add);
 }
 
-void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const Weight &gate, const Weight &up, const Weight &down,
-            const Weight *shared_gate, const Weight &shared_up, const Weight &shared_down, int64_t E, int64_t A, nb::object y_,
-            nb::handle experts_, nb::handle scores_) {
+void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const Weight &gate, const Weight &up,
+            const Weight &down, const Weight *shared_gate, const Weight &shared_up, const Weight &shared_down,
+            int64_t E, int64_t A, nb::object y_, nb::handle experts_, nb::handle scores_) {
     View x(x_, "x_TD", y_.is_none()), experts(experts_, "experts_TA", true), scores(scores_, "scores_TA", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
@@ -256,8 +270,10 @@ void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const W
     m.E = E, m.A = A;
     m.router = &checked(&router, "router", E, D);
     int64_t F = gate.O();
-    for (auto [w, O, K, what] : {std::tuple{&gate, F, D, "expert gate"}, {&up, F, D, "expert up"}, {&down, D, F, "expert down"}}) {
-        if (w->E() != E || w->O() != O || w->K() != K) refuse(what, "stack " + show({w->E(), w->O(), w->K()}), show({E, O, K}));
+    for (auto [w, O, K, what] :
+         {std::tuple{&gate, F, D, "expert gate"}, {&up, F, D, "expert up"}, {&down, D, F, "expert down"}}) {
+        if (w->E() != E || w->O() != O || w->K() != K)
+            refuse(what, "stack " + show({w->E(), w->O(), w->K()}), show({E, O, K}));
         if (w->linear.bias) refuse(what, "a bias", "none");
     }
     m.gate = gate.linear.m, m.up = up.linear.m, m.down = down.linear.m;
@@ -276,7 +292,8 @@ void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const W
 
 void op_choose(nb::handle logits_, nb::handle experts_, nb::handle scores_) {
     View logits(logits_, "logits_TE"), experts(experts_, "experts_TA", true), scores(scores_, "scores_TA", true);
-    int64_t T = rows_of(logits, "logits_TE"), E = logits.shape()[1], A = rows_of(experts, "experts_TA") == T ? experts.shape()[1] : -1;
+    int64_t T = rows_of(logits, "logits_TE"), E = logits.shape()[1],
+            A = rows_of(experts, "experts_TA") == T ? experts.shape()[1] : -1;
     auto *l = logits.as<const float>({T, E});
     auto *e = experts.as<int32_t>({T, A});
     auto *s = scores.as<float>({T, A});
@@ -320,7 +337,8 @@ void op_gelu(nb::handle x_) {
     int64_t n = x.size();
     nb::gil_scoped_release free;
     Turn turn;
-    each_row(turn.pool, (n + 4095) / 4096, 4096 * 8, [&](int64_t i) { kernels().gelu(v + i * 4096, std::min<int64_t>(4096, n - i * 4096), v + i * 4096); });
+    each_row(turn.pool, (n + 4095) / 4096, 4096 * 8,
+             [&](int64_t i) { kernels().gelu(v + i * 4096, std::min<int64_t>(4096, n - i * 4096), v + i * 4096); });
 }
 
 void op_silu_mul(nb::handle gate_, nb::handle up_, nb::handle y_) {
@@ -336,7 +354,8 @@ void op_silu_mul(nb::handle gate_, nb::handle up_, nb::handle y_) {
 
 // -- attention ----------------------------------------------------------------------------------------------------
 
-std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::handle pages_, nb::handle slots_, int64_t page_size) {
+std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::handle pages_, nb::handle slots_,
+                                  int64_t page_size) {
     View starts(starts_, "segments.starts"), lengths(lengths_, "segments.kv_lens");
     Optional pages(pages_, "segments.pages"), slots(slots_, "segments.slots_T");
     auto s = std::make_unique<Spans>();
@@ -349,10 +368,14 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
     for (int64_t i = 0; i < S; i++) {
         int64_t n = from[i + 1] - from[i];
         if (n < 0) refuse("segments.starts", show({from[i], from[i + 1]}), "ascending");
-        if (!pages && len[i] != n) refuse("segments.kv_lens", std::to_string(len[i]), std::to_string(n) + ", the rows of a segment without pages");
-        if (pages && len[i] < n) refuse("segments.kv_lens", std::to_string(len[i]), "at least the segment's " + std::to_string(n) + " rows");
+        if (!pages && len[i] != n)
+            refuse("segments.kv_lens", std::to_string(len[i]),
+                   std::to_string(n) + ", the rows of a segment without pages");
+        if (pages && len[i] < n)
+            refuse("segments.kv_lens", std::to_string(len[i]), "at least the segment's " + std::to_string(n) + " rows");
     }
-    if (bool(pages) != bool(slots)) refuse("segments", pages ? "pages without slots" : "slots without pages", "both or none");
+    if (bool(pages) != bool(slots))
+        refuse("segments", pages ? "pages without slots" : "slots without pages", "both or none");
     if (!pages) return s;
     constexpr int64_t MOST = (int64_t)1 << 40;
     if (page_size < 1 || page_size > MOST) refuse("segments.page_size", std::to_string(page_size), "1 or more");
@@ -362,7 +385,10 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
     auto *page = pages.as<int64_t>({S, s->widest});
     for (int64_t i = 0; i < S; i++) {
         int64_t used = from[i + 1] > from[i] ? (len[i] - 1) / page_size + 1 : 0;
-        if (used > s->widest) refuse("segments.pages", std::to_string(s->widest) + " pages", std::to_string(used) + " for " + std::to_string(len[i]) + " keys of pages of " + std::to_string(page_size));
+        if (used > s->widest)
+            refuse("segments.pages", std::to_string(s->widest) + " pages",
+                   std::to_string(used) + " for " + std::to_string(len[i]) + " keys of pages of " +
+                       std::to_string(page_size));
         for (int64_t j = 0; j < used; j++) {
             int64_t p = page[i * s->widest + j];
             if (p < 0 || p >= MOST / page_size) refuse("segments.pages", std::to_string(p), "a page of the cache");
@@ -385,25 +411,32 @@ std::unique_ptr<Cache> make_cache(int64_t slots, int64_t K, int64_t H, const std
     if (is_packed(type)) refuse("cache dtype", dtype, "f32, f16 or bf16");
     int64_t size;
     if (slots < 0 || K < 1 || H < 1 || K > 1 << 20 || H > 1 << 20 || __builtin_mul_overflow(slots, 8 * K * H, &size))
-        refuse("cache of slots, heads, head size", show({slots, K, H}), "positive numbers whose product fits in memory");
+        refuse("cache of slots, heads, head size", show({slots, K, H}),
+               "positive numbers whose product fits in memory");
     return std::make_unique<Cache>(slots, K, H, type);
 }
 
-void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, Cache *cache, bool causal, nb::handle o_) {
+void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, Cache *cache, bool causal,
+               nb::handle o_) {
     View q(q_, "q_TNH"), k(k_, "k_TKH"), v(v_, "v_TKH"), o(o_, "o_TNH", true);
     auto s = q.shape(), ks = k.shape();
     if (s.size() != 3 || ks.size() != 3) refuse("q_TNH, k_TKH", show(s) + ", " + show(ks), "three axes each");
     int64_t T = s[0], N = s[1], H = s[2], K = ks[1];
-    if (K < 1 || H < 1 || N < 1 || N % K) refuse("query heads", std::to_string(N), "a multiple of the " + std::to_string(K) + " KV heads");
+    if (K < 1 || H < 1 || N < 1 || N % K)
+        refuse("query heads", std::to_string(N), "a multiple of the " + std::to_string(K) + " KV heads");
     auto *fq = q.as<const float>({T, N, H});
     auto *fk = k.as<const float>({T, K, H});
     auto *fv = v.as<const float>({T, K, H});
     auto *fo = o.as<float>({T, N, H});
-    if (spans.starts.back() != T) refuse("rows", std::to_string(T), std::to_string(spans.starts.back()) + ", the rows of the segments");
+    if (spans.starts.back() != T)
+        refuse("rows", std::to_string(T), std::to_string(spans.starts.back()) + ", the rows of the segments");
     if (cache) {
         if (!spans.page_size) refuse("segments", "no pages", "pages and slots, since there is a cache");
-        if (cache->K != K || cache->H != H) refuse("cache heads and head size", show({cache->K, cache->H}), show({K, H}));
-        if (spans.top > cache->slots) refuse("segments", "slots up to " + std::to_string(spans.top), "at most the cache's " + std::to_string(cache->slots));
+        if (cache->K != K || cache->H != H)
+            refuse("cache heads and head size", show({cache->K, cache->H}), show({K, H}));
+        if (spans.top > cache->slots)
+            refuse("segments", "slots up to " + std::to_string(spans.top),
+                   "at most the cache's " + std::to_string(cache->slots));
     } else if (spans.page_size) {
         refuse("segments", "pages", "none, since there is no cache");
     }
@@ -425,8 +458,7 @@ void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, 
     int64_t n = slots.size();
     View *sides[] = {&keys, &values};
     float *data[2];
-    for (int side = 0; side < 2; side++)
-        data[side] = const_cast<float *>(sides[side]->as<const float>({n, c.K, c.H}));
+    for (int side = 0; side < 2; side++) data[side] = const_cast<float *>(sides[side]->as<const float>({n, c.K, c.H}));
     nb::gil_scoped_release free;
     Turn turn;
     for (int side = 0; side < 2; side++)
@@ -443,7 +475,8 @@ void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_s
     int64_t n = source.size();
     auto *from = source.as<const int64_t>({n});
     auto *to = target.as<const int64_t>({n});
-    if (page_size < 1 || page_size > std::max<int64_t>(c.slots, 1)) refuse("page size", std::to_string(page_size), "1 to " + std::to_string(c.slots));
+    if (page_size < 1 || page_size > std::max<int64_t>(c.slots, 1))
+        refuse("page size", std::to_string(page_size), "1 to " + std::to_string(c.slots));
     int64_t pages = c.slots / page_size;
     for (int64_t i = 0; i < n; i++)
         for (int64_t p : {from[i], to[i]})
@@ -453,7 +486,8 @@ void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_s
     for (int side = 0; side < 2; side++)
         for (int64_t h = 0; h < c.K; h++)
             for (int64_t i = 0; i < n; i++)
-                std::copy_n(c.at(side, h, from[i] * page_size), page_size * c.row_bytes(), c.at(side, h, to[i] * page_size));
+                std::copy_n(c.at(side, h, from[i] * page_size), page_size * c.row_bytes(),
+                            c.at(side, h, to[i] * page_size));
 }
 
 nb::dict isa_info() {
@@ -496,10 +530,13 @@ void register_ops(nb::module_ &m) {
     m.def("cache", &make_cache, "slots"_a, "heads"_a, "head_size"_a, "dtype"_a);
     m.def("norm", &op_norm);
     m.def("linear", &op_linear, "x"_a, "w"_a, "y"_a, "expert"_a = 0, "add"_a = false);
-    m.def("qkv", &op_qkv, "x"_a, "norm"_a, "wq"_a, "wk"_a, "wv"_a, "H"_a, "cos"_a.none(), "sin"_a.none(), "qk_eps"_a.none(), "q_scale"_a.none(), "q"_a, "k"_a, "v"_a);
-    m.def("shape_heads", &op_shape_heads, "q"_a, "k"_a, "cos"_a.none(), "sin"_a.none(), "qk_eps"_a.none(), "q_scale"_a.none());
+    m.def("qkv", &op_qkv, "x"_a, "norm"_a, "wq"_a, "wk"_a, "wv"_a, "H"_a, "cos"_a.none(), "sin"_a.none(),
+          "qk_eps"_a.none(), "q_scale"_a.none(), "q"_a, "k"_a, "v"_a);
+    m.def("shape_heads", &op_shape_heads, "q"_a, "k"_a, "cos"_a.none(), "sin"_a.none(), "qk_eps"_a.none(),
+          "q_scale"_a.none());
     m.def("mlp", &op_mlp, "x"_a, "norm"_a, "gate"_a.none(), "up"_a, "down"_a, "y"_a.none());
-    m.def("moe", &op_moe, "x"_a, "norm"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "shared_gate"_a.none(), "shared_up"_a, "shared_down"_a, "num_experts"_a, "per_token"_a, "y"_a.none(), "experts"_a, "scores"_a);
+    m.def("moe", &op_moe, "x"_a, "norm"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "shared_gate"_a.none(),
+          "shared_up"_a, "shared_down"_a, "num_experts"_a, "per_token"_a, "y"_a.none(), "experts"_a, "scores"_a);
     m.def("choose", &op_choose);
     m.def("head", &op_head, "x"_a, "norm"_a, "w"_a, "rows"_a.none(), "y"_a);
     m.def("embed", &op_embed);
@@ -508,7 +545,8 @@ void register_ops(nb::module_ &m) {
     m.def("attend", &op_attend, "q"_a, "k"_a, "v"_a, "spans"_a, "cache"_a.none(), "causal"_a, "o"_a);
     m.def("kv_move", &kv_move);
     m.def("copy_pages", &copy_pages);
-    m.def("isa_info", &isa_info, "Instruction sets that this processor and build have, the one in use, the processor's features, threads.");
+    m.def("isa_info", &isa_info,
+          "Instruction sets that this processor and build have, the one in use, the processor's features, threads.");
     m.def("set_isa_for_tests", [](const std::string &name) {
         try {
             use_kernels(name);

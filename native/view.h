@@ -13,7 +13,8 @@ namespace nb = nanobind;
 
 inline std::string show(const std::vector<int64_t> &shape) {
     std::string text = "[";
-    for (size_t i = 0; i < shape.size(); i++) text += (i ? ", " : "") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
+    for (size_t i = 0; i < shape.size(); i++)
+        text += (i ? ", " : "") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
     return text + "]";
 }
 
@@ -30,7 +31,8 @@ class View {
         if (PyObject_GetBuffer(array.ptr(), &buffer_, flags) != 0) {
             PyErr_Clear();
             std::string type = nb::cast<std::string>(nb::str(nb::type_name(array.type())));
-            refuse(what, "a " + type + " that is not " + (writable ? "writable and " : "") + "C-contiguous or has no buffer",
+            refuse(what,
+                   "a " + type + " that is not " + (writable ? "writable and " : "") + "C-contiguous or has no buffer",
                    writable ? "a writable C-contiguous numpy array" : "a C-contiguous numpy array");
         }
         held_ = true;
@@ -61,14 +63,20 @@ class View {
     T *as(const std::vector<int64_t> &expected) const {
         using Plain = std::remove_const_t<T>;
         char k = kind();
-        bool right = std::is_same_v<Plain, float> ? k == 'f' : std::is_same_v<Plain, int64_t> ? (k == 'l' || k == 'q') && buffer_.itemsize == 8 : std::is_same_v<Plain, int32_t> ? k == 'i' : false;
-        const char *name = std::is_same_v<Plain, float> ? "float32" : std::is_same_v<Plain, int64_t> ? "int64" : "int32";
+        bool right = std::is_same_v<Plain, float>     ? k == 'f'
+                     : std::is_same_v<Plain, int64_t> ? (k == 'l' || k == 'q') && buffer_.itemsize == 8
+                     : std::is_same_v<Plain, int32_t> ? k == 'i'
+                                                      : false;
+        const char *name = std::is_same_v<Plain, float>     ? "float32"
+                           : std::is_same_v<Plain, int64_t> ? "int64"
+                                                            : "int32";
         if (!right) refuse(what_, std::string("element type '") + (buffer_.format ? buffer_.format : "?") + "'", name);
         auto got = shape();
         bool fits = got.size() == expected.size();
         for (size_t i = 0; fits && i < got.size(); i++) fits = expected[i] < 0 || expected[i] == got[i];
         if (!fits) refuse(what_, "shape " + show(got), show(expected));
-        if (reinterpret_cast<uintptr_t>(buffer_.buf) % alignof(T) && buffer_.len) refuse(what_, "an unaligned array", "an aligned one");
+        if (reinterpret_cast<uintptr_t>(buffer_.buf) % alignof(T) && buffer_.len)
+            refuse(what_, "an unaligned array", "an aligned one");
         return static_cast<T *>(buffer_.buf);
     }
 

@@ -10,9 +10,9 @@
 namespace herd {
 namespace {
 
-constexpr int64_t TASK_ROWS = 64;       // query rows (tokens x heads of a KV head) of a task
-constexpr int64_t FEW_ROWS = 16;        // segments with at most so many are cut along their keys as well
-constexpr int64_t RANGE = 8 * KEYS;     // keys of such a cut: fixed, so that results do not depend on the threads
+constexpr int64_t TASK_ROWS = 64;    // query rows (tokens x heads of a KV head) of a task
+constexpr int64_t FEW_ROWS = 16;     // segments with at most so many are cut along their keys as well
+constexpr int64_t RANGE = 8 * KEYS;  // keys of such a cut: fixed, so that results do not depend on the threads
 
 struct Task {
     int64_t segment, head, token, tokens, key0, key1;
@@ -28,8 +28,8 @@ Cache::Cache(int64_t slots_, int64_t K_, int64_t H_, Type type_) : slots(slots_)
 
 void Cache::Free::operator()(uint8_t *p) const { std::free(p); }
 
-void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, const float *q, const float *k, const float *v,
-            bool causal, float *o) {
+void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, const float *q, const float *k,
+            const float *v, bool causal, float *o) {
     const auto [T, N, K, H] = shape;
     const int64_t G = N / K;
     if (cache)
@@ -58,7 +58,8 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
                     tasks.push_back({(int64_t)s, h, 0, n, i * RANGE, std::min(length, (i + 1) * RANGE), parts++});
                 most = std::max(most, n * G);
             } else {
-                for (int64_t t = 0; t < n; t += step) tasks.push_back({(int64_t)s, h, t, std::min(step, n - t), 0, length, -1});
+                for (int64_t t = 0; t < n; t += step)
+                    tasks.push_back({(int64_t)s, h, t, std::min(step, n - t), 0, length, -1});
             }
         }
     }
@@ -109,7 +110,8 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
         for (int64_t r = 0; r < n * G; r++) {
             float *out = o + ((spans.starts[s] + r / G) * N + split.head * G + r % G) * H;
             float top = -INFINITY, sum = 0;
-            for (int64_t i = split.first; i < split.first + split.parts; i++) top = std::max(top, part_state[(i * most + r) * 2]);
+            for (int64_t i = split.first; i < split.first + split.parts; i++)
+                top = std::max(top, part_state[(i * most + r) * 2]);
             std::fill_n(out, H, 0.0f);
             for (int64_t i = split.first; i < split.first + split.parts; i++) {
                 float c = std::exp(part_state[(i * most + r) * 2] - top);

@@ -16,7 +16,9 @@ struct Cache {
     Type type;
     int64_t row_bytes() const { return H * (type == Type::f32 ? 4 : 2); }
     int64_t bytes() const { return 2 * K * slots * row_bytes(); }
-    uint8_t *at(int what, int64_t head, int64_t slot) const { return data.get() + ((what * K + head) * slots + slot) * row_bytes(); }
+    uint8_t *at(int what, int64_t head, int64_t slot) const {
+        return data.get() + ((what * K + head) * slots + slot) * row_bytes();
+    }
     struct Free {
         void operator()(uint8_t *p) const;
     };
@@ -36,7 +38,7 @@ struct Heads3 {
 };
 
 // cache null: keys are the rows themselves. Otherwise k and v are written to the slots first.
-void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, const float *q, const float *k, const float *v,
-            bool causal, float *o);
+void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, const float *q, const float *k,
+            const float *v, bool causal, float *o);
 
 }  // namespace herd

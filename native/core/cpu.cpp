@@ -24,7 +24,8 @@ bool runs_avx2() {
 bool runs_avx512() {
 #if defined(__x86_64__)
     return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
 #else
     return false;
 #endif
@@ -47,14 +48,15 @@ std::vector<std::string> cpu_features() {
 #if defined(__x86_64__)
 #define HERD_ASK(name) \
     if (__builtin_cpu_supports(name)) names.push_back(name);
-    HERD_ASK("avx2") HERD_ASK("fma") HERD_ASK("f16c") HERD_ASK("avx512f") HERD_ASK("avx512bw") HERD_ASK("avx512dq")
-    HERD_ASK("avx512vl") HERD_ASK("avx512vnni") HERD_ASK("avx512bf16")
+    HERD_ASK("avx2")
+    HERD_ASK("fma") HERD_ASK("f16c") HERD_ASK("avx512f") HERD_ASK("avx512bw") HERD_ASK("avx512dq") HERD_ASK("avx512vl")
+        HERD_ASK("avx512vnni") HERD_ASK("avx512bf16")
 #undef HERD_ASK
 #elif defined(__aarch64__)
     names.push_back("asimd");
     if (runs_neon()) names.push_back("asimddp");
 #endif
-    return names;
+            return names;
 }
 
 std::vector<const Kernels *> available_kernels() {
@@ -84,7 +86,8 @@ void use_kernels(const std::string &name) {
         }
         names += (names.empty() ? "" : ", ") + std::string(k->name);
     }
-    throw std::invalid_argument("HERD_ISA: got " + name + ", expected one that this processor and build have: " + names);
+    throw std::invalid_argument("HERD_ISA: got " + name +
+                                ", expected one that this processor and build have: " + names);
 }
 
 }  // namespace herd

@@ -106,13 +106,16 @@ void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, 
     Rows shared_rows{shared_mid, S, T, S};
     std::vector<Rows> ins((size_t)E), mids((size_t)E);
     works = {inner(m.shared, all, shared_mid)};
-    std::vector<Work> downs{{&m.shared.down->m, nullptr, 0, &shared_rows, shared_out, D, m.shared.down->bias, nullptr, Finish::store}};
+    std::vector<Work> downs{
+        {&m.shared.down->m, nullptr, 0, &shared_rows, shared_out, D, m.shared.down->bias, nullptr, Finish::store}};
     for (size_t e = 0; e < counts.size(); e++) {
         if (!counts[e]) continue;
         ins[e] = {in + starts[e] * D, D, counts[e], D};
         mids[e] = {mid + starts[e] * F, F, counts[e], F};
-        works.push_back({&m.gate, &m.up, (int64_t)e, &ins[e], mid + starts[e] * F, F, nullptr, nullptr, Finish::silu_mul});
-        downs.push_back({&m.down, nullptr, (int64_t)e, &mids[e], out + starts[e] * D, D, nullptr, nullptr, Finish::store});
+        works.push_back(
+            {&m.gate, &m.up, (int64_t)e, &ins[e], mid + starts[e] * F, F, nullptr, nullptr, Finish::silu_mul});
+        downs.push_back(
+            {&m.down, nullptr, (int64_t)e, &mids[e], out + starts[e] * D, D, nullptr, nullptr, Finish::store});
     }
     multiply(pool, works);
     multiply(pool, downs);
@@ -124,7 +127,8 @@ void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, 
     });
 }
 
-void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const int64_t *rows, int64_t T, int64_t D, float *y) {
+void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const int64_t *rows, int64_t T, int64_t D,
+          float *y) {
     float *h = pool.take<float>(T * D);
     if (rows) {
         for (int64_t t = 0; t < T; t++) std::copy_n(x + rows[t] * D, D, h + t * D);
@@ -135,7 +139,8 @@ void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const i
 }
 
 void embed(Pool &pool, const Matrix &w, const int64_t *ids, int64_t T, float *y) {
-    each_row(pool, T, 4 * w.K, [&](int64_t t) { kernels().widen(w.type, w.data + ids[t] * w.row_bytes, w.K, y + t * w.K); });
+    each_row(pool, T, 4 * w.K,
+             [&](int64_t t) { kernels().widen(w.type, w.data + ids[t] * w.row_bytes, w.K, y + t * w.K); });
 }
 
 }  // namespace herd

@@ -57,7 +57,8 @@ void moe(Pool &pool, const Norm &norm, const Moe &moe, const float *x, int64_t T
          int32_t *experts_TA, float *scores_TA);
 
 // y = w norm(x[rows]); rows null: all T.
-void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const int64_t *rows, int64_t T, int64_t D, float *y);
+void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const int64_t *rows, int64_t T, int64_t D,
+          float *y);
 
 void embed(Pool &pool, const Matrix &w, const int64_t *ids, int64_t T, float *y);
 

@@ -14,7 +14,7 @@ class Pool {
   public:
     // The process's pool. A child of fork() gets a new one: threads do not survive a fork.
     static Pool &get();
-    static int default_threads();         // processors this process may use
+    static int default_threads();          // processors this process may use
     static void set_threads(int threads);  // takes effect before the next operation
 
     int threads() const { return threads_; }
@@ -23,7 +23,10 @@ class Pool {
     // Called with `door` held; body must not throw.
     template <class Body>
     void run(int64_t tasks, Body &&body) {
-        run_raw(tasks, [](void *b, int64_t task, int worker) { (*static_cast<std::remove_reference_t<Body> *>(b))(task, worker); }, &body);
+        run_raw(
+            tasks,
+            [](void *b, int64_t task, int worker) { (*static_cast<std::remove_reference_t<Body> *>(b))(task, worker); },
+            &body);
     }
 
     std::mutex door;  // one operation at a time

@@ -25,7 +25,8 @@ void quantise(Pool &pool, Rows &rows, Layout layout) {
     q.half = pool.take<int32_t>(tiles * 8 * G);
     each_row(pool, tiles, rows.K * 8, [&](int64_t t) {
         Quantised tile{q.q + t * 4 * q.Kp, q.scale + t * 4 * G, q.sum + t * 4 * G, q.half + t * 8 * G, q.Kp};
-        kernels().quantise(rows.x + t * 4 * rows.ldx, rows.ldx, std::min<int64_t>(4, rows.n - 4 * t), rows.K, layout, tile);
+        kernels().quantise(rows.x + t * 4 * rows.ldx, rows.ldx, std::min<int64_t>(4, rows.n - 4 * t), rows.K, layout,
+                           tile);
     });
 }
 
@@ -42,12 +43,14 @@ Cut cut(const Work &w) {
         return {false, PANEL, blocks, (m.O + PANEL - 1) / PANEL * blocks};
     }
     int64_t bytes = m.input_major ? m.expert_bytes / std::max<int64_t>(m.O, 1) : m.row_bytes;
-    int64_t step = std::clamp<int64_t>(FEW_BYTES / std::max<int64_t>(bytes, 1) / 64 * 64, m.input_major ? 64 : 16, FEW_OUTPUTS);
+    int64_t step =
+        std::clamp<int64_t>(FEW_BYTES / std::max<int64_t>(bytes, 1) / 64 * 64, m.input_major ? 64 : 16, FEW_OUTPUTS);
     if (!m.input_major && step == 64) step = 32;
     return {true, step, 1, (m.O + step - 1) / step};
 }
 
-void product(const Work &w, const Matrix &m, bool few, int64_t o0, int64_t o1, int64_t row0, int64_t rows, float *y, int64_t ldy, uint8_t *scratch) {
+void product(const Work &w, const Matrix &m, bool few, int64_t o0, int64_t o1, int64_t row0, int64_t rows, float *y,
+             int64_t ldy, uint8_t *scratch) {
     Product p{&m, w.expert, o0, o1, rows, w.rows->x + row0 * w.rows->ldx, w.rows->ldx, {}, y, ldy};
     if (is_packed(m.type)) {
         const Quantised &q = w.rows->quantised[(int)layout_of(m, few)];

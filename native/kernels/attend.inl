@@ -16,16 +16,19 @@ INLINE void rows_of_block(const Attend &a, int64_t s0, int64_t n, const uint8_t 
     }
 }
 
-// Keys as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their scores are masked.
+// Keys as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their scores are
+// masked.
 template <Type T>
-static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t n, int64_t H, int64_t HP, float *kt, float *to) {
+static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t n, int64_t H, int64_t HP, float *kt,
+                       float *to) {
     for (int64_t j = 0; j < n; j += W) {
         const uint8_t *row[W];
         for (int64_t i = 0; i < W; i++) row[i] = k[j + i < n ? j + i : n - 1];
         turn_rows<T>(row, H, kt + j, KEYS);
     }
     for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < H * SIZE<T>; i += 64) __builtin_prefetch(k[KEYS + j] + i), __builtin_prefetch(v[KEYS + j] + i);
+        for (int64_t i = 0; i < H * SIZE<T>; i += 64)
+            __builtin_prefetch(k[KEYS + j] + i), __builtin_prefetch(v[KEYS + j] + i);
         widen_as<T>(v[j], H, to + j * HP);
         for (int64_t i = H; i < HP; i++) to[j * HP + i] = 0;
     }
@@ -34,7 +37,8 @@ static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t
 template <Type T>
 static void attend_as(const Attend &a) {
     const int64_t R = a.tokens * a.heads, H = a.H, HP = attend_width(H);
-    float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R, *v = kt + KEYS * HP;
+    float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R,
+          *v = kt + KEYS * HP;
     const float by = 1.0f / __builtin_sqrtf((float)H);
     for (int64_t t = 0; t < a.tokens; t++)
         for (int64_t h = 0; h < a.heads; h++) {

@@ -1,5 +1,5 @@
-// Both products of attention for a few query rows (decoding), straight from the cache: every key and value is read once,
-// widened in registers, and met by all rows of its KV head. Pointers KEYS further on are those of the next block.
+// Both products of attention for a few query rows (decoding), straight from the cache: every key and value is read
+// once, widened in registers, and met by all rows of its KV head. Pointers KEYS further on are those of the next block.
 
 // W vectors to one that holds the sum of each, by halving; pairs lie W / 2 apart, so the order stays.
 INLINE F totals(F v[W]) {
@@ -14,7 +14,8 @@ INLINE F totals(F v[W]) {
 #pragma GCC unroll 4
     for (int n = W / 2; n; n /= 2)
 #pragma GCC unroll 8
-        for (int i = 0; i < n; i++) v[i] = __builtin_shuffle(v[i], v[i + n], low) + __builtin_shuffle(v[i], v[i + n], high);
+        for (int i = 0; i < n; i++)
+            v[i] = __builtin_shuffle(v[i], v[i + n], low) + __builtin_shuffle(v[i], v[i + n], high);
     return v[0];
 }
 
@@ -28,7 +29,9 @@ INLINE void few_scores(const uint8_t *const *k, int64_t n, const float *q, int64
             F x[R] = {}, y[R] = {};
             int64_t i = 0;
             for (; i + W <= H; i += W) {
-                if (i * SIZE<T> % 64 == 0) __builtin_prefetch(k[KEYS + j0 + j] + i * SIZE<T>), __builtin_prefetch(k[KEYS + j0 + j + 1] + i * SIZE<T>);
+                if (i * SIZE<T> % 64 == 0)
+                    __builtin_prefetch(k[KEYS + j0 + j] + i * SIZE<T>),
+                        __builtin_prefetch(k[KEYS + j0 + j + 1] + i * SIZE<T>);
                 F u = load_as<T>(a + i * SIZE<T>), v = load_as<T>(b + i * SIZE<T>);
                 for (int r = 0; r < R; r++) {
                     F w = load(q + r * ldq + i);
@@ -37,7 +40,8 @@ INLINE void few_scores(const uint8_t *const *k, int64_t n, const float *q, int64
             }
             if (i < H) {
                 float u[W] = {}, v[W] = {};
-                for (int64_t d = i; d < H; d++) u[d - i] = one_as<T>(a + d * SIZE<T>), v[d - i] = one_as<T>(b + d * SIZE<T>);
+                for (int64_t d = i; d < H; d++)
+                    u[d - i] = one_as<T>(a + d * SIZE<T>), v[d - i] = one_as<T>(b + d * SIZE<T>);
                 for (int r = 0; r < R; r++) {
                     F w = load(q + r * ldq + i);  // rows of q are padded to whole vectors
                     x[r] += load(u) * w, y[r] += load(v) * w;
@@ -81,7 +85,8 @@ INLINE void few_values(const uint8_t *const *v, int64_t n, const float *p, int64
 constexpr int64_t FEW_QUERIES = 16;  // rows of a task up to which this pays against turning the keys
 
 template <Type T, int R>
-INLINE void few_rows_of(bool scores, const uint8_t *const *at, int64_t n, int64_t rows, int64_t H, const float *q, float *s, float *o, int64_t ld) {
+INLINE void few_rows_of(bool scores, const uint8_t *const *at, int64_t n, int64_t rows, int64_t H, const float *q,
+                        float *s, float *o, int64_t ld) {
     if constexpr (R > 0) {
         if (rows != R) return few_rows_of<T, R - 1>(scores, at, n, rows, H, q, s, o, ld);
         if (scores) few_scores<T, R>(at, n, q, ld, H, s);
@@ -91,7 +96,8 @@ INLINE void few_rows_of(bool scores, const uint8_t *const *at, int64_t n, int64_
 
 // All rows in groups of at most five.
 template <Type T>
-static void few_queries(bool scores, const uint8_t *const *at, int64_t n, int64_t rows, int64_t H, const float *q, float *s, float *o, int64_t ld) {
+static void few_queries(bool scores, const uint8_t *const *at, int64_t n, int64_t rows, int64_t H, const float *q,
+                        float *s, float *o, int64_t ld) {
     for (int64_t r = 0; r < rows; r += 5)
         few_rows_of<T, 5>(scores, at, n, rows - r < 5 ? rows - r : 5, H, q + r * ld, s + r * KEYS, o + r * ld, ld);
 }

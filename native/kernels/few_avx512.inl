@@ -6,14 +6,18 @@
 constexpr int AHEAD = 2048;
 
 INLINE __m512 spread(__m512i index, __m512 v) { return _mm512_permutexvar_ps(index, v); }
-INLINE __m512i four_times(int a, int b, int c, int d) { return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d); }
+INLINE __m512i four_times(int a, int b, int c, int d) {
+    return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+}
 INLINE __m512i eight_times(int a, int b) { return _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b); }
 INLINE float total4(__m128 v) {
     v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
 }
 INLINE float total8(__m256 v) { return total4(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
-INLINE float total16(__m512 v) { return total8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))); }
+INLINE float total16(__m512 v) {
+    return total8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)));
+}
 
 INLINE __m512i four_blocks(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
     __m512i z = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)a));
@@ -40,7 +44,8 @@ INLINE void few_q4(const uint8_t *row, int64_t blocks, const Quantised &x, float
     for (int64_t b = 0; b < blocks; b += 4) {
         // Past the last block its own bytes stand in: the activations there are zero.
         int64_t left = blocks - b - 1;
-        const uint8_t *p = row + b * B, *p1 = p + (left < 1 ? left : 1) * B, *p2 = p + (left < 2 ? left : 2) * B, *p3 = p + (left < 3 ? left : 3) * B;
+        const uint8_t *p = row + b * B, *p1 = p + (left < 1 ? left : 1) * B, *p2 = p + (left < 2 ? left : 2) * B,
+                      *p3 = p + (left < 3 ? left : 3) * B;
         _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
         __m512i z = four_blocks(p + CODES, p1 + CODES, p2 + CODES, p3 + CODES);
         __m512i lo = _mm512_and_si512(z, nibble), hi = _mm512_and_si512(_mm512_srli_epi16(z, 4), nibble);
@@ -67,7 +72,8 @@ INLINE void few_q8(const uint8_t *row, int64_t blocks, const Quantised &x, float
     for (int m = 0; m < M; m++) acc[m] = acc2[m] = _mm512_setzero_ps(), low[m] = _mm_setzero_ps();
     for (int64_t b = 0; b < blocks; b += 4) {
         int64_t left = blocks - b - 1;
-        const uint8_t *p = row + b * 34, *p1 = p + (left < 1 ? left : 1) * 34, *p2 = p + (left < 2 ? left : 2) * 34, *p3 = p + (left < 3 ? left : 3) * 34;
+        const uint8_t *p = row + b * 34, *p1 = p + (left < 1 ? left : 1) * 34, *p2 = p + (left < 2 ? left : 2) * 34,
+                      *p3 = p + (left < 3 ? left : 3) * 34;
         _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
         _mm_prefetch((const char *)p + AHEAD + 64, _MM_HINT_T0);
         __m512i u = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(p + 2)));
@@ -150,7 +156,8 @@ INLINE void few_q6_k(const uint8_t *row, int64_t blocks, const Quantised &x, flo
             __m512i z = _mm512_loadu_si512(p + 64 * c);
             __m512i h = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(p + 128 + 32 * c)));
             u[2 * c] = _mm512_or_si512(_mm512_and_si512(z, nibble), _mm512_and_si512(_mm512_sllv_epi16(h, left), top));
-            u[2 * c + 1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(z, 4), nibble), _mm512_and_si512(_mm512_srlv_epi16(h, right), top));
+            u[2 * c + 1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(z, 4), nibble),
+                                           _mm512_and_si512(_mm512_srlv_epi16(h, right), top));
         }
         for (int m = 0; m < M; m++) {
             const int8_t *q = x.q + m * x.Kp + 256 * b;
@@ -158,7 +165,8 @@ INLINE void few_q6_k(const uint8_t *row, int64_t blocks, const Quantised &x, flo
             __m512 s = _mm512_mul_ps(d, spread(pairs, a));
             for (int i = 0; i < 4; i++) {
                 __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), u[i], _mm512_load_si512(q + 64 * i));
-                acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), spread(four_times(4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3), s), acc[m]);
+                acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot),
+                                         spread(four_times(4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3), s), acc[m]);
             }
             low[m] = _mm512_fmadd_ps(s, _mm512_cvtepi32_ps(_mm512_loadu_si512(x.half + 2 * (m * G + 8 * b))), low[m]);
         }

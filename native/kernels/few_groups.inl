@@ -23,10 +23,13 @@ INLINE Codes with_top(Codes low, Codes h) {  // two more bits, at SHIFT of h
 // vpmaddubsw wants one side unsigned: |w| and a with the sign of w. |-128| is 128 unsigned, and two products of at most
 // 128 * 127 fit 16 bits, so nothing saturates.
 INLINE I dot_signed(Codes w, Codes a) {
-    return (I)_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w)), _mm256_set1_epi16(1));
+    return (I)_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w)),
+                                _mm256_set1_epi16(1));
 }
-INLINE I dot_unsigned(Codes w, Codes a) { return (I)_mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)); }
-INLINE F dot_halves(Codes w, Codes a, float s0, float s1) { 
+INLINE I dot_unsigned(Codes w, Codes a) {
+    return (I)_mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1));
+}
+INLINE F dot_halves(Codes w, Codes a, float s0, float s1) {
     return __builtin_convertvector(dot_signed(w, a), F) * (F)_mm256_set_m128(_mm_set1_ps(s1), _mm_set1_ps(s0));
 }
 #else
@@ -54,8 +57,12 @@ INLINE int8x16_t top_of(int8x16_t low, int8x16_t h) {
     return vorrq_s8(low, vreinterpretq_s8_u8(vandq_u8(u, vdupq_n_u8(0x30))));
 }
 template <int SHIFT>
-INLINE Codes with_top(Codes low, Codes h) { return {top_of<SHIFT>(low.first, h.first), top_of<SHIFT>(low.last, h.last)}; }
-INLINE I dot_signed(Codes w, Codes a) { return (I)vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.first, a.first), w.last, a.last); }
+INLINE Codes with_top(Codes low, Codes h) {
+    return {top_of<SHIFT>(low.first, h.first), top_of<SHIFT>(low.last, h.last)};
+}
+INLINE I dot_signed(Codes w, Codes a) {
+    return (I)vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.first, a.first), w.last, a.last);
+}
 INLINE I dot_unsigned(Codes w, Codes a) { return dot_signed(w, a); }  // codes up to 15 are signed bytes as well
 INLINE F dot_halves(Codes w, Codes a, float s0, float s1) {
     I x = (I)vdotq_s32(vdupq_n_s32(0), w.first, a.first), y = (I)vdotq_s32(vdupq_n_s32(0), w.last, a.last);
@@ -114,7 +121,8 @@ INLINE void few_row(const uint8_t *p, int64_t blocks, const Quantised &x, float 
             for (int c = 0; c < 4; c++) {
                 Codes z = load_codes(p + 16 + 32 * c);
                 use_group<true, M>(sums, x, 8 * b + 2 * c, low_nibbles(z), d * sc[2 * c], least * mn[2 * c]);
-                use_group<true, M>(sums, x, 8 * b + 2 * c + 1, high_nibbles(z), d * sc[2 * c + 1], least * mn[2 * c + 1]);
+                use_group<true, M>(sums, x, 8 * b + 2 * c + 1, high_nibbles(z), d * sc[2 * c + 1],
+                                   least * mn[2 * c + 1]);
             }
             p += 144;
         } else {

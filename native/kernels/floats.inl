@@ -52,7 +52,8 @@ INLINE void dot_rows(const uint8_t *w, const float *x, int64_t ldx, int64_t K, f
 
 // Down the columns of w[K, O]: V vectors of outputs at a time.
 template <Type T, int M, int V>
-INLINE void dot_columns(const uint8_t *w, int64_t stride, const float *x, int64_t ldx, int64_t K, float *y, int64_t ldy) {
+INLINE void dot_columns(const uint8_t *w, int64_t stride, const float *x, int64_t ldx, int64_t K, float *y,
+                        int64_t ldy) {
     F acc[M][V] = {};
     for (int64_t k = 0; k < K; k++)
         for (int v = 0; v < V; v++) {
@@ -70,7 +71,8 @@ INLINE void few_floats(const Product &p, int64_t row) {
     const float *x = p.x + row * p.ldx;
     float *y = p.y + row * p.ldy;
     if (!w.input_major) {
-        for (int64_t o = p.o0; o < p.o1; o++) dot_rows<T, M>(data + o * w.row_bytes, x, p.ldx, w.K, y + o - p.o0, p.ldy);
+        for (int64_t o = p.o0; o < p.o1; o++)
+            dot_rows<T, M>(data + o * w.row_bytes, x, p.ldx, w.K, y + o - p.o0, p.ldy);
         return;
     }
     int64_t o = p.o0;
@@ -118,12 +120,14 @@ static void many_floats(const Product &p, float *panel) {
         int64_t depth = w.K - k0 < FLOAT_DEPTH ? w.K - k0 : FLOAT_DEPTH;
         if (w.input_major) {
             if (cols < PANEL) memset(panel, 0, (size_t)(depth * PANEL) * 4);
-            for (int64_t k = 0; k < depth; k++) widen_as<T>(data + (k0 + k) * w.row_bytes + p.o0 * SIZE<T>, cols, panel + k * PANEL);
+            for (int64_t k = 0; k < depth; k++)
+                widen_as<T>(data + (k0 + k) * w.row_bytes + p.o0 * SIZE<T>, cols, panel + k * PANEL);
         } else {
             // Columns past the last stand in for by it: their sums are never read.
             for (int64_t c = 0; c < cols; c += W) {
                 const uint8_t *row[W];
-                for (int64_t i = 0; i < W; i++) row[i] = data + (p.o0 + (c + i < cols ? c + i : cols - 1)) * w.row_bytes + k0 * SIZE<T>;
+                for (int64_t i = 0; i < W; i++)
+                    row[i] = data + (p.o0 + (c + i < cols ? c + i : cols - 1)) * w.row_bytes + k0 * SIZE<T>;
                 turn_rows<T>(row, depth, panel + c, PANEL);
             }
         }

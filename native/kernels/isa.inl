@@ -67,8 +67,8 @@ void many(const Product &p, uint8_t *scratch) {
     }
 }
 
-const Kernels table = {HERD_NAME, rms, layer_norm, silu_mul, gelu, rotate, scale, add, widen, narrow,
-                       quantise, few_layout, FEW_ROWS, few, many, attend};
+const Kernels table = {HERD_NAME, rms,    layer_norm, silu_mul,   gelu,     rotate, scale, add,
+                       widen,     narrow, quantise,   few_layout, FEW_ROWS, few,    many,  attend};
 
 }  // namespace
 

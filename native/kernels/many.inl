@@ -44,8 +44,8 @@ INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const 
         for (int v = 0; v < 3; v++) _mm512_storeu_ps(y + r * ldy + 16 * v, acc[r][v]);
 }
 #elif defined(HERD_AVX2)
-// Products of 4-bit codes add up in 16 bits over a whole group (8 steps of at most 2 * 15 * 127), those of 6 bits over two
-// steps. 8-bit codes become signed and take dot_signed's way.
+// Products of 4-bit codes add up in 16 bits over a whole group (8 steps of at most 2 * 15 * 127), those of 6 bits over
+// two steps. 8-bit codes become signed and take dot_signed's way.
 template <bool MIN, int GROUP, int BITS>
 INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const float *scale, const float *sum,
                       const int32_t *start, float *y, int64_t ldy, bool more) {
@@ -58,7 +58,8 @@ INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const 
         const int8_t *x = q;
         for (int64_t g = 0; g < depth / GROUP; g++) {
             __m256i dot[4];
-            for (int r = 0; r < 4; r++) dot[r] = MIN || BITS == 8 ? _mm256_setzero_si256() : _mm256_set1_epi32(start[4 * g + r]);
+            for (int r = 0; r < 4; r++)
+                dot[r] = MIN || BITS == 8 ? _mm256_setzero_si256() : _mm256_set1_epi32(start[4 * g + r]);
             for (int k = 0; k < GROUP / 4; k += STEPS) {
                 __m256i pair[4] = {};
                 for (int i = 0; i < STEPS; i++, u += 4 * PANEL, x += 16) {
@@ -160,7 +161,8 @@ INLINE void many_tile(const Panel &panel, int64_t depth, const int8_t *q, const 
 #include "panel_avx512.inl"
 #else
 // The columns of a panel one after another, scattered by fours.
-static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n, const Panel &panel) {
+static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n,
+                         const Panel &panel) {
     Format f = format_of(w.type);
     alignas(64) uint8_t u[DEPTH];
     float s[DEPTH / 16], m[DEPTH / 16];

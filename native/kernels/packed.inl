@@ -31,7 +31,8 @@ INLINE void q4_k_scales(const uint8_t *b, uint8_t *sc, uint8_t *mn) {
 // n inputs (whole blocks) from `b`: codes u in order, s and m per group.
 static void unpack(Type type, const uint8_t *b, int64_t n, uint8_t *u, float *s, float *m) {
     Format f = format_of(type);
-    for (int64_t k = 0; k < n; k += f.block, b += f.bytes, u += f.block, s += f.block / f.group, m += f.block / f.group) {
+    for (int64_t k = 0; k < n;
+         k += f.block, b += f.bytes, u += f.block, s += f.block / f.group, m += f.block / f.group) {
         if (type == Type::q4_0 || type == Type::q4_1) {
             const uint8_t *code = b + f.bytes - 16;
             for (int i = 0; i < 16; i++) u[i] = code[i] & 15, u[16 + i] = code[i] >> 4;
@@ -73,7 +74,6 @@ static void widen_packed(Type type, const uint8_t *b, int64_t n, float *y) {
     float s[16], m[16];
     for (int64_t k = 0; k < n; k += f.block, b += f.bytes) {
         unpack(type, b, f.block, u, s, m);
-        for (int64_t i = 0; i < f.block; i++)
-            y[k + i] = s[i / f.group] * (float)(u[i] - f.zero) + m[i / f.group];
+        for (int64_t i = 0; i < f.block; i++) y[k + i] = s[i / f.group] * (float)(u[i] - f.zero) + m[i / f.group];
     }
 }

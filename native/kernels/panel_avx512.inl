@@ -8,7 +8,8 @@ struct Sixteen {
 // w[j]: bytes 4j..4j+3 of sixteen blocks, block c in word c.
 INLINE void turn(const Sixteen &s, int64_t offset, __m512i w[4]) {
     __m512i z[4];
-    for (int r = 0; r < 4; r++) z[r] = four_blocks(s.at[r] + offset, s.at[4 + r] + offset, s.at[8 + r] + offset, s.at[12 + r] + offset);
+    for (int r = 0; r < 4; r++)
+        z[r] = four_blocks(s.at[r] + offset, s.at[4 + r] + offset, s.at[8 + r] + offset, s.at[12 + r] + offset);
     __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
     __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
     w[0] = _mm512_unpacklo_epi64(a, c), w[1] = _mm512_unpackhi_epi64(a, c);
@@ -22,7 +23,8 @@ INLINE __m512 sixteen_halves(const Sixteen &s, int64_t offset) {
 }
 
 INLINE __m512 byte_of_each(const uint64_t v[16], int i) {
-    __m512i a = _mm512_srli_epi64(_mm512_loadu_si512(v), (unsigned)(8 * i)), b = _mm512_srli_epi64(_mm512_loadu_si512(v + 8), (unsigned)(8 * i));
+    __m512i a = _mm512_srli_epi64(_mm512_loadu_si512(v), (unsigned)(8 * i)),
+            b = _mm512_srli_epi64(_mm512_loadu_si512(v + 8), (unsigned)(8 * i));
     __m128i bytes = _mm_unpacklo_epi64(_mm512_cvtepi64_epi8(a), _mm512_cvtepi64_epi8(b));
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 }
@@ -30,12 +32,17 @@ INLINE __m512 byte_of_each(const uint64_t v[16], int i) {
 template <Type T>
 INLINE void unpack_sixteen(const Sixteen &first, int64_t n, const Panel &panel, int64_t column) {
     constexpr int64_t BLOCK = T == Type::q4_k || T == Type::q6_k ? 256 : 32;
-    constexpr int64_t BYTES = T == Type::q4_0 ? 18 : T == Type::q4_1 ? 20 : T == Type::q8_0 ? 34 : T == Type::q4_k ? 144 : 210;
+    constexpr int64_t BYTES = T == Type::q4_0   ? 18
+                              : T == Type::q4_1 ? 20
+                              : T == Type::q8_0 ? 34
+                              : T == Type::q4_k ? 144
+                                                : 210;
     const __m512i nibble = _mm512_set1_epi8(15), top = _mm512_set1_epi8(0x30);
     Sixteen s = first;
     for (int64_t k = 0; k < n; k += BLOCK) {
         uint8_t *u = panel.u + k * PANEL + column * 4;  // step j of four inputs: u + j * 4 * PANEL
-        auto put = [&](int64_t step, __m512i v) __attribute__((always_inline)) { _mm512_store_si512(u + step * 4 * PANEL, v); };
+        auto put = [&](int64_t step, __m512i v)
+                       __attribute__((always_inline)) { _mm512_store_si512(u + step * 4 * PANEL, v); };
         __m512i w[4];
         if constexpr (T == Type::q4_0 || T == Type::q4_1) {
             float *at = panel.s + k / 32 * PANEL + column;
@@ -88,10 +95,14 @@ INLINE void unpack_sixteen(const Sixteen &first, int64_t n, const Panel &panel, 
                     turn(s, 128 + 32 * c + 16 * h, w);
                     for (int j = 0; j < 4; j++) {
                         int64_t step = 32 * c + 4 * h + j;
-                        put(step, _mm512_or_si512(_mm512_and_si512(x[j], nibble), _mm512_and_si512(_mm512_slli_epi16(w[j], 4), top)));
-                        put(step + 8, _mm512_or_si512(_mm512_and_si512(y[j], nibble), _mm512_and_si512(_mm512_slli_epi16(w[j], 2), top)));
-                        put(step + 16, _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(x[j], 4), nibble), _mm512_and_si512(w[j], top)));
-                        put(step + 24, _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(y[j], 4), nibble), _mm512_and_si512(_mm512_srli_epi16(w[j], 2), top)));
+                        put(step, _mm512_or_si512(_mm512_and_si512(x[j], nibble),
+                                                  _mm512_and_si512(_mm512_slli_epi16(w[j], 4), top)));
+                        put(step + 8, _mm512_or_si512(_mm512_and_si512(y[j], nibble),
+                                                      _mm512_and_si512(_mm512_slli_epi16(w[j], 2), top)));
+                        put(step + 16, _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(x[j], 4), nibble),
+                                                       _mm512_and_si512(w[j], top)));
+                        put(step + 24, _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(y[j], 4), nibble),
+                                                       _mm512_and_si512(_mm512_srli_epi16(w[j], 2), top)));
                     }
                 }
         }
@@ -101,7 +112,8 @@ INLINE void unpack_sixteen(const Sixteen &first, int64_t n, const Panel &panel, 
 
 // Columns past the last stand in for by it: their sums are never read. `next`: bytes of the following piece of a row,
 // asked for now so that they are there when the rows have passed over this one.
-static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n, const Panel &panel) {
+static void unpack_panel(const Matrix &w, const uint8_t *first, int64_t cols, int64_t k0, int64_t n,
+                         const Panel &panel) {
     const Format f = format_of(w.type);
     const int64_t offset = k0 / f.block * f.bytes, length = n / f.block * f.bytes;
     const int64_t next = offset + 2 * length <= w.row_bytes ? length : w.row_bytes - offset - length;

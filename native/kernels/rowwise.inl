@@ -91,11 +91,13 @@ void narrow(Type type, const float *x, int64_t n, uint8_t *row) {
 #if defined(HERD_AVX512)
     if (type == Type::f16)
         for (; i + 16 <= n; i += 16)
-            _mm256_storeu_si256((__m256i *)(row + 2 * i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+            _mm256_storeu_si256((__m256i *)(row + 2 * i),
+                                _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(HERD_AVX2)
     if (type == Type::f16)
         for (; i + 8 <= n; i += 8)
-            _mm_storeu_si128((__m128i *)(row + 2 * i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+            _mm_storeu_si128((__m128i *)(row + 2 * i),
+                             _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
     for (; i < n; i++) {
         uint16_t h = type == Type::f16 ? float_to_half(x[i]) : float_to_bf16(x[i]);
@@ -103,8 +105,8 @@ void narrow(Type type, const float *x, int64_t n, uint8_t *row) {
     }
 }
 
-// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0. low, high: sums of the first
-// and the last 16 of q.
+// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0. low, high: sums of the
+// first and the last 16 of q.
 INLINE float quantise_group(const float *x, int8_t *q, int32_t &low, int32_t &high) {
 #if defined(HERD_AVX512)
     __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);

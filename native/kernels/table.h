@@ -1,8 +1,9 @@
 // The kernels of one instruction set: plain structs and a table of functions.
 //
-// The same sources (kernels/*.inl) are compiled once per instruction set (isa_*.cpp), each time in an unnamed namespace;
-// core/cpu.cpp picks a table at run time. Rule for everything that isa_*.cpp includes: no library templates and no
-// inline functions with external linkage, or the linker could keep the copy made for a processor that is not there.
+// The same sources (kernels/*.inl) are compiled once per instruction set (isa_*.cpp), each time in an unnamed
+// namespace; core/cpu.cpp picks a table at run time. Rule for everything that isa_*.cpp includes: no library templates
+// and no inline functions with external linkage, or the linker could keep the copy made for a processor that is not
+// there.
 //
 // Letters: T or M rows of activations, K inputs of a product (I of the op contract), O outputs, E experts, H head size.
 #pragma once
@@ -29,8 +30,8 @@ enum class Layout : int {
     tiles,  // q[Kp/4][4 rows][4], scale[G][4]: blocked products, four rows against a panel
 };
 
-// Activations quantised to int8 by groups of 32 inputs: x ~ scale * q. One tile is four rows; in Layout::tiles missing ones are zero.
-// Kp: K rounded up to 128; G = Kp / 32. Per tile 4 * Kp bytes of q, 4 * G scales and sums, 8 * G halves.
+// Activations quantised to int8 by groups of 32 inputs: x ~ scale * q. One tile is four rows; in Layout::tiles missing
+// ones are zero. Kp: K rounded up to 128; G = Kp / 32. Per tile 4 * Kp bytes of q, 4 * G scales and sums, 8 * G halves.
 struct Quantised {
     int8_t *q;
     float *scale;
@@ -39,10 +40,10 @@ struct Quantised {
     int64_t Kp;
 };
 
-constexpr int PANEL = 48;       // outputs of a blocked product's tile
-constexpr int DEPTH = 512;      // inputs of it: 48 * 512 bytes stay in the first-level cache
+constexpr int PANEL = 48;   // outputs of a blocked product's tile
+constexpr int DEPTH = 512;  // inputs of it: 48 * 512 bytes stay in the first-level cache
 constexpr int FLOAT_DEPTH = 128;
-constexpr int KEYS = 48;        // keys attended to at a time
+constexpr int KEYS = 48;  // keys attended to at a time
 
 // One product of a tile of outputs: what a task of the pool does.
 struct Product {
@@ -82,7 +83,7 @@ struct Kernels {
     void (*rms)(const float *x, const float *w, float eps, int64_t n, float *y);  // w null: no weights; y may be x
     void (*layer_norm)(const float *x, const float *w, const float *b, float eps, int64_t n, float *y);
     void (*silu_mul)(const float *gate, const float *up, int64_t n, float *y);
-    void (*gelu)(const float *x, int64_t n, float *y);  // exact erf form
+    void (*gelu)(const float *x, int64_t n, float *y);                            // exact erf form
     void (*rotate)(float *x, const float *cos, const float *sin, int64_t pairs);  // adjacent pairs, in place
     void (*scale)(float *x, float by, int64_t n);
     void (*add)(const float *a, const float *b, int64_t n, float *y);
@@ -90,19 +91,22 @@ struct Kernels {
     void (*narrow)(Type type, const float *x, int64_t n, uint8_t *row);  // float32 to f32, f16 or bf16
     // Products
     void (*quantise)(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised tile);
-    Layout (*few_layout)(Type type);   // what `few` wants for a packed type
-    int64_t few_rows;                  // products of at most this many rows go to `few`
-    void (*few)(const Product &p);     // few rows: along the weight rows, bound by memory
+    Layout (*few_layout)(Type type);                   // what `few` wants for a packed type
+    int64_t few_rows;                                  // products of at most this many rows go to `few`
+    void (*few)(const Product &p);                     // few rows: along the weight rows, bound by memory
     void (*many)(const Product &p, uint8_t *scratch);  // many rows: o1 - o0 <= PANEL; scratch: PRODUCT_SCRATCH bytes
     void (*attend)(const Attend &a);
 };
 
-constexpr int64_t PRODUCT_SCRATCH = PANEL * DEPTH + 2 * 4 * PANEL * (DEPTH / 16) + 4 * PANEL * FLOAT_DEPTH + 4 * 4 * PANEL + 1024;
+constexpr int64_t PRODUCT_SCRATCH =
+    PANEL * DEPTH + 2 * 4 * PANEL * (DEPTH / 16) + 4 * PANEL * FLOAT_DEPTH + 4 * 4 * PANEL + 1024;
 
 #if defined(__GNUC__)
 __attribute__((always_inline))
 #endif
-static inline int64_t attend_width(int64_t H) { return (H + 15) / 16 * 16; }
+static inline int64_t attend_width(int64_t H) {
+    return (H + 15) / 16 * 16;
+}
 
 #if defined(__GNUC__)
 __attribute__((always_inline))
@@ -112,7 +116,7 @@ static inline int64_t attend_scratch(int64_t rows, int64_t H) {
 }
 
 const Kernels *portable_kernels();
-const Kernels *avx2_kernels();    // null where it was not built
+const Kernels *avx2_kernels();  // null where it was not built
 const Kernels *avx512_kernels();
 const Kernels *neon_kernels();
 

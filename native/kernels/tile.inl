@@ -3,7 +3,8 @@
 // depth, whatever the blocking: a row's result does not depend on its neighbours.
 
 template <int R, int V>
-INLINE void tile_block(int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
+INLINE void tile_block(int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc,
+                       bool more) {
     F acc[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) acc[r][v] = more ? load(C + r * ldc + v * W) : F{};
@@ -21,7 +22,8 @@ INLINE void tile_block(int64_t depth, const float *A, int64_t lda, const float *
 
 // The last rows, at most R.
 template <int R, int V>
-INLINE void tile_rest(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
+INLINE void tile_rest(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C,
+                      int64_t ldc, bool more) {
     if constexpr (R > 0) {
         if (rows == R) tile_block<R, V>(depth, A, lda, B, ldb, C, ldc, more);
         else tile_rest<R - 1, V>(rows, depth, A, lda, B, ldb, C, ldc, more);
@@ -29,7 +31,8 @@ INLINE void tile_rest(int64_t rows, int64_t depth, const float *A, int64_t lda, 
 }
 
 template <int V>
-INLINE void tile_columns(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
+INLINE void tile_columns(int64_t rows, int64_t depth, const float *A, int64_t lda, const float *B, int64_t ldb,
+                         float *C, int64_t ldc, bool more) {
 #if defined(HERD_AVX512) || defined(__aarch64__)
     constexpr int R = 8;  // 32 registers: 24 sums
 #else
@@ -41,10 +44,13 @@ INLINE void tile_columns(int64_t rows, int64_t depth, const float *A, int64_t ld
 }
 
 // vectors: columns / W
-static void tile(int64_t rows, int64_t depth, int64_t vectors, const float *A, int64_t lda, const float *B, int64_t ldb, float *C, int64_t ldc, bool more) {
+static void tile(int64_t rows, int64_t depth, int64_t vectors, const float *A, int64_t lda, const float *B, int64_t ldb,
+                 float *C, int64_t ldc, bool more) {
 #if defined(HERD_AVX512) || defined(__aarch64__)
-    for (; vectors >= 3; vectors -= 3, B += 3 * W, C += 3 * W) tile_columns<3>(rows, depth, A, lda, B, ldb, C, ldc, more);
+    for (; vectors >= 3; vectors -= 3, B += 3 * W, C += 3 * W)
+        tile_columns<3>(rows, depth, A, lda, B, ldb, C, ldc, more);
 #endif
-    for (; vectors >= 2; vectors -= 2, B += 2 * W, C += 2 * W) tile_columns<2>(rows, depth, A, lda, B, ldb, C, ldc, more);
+    for (; vectors >= 2; vectors -= 2, B += 2 * W, C += 2 * W)
+        tile_columns<2>(rows, depth, A, lda, B, ldb, C, ldc, more);
     if (vectors) tile_columns<1>(rows, depth, A, lda, B, ldb, C, ldc, more);
 }

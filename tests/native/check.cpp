@@ -55,8 +55,9 @@ const struct Format {
     int halves;  // float16 fields at these offsets
     int at[2];
 } FORMATS[] = {
-    {"f32", Type::f32, 1, 4, 0, {}},        {"f16", Type::f16, 1, 2, 1, {0}},      {"bf16", Type::bf16, 1, 2, 0, {}},
-    {"q4_0", Type::q4_0, 32, 18, 1, {0}},   {"q4_1", Type::q4_1, 32, 20, 2, {0, 2}}, {"q8_0", Type::q8_0, 32, 34, 1, {0}},
+    {"f32", Type::f32, 1, 4, 0, {}},           {"f16", Type::f16, 1, 2, 1, {0}},
+    {"bf16", Type::bf16, 1, 2, 0, {}},         {"q4_0", Type::q4_0, 32, 18, 1, {0}},
+    {"q4_1", Type::q4_1, 32, 20, 2, {0, 2}},   {"q8_0", Type::q8_0, 32, 34, 1, {0}},
     {"q4_k", Type::q4_k, 256, 144, 2, {0, 2}}, {"q6_k", Type::q6_k, 256, 210, 1, {208}},
 };
 
@@ -129,7 +130,8 @@ struct Weight {
                 std::memcpy(b, &v, 4);
             }
             if (f.type == Type::bf16) b[1] = (uint8_t)((b[1] & 0x80) | 0x3f);
-            for (int h = 0; h < f.halves; h++) b[f.at[h] + 1] = (uint8_t)((b[f.at[h] + 1] & 0x80) | 0x24 | (b[f.at[h] + 1] & 3));
+            for (int h = 0; h < f.halves; h++)
+                b[f.at[h] + 1] = (uint8_t)((b[f.at[h] + 1] & 0x80) | 0x24 | (b[f.at[h] + 1] & 3));
             decode(f, b, values.data() + i * f.block);
         }
         Matrix &m = linear.m;
@@ -173,8 +175,10 @@ void products(Pool &pool) {
                                 double a = x[(size_t)(t * K + k)], b = w.row(1, o)[k];
                                 sum += a * b, xx += a * a, ww += b * b, most = std::max(most, std::fabs(b));
                             }
-                            // The contract's 4 eps |x| |w|; codes are summed apart from their zero point, hence 2 max |w|.
-                            double bound = 4 * std::ldexp(1, -24) * std::sqrt(xx) * (std::sqrt(ww) + 2 * most * std::sqrt((double)K));
+                            // The contract's 4 eps |x| |w|; codes are summed apart from their zero point, hence 2 max
+                            // |w|.
+                            double bound = 4 * std::ldexp(1, -24) * std::sqrt(xx) *
+                                           (std::sqrt(ww) + 2 * most * std::sqrt((double)K));
                             check(y[(size_t)(t * O + o)], sum, bound + 1e-30);
                         }
                 }
@@ -198,7 +202,8 @@ void row_functions() {
             for (float v : x) var += (v - mean) * (v - mean) / (double)n;
             for (size_t i = 0; i < x.size(); i++) {
                 check(y[i], w[i] * x[i] / std::sqrt(square + (double)1e-3f), 20 * eps * (1 + 10 * std::fabs(w[i])));
-                check(z[i], (x[i] - mean) / std::sqrt(var + (double)1e-3f) * w[i] + b[i], 60 * eps * (1 + 10 * std::fabs(w[i]) + std::fabs(b[i])));
+                check(z[i], (x[i] - mean) / std::sqrt(var + (double)1e-3f) * w[i] + b[i],
+                      60 * eps * (1 + 10 * std::fabs(w[i]) + std::fabs(b[i])));
             }
         }
     }
@@ -268,7 +273,8 @@ void attention(Pool &pool) {
                     }
                 std::vector<float> o((size_t)(n * N * H));
                 pool.reset();
-                attend(pool, spans, &cache, {n, N, K, H}, q.data(), keys.data() + (length - n) * K * H, values.data() + (length - n) * K * H, true, o.data());
+                attend(pool, spans, &cache, {n, N, K, H}, q.data(), keys.data() + (length - n) * K * H,
+                       values.data() + (length - n) * K * H, true, o.data());
                 std::vector<float> wide((size_t)H);
                 auto held = [&](int side, int64_t key, int64_t h) {
                     kernels().widen(type, cache.at(side, h, slot(key)), H, wide.data());
@@ -291,7 +297,8 @@ void attention(Pool &pool) {
                             const float *v = held(1, s, h / (N / K));
                             for (int64_t d = 0; d < H; d++) out[(size_t)d] += p[(size_t)s] / sum * v[d];
                         }
-                        for (int64_t d = 0; d < H; d++) check(o[(size_t)((t * N + h) * H + d)], out[(size_t)d], 100 * std::ldexp(1, -24) * 4);
+                        for (int64_t d = 0; d < H; d++)
+                            check(o[(size_t)((t * N + h) * H + d)], out[(size_t)d], 100 * std::ldexp(1, -24) * 4);
                     }
             }
 }
@@ -301,12 +308,14 @@ void experts(Pool &pool) {
     Check check{"experts"};
     const int64_t D = 256, F = 256, E = 5, A = 2, T = 11;
     for (const Format &f : FORMATS) {
-        Weight router(FORMATS[0], 1, E, D), gate(f, E, F, D), up(f, E, F, D), down(f, E, D, F), one(FORMATS[0], 1, D, D);
+        Weight router(FORMATS[0], 1, E, D), gate(f, E, F, D), up(f, E, F, D), down(f, E, D, F),
+            one(FORMATS[0], 1, D, D);
         Moe m;
         m.router = &router.linear, m.gate = gate.linear.m, m.up = up.linear.m, m.down = down.linear.m;
         m.shared.up = &one.linear, m.shared.down = &one.linear;
         m.E = E, m.A = A;
-        std::vector<float> ones((size_t)D, 1), x = normals(T * D), y((size_t)(T * D)), z((size_t)D), scores((size_t)(T * A));
+        std::vector<float> ones((size_t)D, 1), x = normals(T * D), y((size_t)(T * D)), z((size_t)D),
+                                               scores((size_t)(T * A));
         std::vector<int32_t> ids((size_t)(T * A));
         Norm norm{ones.data(), nullptr, 1e-5f};
         pool.reset();
@@ -316,8 +325,10 @@ void experts(Pool &pool) {
             moe(pool, norm, m, x.data() + t * D, 1, D, z.data(), true, ids.data(), scores.data());
             double size = 0;
             for (float v : z) size = std::max(size, (double)std::fabs(v));
-            // The router's float sums may differ in their last bit and move a score, and with it a quantised input, by a step.
-            for (int64_t d = 0; d < D; d++) check(y[(size_t)(t * D + d)], z[(size_t)d], (is_packed(f.type) ? 0.01 : 1e-5) * size);
+            // The router's float sums may differ in their last bit and move a score, and with it a quantised input, by
+            // a step.
+            for (int64_t d = 0; d < D; d++)
+                check(y[(size_t)(t * D + d)], z[(size_t)d], (is_packed(f.type) ? 0.01 : 1e-5) * size);
         }
     }
 }
