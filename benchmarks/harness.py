@@ -45,5 +45,8 @@ def paired(ours, theirs, rounds):
 
 def machine():
     """One line: processor, cores, load."""
-    cpu = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "?")
+    cpu = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        "?",
+    )
     return f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"

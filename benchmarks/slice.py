@@ -3,8 +3,8 @@
     python benchmarks/make_slice.py scout.gguf --shape scout --quant q4_k
     python benchmarks/slice.py scout.gguf --peer PYTHON_WITH_LLAMA_CPP [--rounds 7] [--json FILE]
 
-decode1: one token at a time from an empty context; prefill512: one prompt of 512 tokens. Rounds of probe, ours and peer
-in turn; medians, and the median of the pairs' ratios. The peer runs twice: in its default (weights repacked at load) and
+decode1: one token at a time from an empty context; prefill512: one prompt of 512 tokens. Rounds of ours and peer in
+turn; medians, and the median of the pairs' ratios. The peer runs twice: in its default (weights repacked at load) and
 without repacking, since each wins somewhere. Bytes: the weights one decoded token must read (embedding table left out).
 """
 
@@ -18,11 +18,9 @@ import limits
 import numpy as np
 from harness import Peer, machine, paired
 
-from herd.cache.pages import Pager
 from herd.checkpoint import open_checkpoint
-from herd.model import forward
+from herd.engine.runner import Piece, Runner
 from herd.ops.native import NativeOps
-from herd.weights import build
 
 
 class Ours:
@@ -32,50 +30,32 @@ class Ours:
         start = time.perf_counter()
         self.checkpoint = open_checkpoint(path)
         self.c = self.checkpoint.config
-        self.ops = NativeOps(threads=threads)
         self.w = self.checkpoint.load()
-        page = 64
-        pages = -(-context // page) + 1
-        self.kv = [self.ops.new_kv(pages * page, self.c.num_kv_heads, self.c.head_size, kv) for _ in self.c.layers]
-        self.pages, self.page = pages, page
+        self.runner = Runner(self.c, self.w, NativeOps(threads=threads), context=context, kv_dtype=kv)
         self.rng = np.random.default_rng(1)
         self.load_s = time.perf_counter() - start
 
     def run(self, pieces):
         """Seconds of a fresh sequence fed in these pieces."""
-        pager = Pager(chunk=self.c.chunk, num_pages=self.pages, num_chunk_pages=self.pages, page_size=self.page)
-        sequence = pager.new_sequence()
+        lease = self.runner.lease()
         start = time.perf_counter()
         for n in pieces:
-            ids = self.rng.integers(0, self.c.vocab_size - 2, n)
-            context = pager.step([(sequence, n)], rows="last")
-            forward(self.ops, self.c, self.w, ids, self.ops.place(context), kv=self.kv)
-            pager.commit()
-        return time.perf_counter() - start
+            self.runner.run([Piece(lease, self.rng.integers(0, self.c.vocab_size - 2, n).tolist())])
+        seconds = time.perf_counter() - start
+        self.runner.drop(lease)
+        return seconds
 
 
-def token_bytes(w):
+def token_bytes(c, w):
     """Weight bytes that one decoded token reads: everything but the embedding table, A of E experts."""
-    total, c = 0, w.config
-
-    class Sizes:
-        def vector(self, name, shape):
-            return w.source.vector(name, shape)
-
-        def matrix(self, name, outputs, inputs, *, bias=False):
-            nonlocal total
-            node = w.source.matrix(name, outputs, inputs, bias=bias)
-            if name != "model.embed_tokens" or c.tied_embeddings:
-                total += node_bytes(node)
-            return node
-
-        def experts(self, name, num_experts, inputs, outputs):
-            nonlocal total
-            node = w.source.experts(name, num_experts, inputs, outputs)
-            total += node_bytes(node) * c.experts_per_token // num_experts
-            return node
-
-    build(c, Sizes())
+    total = node_bytes(w.head)
+    for b in w.blocks:
+        total += sum(node_bytes(x) for x in (b.q, b.k, b.v, b.o))
+        if b.ffn.kind == "moe":
+            routed = node_bytes(b.ffn.gate_up) + node_bytes(b.ffn.down)
+            total += node_bytes(b.ffn.router) + routed * c.experts_per_token // c.num_experts
+        mlp = b.ffn.shared if b.ffn.kind == "moe" else b.ffn
+        total += sum(node_bytes(x) for x in (mlp.gate, mlp.up, mlp.down))
     return total
 
 
@@ -84,6 +64,27 @@ def node_bytes(node):
     if node.kind == "pair":
         return node_bytes(node.gate) + node_bytes(node.up)
     return node.codes.nbytes if node.kind == "packed" else node.w.nbytes
+
+
+def measure(ours, peer, setting, size, a):
+    """Both workloads against one setting of the peer."""
+    probes = []
+
+    def decode():
+        probes.append(limits.kernels(a.threads, 1)["read_GB/s", a.threads][0])
+        return ours.run([1] * a.tokens)
+
+    x, y, ratio = paired(decode, lambda: peer.decode(count=a.tokens)["seconds"], a.rounds)
+    read, rate = statistics.median(probes), size * a.tokens / x / 1e9
+    yield {
+        "workload": "decode1", "peer": setting, "ours_tok_s": a.tokens / x, "peer_tok_s": a.tokens / y,
+        "ratio": ratio, "ours_GB_s": rate, "read_GB_s": read, "share_of_read": rate / read,
+    }  # fmt: skip
+    rounds = max(3, a.rounds // 2)
+    x, y, ratio = paired(lambda: ours.run([512]), lambda: peer.prefill(count=512)["seconds"], rounds)
+    yield {
+        "workload": "prefill512", "peer": setting, "ours_tok_s": 512 / x, "peer_tok_s": 512 / y, "ratio": ratio
+    }  # fmt: skip
 
 
 def main():
@@ -97,34 +98,21 @@ def main():
     ap.add_argument("--json")
     a = ap.parse_args()
     ours = Ours(a.model, a.threads, 1024, a.kv)
-    size = token_bytes(ours.checkpoint)
-    out = {"machine": machine(), "model": os.path.basename(a.model), "threads": a.threads, "load_s": ours.load_s,
-           "bytes_per_token": size, "runs": []}
+    size = token_bytes(ours.c, ours.w)
+    out = {
+        "machine": machine(),
+        "model": os.path.basename(a.model),
+        "threads": a.threads,
+        "load_s": ours.load_s,
+        "bytes_per_token": size,
+        "runs": [],
+    }
+    ours.run([8])
     for repack in (True, False):
         peer = Peer(a.peer)
         peer.load(path=a.model, threads=a.threads, context=1024, repack=repack)
-        for warm in (ours.run, ):
-            warm([8])
         peer.prefill(count=8)
-        setting = "default (repacked)" if repack else "not repacked"
-        probes = []
-
-        def probe():
-            found = limits.kernels(a.threads, 1)
-            probes.append(found["read_GB/s", a.threads][0])
-
-        def decode():
-            probe()
-            return ours.run([1] * (a.tokens + 2)) * a.tokens / (a.tokens + 2)
-
-        x, y, ratio = paired(decode, lambda: peer.decode(count=a.tokens)["seconds"], a.rounds)
-        read = statistics.median(probes)
-        gbs = size * a.tokens / x / 1e9
-        out["runs"].append({"workload": "decode1", "peer": setting, "ours_tok_s": a.tokens / x, "peer_tok_s": a.tokens / y,
-                            "ratio": ratio, "ours_GB_s": gbs, "read_GB_s": read, "share_of_read": gbs / read})
-        x, y, ratio = paired(lambda: ours.run([512]), lambda: peer.prefill(count=512)["seconds"], max(3, a.rounds // 2))
-        out["runs"].append({"workload": "prefill512", "peer": setting, "ours_tok_s": 512 / x, "peer_tok_s": 512 / y,
-                            "ratio": ratio})
+        out["runs"] += measure(ours, peer, "default (repacked)" if repack else "not repacked", size, a)
         peer.close()
     for run in out["runs"]:
         print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in run.items()))
