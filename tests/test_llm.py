@@ -462,6 +462,7 @@ def test_loaded_logits_are_those_of_one_pass(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", OP_SETS)
 def test_greedy_decoding_is_the_argmax_of_one_pass(folder: Path, name: str) -> None:
+    op_set(name)  # skips where torch is not installed
     with herd.load(folder, ops=name, kv="f32", threads=1) as llm:
         prompt = llm.encode("the quick brown fox ")
         reply = llm.complete(prompt, temperature=0, max_tokens=24, ignore_eos=True)
@@ -534,6 +535,7 @@ def test_generation_config_is_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", OP_SETS)
 def test_a_trace_names_the_expert_of_every_token_and_layer(folder: Path, name: str, tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
+    op_set(name)  # skips where torch is not installed
     with herd.load(folder, ops=name, threads=1) as llm:
         llm.chat("hi", max_tokens=3)
         reply = llm.chat("hi", max_tokens=6, ignore_eos=True, trace=file)
