@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, hf_folder, op_set, weights
 from herd.batch import packed
 from herd.config import TINY
 from herd.engine.fake import FakeModel
-from herd.errors import BadConfig, ContextTooLong, DoesNotFit, NotFound, UsageError
+from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, NotFound, UsageError
 from herd.llm import LLM, DoneEvent, Event, Message, Reply, TextEvent
 from herd.text.chat import Llama4
 from herd.text.messages import ImagePart, TextPart
@@ -571,3 +573,21 @@ def test_pixels_change_what_is_said(folder: Path) -> None:
         assert again.logprobs is not None
         assert one.logprobs[0].logprob == pytest.approx(again.logprobs[0].logprob, abs=1e-5)
         assert abs(one.logprobs[0].logprob - other.logprobs[0].logprob) > 1e-4
+
+
+@pytest.mark.parametrize("change", ["cut", "replaced"])
+def test_a_weight_file_that_changes_under_a_loaded_model_answers_no_more(
+    folder: Path, tmp_path: Path, change: str
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    weights_file = copy / "model.safetensors"
+    with herd.load(copy, ops="native", threads=1) as llm:
+        llm.complete("hi", max_tokens=1)
+        if change == "cut":
+            os.truncate(weights_file, weights_file.stat().st_size - 4096)
+        else:
+            shutil.copyfile(weights_file, tmp_path / "other")
+            os.replace(tmp_path / "other", weights_file)
+        with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
+            llm.complete("hi", max_tokens=1)

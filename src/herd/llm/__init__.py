@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.answers import events
+from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
 from herd.engine.defaults import LLAMA
@@ -86,8 +87,11 @@ class LLM:
         defaults: SamplingOptions = LLAMA,
         size_bytes: int = 0,
         load_s: float = 0.0,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        """chat: the format, or the error that a chat gets because none is known. As a rule `load` makes an LLM."""
+        """chat: the format, or the error that a chat gets because none is known. checkpoint: the open files that
+        `runner` maps; each request looks first whether they are still what was loaded. As a rule `load` makes an LLM.
+        """
         self.config = config
         self.name = name
         self.path = path
@@ -101,6 +105,7 @@ class LLM:
         """Of the weight files."""
         self.load_s = load_s
         self._chat = chat
+        self._checkpoint = checkpoint
         ends = frozenset(config.eos_ids) | tokenizer.eos_ids
         if isinstance(chat, ChatFormat):
             ends |= chat.stop_ids
@@ -286,6 +291,9 @@ class LLM:
     def close(self) -> None:
         """Give back memory; calls after this are refused."""
         self._engine = None
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+            self._checkpoint = None
 
     def __enter__(self) -> "LLM":
         return self
@@ -334,7 +342,11 @@ class LLM:
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
-        job = self._running().submit(Request(ids, chosen, tiles, seed))
+        engine = self._running()
+        if self._checkpoint is not None:
+            # weights are mapped, not copied: a file that was cut or overwritten must not answer
+            self._checkpoint.check_unchanged()
+        job = engine.submit(Request(ids, chosen, tiles, seed))
         # opened last, so that a refused request leaves an old trace as it is
         job.routing = None if trace is None else RoutingLog(trace)
         return job

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from herd.checkpoint.open import open_checkpoint
+from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.request import SamplingOptions
@@ -40,6 +41,7 @@ class Parts:
     defaults: SamplingOptions
     size_bytes: int
     load_s: float
+    checkpoint: Checkpoint
 
 
 def read_model(
@@ -64,7 +66,8 @@ def read_model(
         fail(UsageError, "threads", got=threads, expected=f"1 to {MAX_THREADS}")
     path = store.resolve(model)
     name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
-    with open_checkpoint(path) as checkpoint:
+    checkpoint = open_checkpoint(path)
+    try:
         config = checkpoint.config
         size = _context(context, config)
         tokenizer = checkpoint.load_tokenizer()
@@ -80,7 +83,11 @@ def read_model(
         weights = place_weights(op_set, checkpoint.load())
         runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE)
         size_bytes = checkpoint.size_bytes
-    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, time.monotonic() - began_s)
+    except BaseException:
+        checkpoint.close()
+        raise
+    load_s = time.monotonic() - began_s
+    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint)
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
