@@ -1,6 +1,6 @@
 """Does `herd` say what llama.cpp says? Same file, same ids: greedy tokens and perplexity, the peer beside us.
 
-    python benchmarks/agreement.py --peer PYTHON_WITH_LLAMA_CPP [--model smollm2]
+    scripts/bench agreement --peer PYTHON_WITH_LLAMA_CPP [--model smollm2]
 
 Ten prompts (data/prompts.json), 32 greedy tokens each. A prompt agrees when all tokens do. Both engines round
 activations to int8, which moves logits; so more is told of each: where the peer differs from itself when it sees the
@@ -15,7 +15,7 @@ import json
 import math
 
 import numpy as np
-from harness import HERE, Peer, machine
+from harness import HERE, Peer, add_peer, machine
 
 import herd
 from herd import formats
@@ -64,7 +64,7 @@ def gaps(logits, of):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--peer", required=True, help="a python that imports llama_cpp")
+    add_peer(ap)
     ap.add_argument("--model", default="smollm2")
     ap.add_argument("--kv", default="auto")
     ap.add_argument("--count", type=int, default=32)

@@ -33,6 +33,12 @@ class Peer:
         self._process.wait(60)
 
 
+def add_peer(parser):
+    """The --peer option, or what scripts/bench was given."""
+    default = os.environ.get("HERD_PEER")
+    parser.add_argument("--peer", default=default, required=default is None, help="a python that imports llama_cpp")
+
+
 def paired(ours, theirs, rounds):
     """Run two timed callables in turn; medians of each in seconds and the median of the pairs' ratio (theirs/ours)."""
     a, b = [], []

@@ -1,7 +1,7 @@
 """Speed on a slice of a Llama 4 model, the peer and the machine's limit beside us in one call.
 
-    python benchmarks/make_slice.py scout.gguf --shape scout --quant q4_k
-    python benchmarks/slice.py scout.gguf --peer PYTHON_WITH_LLAMA_CPP [--rounds 7] [--json FILE]
+    scripts/bench make_slice scout.gguf --shape scout --quant q4_k
+    scripts/bench slice scout.gguf --peer PYTHON_WITH_LLAMA_CPP [--rounds 7] [--json FILE]
 
 decode1: one token at a time from an empty context; prefill512: one prompt of 512 tokens. Rounds of ours and peer in
 turn; medians, and the median of the pairs' ratios. The peer runs twice: in its default (weights repacked at load) and
@@ -16,7 +16,7 @@ import time
 
 import limits
 import numpy as np
-from harness import Peer, machine, paired
+from harness import Peer, add_peer, machine, paired
 
 from herd.checkpoint import open_checkpoint
 from herd.engine.runner import Piece, Runner
@@ -90,7 +90,7 @@ def measure(ours, peer, setting, size, a):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("model")
-    ap.add_argument("--peer", required=True)
+    add_peer(ap)
     ap.add_argument("--rounds", type=int, default=7)
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     ap.add_argument("--tokens", type=int, default=16)
