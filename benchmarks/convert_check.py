@@ -17,6 +17,7 @@ values for block formats (largest of a group / 254, about 1% of a value). sqrt(3
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -155,7 +156,7 @@ def run(name: str, source: Path, c: Llama4Config, types: list[str], peer: str | 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="a python that has llama_cpp")
+    parser.add_argument("--peer", default=os.environ.get("HERD_PEER"), help="a python that has llama_cpp")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--types", default="f32,f16,bf16,q8_0,q4_0,q4_1,q4_k,q6_k")
     args = parser.parse_args()
