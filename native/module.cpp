@@ -8,6 +8,8 @@ namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of Herd. Private: use herd.ops.native and herd.text.";
+    // Handles hang on weight nodes, which a program may keep until its interpreter ends; that is no leak to tell of.
+    nb::set_leak_warnings(false);
     herd::register_bpe(m);
     herd::register_ops(m);
 }
