@@ -42,8 +42,8 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], [*COMMANDS, *ALIASES], n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "herd --help lists them"
-            ctx.fail(f"no command {args[0]!r}; {hint}")
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
