@@ -151,7 +151,9 @@ def follow(events: "Iterator[Event]", *, show: bool) -> "Reply":
 def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:
     """What the person may want to know once the answer is there."""
     if reply.finish_reason == "length":
-        console.note(f"(cut off after {reply.usage.output_tokens} tokens; --max-tokens or --ctx allows more)", quiet=quiet)
+        console.note(
+            f"(cut off after {reply.usage.output_tokens} tokens; --max-tokens or --ctx allows more)", quiet=quiet
+        )
     if verbose:
         u, t = reply.usage, reply.timings
         cached = f" ({u.cached_tokens} of them kept from before)" if u.cached_tokens else ""
