@@ -402,9 +402,9 @@ class NoLastGelu(TorchOps):
 
 @mistake("class token first", IMAGES)
 class ClassFirst(TorchOps):
-    def patches(self, pixels: Any, vision: Any, patch_size: int) -> Any:
+    def patches(self, pixels: Any, vision: Any, patch_size: int, extras: Any = None) -> Any:
         last = replace(vision, places_MU=torch.zeros_like(vision.places_MU), pre=None)
-        x = super().patches(pixels, last, patch_size).view(len(pixels), len(vision.places_MU), -1)
+        x = super().patches(pixels, last, patch_size, extras).view(len(pixels), len(vision.places_MU), -1)
         return super().norm(x.roll(1, 1) + vision.places_MU, vision.pre).flatten(0, 1)
 
     def norm(self, x: Any, norm: Any) -> Any:

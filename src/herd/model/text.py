@@ -76,7 +76,8 @@ def hidden(
     if pixels_I3SS is not None and len(pixels_I3SS):
         if c.vision is None or w.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
-        features_RD = see(ops, c.vision, w.vision, pixels_I3SS)
+        observe = None if extras is None else extras.observe
+        features_RD = see(ops, c.vision, w.vision, pixels_I3SS, observe)
     if features_RD is not None:
         rows_R = np.flatnonzero(np.asarray(ids_T) == c.patch_id)
         if len(rows_R) != len(features_RD):

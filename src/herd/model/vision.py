@@ -9,7 +9,7 @@ import numpy.typing as npt
 from herd.batch import Context, segments
 from herd.config import VisionConfig
 from herd.errors import UsageError, fail
-from herd.ops.contract import Ops
+from herd.ops.contract import Extras, Observer, Ops
 from herd.weights import Array, Vision
 
 
@@ -22,22 +22,25 @@ def angles(v: VisionConfig) -> npt.NDArray[np.float64]:
     return np.concatenate([patches, np.zeros((1, 2 * pairs))])
 
 
-def see(ops: Ops, v: VisionConfig, w: Vision, pixels_I3SS: Array) -> Array:
+def see(ops: Ops, v: VisionConfig, w: Vision, pixels_I3SS: Array, observe: Observer | None = None) -> Array:
     """Features [I * tokens_per_tile, D] of I tiles, pixels normalised to mean 0.5, deviation 0.5.
 
+    observe sees the inputs of the tower's weights. Adapters are not taken here: their row map counts text rows, and the
+    tower's ops have rows of three other counts; merge them into its weights.
     Raises UsageError for tiles of another size.
     """
     size = v.image_size
     if tuple(pixels_I3SS.shape[1:]) != (3, size, size):
         fail(UsageError, "tiles", got=f"shape {tuple(pixels_I3SS.shape)}", expected=f"[I, 3, {size}, {size}]")
     I, M = len(pixels_I3SS), v.num_patches  # noqa: E741
-    x_TU = ops.patches(pixels_I3SS, w, v.patch_size)
+    extras = None if observe is None else Extras(observe=observe)
+    x_TU = ops.patches(pixels_I3SS, w, v.patch_size, extras)
     cos_sin = ops.angles_from(np.tile(angles(v), (I, 1)))
     tiles = segments([M] * I)
     placed = ops.place(Context(np.zeros(I * M, np.int64), tiles, tiles)).whole
     for b in w.blocks:
-        q, k, vv = ops.qkv(x_TU, b.norm1, b.q, b.k, b.v, v.head_size, cos_sin, None, None)
-        x_TU = ops.out_add(x_TU, ops.attend(q, k, vv, placed, None, causal=False), b.o)
+        q, k, vv = ops.qkv(x_TU, b.norm1, b.q, b.k, b.v, v.head_size, cos_sin, None, None, extras)
+        x_TU = ops.out_add(x_TU, ops.attend(q, k, vv, placed, None, causal=False), b.o, extras)
         assert b.ffn.kind == "mlp"
-        x_TU = ops.mlp_add(x_TU, b.norm2, b.ffn)
-    return ops.adapt(x_TU, w, I, v.grid, v.pixel_shuffle)
+        x_TU = ops.mlp_add(x_TU, b.norm2, b.ffn, extras)
+    return ops.adapt(x_TU, w, I, v.grid, v.pixel_shuffle, extras)

@@ -179,14 +179,22 @@ class Ops(Protocol):
 
     # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------
 
-    def patches(self, pixels_I3SS: Array, vision: Vision, patch_size: int) -> Array:
+    def patches(self, pixels_I3SS: Array, vision: Vision, patch_size: int, extras: Extras | None = None) -> Array:
         """Unfold (raster order; feature c*P*P + dy*P + dx), project, append the class token last, add places, norm:
         x [I*M, U]."""
 
     def angles_from(self, angles_TM: Any) -> Any:
         """cos, sin of given angles, as `angles` returns them."""
 
-    def adapt(self, x_TU: Array, vision: Vision, num_tiles: int, grid: int, pixel_shuffle: int) -> Array:
+    def adapt(
+        self,
+        x_TU: Array,
+        vision: Vision,
+        num_tiles: int,
+        grid: int,
+        pixel_shuffle: int,
+        extras: Extras | None = None,
+    ) -> Array:
         """Norm, drop the class token, join pixel_shuffle^2 neighbours (dy, dx, channel), gelu(fc2(gelu(fc1))),
         project: [I * tokens_per_tile, D]."""
 

@@ -273,13 +273,13 @@ class NativeOps:
 
     # -- vision ----------------------------------------------------------------------------------------------------
 
-    def patches(self, pixels_I3SS: Array, vision: Vision, patch_size: int) -> Floats:
+    def patches(self, pixels_I3SS: Array, vision: Vision, patch_size: int, extras: Extras | None = None) -> Floats:
         """Tiles -> rows of patches, the class token last in each tile, after the first norm."""
         pixels = _floats(pixels_I3SS)
         I, C, S, _ = pixels.shape  # noqa: E741
         g, P = S // patch_size, patch_size
         unfolded = pixels.reshape(I, C, g, P, g, P).transpose(0, 2, 4, 1, 3, 5).reshape(I * g * g, C * P * P)
-        x = composed.linear(unfolded, vision.patch)
+        x = composed.linear(unfolded, vision.patch, extras)
         places, token = formats.to_float32(vision.places_MU), formats.to_float32(vision.class_U)
         rows = np.empty((I, g * g + 1, x.shape[-1]), np.float32)
         rows[:, :-1] = x.reshape(I, g * g, -1)
@@ -287,15 +287,23 @@ class NativeOps:
         rows += places
         return self.norm(rows.reshape(I * (g * g + 1), -1), vision.pre)
 
-    def adapt(self, x_TU: Array, vision: Vision, num_tiles: int, grid: int, pixel_shuffle: int) -> Floats:
+    def adapt(
+        self,
+        x_TU: Array,
+        vision: Vision,
+        num_tiles: int,
+        grid: int,
+        pixel_shuffle: int,
+        extras: Extras | None = None,
+    ) -> Floats:
         """Rows of patches -> rows of text features."""
         x = self.norm(x_TU, vision.post).reshape(num_tiles, -1, x_TU.shape[-1])[:, :-1]
         U, s, g = x.shape[-1], pixel_shuffle, grid // pixel_shuffle
         x = x.reshape(num_tiles, g, s, g, s, U).transpose(0, 1, 3, 2, 4, 5).reshape(-1, s * s * U)
         for w in (vision.fc1, vision.fc2):
-            x = composed.linear(x, w)
+            x = composed.linear(x, w, extras)
             _native.gelu(x)
-        return composed.linear(x, vision.project)
+        return composed.linear(x, vision.project, extras)
 
 
 def _mlp(mlp: Mlp) -> tuple[Any, Any, Any]:

@@ -373,23 +373,31 @@ class TorchOps:
 
     # -- vision ----------------------------------------------------------------------------------------------------
 
-    def patches(self, pixels_I3SS: Any, vision: Any, patch_size: int) -> Tensor:
+    def patches(self, pixels_I3SS: Any, vision: Any, patch_size: int, extras: Extras | None = None) -> Tensor:
         """Tiles -> rows of patches, the class token last in each tile, after the first norm."""
         pixels = self.array(pixels_I3SS)
         I, C, S, _ = pixels.shape  # noqa: E741
         g, P = S // patch_size, patch_size
         x = pixels.reshape(I, C, g, P, g, P).permute(0, 2, 4, 1, 3, 5).reshape(I, g * g, C * P * P)
-        x = self.linear(x, vision.patch)
+        x = self.linear(x.flatten(0, 1), vision.patch, extras).unflatten(0, (I, -1))  # type: ignore[no-untyped-call]
         x = torch.cat([x, vision.class_U.to(x.dtype).expand(I, 1, -1)], 1) + vision.places_MU
         return self.norm(x, vision.pre).flatten(0, 1)
 
-    def adapt(self, x_TU: Tensor, vision: Any, num_tiles: int, grid: int, pixel_shuffle: int) -> Tensor:
+    def adapt(
+        self,
+        x_TU: Tensor,
+        vision: Any,
+        num_tiles: int,
+        grid: int,
+        pixel_shuffle: int,
+        extras: Extras | None = None,
+    ) -> Tensor:
         """Rows of patches -> rows of text features."""
         x = self.norm(x_TU, vision.post).reshape(num_tiles, -1, x_TU.shape[-1])[:, :-1]
         U, s, g = x.shape[-1], pixel_shuffle, grid // pixel_shuffle
         x = x.reshape(num_tiles, g, s, g, s, U).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s * U)
-        x = F.gelu(self.linear(x, vision.fc1))
-        return self.linear(self.last_gelu(self.linear(x, vision.fc2)), vision.project)
+        x = F.gelu(self.linear(x, vision.fc1, extras))
+        return self.linear(self.last_gelu(self.linear(x, vision.fc2, extras)), vision.project, extras)
 
     def last_gelu(self, x: Tensor) -> Tensor:
         """Llama 4's adapter has a GELU after its second layer, too."""
