@@ -13,6 +13,7 @@ import click
 from herd import __version__
 from herd.checkpoint import registry
 from herd.cli import console
+from herd.machine import Machine, machine
 
 EXTRAS = {
     "torch": ("torch", "training, GPUs, the reference operations"),
@@ -50,7 +51,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 def examine() -> list[Finding]:
     """All findings, in the order they are shown."""
-    return [_herd(), _processor(), _native(), _memory(), _threads(), _store(), *_extras()]
+    here = machine()
+    return [_herd(), _processor(), _native(), _memory(here), _threads(here), _store(), *_extras()]
 
 
 def _herd() -> Finding:
@@ -76,18 +78,14 @@ def _native() -> Finding:
     return Finding("native", f"{isa['chosen']} kernels, of {', '.join(isa['available'])} ({' '.join(isa['features'])})")
 
 
-def _memory() -> Finding:
-    try:
-        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        total, free = (int(facts[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError, ValueError):
+def _memory(here: Machine) -> Finding:
+    if here.memory_bytes is None or here.available_bytes is None:
         return Finding("memory", "not known on this system")
-    return Finding("memory", f"{console.size(free)} free of {console.size(total)}")
+    return Finding("memory", f"{console.size(here.available_bytes)} free of {console.size(here.memory_bytes)}")
 
 
-def _threads() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding("threads", f"{usable} usable")
+def _threads(here: Machine) -> Finding:
+    return Finding("threads", f"{here.processors} usable")
 
 
 def _store() -> Finding:
