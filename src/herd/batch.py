@@ -32,6 +32,14 @@ class Segments:
     """[segments, widest], padded with 0."""
     slots_T: Ints | None = None
     page_size: int = 0
+    exact_pages: Ints | None = None
+    """A cache whose finished pages are held coarsely (int4) has a second, small pool of exact ones. [segments, 2]: the
+    exact page of the sequence's first page of positions (the sinks), and that of the segment's own. Then no segment
+    crosses a page's border; its rows see the first page and their own exactly and those between from the coarse pool,
+    wherever the pass was cut; `slots_T` are slots of the exact pool, and entry 0 of `pages` means nothing."""
+    closing: Ints | None = None
+    """[closed, 2]: exact page and coarse page of each page of positions that this pass fills: written to the coarse
+    pool once the new rows are in, before anything is read. The first page of a sequence never closes."""
 
     def __len__(self) -> int:
         return len(self.kv_lens)

@@ -42,7 +42,8 @@ class Experts:
 class Packed:
     """A quantised matrix [O, I], or one per expert [E, O, I], in the byte layout of `herd.formats`.
 
-    codes: uint8 [..., O, row_bytes], each row a whole number of blocks.
+    codes: uint8, by layout: "rows" [..., O, row_bytes], each row a whole number of blocks, as files have it; "strips"
+    [..., ceil(O / 16), 16 * row_bytes], as `herd.formats.strips` has it and kernels like it.
     """
 
     format: str
@@ -50,6 +51,7 @@ class Packed:
     shape: tuple[int, ...]
     bias: Array | None = None
     name: str = ""
+    layout: Literal["rows", "strips"] = "rows"
     kind: Literal["packed"] = "packed"
 
 
