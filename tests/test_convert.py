@@ -239,7 +239,7 @@ def test_a_target_that_exists_is_kept_unless_told(tmp_path: Path, target: str) -
     assert [p.name for p in tmp_path.iterdir()] == [target]
 
 
-@pytest.mark.parametrize(("target", "kind"), [("out", "q4_0"), ("out", "f64"), ("out.gguf", "q3_k")])
+@pytest.mark.parametrize(("target", "kind"), [("out", "q4_0"), ("out", "f64"), ("out.gguf", "iq3_s")])
 def test_unknown_types(tmp_path: Path, target: str, kind: str) -> None:
     with pytest.raises(UsageError, match=f"got {kind}"):
         convert(FIXTURES / "llama-f32.gguf", tmp_path / target, kind)

@@ -97,9 +97,9 @@ HOSTILE = {
         gguf([], [tensor("a", (256,), 200)], 999),
         "tensor a number format: got unknown type 200, expected f32",
     ),
-    "type of q5_k": (
-        gguf([], [tensor("a", (256,), 13)], 999),
-        r"tensor a number format: got q5_k \(type 13\), expected",
+    "type of iq3_s": (
+        gguf([], [tensor("a", (256,), 21)], 999),
+        r"tensor a number format: got iq3_s \(type 21\), expected",
     ),
     "type of mxfp4": (gguf([], [tensor("a", (256,), 39)], 999), r"number format: got mxfp4 \(type 39\)"),
     # the rest of a head

@@ -247,8 +247,8 @@ def test_a_second_file_is_asked_for_and_refused_where_there_is_nothing_to_put(tm
         write_gguf(tmp_path / "m.gguf", TINY, RandomSource(TINY), {})
     with pytest.raises(UsageError, match="the model has no vision part"):
         write_gguf(tmp_path / "m.gguf", TEXT, RandomSource(TEXT), {}, mmproj=tmp_path / "v.gguf")
-    with pytest.raises(UsageError, match="number format of a GGUF file: got q5_k, expected f32, f16"):
-        write_gguf(tmp_path / "m.gguf", TEXT, RandomSource(TEXT), {}, "q5_k")
+    with pytest.raises(UsageError, match="number format of a GGUF file: got iq3_s, expected f32, f16"):
+        write_gguf(tmp_path / "m.gguf", TEXT, RandomSource(TEXT), {}, "iq3_s")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -122,7 +122,8 @@ def test_zeros_and_single_weights_survive(name):
     np.testing.assert_array_equal(y[0], 0)
     np.testing.assert_array_equal(y[2], 0)
     assert abs(y[1, 7] - 1.5) < 0.12
-    assert np.abs(np.delete(y[1], 7)).max() < 1e-3
+    # The formats of fixed values have no zero: their smallest is 1/127 of the largest.
+    assert np.abs(np.delete(y[1], 7)).max() < (1.51 / 127 if name.startswith("iq4") else 1e-3)
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -17,8 +17,11 @@ from herd.checkpoint.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.config import Llama4Config, is_dense_llama
 from herd.errors import UsageError, fail
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
-"""general.file_type, for people: what most tensors are."""
+FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32,
+}  # fmt: skip
+"""general.file_type, for people: what most tensors are (q3_k to q5_k: the "S" kinds, which are the least mixed)."""
 
 FIXED: dict[str, Any] = {"chunk": 8192, "floor_scale": 8192, "attn_scale": 0.1, "nope_interval": 4}
 """What llama.cpp computes for `llama4`, whatever a file says."""

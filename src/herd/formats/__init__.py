@@ -10,7 +10,14 @@ is one `Format` in a file of its own and one row of `FORMATS`. What it is not: a
     q4_0    32               18     4.5            simple.py
     q4_1    32               20     5
     q8_0    32               34     8.5
+    q5_0    32               22     5.5            q5.py
+    q5_1    32               24     6
+    iq4_nl  32               18     4.5            iq4.py
+    iq4_xs  256              136    4.25
+    q2_k    256              84     2.625          q2_k.py
+    q3_k    256              110    3.4375         q3_k.py
     q4_k    256              144    4.5            q4_k.py
+    q5_k    256              176    5.5            q5_k.py
     q6_k    256              210    6.5625         q6_k.py
 """
 
@@ -19,7 +26,12 @@ import numpy.typing as npt
 from herd.errors import BadCheckpoint, fail
 from herd.formats.floats import BF16, F16, F32, bf16_from_float32, float32_from_bf16, to_float32
 from herd.formats.format import Bytes, Floats, Format
+from herd.formats.iq4 import IQ4_NL, IQ4_XS
+from herd.formats.q2_k import Q2_K
+from herd.formats.q3_k import Q3_K
 from herd.formats.q4_k import Q4_K
+from herd.formats.q5 import Q5_0, Q5_1
+from herd.formats.q5_k import Q5_K
 from herd.formats.q6_k import Q6_K
 from herd.formats.simple import Q4_0, Q4_1, Q8_0
 
@@ -36,7 +48,14 @@ __all__ = [
     "to_float32",
 ]
 
-FORMATS: dict[str, Format] = {f.name: f for f in (F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K)}
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        *(F32, F16, BF16),
+        *(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL),
+        *(Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS),
+    )
+}
 """Every format that Herd reads and writes, by name."""
 
 _BY_TYPE = {f.ggml_type: f for f in FORMATS.values()}
@@ -64,6 +83,9 @@ def decode(name: str, codes: Bytes, inputs: int) -> Floats:
     return get(name).decode(codes, inputs)
 
 
-def encode(name: str, x: npt.ArrayLike) -> Bytes:
-    """float [..., inputs] -> uint8 [..., row_bytes]. Raises BadCheckpoint for what the format cannot hold."""
-    return get(name).encode(x)
+def encode(name: str, x: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Bytes:
+    """float [..., inputs] -> uint8 [..., row_bytes]. Raises BadCheckpoint for what the format cannot hold.
+
+    weights: importances [inputs] of the columns: the sum of weight * error^2 is made small (`Format.encode`).
+    """
+    return get(name).encode(x, weights)

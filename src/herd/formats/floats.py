@@ -45,7 +45,7 @@ F32 = Format(
     1,
     4,
     decode_blocks=lambda b: b.view("<f4").astype(np.float32),
-    encode_blocks=lambda x: np.ascontiguousarray(x.astype("<f4")).view(np.uint8),
+    encode_blocks=lambda x, _: np.ascontiguousarray(x.astype("<f4")).view(np.uint8),
     packed=False,
 )
 
@@ -55,7 +55,7 @@ F16 = Format(
     1,
     2,
     decode_blocks=lambda b: b.view("<f2").astype(np.float32),
-    encode_blocks=lambda x: half_bytes(half(x, "f16")),
+    encode_blocks=lambda x, _: half_bytes(half(x, "f16")),
     packed=False,
 )
 
@@ -64,7 +64,7 @@ def _decode_bf16(blocks: Bytes) -> Floats:
     return float32_from_bf16(blocks.view("<u2").astype(np.uint16))
 
 
-def _encode_bf16(x: Floats) -> Bytes:
+def _encode_bf16(x: Floats, _: Floats | None) -> Bytes:
     return np.ascontiguousarray(bf16_from_float32(x).astype("<u2")).view(np.uint8)
 
 

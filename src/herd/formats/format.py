@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from herd.errors import BadCheckpoint, fail
+from herd.errors import BadCheckpoint, UsageError, fail
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -33,7 +33,8 @@ class Format:
     """Weights a block."""
     block_bytes: int
     decode_blocks: Callable[[Bytes], Floats]
-    encode_blocks: Callable[[Floats], Bytes]
+    encode_blocks: Callable[[Floats, Floats | None], Bytes]
+    """(weights [n, block], their importances, of the same shape, or None) -> codes."""
     packed: bool = True
     """False for plain floats, which numpy can hold as they are."""
 
@@ -74,8 +75,12 @@ class Format:
                 values[i : i + step] = self.decode_blocks(np.ascontiguousarray(blocks[i : i + step]))
         return out
 
-    def encode(self, x: npt.ArrayLike) -> Bytes:
+    def encode(self, x: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Bytes:
         """float [..., inputs] -> uint8 [..., row_bytes]. Raises BadCheckpoint for values that the format cannot hold.
+
+        weights: importances [inputs] of the columns, not negative: then a search makes the sum of weight * error^2
+        small (plain floats round as ever). One under a millionth of their mean counts as that, so that no column comes
+        out as noise. Raises UsageError for other ones.
 
         Block formats refuse NaN and infinity, since one such weight would spoil its whole block, and magnitudes whose
         scale leaves float16. `f16` refuses finite values above 65504.
@@ -86,12 +91,14 @@ class Format:
         inputs = values.shape[-1]
         out = np.empty((*values.shape[:-1], self.row_bytes(inputs)), np.uint8)
         blocks, codes = values.reshape(-1, self.block), out.reshape(-1, self.block_bytes)
+        importances = None if weights is None else _importances(weights, inputs).reshape(-1, self.block)
         step = max(1, PIECE // self.block)
         for i in range(0, len(blocks), step):
             piece = np.ascontiguousarray(blocks[i : i + step])
             if self.packed:
                 self._check_range(piece)
-            codes[i : i + step] = self.encode_blocks(piece)
+            column = None if importances is None else np.arange(i, i + len(piece)) % len(importances)
+            codes[i : i + step] = self.encode_blocks(piece, None if importances is None else importances[column])
         return out
 
     def _check_range(self, piece: Floats) -> None:
@@ -100,6 +107,19 @@ class Format:
             fail(BadCheckpoint, f"{self.name} encode", got="a NaN or infinite weight", expected="finite weights")
         if peak > LARGEST:
             fail(BadCheckpoint, f"{self.name} encode", got=f"a weight of {peak:g}", expected="scales of at most 65504")
+
+
+def _importances(weights: npt.ArrayLike, inputs: int) -> Floats:
+    """Checked, with a mean of 1, none below 1e-6."""
+    given = np.asarray(weights, np.float64)
+    if given.shape != (inputs,):
+        fail(UsageError, "importances of columns", got=f"shape {given.shape}", expected=f"({inputs},)")
+    mean = float(given.mean())
+    if not np.isfinite(mean) or (given < 0).any():
+        fail(UsageError, "importances of columns", got="a negative, NaN or infinite one", expected="finite, 0 or more")
+    if mean == 0:
+        fail(UsageError, "importances of columns", got="zeros", expected="one above 0", do="encode without importances")
+    return np.maximum(given / mean, 1e-6).astype(np.float32)
 
 
 def half(x: Floats, name: str) -> npt.NDArray[np.float16]:

@@ -13,13 +13,14 @@ units of one float16. Symmetric, no minimum. Used for whole models and for the o
 Why groups of 16: an 8-bit scale costs half a bit a weight there, as a float16 does in groups of 32 (q8_0), and a large
 weight coarsens 15 neighbours instead of 31; 8 bits of scale lose less than 6 bits of code do.
 
-Encoding is a search of ours (`search.py`), then one least-squares fit of d. Errors measured: docs/formats.md.
+Encoding is the search of `symmetric.py`. Errors measured: docs/formats.md.
 """
 
 import numpy as np
 
 from herd.formats.format import Bytes, Floats, Format, half, half_bytes, halves_at
-from herd.formats.search import fit_one, fit_symmetric, safe_divide
+from herd.formats.search import by_group, fit_symmetric
+from herd.formats.symmetric import encode_symmetric, whole
 
 GROUPS, GROUP = 16, 16
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]
@@ -35,27 +36,11 @@ def _decode(blocks: Bytes) -> Floats:
     return (scale[:, :, None] * q.reshape(n, GROUPS, GROUP)).reshape(n, GROUPS * GROUP)
 
 
-def _encode(x: Floats) -> Bytes:
+def _encode(x: Floats, weights: Floats | None) -> Bytes:
     n = len(x)
-    groups = x.reshape(n, GROUPS, GROUP)
-    scale = fit_symmetric(groups.reshape(-1, GROUP), 32).reshape(n, GROUPS)
-    extreme = np.take_along_axis(scale, np.abs(scale).argmax(axis=1, keepdims=True), axis=1)
-    d = half(extreme / np.float32(-128), "q6_k").astype(np.float32)  # the extreme scale lands on -128, the longer side
-    scales = np.clip(np.rint(safe_divide(scale, d)), -128, 127)
-
-    best_error = np.full(n, np.inf, np.float32)
-    best_d, best_q = d.copy(), np.zeros(groups.shape, np.float32)
-    for _ in range(3):
-        step = (d * scales)[:, :, None]
-        q = np.clip(np.rint(safe_divide(groups, step)), -32, 31)
-        error = np.square(groups - step * q).sum(axis=(1, 2), dtype=np.float32)
-        better = error < best_error
-        best_error[better], best_q[better], best_d[better] = error[better], q[better], d[better]
-        with np.errstate(over="ignore"):
-            d = fit_one(groups, scales[:, :, None] * q).astype(np.float16).astype(np.float32)
-        if not np.isfinite(d).all():
-            break
-    codes = (best_q + 32).astype(np.uint8).reshape(n, 2, 4, 32)
+    scale = fit_symmetric(*by_group(x, weights, GROUP), -32, 31).reshape(n, GROUPS)
+    d, scales, q = encode_symmetric(x.reshape(n, GROUPS, GROUP), scale, 128, whole(-32, 31), "q6_k", weights)
+    codes = (q + 32).astype(np.uint8).reshape(n, 2, 4, 32)
     lower = (codes[:, :, :2] & 15) | (codes[:, :, 2:] << 4)
     upper = np.bitwise_or.reduce(codes >> 4 << _SHIFTS, axis=2)
     return np.concatenate(
@@ -63,7 +48,7 @@ def _encode(x: Floats) -> Bytes:
             lower.reshape(n, 128),
             upper.reshape(n, 64),
             scales.astype(np.int8).view(np.uint8),
-            half_bytes(half(best_d, "q6_k")),
+            half_bytes(half(d, "q6_k")),
         ],
         axis=1,
     )
