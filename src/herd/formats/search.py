@@ -15,6 +15,10 @@ RANGES = (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.3, 1.8)
 """Tried code ranges: the extremes of a group land this far outside (-) or inside (+) the last code."""
 
 
+POLISH = 2
+"""Times that the best line of all ranges is rounded to and solved again."""
+
+
 def safe_divide(a: Floats, b: Floats) -> Floats:
     """a / b; 0 where b is 0 or the quotient is not finite."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -51,8 +55,11 @@ def fit_affine(x: Floats, w: Floats | None, top: int, *, signed: bool = False) -
     mean_x = safe_divide(total(x, w, 1), size)
     best = np.full(len(x), np.inf, np.float32)
     best_scale, best_minimum = np.zeros(len(x), np.float32), np.zeros(len(x), np.float32)
-    for inside in RANGES:
-        q = nearest(x - low, (high - low) / np.float32(top + inside), 0, top)
+    for inside in (*RANGES, *[None] * POLISH):
+        if inside is None:
+            q = nearest(x + best_minimum[:, None], best_scale[:, None], 0, top)
+        else:
+            q = nearest(x - low, (high - low) / np.float32(top + inside), 0, top)
         mean_q = safe_divide(total(q, w, 1), size)
         qq, xq = total(np.square(q), w, 1), total(x * q, w, 1)
         scale = safe_divide(xq - size * mean_x * mean_q, qq - size * np.square(mean_q))
