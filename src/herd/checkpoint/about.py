@@ -11,10 +11,9 @@ from typing import Any
 
 from herd import weights
 from herd.checkpoint import licences, store
-from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.licences import Licence
 from herd.checkpoint.open import open_checkpoint
-from herd.checkpoint.opened import Checkpoint, GgufCheckpoint
+from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.registry import Version
 from herd.config import Llama4Config, is_dense_llama
 from herd.weights import Counts
@@ -80,10 +79,8 @@ def _types(checkpoint: Checkpoint) -> dict[str, int]:
         for reader in (checkpoint.reader, checkpoint.mmproj):
             for info in reader.tensors.values() if reader else ():
                 found[info.format] += info.num_bytes
-    elif isinstance(source := checkpoint.source(), HfSource):
-        for file in source.files:
-            for entry in file.entries.values():
-                found[entry.dtype.lower()] += entry.end - entry.begin
+    elif isinstance(checkpoint, HfCheckpoint):
+        found.update(checkpoint.types())
     return dict(found.most_common())
 
 

@@ -22,28 +22,36 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     the moment between two renames, so that at every time one whole version is on the disk.
     Raises UsageError, NotFound (no parent folder).
     """
-    target = _checked(target, overwrite)
+    target = checked_target(target, overwrite)
     temp = _beside(target, "part")
     temp.mkdir()
-    old = None
     try:
         yield temp
-        for path in sorted(temp.rglob("*")):
-            _sync(path)
-        _sync(temp)
+        publish(temp, target)
+    except BaseException as problem:
+        shutil.rmtree(temp, ignore_errors=True)
+        explain_full_disk(target, problem)
+        raise
+
+
+def publish(temp: Path, target: Path) -> None:
+    """Make the folder `temp` the folder `target`, synced; what stood there is moved aside until that is done."""
+    for path in sorted(temp.rglob("*")):
+        sync(path)
+    sync(temp)
+    old = None
+    try:
         if os.path.lexists(target) and not _is_empty_folder(target):
             old = _beside(target, "old")
             target.rename(old)
         temp.rename(target)
-        _sync(target.parent)
-        if old is not None:
-            _remove(old)
-    except BaseException as problem:
-        shutil.rmtree(temp, ignore_errors=True)
+        sync(target.parent)
+    except BaseException:
         if old is not None and not os.path.lexists(target):
             old.rename(target)
-        _explain(target, problem)
         raise
+    if old is not None:
+        _remove(old)
 
 
 @contextmanager
@@ -52,19 +60,19 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises UsageError when `target` exists (unless `overwrite`; a folder always), NotFound (no parent folder).
     """
-    target = _checked(target, overwrite)
+    target = checked_target(target, overwrite)
     if target.is_dir():
         fail(UsageError, f"{target} is a folder", do="name a file")
     temp = _beside(target, "part")
     temp.touch(exist_ok=False)
     try:
         yield temp
-        _sync(temp)
+        sync(temp)
         temp.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException as problem:
         temp.unlink(missing_ok=True)
-        _explain(target, problem)
+        explain_full_disk(target, problem)
         raise
 
 
@@ -79,13 +87,14 @@ def check_disk(target: Path, needed_bytes: int) -> None:
         )
 
 
-def _explain(target: Path, problem: BaseException) -> None:
+def explain_full_disk(target: Path, problem: BaseException) -> None:
     """A disk that ran full in spite of `check_disk` is the machine's fault: say so in one line."""
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fail(DoesNotFit, f"{target}: the disk is full ({problem.strerror})", do="nothing was left behind")
 
 
-def _checked(target: Path, overwrite: bool) -> Path:
+def checked_target(target: Path, overwrite: bool) -> Path:
+    """`target`, absolute, once something may be written there. Raises UsageError, NotFound (see `new_folder`)."""
     target = target.absolute()
     if not target.parent.is_dir():
         fail(NotFound, f"no folder {target.parent}", do="make it first")
@@ -111,7 +120,8 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """fsync of a file or a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -28,6 +28,7 @@ from herd.checkpoint.gguf_keys import (
 )
 from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, is_vision
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
+from herd.checkpoint.strip_pieces import rows_of
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, UsageError, fail
@@ -264,10 +265,10 @@ class _File:
         """Write codes that are in the wanted format already, bit for bit."""
         if not isinstance(node, Packed) or node.format != place.format.name or tuple(node.shape) != place.shape:
             return False
-        codes = node.codes.reshape(-1, place.row_bytes)
-        step = max(1, (16 << 20) // place.row_bytes)
-        for start in range(0, len(codes), step):
-            self._bytes(place, start, codes[start : start + step])
+        start = 0
+        for rows in rows_of(node):
+            self._bytes(place, start, rows)
+            start += len(rows)
         return True
 
     def _rows(self, place: _Place, start: int, rows: npt.NDArray[Any]) -> None:

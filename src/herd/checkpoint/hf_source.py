@@ -54,6 +54,14 @@ class HfSource:
         """Of all files."""
         return sum(file.num_bytes for file in self.files)
 
+    def types(self) -> dict[str, int]:
+        """Number format -> bytes of weights."""
+        found: dict[str, int] = {}
+        for file in self.files:
+            for entry in file.entries.values():
+                found[entry.dtype.lower()] = found.get(entry.dtype.lower(), 0) + entry.end - entry.begin
+        return found
+
     def vector(self, name: str, shape: tuple[int, ...]) -> Array:
         """See weights.Source."""
         return self._array(name)

@@ -15,11 +15,11 @@ import numpy as np
 from herd.checkpoint.finite import check_source
 from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.hf_source import HfSource
+from herd.checkpoint.hf_kinds import hf_source
 from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.small_files import read_json, safe_path
 from herd.config import MAX_VOCAB, Llama4Config
-from herd.errors import BadCheckpoint, BadConfig, BadTokenizer, NotFound, fail
+from herd.errors import BadConfig, BadTokenizer, NotFound, fail
 from herd.text.tokenizer import Tokenizer
 from herd.weights import Model, Source, build
 
@@ -131,7 +131,6 @@ class HfCheckpoint(Checkpoint):
         if not (self.folder / "config.json").exists():
             fail(NotFound, f"{self.folder} has no config.json", do="it belongs beside the safetensors files")
         data = read_json(safe_path(self.folder, "config.json"), BadConfig)
-        _refuse_quantised(path, data)
         if "auto_map" in data:
             log.warning("%s: config.json names code of its own (auto_map): ignored, never run", path)
         generation = self._optional("generation_config.json")
@@ -144,12 +143,16 @@ class HfCheckpoint(Checkpoint):
         self.advice = _advice(generation, 0)
         if generation.get("do_sample") is False:
             self.advice = {"temperature": 0.0}
-        self._source = HfSource(path, config, half_split=data.get("model_type") == "llama")
+        self._source = hf_source(path, config, data)
         self.size_bytes = self._source.num_bytes
 
     def source(self) -> Source:
         """See Checkpoint."""
         return self._source
+
+    def types(self) -> dict[str, int]:
+        """Number format -> bytes of weights."""
+        return self._source.types()
 
     def check_unchanged(self) -> None:
         """See Checkpoint."""
@@ -207,19 +210,6 @@ class GgufCheckpoint(Checkpoint):
         if self.reader.keys.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
             fail(NotFound, f"{self.path} has no tokenizer")
         return Tokenizer.from_gguf(self.tokenizer_keys(), self.path.name)
-
-
-def _refuse_quantised(path: Path, data: Mapping[str, Any]) -> None:
-    quantised = data.get("quantization_config")
-    if quantised is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        fail(
-            BadCheckpoint,
-            f"{path} is quantised",
-            got=method,
-            expected="bf16, f16 or f32 safetensors",
-            do="use the model's bf16 form, or a GGUF",
-        )
 
 
 def _ids(value: object) -> tuple[int, ...]:

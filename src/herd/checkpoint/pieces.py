@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.floats import Array
+from herd.checkpoint.strip_pieces import StripRows
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
 from herd.weights import Dense, Experts, Packed, Pair
@@ -64,9 +65,11 @@ def _columns(node: Any, rows: Array, start: int, inputs: int) -> Array:
     return rows[:, start:stop]
 
 
-def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Array:
+def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Any:
     if isinstance(node, Packed):
         values, have = node.codes, tuple(node.shape)
+        if node.layout == "strips" and have == shape:
+            return StripRows(node.format, np.asarray(values), shape[-2])
     elif isinstance(node, Dense | Experts):
         values, have = node.w, tuple(node.w.shape)
     else:

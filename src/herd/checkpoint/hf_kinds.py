@@ -1,0 +1,47 @@
+"""Which reader a config.json asks for: plain floats, Herd's packed form, or another quantised one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from herd.checkpoint.hf_source import HfSource
+from herd.checkpoint.packed_form import METHOD, check_version
+from herd.checkpoint.packed_source import PackedSource
+from herd.config import Llama4Config
+from herd.errors import BadCheckpoint, fail
+from herd.weights import Source
+
+
+class HfFiles(Source, Protocol):
+    """A source over the safetensors files of a folder."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+
+    def types(self) -> dict[str, int]:
+        """Number format -> bytes of weights."""
+
+    def check_unchanged(self) -> None:
+        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
+
+    def close(self) -> None:
+        """Give the maps back once nothing looks into them any more."""
+
+
+def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFiles:
+    """The weights at `path`, as the config.json with content `data` says they are. Raises BadCheckpoint, BadConfig."""
+    quantised = data.get("quantization_config")
+    if quantised is None:
+        return HfSource(path, config, half_split=data.get("model_type") == "llama")
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method == METHOD:
+        check_version(path, quantised)
+        return PackedSource(path, config)
+    return fail(
+        BadCheckpoint,
+        f"{path} is quantised",
+        got=method,
+        expected="bf16, f16 or f32 safetensors, or Herd's own form",
+        do="use the model's bf16 form, or a GGUF",
+    )

@@ -1,0 +1,253 @@
+"""Safetensors files that grow tensor by tensor and survive being killed: the writing half of Herd's packed form.
+
+Each file begins with room for its header, which is filled in last; every tensor stands at a multiple of 64 bytes. A
+journal beside the files has one line a finished tensor, written after the tensor's bytes; what is not in the journal
+was never finished and is written over.
+
+    {"version": 1, "job": {...}}                                      what the files are made from: compared on resuming
+    {"name", "file", "dtype", "shape", "begin", "end", "packed"}      one a tensor, in the order of the file
+
+What it is not: which tensors a model has (`packed_write`), atomic (the folder is renamed when all is done).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from herd.checkpoint.atomic import sync
+from herd.checkpoint.floats import Array
+from herd.checkpoint.hashing import sha256
+from herd.checkpoint.hf_folder import INDEX
+from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
+from herd.checkpoint.safetensors_header import DTYPES
+from herd.checkpoint.safetensors_write import SHARD_BYTES
+from herd.errors import UsageError, fail
+
+JOURNAL = "herd.journal"
+_PAGE = 4096
+
+Progress = Callable[[str, int], None]
+"""Called with a tensor's name and its bytes once it is written."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A finished tensor; `begin` and `end` count from the first byte of data of its file."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    packed: PackedTensor | None = None
+
+
+class _Start(msgspec.Struct, frozen=True):
+    version: int
+    job: dict[str, str]
+
+
+class Shards:
+    """The files of `folder`, to be filled. `room`: bytes that names and shapes take at most (see `header_room`).
+
+    With `resume` a journal of the same job is taken up; of another, UsageError names what differs. Without it, files
+    that a killed process left are not looked at. `durable`: each tensor is synced before its line in the journal, so
+    that a journal is true even after a power cut.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        job: Mapping[str, str],
+        room: int,
+        *,
+        resume: bool = False,
+        durable: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.done: dict[str, Record] = {}
+        self._start = -(-(8 + room) // _PAGE) * _PAGE
+        self._shard_bytes = shard_bytes
+        self._durable = durable
+        self._file: BinaryIO | None = None
+        self._open_name = ""
+        journal = folder / JOURNAL
+        if resume and journal.exists():
+            self._take_up(journal, dict(job))
+        else:
+            journal.write_bytes(msgspec.json.encode(_Start(1, dict(job))) + b"\n")
+        self._journal = journal.open("ab")
+
+    def write(
+        self, name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None = None
+    ) -> int:
+        """Write a tensor, given in row-major pieces; returns its bytes. A name that is done already is passed over."""
+        if name in self.done:
+            return 0
+        size = prod(shape) * DTYPES[dtype].itemsize
+        file, begin = self._place(size)
+        out = self._opened(file)
+        out.seek(self._start + begin)
+        written = 0
+        for piece in pieces:
+            assert piece.dtype == DTYPES[dtype], (name, piece.dtype, dtype)
+            written += out.write(np.ascontiguousarray(piece).data.cast("B"))
+        assert written == size, (name, written, size)
+        out.flush()
+        if self._durable:
+            os.fsync(out.fileno())
+        record = Record(name, file, dtype, shape, begin, begin + size, packed)
+        self.done[name] = record
+        self._journal.write(msgspec.json.encode(record) + b"\n")
+        self._journal.flush()
+        if self._durable:
+            os.fsync(self._journal.fileno())
+        return size
+
+    def finish(self) -> dict[str, str]:
+        """Fill in the headers, write the index, forget the journal. Returns the SHA-256 of each file with weights."""
+        files: dict[str, list[Record]] = {}
+        for record in self.done.values():
+            files.setdefault(record.file, []).append(record)
+        for name, records in files.items():
+            out = self._opened(name)
+            out.truncate(self._start + records[-1].end)
+            out.seek(0)
+            out.write(self._header(records))
+            out.flush()
+        self.close()
+        index = {
+            "metadata": {"total_size": sum(r.end - r.begin for r in self.done.values())},
+            "weight_map": {name: record.file for name, record in self.done.items()}
+            | {pad: name for name, records in files.items() for pad, _ in _pads(records)},
+        }
+        (self.folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        with ThreadPoolExecutor(min(4, max(1, len(files)))) as pool:
+            digests = dict(zip(files, pool.map(lambda name: sha256(self.folder / name), files), strict=True))
+        (self.folder / JOURNAL).unlink()
+        return digests
+
+    def close(self) -> None:
+        """Close the files as they are."""
+        self._journal.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    def _place(self, size: int) -> tuple[str, int]:
+        """The file that the next tensor goes to, and where in its data."""
+        last = next(reversed(self.done.values())) if self.done else None
+        if last is None:
+            return _file_name(1), 0
+        begin = _aligned(last.end)
+        if begin + size > self._shard_bytes:
+            return _file_name(len({r.file for r in self.done.values()}) + 1), 0
+        return last.file, begin
+
+    def _opened(self, name: str) -> BinaryIO:
+        if self._file is None or self._open_name != name:
+            if self._file is not None:
+                self._file.close()
+            path = self.folder / name
+            path.touch()
+            self._file, self._open_name = path.open("r+b"), name
+        return self._file
+
+    def _header(self, records: list[Record]) -> bytes:
+        header: dict[str, Any] = {
+            "__metadata__": {"format": "pt", **to_metadata({r.name: r.packed for r in records if r.packed})}
+        }
+        pads = dict(_pads(records))
+        for record in records:
+            header[record.name] = _entry(record.dtype, list(record.shape), record.begin, record.end)
+        for name, (begin, end) in pads.items():
+            header[name] = _entry("U8", [end - begin], begin, end)
+        text = json.dumps(header, separators=(",", ":")).encode()
+        room = self._start - 8
+        assert len(text) <= room, (len(text), room)
+        return room.to_bytes(8, "little") + text + b" " * (room - len(text))
+
+    # -- the journal -------------------------------------------------------------------------------------------------
+
+    def _take_up(self, journal: Path, job: dict[str, str]) -> None:
+        """Believe the whole lines of a journal whose bytes are there; cut off the rest."""
+        start, kept = b"", []
+        for i, line in enumerate(_whole_lines(journal)):
+            if i == 0:
+                _compare(self.folder, line, job)
+                start = line
+                continue
+            try:
+                record = msgspec.json.decode(line, type=Record)
+            except msgspec.DecodeError:
+                break
+            path = self.folder / record.file
+            if not path.is_file() or path.stat().st_size < self._start + record.end:
+                break
+            self.done[record.name] = record
+            kept.append(line)
+        start = start or msgspec.json.encode(_Start(1, job))
+        temp = journal.with_suffix(".part")
+        temp.write_bytes(b"".join(line + b"\n" for line in (start, *kept)))
+        sync(temp)
+        temp.replace(journal)
+
+
+def header_room(tensors: Iterable[str]) -> int:
+    """Bytes of header that tensors of these names take at most: an entry, an entry in the metadata, a pad."""
+    return sum(2 * len(name) + 480 for name in tensors) + 128
+
+
+def _aligned(place: int) -> int:
+    return -(-place // ALIGNMENT) * ALIGNMENT
+
+
+def _file_name(number: int) -> str:
+    return f"model-{number:05d}.safetensors"
+
+
+def _entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def _pads(records: list[Record]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Gaps between the tensors of a file: a name, unique among all files, and where."""
+    number = int(records[0].file.split("-")[1].split(".")[0])
+    for i, (a, b) in enumerate(pairwise(records)):
+        if a.end != b.begin:
+            yield f"{PAD}{number}.{i}", (a.end, b.begin)
+
+
+def _whole_lines(journal: Path) -> Iterator[bytes]:
+    for line in journal.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield line[:-1]
+
+
+def _compare(folder: Path, line: bytes, job: dict[str, str]) -> None:
+    try:
+        start = msgspec.json.decode(line, type=_Start)
+    except msgspec.DecodeError:
+        start = _Start(0, {})
+    if start.version != 1:
+        fail(UsageError, f"{folder}: an unfinished run of another Herd", do="remove the folder, or do not resume")
+    other = [key for key in sorted({*start.job, *job}) if start.job.get(key) != job.get(key)]
+    if other:
+        fail(
+            UsageError,
+            f"{folder}: the unfinished run there was another one",
+            got="; ".join(f"{key} {start.job.get(key, 'not given')}" for key in other),
+            expected="; ".join(f"{key} {job.get(key, 'not given')}" for key in other),
+            do="start it as it was, or anew without resuming",
+        )

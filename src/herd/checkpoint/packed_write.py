@@ -1,0 +1,252 @@
+"""Write Herd's packed form, tensor by tensor in bounded memory (see `packed_form`).
+
+    with PackedWriter(target, config, files=companions, job={"source": digest, "type": "q4_k"}, resume=True) as out:
+        for wanted in walk(config):
+            if not out.has(wanted.name):
+                out.put(wanted.name, node)          # or out.rows(tensor, format, shape, pieces of codes)
+
+The folder appears under its name complete and synced, or not at all. What it is not: a choice of formats.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from herd.checkpoint.atomic import check_disk, checked_target, explain_full_disk, publish
+from herd.checkpoint.floats import Array
+from herd.checkpoint.manifest import write_manifest
+from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
+from herd.checkpoint.packed_shards import Progress, Shards, header_room
+from herd.checkpoint.safetensors_write import SHARD_BYTES
+from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
+from herd.checkpoint.walk import Wanted, walk
+from herd.config import Llama4Config
+from herd.errors import BadCheckpoint, BadConfig, Interrupted, UsageError, fail
+from herd.formats import strips
+from herd.weights import Dense, Experts, Packed, Pair
+
+_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+_NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
+
+class PackedWriter:
+    """Writes the folder `target`. Used in `with`: the end of the block finishes it, an error removes what was made.
+
+    files: copied in under their own names; texts: written, name -> content. job: what the weights are made from and
+    how (a digest of the source, options), as strings. needed_bytes: of disk, checked first.
+    resume: take up what an interrupted run of the same job finished (`has` tells), and keep what is finished when this
+    one is interrupted (killed, Ctrl-C); without it a run begins anew. Unfinished work lies in .NAME.packing beside the
+    target and is never taken for a model.
+    Raises UsageError (target exists, another process writes it, the unfinished run was of another job: the
+    difference), NotFound (no parent folder), DoesNotFit (disk), BadConfig (a config that config.json cannot say).
+    """
+
+    def __init__(
+        self,
+        target: Path | str,
+        config: Llama4Config,
+        *,
+        files: Iterable[Path] = (),
+        texts: Mapping[str, str] | None = None,
+        job: Mapping[str, str] | None = None,
+        needed_bytes: int = 0,
+        overwrite: bool = False,
+        resume: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+        progress: Progress | None = None,
+    ) -> None:
+        self.target = checked_target(Path(target), overwrite)
+        self.config = config
+        self._head = _config_text(config)
+        self._files, self._texts = tuple(files), dict(texts or {})
+        digest = hashlib.sha256(json.dumps(self._head, sort_keys=True).encode()).hexdigest()
+        self._job = {**(job or {}), "config": digest[:16]}
+        self._needed_bytes = needed_bytes
+        self._resume = resume
+        self._shard_bytes = shard_bytes
+        self._progress = progress
+        self._wanted = {w.name: w for w in walk(config)}
+        self._temp = self.target.with_name(f".{self.target.name[:100]}.packing")
+
+    def __enter__(self) -> "PackedWriter":
+        if not self._resume and self._temp.exists():
+            _locked(self._temp, self.target).close()  # nobody writes there: a killed run left it
+            shutil.rmtree(self._temp)
+        self._temp.mkdir(exist_ok=True)
+        self._lock = _locked(self._temp, self.target)
+        try:
+            have = sum(p.stat().st_size for p in self._temp.iterdir())
+            check_disk(self._temp / "x", max(0, self._needed_bytes - have))
+            self._shards = Shards(
+                self._temp,
+                self._job,
+                header_room(t for w in self._wanted.values() for t in _all_names(w)),
+                resume=self._resume,
+                durable=self._resume,
+                shard_bytes=self._shard_bytes,
+            )
+        except UsageError:
+            self._lock.close()  # another job's work: not ours to remove
+            raise
+        except BaseException:
+            self._clean()
+            raise
+        return self
+
+    def has(self, name: str) -> bool:
+        """Whether `name` (of a request of `weights.build`, or of one tensor) is finished, by an earlier run or this."""
+        done = self._shards.done
+        wanted = self._wanted.get(name)
+        if wanted is None or wanted.kind == "vector":
+            return name in done
+        if name.endswith(GATE_UP) and name not in done:
+            return all(half in done for half in halves(name))
+        return all(tensor in done for tensor in wanted.tensors)
+
+    def put(self, name: str, node: Any) -> None:
+        """Write what answers the request `name` of `weights.build`: an array for a vector, else a node.
+
+        Packed becomes strips (codes may lie in either layout); floats stay as they are. Raises BadCheckpoint (a shape
+        that is not the config's), UsageError (a kind of node that has no place in a file).
+        """
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            fail(BadCheckpoint, f"tensor {name} belongs to no model of this config")
+        if wanted.kind == "vector":
+            self.floats(name, np.asarray(node))
+        elif wanted.kind == "matrix":
+            self._node(name + ".weight", node, wanted.shape)
+            if wanted.bias:
+                self.floats(name + ".bias", np.asarray(node.bias))
+        else:
+            E, inputs, outputs = wanted.shape
+            if isinstance(node, Pair):
+                for half, part in zip(halves(name), (node.gate, node.up), strict=True):
+                    self._node(half, part, (E, outputs // 2, inputs))
+            elif isinstance(node, Experts):
+                self.floats(name, np.asarray(node.w))
+            elif name.endswith(GATE_UP):
+                fail(UsageError, f"{name} is {type(node).__name__}", expected="Experts, or a Pair of gate and up")
+            else:
+                self._node(name, node, (E, outputs, inputs))
+
+    def rows(self, tensor: str, format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -> None:
+        """Write one quantised tensor from codes as they are made, uint8 [n, row_bytes] pieces of any number of rows, in
+        the order of `shape` ([O, I], or [E, O, I]: experts one after the other). `tensor` is a name in the file: a
+        matrix's with `.weight`; of experts `...experts.gate_proj`, `.up_proj`, `.down_proj`."""
+        if tensor in self._shards.done:
+            return
+        strips.block_bytes(format)
+        packed = PackedTensor(format, tuple(shape), "strips")
+        self._write(tensor, "U8", packed.stored_shape(), strip_pieces(format, shape, pieces), packed)
+
+    def floats(self, tensor: str, array: Array) -> None:
+        """Write one float tensor as it is: float32, float16, or uint16 for bfloat16, shaped as Hugging Face has it."""
+        self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), None)
+
+    def _node(self, tensor: str, node: Any, shape: tuple[int, ...]) -> None:
+        """A matrix, or an output-major stack."""
+        have = tuple(node.shape) if isinstance(node, Packed) else tuple(getattr(getattr(node, "w", None), "shape", ()))
+        if not isinstance(node, Packed | Dense):
+            fail(UsageError, f"{tensor} is {type(node).__name__}", do="merge adapters before the model is written")
+        if have != tuple(shape):
+            fail(BadCheckpoint, f"{tensor}: shape", got=list(have), expected=list(shape))
+        if isinstance(node, Dense):
+            array = np.asarray(node.w)
+            packed = PackedTensor(_NAMES[_dtype(tensor, array)], tuple(shape), "rows") if len(shape) == 3 else None
+            self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), packed)
+        else:
+            packed = PackedTensor(node.format, tuple(shape), "strips")
+            self._write(tensor, "U8", packed.stored_shape(), strips_of(node), packed)
+
+    def _write(
+        self, tensor: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None
+    ) -> None:
+        size = self._shards.write(tensor, dtype, tuple(shape), pieces, packed)
+        if self._progress is not None and size:
+            self._progress(tensor, size)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as problem:
+                self._fail(problem)
+                raise
+            self._lock.close()
+        else:
+            self._fail(error)
+
+    def _finish(self) -> None:
+        missing = [name for name in self._wanted if not self.has(name)]
+        if missing:
+            fail(BadCheckpoint, f"{self.target}: {len(missing)} tensors were not given", got=", ".join(missing[:5]))
+        (self._temp / "config.json").write_text(json.dumps(self._head, indent=2) + "\n")
+        for path in self._files:
+            shutil.copyfile(path, self._temp / path.name)
+        for name, text in self._texts.items():
+            (self._temp / name).write_text(text)
+        digests = self._shards.finish()
+        (self._temp / _LOCK).unlink()
+        write_manifest(self._temp, digests)
+        publish(self._temp, self.target)
+
+    def _fail(self, problem: BaseException) -> None:
+        if self._resume and isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit | Interrupted):
+            self._shards.close()
+            self._lock.close()
+            return
+        self._clean()
+        explain_full_disk(self.target, problem)
+
+    def _clean(self) -> None:
+        if hasattr(self, "_shards"):
+            self._shards.close()
+        shutil.rmtree(self._temp, ignore_errors=True)
+        self._lock.close()
+
+
+_LOCK = "herd.lock"
+
+
+def _locked(temp: Path, target: Path) -> BinaryIO:
+    """The lock of a working folder: the kernel's, so a killed process holds none. Raises UsageError when it is held."""
+    lock = (temp / _LOCK).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        fail(UsageError, f"{target} is being written by another process", do="wait for it, or choose another name")
+    return lock
+
+
+def _config_text(config: Llama4Config) -> dict[str, Any]:
+    head = {**config.to_hf(), "quantization_config": quantization_config()}
+    again = Llama4Config.from_hf(head)
+    if (again.layers, again.rope_freqs()) != (config.layers, config.rope_freqs()):
+        fail(BadConfig, "config.json cannot say what this model is", do="keep the form it has")
+    return head
+
+
+def _all_names(wanted: Wanted) -> Iterator[str]:
+    yield from wanted.tensors
+    if wanted.name.endswith(GATE_UP):
+        yield from halves(wanted.name)
+
+
+def _dtype(tensor: str, array: Array) -> str:
+    name = _DTYPES.get(str(array.dtype))
+    if name is None:
+        fail(BadCheckpoint, f"{tensor}: dtype", got=str(array.dtype), expected=", ".join(_DTYPES))
+    return name

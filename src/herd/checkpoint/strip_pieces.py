@@ -1,0 +1,140 @@
+"""Codes from rows to strips and back, a few MiB at a time: whole tensors never need to be in memory twice.
+
+The rule of the permutation is `herd.formats.strips`; the native module does it on all cores where it is there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from herd import formats
+from herd.checkpoint.floats import Array
+from herd.errors import BadCheckpoint, fail
+from herd.formats import strips
+from herd.weights import Packed
+
+PIECE_BYTES = 32 << 20
+
+
+@cache
+def _native_pack() -> Callable[..., Any] | None:
+    try:
+        from herd import _native
+    except ImportError:
+        return None
+    return getattr(_native, "pack", None)
+
+
+def pack(format: str, rows: Array) -> Array:
+    """uint8 [O, row_bytes] -> uint8 [strips, 16 * row_bytes]."""
+    native = _native_pack()
+    if native is None:
+        return strips.to_strips(format, rows)
+    outputs, row_bytes = rows.shape
+    out = np.empty((strips.num_strips(outputs), strips.ROWS * row_bytes), np.uint8)
+    inputs = row_bytes // formats.get(format).block_bytes * formats.get(format).block
+    native(format, np.ascontiguousarray(rows), [outputs, inputs], out)
+    return out
+
+
+def step_rows(row_bytes: int) -> int:
+    """Rows of a piece: a whole number of strips."""
+    return max(1, PIECE_BYTES // (row_bytes * strips.ROWS)) * strips.ROWS
+
+
+def strip_pieces(format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -> Iterator[Array]:
+    """Pieces of rows, cut anywhere, -> pieces of strips, of each matrix of `shape` one after the other.
+
+    Raises BadCheckpoint when the rows are too many, too few or of another size.
+    """
+    *front, outputs, inputs = shape
+    row_bytes = formats.row_bytes(format, inputs)
+    total, step = prod(front) * outputs, step_rows(row_bytes)
+    given = 0  # rows taken from `pieces`
+    held: list[Array] = []
+    num_held = at = 0  # rows waiting; rows of this matrix that are out
+    for piece in pieces:
+        if piece.dtype != np.uint8 or piece.shape[-1:] != (row_bytes,):
+            have = f"{piece.dtype} {piece.shape}"
+            fail(BadCheckpoint, f"{format} codes of rows of {inputs} weights", got=have, expected=f"[n, {row_bytes}]")
+        flat = piece.reshape(-1, row_bytes)
+        given += len(flat)
+        if given > total:
+            break
+        while len(flat):
+            room = min(step, outputs - at) - num_held
+            held.append(flat[:room])
+            num_held += len(held[-1])
+            flat = flat[room:]
+            if num_held == min(step, outputs - at):
+                yield pack(format, held[0] if len(held) == 1 else np.concatenate(held))
+                at = (at + num_held) % outputs
+                held, num_held = [], 0
+    if given != total:
+        fail(BadCheckpoint, f"{format} codes of {list(shape)}", got=f"{given} rows", expected=total)
+
+
+def strips_of(node: Packed) -> Iterator[Array]:
+    """The codes of a node as strips, in pieces."""
+    codes = np.asarray(node.codes)
+    if node.layout == "strips":
+        flat = codes.reshape(-1, codes.shape[-1])
+        step = max(1, PIECE_BYTES // codes.shape[-1])
+        yield from (flat[i : i + step] for i in range(0, len(flat), step))
+        return
+    row_bytes = codes.shape[-1]
+    step = step_rows(row_bytes)
+    for matrix in codes.reshape(-1, *codes.shape[-2:]):
+        yield from (pack(node.format, matrix[i : i + step]) for i in range(0, len(matrix), step))
+
+
+def rows_of(node: Packed) -> Iterator[Array]:
+    """The codes of a node as rows [n, row_bytes], in pieces, experts one after the other."""
+    codes = np.asarray(node.codes)
+    if node.layout == "rows":
+        flat = codes.reshape(-1, codes.shape[-1])
+        step = max(1, PIECE_BYTES // codes.shape[-1])
+        yield from (flat[i : i + step] for i in range(0, len(flat), step))
+        return
+    outputs = node.shape[-2]
+    step = max(1, PIECE_BYTES // codes.shape[-1])
+    for matrix in codes.reshape(-1, *codes.shape[-2:]):
+        for i in range(0, len(matrix), step):
+            part = matrix[i : i + step]
+            yield strips.from_strips(node.format, part, min(len(part) * strips.ROWS, outputs - i * strips.ROWS))
+
+
+def float_pieces(array: Array) -> Iterator[Array]:
+    """Rows of an array, a few MiB at a time."""
+    if array.ndim < 2:
+        yield array
+        return
+    flat = array.reshape(-1, array.shape[-1])
+    step = max(1, PIECE_BYTES // max(1, flat.shape[-1] * array.itemsize))
+    yield from (flat[i : i + step] for i in range(0, len(flat), step))
+
+
+class StripRows:
+    """Strips as if they were rows: of codes [..., strips, bytes] any rows, any expert, or blocks of all rows of one
+    matrix, made when asked for."""
+
+    def __init__(self, format: str, codes: Array, outputs: int) -> None:
+        self._format, self._codes, self._outputs = format, codes, outputs
+
+    def __getitem__(self, key: Any) -> Any:
+        """An int: one expert. A slice: rows. (:, slice): whole blocks, counted in bytes of a row."""
+        if isinstance(key, int):
+            return StripRows(self._format, self._codes[key], self._outputs)
+        if isinstance(key, tuple):
+            blocks = self._codes[:, slice(*(strips.ROWS * (n or 0) for n in (key[1].start, key[1].stop)))]
+            return strips.from_strips(self._format, blocks, self._outputs)
+        start, stop, _ = key.indices(self._outputs)
+        if stop <= start:
+            return np.empty((0, self._codes.shape[-1] // strips.ROWS), np.uint8)
+        first, last = start // strips.ROWS, strips.num_strips(stop)
+        count = min(last * strips.ROWS, self._outputs) - first * strips.ROWS
+        rows = strips.from_strips(self._format, self._codes[first:last], count)
+        return rows[start - first * strips.ROWS : stop - first * strips.ROWS]
