@@ -23,3 +23,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   set_source_files_properties(${HERD_KERNELS}/isa_neon.cpp PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod")
 endif()
+
+# core/encode_*.cpp: the same, for encoders. Without contraction every processor computes the same bits.
+set(HERD_ENCODERS "${CMAKE_CURRENT_LIST_DIR}/core/encode")
+set_source_files_properties(${HERD_ENCODERS}_portable.cpp PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set_source_files_properties(${HERD_ENCODERS}_avx2.cpp PROPERTIES COMPILE_OPTIONS "-ffp-contract=off;-mavx2;-mf16c")
+  set_source_files_properties(${HERD_ENCODERS}_avx512.cpp PROPERTIES COMPILE_OPTIONS
+    "-ffp-contract=off;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mf16c;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")
+endif()

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 #include "bpe.h"
+#include "encode.h"
 #include "ops.h"
 
 namespace nb = nanobind;
@@ -11,5 +12,6 @@ NB_MODULE(_native, m) {
     // Handles hang on weight nodes, which a program may keep until its interpreter ends; that is no leak to tell of.
     nb::set_leak_warnings(false);
     herd::register_bpe(m);
+    herd::register_encode(m);
     herd::register_ops(m);
 }
