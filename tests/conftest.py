@@ -1,1 +1,13 @@
 """Makes `helpers` importable: pytest puts this folder on the path because this file is in it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests know no model of this machine and leave none there: what they load is packed into a store of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HERD_HOME", str(tmp_path_factory.mktemp("herd_home")))
+        yield

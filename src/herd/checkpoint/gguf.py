@@ -89,6 +89,11 @@ class Gguf:
                 self._part_of[name] = part
 
     @property
+    def paths(self) -> list[Path]:
+        """Of all files."""
+        return [part.path for part in self._parts]
+
+    @property
     def num_bytes(self) -> int:
         """Size of all files."""
         return sum(part.identity[0] for part in self._parts)

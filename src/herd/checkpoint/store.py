@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from herd.checkpoint import fetch, registry
+from herd.checkpoint import fetch, packed_store, registry
 from herd.checkpoint.hashing import Progress, digest_of, quick_id, scan, sha256, silent
 from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.registry import Entry, FileRecord, Version
@@ -122,7 +122,8 @@ class Removed:
 
 
 def rm(name: str) -> Removed:
-    """Forget NAME with all its versions, or one version NAME@DIGEST; delete what was pulled, never what was imported.
+    """Forget NAME with all its versions, or one version NAME@DIGEST; delete what was pulled and what was packed, never
+    what was imported.
 
     Of a name whose version in use goes, the newest other one is used.
     """
@@ -141,7 +142,8 @@ def rm(name: str) -> Removed:
                 all_models.models[base] = Entry(current, left)
             else:
                 del all_models.models[base]
-        freed = sum(_delete(base, v) for v in gone if not v.in_place)
+        freed = sum(packed_store.remove(v.location) for v in gone)
+        freed += sum(_delete(base, v) for v in gone if not v.in_place)
     return Removed(base, freed, tuple(v.location for v in gone if v.in_place))
 
 
@@ -160,12 +162,17 @@ def _delete(name: str, version: Version) -> int:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found: files equal to their record, and files whose digest is recorded only now."""
+    """What `verify` found: files equal to their record, and files whose digest is recorded only now.
+
+    packed: of the packed form in the store: None, there is none; False, it was damaged and is removed, and the next
+    load makes it again.
+    """
 
     name: str
     version: Version
     equal: tuple[str, ...]
     recorded: tuple[str, ...]
+    packed: bool | None = None
 
 
 def verify(name: str, progress: Progress = silent) -> Verified:
@@ -208,7 +215,7 @@ def verify(name: str, progress: Progress = silent) -> Verified:
             if entry is not None:
                 kept = tuple(version if v.id == version.id else v for v in entry.versions)
                 all_models.models[base] = Entry(entry.current, kept)
-    return Verified(base, version, tuple(equal), tuple(recorded))
+    return Verified(base, version, tuple(equal), tuple(recorded), packed_store.verify(version.location, progress))
 
 
 # -- names --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ PIECE_BYTES = 32 << 20
 
 
 @cache
-def _native_pack() -> Callable[..., Any] | None:
+def native_pack() -> Callable[..., Any] | None:
+    """The native module's packing, when it computes with strips; None when it does not, or is not there."""
     try:
         from herd import _native
     except ImportError:
@@ -30,7 +31,7 @@ def _native_pack() -> Callable[..., Any] | None:
 
 def pack(format: str, rows: Array) -> Array:
     """uint8 [O, row_bytes] -> uint8 [strips, 16 * row_bytes]."""
-    native = _native_pack()
+    native = native_pack()
     if native is None:
         return strips.to_strips(format, rows)
     outputs, row_bytes = rows.shape

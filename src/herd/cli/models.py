@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from herd.checkpoint import store
+from herd.checkpoint import packed_store, store
 from herd.checkpoint.registry import Version
 from herd.cli import console
 
@@ -55,9 +55,11 @@ def list_(as_json: bool) -> None:
         for v in entry.versions:
             mark = " *" if len(entry.versions) > 1 and v.id == entry.current else ""
             place = str(v.location) if v.in_place else v.source
-            rows.append((name + mark, v.id, console.size(v.size_bytes), console.ago(time.time() - v.added_s), place))
+            packed = packed_store.size_of(v.location)
+            sizes = (console.size(v.size_bytes), console.size(packed) if packed else "-")
+            rows.append((name + mark, v.id, *sizes, console.ago(time.time() - v.added_s), place))
     if rows:
-        console.table(("NAME", "ID", "SIZE", "ADDED", "FROM"), rows)
+        console.table(("NAME", "ID", "SIZE", "PACKED", "ADDED", "FROM"), rows)
     else:
         console.note("no models yet; herd pull smollm2 (98 MB), or herd import PATH")
 
@@ -103,12 +105,16 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
     found = store.verify(name, console.progress(quiet=quiet))
     if as_json:
         data = {"name": found.name, "digest": found.version.digest, "equal": found.equal, "recorded": found.recorded}
-        console.print_json("verify", data)
+        console.print_json("verify", {**data, "packed": found.packed})
         return
     for file in found.equal:
         print(f"equal     {file}")
     for file in found.recorded:
         print(f"recorded  {file} (no digest was known; from now on changes are found)")
+    if found.packed is not None:
+        print(
+            "equal     packed form" if found.packed else "damaged   packed form: removed, the next load makes it again"
+        )
     print(f"digest    {found.version.digest}")
 
 
@@ -158,6 +164,7 @@ def _version(version: Version) -> dict[str, object]:
         "id": version.id,
         "digest": version.digest,
         "size_bytes": version.size_bytes,
+        "packed_bytes": packed_store.size_of(version.location),
         "path": str(version.location),
         "source": version.source,
         "in_place": version.in_place,

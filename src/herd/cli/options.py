@@ -134,6 +134,7 @@ def loading(command: F) -> F:
         click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with."),
         click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together: 8192, 32K."),
         click.option("--force", is_flag=True, help="Load even if the model seems not to fit."),
+        click.option("--no-pack", is_flag=True, help="Do not repack a quantised file into the store; slower."),
     ):
         command = option(command)
     return command

@@ -96,6 +96,8 @@ def _load(model: str, values: Mapping[str, Any]) -> "LLM":
         threads=values["threads"],
         ops=values["ops"],
         force=values["force"],
+        pack=not values["no_pack"],
+        progress=console.progress(quiet=values["quiet"]),
     )
 
 

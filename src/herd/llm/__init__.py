@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.answers import events
+from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
@@ -60,16 +61,20 @@ def load(
     kv: Literal["auto", "f32", "f16", "bf16"] = "auto",
     seed: int | None = None,
     force: bool = False,
+    pack: bool = True,
+    progress: Progress = silent,
 ) -> "LLM":
     """Load a model by name or path.
 
     context: tokens a sequence may have, prompt and answer; None: the model's own, at most 8192. chat_format: a name of
     `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
     what computes; auto is native. kv: numbers of the cache; auto: f16 under native, f32 under torch. seed: of calls
-    that give none. force: load even if it seems not to fit.
+    that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map
+    them from there, where the operations like another layout than the file's (`herd.checkpoint.auto_pack`). progress:
+    told of that when it takes a while.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force)))
+    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress)))
 
 
 class LLM:

@@ -7,8 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from herd.checkpoint.auto_pack import packed_for
+from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
+from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.request import SamplingOptions
@@ -53,6 +56,8 @@ def read_model(
     kv: str,
     seed: int | None,
     force: bool,
+    pack: bool = True,
+    progress: Progress = silent,
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
     from herd.checkpoint import store
@@ -74,6 +79,8 @@ def read_model(
         chat = _chat_format(tokenizer, checkpoint.template, chat_format)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
         op_set = _op_set(ops, threads)
+        pack = pack and op_set.name == "native" and native_pack() is not None
+        checkpoint = packed_for(checkpoint, pack=pack, progress=progress)
         kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32"
         available = available_bytes()
         if available is not None and not force:

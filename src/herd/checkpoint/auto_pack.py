@@ -1,0 +1,127 @@
+"""What needs repacking is packed once into the store and mapped from then on (see `packed_store` for where).
+
+The same file in the same place has one packed form: when the file has changed, the next load packs it anew in place of
+the stale one. A form that is damaged (sizes, headers, metadata; digests when `herd verify` asks) is made again. Two
+processes at once: the second waits for the first.
+
+What it is not: Herd's saved form of a whole model (`packed_write`); that has no need of this.
+"""
+
+import logging
+import shutil
+from itertools import chain
+from math import prod
+from pathlib import Path
+
+from herd.checkpoint import packed_store
+from herd.checkpoint.atomic import new_folder
+from herd.checkpoint.hashing import Progress, silent
+from herd.checkpoint.hf_source import HfSource
+from herd.checkpoint.manifest import write_manifest
+from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.packed_form import PackedTensor
+from herd.checkpoint.packed_over import PackedOver, packable
+from herd.checkpoint.packed_shards import Shards, header_room
+from herd.checkpoint.packed_source import PackedFiles, PackedSource
+from herd.checkpoint.packed_store import SourceState
+from herd.checkpoint.strip_pieces import strips_of
+from herd.checkpoint.walk import walk
+from herd.errors import DoesNotFit, HerdError, fail
+
+log = logging.getLogger(__name__)
+
+LARGE = 1 << 30
+"""From so many bytes on, packing is told of."""
+ROOM = 1 << 28
+"""Bytes of disk that packing leaves free."""
+
+
+def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress = silent) -> Checkpoint:
+    """`checkpoint` with its quantised matrices as strips: from the store, packed now when they are not there.
+
+    The checkpoint itself comes back when there is nothing to pack, when `pack` is off, and (with one line in the log)
+    when the store cannot hold it. Closing what comes back closes `checkpoint`. Raises BadCheckpoint when the model's
+    files change meanwhile.
+    """
+    if not pack or not isinstance(checkpoint, GgufCheckpoint | HfCheckpoint):
+        return checkpoint
+    if isinstance(checkpoint.source(), HfSource | PackedSource):
+        return checkpoint
+    folder = packed_store.folder_of(checkpoint.path)
+    try:
+        state = packed_store.state_of(source_files(checkpoint))
+        ready = _ready(checkpoint, folder, state)
+        if ready is not None or next(packable(checkpoint.config, checkpoint.source()), None) is None:
+            return ready or checkpoint
+        if packed_store.is_locked(folder):
+            progress(f"waiting for another process to pack {checkpoint.path.name}", 0, checkpoint.size_bytes)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with packed_store.lock(folder):
+            ready = _ready(checkpoint, folder, state)
+            if ready is None:
+                packed_store.sweep(folder)
+                _pack(checkpoint, folder, state, progress)
+                ready = _ready(checkpoint, folder, state)
+    except (DoesNotFit, OSError) as problem:
+        log.warning("%s is used as it is, and slower: %s", checkpoint.path.name, problem)
+        return checkpoint
+    return ready or checkpoint
+
+
+def source_files(checkpoint: GgufCheckpoint | HfCheckpoint) -> list[Path]:
+    """The files that hold a checkpoint's weights."""
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.reader.paths + (checkpoint.mmproj.paths if checkpoint.mmproj else [])
+    return sorted(checkpoint.folder.glob("*.safetensors")) if checkpoint.path.is_dir() else [checkpoint.path]
+
+
+def _ready(checkpoint: Checkpoint, folder: Path, state: SourceState) -> PackedOver | None:
+    """The packed form in `folder` when it is that of `state`, whole and in order."""
+    if packed_store.recorded(folder) != state:
+        return None
+    files = None
+    try:
+        files = PackedFiles(folder)
+        return PackedOver(checkpoint, files)
+    except (HerdError, OSError) as problem:
+        if files is not None:
+            files.close()
+        log.warning("%s is damaged and is made again: %s", folder, problem)
+        return None
+
+
+def _pack(checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: SourceState, progress: Progress) -> None:
+    """Make `folder`. Raises DoesNotFit, BadCheckpoint; OSError when the store cannot be written."""
+    needed, what = checkpoint.size_bytes, f"packing {checkpoint.path.name} once"
+    _check_room(folder, needed)
+    tell = progress if needed >= LARGE else silent
+    done = 0
+    with new_folder(folder, overwrite=True) as temp:
+        names = chain.from_iterable((w.name, *w.tensors) for w in walk(checkpoint.config))
+        shards = Shards(temp, {}, header_room(names))
+        try:
+            for name, node in packable(checkpoint.config, checkpoint.source()):
+                tell(what, min(done, needed - 1), needed)
+                entry = PackedTensor(node.format, tuple(node.shape), "strips")
+                shards.write(name, "U8", entry.stored_shape(), strips_of(node), entry)
+                done += prod(entry.stored_shape())
+            digests = shards.finish()
+        finally:
+            shards.close()
+        checkpoint.check_unchanged()
+        packed_store.record(temp, state)
+        write_manifest(temp, digests)
+    tell(what, needed, needed)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Raise DoesNotFit. A stale form that is in the way goes first: it serves nobody."""
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed + ROOM <= free + packed_store.folder_bytes(folder):
+        shutil.rmtree(folder)
+    elif free < needed + ROOM:
+        fail(
+            DoesNotFit,
+            f"packing it takes {needed / 1e9:.2f} GB in {folder.parent}, {free / 1e9:.2f} GB are free",
+            do="free some, set HERD_HOME to another disk, or load it with --no-pack",
+        )
