@@ -407,8 +407,8 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
 }
 
 std::unique_ptr<Cache> make_cache(int64_t slots, int64_t K, int64_t H, const std::string &dtype) {
-    Type type = format_named(dtype).type;
-    if (is_packed(type)) refuse("cache dtype", dtype, "f32, f16 or bf16");
+    if (dtype != "f32" && dtype != "f16" && dtype != "bf16") refuse("cache dtype", dtype, "f32, f16 or bf16");
+    Kv type = dtype == "f32" ? Kv::f32 : dtype == "f16" ? Kv::f16 : Kv::bf16;
     int64_t size;
     if (slots < 0 || K < 1 || H < 1 || K > 1 << 20 || H > 1 << 20 || __builtin_mul_overflow(slots, 8 * K * H, &size))
         refuse("cache of slots, heads, head size", show({slots, K, H}),
@@ -461,13 +461,12 @@ void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, 
     for (int side = 0; side < 2; side++) data[side] = const_cast<float *>(sides[side]->as<const float>({n, c.K, c.H}));
     nb::gil_scoped_release free;
     Turn turn;
-    for (int side = 0; side < 2; side++)
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t h = 0; h < c.K; h++) {
-                float *row = data[side] + (i * c.K + h) * c.H;
-                if (write) kernels().narrow(c.type, row, c.H, c.at(side, h, at[i]));
-                else kernels().widen(c.type, c.at(side, h, at[i]), c.H, row);
-            }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t h = 0; h < c.K; h++) {
+            float *key = data[0] + (i * c.K + h) * c.H, *value = data[1] + (i * c.K + h) * c.H;
+            if (write) c.write(at[i], h, key, value);
+            else c.read(at[i], h, key, value);
+        }
 }
 
 void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_size) {
@@ -483,11 +482,7 @@ void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_s
             if (p < 0 || p >= pages) refuse("page", std::to_string(p), "below " + std::to_string(pages));
     nb::gil_scoped_release free;
     Turn turn;
-    for (int side = 0; side < 2; side++)
-        for (int64_t h = 0; h < c.K; h++)
-            for (int64_t i = 0; i < n; i++)
-                std::copy_n(c.at(side, h, from[i] * page_size), page_size * c.row_bytes(),
-                            c.at(side, h, to[i] * page_size));
+    for (int64_t i = 0; i < n; i++) c.copy(from[i], to[i], page_size);
 }
 
 nb::dict isa_info() {

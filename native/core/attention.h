@@ -1,29 +1,10 @@
-// The cache of keys and values, and attention over it (herd.ops.contract: attend).
+// Attention over a cache, or over the rows themselves (herd.ops.contract: attend).
 #pragma once
-#include <memory>
 #include <vector>
 
-#include "cpu.h"
-#include "pool.h"
+#include "cache.h"
 
 namespace herd {
-
-// Keys and values of one layer: [2][K][slots][H] of float32, float16 or bfloat16. A head's keys lie together, so that a
-// task that reads one head streams. Zeroed lazily by the system.
-struct Cache {
-    Cache(int64_t slots, int64_t K, int64_t H, Type type);  // throws std::bad_alloc
-    int64_t slots, K, H;
-    Type type;
-    int64_t row_bytes() const { return H * (type == Type::f32 ? 4 : 2); }
-    int64_t bytes() const { return 2 * K * slots * row_bytes(); }
-    uint8_t *at(int what, int64_t head, int64_t slot) const {
-        return data.get() + ((what * K + head) * slots + slot) * row_bytes();
-    }
-    struct Free {
-        void operator()(uint8_t *p) const;
-    };
-    std::unique_ptr<uint8_t, Free> data;
-};
 
 // Segments (herd.batch) that were checked: starts ascend from 0 to T, lengths fit, pages and slots lie below `top`.
 struct Spans {

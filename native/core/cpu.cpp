@@ -31,6 +31,14 @@ bool runs_avx512() {
 #endif
 }
 
+bool runs_avx512bf16() {
+#if defined(__x86_64__)
+    return runs_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 bool runs_neon() {
 #if defined(__aarch64__) && defined(__linux__)
     return getauxval(AT_HWCAP) & (1ul << 20);  // HWCAP_ASIMDDP
@@ -61,6 +69,7 @@ std::vector<std::string> cpu_features() {
 
 std::vector<const Kernels *> available_kernels() {
     std::vector<const Kernels *> found;
+    if (runs_avx512bf16() && avx512bf16_kernels()) found.push_back(avx512bf16_kernels());
     if (runs_avx512() && avx512_kernels()) found.push_back(avx512_kernels());
     if (runs_avx2() && avx2_kernels()) found.push_back(avx2_kernels());
     if (runs_neon() && neon_kernels()) found.push_back(neon_kernels());

@@ -1,107 +1,102 @@
-// Exact attention of a block of rows (tokens x query heads of one KV head) over a range of keys, in one pass: running
-// maximum and sum per row (Milakov and Gimelshein 2018; Dao et al. 2022). Keys go in blocks of KEYS counted from the
-// segment's start, so a row's result depends on its own keys and nothing else.
+// Exact attention of a block of rows (tokens x query heads of one KV head) over ranges of keys. Per range and row: all
+// scores, their softmax, the weighted sum of values, each one chain in the order of the keys; ranges are joined in
+// order within a group, groups in order. All of this is counted from the segment's start, and a row meets the same
+// operations in the same order whatever shares its tile: its result depends on its own keys and nothing else.
+//
+// A kind K of keys has: KEYS of a range; open(): where the blocks lie of n keys from key0, of `last` that there are; prepare(): a query row; scores<R, B>() and
+// values<R, V>() of R rows; Probability: what values() reads from the scores' place.
 
-INLINE int64_t slot_of(const Attend &a, int64_t key) {
-    return a.pages ? a.pages[key / a.page_size] * a.page_size + key % a.page_size : key;
+template <class K, int R>
+static __attribute__((noinline)) void tile_rows(const Tile &t, const int64_t *seen, float *state) {
+    int64_t block = 0;
+    for (; block + K::SCORE_BLOCKS <= t.blocks; block += K::SCORE_BLOCKS) K::template scores<R, K::SCORE_BLOCKS>(t, block);
+    for (; block < t.blocks; block++) K::template scores<R, 1>(t, block);
+    for (int r = 0; r < R; r++) {
+        float *s = t.s + r * SCORE_STRIDE;
+        soften(s, seen[r], t.blocks * BLOCK, (typename K::Probability *)(void *)s, state + 2 * r);
+    }
+    int64_t column = 0;
+    for (; column + K::VALUE_VECTORS * W <= t.width; column += K::VALUE_VECTORS * W)
+        K::template values<R, K::VALUE_VECTORS>(t, column);
+    for (; column < t.width; column += W) K::template values<R, 1>(t, column);
 }
 
-// The rows of keys s0 .. s0 + n, and behind them those of the next block (at the end: of the last key again), which the
-// work on this block asks for as it goes.
-INLINE void rows_of_block(const Attend &a, int64_t s0, int64_t n, const uint8_t **k, const uint8_t **v) {
-    for (int64_t j = 0; j < 2 * KEYS; j++) {
-        if (j >= n && j < KEYS) continue;
-        int64_t key = s0 + j < a.key1 ? s0 + j : a.key1 - 1, at = slot_of(a, key) * a.slot_bytes;
-        k[j] = a.k + at, v[j] = a.v + at;
+// The last rows, at most R.
+template <class K, int R>
+static void tile_rest(int64_t rows, const Tile &t, const int64_t *seen, float *state) {
+    if constexpr (R > 0) {
+        if (rows == R) tile_rows<K, R>(t, seen, state);
+        else tile_rest<K, R - 1>(rows, t, seen, state);
     }
 }
 
-// Keys as kt[H][KEYS] and values as v[KEYS][HP], in float32. Keys past the last stand in for by it: their scores are
-// masked.
-template <Type T>
-static void turn_block(const uint8_t *const *k, const uint8_t *const *v, int64_t n, int64_t H, int64_t HP, float *kt,
-                       float *to) {
-    for (int64_t j = 0; j < n; j += W) {
-        const uint8_t *row[W];
-        for (int64_t i = 0; i < W; i++) row[i] = k[j + i < n ? j + i : n - 1];
-        turn_rows<T>(row, H, kt + j, KEYS);
-    }
-    for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < H * SIZE<T>; i += 64)
-            __builtin_prefetch(k[KEYS + j] + i), __builtin_prefetch(v[KEYS + j] + i);
-        widen_as<T>(v[j], H, to + j * HP);
-        for (int64_t i = H; i < HP; i++) to[j * HP + i] = 0;
-    }
-}
-
-template <Type T>
+template <class K>
 static void attend_as(const Attend &a) {
-    const int64_t R = a.tokens * a.heads, H = a.H, HP = attend_width(H);
-    float *q = a.scratch, *o = q + R * HP, *s = o + R * HP, *m = s + R * KEYS, *l = m + R, *kt = l + R,
-          *v = kt + KEYS * HP;
-    const float by = 1.0f / __builtin_sqrtf((float)H);
-    for (int64_t t = 0; t < a.tokens; t++)
-        for (int64_t h = 0; h < a.heads; h++) {
-            int64_t r = t * a.heads + h;
-            for (int64_t i = 0; i < H; i++) q[r * HP + i] = a.q[t * a.ldq + h * H + i] * by;
-            for (int64_t i = H; i < HP; i++) q[r * HP + i] = 0;
-            m[r] = -__builtin_inff();
-            l[r] = 0;
-        }
-    memset(o, 0, (size_t)(R * HP) * 4);
-    int64_t last = a.causal ? a.first + a.tokens - 1 : a.first, end = a.key1 < last ? a.key1 : last;
-    const bool few = R <= FEW_QUERIES;
-    for (int64_t s0 = a.key0; s0 < end; s0 += KEYS) {
-        int64_t n = end - s0 < KEYS ? end - s0 : KEYS;
-        const uint8_t *key[2 * KEYS], *value[2 * KEYS];
-        rows_of_block(a, s0, n, key, value);
-        if (few) {
-            few_queries<T>(true, key, n, R, H, q, s, o, HP);
-        } else {
-            turn_block<T>(key, value, n, H, HP, kt, v);
-            tile(R, H, (n + W - 1) / W, q, HP, kt, KEYS, s, KEYS, false);
-        }
-        for (int64_t t = 0; t < a.tokens; t++) {
-            int64_t sees = (a.causal ? a.first + t : a.first) - s0;
-            int64_t seen = sees < n ? sees : n;
-            for (int64_t h = 0; h < a.heads; h++) {
-                int64_t r = t * a.heads + h;
-                float *row = s + r * KEYS;
-                if (seen <= 0) {
-                    memset(row, 0, KEYS * 4);
-                    continue;
-                }
-                for (int64_t j = seen; j < KEYS; j++) row[j] = -__builtin_inff();
-                F top = load(row);
-                for (int j = W; j < KEYS; j += W) top = largest(top, load(row + j));
-                float most = peak(top), next = most > m[r] ? most : m[r];
-                F sum{};
-                for (int j = 0; j < KEYS; j += W) {
-                    F e = exponential(load(row + j) - next);
-                    store(row + j, e);
-                    sum += e;
-                }
-                float c = exponential(set1(m[r] - next))[0];
-                l[r] = l[r] * c + total(sum);
-                m[r] = next;
-                if (c != 1.0f)
-                    for (int64_t i = 0; i < HP; i += W) store(o + r * HP + i, load(o + r * HP + i) * c);
+    constexpr int64_t GROUP = GROUP_KEYS / K::KEYS;
+    const int64_t rows = a.tokens * a.heads, H = a.H, width = round_up(H, 16);
+    const int64_t query_stride = 4 * width + 64;
+    uint8_t *q = a.scratch;
+    float *o = (float *)(void *)(q + rows * query_stride), *state = o + rows * width;  // of the group
+    float *all_o = state + 2 * rows, *all_state = all_o + rows * width;                // of the groups before
+    float *s = (float *)(void *)(a.scratch +
+                                 round_up((uint8_t *)(all_state + 2 * rows) - a.scratch, 64));
+    float *part = s + TILE_ROWS * SCORE_STRIDE, *part_state = part + TILE_ROWS * width;
+    uint8_t *spare = a.scratch + round_up((uint8_t *)(part_state + 2 * TILE_ROWS) - a.scratch, 64);
+    const float by = 1.44269504f / __builtin_sqrtf((float)H);
+    for (int64_t r = 0; r < rows; r++)
+        K::prepare(a.q + r / a.heads * a.ldq + r % a.heads * H, H, by, q + r * query_stride);
+    auto empty = [&](float *st, float *to) {
+        for (int64_t r = 0; r < rows; r++) st[2 * r] = MINUS_INFINITY, st[2 * r + 1] = 0;
+        memset(to, 0, (size_t)(rows * width) * 4);
+    };
+    empty(state, o);
+    const bool groups = a.range0 / GROUP != (a.range1 - 1) / GROUP;
+    if (groups) empty(all_state, all_o);
+    const int64_t last = a.causal ? a.first + a.tokens - 1 : a.first;  // keys that the last token sees
+    for (int64_t range = a.range0; range < a.range1; range++) {
+        const int64_t key0 = range * K::KEYS, keys = last - key0 < K::KEYS ? last - key0 : K::KEYS;
+        if (keys <= 0) break;
+        Blocks blocks;
+        K::open(a, key0, keys, last, blocks, spare);
+        for (int64_t r0 = 0; r0 < rows; r0 += TILE_ROWS) {
+            int64_t n = rows - r0 < TILE_ROWS ? rows - r0 : TILE_ROWS, seen[TILE_ROWS], most = 0;
+            for (int64_t r = 0; r < n; r++) {
+                int64_t sees = (a.causal ? a.first + (r0 + r) / a.heads : a.first) - key0;
+                seen[r] = sees < 0 ? 0 : sees < keys ? sees : keys;
+                most = seen[r] > most ? seen[r] : most;
             }
+            if (!most) continue;
+            Tile t{H, width, (most + BLOCK - 1) / BLOCK, &blocks, q + r0 * query_stride, query_stride, s, part};
+            if (n == TILE_ROWS) tile_rows<K, TILE_ROWS>(t, seen, part_state);
+            else tile_rest<K, TILE_ROWS - 1>(n, t, seen, part_state);
+            for (int64_t r = 0; r < n; r++)
+                if (seen[r])
+                    merge(state + 2 * (r0 + r), o + (r0 + r) * width, part_state + 2 * r, part + r * width, width);
         }
-        if (few) few_queries<T>(false, value, n, R, H, q, s, o, HP);
-        else tile(R, n, HP / W, s, KEYS, v, HP, o, HP, true);
+        if (groups && ((range + 1) % GROUP == 0 || range + 1 == a.range1 || key0 + K::KEYS >= last)) {
+            for (int64_t r = 0; r < rows; r++)
+                if (state[2 * r + 1] != 0)
+                    merge(all_state + 2 * r, all_o + r * width, state + 2 * r, o + r * width, width);
+            empty(state, o);
+        }
     }
-    for (int64_t t = 0; t < a.tokens; t++)
-        for (int64_t h = 0; h < a.heads; h++) {
-            int64_t r = t * a.heads + h;
-            float norm = a.state ? 1.0f : 1.0f / l[r];
-            for (int64_t i = 0; i < H; i++) a.o[t * a.ldo + h * H + i] = o[r * HP + i] * norm;
-            if (a.state) a.state[2 * r] = m[r], a.state[2 * r + 1] = l[r];
-        }
+    if (groups) o = all_o, state = all_state;
+    if (a.state) {
+        memcpy(a.state, state, (size_t)rows * 8);
+        memcpy(a.o, o, (size_t)(rows * width) * 4);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        const float norm = 1.0f / state[2 * r + 1];
+        float *to = a.o + r / a.heads * a.ldo + r % a.heads * H;
+        for (int64_t i = 0; i < H; i++) to[i] = o[r * width + i] * norm;
+    }
 }
 
 static void attend(const Attend &a) {
-    if (a.type == Type::f32) attend_as<Type::f32>(a);
-    else if (a.type == Type::f16) attend_as<Type::f16>(a);
-    else attend_as<Type::bf16>(a);
+    switch (a.kv.type) {
+        case Kv::f32: return attend_as<Float32>(a);
+        case Kv::f16: return attend_as<Float16>(a);
+        case Kv::bf16: return attend_as<Bf16>(a);
+    }
 }

@@ -29,7 +29,9 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y);
 #include "few_plain.inl"
 #endif
 #include "many.inl"
-#include "attend_few.inl"
+#include "attend_soften.inl"
+#include "attend_plain.inl"
+#include "attend_bf16.inl"
 #include "attend.inl"
 
 void widen(Type type, const uint8_t *row, int64_t n, float *y) {
@@ -68,7 +70,7 @@ void many(const Product &p, uint8_t *scratch) {
 }
 
 const Kernels table = {HERD_NAME, rms,    layer_norm, silu_mul,   gelu,     rotate, scale, add,
-                       widen,     narrow, quantise,   few_layout, FEW_ROWS, few,    many,  attend};
+                       widen,     narrow, quantise,   few_layout, FEW_ROWS, few,    many,  attend, merge};
 
 }  // namespace
 

@@ -9,6 +9,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kv.h"
+
 namespace herd {
 
 enum class Type : int { f32, f16, bf16, q4_0, q4_1, q8_0, q4_k, q6_k };
@@ -43,7 +45,6 @@ struct Quantised {
 constexpr int PANEL = 48;   // outputs of a blocked product's tile
 constexpr int DEPTH = 512;  // inputs of it: 48 * 512 bytes stay in the first-level cache
 constexpr int FLOAT_DEPTH = 128;
-constexpr int KEYS = 48;  // keys attended to at a time
 
 // One product of a tile of outputs: what a task of the pool does.
 struct Product {
@@ -56,25 +57,6 @@ struct Product {
     Quantised quantised;  // packed weights: first tile of these rows
     float *y;             // y[row * ldy + o - o0]
     int64_t ldy;
-};
-
-// Attention of `tokens` rows times `heads` query heads that share one KV head, over keys [key0, key1) of a segment.
-struct Attend {
-    const float *q;  // [tokens][ldq], heads * H values used
-    int64_t ldq;
-    int64_t tokens, heads, H;
-    int64_t first;  // keys that token 0 sees; token j sees first + j when causal, `first` otherwise
-    bool causal;
-    int64_t key0, key1;
-    const uint8_t *k, *v;  // address of slot 0 of this KV head
-    int64_t slot_bytes;
-    Type type;             // f32, f16 or bf16
-    const int64_t *pages;  // null: slot = key
-    int64_t page_size;
-    float *o;  // [tokens][ldo]; normalised unless `state` is given
-    int64_t ldo;
-    float *state;    // [tokens * heads][2]: maximum and sum of this key range, for a later combine
-    float *scratch;  // attend_scratch(tokens * heads, H) floats
 };
 
 struct Kernels {
@@ -95,29 +77,19 @@ struct Kernels {
     int64_t few_rows;                                  // products of at most this many rows go to `few`
     void (*few)(const Product &p);                     // few rows: along the weight rows, bound by memory
     void (*many)(const Product &p, uint8_t *scratch);  // many rows: o1 - o0 <= PANEL; scratch: PRODUCT_SCRATCH bytes
+    // Attention
     void (*attend)(const Attend &a);
+    // state [2] and o [n] of some keys, joined with those of later keys
+    void (*merge)(float *state, float *o, const float *part, const float *part_o, int64_t n);
 };
 
 constexpr int64_t PRODUCT_SCRATCH =
     PANEL * DEPTH + 2 * 4 * PANEL * (DEPTH / 16) + 4 * PANEL * FLOAT_DEPTH + 4 * 4 * PANEL + 1024;
 
-#if defined(__GNUC__)
-__attribute__((always_inline))
-#endif
-static inline int64_t attend_width(int64_t H) {
-    return (H + 15) / 16 * 16;
-}
-
-#if defined(__GNUC__)
-__attribute__((always_inline))
-#endif
-static inline int64_t attend_scratch(int64_t rows, int64_t H) {
-    return rows * (2 * attend_width(H) + KEYS + 2) + 2 * KEYS * attend_width(H) + 64;
-}
-
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();  // null where it was not built
 const Kernels *avx512_kernels();
+const Kernels *avx512bf16_kernels();
 const Kernels *neon_kernels();
 
 }  // namespace herd
