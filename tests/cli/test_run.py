@@ -128,7 +128,10 @@ def test_flags_of_loading_reach_load(answering: Loader) -> None:
     main(["run", "scout", "hi", "--ctx", "32K", "--threads", "3", "--chat-format", "llama4", "--device", "cpu"])
     model, how = loader.asked[0]
     assert model == "scout"
-    assert how == {"context": 32768, "threads": 3, "chat_format": "llama4", "ops": "auto", "force": False}
+    assert callable(how.pop("progress"))
+    assert how == {"context": 32768, "threads": 3, "chat_format": "llama4", "ops": "auto", "force": False, "pack": True}
+    main(["run", "scout", "hi", "--no-pack", "--force"])
+    assert (loader.asked[1][1]["pack"], loader.asked[1][1]["force"]) == (False, True)
 
 
 def test_raw_goes_on_without_a_chat_format(answering: Loader, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress 
     """
     if not pack or not isinstance(checkpoint, GgufCheckpoint | HfCheckpoint):
         return checkpoint
-    if isinstance(checkpoint.source(), HfSource | PackedSource):
+    if type(checkpoint.source()) in (HfSource, PackedSource):
         return checkpoint
     folder = packed_store.folder_of(checkpoint.path)
     try:

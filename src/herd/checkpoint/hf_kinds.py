@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from herd.checkpoint.hf_quantised import METHODS, HfQuantised, check_method
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.packed_form import METHOD, check_version
 from herd.checkpoint.packed_source import PackedSource
@@ -38,10 +39,13 @@ def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFi
     if method == METHOD:
         check_version(path, quantised)
         return PackedSource(path, config)
+    if method in METHODS and isinstance(quantised, dict):
+        check_method(path, quantised)
+        return HfQuantised(path, config, half_split=data.get("model_type") == "llama")
     return fail(
         BadCheckpoint,
         f"{path} is quantised",
         got=method,
-        expected="bf16, f16 or f32 safetensors, or Herd's own form",
+        expected=f"floats, {METHOD}, {', '.join(METHODS)}",
         do="use the model's bf16 form, or a GGUF",
     )

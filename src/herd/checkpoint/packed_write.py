@@ -131,7 +131,7 @@ class PackedWriter:
                 for half, part in zip(halves(name), (node.gate, node.up), strict=True):
                     self._node(half, part, (E, outputs // 2, inputs))
             elif isinstance(node, Experts):
-                self.floats(name, np.asarray(node.w))
+                self.floats(name, node.w)
             elif name.endswith(GATE_UP):
                 fail(UsageError, f"{name} is {type(node).__name__}", expected="Experts, or a Pair of gate and up")
             else:
@@ -147,7 +147,7 @@ class PackedWriter:
         packed = PackedTensor(format, tuple(shape), "strips")
         self._write(tensor, "U8", packed.stored_shape(), strip_pieces(format, shape, pieces), packed)
 
-    def floats(self, tensor: str, array: Array) -> None:
+    def floats(self, tensor: str, array: Any) -> None:
         """Write one float tensor as it is: float32, float16, or uint16 for bfloat16, shaped as Hugging Face has it."""
         self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), None)
 
@@ -159,7 +159,7 @@ class PackedWriter:
         if have != tuple(shape):
             fail(BadCheckpoint, f"{tensor}: shape", got=list(have), expected=list(shape))
         if isinstance(node, Dense):
-            array = np.asarray(node.w)
+            array = node.w
             packed = PackedTensor(_NAMES[_dtype(tensor, array)], tuple(shape), "rows") if len(shape) == 3 else None
             self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), packed)
         else:
@@ -245,7 +245,7 @@ def _all_names(wanted: Wanted) -> Iterator[str]:
         yield from halves(wanted.name)
 
 
-def _dtype(tensor: str, array: Array) -> str:
+def _dtype(tensor: str, array: Any) -> str:
     name = _DTYPES.get(str(array.dtype))
     if name is None:
         fail(BadCheckpoint, f"{tensor}: dtype", got=str(array.dtype), expected=", ".join(_DTYPES))

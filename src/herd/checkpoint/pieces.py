@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.floats import Array
+from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.strip_pieces import StripRows
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
@@ -49,8 +50,9 @@ def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: in
     halves = [node.gate, node.up] if isinstance(node, Pair) else [node]
     stacks = [_stored(half, name, (num_experts, outputs // len(halves), inputs)) for half in halves]
     for e in range(num_experts):
+        matrices = [np.asarray(s[e]) if isinstance(s, Lazy) else s[e] for s in stacks]
         for start in range(0, inputs, COLUMNS):
-            parts = [_columns(half, s[e], start, inputs).T for half, s in zip(halves, stacks, strict=True)]
+            parts = [_columns(half, m, start, inputs).T for half, m in zip(halves, matrices, strict=True)]
             if len({part.dtype for part in parts}) > 1:
                 parts = [to_float32(part) for part in parts]
             yield np.concatenate(parts, axis=1)
@@ -76,7 +78,7 @@ def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Any:
         fail(UsageError, f"{name} is {type(node).__name__}", do="merge adapters before the model is written")
     if have != shape:
         fail(BadCheckpoint, f"{name}: shape", got=have, expected=shape)
-    return np.asarray(values)
+    return values if isinstance(values, Lazy) else np.asarray(values)
 
 
 def _values(node: Any, stored: Array, inputs: int) -> Array:

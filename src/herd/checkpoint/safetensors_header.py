@@ -31,8 +31,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
+    "F8_E4M3": np.dtype("u1"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
 }
-"""What Herd reads; BF16 comes as its uint16 bits."""
+"""What Herd reads; BF16 comes as its uint16 bits, F8_E4M3 as its uint8 ones."""
 
 
 def _pattern(template: bytes) -> re.Pattern[bytes]:

@@ -80,42 +80,42 @@ def strip_pieces(format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -
 
 def strips_of(node: Packed) -> Iterator[Array]:
     """The codes of a node as strips, in pieces."""
-    codes = np.asarray(node.codes)
-    if node.layout == "strips":
-        flat = codes.reshape(-1, codes.shape[-1])
-        step = max(1, PIECE_BYTES // codes.shape[-1])
-        yield from (flat[i : i + step] for i in range(0, len(flat), step))
-        return
-    row_bytes = codes.shape[-1]
-    step = step_rows(row_bytes)
-    for matrix in codes.reshape(-1, *codes.shape[-2:]):
-        yield from (pack(node.format, matrix[i : i + step]) for i in range(0, len(matrix), step))
+    for matrix in _matrices(node.codes):
+        step = step_rows(matrix.shape[-1]) if node.layout == "rows" else max(1, PIECE_BYTES // matrix.shape[-1])
+        for start in range(0, len(matrix), step):
+            part = np.asarray(matrix[start : start + step])
+            yield pack(node.format, part) if node.layout == "rows" else part
 
 
 def rows_of(node: Packed) -> Iterator[Array]:
     """The codes of a node as rows [n, row_bytes], in pieces, experts one after the other."""
-    codes = np.asarray(node.codes)
-    if node.layout == "rows":
-        flat = codes.reshape(-1, codes.shape[-1])
-        step = max(1, PIECE_BYTES // codes.shape[-1])
-        yield from (flat[i : i + step] for i in range(0, len(flat), step))
-        return
     outputs = node.shape[-2]
-    step = max(1, PIECE_BYTES // codes.shape[-1])
-    for matrix in codes.reshape(-1, *codes.shape[-2:]):
-        for i in range(0, len(matrix), step):
-            part = matrix[i : i + step]
-            yield strips.from_strips(node.format, part, min(len(part) * strips.ROWS, outputs - i * strips.ROWS))
+    for matrix in _matrices(node.codes):
+        step = max(1, PIECE_BYTES // matrix.shape[-1])
+        for start in range(0, len(matrix), step):
+            part = np.asarray(matrix[start : start + step])
+            if node.layout == "strips":
+                count = min(len(part) * strips.ROWS, outputs - start * strips.ROWS)
+                part = strips.from_strips(node.format, part, count)
+            yield part
 
 
-def float_pieces(array: Array) -> Iterator[Array]:
+def _matrices(codes: Any) -> Iterator[Any]:
+    """The matrices of [O, ...] or [E, O, ...], arrays or Lazy."""
+    if codes.ndim == 2:
+        yield codes
+    else:
+        yield from (codes[e] for e in range(len(codes)))
+
+
+def float_pieces(array: Any) -> Iterator[Array]:
     """Rows of an array, a few MiB at a time."""
-    if array.ndim < 2:
-        yield array
+    if array.ndim not in (2, 3):
+        yield np.asarray(array)
         return
-    flat = array.reshape(-1, array.shape[-1])
-    step = max(1, PIECE_BYTES // max(1, flat.shape[-1] * array.itemsize))
-    yield from (flat[i : i + step] for i in range(0, len(flat), step))
+    for matrix in _matrices(array):
+        step = max(1, PIECE_BYTES // max(1, matrix.shape[-1] * matrix.dtype.itemsize))
+        yield from (np.asarray(matrix[i : i + step]) for i in range(0, len(matrix), step))
 
 
 class StripRows:
