@@ -35,6 +35,13 @@ def test_every_unit_lies_where_the_table_says(name: str) -> None:
     assert (packed == expected).all()
 
 
+@pytest.mark.parametrize("name", strips.UNITS)
+def test_rows_are_picked_out_of_strips(name: str) -> None:
+    codes = np.random.default_rng(3).integers(0, 256, (21, 2 * strips.block_bytes(name)), dtype=np.uint8)
+    rows = np.array([20, 0, 15, 16, 0])
+    assert (strips.pick_rows(name, strips.to_strips(name, codes), rows) == codes[rows]).all()
+
+
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(BadCheckpoint, match="q4_0 row"):
         strips.to_strips("q4_0", np.zeros((16, 17), np.uint8))

@@ -8,6 +8,7 @@ import pytest
 from herd import formats
 from herd.batch import Context, Segments, segments
 from herd.errors import UsageError
+from herd.formats import strips
 from herd.model import place_weights
 from herd.weights import Dense, Experts, LoRA, Mlp, Moe, Norm, Packed, Pair, Vision
 
@@ -175,6 +176,8 @@ def test_embed_takes_rows_dense_or_packed(rng: np.random.Generator) -> None:
     packed = Packed("q8_0", formats.encode("q8_0", table), (10, 32))
     exact = formats.decode("q8_0", packed.codes, 32)
     np.testing.assert_array_equal(ops.numpy(ops.embed(ids, place_weights(ops, packed))), exact[ids])
+    packed = Packed("q8_0", strips.to_strips("q8_0", packed.codes), (10, 32), layout="strips")
+    np.testing.assert_array_equal(ops.numpy(ops.embed(ids, place_weights(ops, packed))), exact[ids])
 
 
 def test_put_rows_replaces_only_its_rows(ops: Any, rng: np.random.Generator) -> None:
@@ -334,15 +337,18 @@ def test_norm_and_head(ops: Any, rng: np.random.Generator) -> None:
 # -- kinds of weight ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q4_0", "q4_1", "q8_0"])
+@pytest.mark.parametrize("name", [name for name, f in formats.FORMATS.items() if f.fits(D)])
 def test_a_packed_matrix_is_the_dense_one_of_its_values(name: str, rng: np.random.Generator) -> None:
     ops = TorchOps()
     codes = formats.encode(name, rng.normal(size=(F, D)).astype(np.float32))
     bias = rng.normal(size=F).astype(np.float32)
     values = formats.decode(name, codes, D)
     x = ops.array(rng.normal(size=(T, D)).astype(np.float32))
-    got = ops.linear(x, place_weights(ops, Packed(name, codes, (F, D), bias)))
-    np.testing.assert_array_equal(got, ops.linear(x, place_weights(ops, Dense(values, bias))))
+    want = ops.linear(x, place_weights(ops, Dense(values, bias)))
+    np.testing.assert_array_equal(ops.linear(x, place_weights(ops, Packed(name, codes, (F, D), bias))), want)
+    if name in strips.UNITS:
+        node = Packed(name, strips.to_strips(name, codes), (F, D), bias, layout="strips")
+        np.testing.assert_array_equal(ops.linear(x, place_weights(ops, node)), want)
 
 
 def test_every_form_of_an_expert_stack_is_the_same_stack(rng: np.random.Generator) -> None:
@@ -357,6 +363,9 @@ def test_every_form_of_an_expert_stack_is_the_same_stack(rng: np.random.Generato
         "apart": Pair(Dense(gate), Dense(up)),
         "packed apart": Pair(*(Packed("q8_0", c, (E, F, D)) for c in codes)),
         "packed": Packed("q8_0", formats.encode("q8_0", joined), (E, 2 * F, D)),
+        "strips": Packed(
+            "q8_0", strips.to_strips("q8_0", formats.encode("q8_0", joined)), (E, 2 * F, D), layout="strips"
+        ),
     }
     x = rng.normal(size=(T, D)).astype(np.float32)
     ends, rows = [4, 4, T], torch.arange(T)

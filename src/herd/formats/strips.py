@@ -18,6 +18,7 @@ cores) and a strip made while the file is being read computes the same bits.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from herd.errors import BadCheckpoint, fail
 from herd.formats.format import Bytes
@@ -97,3 +98,10 @@ def from_strips(name: str, strips: Bytes, outputs: int) -> Bytes:
         rows[..., at:end] = field.transpose(0, 1, 4, 2, 3, 5).reshape(-1, count_strips, ROWS, blocks, end - at)
         at = end
     return rows.reshape(*front, count_strips * ROWS, blocks * size)[..., :outputs, :]
+
+
+def pick_rows(name: str, strips: Bytes, rows: npt.NDArray[np.integer]) -> Bytes:
+    """uint8 [strips, 16 * row_bytes], T row numbers -> uint8 [T, row_bytes]: those rows as the file has them."""
+    found = from_strips(name, strips[rows // ROWS][:, None], ROWS)
+    picked: Bytes = found[np.arange(len(rows)), rows % ROWS]
+    return picked

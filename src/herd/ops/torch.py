@@ -18,6 +18,7 @@ from torch import Tensor
 from herd import formats
 from herd.batch import Context, Segments
 from herd.errors import UsageError, fail
+from herd.formats import strips
 from herd.ops.contract import Extras, LowRank
 
 KV_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -191,8 +192,8 @@ class TorchOps:
         raise NotImplementedError(f"experts of weight kind {w.kind!r}")
 
     def unpack(self, w: Any, rows: Any = None) -> Tensor:
-        """The exact values of a packed weight, or of some of its leading rows, as `self.dtype`."""
-        codes = w.codes if rows is None else w.codes[rows]
+        """The exact values of a packed weight, as `self.dtype`: all, of the rows in an array, or of one expert."""
+        codes = w.codes
         if isinstance(codes, Tensor):
             if codes.device.type != "cpu":
                 fail(
@@ -203,6 +204,12 @@ class TorchOps:
                     do="packed weights are decoded on the CPU in this version",
                 )
             codes = codes.numpy()
+        if w.layout == "rows":
+            codes = codes if rows is None else codes[rows]
+        elif isinstance(rows, np.ndarray):
+            codes = strips.pick_rows(w.format, codes, rows)
+        else:
+            codes = strips.from_strips(w.format, codes if rows is None else codes[rows], w.shape[-2])
         return self.array(formats.decode(w.format, codes, w.shape[-1]))
 
     # -- text ------------------------------------------------------------------------------------------------------
