@@ -95,19 +95,7 @@ def own_type(checkpoint: Checkpoint) -> str:
 def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
     if type not in HF_TYPES:
         fail(UsageError, "type of a safetensors folder", got=type, expected=", ".join(HF_TYPES), do="or name a .gguf")
-    files: list[Path] = []
-    texts: dict[str, str] = {}
-    notes: list[str] = []
-    if isinstance(checkpoint, HfCheckpoint):
-        files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
-    elif isinstance(checkpoint, GgufCheckpoint):
-        try:
-            tokenizer = checkpoint.load_tokenizer()
-            keys, where = checkpoint.tokenizer_keys(), str(checkpoint.path)
-            texts = hf_tokenizer_texts(keys, tokenizer, checkpoint.config, checkpoint.advice, where)
-            texts |= _licence(checkpoint)
-        except NotFound:
-            notes.append("the source has no tokenizer")
+    files, texts, notes = folder_companions(checkpoint)
     save_hf(
         target,
         checkpoint.config,
@@ -122,6 +110,24 @@ def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, pro
     return Converted(target, type, sum(p.stat().st_size for p in target.iterdir()), tuple(notes))
 
 
+def folder_companions(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str], list[str]]:
+    """What goes into a folder beside the weights: files to copy, texts to write (name -> content), and notes."""
+    files: list[Path] = []
+    texts: dict[str, str] = {}
+    notes: list[str] = []
+    if isinstance(checkpoint, HfCheckpoint):
+        files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
+    elif isinstance(checkpoint, GgufCheckpoint):
+        try:
+            tokenizer = checkpoint.load_tokenizer()
+            keys, where = checkpoint.tokenizer_keys(), str(checkpoint.path)
+            texts = hf_tokenizer_texts(keys, tokenizer, checkpoint.config, checkpoint.advice, where)
+            texts |= _licence(checkpoint)
+        except NotFound:
+            notes.append("the source has no tokenizer")
+    return files, texts, notes
+
+
 def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
     """A model card with the licence alone, as Hugging Face keeps it."""
     licence = checkpoint.reader.keys.get("general.license")
@@ -133,20 +139,7 @@ def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
 def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
     if type not in FILE_TYPES:
         fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
-    notes: list[str] = []
-    keys: dict[str, Any] = {"general.name": checkpoint.path.resolve().stem}
-    if isinstance(checkpoint, GgufCheckpoint):
-        old = checkpoint.reader.keys
-        keys |= {k: old[k] for k in old if k.startswith(("tokenizer.", "general.")) and k not in _OWN}
-    elif isinstance(checkpoint, HfCheckpoint):
-        keys |= {f"general.sampling.{_SAMPLING[k]}": v for k, v in checkpoint.advice.items()}
-        try:
-            tokenizer = checkpoint.load_tokenizer()
-            keys |= gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
-        except NotFound:
-            notes.append("the source has no tokenizer.json: the file gets none")
-    if "tokenizer.ggml.model" not in keys:
-        keys["tokenizer.ggml.model"] = "none"
+    keys, notes = gguf_companions(checkpoint)
     mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
     written = write_gguf(
         target,
@@ -164,6 +157,25 @@ def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, p
         notes.append(f"{len(written.substituted)} tensors do not fit blocks of {type} and became {kinds}")
     size = written.num_bytes + (written.mmproj.num_bytes if written.mmproj else 0)
     return Converted(target, type, size, (*notes, *written.notes))
+
+
+def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    """Keys of a GGUF file that come with the model (tokenizer, advice, name), and notes."""
+    notes: list[str] = []
+    keys: dict[str, Any] = {"general.name": checkpoint.path.resolve().stem}
+    if isinstance(checkpoint, GgufCheckpoint):
+        old = checkpoint.reader.keys
+        keys |= {k: old[k] for k in old if k.startswith(("tokenizer.", "general.")) and k not in _OWN}
+    elif isinstance(checkpoint, HfCheckpoint):
+        keys |= {f"general.sampling.{_SAMPLING[k]}": v for k, v in checkpoint.advice.items()}
+        try:
+            tokenizer = checkpoint.load_tokenizer()
+            keys |= gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
+        except NotFound:
+            notes.append("the source has no tokenizer.json: the file gets none")
+    if "tokenizer.ggml.model" not in keys:
+        keys["tokenizer.ggml.model"] = "none"
+    return keys, notes
 
 
 _SAMPLING = {

@@ -41,6 +41,9 @@ ALIGNMENT = 32
 Progress = Callable[[str, int], None]
 """Called with a tensor's name and its bytes once it is written."""
 
+Encode = Callable[[str, str, npt.NDArray[Any], int], npt.NDArray[np.uint8]]
+"""(tensor of the file, block format, float rows [n, I] of any strides, the row they begin at) -> codes of the rows."""
+
 Named = Iterable[tuple[str, npt.NDArray[Any]]]
 """Full canonical tensor names (`model.layers.0.self_attn.q_proj.weight`) and float arrays, uint16 holding bfloat16."""
 
@@ -88,6 +91,8 @@ def write_gguf(
     mmproj: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    types: Mapping[str, str] | None = None,
+    encode: Encode | None = None,
 ) -> Written:
     """Write matrices in the number format `type`; norms, router and rope divisors in f32.
 
@@ -95,6 +100,9 @@ def write_gguf(
     wanted format is copied bit for bit. A matrix whose rows do not fill blocks of the type becomes q8_0, or f16 where
     that does not fit either; `Written.substituted` lists these. A model with vision needs `mmproj`, the name of its
     second file (f16, or f32 when that is the type).
+
+    types: canonical name of a matrix (with `.weight`) or stack -> its own number format instead of `type`. encode:
+    makes the codes of block formats; None: `herd.formats`.
 
     Raises UsageError (the file exists, unknown type, a config that GGUF cannot express), DoesNotFit (disk),
     BadCheckpoint (a tensor missing, of another shape, or with values that the format cannot hold).
@@ -110,7 +118,7 @@ def write_gguf(
     keys, notes = config_keys(config)
     keys = {**keys, "general.quantization_version": 2, "general.file_type": FILE_TYPES[type]}
     keys = {**keys, **token_keys(config), **tokenizer_keys}
-    text = _File(path, config, keys, type, vision=False)
+    text = _File(path, config, keys, type, vision=False, types=types, encode=encode)
     text.report.notes = notes
     files = [text]
     if mmproj is not None:
@@ -154,9 +162,19 @@ def _nodes(config: Llama4Config, weights: Model | Source | Named) -> Iterator[tu
 class _File:
     """One file in the making: places first, then tensors in any order."""
 
-    def __init__(self, path: Path, config: Llama4Config, keys: Mapping[str, Any], type: str, *, vision: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Llama4Config,
+        keys: Mapping[str, Any],
+        type: str,
+        *,
+        vision: bool,
+        types: Mapping[str, str] | None = None,
+        encode: Encode | None = None,
+    ) -> None:
         self.report = Written(path, 0)
-        self._type = type
+        self._type, self._types, self._encode = type, types or {}, encode
         self._wanted: dict[str, Wanted] = {}
         self._places: dict[str, _Place] = {}
         self._left: set[str] = set()
@@ -180,11 +198,12 @@ class _File:
             shape = (E, outputs // len(names), inputs)
         for tensor in names:
             small = len(shape) == 1 or w.kind == "vector" or name.endswith(".router.weight")
-            self._place(tensor, "f32" if small else self._fitting(tensor, shape[-1]), shape)
+            wanted = self._types.get(name, self._type)
+            self._place(tensor, "f32" if small else self._fitting(tensor, wanted, shape[-1]), shape)
 
-    def _fitting(self, tensor: str, inputs: int) -> str:
-        if formats.get(self._type).fits(inputs):
-            return self._type
+    def _fitting(self, tensor: str, wanted: str, inputs: int) -> str:
+        if formats.get(wanted).fits(inputs):
+            return wanted
         chosen = "q8_0" if formats.get("q8_0").fits(inputs) else "f16"
         self.report.substituted[tensor] = chosen
         return chosen
@@ -272,7 +291,10 @@ class _File:
         return True
 
     def _rows(self, place: _Place, start: int, rows: npt.NDArray[Any]) -> None:
-        self._bytes(place, start, place.format.encode(formats.to_float32(rows)))
+        if self._encode is not None and place.format.packed:
+            self._bytes(place, start, self._encode(place.name, place.format.name, rows, start))
+        else:
+            self._bytes(place, start, place.format.encode(formats.to_float32(rows)))
 
     def _bytes(self, place: _Place, start: int, codes: npt.NDArray[np.uint8]) -> None:
         self._out.seek(len(self._head) + place.start + start * place.row_bytes)

@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": Command("herd.cli.models:verify", "Compare a model's files with their digests", "Models"),
     "use": Command("herd.cli.models:use", "Choose a version: NAME@DIGEST", "Models"),
     "convert": Command("herd.cli.files:convert", "Write a checkpoint in another format or type", "Files"),
+    "quantize": Command("herd.cli.quantize:quantize", "Write a checkpoint in smaller types", "Files"),
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),
     "doctor": Command("herd.cli.doctor:doctor", "What this machine has, and what is missing", "Machine"),
 }

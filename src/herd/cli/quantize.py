@@ -1,0 +1,215 @@
+"""The command quantize."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from herd.checkpoint import store
+from herd.cli import console
+from herd.errors import NotFound, UsageError, fail
+
+
+class Bytes(click.ParamType[int]):
+    """A size on disk: 55GB, 800MB, 1.5G, or bytes."""
+
+    name = "bytes"
+    UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "GIB": 1 << 30, "MIB": 1 << 20}  # noqa: RUF012 (a click type is never changed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read what someone typed."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper()
+        number = text.rstrip("BKMGTI ")
+        unit = text[len(number) :].strip()
+        unit = unit + "B" if unit and not unit.endswith("B") else unit
+        try:
+            size = float(number) * self.UNITS[unit]
+            if not 0 < size < 1e18:
+                raise ValueError
+        except (ValueError, KeyError):
+            self.fail(f"{value!r} is not a size like 55GB, 800MB or a number of bytes", param, ctx)
+        return int(size)
+
+
+@click.command("quantize")
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST", type=click.Path())
+@click.option("--type", "type_", metavar="TYPE", help="q4_k, q6_k, q5_k, q3_k, q2_k, iq4_xs, q8_0, q4_0, q5_1, ...")
+@click.option("--size", type=Bytes(), help="A mixture of types whose weights take at most so much: 55GB.")
+@click.option("--bits", type=click.FloatRange(1, 16), help="The same, as bits a weight: 4.3.")
+@click.option("--calibrate", metavar="TEXTFILE", type=click.Path(), help="A text that tells which weights matter.")
+@click.option("--pure", is_flag=True, help="TYPE for the embedding and the head, too.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with.")
+@click.option("--resume/--restart", default=True, help="Take up an interrupted run (default), or begin anew.")
+@click.option("--compare/--no-compare", default=True, help="KL and perplexity against SRC (default where it fits).")
+@click.option("--overwrite", is_flag=True, help="Replace DST.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def quantize(
+    source: str,
+    target: str,
+    type_: str | None,
+    size: int | None,
+    bits: float | None,
+    calibrate: str | None,
+    pure: bool,
+    threads: int | None,
+    resume: bool,
+    compare: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the model SRC (a name or a path) to DST in smaller types: a .gguf file, or a folder that Herd maps.
+
+    \b
+    herd quantize scout-bf16 scout-q4 --type q4_k
+    herd quantize scout-bf16 scout.gguf --size 55GB --calibrate pages.txt
+    """
+    from herd.quantise import quantise
+
+    text = None
+    if calibrate is not None:
+        try:
+            text = Path(calibrate).read_text("utf-8")
+        except FileNotFoundError:
+            fail(NotFound, f"no file {calibrate}")
+        except UnicodeDecodeError:
+            fail(UsageError, calibrate, got="bytes that are not UTF-8", expected="a plain text")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    line = _Line(quiet)
+    try:
+        made = quantise(
+            store.resolve(source),
+            Path(target),
+            type_,
+            size_bytes=size,
+            bits=bits,
+            calibrate=text,
+            pure=pure,
+            threads=threads or 0,
+            resume=resume,
+            overwrite=overwrite,
+            compare=compare,
+            tell=line.tell,
+        )
+    finally:
+        line.end()
+        signal.signal(signal.SIGTERM, before)
+    for note in made.notes:
+        console.note(note, quiet=quiet)
+    if as_json:
+        console.print_json("quantize", _data(made))
+        return
+    _print(made)
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does: files closed, what is finished kept."""
+    raise KeyboardInterrupt
+
+
+class _Line:
+    """Progress: on a terminal one changing line with what is left to wait, elsewhere a line a phase."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._live = quiet, sys.stderr.isatty()
+        self._phase, self._began_s, self._drawn_s = "", 0.0, 0.0
+
+    def tell(self, phase: str, done: int, total: int, unit: str) -> None:
+        """See herd.quantise.Tell."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if phase != self._phase:
+            self.end()
+            self._phase, self._began_s, self._drawn_s = phase, now, 0.0
+            if not self._live:
+                print(f"{phase} ({_amount(total, unit)})", file=sys.stderr, flush=True)
+        if not self._live or (now - self._drawn_s < 0.1 and done < total):
+            return
+        self._drawn_s = now
+        left_s = (now - self._began_s) * (total - done) / done if done else 0.0
+        wait = f", {_wait(left_s)} left" if done < total and now - self._began_s > 1 else ""
+        bar = "#" * (24 * done // max(total, 1))
+        amounts = f"{_amount(done, unit)} of {_amount(total, unit)}"
+        sys.stderr.write(f"\r\x1b[K{phase:<9} [{bar:<24}] {amounts}{wait}")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the line as it stands."""
+        if self._live and self._phase and not self._quiet:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self._phase = ""
+
+
+def _amount(number: int, unit: str) -> str:
+    return console.size(number) if unit == "bytes" else f"{number} {unit}"
+
+
+def _wait(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _print(made: Any) -> None:
+    rows = [
+        (t.name, t.format, console.size(t.num_bytes), f"{t.relative_error:.4f}", f"{t.largest_error:.3g}")
+        for t in made.worst()
+    ]
+    if rows:
+        console.table(("largest errors", "type", "size", "rms/std", "max"), rows)
+    kinds = ", ".join(f"{count} {name}" for name, count in made.plan.summary().items())
+    print(f"{made.path}: {console.size(made.num_bytes)}, {made.bits:.3f} bits a weight; tensors: {kinds}")
+    if made.unreached:
+        print(f"{len(made.unreached)} experts that the calibration never reached (layer:expert), with their layer's")
+        print("shared importances: " + " ".join(f"{layer}:{expert}" for layer, expert in made.unreached))
+    c = made.comparison
+    if c is not None:
+        print(
+            f"against the source, {c.num_tokens} tokens: KL {c.kl_mean:.5f} (largest {c.kl_largest:.3f}), "
+            f"same first choice {100 * c.same_top:.1f}%, perplexity {c.target_perplexity:.4f} / "
+            f"{c.source_perplexity:.4f} = {c.perplexity_ratio:.4f}"
+        )
+
+
+def _data(made: Any) -> dict[str, Any]:
+    c = made.comparison
+    return {
+        "path": str(made.path),
+        "size_bytes": made.num_bytes,
+        "bits_a_weight": made.bits,
+        "plan": {"formats": made.plan.formats, "weights_bytes": made.plan.num_bytes, "loss": made.plan.loss},
+        "tensors": [
+            {
+                "name": t.name,
+                "format": t.format,
+                "size_bytes": t.num_bytes,
+                "relative_error": t.relative_error,
+                "largest_error": t.largest_error,
+            }
+            for t in made.tensors
+        ],
+        "calibration_tokens": made.calibration_tokens,
+        "unreached_experts": [list(pair) for pair in made.unreached],
+        "comparison": None
+        if c is None
+        else {
+            "tokens": c.num_tokens,
+            "kl_mean": c.kl_mean,
+            "kl_largest": c.kl_largest,
+            "same_top": c.same_top,
+            "source_perplexity": c.source_perplexity,
+            "target_perplexity": c.target_perplexity,
+            "perplexity_ratio": c.perplexity_ratio,
+        },
+        "notes": list(made.notes),
+    }

@@ -1,0 +1,300 @@
+"""Quantise: any checkpoint that loads becomes Herd's packed form or a GGUF file of smaller types, with what that loses.
+
+    source -> [calibrate: which columns matter] -> [choose types under a budget] -> encode, tensor by tensor -> compare
+
+Memory stays bounded but for calibration and comparison, which run the model. What it is not: training.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from herd.checkpoint.open import open_checkpoint
+from herd.checkpoint.opened import Checkpoint
+from herd.convert import folder_companions, gguf_companions
+from herd.errors import DoesNotFit, HerdError, NotFound, UsageError, fail
+from herd.model import place_weights
+from herd.ops.contract import Extras
+from herd.ops.native import NativeOps
+from herd.passes.encode import Lost
+from herd.passes.importance import Importances
+from herd.passes.likelihood import Comparison, Reference, logits, windows
+from herd.plan.available import available_bytes
+from herd.plan.memory import ROOM, gb, work_bytes
+from herd.quantise.parts import parts_of
+from herd.quantise.planning import Plan, plan_budget, plan_type
+from herd.quantise.writing import Book, Encoder, write_gguf_mixed, write_packed
+from herd.weights import count
+
+COMPARE_TOKENS = 4096
+"""At most so many tokens are compared."""
+HELD_OUT = 8
+"""Of a calibration text, every HELD_OUT-th window is kept for the comparison."""
+
+Tell = Callable[[str, int, int, str], None]
+"""Progress: phase (calibrate, choose, encode, compare), how much of how much is done, and its unit (tokens, tensors,
+bytes)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One line of the report."""
+
+    name: str
+    format: str
+    num_bytes: int
+    relative_error: float | None
+    """Root mean square error over root mean square weight; None: kept from an interrupted run, or never quantised."""
+    largest_error: float | None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What was written, and what it lost."""
+
+    path: Path
+    num_bytes: int
+    """Of the files."""
+    bits: float
+    """Bits a weight, everything counted."""
+    plan: Plan
+    tensors: tuple[Tensor, ...]
+    comparison: Comparison | None = None
+    calibration_tokens: int = 0
+    unreached: tuple[tuple[int, int], ...] = ()
+    """(layer, expert) that the calibration text never reached."""
+    notes: tuple[str, ...] = field(default=())
+
+    def worst(self, most: int = 10) -> list[Tensor]:
+        """The tensors with the largest relative errors."""
+        known = [t for t in self.tensors if t.relative_error is not None]
+        return sorted(known, key=lambda t: -(t.relative_error or 0.0))[:most]
+
+
+def quantise(
+    source: Path | str,
+    target: Path | str,
+    type: str | None = None,
+    *,
+    size_bytes: int | None = None,
+    bits: float | None = None,
+    calibrate: str | None = None,
+    pure: bool = False,
+    threads: int = 0,
+    resume: bool = True,
+    overwrite: bool = False,
+    compare: bool = True,
+    tell: Tell | None = None,
+) -> Quantised:
+    """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf, else Herd's packed form.
+
+    type: one of `planning.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
+    all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become f32,
+    a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an interrupted
+    run of the same job; a packed target only. compare: KL and perplexity against the source, where both fit in memory.
+
+    Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
+    (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
+    column; nothing is left of the target then).
+    """
+    target = Path(target)
+    tell = tell or _silent
+    if sum(x is not None for x in (type, size_bytes, bits)) != 1:
+        fail(UsageError, "what to quantise to", do="give one of a type, a size, bits a weight")
+    ops = NativeOps(threads)
+    with open_checkpoint(source) as checkpoint:
+        config = checkpoint.config
+        _refuse_self(Path(source), target)
+        importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, tell)
+        if type is not None:
+            plan = plan_type(config, type, pure)
+        else:
+            budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
+            plan = plan_budget(
+                config, checkpoint.source(), budget, importances, lambda a, b: tell("choose", a, b, "tensors")
+            )
+        book = Book()
+        notes = _write(checkpoint, target, plan, Encoder(importances, book), calibrate, overwrite, resume, tell)
+        if left := [n for n, f in plan.formats.items() if f is None]:
+            notes.append(f"{len(left)} tensors have rows that no block divides and stay as they are: {left[0]}")
+        comparison = None
+        if compare:
+            comparison, why = _compare(checkpoint, target, ops, texts, tell)
+            notes += [why] if why else []
+        unreached = importances.unreached(config) if importances is not None else []
+        written = _files(target)
+        size = sum(p.stat().st_size for p in written)
+        return Quantised(
+            target,
+            size,
+            8 * size / count(config).total,
+            plan,
+            _report(checkpoint, plan, book),
+            comparison,
+            seen_tokens,
+            tuple(unreached),
+            tuple(notes),
+        )
+
+
+def _silent(_phase: str, _done: int, _total: int, _unit: str) -> None:
+    """A Tell that tells nobody."""
+
+
+def _refuse_self(source: Path, target: Path) -> None:
+    if target.exists() and (source.samefile(target) or (source.is_file() and source.parent.samefile(target))):
+        fail(UsageError, f"{target} is the source", do="name another target")
+
+
+def _files(target: Path) -> list[Path]:
+    if target.is_dir():
+        return [p for p in target.iterdir() if p.suffix == ".safetensors"]
+    mmproj = target.with_name(f"mmproj-{target.name}")
+    return [target, *([mmproj] if mmproj.exists() else [])]
+
+
+# -- calibration --------------------------------------------------------------------------------------------------
+
+
+def _window(checkpoint: Checkpoint) -> int:
+    """Tokens read at once: logits of a window stay under a few hundred megabytes."""
+    return min(512 if checkpoint.config.vocab_size <= 1 << 16 else 256, checkpoint.config.max_context)
+
+
+def _needs(checkpoint: Checkpoint) -> int:
+    """Bytes of memory that running a checkpoint takes, window by window."""
+    c, T = checkpoint.config, _window(checkpoint)
+    return checkpoint.size_bytes + work_bytes(c, T) + 24 * T * c.vocab_size + ROOM
+
+
+def _calibrate(
+    checkpoint: Checkpoint, ops: NativeOps, text: str | None, tell: Tell
+) -> tuple[Importances | None, int, list[list[int]] | None]:
+    """Importances, tokens they come from, and the windows kept for the comparison (None: the built-in text)."""
+    if text is None:
+        return None, 0, None
+    tokenizer = checkpoint.load_tokenizer()
+    pieces = windows(tokenizer.encode(text), _window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
+    if not pieces:
+        fail(UsageError, "calibration text", got="no tokens to learn from", expected="some pages of what will be read")
+    needed, have = _needs(checkpoint), available_bytes()
+    if have is not None and needed > have:
+        fail(
+            DoesNotFit,
+            f"calibration runs the source: it needs {gb(needed)} of memory, {gb(have)} are available",
+            do="calibrate on a larger machine, from a q8_0 of the source, or leave the text out",
+        )
+    held = [p for i, p in enumerate(pieces) if i % HELD_OUT == HELD_OUT - 1]
+    learn = [p for i, p in enumerate(pieces) if i % HELD_OUT != HELD_OUT - 1]
+    importances = Importances()
+    weights = place_weights(ops, checkpoint.load())
+    done, total = 0, sum(len(p) for p in learn)
+    for ids, _ in logits(ops, checkpoint.config, weights, learn, Extras(observe=importances)):
+        done += len(ids)
+        tell("calibrate", done, total, "tokens")
+    return importances, total, held or learn
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    checkpoint: Checkpoint,
+    target: Path,
+    plan: Plan,
+    encoder: Encoder,
+    calibrate: str | None,
+    overwrite: bool,
+    resume: bool,
+    tell: Tell,
+) -> list[str]:
+    total = sum(_part_bytes(checkpoint, plan).values())
+    done = 0
+
+    def step(_tensor: str, num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        tell("encode", done, total, "bytes")
+
+    if target.suffix == ".gguf":
+        keys, notes = gguf_companions(checkpoint)
+        notes += write_gguf_mixed(target, checkpoint, plan, encoder, keys=keys, overwrite=overwrite, step=step)
+        return notes
+    paths, texts, notes = folder_companions(checkpoint)
+    write_packed(
+        target,
+        checkpoint,
+        plan,
+        encoder,
+        files=paths,
+        texts=texts,
+        job=_job(checkpoint, plan, calibrate),
+        overwrite=overwrite,
+        resume=resume,
+        step=step,
+    )
+    return notes
+
+
+def _job(checkpoint: Checkpoint, plan: Plan, calibrate: str | None) -> dict[str, str]:
+    """What a resumed run must agree in: the source's files as they lie, the plan, the text."""
+    path = checkpoint.path.resolve()
+    weights = sorted(p for p in ([path] if path.is_file() else path.iterdir()) if p.is_file())
+    stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
+    parts = {"source": [str(path), *stamps], "formats": plan.formats, "calibration": calibrate}
+    return {name: hashlib.sha256(json.dumps(x).encode()).hexdigest()[:16] for name, x in parts.items()}
+
+
+def _part_bytes(checkpoint: Checkpoint, plan: Plan) -> dict[str, int]:
+    found = {}
+    for part in parts_of(checkpoint.config):
+        name = plan.formats[part.tensor]
+        found[part.tensor] = 2 * part.num_weights if name is None else part.num_bytes(name)
+    return found
+
+
+def _report(checkpoint: Checkpoint, plan: Plan, book: Book) -> tuple[Tensor, ...]:
+    sizes = _part_bytes(checkpoint, plan)
+    rows = []
+    for name, format in plan.formats.items():
+        lost: Lost | None = book.lost.get(name)
+        relative, largest = (None, None) if lost is None else (lost.relative, lost.largest)
+        rows.append(Tensor(name, format or "float", sizes[name], relative, largest))
+    return tuple(rows)
+
+
+# -- comparison ---------------------------------------------------------------------------------------------------
+
+
+def _compare(
+    checkpoint: Checkpoint, target: Path, ops: NativeOps, texts: list[list[int]] | None, tell: Tell
+) -> tuple[Comparison | None, str]:
+    """The comparison, or why there is none."""
+    if texts is None:
+        try:
+            tokenizer = checkpoint.load_tokenizer()
+        except (NotFound, HerdError):
+            return None, "not compared with the source: it has no tokenizer"
+        held_out = package_files("herd.quantise").joinpath("held_out.txt").read_text("utf-8")
+        ids = tokenizer.encode(held_out)
+        texts = windows(ids, _window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
+    chosen: list[list[int]] = []
+    for ids in texts:
+        if sum(map(len, chosen)) + len(ids) <= max(COMPARE_TOKENS, len(ids)):
+            chosen.append(ids)
+    needed, have = _needs(checkpoint), available_bytes()
+    if have is not None and needed > have:
+        return None, f"not compared with the source: running it needs {gb(needed)} of memory, {gb(have)} are available"
+    config = checkpoint.config
+    total = 2 * sum(map(len, chosen))
+    with Reference(target.absolute().parent, chosen, config.vocab_size) as reference:
+        reference.record(
+            ops, config, place_weights(ops, checkpoint.load()), lambda n, _: tell("compare", n, total, "tokens")
+        )
+        with open_checkpoint(target) as made:
+            weights = place_weights(ops, made.load())
+            found = reference.compare(ops, made.config, weights, lambda n, m: tell("compare", n + m, total, "tokens"))
+    return found, ""
