@@ -1,20 +1,22 @@
-"""What the benchmarks share: the peer behind its pipe, medians of interleaved runs, the machine's name."""
+"""What the benchmarks share: workers behind pipes, medians of interleaved runs, the machine's name."""
 
 import json
 import os
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
 
-class Peer:
-    """llama.cpp in a process of its own; `peer.prefill(count=512)` is one request of peer_worker."""
+class Worker:
+    """A process that answers requests; `worker.prefill(count=512)` is one request of it."""
 
-    def __init__(self, python):
+    def __init__(self, python, script):
+        self._name = script
         self._process = subprocess.Popen(
-            [python, str(HERE / "peer_worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(HERE / script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __getattr__(self, name):
@@ -23,7 +25,7 @@ class Peer:
             self._process.stdin.flush()
             line = self._process.stdout.readline()
             if not line:
-                raise SystemExit(f"the peer stopped in {name}")
+                raise SystemExit(f"{self._name} stopped in {name}")
             return json.loads(line)
 
         return call
@@ -31,6 +33,20 @@ class Peer:
     def close(self):
         self._process.stdin.close()
         self._process.wait(60)
+
+
+class Peer(Worker):
+    """llama.cpp."""
+
+    def __init__(self, python):
+        super().__init__(python, "peer_worker.py")
+
+
+class Ours(Worker):
+    """Herd, under this interpreter."""
+
+    def __init__(self):
+        super().__init__(sys.executable, "ours_worker.py")
 
 
 def add_peer(parser):

@@ -1,0 +1,87 @@
+"""How much a model's step has to read and to compute: bytes and operations, from its weights and its config.
+
+Counted of the weights as they are held. What it is not: a measurement, a plan (`plan/` knows no weights).
+"""
+
+from typing import Any
+
+from herd.config import Llama4Config
+from herd.plan.memory import ELEMENT_BYTES
+from herd.weights import Linear, Mlp, Model
+
+
+def node_bytes(node: Any) -> int:
+    """Bytes of one weight node, any kind; 0 for None."""
+    if node is None:
+        return 0
+    if node.kind == "pair":
+        return node_bytes(node.gate) + node_bytes(node.up)
+    if node.kind == "lora":
+        return node_bytes(node.base) + int(node.down.nbytes) + int(node.up.nbytes)
+    return int((node.codes if node.kind == "packed" else node.w).nbytes)
+
+
+def token_bytes(c: Llama4Config, w: Model, rows: int = 1) -> float:
+    """Weight bytes that a step of `rows` rows reads: all but the embedding table, and of the E experts of a layer
+    those that rows * A draws are expected to touch, E * (1 - (1 - A/E)^rows)."""
+    fixed, routed = _parts(w)
+    hit = 1 - (1 - c.experts_per_token / c.num_experts) ** rows if routed else 0.0
+    return fixed + routed * hit
+
+
+def token_ops(c: Llama4Config, w: Model, rows: int = 1, heads: int = 1) -> float:
+    """Operations (a multiply and an add are two) of a step of `rows` rows of which `heads` want logits; attention's
+    are left out."""
+    per_row = 0.0
+    for b in w.blocks:
+        per_row += sum(_weights(x) for x in (b.q, b.k, b.v, b.o))
+        if b.ffn.kind == "moe":
+            per_row += _weights(b.ffn.router) + _mlp_weights(b.ffn.shared)
+            routed = _weights(b.ffn.gate_up) + _weights(b.ffn.down)
+            per_row += routed * c.experts_per_token / c.num_experts
+        else:
+            per_row += _mlp_weights(b.ffn)
+    return 2 * (rows * per_row + heads * _weights(w.head))
+
+
+def kv_bytes(c: Llama4Config, depth: int, kv_dtype: str) -> int:
+    """Bytes of keys and values that the query at position `depth` reads, its own included."""
+    row = 2 * c.num_kv_heads * c.head_size * ELEMENT_BYTES[kv_dtype]
+    return round(row * sum(depth % c.chunk + 1 if x.chunked and c.chunk else depth + 1 for x in c.layers))
+
+
+def attention_ops(c: Llama4Config, depth: int, rows: int) -> int:
+    """Operations of scores and weighted values of `rows` queries from position `depth` on."""
+    whole = rows * depth + rows * (rows + 1) // 2
+    within = sum(p % c.chunk + 1 for p in range(depth, depth + rows)) if c.chunk else whole
+    return 4 * c.num_heads * c.head_size * sum(within if x.chunked else whole for x in c.layers)
+
+
+def _parts(w: Model) -> tuple[int, int]:
+    fixed, routed = node_bytes(w.head), 0
+    for b in w.blocks:
+        fixed += sum(node_bytes(x) for x in (b.q, b.k, b.v, b.o))
+        mlp: Mlp = b.ffn.shared if b.ffn.kind == "moe" else b.ffn
+        fixed += sum(node_bytes(x) for x in (mlp.gate, mlp.up, mlp.down))
+        if b.ffn.kind == "moe":
+            fixed += node_bytes(b.ffn.router)
+            routed += node_bytes(b.ffn.gate_up) + node_bytes(b.ffn.down)
+    return fixed, routed
+
+
+def _weights(node: Linear | None) -> int:
+    """Elements of a node's matrices."""
+    if node is None:
+        return 0
+    if node.kind == "pair":
+        return _weights(node.gate) + _weights(node.up)
+    if node.kind == "lora":
+        return _weights(node.base)
+    count = 1
+    for n in node.shape if node.kind == "packed" else node.w.shape:
+        count *= n
+    return count
+
+
+def _mlp_weights(mlp: Mlp) -> int:
+    return sum(_weights(x) for x in (mlp.gate, mlp.up, mlp.down))
