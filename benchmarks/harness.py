@@ -13,10 +13,14 @@ HERE = Path(__file__).parent
 class Worker:
     """A process that answers requests; `worker.prefill(count=512)` is one request of it."""
 
-    def __init__(self, python, script):
+    def __init__(self, python, script, **environ):
         self._name = script
         self._process = subprocess.Popen(
-            [python, str(HERE / script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(HERE / script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environ},
         )
 
     def __getattr__(self, name):
@@ -43,10 +47,10 @@ class Peer(Worker):
 
 
 class Ours(Worker):
-    """Herd, under this interpreter."""
+    """Herd, under this interpreter; what it packs goes into this store."""
 
-    def __init__(self):
-        super().__init__(sys.executable, "ours_worker.py")
+    def __init__(self, home):
+        super().__init__(sys.executable, "ours_worker.py", HERD_HOME=str(home))
 
 
 def add_peer(parser):

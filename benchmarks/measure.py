@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from sides import OurSide, PeerSide, Run, Setting
 from workloads import NO_REPACK, Workload
@@ -65,8 +66,8 @@ class Plan:
     """The peer's interpreter."""
     threads: int
     pack: bool
-    states: object
-    """Folder of the peer's filled caches."""
+    place: Path
+    """Where slices lie, our packed forms (home/) and the peer's filled caches (states/)."""
     rounds: int | None
     """None: each workload's own."""
     probe: object
@@ -80,18 +81,21 @@ class Plan:
 
 def together(plan, model, path, workloads) -> Iterator[Measured]:
     """Brief runs in every setting, then full ones in those near the peer's best."""
-    ours = OurSide(path, plan.threads, plan.pack)
+    ours = OurSide(path, plan.threads, plan.pack, plan.place / "home")
     repacks = (False,) if model in NO_REPACK else (False, True)
-    brief = {}
+    brief, tried = {}, []
     for peer in _peers(plan, model, path, repacks):
         for w in workloads:
             for flash in FLASHES:
                 rounds = _rounds(plan, w, ours, peer, flash, min(plan.count(w), 1 if w.count >= 2048 else 2))
-                ratio = statistics.median(p.figure / o.figure for _, o, p in rounds)
-                brief[w, Setting(peer.repack, flash)] = ratio
+                tried.append(Measured(w, model, Setting(peer.repack, flash), rounds, ours.loaded, "together"))
+                brief[w, tried[-1].setting] = 1 / tried[-1].ratio
+    short = {w for w in workloads if plan.count(w) <= 2}
+    yield from (m for m in tried if m.workload in short)
     best = {w: max(r for (x, _), r in brief.items() if x is w) for w in workloads}
-    for peer in _peers(plan, model, path, repacks[::-1]):
-        for w in workloads:
+    full = [w for w in workloads if w not in short]
+    for peer in _peers(plan, model, path, repacks[::-1] if full else ()):
+        for w in full:
             for flash in FLASHES:
                 setting = Setting(peer.repack, flash)
                 if brief[w, setting] >= NEAR * best[w]:
@@ -102,7 +106,7 @@ def together(plan, model, path, workloads) -> Iterator[Measured]:
 
 def _peers(plan, model, path, repacks):
     for repack in repacks:
-        peer = PeerSide(plan.python, path, model, plan.threads, repack, plan.states)
+        peer = PeerSide(plan.python, path, model, plan.threads, repack, plan.place / "states")
         yield peer
         peer.close()
 
@@ -128,7 +132,7 @@ def in_turn(plan, model, path, workloads) -> Iterator[Measured]:
     repacks = (False,) if model in NO_REPACK else (False, True)
     left, theirs, loaded = {w: [] for w in workloads}, {}, {}
     for _ in range(2):
-        ours = OurSide(path, plan.threads, plan.pack)
+        ours = OurSide(path, plan.threads, plan.pack, plan.place / "home")
         loaded = ours.loaded
         for w in workloads:
             ours.ready(w)

@@ -1,7 +1,7 @@
 """Herd behind a pipe, as peer_worker.py has llama.cpp: the model over its op set and cache, no sampler, no text.
 
 One JSON request a line on stdin, one JSON reply a line on stdout:
-    load {path, threads, context, sequences, kv, piece, pack} -> {load_s, token_bytes, file_bytes, layout}
+    load {path, threads, context, sequences, kv, piece, pack} -> {load_s, token_bytes, ...}
     context {length, sequences, kv, piece} -> {}                  a cache of this kind, kept from call to call
     fill {depth} -> {}              memory {} -> {rss_bytes, peak_bytes}
     prefill {count, depth} -> T     decode {count, depth} -> T    many {sequences, steps} -> T
@@ -15,7 +15,9 @@ import time
 import numpy as np
 import quiet
 
+from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
+from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
 from herd.machine.work import token_bytes
 from herd.model import forward, place_weights
@@ -30,10 +32,10 @@ class Worker:
         self.rng = np.random.default_rng(1)
         self.kept = {}
 
-    def load(self, path, threads=2, context=1024, sequences=1, kv="f16", piece=512, pack=True):
+    def load(self, path, threads=2, context=1024, sequences=1, kv="bf16", piece=512, pack=True):
         start = time.perf_counter()
         self.ops = NativeOps(threads=threads)
-        self.checkpoint = open_checkpoint(path)
+        self.checkpoint = packed_for(open_checkpoint(path), pack=pack and native_pack() is not None)
         self.c = self.checkpoint.config
         self.w = place_weights(self.ops, self.checkpoint.load())
         self.context(context, sequences, kv, piece)
@@ -41,9 +43,11 @@ class Worker:
             "load_s": time.perf_counter() - start,
             "token_bytes": token_bytes(self.c, self.w),
             "file_bytes": self.checkpoint.size_bytes,
+            "layout": getattr(self.w.head, "layout", "rows"),
+            "kv": kv,
         }
 
-    def context(self, length, sequences=1, kv="f16", piece=512):
+    def context(self, length, sequences=1, kv="bf16", piece=512):
         """A cache of this kind: kept from an earlier call, with what it was filled with, or new."""
         key = (length, sequences, kv, piece)
         if key not in self.kept:

@@ -36,8 +36,8 @@ class Run:
 
 
 class OurSide:
-    def __init__(self, path, threads, pack):
-        self.worker = Ours()
+    def __init__(self, path, threads, pack, home):
+        self.worker = Ours(home)
         self.loaded = self.worker.load(path=path, threads=threads, pack=pack)
 
     def ready(self, w):

@@ -1,4 +1,4 @@
-"""Rows of benchmarks/peer.py that are no race of two: how long a load takes and what it holds, and a million positions."""
+"""Rows of benchmarks/peer.py that are no race of two: what a load takes and holds, a million positions."""
 
 import os
 import statistics
@@ -46,7 +46,7 @@ def load(plan, w, path):
 
 
 def _once(path, plan):
-    worker = Ours()
+    worker = Ours(plan.place / "home")
     seconds = worker.load(path=str(path), threads=plan.threads, pack=plan.pack)["load_s"]
     worker.prefill(count=512)
     peak = worker.memory()["peak_bytes"]
@@ -57,7 +57,7 @@ def _once(path, plan):
 def million(plan, w, path):
     """Decoding with 1,048,576 positions in an int4 cache, filled by the worker's benchmark-only `fill_random`. Ours is
     its speed, `peer` the speed that reading every byte of weights and cache once at the probe's rate would give."""
-    worker = Ours()
+    worker = Ours(plan.place / "home")
     loaded = worker.load(path=str(path), threads=plan.threads, pack=plan.pack)
     worker.context(length=w.depth + 1024, kv="int4")
     filled = worker.fill_random(depth=w.depth)

@@ -10,7 +10,13 @@ SLICES = {
     "attention-q4_0": ("--shape", "attention", "--quant", "q4_0", "--vocab", "4096"),
     "small-q4_0": ("--shape", "small", "--quant", "q4_0", "--vocab", "8192"),
 }
-SIZES = {"scout-q4_k": 6.2e9, "scout-q8_0": 11.7e9, "attention-q4_k": 0.6e9, "attention-q4_0": 0.6e9, "small-q4_0": 0.4e9}
+SIZES = {
+    "scout-q4_k": 6.2e9,
+    "scout-q8_0": 11.7e9,
+    "attention-q4_k": 0.6e9,
+    "attention-q4_0": 0.6e9,
+    "small-q4_0": 0.4e9,
+}
 """Bytes, about: the disk is asked before one is made."""
 MODELS = ("attention-q4_k", "attention-q4_0", "scout-q4_k", "scout-q8_0", "small-q4_0", "smollm2")
 """In the order they are run: the attention slice fills deep caches fastest, and the Scout slice takes them over."""
