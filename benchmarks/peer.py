@@ -53,7 +53,7 @@ def row(w, found):
             {"model": x.model, "setting": str(x.setting), "ours": x.ours, "peer": x.peer, "ratio": x.ratio}
             for x in found
         ],
-        "ours_load_s": m.loaded["load_s"], "ours_kv": m.loaded["kv"], "ours_layout": m.loaded["layout"], 
+        "ours_load_s": m.loaded["load_s"], "ours_kv": m.loaded["kv"], "ours_layout": m.loaded["layout"],
         "machine": machine(), "date": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
 
