@@ -1,23 +1,46 @@
-"""Who owns which page of the KV cache: two pools, plain integers. No arrays of keys, no device, no text.
+"""Who owns which page of the KV cache: three pools, reference counts, plain integers. No keys, no device, no text.
 
-    pool     layers                    a sequence of length t holds              given back
-    whole    that see all before them  ceil(t / Z) pages, position i in page     drop, rollback
-                                       i // Z of its list
-    chunk    chunked (RoPE) layers     ceil((t mod C) / Z) pages, of the chunk   when the commit passes the chunk's
+Z positions a page, C positions a chunk (Z divides C: a page never holds two chunks), t positions a sequence:
+
+    pool    layers                     a sequence of length t holds              given back
+    whole   that see all before them   ceil(t / Z) pages; position i lies in     drop, rollback
+                                       page i // Z of its table
+    chunk   chunked (RoPE) layers      ceil((t mod C) / Z) pages, of the chunk   when the commit passes the chunk's
                                        that t lies in; none at a multiple of C   end; drop, rollback
+    exact   that see all before them,  the first page of positions, and the one  when a later page is begun (not the
+            in a cache with an exact   that t lies in; none of its own at a      first); drop, rollback
+            pool (int4)                multiple of Z
 
-A pass goes step -> (the model runs) -> commit. Between the two a sequence holds the pages of every chunk the pass
-touches, so that a commit of fewer rows than were run (speculation) may step back over a chunk edge. Page size Z divides
-the chunk C: a page never holds two chunks.
+In a cache with an exact pool the whole pool holds the coarse (int4) form of finished pages of positions, without the
+first: max(0, t // Z - 1) pages. Rows are written to exact pages; a pass that fills a page lists it in `closing`, and
+its coarse page is written from the exact one.
+
+A pass goes step -> take_copies, run -> (the model runs) -> commit. Between step and commit a sequence also holds the
+pages of every chunk that the pass touches, and the exact pages of every page of positions that it touches, so that a
+commit of fewer rows than were run (speculation) may step back over a chunk's or a page's edge.
+
+Any number of leases, and a prefix tree, may hold a page. A holder writes only behind its own length, and only into
+pages that it holds alone: the first write into a page held by others copies it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from herd.batch import Context, Ints, Segments
+from herd.batch import Context
+from herd.cache.pool import Pool, Table
+from herd.cache.rows import Rows, ranges
 from herd.errors import DoesNotFit, UsageError, fail
+
+
+class Counts(NamedTuple):
+    """Numbers of pages, by pool."""
+
+    whole: int = 0
+    chunk: int = 0
+    exact: int = 0
 
 
 @dataclass(eq=False)
@@ -28,31 +51,60 @@ class Lease:
     """Committed tokens."""
     pending: int = 0
     """Rows of a step that is not committed yet."""
-    pages: list[int] = field(default_factory=list)
-    chunk_pages: dict[int, list[int]] = field(default_factory=dict)
+    pages: Table = field(default_factory=Table)
+    """Of the whole pool. With an exact pool: of finished pages of positions; place 0 means nothing."""
+    chunk_pages: dict[int, Table] = field(default_factory=dict)
     """By chunk number; committed sequences have at most one, the chunk that `length` lies in."""
+    exact_pages: dict[int, int] = field(default_factory=dict)
+    """With an exact pool: by place."""
+    unchanged: int = 0
+    """Finished pages of positions that are as they were when the prefix tree last saw this lease."""
+
+
+class Holder(Protocol):
+    """Who holds pages beside the leases."""
+
+    def held(self, pool: str) -> Iterable[int]:
+        """Pages of this pool, one entry for each hold."""
 
 
 class Pager:
-    """Both pools, and the leases on them.
+    """The pools, and the leases on them.
 
-    chunk: C, or None when no layer is chunked (then there is no chunk pool). num_pages, num_chunk_pages: sizes of the
-    pools. Raises UsageError when the page size does not divide the chunk.
+    chunk: C, or None when no layer is chunked (then there is no chunk pool). num_pages, num_chunk_pages,
+    num_exact_pages: sizes of the pools; num_exact_pages None: no exact pool, the whole pool holds everything as it is.
+    Raises UsageError when the page size does not divide the chunk.
     """
 
-    def __init__(self, chunk: int | None, page_size: int, num_pages: int, num_chunk_pages: int = 0) -> None:
+    def __init__(
+        self,
+        chunk: int | None,
+        page_size: int,
+        num_pages: int,
+        num_chunk_pages: int = 0,
+        num_exact_pages: int | None = None,
+    ) -> None:
         if page_size < 1:
             fail(UsageError, "page size", got=page_size, expected="1 or more")
         if chunk is not None and chunk % page_size:
             fail(UsageError, "page size", got=page_size, expected=f"a divisor of the attention chunk, {chunk}")
-        self.chunk = chunk
-        self.page_size = page_size
-        self.num_pages = num_pages
-        self.num_chunk_pages = num_chunk_pages if chunk is not None else 0
-        # popped from the end, so the lowest page goes first
-        self.free = list(range(num_pages - 1, -1, -1))
-        self.free_chunk = list(range(self.num_chunk_pages - 1, -1, -1))
+        self.chunk, self.page_size = chunk, page_size
+        self.exact = num_exact_pages is not None
+        self.pools = {
+            "whole": Pool(num_pages),
+            "chunk": Pool(num_chunk_pages if chunk is not None else 0),
+            "exact": Pool(num_exact_pages or 0),
+        }
+        self._whole, self._chunk, self._exact = self.pools.values()
         self.leases: list[Lease] = []
+        self.holders: list[Holder] = []
+        """Prefix trees over these pools, for the audit."""
+        self._copies: list[tuple[str, int, int]] = []
+
+    @property
+    def free(self) -> Counts:
+        """Free pages."""
+        return Counts(len(self._whole.free), len(self._chunk.free), len(self._exact.free))
 
     def lease(self) -> Lease:
         """A new sequence, without pages."""
@@ -60,46 +112,87 @@ class Pager:
         self.leases.append(new)
         return new
 
-    def needs(self, lease: Lease, rows: int) -> tuple[int, int]:
-        """Pages (whole, chunk) that a step of so many rows would take from the pools."""
-        end = lease.length + rows
-        whole = max(0, self._pages(end) - len(lease.pages))
-        if self.chunk is None:
-            return whole, 0
-        held = sum(len(p) for p in lease.chunk_pages.values())
-        return whole, max(0, self._pages(end - lease.length // self.chunk * self.chunk) - held)
+    def fork(self, lease: Lease) -> Lease:
+        """A second sequence with the same past; every page is shared, none copied before somebody writes into it."""
+        assert not lease.pending, "commit the last step first"
+        new = self.lease()
+        chunk = next(iter(lease.chunk_pages.values()), Table())
+        self.give(new, lease.length, lease.pages.ids(), chunk.ids(), lease.exact_pages)
+        return new
+
+    def give(
+        self, lease: Lease, length: int, whole: Sequence[int], chunk: Sequence[int], exact: dict[int, int]
+    ) -> None:
+        """Let an empty lease share these pages, which hold `length` positions: `whole` from position 0, `chunk` from
+        the start of the chunk that `length` lies in, `exact` by place (whole[0] then means nothing)."""
+        assert not lease.length and not lease.pending, "the lease is not empty"
+        self._whole.share(whole[1:] if self.exact else whole)
+        self._chunk.share(chunk)
+        self._exact.share(exact.values())
+        lease.length = length
+        lease.pages = Table(whole)
+        if chunk:
+            assert self.chunk is not None
+            lease.chunk_pages = {length // self.chunk: Table(chunk)}
+        lease.exact_pages = dict(exact)
+
+    def needs(self, lease: Lease, rows: int) -> Counts:
+        """Free pages that a step of so many rows takes from the pools, copies of shared pages included.
+
+        Leases that share a page and step together may take fewer than the sum: the last of them need not copy.
+        """
+        Z, start = self.page_size, lease.length
+        end = start + rows
+        place = start // Z if start % Z else None
+        begun = -(-end // Z) - -(-start // Z)
+        if self.exact:
+            whole = max(0, end // Z - 1) - max(0, start // Z - 1)
+            exact = begun + (place is not None and self._exact.refs[lease.exact_pages[place]] > 1)
+        else:
+            whole, exact = begun + (place is not None and self._whole.refs[lease.pages[place]] > 1), 0
+        chunk = 0
+        if self.chunk is not None:
+            chunk = begun
+            if place is not None:
+                table = lease.chunk_pages[start // self.chunk]
+                chunk += self._chunk.refs[table[start % self.chunk // Z]] > 1
+        return Counts(whole, chunk, exact)
 
     def step(self, work: Sequence[tuple[Lease, int]], rows: Sequence[int] | None = None) -> Context:
         """Take the pages for these new rows and say where each row goes and what it sees.
 
         work: (lease, number of new rows), each lease once, each number 1 or more, nothing pending. rows: flat rows of
         the pass whose logits are wanted; None: the last row of each lease. Raises DoesNotFit, and takes nothing, when
-        a pool has too few pages.
+        a pool has too few pages. Afterwards `take_copies` has what must be copied before the pass.
         """
         for lease, n in work:
             assert n > 0, n
             assert not lease.pending, "commit the last step first"
-        needs = [self.needs(lease, n) for lease, n in work]
-        for name, need, free in (
-            ("KV pages", sum(a for a, _ in needs), len(self.free)),
-            ("KV pages of chunked layers", sum(b for _, b in needs), len(self.free_chunk)),
-        ):
-            if need > free:
-                fail(DoesNotFit, name, got=f"{free} free", expected=f"{need}", do="wait, or give the cache more memory")
-        positions: list[Ints] = []
-        whole, chunk = _Rows(self.page_size), _Rows(self.page_size)
+        self._room([self.needs(lease, n) for lease, n in work])
+        whole, chunk = Rows(self.page_size, self.exact), Rows(self.page_size)
         for lease, n in work:
             start, end = lease.length, lease.length + n
-            positions.append(np.arange(start, end, dtype=np.int64))
-            self._grow(lease.pages, self.free, end)
-            whole.add(lease.pages, start, end)
+            if self.exact:
+                self._step_exact(lease, start, end, whole)
+            else:
+                self._write(lease.pages, "whole", start, end)
+                whole.add(lease.pages, start, end)
             if self.chunk is not None:
                 self._step_chunks(lease, start, end, chunk)
             lease.pending = n
-        wanted = whole.starts[1:] if rows is None else rows
+        counts = np.array([n for _, n in work], np.int64)
+        positions = ranges(np.array([lease.length for lease, _ in work], np.int64), counts)
         all_rows = whole.segments()
-        last = np.asarray(wanted, np.int64) - (1 if rows is None else 0)
-        return Context(np.concatenate(positions), all_rows, all_rows if self.chunk is None else chunk.segments(), last)
+        wanted = np.cumsum(counts) - 1 if rows is None else np.asarray(rows, np.int64)
+        return Context(positions, all_rows, all_rows if self.chunk is None else chunk.segments(), wanted)
+
+    def take_copies(self) -> list[tuple[str, int, int]]:
+        """(pool, source, target) of each page that must be copied before the pass of the last step, in this order.
+
+        Run them even when the pass itself is given up: the leases hold the targets already.
+        """
+        copies, self._copies = self._copies, []
+        return copies
 
     def commit(self, lease: Lease, accepted: int | None = None) -> None:
         """The pass has run; keep its first `accepted` rows (None: all) and give back what nobody sees again."""
@@ -112,12 +205,16 @@ class Pager:
         """Go back to the longest length of at most `length` tokens whose keys are still here, and return it.
 
         A length in the current chunk is reached exactly; before it the chunked layers' keys are gone, so only
-        multiples of the chunk remain, where those layers need none.
+        multiples of the chunk remain, where those layers need none. With an exact pool a length in the current page
+        of positions, or in the first, is reached exactly; between them the exact keys are gone, so only multiples of
+        the page remain.
         """
         assert not lease.pending, "commit the last step first"
         assert 0 <= length <= lease.length, (length, lease.length)
         if self.chunk is not None and length // self.chunk != lease.length // self.chunk:
             length -= length % self.chunk
+        if self.exact and length // self.page_size not in lease.exact_pages:
+            length -= length % self.page_size
         self._cut(lease, length)
         return length
 
@@ -128,89 +225,135 @@ class Pager:
         self.leases.remove(lease)
 
     def check(self) -> None:
-        """Audit: every page is free or owned exactly once, and each lease owns what its length needs."""
-        owned = [p for lease in self.leases for p in lease.pages]
-        chunk_owned = [p for lease in self.leases for pages in lease.chunk_pages.values() for p in pages]
-        assert sorted(owned + self.free) == list(range(self.num_pages)), "whole pages lost or owned twice"
-        assert sorted(chunk_owned + self.free_chunk) == list(range(self.num_chunk_pages)), "chunk pages lost or twice"
+        """Audit: every page is free, or its count is that of its holders; each lease holds what its length needs."""
+        for name, pool in self.pools.items():
+            pool.check(name, [p for lease in self.leases for p in self.held_by(lease, name)] + self._others(name))
         for lease in self.leases:
-            end = lease.length + lease.pending
-            assert len(lease.pages) == self._pages(end), (len(lease.pages), end)
-            if self.chunk is None:
-                assert not lease.chunk_pages
-                continue
-            for number, pages in lease.chunk_pages.items():
-                begin = number * self.chunk
-                assert lease.length - self.chunk < begin < end, (number, lease.length, end)
-                assert len(pages) == self._pages(min(self.chunk, end - begin)), (number, len(pages), end)
-            held = sum(len(p) for p in lease.chunk_pages.values())
-            assert held == self._pages(end - lease.length // self.chunk * self.chunk), (held, lease.length, end)
+            self._check(lease)
 
-    def _pages(self, length: int) -> int:
-        return -(-length // self.page_size)
+    def held_by(self, lease: Lease, pool: str) -> list[int]:
+        """Pages of one pool that a lease holds."""
+        if pool == "whole":
+            return lease.pages.ids()[1 if self.exact else 0 :]
+        if pool == "chunk":
+            return [p for table in lease.chunk_pages.values() for p in table.ids()]
+        return list(lease.exact_pages.values())
 
-    def _grow(self, pages: list[int], free: list[int], length: int) -> None:
-        while len(pages) * self.page_size < length:
-            pages.append(free.pop())
+    def _others(self, pool: str) -> list[int]:
+        return [p for holder in self.holders for p in holder.held(pool)]
 
-    def _step_chunks(self, lease: Lease, start: int, end: int, out: "_Rows") -> None:
+    def _check(self, lease: Lease) -> None:
+        Z, end = self.page_size, lease.length + lease.pending
+        if self.exact:
+            assert len(lease.pages) == end // Z, (len(lease.pages), end)
+            places = {0} if end else set()
+            touched = range(lease.length // Z, -(-end // Z))
+            assert set(lease.exact_pages) == places | set(touched), (lease.exact_pages, lease.length, end)
+        else:
+            assert len(lease.pages) == -(-end // Z), (len(lease.pages), end)
+            assert not lease.exact_pages
+        if self.chunk is None:
+            assert not lease.chunk_pages
+            return
+        for number, pages in lease.chunk_pages.items():
+            begin = number * self.chunk
+            assert lease.length - self.chunk < begin < end, (number, lease.length, end)
+            assert len(pages) == -(-min(self.chunk, end - begin) // Z), (number, len(pages), end)
+        held = sum(map(len, lease.chunk_pages.values()))
+        assert held == -(-(end - lease.length // self.chunk * self.chunk) // Z), (held, lease.length, end)
+
+    def _room(self, needs: list[Counts]) -> None:
+        for name, need, pool in (
+            ("KV pages", sum(n.whole for n in needs), self._whole),
+            ("KV pages of chunked layers", sum(n.chunk for n in needs), self._chunk),
+            ("exact KV pages", sum(n.exact for n in needs), self._exact),
+        ):
+            if need > len(pool.free):
+                fail(
+                    DoesNotFit,
+                    name,
+                    got=f"{len(pool.free)} free",
+                    expected=f"{need}",
+                    do="wait, or give the cache more memory",
+                )
+
+    def _write(self, table: Table, name: str, start: int, end: int) -> None:
+        """Make positions start .. end of a table writable: the page that start lies in is held alone, the rest new."""
+        pool, place = self.pools[name], start // self.page_size
+        if start % self.page_size and pool.refs[table[place]] > 1:
+            table[place] = self._copy(name, table[place])
+        while len(table) * self.page_size < end:
+            table.append(pool.take())
+
+    def _copy(self, name: str, source: int) -> int:
+        pool = self.pools[name]
+        target = pool.take()
+        pool.release((source,))
+        self._copies.append((name, source, target))
+        return target
+
+    def _step_chunks(self, lease: Lease, start: int, end: int, out: Rows) -> None:
         assert self.chunk is not None
         while start < end:
             number = start // self.chunk
             base = number * self.chunk
             stop = min(base + self.chunk, end)
-            pages = lease.chunk_pages.setdefault(number, [])
-            self._grow(pages, self.free_chunk, stop - base)
-            out.add(pages, start - base, stop - base)
+            table = lease.chunk_pages.get(number)
+            if table is None:
+                table = lease.chunk_pages[number] = Table()
+            self._write(table, "chunk", start - base, stop - base)
+            out.add(table, start - base, stop - base)
+            start = stop
+
+    def _step_exact(self, lease: Lease, start: int, end: int, out: Rows) -> None:
+        Z, exact = self.page_size, lease.exact_pages
+        if start % Z and self._exact.refs[exact[start // Z]] > 1:
+            exact[start // Z] = self._copy("exact", exact[start // Z])
+        while start < end:
+            place = start // Z
+            stop = min((place + 1) * Z, end)
+            if not start % Z:
+                exact[place] = self._exact.take()
+            out.add_exact(lease.pages, start, stop, exact[0], exact[place])
+            if stop % Z == 0:
+                lease.pages.append(self._whole.take() if place else 0)
+                if place:
+                    out.closing.append((exact[place], lease.pages[place]))
             start = stop
 
     def _cut(self, lease: Lease, length: int) -> None:
         """Set the length; pages past it, and of chunks that it does not lie in, come free (highest first)."""
         lease.length = length
-        keep = self._pages(length)
-        self.free += reversed(lease.pages[keep:])
-        del lease.pages[keep:]
+        Z = self.page_size
+        lease.unchanged = min(lease.unchanged, length // Z)
+        keep = length // Z if self.exact else -(-length // Z)
+        if keep < len(lease.pages):
+            gone = lease.pages.cut(keep)
+            self._whole.release(gone[:-1] if self.exact and not keep else gone)
+        if self.exact:
+            self._cut_exact(lease, length)
         if self.chunk is None:
             return
         for number in sorted(lease.chunk_pages, reverse=True):
-            here = number == length // self.chunk
-            keep = self._pages(length % self.chunk) if here else 0
-            pages = lease.chunk_pages[number]
-            self.free_chunk += reversed(pages[keep:])
-            del pages[keep:]
-            if not pages:
-                del lease.chunk_pages[number]
+            table = lease.chunk_pages[number]
+            keep = -(-(length % self.chunk) // Z) if number == length // self.chunk else 0
+            if keep < len(table):
+                self._chunk.release(table.cut(keep))
+                if not keep:
+                    del lease.chunk_pages[number]
 
-
-class _Rows:
-    """Segments in the making."""
-
-    def __init__(self, page_size: int) -> None:
-        self.page_size = page_size
-        self.starts = [0]
-        self.kv_lens: list[int] = []
-        self.pages: list[list[int]] = []
-        self.slots: list[Ints] = []
-
-    def add(self, pages: list[int], start: int, end: int) -> None:
-        """Rows for positions start..end of a list of pages whose first holds position 0."""
+    def _cut_exact(self, lease: Lease, length: int) -> None:
         Z = self.page_size
-        self.starts.append(self.starts[-1] + end - start)
-        self.kv_lens.append(end)
-        self.pages.append(pages[: -(-end // Z)])
-        first = start // Z
-        t = np.arange(start, end, dtype=np.int64)
-        self.slots.append(np.asarray(pages[first : -(-end // Z)], np.int64)[t // Z - first] * Z + t % Z)
+        for place in sorted(lease.exact_pages, reverse=True):
+            if not (place * Z < length and (place == 0 or place == length // Z)):
+                self._exact.release((lease.exact_pages.pop(place),))
 
-    def segments(self) -> Segments:
-        """The finished arrays."""
-        table = np.zeros((len(self.pages), max(map(len, self.pages))), np.int64)
-        for row, pages in zip(table, self.pages, strict=True):
-            row[: len(pages)] = pages
-        return Segments(
-            np.asarray(self.starts, np.int64),
-            np.asarray(self.kv_lens, np.int64),
-            table,
-            np.concatenate(self.slots),
-            self.page_size,
-        )
+
+def pages_of(length: int, chunk: int | None, page_size: int, exact: bool = False) -> Counts:
+    """Pages that a committed sequence of so many positions holds, were it alone; see the module's table."""
+    whole, tail = -(-length // page_size), -(-(length % chunk) // page_size) if chunk else 0
+    if not exact:
+        return Counts(whole, tail)
+    first = length > 0
+    own = length > page_size and length % page_size > 0
+    return Counts(max(0, length // page_size - 1), tail, first + own)
