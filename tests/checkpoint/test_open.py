@@ -137,8 +137,10 @@ def test_pickles_are_never_read(tmp_path: Path, name: str, content: bytes) -> No
 def test_metas_own_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text("{}")
     (tmp_path / "consolidated.00.pth").write_bytes(b"PK\x03\x04" + bytes(100))
-    refused(tmp_path, BadCheckpoint, "consolidated .pth files are not read yet")
-    refused(tmp_path / "consolidated.00.pth", BadCheckpoint, "consolidated .pth files are not read yet")
+    refused(tmp_path, BadCheckpoint, "consolidated.00.pth: zip archive: got no end of a directory")
+    refused(
+        tmp_path / "consolidated.00.pth", BadCheckpoint, "read as a folder, with their params.json: name the folder"
+    )
 
 
 @pytest.mark.parametrize("content", [PICKLE, b"PK\x03\x04" + bytes(100), b"\x80\x02}q."])

@@ -88,7 +88,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "shape a string": (entry(shape="2"), "shape of x"),
     "unknown dtype": (entry(dtype="F13"), "F13 in x"),
     "float64": (file_of({"x": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}), "F64 in x"),
-    "fp8": (file_of({"w": {"dtype": "F8_E5M2", "shape": [8], "data_offsets": [0, 8]}}), "F8_E4M3 in w"),
+    "fp8": (file_of({"w": {"dtype": "F8_E5M2", "shape": [8], "data_offsets": [0, 8]}}), "F8_E5M2 in w"),
     "dtype a number": (entry(dtype=7), "dtype of x"),
     "another key": (entry(scale=1), "keys of x"),
     "name of 10^6 bytes": (file_of({"x" * 1_000_000: GOOD["x"]}), "name of over 512 bytes"),

@@ -12,6 +12,7 @@ from typing import Any
 from herd import weights
 from herd.checkpoint import licences, store
 from herd.checkpoint.licences import Licence
+from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.registry import Version
@@ -79,7 +80,7 @@ def _types(checkpoint: Checkpoint) -> dict[str, int]:
         for reader in (checkpoint.reader, checkpoint.mmproj):
             for info in reader.tensors.values() if reader else ():
                 found[info.format] += info.num_bytes
-    elif isinstance(checkpoint, HfCheckpoint):
+    elif isinstance(checkpoint, HfCheckpoint | MetaCheckpoint):
         found.update(checkpoint.types())
     return dict(found.most_common())
 

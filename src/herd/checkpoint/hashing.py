@@ -16,7 +16,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
 
 BLOCK = 1 << 20
-SUFFIXES = (".safetensors", ".gguf", ".json", ".model", ".txt", ".md")
+SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".json", ".model", ".txt", ".md")
 """Files that belong to a model's folder; anything else there is not ours to judge."""
 PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
@@ -56,8 +56,8 @@ def scan(path: Path) -> dict[str, FileRecord]:
         status = p.stat()
         if stat.S_ISREG(status.st_mode):
             files[p.name] = FileRecord(status.st_size, status.st_mtime_ns)
-    if not any(name.endswith((".safetensors", ".gguf")) for name in files):
-        fail(BadCheckpoint, str(path), got="no weights", expected="a .gguf file, or a folder with .safetensors")
+    if not any(name.endswith((".safetensors", ".gguf", ".pth")) for name in files):
+        fail(BadCheckpoint, str(path), got="no weights", expected="a .gguf file, or a folder with .safetensors or .pth")
     return files
 
 

@@ -1,4 +1,5 @@
-"""Open any checkpoint that Herd reads: a Hugging Face folder, a safetensors file beside its config.json, a GGUF file.
+"""Open any checkpoint that Herd reads: a Hugging Face folder, a safetensors file beside its config.json, a GGUF file, a
+folder of Meta's consolidated.NN.pth.
 
     with open_checkpoint(path) as checkpoint:
         model, tokenizer = checkpoint.load(), checkpoint.load_tokenizer()
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from herd.checkpoint.gguf import open_gguf
 from herd.checkpoint.hf_folder import INDEX
+from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.safetensors import MAGICS
 from herd.checkpoint.small_files import listed, regular_file
@@ -18,13 +20,14 @@ from herd.errors import BadCheckpoint, NotFound, fail
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 _PICKLE_DO = "Herd never unpickles; use the safetensors or GGUF form of this model"
-_META_DO = "Meta's consolidated .pth files are not read yet; use the safetensors or GGUF form of this model"
+_META_DO = "Meta's consolidated.NN.pth are read as a folder, with their params.json: name the folder"
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open a folder or a file.
 
-    A folder holds safetensors files with a config.json, or one GGUF model (and its mmproj*.gguf when it sees images).
+    A folder holds safetensors files with a config.json, or one GGUF model (and its mmproj*.gguf when it sees images),
+    or Meta's consolidated.NN.pth with a params.json.
     Raises NotFound, BadCheckpoint, BadConfig, each one line.
     """
     path = Path(path)
@@ -61,9 +64,10 @@ def _open_folder(folder: Path) -> Checkpoint:
             fail(BadCheckpoint, f"{folder} holds {len(models)} GGUF models", got=listed(models), do="name one of them")
         return _open_gguf(folder / models[0], _companion(folder / models[0]))
     pickles = [n for n in names if n.endswith(_PICKLES)]
+    if any(n.startswith("consolidated.") for n in pickles):
+        return MetaCheckpoint(folder)
     if pickles:
-        do = _META_DO if "params.json" in names or pickles[0].startswith("consolidated") else _PICKLE_DO
-        fail(BadCheckpoint, f"{folder} holds pickles only", got=listed(pickles), do=do)
+        fail(BadCheckpoint, f"{folder} holds pickles only", got=listed(pickles), do=_PICKLE_DO)
     return fail(NotFound, f"{folder} holds no weights", expected="*.safetensors with config.json, or *.gguf")
 
 

@@ -41,7 +41,7 @@ class Checkpoint(ABC):
     """A model on disk, open. Close it, or use it in `with`; what it has loaded stays valid while it is held."""
 
     path: Path
-    format: Literal["safetensors", "gguf"]
+    format: Literal["safetensors", "gguf", "meta"]
     config: Llama4Config
     size_bytes: int
     """Of the weight files."""
@@ -123,7 +123,7 @@ class Checkpoint(ABC):
 class HfCheckpoint(Checkpoint):
     """config.json and safetensors: a folder, or one file whose folder has the rest."""
 
-    format: Literal["safetensors", "gguf"] = "safetensors"
+    format: Literal["safetensors", "gguf", "meta"] = "safetensors"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,7 +177,7 @@ class HfCheckpoint(Checkpoint):
 class GgufCheckpoint(Checkpoint):
     """A GGUF model, and the file with its vision part when it has one."""
 
-    format: Literal["safetensors", "gguf"] = "gguf"
+    format: Literal["safetensors", "gguf", "meta"] = "gguf"
 
     def __init__(self, path: Path, reader: Gguf, mmproj: Gguf | None) -> None:
         self.path = path

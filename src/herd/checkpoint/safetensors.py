@@ -40,7 +40,7 @@ class SafeFile:
         self.path = path
         regular_file(path, BadCheckpoint)
         with path.open("rb") as file:
-            self._stamp = _stamp(os.fstat(file.fileno()))
+            self._stamp = stamp_of(os.fstat(file.fileno()))
             self.num_bytes = self._stamp[0]
             data = self._read_header(file.read(8), file.read)
             self._data_start = 8 + len(data)
@@ -63,7 +63,7 @@ class SafeFile:
         """Raise BadCheckpoint when the file on disk is no longer the one that was opened: reading on from the map
         would give other bytes, or end the process when the file has become shorter."""
         try:
-            now = _stamp(self.path.stat())
+            now = stamp_of(self.path.stat())
         except OSError:
             now = None
         if now != self._stamp:
@@ -101,5 +101,6 @@ class SafeFile:
                 fail(BadCheckpoint, f"{self.path.name}: not safetensors", got=meaning)
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int, int, int]:
+def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file does."""
     return (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)

@@ -23,7 +23,7 @@ from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.registry import Entry, FileRecord, Version
 from herd.errors import BadCheckpoint, NotFound, UsageError, fail
 
-MODEL_SUFFIXES = (".gguf", ".safetensors")
+MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
 
 def resolve(name_or_path: str | Path) -> Path:

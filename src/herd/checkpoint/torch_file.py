@@ -1,0 +1,146 @@
+"""Files that torch.save wrote: the tensors of one dictionary, mapped. Nothing is unpickled (see `pickle_tensors`)."""
+
+import contextlib
+import mmap
+import os
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from herd.checkpoint.floats import Array
+from herd.checkpoint.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
+from herd.checkpoint.safetensors import stamp_of
+from herd.checkpoint.safetensors_header import DTYPES
+from herd.checkpoint.small_files import regular_file
+from herd.checkpoint.zip_records import Record, zip_records
+from herd.errors import BadCheckpoint, fail
+
+MAX_TENSORS = 65_536
+
+
+class TorchFile:
+    """An open, mapped file with a dictionary of tensors. What Meta keeps beside weights is passed over.
+
+    Raises NotFound, BadCheckpoint: one line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        regular_file(path, BadCheckpoint)
+        with path.open("rb") as file:
+            self._stamp = stamp_of(os.fstat(file.fileno()))
+            self.num_bytes = self._stamp[0]
+            if file.read(4) != b"PK\x03\x04":
+                fail(BadCheckpoint, f"{path.name}: not a zip archive", expected="what torch.save has written since 1.6")
+            try:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as problem:
+                fail(BadCheckpoint, f"{path.name}: cannot be mapped", got=str(problem))
+        try:
+            self._records = zip_records(path.name, self._map)
+            self._folder = self._only_folder()
+            self.tensors = self._read_table()
+        except BaseException:
+            self.close()
+            raise
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor."""
+        return self.tensors[name].shape
+
+    def dtype(self, name: str) -> str:
+        """Of a tensor, by its name in safetensors."""
+        return self.tensors[name].dtype
+
+    def array(self, name: str) -> Array:
+        """The tensor, a read-only view; bfloat16 as uint16, float8 as uint8."""
+        ref = self.tensors[name]
+        dtype = DTYPES[ref.dtype]
+        record = self._records[f"{self._folder}/data/{ref.key}"]
+        start = record.start + ref.offset * dtype.itemsize
+        count = _reach(ref)
+        flat = np.frombuffer(self._map, dtype, count, start) if count else np.frombuffer(b"", dtype)
+        if ref.strides == _contiguous(ref.shape):
+            return flat.reshape(ref.shape)
+        steps = tuple(s * dtype.itemsize for s in ref.strides)
+        return np.lib.stride_tricks.as_strided(flat, ref.shape, steps, writeable=False)
+
+    def check_unchanged(self) -> None:
+        """Raise BadCheckpoint when the file on disk is no longer the one that was opened."""
+        try:
+            now = stamp_of(self.path.stat())
+        except OSError:
+            now = None
+        if now != self._stamp:
+            fail(BadCheckpoint, f"{self.path} was changed, replaced or removed while it was open", do="load it again")
+
+    def check_sums(self) -> None:
+        """Compare every record with its CRC-32. Raises BadCheckpoint naming the first that differs."""
+        for name, record in self._records.items():
+            crc = 0
+            for start in range(record.start, record.start + record.size, 1 << 24):
+                crc = zlib.crc32(self._map[start : min(start + (1 << 24), record.start + record.size)], crc)
+            if crc != record.crc:
+                fail(BadCheckpoint, f"{self.path}: the content of {name} is not what was written", do="fetch it again")
+
+    def close(self) -> None:
+        """Give the map back, at once or when the last array that looks into it goes."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    # -- at opening --------------------------------------------------------------------------------------------------
+
+    def _only_folder(self) -> str:
+        tables = [name for name in self._records if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(tables) != 1:
+            fail(BadCheckpoint, f"{self.path.name}: tables of tensors", got=len(tables), expected="one FOLDER/data.pkl")
+        return tables[0].removesuffix("/data.pkl")
+
+    def _read(self, name: str, most: int) -> bytes:
+        record = self._records[f"{self._folder}/{name}"]
+        if record.size > most:
+            fail(BadCheckpoint, f"{self.path.name}: {name}", got=f"{record.size} bytes", expected=f"at most {most}")
+        return self._map[record.start : record.start + record.size]
+
+    def _read_table(self) -> dict[str, TensorRef]:
+        if f"{self._folder}/byteorder" in self._records and self._read("byteorder", 16) != b"little":
+            fail(BadCheckpoint, f"{self.path.name}: byte order", got="big", expected="little")
+        table = read_tensors(self.path.name, self._read("data.pkl", MAX_PICKLE_BYTES))
+        if not isinstance(table, dict):
+            fail(
+                BadCheckpoint, f"{self.path.name}: holds", got=type(table).__name__, expected="a dictionary of tensors"
+            )
+        found = {name: value for name, value in table.items() if isinstance(value, TensorRef)}
+        if len(found) > MAX_TENSORS:
+            fail(BadCheckpoint, f"{self.path.name}: tensors", got=len(found), expected=f"at most {MAX_TENSORS}")
+        for name, ref in found.items():
+            self._check(name, ref)
+        return found
+
+    def _check(self, name: str, ref: TensorRef) -> None:
+        record: Record | None = self._records.get(f"{self._folder}/data/{ref.key}")
+        size = DTYPES[ref.dtype].itemsize
+        said = ref.storage_size * (1 if ref.is_untyped else size)
+        if record is None or record.size != said:
+            have = "no such record" if record is None else f"a record of {record.size} bytes"
+            fail(BadCheckpoint, f"{self.path.name}: storage {ref.key} of {name}", got=have, expected=f"{said} bytes")
+        if (ref.offset + _reach(ref)) * size > record.size or prod(ref.shape) * size > record.size:
+            fail(
+                BadCheckpoint,
+                f"{self.path.name}: {name} reaches out of its storage",
+                got=f"{list(ref.shape)} from {ref.offset}",
+                expected=f"within {record.size} bytes",
+            )
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _reach(ref: TensorRef) -> int:
+    """Elements from the first to behind the last."""
+    if 0 in ref.shape:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True))
