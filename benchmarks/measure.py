@@ -119,6 +119,7 @@ def _rounds(plan, w, ours, peer, flash, count):
     rounds = []
     for i in range(count):
         found = {}
+        time.sleep(REST_S)
         probe = plan.look(w)
         for side in (ours, peer) if i % 2 == 0 else (peer, ours):
             time.sleep(REST_S)

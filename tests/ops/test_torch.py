@@ -13,6 +13,8 @@ from herd.model import place_weights
 from herd.weights import Dense, Experts, LoRA, Mlp, Moe, Norm, Packed, Pair, Vision
 
 torch = pytest.importorskip("torch")
+from devices import DEVICES  # noqa: E402
+
 from herd.ops.torch import TorchOps  # noqa: E402
 
 T, D, H, N, K, F, E = 7, 32, 8, 4, 2, 32, 3
@@ -20,9 +22,9 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 """Float64 against float64: sums of up to 128 products of size 1, eps 1.1e-16, gains of a few."""
 
 
-@pytest.fixture
-def ops() -> Any:
-    return TorchOps(dtype=torch.float64)
+@pytest.fixture(params=DEVICES)
+def ops(request: pytest.FixtureRequest) -> Any:
+    return TorchOps(request.param, torch.float64)
 
 
 @pytest.fixture
@@ -111,10 +113,35 @@ def test_an_unknown_kind_of_weight_is_refused_by_name(ops: Any) -> None:
         ops.expert(place_weights(ops, rms_norm(np.random.default_rng(0))), 0)
 
 
-def test_packed_weights_off_the_cpu_are_refused() -> None:
-    codes = torch.empty((2, 18), dtype=torch.uint8, device="meta")
-    with pytest.raises(UsageError, match=r"packed weight w: got device meta, expected cpu"):
-        TorchOps().unpack(Packed("q4_0", codes, (2, 32), name="w"))
+def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"device: got tpu9, expected cpu, cuda or cuda:N"):
+        TorchOps(device="tpu9")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(UsageError, match=r"device cuda: got PyTorch .* built for the CPU only; install"):
+        TorchOps(device="cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=r"device cuda: got no CUDA card that PyTorch can use; see"):
+        TorchOps(device="cuda")
+
+
+def test_a_wide_packed_matrix_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    values = rng.standard_normal((70, 64)).astype(np.float32)
+    codes, bias = formats.encode("q8_0", values), rng.standard_normal(70).astype(np.float32)
+    x = rng.standard_normal((3, 64)).astype(np.float32)
+    ops = TorchOps(dtype=torch.float64)
+    nodes = [
+        Packed("q8_0", c, (70, 64), bias, "w", layout)
+        for c, layout in ((codes, "rows"), (strips.to_strips("q8_0", codes), "strips"))
+    ]
+    whole = [ops.linear(ops.array(x), place_weights(ops, n)).numpy() for n in nodes]
+    monkeypatch.setattr("herd.ops.torch.DECODED", 32 * 64)
+    for node, one in zip(nodes, whole, strict=True):
+        np.testing.assert_array_equal(ops.linear(ops.array(x), place_weights(ops, node)).numpy(), one)
+    expected = x.astype(np.float64) @ formats.decode("q8_0", codes, 64).astype(np.float64).T + bias
+    np.testing.assert_allclose(whole[1], expected, atol=1e-12)
 
 
 def test_the_cache_gives_back_what_was_put_in(ops: Any, rng: np.random.Generator) -> None:

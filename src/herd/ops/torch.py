@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from herd import formats
 from herd.batch import Context, Segments
 from herd.errors import UsageError, fail
-from herd.formats import strips
+from herd.formats.strips import ROWS
+from herd.ops import torch_formats
 from herd.ops.contract import Extras, LowRank
 
+DECODED = 1 << 26
+"""Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""
 KV_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -60,12 +62,15 @@ class PlacedContext:
 
 
 class TorchOps:
-    """The reference op set. `dtype` is that of activations and of weights placed by `array`."""
+    """The reference op set. `dtype` is that of activations and of weights placed by `array`.
+
+    Raises UsageError for a device that this PyTorch cannot compute on: nothing goes to another one in silence.
+    """
 
     name = "torch"
 
     def __init__(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.device = torch.device(device)
+        self.device = _usable(device)
         self.dtype = dtype
 
     # -- once a pass -----------------------------------------------------------------------------------------------
@@ -141,7 +146,7 @@ class TorchOps:
         if w.kind == "dense":
             y_TO: Tensor = F.linear(x_TI, w.w.to(x_TI.dtype), w.bias)
         elif w.kind == "packed":
-            y_TO = F.linear(x_TI, self.unpack(w).to(x_TI.dtype), w.bias)
+            y_TO = self._packed_linear(x_TI, w)
         else:
             raise NotImplementedError(f"linear over weight kind {w.kind!r}")
         if extras is not None and extras.adapters is not None:
@@ -151,6 +156,13 @@ class TorchOps:
                     at = (rows_T == i).nonzero()[:, 0]
                     y_TO = y_TO.index_add(0, at, _low_rank(x_TI[at], pair.down, pair.up, pair.scale))
         return y_TO
+
+    def _packed_linear(self, x_TI: Tensor, w: Any) -> Tensor:
+        O, I = w.shape  # noqa: E741
+        step = max(1, DECODED // I // ROWS) * ROWS
+        parts = [F.linear(x_TI, self.unpack(w, slice(a, min(a + step, O))).to(x_TI.dtype)) for a in range(0, O, step)]
+        y_TO = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return y_TO if w.bias is None else y_TO + w.bias
 
     def grouped(self, x_RI: Tensor, ends: list[int], w: Any, extras: Extras | None, rows_R: Tensor) -> Tensor:
         """Rows sorted by expert; ends[e] is the end row of expert e; rows_R the pass's row of each."""
@@ -192,32 +204,30 @@ class TorchOps:
         raise NotImplementedError(f"experts of weight kind {w.kind!r}")
 
     def unpack(self, w: Any, rows: Any = None) -> Tensor:
-        """The exact values of a packed weight, as `self.dtype`: all, of the rows in an array, or of one expert."""
-        codes = w.codes
-        if isinstance(codes, Tensor):
-            if codes.device.type != "cpu":
-                fail(
-                    UsageError,
-                    f"packed weight {w.name}",
-                    got=f"device {codes.device}",
-                    expected="cpu",
-                    do="packed weights are decoded on the CPU in this version",
-                )
-            codes = codes.numpy()
+        """The exact values of a packed weight, as `self.dtype`: all, the rows of a tensor or of a slice, or one expert.
+
+        The codes stay packed; what is decoded here lives as long as the operation that asked. A slice of strips begins
+        at a whole one.
+        """
+        codes, outputs = w.codes if isinstance(w.codes, Tensor) else self.array(w.codes), w.shape[-2]
         if w.layout == "rows":
             codes = codes if rows is None else codes[rows]
-        elif isinstance(rows, np.ndarray):
-            codes = strips.pick_rows(w.format, codes, rows)
+        elif isinstance(rows, Tensor):
+            codes = torch_formats.pick_rows(w.format, codes, rows)
+        elif isinstance(rows, slice):
+            assert rows.start % ROWS == 0, rows
+            codes = codes[rows.start // ROWS : -(-rows.stop // ROWS)]
+            codes = torch_formats.from_strips(w.format, codes, rows.stop - rows.start)
         else:
-            codes = strips.from_strips(w.format, codes if rows is None else codes[rows], w.shape[-2])
-        return self.array(formats.decode(w.format, codes, w.shape[-1]))
+            codes = torch_formats.from_strips(w.format, codes if rows is None else codes[rows], outputs)
+        return torch_formats.decode(w.format, codes, w.shape[-1]).to(self.dtype)
 
     # -- text ------------------------------------------------------------------------------------------------------
 
     def embed(self, ids_T: Any, w: Any) -> Tensor:
         """Rows of the table."""
         if w.kind == "packed":
-            return self.unpack(w, np.asarray(ids_T))
+            return self.unpack(w, self._ids(ids_T))
         return F.embedding(self._ids(ids_T), w.w).to(self.dtype)
 
     def put_rows(self, x_TD: Tensor, rows_R: Any, new_RD: Tensor) -> Tensor:
@@ -409,6 +419,30 @@ class TorchOps:
     def last_gelu(self, x: Tensor) -> Tensor:
         """Llama 4's adapter has a GELU after its second layer, too."""
         return F.gelu(x)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        fail(UsageError, "device", got=str(device), expected="cpu, cuda or cuda:N")
+    if found.type == "cuda":
+        if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+            fail(
+                UsageError,
+                f"device {found}",
+                got=f"PyTorch {torch.__version__}, built for the CPU only",
+                do="install a PyTorch with CUDA (pytorch.org), or leave --device out",
+            )
+        number = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (found.index or 0) >= number:
+            fail(
+                UsageError,
+                f"device {found}",
+                got=f"{number} CUDA cards that PyTorch can use" if number else "no CUDA card that PyTorch can use",
+                do="see nvidia-smi and herd doctor, or leave --device out",
+            )
+    return found
 
 
 def wide(x: Tensor) -> Tensor:
