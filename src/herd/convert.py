@@ -70,8 +70,8 @@ def convert(
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf (the vision part beside it,
     as mmproj-NAME), else a Hugging Face folder.
 
-    type: f32, f16 or bf16; for GGUF also q4_0, q4_1, q8_0, q4_k, q6_k; None: the source's own (a quantised source
-    becomes a bf16 folder). The target appears complete or not at all. Raises what `open_checkpoint` raises;
+    type: f32, f16 or bf16; for GGUF any of `herd.formats.FORMATS`; None: the source's own (a quantised source becomes a
+    bf16 folder). The target appears complete or not at all. Raises what `open_checkpoint` raises;
     UsageError (target exists, unknown type), DoesNotFit (disk: needed and free), BadCheckpoint (a value that the type
     cannot hold).
     """
