@@ -60,7 +60,7 @@ def test_pages_come_back() -> None:
     m = model()
     score(m, IDS, context=10, stride=5)
     m.pager.check()
-    assert len(m.pager.free) == m.pager.num_pages
+    assert m.pager.free.whole == m.pager.pools["whole"].size
 
 
 @pytest.mark.parametrize(
