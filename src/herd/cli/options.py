@@ -127,7 +127,7 @@ def loading(command: F) -> F:
     """Add the flags of `herd.load`."""
     for option in (
         click.option(
-            "--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to compute."
+            "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
         ),
         click.option("--ops", type=click.Choice(["auto", "native", "torch"]), default="auto", hidden=True),
         click.option("--chat-format", metavar="NAME", help="llama4, llama3, chatml, plain: when a file's is unknown."),

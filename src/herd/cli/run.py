@@ -95,6 +95,7 @@ def _load(model: str, values: Mapping[str, Any]) -> "LLM":
         chat_format=values["chat_format"],
         threads=values["threads"],
         ops=values["ops"],
+        device=values["device"],
         force=values["force"],
         pack=not values["no_pack"],
         progress=console.progress(quiet=values["quiet"]),

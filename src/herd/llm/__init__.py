@@ -63,6 +63,7 @@ def load(
     force: bool = False,
     pack: bool = True,
     progress: Progress = silent,
+    device: str = "cpu",
 ) -> "LLM":
     """Load a model by name or path.
 
@@ -71,10 +72,11 @@ def load(
     what computes; auto is native. kv: numbers of the cache; auto: f16 under native, f32 under torch. seed: of calls
     that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map
     them from there, where the operations like another layout than the file's (`herd.checkpoint.auto_pack`). progress:
-    told of that when it takes a while.
+    told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised
+    weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress)))
+    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device)))
 
 
 class LLM:

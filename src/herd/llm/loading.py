@@ -58,6 +58,7 @@ def read_model(
     force: bool,
     pack: bool = True,
     progress: Progress = silent,
+    device: str = "cpu",
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
     from herd.checkpoint import store
@@ -78,14 +79,15 @@ def read_model(
         tokenizer = checkpoint.load_tokenizer()
         chat = _chat_format(tokenizer, checkpoint.template, chat_format)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
-        op_set = _op_set(ops, threads)
+        op_set = _op_set(ops, threads, device)
         pack = pack and op_set.name == "native" and native_pack() is not None
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress)
-        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32"
-        available = available_bytes()
+        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32" if device == "cpu" else "bf16"
+        available = available_bytes() if device == "cpu" else card_bytes(device)
         if available is not None and not force:
-            # torch holds every weight as float32, native as the file has it
-            held = checkpoint.size_bytes if op_set.name == "native" else weights_bytes(config, 32)
+            # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
+            by_file = op_set.name == "native" or device != "cpu"
+            held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
             check_fits(name, config, held, size, available, kv_dtype, PIECE)
         weights = place_weights(op_set, checkpoint.load())
         runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE)
@@ -95,6 +97,13 @@ def read_model(
         raise
     load_s = time.monotonic() - began_s
     return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint)
+
+
+def card_bytes(device: str) -> int | None:
+    """Free memory of a CUDA card."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -125,17 +134,20 @@ def _makers_advice(chat: ChatFormat | UsageError) -> SamplingOptions:
     return SMOLLM2 if is_smollm2 else LLAMA
 
 
-def _op_set(name: str, threads: int | None) -> Ops:
-    if name == "torch":
+def _op_set(name: str, threads: int | None, device: str) -> Ops:
+    if name == "native" and device != "cpu":
+        fail(UsageError, "ops native", got=f"device {device}", expected="cpu", do="use ops torch there")
+    if name == "torch" or device != "cpu":
         try:
             import torch
         except ImportError:
-            fail(MissingExtra, "ops torch: PyTorch is not installed", do='pip install "llama-herd[torch]"')
+            what = "ops torch" if device == "cpu" else f"device {device}"
+            fail(MissingExtra, f"{what}: PyTorch is not installed", do='pip install "llama-herd[torch]"')
         from herd.ops.torch import TorchOps
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return TorchOps()
+        return TorchOps(device, torch.float32 if device == "cpu" else torch.bfloat16)
     from herd.ops.native import NativeOps
 
     return NativeOps(threads=threads or 0)
