@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "core/attention.h"
+#include "core/blocks.h"
 #include "core/layers.h"
 #include "ops.h"
 #include "view.h"
@@ -22,12 +23,11 @@ namespace {
 struct FormatInfo {
     const char *name;
     Type type;
-    int64_t block, bytes;  // inputs and bytes of a block
 };
 constexpr FormatInfo FORMATS[] = {
-    {"f32", Type::f32, 1, 4},       {"f16", Type::f16, 1, 2},       {"bf16", Type::bf16, 1, 2},
-    {"q4_0", Type::q4_0, 32, 18},   {"q4_1", Type::q4_1, 32, 20},   {"q8_0", Type::q8_0, 32, 34},
-    {"q4_k", Type::q4_k, 256, 144}, {"q6_k", Type::q6_k, 256, 210},
+    {"f32", Type::f32},   {"f16", Type::f16},   {"bf16", Type::bf16},     {"q4_0", Type::q4_0},    {"q4_1", Type::q4_1},
+    {"q5_0", Type::q5_0}, {"q5_1", Type::q5_1}, {"q8_0", Type::q8_0},     {"q2_k", Type::q2_k},    {"q3_k", Type::q3_k},
+    {"q4_k", Type::q4_k}, {"q5_k", Type::q5_k}, {"q6_k", Type::q6_k},     {"iq4_nl", Type::iq4_nl}, {"iq4_xs", Type::iq4_xs},
 };
 
 const FormatInfo &format_named(const std::string &name) {
@@ -50,9 +50,10 @@ struct Weight {
     int64_t K() const { return linear.m.K; }
 };
 
-// shape: [O, I] or [E, O, I]; input-major [E, I, O]. Packed: `array` is bytes [..., O, row_bytes].
+// shape: [O, I] or [E, O, I]; input-major [E, I, O]. Packed: `array` is bytes [..., O, row_bytes], in strips
+// [..., ceil(O / 16), 16 * row_bytes].
 std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format, std::vector<int64_t> shape,
-                                    bool input_major, nb::handle bias) {
+                                    bool input_major, nb::handle bias, bool strips) {
     const FormatInfo &f = format_named(format);
     if (shape.size() != 2 && shape.size() != 3) refuse("weight shape", show(shape), "[O, I] or [E, O, I]");
     for (int64_t n : shape)
@@ -69,14 +70,17 @@ std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format,
     m.data = w->owner->data();
     if (is_packed(f.type)) {
         if (input_major) refuse("packed weight", "input-major", "output-major");
-        if (m.K % f.block)
+        const Block block = block_of(f.type);
+        if (m.K % block.inputs)
             refuse("packed weight inputs", std::to_string(m.K),
-                   "a multiple of " + std::to_string(f.block) + " for " + format);
-        m.row_bytes = m.K / f.block * f.bytes;
+                   "a multiple of " + std::to_string(block.inputs) + " for " + format);
+        m.row_bytes = m.K / block.inputs * block.bytes;
     } else {
-        m.row_bytes = (input_major ? m.O : m.K) * f.bytes;
+        if (strips) refuse("weight in strips", format, "a block format");
+        m.row_bytes = (input_major ? m.O : m.K) * (f.type == Type::f32 ? 4 : 2);
     }
-    int64_t rows = input_major ? m.K : m.O, wanted;
+    m.strips = strips;
+    int64_t rows = input_major ? m.K : strips ? (m.O + STRIP - 1) / STRIP * STRIP : m.O, wanted;
     if (__builtin_mul_overflow(m.row_bytes, rows, &m.expert_bytes) ||
         __builtin_mul_overflow(m.expert_bytes, m.E, &wanted))
         refuse("weight shape", show(shape), "a size below 2^63 bytes");
@@ -99,11 +103,25 @@ std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format,
     return w;
 }
 
+// Rows of blocks -> strips, into `out` of exactly that size.
+void op_pack(const std::string &format, nb::handle array, std::vector<int64_t> shape, nb::handle out_) {
+    auto w = make_weight(array, format, shape, false, nb::none(), false);
+    if (!is_packed(w->linear.m.type)) refuse("format to pack", format, "a block format");
+    View out(out_, "strips", true);
+    const Matrix &m = w->linear.m;
+    const int64_t wanted = m.E * ((m.O + STRIP - 1) / STRIP) * STRIP * m.row_bytes;
+    if (out.bytes() != wanted) refuse("bytes of the strips", std::to_string(out.bytes()), std::to_string(wanted));
+    nb::gil_scoped_release free;
+    Turn turn;
+    pack_strips(turn.pool, m, out.data());
+}
+
 // Outputs [start, stop) as a weight of their own: the gate and up halves of one stack.
 std::unique_ptr<Weight> outputs(const Weight &w, int64_t start, int64_t stop) {
     const Matrix &m = w.linear.m;
     if (start < 0 || stop <= start || stop > m.O)
         refuse("outputs", show({start, stop}), "a range within " + std::to_string(m.O));
+    if (m.strips && start % STRIP) refuse("outputs of a matrix in strips", std::to_string(start), "a multiple of 16");
     auto part = std::make_unique<Weight>();
     part->owner = w.owner;
     part->linear.m = m;
@@ -519,7 +537,9 @@ void register_ops(nb::module_ &m) {
         .def_ro("num_heads", &Cache::K)
         .def_ro("head_size", &Cache::H)
         .def_prop_ro("nbytes", &Cache::bytes);
-    m.def("weight", &make_weight, "array"_a, "format"_a, "shape"_a, "input_major"_a = false, "bias"_a = nb::none());
+    m.def("weight", &make_weight, "array"_a, "format"_a, "shape"_a, "input_major"_a = false, "bias"_a = nb::none(),
+          "strips"_a = false);
+    m.def("pack", &op_pack, "format"_a, "array"_a, "shape"_a, "out"_a);
     m.def("norm_weight", &make_norm, "w"_a, "b"_a.none(), "eps"_a);
     m.def("spans", &make_spans, "starts"_a, "lengths"_a, "pages"_a.none(), "slots"_a.none(), "page_size"_a);
     m.def("cache", &make_cache, "slots"_a, "heads"_a, "head_size"_a, "dtype"_a);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t TILE = 6;               // tokens of a task are a multiple, so that tiles of six rows are full
 constexpr int64_t TASK_ROWS = 32 * TILE;  // query rows (tokens x heads of a KV head) of a task, about
-constexpr int64_t FEW_ROWS = 64;          // segments with at most so many may be cut along their keys as well
+constexpr int64_t FEW_QUERIES = 64;          // segments with at most so many may be cut along their keys as well
 constexpr int64_t TASKS_PER_THREAD = 8;   // below this they are cut into single ranges
 
 struct Task {
@@ -45,7 +45,7 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
     int64_t coarse = 0;
     for (size_t s = 0; s < spans.lengths.size(); s++)
         if (int64_t n = rows_of(s))
-            coarse += K * (n * G <= FEW_ROWS ? (ranges_of(s) + group - 1) / group : (n + step - 1) / step);
+            coarse += K * (n * G <= FEW_QUERIES ? (ranges_of(s) + group - 1) / group : (n + step - 1) / step);
     const int64_t unit = coarse < enough ? 1 : group;
 
     std::vector<Task> tasks;
@@ -55,7 +55,7 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
         int64_t n = rows_of(s), ranges = ranges_of(s);
         if (!n) continue;
         for (int64_t h = 0; h < K; h++) {
-            if (n * G <= FEW_ROWS && ranges > unit) {
+            if (n * G <= FEW_QUERIES && ranges > unit) {
                 int64_t first = parts;
                 for (int64_t i = 0; i < ranges; i += unit)
                     tasks.push_back({(int64_t)s, h, 0, n, i, std::min(ranges, i + unit), parts++});
@@ -70,7 +70,7 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
     // Long ones first: the last rows of a causal segment see the most keys.
     std::reverse(tasks.begin(), tasks.end());
 
-    const int64_t scratch_size = attend_scratch(std::max(step * G, FEW_ROWS), H);
+    const int64_t scratch_size = attend_scratch(std::max(step * G, FEW_QUERIES), H);
     uint8_t *scratch = pool.take<uint8_t>(scratch_size * pool.threads());
     float *part_o = pool.take<float>(parts * most * width), *part_state = pool.take<float>(parts * most * 2);
     pool.run((int64_t)tasks.size(), [&, N = N, K = K, H = H](int64_t i, int worker) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "blocks.h"
+
 namespace herd {
 
 void normalise(Pool &pool, const Norm &n, const float *x, int64_t T, int64_t D, float *y) {
@@ -139,8 +141,10 @@ void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const i
 }
 
 void embed(Pool &pool, const Matrix &w, const int64_t *ids, int64_t T, float *y) {
-    each_row(pool, T, 4 * w.K,
-             [&](int64_t t) { kernels().widen(w.type, w.data + ids[t] * w.row_bytes, w.K, y + t * w.K); });
+    each_row(pool, T, 4 * w.K, [&](int64_t t) {
+        if (is_packed(w.type)) widen_blocks(w, ids[t], y + t * w.K);
+        else kernels().widen(w.type, w.data + ids[t] * w.row_bytes, w.K, y + t * w.K);
+    });
 }
 
 }  // namespace herd

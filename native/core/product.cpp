@@ -2,32 +2,55 @@
 
 #include <algorithm>
 
+#include "blocks.h"
+
 namespace herd {
 namespace {
 
 constexpr int64_t ROW_BLOCK = 256;    // rows of a blocked product's task: its sums stay in the second-level cache
 constexpr int64_t FEW_OUTPUTS = 512;  // most outputs of a task along weight rows
-constexpr int64_t FEW_BYTES = 65536;  // weights of such a task
+constexpr int64_t FEW_BYTES = 131072;  // weights of such a task
 
-bool is_few(const Work &w) { return w.rows->n <= kernels().few_rows; }
+bool is_few(const Work &w) { return w.rows->n <= FEW_ROWS; }
 
-Layout layout_of(const Matrix &m, bool few) { return few ? kernels().few_layout(m.type) : Layout::tiles; }
+int group_of(Type t) { return block_of(t).inputs == 256 ? 1 : 0; }
 
-void quantise(Pool &pool, Rows &rows, Layout layout) {
-    if (rows.have[(int)layout]) return;
-    rows.have[(int)layout] = true;
-    Quantised &q = rows.quantised[(int)layout];
-    q.Kp = (rows.K + 127) / 128 * 128;
-    int64_t tiles = (rows.n + 3) / 4, G = q.Kp / 32;
-    q.q = pool.take<int8_t>(tiles * 4 * q.Kp);
-    q.scale = pool.take<float>(tiles * 4 * G);
-    q.sum = pool.take<float>(tiles * 4 * G);
-    q.half = pool.take<int32_t>(tiles * 8 * G);
-    each_row(pool, tiles, rows.K * 8, [&](int64_t t) {
-        Quantised tile{q.q + t * 4 * q.Kp, q.scale + t * 4 * G, q.sum + t * 4 * G, q.half + t * 8 * G, q.Kp};
-        kernels().quantise(rows.x + t * 4 * rows.ldx, rows.ldx, std::min<int64_t>(4, rows.n - 4 * t), rows.K, layout,
-                           tile);
-    });
+// Rows that are to be quantised, in pieces that threads share.
+struct Quantising {
+    Rows *rows;
+    int which;
+    int64_t first;  // task
+};
+
+constexpr int64_t ROWS_A_TASK = 4;
+
+void prepare(Pool &pool, Rows &rows, int which, std::vector<Quantising> &todo, int64_t &tasks) {
+    if (rows.have[which]) return;
+    rows.have[which] = true;
+    Quantised &q = rows.quantised[which];
+    q.step = which ? 256 : 32;
+    q.Kp = (rows.K + 255) / 256 * 256;
+    q.q = pool.take<int8_t>(rows.n * q.Kp);
+    q.scale = pool.take<float>(rows.n * (q.Kp / q.step));
+    q.sum16 = pool.take<int16_t>(rows.n * (q.Kp / 16));
+    q.sum32 = pool.take<int16_t>(rows.n * (q.Kp / 32));
+    todo.push_back({&rows, which, tasks});
+    tasks += (rows.n + ROWS_A_TASK - 1) / ROWS_A_TASK;
+}
+
+void quantise(Pool &pool, const std::vector<Quantising> &todo, int64_t tasks, int64_t cost) {
+    auto body = [&](int64_t task, int) {
+        size_t i = todo.size() - 1;
+        while (todo[i].first > task) i--;
+        const Rows &rows = *todo[i].rows;
+        Quantised q = rows.quantised[todo[i].which];
+        const int64_t r = (task - todo[i].first) * ROWS_A_TASK;
+        q.q += r * q.Kp, q.scale += r * (q.Kp / q.step), q.sum16 += r * (q.Kp / 16), q.sum32 += r * (q.Kp / 32);
+        kernels().quantise(rows.x + r * rows.ldx, rows.ldx, std::min(ROWS_A_TASK, rows.n - r), rows.K, q);
+    };
+    if (cost < 100000)
+        for (int64_t t = 0; t < tasks; t++) body(t, 0);
+    else pool.run(tasks, body);
 }
 
 // How a work is cut: steps of outputs times blocks of rows.
@@ -36,16 +59,18 @@ struct Cut {
     int64_t step, blocks, tasks;
 };
 
-Cut cut(const Work &w) {
+Cut cut(const Work &w, int64_t alike) {
     const Matrix &m = *w.w;
     if (!is_few(w)) {
         int64_t blocks = (w.rows->n + ROW_BLOCK - 1) / ROW_BLOCK;
         return {false, PANEL, blocks, (m.O + PANEL - 1) / PANEL * blocks};
     }
-    int64_t bytes = m.input_major ? m.expert_bytes / std::max<int64_t>(m.O, 1) : m.row_bytes;
-    int64_t step =
-        std::clamp<int64_t>(FEW_BYTES / std::max<int64_t>(bytes, 1) / 64 * 64, m.input_major ? 64 : 16, FEW_OUTPUTS);
-    if (!m.input_major && step == 64) step = 32;
+    int64_t bytes = STRIP * (m.input_major ? m.K * (m.type == Type::f32 ? 4 : 2) : m.row_bytes);
+    int64_t strips = std::clamp<int64_t>(FEW_BYTES / std::max<int64_t>(bytes, 1), 1, FEW_OUTPUTS / STRIP);
+    // enough tasks that no thread waits long for the last one
+    strips = std::min(strips, std::max<int64_t>(1, (m.O + STRIP - 1) / STRIP / alike));
+    if (!is_packed(m.type)) strips = std::max<int64_t>(3, strips / 3 * 3);
+    int64_t step = STRIP * strips;
     return {true, step, 1, (m.O + step - 1) / step};
 }
 
@@ -53,11 +78,12 @@ void product(const Work &w, const Matrix &m, bool few, int64_t o0, int64_t o1, i
              int64_t ldy, uint8_t *scratch) {
     Product p{&m, w.expert, o0, o1, rows, w.rows->x + row0 * w.rows->ldx, w.rows->ldx, {}, y, ldy};
     if (is_packed(m.type)) {
-        const Quantised &q = w.rows->quantised[(int)layout_of(m, few)];
-        int64_t t = row0 / 4, G = q.Kp / 32;
-        p.quantised = {q.q + t * 4 * q.Kp, q.scale + t * 4 * G, q.sum + t * 4 * G, q.half + t * 8 * G, q.Kp};
+        Quantised q = w.rows->quantised[group_of(m.type)];
+        q.q += row0 * q.Kp, q.scale += row0 * (q.Kp / q.step);
+        q.sum16 += row0 * (q.Kp / 16), q.sum32 += row0 * (q.Kp / 32);
+        p.quantised = q;
     }
-    if (few) kernels().few(p);
+    if (few) kernels().few(p, scratch);
     else kernels().many(p, scratch);
 }
 
@@ -78,18 +104,36 @@ void finish(const Work &w, int64_t o0, int64_t n, int64_t row0, int64_t rows, fl
 
 }  // namespace
 
+void pack_strips(Pool &pool, const Matrix &m, uint8_t *out) {
+    const int64_t strips = (m.O + STRIP - 1) / STRIP, blocks = m.K / block_of(m.type).inputs;
+    std::vector<uint8_t> zeros(m.O % STRIP ? (size_t)m.row_bytes : 0);
+    pool.run(m.E * strips, [&](int64_t task, int) {
+        const int64_t e = task / strips, o = task % strips * STRIP;
+        const uint8_t *rows[STRIP];
+        for (int64_t i = 0; i < STRIP; i++)
+            rows[i] = o + i < m.O ? m.data + (e * m.O + o + i) * m.row_bytes : zeros.data();
+        kernels().pack(m.type, rows, blocks, out + task * STRIP * m.row_bytes);
+    });
+}
+
 void multiply(Pool &pool, std::vector<Work> &works) {
     std::vector<Cut> cuts;
     std::vector<int64_t> starts{0};
+    std::vector<Quantising> todo;
+    int64_t quantise_tasks = 0, cost = 0;
     for (Work &w : works) {
-        Cut c = w.rows->n ? cut(w) : Cut{};
+        Cut c = w.rows->n ? cut(w, 4 * pool.threads()) : Cut{};
         cuts.push_back(c);
         starts.push_back(starts.back() + c.tasks);
         if (!w.rows->n) continue;
         for (const Matrix *m : {w.w, w.w2})
-            if (m && is_packed(m->type)) quantise(pool, *w.rows, layout_of(*m, c.few));
+            if (m && is_packed(m->type)) {
+                if (!w.rows->have[group_of(m->type)]) cost += w.rows->n * w.rows->K * 2;
+                prepare(pool, *w.rows, group_of(m->type), todo, quantise_tasks);
+            }
     }
-    const int64_t room = std::max(ROW_BLOCK * PANEL, kernels().few_rows * FEW_OUTPUTS);
+    if (quantise_tasks) quantise(pool, todo, quantise_tasks, cost);
+    const int64_t room = std::max(ROW_BLOCK * PANEL, FEW_ROWS * FEW_OUTPUTS);
     const int64_t bytes = (2 * room * 4 + PRODUCT_SCRATCH + 63) / 64 * 64;
     uint8_t *scratch = pool.take<uint8_t>(bytes * pool.threads());
     pool.run(starts.back(), [&](int64_t task, int worker) {
@@ -99,7 +143,7 @@ void multiply(Pool &pool, std::vector<Work> &works) {
         int64_t local = task - starts[i], o0 = local / c.blocks * c.step, o1 = std::min(w.w->O, o0 + c.step);
         int64_t row0 = local % c.blocks * ROW_BLOCK, rows = c.few ? w.rows->n : std::min(ROW_BLOCK, w.rows->n - row0);
         float *a = reinterpret_cast<float *>(scratch + worker * bytes), *b = a + room;
-        int64_t ld = c.few ? o1 - o0 : PANEL;
+        int64_t ld = c.few ? (o1 - o0 + STRIP - 1) / STRIP * STRIP : PANEL;
         uint8_t *own = reinterpret_cast<uint8_t *>(b + room);
         product(w, *w.w, c.few, o0, o1, row0, rows, a, ld, own);
         if (w.w2) product(w, *w.w2, c.few, o0, o1, row0, rows, b, ld, own);

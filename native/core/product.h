@@ -7,12 +7,12 @@
 
 namespace herd {
 
-// Rows that go into products: float32, and quantised in the layouts that the weights ask for.
+// Rows that go into products: float32, and quantised in the groups that the weights ask for (32 and 256 inputs).
 struct Rows {
     const float *x = nullptr;
     int64_t ldx = 0, n = 0, K = 0;
-    Quantised quantised[3] = {};
-    bool have[3] = {};
+    Quantised quantised[2] = {};
+    bool have[2] = {};
 };
 
 enum class Finish { store, add, silu_mul, gelu };
@@ -30,6 +30,9 @@ struct Work {
 };
 
 inline bool is_packed(Type t) { return t >= Type::q4_0; }
+
+// Sixteen rows of blocks at a time to strips (herd.formats.strips), with all threads. m: in rows, E * O of them.
+void pack_strips(Pool &pool, const Matrix &m, uint8_t *strips);
 
 // Quantises what is needed, then computes all works in one sharing of tasks. Works must not write the same outputs.
 void multiply(Pool &pool, std::vector<Work> &works);

@@ -1,4 +1,5 @@
-// Products with float32, float16 and bfloat16 weights. Weights widen to float32 exactly; sums are float32.
+// Products with float32, float16 and bfloat16 weights. Weights widen to float32 exactly; an output is one chain of
+// float32 multiply-adds over its inputs in order (tile.inl), for one row as for five hundred.
 
 template <Type T>
 INLINE F load_as(const uint8_t *p) {
@@ -26,76 +27,6 @@ INLINE void widen_as(const uint8_t *p, int64_t n, float *y) {
     for (; i < n; i++) y[i] = one_as<T>(p + i * SIZE<T>);
 }
 
-// Along the rows of w[O, K]: M rows of x share each load of a weight.
-template <Type T, int M>
-INLINE void dot_rows(const uint8_t *w, const float *x, int64_t ldx, int64_t K, float *y, int64_t ldy) {
-    constexpr int S = M == 1 ? 4 : 2;  // chains per row, to hide the latency of an addition
-    F acc[M][S] = {};
-    int64_t k = 0;
-    for (; k + S * W <= K; k += S * W)
-        for (int s = 0; s < S; s++) {
-            F v = load_as<T>(w + (k + s * W) * SIZE<T>);
-            for (int m = 0; m < M; m++) acc[m][s] += v * load(x + m * ldx + k + s * W);
-        }
-    for (; k + W <= K; k += W) {
-        F v = load_as<T>(w + k * SIZE<T>);
-        for (int m = 0; m < M; m++) acc[m][0] += v * load(x + m * ldx + k);
-    }
-    for (int m = 0; m < M; m++) {
-        F sum = acc[m][0];
-        for (int s = 1; s < S; s++) sum += acc[m][s];
-        float tail = 0;
-        for (int64_t i = k; i < K; i++) tail += one_as<T>(w + i * SIZE<T>) * x[m * ldx + i];
-        y[m * ldy] = total(sum) + tail;
-    }
-}
-
-// Down the columns of w[K, O]: V vectors of outputs at a time.
-template <Type T, int M, int V>
-INLINE void dot_columns(const uint8_t *w, int64_t stride, const float *x, int64_t ldx, int64_t K, float *y,
-                        int64_t ldy) {
-    F acc[M][V] = {};
-    for (int64_t k = 0; k < K; k++)
-        for (int v = 0; v < V; v++) {
-            F b = load_as<T>(w + k * stride + v * W * SIZE<T>);
-            for (int m = 0; m < M; m++) acc[m][v] += b * x[m * ldx + k];
-        }
-    for (int m = 0; m < M; m++)
-        for (int v = 0; v < V; v++) store(y + m * ldy + v * W, acc[m][v]);
-}
-
-template <Type T, int M>
-INLINE void few_floats(const Product &p, int64_t row) {
-    const Matrix &w = *p.w;
-    const uint8_t *data = w.data + p.expert * w.expert_bytes;
-    const float *x = p.x + row * p.ldx;
-    float *y = p.y + row * p.ldy;
-    if (!w.input_major) {
-        for (int64_t o = p.o0; o < p.o1; o++)
-            dot_rows<T, M>(data + o * w.row_bytes, x, p.ldx, w.K, y + o - p.o0, p.ldy);
-        return;
-    }
-    int64_t o = p.o0;
-    for (; o + 4 * W <= p.o1; o += 4 * W)
-        dot_columns<T, M, 4>(data + o * SIZE<T>, w.row_bytes, x, p.ldx, w.K, y + o - p.o0, p.ldy);
-    for (; o + W <= p.o1; o += W)
-        dot_columns<T, M, 1>(data + o * SIZE<T>, w.row_bytes, x, p.ldx, w.K, y + o - p.o0, p.ldy);
-    for (; o < p.o1; o++)
-        for (int m = 0; m < M; m++) {
-            float sum = 0;
-            for (int64_t k = 0; k < w.K; k++) sum += one_as<T>(data + k * w.row_bytes + o * SIZE<T>) * x[m * p.ldx + k];
-            y[m * p.ldy + o - p.o0] = sum;
-        }
-}
-
-template <Type T>
-static void few_floats(const Product &p) {
-    int64_t row = 0;
-    for (; row + 4 <= p.rows; row += 4) few_floats<T, 4>(p, row);
-    for (; row + 2 <= p.rows; row += 2) few_floats<T, 2>(p, row);
-    if (row < p.rows) few_floats<T, 1>(p, row);
-}
-
 // W rows of n values become n rows of W: to[i * stride + r] = row[r][i].
 template <Type T>
 INLINE void turn_rows(const uint8_t *const row[W], int64_t n, float *to, int64_t stride) {
@@ -110,9 +41,9 @@ INLINE void turn_rows(const uint8_t *const row[W], int64_t n, float *to, int64_t
         for (int r = 0; r < W; r++) to[i * stride + r] = one_as<T>(row[r] + i * SIZE<T>);
 }
 
-// A panel of weights is widened and turned into [depth][PANEL], then all rows run over it. y: [rows][PANEL].
+// A panel of at most PANEL outputs is widened and turned into [depth][PANEL], then all rows run over it.
 template <Type T>
-static void many_floats(const Product &p, float *panel) {
+static void panel_floats(const Product &p, float *panel) {
     const Matrix &w = *p.w;
     const uint8_t *data = w.data + p.expert * w.expert_bytes;
     int64_t cols = p.o1 - p.o0, vectors = (cols + W - 1) / W;

@@ -105,68 +105,60 @@ void narrow(Type type, const float *x, int64_t n, uint8_t *row) {
     }
 }
 
-// A group of 32: scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0. low, high: sums of the
-// first and the last 16 of q.
-INLINE float quantise_group(const float *x, int8_t *q, int32_t &low, int32_t &high) {
-#if defined(HERD_AVX512)
-    __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-    __m512 by = _mm512_set1_ps(top > 0 ? 127.0f / top : 0.0f);
-    __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(a, by)), d = _mm512_cvtps_epi32(_mm512_mul_ps(b, by));
-    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(c));
-    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(d));
-    low = _mm512_reduce_add_epi32(c), high = _mm512_reduce_add_epi32(d);
-    return top / 127.0f;
-#else
-    F most{};
-    for (int i = 0; i < 32; i += W) most = largest(most, absolute(load(x + i)));
-    float top = peak(most), by = top > 0 ? 127.0f / top : 0.0f;
-    for (int i = 0; i < 32; i += W) {
-        // Adding 1.5 * 2^23 rounds to nearest even; the low byte of the sum is the integer.
-        I r = (I)(load(x + i) * by + 12582912.0f);
-        for (int j = 0; j < W; j++) q[i + j] = (int8_t)r[j];
-    }
-    low = high = 0;
-    for (int i = 0; i < 16; i++) low += q[i], high += q[16 + i];
-    return top / 127.0f;
-#endif
-}
+INLINE I pick_larger(I a, I b) { return a > b ? a : b; }
 
-void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised t) {
-    int64_t G = t.Kp / 32;
-    for (int64_t r = 0; r < (layout == Layout::tiles ? 4 : rows); r++)
-        for (int64_t g = 0; g < G; g++) {
-            alignas(64) int8_t q[32];
-            float s = 0;
-            int32_t low = 0, high = 0;
-            int64_t left = K - 32 * g;
-            if (r >= rows || left <= 0) {
-                memset(q, 0, 32);
-            } else if (left >= 32) {
-                s = quantise_group(x + r * ldx + 32 * g, q, low, high);
-            } else {
-                float part[32] = {};
-                memcpy(part, x + r * ldx + 32 * g, (size_t)left * 4);
-                s = quantise_group(part, q, low, high);
-            }
-            if (layout == Layout::tiles) {
-                for (int i = 0; i < 8; i++) memcpy(t.q + (8 * g + i) * 16 + 4 * r, q + 4 * i, 4);
-                t.scale[4 * g + r] = s;
-                t.sum[4 * g + r] = s * (float)(low + high);
-                t.half[8 * g + r] = low;
-                t.half[8 * g + 4 + r] = high;
-            } else {
-                int8_t *row = t.q + r * t.Kp;
-                if (layout == Layout::rows) {
-                    memcpy(row + 32 * g, q, 32);
-                } else {
-                    memcpy(row + g / 4 * 128 + g % 4 * 16, q, 16);
-                    memcpy(row + g / 4 * 128 + 64 + g % 4 * 16, q + 16, 16);
-                }
-                t.scale[r * G + g] = s;
-                t.sum[r * G + g] = s * (float)(low + high);
-                t.half[2 * (r * G + g)] = low;
-                t.half[2 * (r * G + g) + 1] = high;
+// One group of n inputs (whole 16s): scale = max |x| / 127, q = round(x / scale). A group of zeros has scale 0, one with
+// a value that is not finite scale NaN. The largest is found in the bits, where a NaN is larger than any number.
+INLINE float quantise_group(const float *x, int64_t n, int8_t *q, int16_t *sum16) {
+    I most{};
+    for (int64_t i = 0; i < n; i += W) {
+        I bits = (I)absolute(load(x + i));
+        most = pick_larger(most, bits);
+    }
+    int32_t bits = 0;
+    for (int i = 0; i < W; i++) bits = most[i] > bits ? most[i] : bits;
+    float top;
+    memcpy(&top, &bits, 4);
+    const bool finite = bits < 0x7f800000;
+    const float by = top > 0 && finite ? 127.0f / top : 0.0f;
+    for (int64_t i = 0; i < n; i += 16) {
+        int32_t sum = 0;
+#if defined(HERD_AVX512)
+        __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(by)));
+        if (!finite) c = _mm512_setzero_si512();
+        _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtepi32_epi8(c));
+        sum = _mm512_reduce_add_epi32(c);
+#else
+        for (int j = 0; j < 16; j += W) {
+            // Adding 1.5 * 2^23 rounds to nearest even; the low byte of the sum is the integer.
+            I r = (I)(load(x + i + j) * by + 12582912.0f);
+            for (int k = 0; k < W; k++) {
+                q[i + j + k] = finite ? (int8_t)r[k] : (int8_t)0;
+                sum += q[i + j + k];
             }
         }
+#endif
+        sum16[i / 16] = (int16_t)sum;
+    }
+    return finite ? top / 127.0f : __builtin_nanf("");
+}
+
+void quantise(const float *x, int64_t ldx, int64_t rows, int64_t K, Quantised t) {
+    const int64_t groups = t.Kp / t.step;
+    for (int64_t r = 0; r < rows; r++) {
+        int8_t *q = t.q + r * t.Kp;
+        int16_t *sum16 = t.sum16 + r * (t.Kp / 16), *sum32 = t.sum32 + r * (t.Kp / 32);
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t k = g * t.step, left = K - k;
+            float &s = t.scale[r * groups + g];
+            if (left >= t.step) {
+                s = quantise_group(x + r * ldx + k, t.step, q + k, sum16 + k / 16);
+            } else {
+                float part[256] = {};
+                if (left > 0) memcpy(part, x + r * ldx + k, (size_t)left * 4);
+                s = quantise_group(part, t.step, q + k, sum16 + k / 16);
+            }
+        }
+        for (int64_t g = 0; g < t.Kp / 32; g++) sum32[g] = (int16_t)(sum16[2 * g] + sum16[2 * g + 1]);
+    }
 }

@@ -13,40 +13,39 @@
 
 namespace herd {
 
-enum class Type : int { f32, f16, bf16, q4_0, q4_1, q8_0, q4_k, q6_k };
+enum class Type : int {
+    f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs
+};
 
-// A weight matrix [O, K], or a stack of E such. Output-major: a row of `row_bytes` per output. Input-major (float types
-// only): element (k, o) at k * row_bytes + o * element size. `data` may be unaligned and read-only (a mapped file).
+constexpr int STRIP = 16;  // outputs of a strip (herd.formats.strips)
+
+// A weight matrix [O, K], or a stack of E such. Output-major: a row of `row_bytes` per output, or, in strips, 16 *
+// row_bytes per sixteen outputs. Input-major (float types only): element (k, o) at k * row_bytes + o * element size.
+// `data` may be unaligned and read-only (a mapped file).
 struct Matrix {
     Type type;
-    bool input_major;
+    bool input_major, strips;
     int64_t E, O, K;
     const uint8_t *data;
     int64_t row_bytes, expert_bytes;
 };
 
-// How a tile of four quantised activation rows lies in memory; each takes the same room.
-enum class Layout : int {
-    rows,   // q[4][Kp], scale[4][G]: dot products along a weight row
-    split,  // as rows, but each 128 inputs as the low 16 of four groups of 32, then their high 16 (q4_0, q4_1)
-    tiles,  // q[Kp/4][4 rows][4], scale[G][4]: blocked products, four rows against a panel
-};
-
-// Activations quantised to int8 by groups of 32 inputs: x ~ scale * q. One tile is four rows; in Layout::tiles missing
-// ones are zero. Kp: K rounded up to 128; G = Kp / 32. Per tile 4 * Kp bytes of q, 4 * G scales and sums, 8 * G halves.
+// Rows of activations quantised to int8 by groups of `step` inputs: x ~ scale * q. A group with a value that is not
+// finite has scale NaN, so that it cannot be lost. Kp: K rounded up to 256.
 struct Quantised {
-    int8_t *q;
-    float *scale;
-    float *sum;     // scale * sum of q over the group, as the minimum of a group multiplies it
-    int32_t *half;  // sums of q over 16 inputs: rows [4][2G], tiles [2G][4]
+    int8_t *q;       // [rows][Kp]
+    float *scale;    // [rows][Kp / step]
+    int16_t *sum16;  // [rows][Kp / 16]: sums of q over 16 inputs
+    int16_t *sum32;  // [rows][Kp / 32]
     int64_t Kp;
+    int step;  // 32 or 256
 };
 
-constexpr int PANEL = 48;   // outputs of a blocked product's tile
+constexpr int PANEL = 48;   // outputs of a blocked product's tile: three strips
 constexpr int DEPTH = 512;  // inputs of it: 48 * 512 bytes stay in the first-level cache
 constexpr int FLOAT_DEPTH = 128;
 
-// One product of a tile of outputs: what a task of the pool does.
+// One product of a tile of outputs: what a task of the pool does. o0 is a multiple of 16.
 struct Product {
     const Matrix *w;
     int64_t expert;
@@ -54,8 +53,8 @@ struct Product {
     int64_t rows;
     const float *x;  // float weights: rows of stride ldx
     int64_t ldx;
-    Quantised quantised;  // packed weights: first tile of these rows
-    float *y;             // y[row * ldy + o - o0]
+    Quantised quantised;  // packed weights: from the first of these rows
+    float *y;             // y[row * ldy + o - o0]; ldy has room for o1 - o0 rounded up to 16
     int64_t ldy;
 };
 
@@ -72,20 +71,21 @@ struct Kernels {
     void (*widen)(Type type, const uint8_t *row, int64_t n, float *y);   // any Type to float32
     void (*narrow)(Type type, const float *x, int64_t n, uint8_t *row);  // float32 to f32, f16 or bf16
     // Products
-    void (*quantise)(const float *x, int64_t ldx, int64_t rows, int64_t K, Layout layout, Quantised tile);
-    Layout (*few_layout)(Type type);                   // what `few` wants for a packed type
-    int64_t few_rows;                                  // products of at most this many rows go to `few`
-    void (*few)(const Product &p);                     // few rows: along the weight rows, bound by memory
-    void (*many)(const Product &p, uint8_t *scratch);  // many rows: o1 - o0 <= PANEL; scratch: PRODUCT_SCRATCH bytes
+    void (*quantise)(const float *x, int64_t ldx, int64_t rows, int64_t K, Quantised to);
+    void (*few)(const Product &p, uint8_t *scratch);   // few rows: straight along the strips, bound by memory
+    void (*many)(const Product &p, uint8_t *scratch);  // o1 - o0 <= PANEL. Both give the same bits for every row.
+    void (*pack)(Type type, const uint8_t *const *rows, int64_t blocks, uint8_t *strip);  // sixteen rows of blocks
     // Attention
     void (*attend)(const Attend &a);
     // state [2] and o [n] of some keys, joined with those of later keys
     void (*merge)(float *state, float *o, const float *part, const float *part_o, int64_t n);
 };
 
-constexpr int64_t PRODUCT_SCRATCH =
-    PANEL * DEPTH + 2 * 4 * PANEL * (DEPTH / 16) + 4 * PANEL * FLOAT_DEPTH + 4 * 4 * PANEL + 1024;
+constexpr int64_t FEW_ROWS = 8;  // products of at most this many rows go to `few`
 
+// Codes, scales, minima and block scales of a panel, and three strips made on the way.
+constexpr int64_t PRODUCT_SCRATCH = PANEL * DEPTH + 4 * PANEL * (DEPTH / 16) + 4 * PANEL * (DEPTH / 32) +
+                                    4 * PANEL * (DEPTH / 32) + 4 * PANEL * (DEPTH / 256) + PANEL * DEPTH / 32 * 34 + 512;
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();  // null where it was not built
 const Kernels *avx512_kernels();

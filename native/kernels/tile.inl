@@ -13,7 +13,7 @@ INLINE void tile_block(int64_t depth, const float *A, int64_t lda, const float *
         for (int v = 0; v < V; v++) b[v] = load(B + k * ldb + v * W);
         for (int r = 0; r < R; r++) {
             F a = set1(A[r * lda + k]);
-            for (int v = 0; v < V; v++) acc[r][v] += a * b[v];
+            for (int v = 0; v < V; v++) acc[r][v] = fused(a, b[v], acc[r][v]);
         }
     }
     for (int r = 0; r < R; r++)

@@ -16,6 +16,11 @@ typedef uint16_t U16 __attribute__((vector_size(2 * W)));
 typedef float FLoose __attribute__((vector_size(4 * W), aligned(1), may_alias));
 typedef uint16_t U16Loose __attribute__((vector_size(2 * W), aligned(1), may_alias));
 
+typedef uint8_t Codes __attribute__((vector_size(4 * W)));  // W outputs, four inputs each
+typedef uint8_t CodesLoose __attribute__((vector_size(4 * W), aligned(1), may_alias));
+typedef uint8_t B1Loose __attribute__((vector_size(W), aligned(1), may_alias));
+typedef int8_t S1Loose __attribute__((vector_size(W), aligned(1), may_alias));
+
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE F load(const float *p) { return *(const FLoose *)p; }
@@ -25,6 +30,99 @@ INLINE I set1i(int32_t x) { return x - I{}; }
 INLINE F pick(I mask, F a, F b) { return (F)((mask & (I)a) | (~mask & (I)b)); }
 INLINE F largest(F a, F b) { return a > b ? a : b; }
 INLINE F absolute(F a) { return (F)((I)a & set1i(0x7fffffff)); }
+
+INLINE Codes load_bytes(const uint8_t *p) { return *(const CodesLoose *)p; }
+INLINE void store_bytes(uint8_t *p, Codes v) { *(CodesLoose *)p = v; }
+INLINE U load_u8(const uint8_t *p) { return __builtin_convertvector(*(const B1Loose *)p, U); }
+INLINE I load_s8(const uint8_t *p) { return __builtin_convertvector(*(const S1Loose *)p, I); }
+INLINE U load_u16(const uint8_t *p) { return __builtin_convertvector(*(const U16Loose *)p, U); }
+INLINE F to_floats(I x) { return __builtin_convertvector(x, F); }
+
+// a * b + c in one rounding where the processor has it: said outright, so that every path rounds alike.
+INLINE F fused(F a, F b, F c) {
+#if defined(HERD_AVX512)
+    return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(HERD_AVX2)
+    return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+// acc + the dot products of four codes with four activations, output by output.
+// AVX2 adds pairs in 16 bits: codes up to 63 times 127, twice, fit; wider ones take `dot4_wide`.
+INLINE I dot4(I acc, Codes codes, int32_t four) {
+#if defined(HERD_AVX512)
+    return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, _mm512_set1_epi32(four));
+#elif defined(HERD_AVXVNNI)
+    return (I)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)codes, _mm256_set1_epi32(four));
+#elif defined(HERD_AVX2)
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(four));
+    return acc + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(HERD_NEON)
+    return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)codes, vreinterpretq_s8_s32(vdupq_n_s32(four)));
+#else
+    int8_t a[4];
+    memcpy(a, &four, 4);
+    U x = (U)codes;
+    return acc + (I)(x & 255) * a[0] + (I)(x >> 8 & 255) * a[1] + (I)(x >> 16 & 255) * a[2] + (I)(x >> 24) * a[3];
+#endif
+}
+
+// As dot4 for codes of 8 bits with zero point 128: whether that is taken off here or by the caller says WIDE_ZERO.
+#if defined(HERD_AVX512) || defined(HERD_AVXVNNI)
+constexpr int WIDE_ZERO = 128;
+#else
+constexpr int WIDE_ZERO = 0;
+#endif
+
+INLINE I dot4_wide(I acc, Codes codes, int32_t four) {
+#if defined(HERD_AVX512) || defined(HERD_AVXVNNI)
+    return dot4(acc, codes, four);
+#elif defined(HERD_AVX2)
+    // |w| and a with the sign of w: |-128| is 128 unsigned, and two products of at most 128 * 127 fit 16 bits.
+    __m256i w = (__m256i)(codes ^ 0x80), a = _mm256_sign_epi8(_mm256_set1_epi32(four), w);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), a);
+    return acc + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(HERD_NEON)
+    return dot4(acc, codes ^ 0x80, four);
+#else
+    int8_t a[4];
+    memcpy(a, &four, 4);
+    I x = (I)(codes ^ 0x80);
+    return acc + (x << 24 >> 24) * a[0] + (x << 16 >> 24) * a[1] + (x << 8 >> 24) * a[2] + (x >> 24) * a[3];
+#endif
+}
+
+// acc + the dot products of two 16-bit numbers with two others, output by output.
+INLINE I dot2(I acc, I pairs, int32_t two) {
+#if defined(HERD_AVX512)
+    return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)pairs, _mm512_set1_epi32(two));
+#elif defined(HERD_AVX2)
+    return acc + (I)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi32(two));
+#else
+    return acc + (pairs << 16 >> 16) * (int32_t)(int16_t)two + (pairs >> 16) * (two >> 16);
+#endif
+}
+
+// table[code] of sixteen entries, codes below 16.
+INLINE Codes look_up(const uint8_t *table, Codes codes) {
+#if defined(HERD_AVX512)
+    __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
+    return (Codes)_mm512_shuffle_epi8(t, (__m512i)codes);
+#elif defined(HERD_AVX2)
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (Codes)_mm256_shuffle_epi8(t, (__m256i)codes);
+#elif defined(HERD_NEON)
+    return (Codes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)codes);
+#else
+    Codes found;
+    for (int i = 0; i < 4 * W; i++) found[i] = table[codes[i]];
+    return found;
+#endif
+}
 
 // A fixed tree, so that the result does not depend on how the compiler reduces.
 INLINE float total(F v) {

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from herd import _native
+from herd import _native, formats
 from herd.errors import UsageError, fail
+from herd.formats.strips import ROWS, num_strips
 from herd.weights import Array, Dense, Experts, Linear, Norm, Packed, Pair
 
 FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
@@ -80,7 +81,18 @@ def _dense(node: Dense) -> Any:
 
 def _packed(node: Packed) -> Any:
     codes = np.ascontiguousarray(node.codes)
-    return _native.weight(codes, node.format, list(node.shape), False, _bias(node.bias))
+    return _native.weight(codes, node.format, list(node.shape), False, _bias(node.bias), node.layout == "strips")
+
+
+def to_strips(node: Packed) -> Packed:
+    """The same weight in strips, in memory; a node in strips is returned as it is."""
+    if node.layout == "strips":
+        return node
+    *front, outputs, inputs = node.shape
+    size = ROWS * formats.row_bytes(node.format, inputs)
+    out = np.empty((*front, num_strips(outputs), size), np.uint8)
+    _native.pack(node.format, np.ascontiguousarray(node.codes), list(node.shape), out)
+    return Packed(node.format, out, node.shape, node.bias, node.name, "strips")
 
 
 def _experts(node: Experts) -> Any:

@@ -1,0 +1,238 @@
+// The block formats as they lie in strips (herd.formats.strips): what a kernel needs to know of each, written once over
+// the vectors of vec.h. A format is  w = s (u - ZERO) - m : u an unsigned code; s a scale for each group of GROUP
+// inputs, of two levels d * sc in blocks of 256; m a minimum of two levels dmin * mn, or (q4_1, q5_1) a float of its own.
+//
+//     codes      eight vectors of a group of 32 inputs: vector i holds inputs 4i .. 4i + 3 of W outputs
+//     halves     float16 fields of W outputs
+//     part p of 16 / W: outputs p * W .. of the strip
+
+constexpr int PARTS = STRIP / W;
+
+enum class Minimum { none, plain, two_level };
+
+template <Type T>
+struct Form {
+    static constexpr bool large = T == Type::q2_k || T == Type::q3_k || T == Type::q4_k || T == Type::q5_k ||
+                                  T == Type::q6_k || T == Type::iq4_xs;
+    static constexpr int block = large ? 256 : 32;  // inputs, and inputs that share a scale of the activations
+    static constexpr int bytes = T == Type::q4_0     ? 18
+                                 : T == Type::q4_1   ? 20
+                                 : T == Type::q5_0   ? 22
+                                 : T == Type::q5_1   ? 24
+                                 : T == Type::q8_0   ? 34
+                                 : T == Type::q2_k   ? 84
+                                 : T == Type::q3_k   ? 110
+                                 : T == Type::q4_k   ? 144
+                                 : T == Type::q5_k   ? 176
+                                 : T == Type::q6_k   ? 210
+                                 : T == Type::iq4_nl ? 18
+                                                     : 136;
+    static constexpr int group = T == Type::q2_k || T == Type::q3_k || T == Type::q6_k ? 16 : 32;
+    static constexpr Minimum minimum = T == Type::q4_1 || T == Type::q5_1                       ? Minimum::plain
+                                       : T == Type::q2_k || T == Type::q4_k || T == Type::q5_k ? Minimum::two_level
+                                                                                                : Minimum::none;
+    static constexpr bool wide = T == Type::q8_0 || T == Type::iq4_nl || T == Type::iq4_xs;  // codes of 8 bits
+    static constexpr int zero = wide                  ? WIDE_ZERO
+                                : T == Type::q4_0     ? 8
+                                : T == Type::q5_0     ? 16
+                                : T == Type::q3_k     ? 4
+                                : T == Type::q6_k     ? 32
+                                                      : 0;
+    static constexpr int groups = block / group;
+    static constexpr int strip_block = STRIP * bytes;
+};
+
+INLINE F halves_at(const uint8_t *strip_block, int offset, int p) {
+    return load_half(strip_block + STRIP * offset + 2 * W * p);
+}
+INLINE Codes words_at(const uint8_t *strip_block, int offset, int word, int p) {
+    return load_bytes(strip_block + STRIP * (offset + 4 * word) + 4 * W * p);
+}
+INLINE const uint8_t *bytes_at(const uint8_t *strip_block, int offset, int i, int p) {
+    return strip_block + STRIP * (offset + i) + W * p;
+}
+
+// Values of iq4_nl and iq4_xs, plus 128.
+alignas(16) const uint8_t IQ4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+// Bit 4i + b of each output's 32-bit word to byte b, as 16 or 0.
+INLINE Codes fifth_bit(U word, int i) {
+    U x = word >> (8 * (i / 2)) & 255;
+    x = x | x << 8;
+    x = x | x << 16;
+    x = x & (i % 2 ? 0x80402010u : 0x08040201u);
+    return (Codes)((Codes)x != 0) & 16;
+}
+
+// The codes of group g of 32 inputs in a block.
+template <Type T>
+INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
+    if constexpr (T == Type::q4_0 || T == Type::q4_1 || T == Type::iq4_nl) {
+        for (int i = 0; i < 4; i++) {
+            Codes z = words_at(b, T == Type::q4_1 ? 4 : 2, i, p);
+            c[i] = z & 15, c[4 + i] = z >> 4;
+        }
+        if constexpr (T == Type::iq4_nl)
+            for (int i = 0; i < 8; i++) c[i] = look_up(IQ4, c[i]);
+    } else if constexpr (T == Type::q5_0 || T == Type::q5_1) {
+        constexpr int at = T == Type::q5_0 ? 2 : 4;
+        U top = (U)words_at(b, at, 0, p);
+        for (int i = 0; i < 4; i++) {
+            Codes z = words_at(b, at + 4, i, p);
+            c[i] = (z & 15) | fifth_bit(top, i), c[4 + i] = (z >> 4) | fifth_bit(top, 4 + i);
+        }
+    } else if constexpr (T == Type::q8_0) {
+        for (int i = 0; i < 8; i++) c[i] = words_at(b, 2, i, p) ^ 0x80;
+    } else if constexpr (T == Type::q4_k || T == Type::q5_k) {
+        for (int i = 0; i < 8; i++) {
+            Codes z = words_at(b, T == Type::q4_k ? 16 : 48, 8 * (g / 2) + i, p);
+            c[i] = g % 2 ? z >> 4 : z & 15;
+            if constexpr (T == Type::q5_k) c[i] = c[i] | (words_at(b, 16, i, p) >> g & 1) << 4;
+        }
+    } else if constexpr (T == Type::q6_k) {
+        for (int i = 0; i < 8; i++) {
+            Codes z = words_at(b, 0, 16 * (g / 4) + 8 * (g % 2) + i, p), h = words_at(b, 128, 8 * (g / 4) + i, p);
+            c[i] = (g % 4 < 2 ? z & 15 : z >> 4) | (h >> (2 * (g % 4)) & 3) << 4;
+        }
+    } else if constexpr (T == Type::q2_k) {
+        for (int i = 0; i < 8; i++) c[i] = words_at(b, 16, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3;
+    } else if constexpr (T == Type::q3_k) {
+        for (int i = 0; i < 8; i++)
+            c[i] = (words_at(b, 32, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3) | (words_at(b, 0, i, p) >> g & 1) << 2;
+    } else {  // iq4_xs
+        for (int i = 0; i < 4; i++) {
+            Codes z = words_at(b, 8, 4 * g + i, p);
+            c[i] = look_up(IQ4, z & 15), c[4 + i] = look_up(IQ4, z >> 4);
+        }
+    }
+}
+
+// Scale of each group of a block: s[groups].
+template <Type T>
+INLINE void scales(const uint8_t *b, int p, F *s) {
+    if constexpr (!Form<T>::large) {
+        s[0] = halves_at(b, 0, p);
+    } else if constexpr (T == Type::q4_k || T == Type::q5_k) {
+        F d = halves_at(b, 0, p);
+        for (int g = 0; g < 4; g++) {
+            U first = load_u8(bytes_at(b, 4, g, p)), third = load_u8(bytes_at(b, 4, 8 + g, p));
+            s[g] = d * to_floats((I)(first & 63));
+            s[4 + g] = d * to_floats((I)((third & 15) | (first >> 6) << 4));
+        }
+    } else if constexpr (T == Type::q6_k) {
+        F d = halves_at(b, 208, p);
+        for (int g = 0; g < 16; g++) s[g] = d * to_floats(load_s8(bytes_at(b, 192, g, p)));
+    } else if constexpr (T == Type::q2_k) {
+        F d = halves_at(b, 80, p);
+        for (int g = 0; g < 16; g++) s[g] = d * to_floats((I)(load_u8(bytes_at(b, 0, g, p)) & 15));
+    } else if constexpr (T == Type::q3_k) {
+        F d = halves_at(b, 108, p);
+        for (int g = 0; g < 8; g++) {
+            U low = load_u8(bytes_at(b, 96, g, p)), top = load_u8(bytes_at(b, 104, g % 4, p));
+            s[g] = d * to_floats((I)((low & 15) | (top >> (2 * (g / 4)) & 3) << 4) - 32);
+            s[8 + g] = d * to_floats((I)((low >> 4) | (top >> (4 + 2 * (g / 4)) & 3) << 4) - 32);
+        }
+    } else {  // iq4_xs
+        F d = halves_at(b, 0, p);
+        U top = load_u16(b + STRIP * 2 + 2 * W * p);
+        for (int g = 0; g < 8; g++) {
+            U low = load_u8(bytes_at(b, 4, g / 2, p)) >> (4 * (g % 2)) & 15;
+            s[g] = d * to_floats((I)(low | (top >> (2 * g) & 3) << 4) - 32);
+        }
+    }
+}
+
+// Minima of two levels: whole numbers of neighbouring groups in pairs of 16 bits, pairs[groups / 2], and -dmin.
+template <Type T>
+INLINE F minima(const uint8_t *b, int p, I *pairs) {
+    if constexpr (T == Type::q2_k) {
+        for (int g = 0; g < 8; g++)
+            pairs[g] = (I)((load_u8(bytes_at(b, 0, 2 * g, p)) >> 4) | (load_u8(bytes_at(b, 0, 2 * g + 1, p)) >> 4) << 16);
+        return -halves_at(b, 82, p);
+    } else {
+        U mn[8];
+        for (int g = 0; g < 4; g++) {
+            U second = load_u8(bytes_at(b, 8, g, p)), third = load_u8(bytes_at(b, 12, g, p));
+            mn[g] = second & 63, mn[4 + g] = (third >> 4) | (second >> 6) << 4;
+        }
+        for (int g = 0; g < 4; g++) pairs[g] = (I)(mn[2 * g] | mn[2 * g + 1] << 16);
+        return -halves_at(b, 2, p);
+    }
+}
+
+// -- from rows of blocks to strips --------------------------------------------------------------------------------
+
+// `count` units of `unit` bytes at `offset` of sixteen rows' blocks.
+template <int UNIT>
+INLINE void turn_units(const uint8_t *const *rows, int64_t offset, int count, uint8_t *to) {
+    int u = 0;
+#if defined(HERD_AVX512)
+    if constexpr (UNIT == 4)
+        for (; u + 4 <= count; u += 4) {
+            const int64_t at = offset + 4 * u;
+            __m512i z[4];
+            for (int r = 0; r < 4; r++) {
+                z[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(rows[r] + at)));
+                z[r] = _mm512_inserti32x4(z[r], _mm_loadu_si128((const __m128i *)(rows[4 + r] + at)), 1);
+                z[r] = _mm512_inserti32x4(z[r], _mm_loadu_si128((const __m128i *)(rows[8 + r] + at)), 2);
+                z[r] = _mm512_inserti32x4(z[r], _mm_loadu_si128((const __m128i *)(rows[12 + r] + at)), 3);
+            }
+            __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+            __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+            _mm512_storeu_si512(to + 64 * u, _mm512_unpacklo_epi64(a, c));
+            _mm512_storeu_si512(to + 64 * u + 64, _mm512_unpackhi_epi64(a, c));
+            _mm512_storeu_si512(to + 64 * u + 128, _mm512_unpacklo_epi64(b, d));
+            _mm512_storeu_si512(to + 64 * u + 192, _mm512_unpackhi_epi64(b, d));
+        }
+#endif
+    for (; u < count; u++)
+        for (int r = 0; r < STRIP; r++)
+            __builtin_memcpy(to + (u * STRIP + r) * UNIT, rows[r] + offset + u * UNIT, UNIT);
+}
+
+template <Type T>
+static void pack_as(const uint8_t *const *rows, int64_t blocks, uint8_t *to) {
+    for (int64_t b = 0; b < blocks; b++, to += Form<T>::strip_block) {
+        const int64_t at = b * Form<T>::bytes;
+        auto halves = [&](int offset, int n)
+                          __attribute__((always_inline)) { turn_units<2>(rows, at + offset, n, to + STRIP * offset); };
+        [[maybe_unused]] auto bytes = [&](int offset, int n)
+                         __attribute__((always_inline)) { turn_units<1>(rows, at + offset, n, to + STRIP * offset); };
+        auto words = [&](int offset, int n)
+                         __attribute__((always_inline)) { turn_units<4>(rows, at + offset, n, to + STRIP * offset); };
+        if constexpr (T == Type::q4_0 || T == Type::iq4_nl) halves(0, 1), words(2, 4);
+        else if constexpr (T == Type::q4_1) halves(0, 2), words(4, 4);
+        else if constexpr (T == Type::q5_0) halves(0, 1), words(2, 1), words(6, 4);
+        else if constexpr (T == Type::q5_1) halves(0, 2), words(4, 1), words(8, 4);
+        else if constexpr (T == Type::q8_0) halves(0, 1), words(2, 8);
+        else if constexpr (T == Type::q2_k) bytes(0, 16), words(16, 16), halves(80, 2);
+        else if constexpr (T == Type::q3_k) words(0, 8), words(32, 16), bytes(96, 12), halves(108, 1);
+        else if constexpr (T == Type::q4_k) halves(0, 2), bytes(4, 12), words(16, 32);
+        else if constexpr (T == Type::q5_k) halves(0, 2), bytes(4, 12), words(16, 8), words(48, 32);
+        else if constexpr (T == Type::q6_k) words(0, 32), words(128, 16), bytes(192, 16), halves(208, 1);
+        else halves(0, 2), bytes(4, 4), words(8, 32);  // iq4_xs
+    }
+}
+
+// body(T) for the block format `type`.
+#define HERD_EACH_FORMAT(type, body)                     \
+    switch (type) {                                      \
+        case Type::q4_0: body(Type::q4_0); break;        \
+        case Type::q4_1: body(Type::q4_1); break;        \
+        case Type::q5_0: body(Type::q5_0); break;        \
+        case Type::q5_1: body(Type::q5_1); break;        \
+        case Type::q8_0: body(Type::q8_0); break;        \
+        case Type::q2_k: body(Type::q2_k); break;        \
+        case Type::q3_k: body(Type::q3_k); break;        \
+        case Type::q4_k: body(Type::q4_k); break;        \
+        case Type::q5_k: body(Type::q5_k); break;        \
+        case Type::q6_k: body(Type::q6_k); break;        \
+        case Type::iq4_nl: body(Type::iq4_nl); break;    \
+        default: body(Type::iq4_xs);                     \
+    }
+
+static void pack(Type type, const uint8_t *const *rows, int64_t blocks, uint8_t *strip) {
+#define HERD_PACK(T) pack_as<T>(rows, blocks, strip)
+    HERD_EACH_FORMAT(type, HERD_PACK)
+#undef HERD_PACK
+}
