@@ -33,9 +33,34 @@ INLINE F absolute(F a) { return (F)((I)a & set1i(0x7fffffff)); }
 
 INLINE Codes load_bytes(const uint8_t *p) { return *(const CodesLoose *)p; }
 INLINE void store_bytes(uint8_t *p, Codes v) { *(CodesLoose *)p = v; }
-INLINE U load_u8(const uint8_t *p) { return __builtin_convertvector(*(const B1Loose *)p, U); }
-INLINE I load_s8(const uint8_t *p) { return __builtin_convertvector(*(const S1Loose *)p, I); }
-INLINE U load_u16(const uint8_t *p) { return __builtin_convertvector(*(const U16Loose *)p, U); }
+// W bytes or half words, widened. Said in intrinsics: compilers take them apart one by one.
+INLINE U load_u8(const uint8_t *p) {
+#if defined(HERD_AVX512)
+    return (U)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(HERD_AVX2)
+    return (U)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#else
+    return __builtin_convertvector(*(const B1Loose *)p, U);
+#endif
+}
+INLINE I load_s8(const uint8_t *p) {
+#if defined(HERD_AVX512)
+    return (I)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(HERD_AVX2)
+    return (I)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#else
+    return __builtin_convertvector(*(const S1Loose *)p, I);
+#endif
+}
+INLINE U load_u16(const uint8_t *p) {
+#if defined(HERD_AVX512)
+    return (U)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(HERD_AVX2)
+    return (U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+#else
+    return __builtin_convertvector(*(const U16Loose *)p, U);
+#endif
+}
 INLINE F to_floats(I x) { return __builtin_convertvector(x, F); }
 
 // a * b + c in one rounding where the processor has it: said outright, so that every path rounds alike.
