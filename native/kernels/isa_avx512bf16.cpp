@@ -3,6 +3,8 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && defined(__AVX512BF16__)
 #define HERD_AVX512
 #define HERD_BF16
+#pragma GCC diagnostic ignored "-Wunused-function"  // what HERD_BASE brings
+#define HERD_BASE avx512_kernels
 #define HERD_TABLE avx512bf16_kernels
 #define HERD_NAME "avx512bf16"
 #include "isa.inl"

@@ -162,13 +162,13 @@ INLINE F minima(const uint8_t *b, int p, I *pairs) {
 
 // -- from rows of blocks to strips --------------------------------------------------------------------------------
 
-// `count` units of `unit` bytes at `offset` of sixteen rows' blocks.
-template <int UNIT>
-INLINE void turn_units(const uint8_t *const *rows, int64_t offset, int count, uint8_t *to) {
-    int u = 0;
+// COUNT units of UNIT bytes at `offset` of sixteen rows' blocks.
+template <int UNIT, int COUNT>
+INLINE void turn_units(const uint8_t *const *rows, int64_t offset, uint8_t *to) {
 #if defined(HERD_AVX512)
-    if constexpr (UNIT == 4)
-        for (; u + 4 <= count; u += 4) {
+    constexpr int FOURS = UNIT == 4 ? COUNT / 4 * 4 : 0;
+    if constexpr (FOURS > 0)
+        for (int u = 0; u < FOURS; u += 4) {
             const int64_t at = offset + 4 * u;
             __m512i z[4];
             for (int r = 0; r < 4; r++) {
@@ -184,33 +184,36 @@ INLINE void turn_units(const uint8_t *const *rows, int64_t offset, int count, ui
             _mm512_storeu_si512(to + 64 * u + 128, _mm512_unpacklo_epi64(b, d));
             _mm512_storeu_si512(to + 64 * u + 192, _mm512_unpackhi_epi64(b, d));
         }
+#else
+    constexpr int FOURS = 0;
 #endif
-    for (; u < count; u++)
+    for (int u = FOURS; u < COUNT; u++)
         for (int r = 0; r < STRIP; r++)
             __builtin_memcpy(to + (u * STRIP + r) * UNIT, rows[r] + offset + u * UNIT, UNIT);
+}
+
+// Fields one after another: pairs of UNIT and COUNT.
+template <int UNIT, int COUNT, int... REST>
+INLINE void turn_fields(const uint8_t *const *rows, int64_t at, uint8_t *to) {
+    turn_units<UNIT, COUNT>(rows, at, to);
+    if constexpr (sizeof...(REST) > 0) turn_fields<REST...>(rows, at + UNIT * COUNT, to + STRIP * UNIT * COUNT);
 }
 
 template <Type T>
 static void pack_as(const uint8_t *const *rows, int64_t blocks, uint8_t *to) {
     for (int64_t b = 0; b < blocks; b++, to += Form<T>::strip_block) {
         const int64_t at = b * Form<T>::bytes;
-        auto halves = [&](int offset, int n)
-                          __attribute__((always_inline)) { turn_units<2>(rows, at + offset, n, to + STRIP * offset); };
-        [[maybe_unused]] auto bytes = [&](int offset, int n)
-                         __attribute__((always_inline)) { turn_units<1>(rows, at + offset, n, to + STRIP * offset); };
-        auto words = [&](int offset, int n)
-                         __attribute__((always_inline)) { turn_units<4>(rows, at + offset, n, to + STRIP * offset); };
-        if constexpr (T == Type::q4_0 || T == Type::iq4_nl) halves(0, 1), words(2, 4);
-        else if constexpr (T == Type::q4_1) halves(0, 2), words(4, 4);
-        else if constexpr (T == Type::q5_0) halves(0, 1), words(2, 1), words(6, 4);
-        else if constexpr (T == Type::q5_1) halves(0, 2), words(4, 1), words(8, 4);
-        else if constexpr (T == Type::q8_0) halves(0, 1), words(2, 8);
-        else if constexpr (T == Type::q2_k) bytes(0, 16), words(16, 16), halves(80, 2);
-        else if constexpr (T == Type::q3_k) words(0, 8), words(32, 16), bytes(96, 12), halves(108, 1);
-        else if constexpr (T == Type::q4_k) halves(0, 2), bytes(4, 12), words(16, 32);
-        else if constexpr (T == Type::q5_k) halves(0, 2), bytes(4, 12), words(16, 8), words(48, 32);
-        else if constexpr (T == Type::q6_k) words(0, 32), words(128, 16), bytes(192, 16), halves(208, 1);
-        else halves(0, 2), bytes(4, 4), words(8, 32);  // iq4_xs
+        if constexpr (T == Type::q4_0 || T == Type::iq4_nl) turn_fields<2, 1, 4, 4>(rows, at, to);
+        else if constexpr (T == Type::q4_1) turn_fields<2, 2, 4, 4>(rows, at, to);
+        else if constexpr (T == Type::q5_0) turn_fields<2, 1, 4, 1, 4, 4>(rows, at, to);
+        else if constexpr (T == Type::q5_1) turn_fields<2, 2, 4, 1, 4, 4>(rows, at, to);
+        else if constexpr (T == Type::q8_0) turn_fields<2, 1, 4, 8>(rows, at, to);
+        else if constexpr (T == Type::q2_k) turn_fields<1, 16, 4, 16, 2, 2>(rows, at, to);
+        else if constexpr (T == Type::q3_k) turn_fields<4, 8, 4, 16, 1, 12, 2, 1>(rows, at, to);
+        else if constexpr (T == Type::q4_k) turn_fields<2, 2, 1, 12, 4, 32>(rows, at, to);
+        else if constexpr (T == Type::q5_k) turn_fields<2, 2, 1, 12, 4, 8, 4, 32>(rows, at, to);
+        else if constexpr (T == Type::q6_k) turn_fields<4, 32, 4, 16, 1, 16, 2, 1>(rows, at, to);
+        else turn_fields<2, 2, 1, 4, 4, 32>(rows, at, to);  // iq4_xs
     }
 }
 

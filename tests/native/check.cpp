@@ -136,7 +136,7 @@ struct Weight {
         }
         Matrix &m = linear.m;
         m.type = f.type;
-        m.input_major = false;
+        m.input_major = m.strips = false;
         m.E = E, m.O = O, m.K = K;
         m.data = bytes.data() + 1;
         m.row_bytes = K / f.block * f.bytes;
@@ -150,7 +150,7 @@ std::vector<float> whole_steps(int64_t rows, int64_t K) {
     std::vector<float> x((size_t)(rows * K));
     for (int64_t i = 0; i < rows * K; i++) {
         int64_t k = i % K;
-        float step = std::ldexp(1.0f, -9 + (int)((i / 32) % 4));
+        float step = std::ldexp(1.0f, -9 + (int)((k / 256) % 4));
         x[(size_t)i] = step * (float)(k % 32 == 0 ? 127 : (int)(random_bits() % 255) - 127);
     }
     return x;

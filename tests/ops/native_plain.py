@@ -138,15 +138,18 @@ def product_bound(x, w, c=4):
 
 
 def steps_bound(x, w):
-    """What quantising activations by groups of 32 can do to w x: half a step, max |x| of the group / 254, per input."""
-    groups = np.abs(np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))).reshape(len(x), -1, 32).max(-1) / 254
-    step = np.repeat(groups, 32, -1)[:, : x.shape[1]] * (1 + 1e-5)
+    """What quantising activations can do to w x: half a step, max |x| of the group / 254, per input. Groups are of 32
+    inputs, of 256 for formats with such blocks."""
+    n = 256 if formats.get(w.format).block == 256 else 32
+    groups = np.abs(np.pad(x, ((0, 0), (0, -x.shape[1] % n)))).reshape(len(x), -1, n).max(-1) / 254
+    step = np.repeat(groups, n, -1)[:, : x.shape[1]] * (1 + 1e-5)
     return step @ np.abs(values(w)).T
 
 
 def whole_steps(rng, rows, inputs):
-    """Activations that int8 groups of 32 hold exactly: multiples of a power of two, 127 of them in every group."""
+    """Activations that int8 groups of 32 or of 256 hold exactly: multiples of a power of two, 127 of them in every
+    group."""
     k = rng.integers(-127, 128, (rows, inputs))
     k[:, ::32] = 127
-    scale = np.exp2(rng.integers(-9, -5, (rows, -(-inputs // 32))))
-    return (k * np.repeat(scale, 32, -1)[:, :inputs]).astype(np.float32)
+    scale = np.exp2(rng.integers(-9, -5, (rows, -(-inputs // 256))))
+    return (k * np.repeat(scale, 256, -1)[:, :inputs]).astype(np.float32)

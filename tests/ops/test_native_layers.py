@@ -150,7 +150,7 @@ def test_packed_mlp(ops):
             expected = ffn(norm(x, n), m)
             # Two quantisations of activations to 1/254 of a group's largest: about 1 percent of a value each.
             error = ops.mlp_add(x.copy(), n, m, residual=False) - expected
-            assert np.sqrt((error**2).mean()) < 0.02 * np.sqrt((expected**2).mean())
+            assert np.sqrt((error**2).mean()) < 0.03 * np.sqrt((expected**2).mean())
 
 
 def experts(rng, kind, E, F=48, form="experts"):

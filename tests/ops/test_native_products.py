@@ -17,8 +17,10 @@ from native_plain import (
     whole_steps,
 )
 
-from herd import _native
+from herd import _native, formats
+from herd.formats import strips
 from herd.ops import native_composed as composed
+from herd.ops.native_weights import to_strips
 from herd.weights import Dense, Experts, Packed
 
 ROWS = (1, 2, 3, 5, 17, 70)
@@ -145,3 +147,40 @@ def test_instruction_sets_agree_on_integers():
         for y in found[1:]:
             # A product that rounds across a half differs by one step of one input at most, and rarely.
             assert np.median(np.abs(y - found[0])) <= 4e-6 * np.abs(found[0]).max()
+
+
+@pytest.mark.parametrize("kind", sorted(strips.UNITS))
+def test_a_row_is_the_same_bits_in_every_batch_and_layout(ops, kind):
+    """One row, up to seventy and five hundred; from the file's rows and from strips."""
+    rng = np.random.default_rng(7)
+    for inputs, outputs in ((256, 50), (768, 16), (5120, 49), (8192, 48)):
+        codes = formats.encode(kind, rng.standard_normal((4, inputs), np.float32))[rng.integers(0, 4, outputs)]
+        w = Packed(kind, codes, (outputs, inputs))
+        x = array(rng, (512, inputs))
+        expected = composed.linear(x, w)
+        packed = to_strips(w)
+        assert (packed.codes == strips.to_strips(kind, codes)).all()
+        for layout in (w, packed):
+            assert (composed.linear(x, layout) == expected).all()
+            for rows in (*range(1, 14), 31, 70) if inputs < 5120 else (1, 3, 8, 9, 70):
+                at = int(rng.integers(0, 512 - rows))
+                assert (composed.linear(x[at : at + rows], layout) == expected[at : at + rows]).all(), rows
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_a_row_of_float_weights_is_the_same_bits_in_every_batch(ops, kind):
+    rng = np.random.default_rng(8)
+    w = matrix(rng, kind, (67, 1029))
+    x = array(rng, (512, 1029))
+    expected = composed.linear(x, w)
+    for rows in (*range(1, 14), 31, 70):
+        assert (composed.linear(x[7 : 7 + rows], w) == expected[7 : 7 + rows]).all(), rows
+
+
+def test_activations_that_are_no_numbers_are_not_lost(ops):
+    x = np.ones((3, 256), np.float32)
+    x[1, 17] = np.nan
+    x[2, 200] = np.inf
+    for kind in sorted(strips.UNITS):
+        y = composed.linear(x, Packed(kind, formats.encode(kind, np.ones((16, 256), np.float32)), (16, 256)))
+        assert np.isfinite(y[0]).all() and np.isnan(y[1:]).all(), kind
