@@ -401,17 +401,17 @@ def test_leaving_an_async_stream_ends_the_request() -> None:
 
 
 def test_cancelling_a_task_ends_a_long_prompt_after_the_pass_in_progress() -> None:
-    llm = fake("x", context=4096)
+    llm = fake("x", context=4096, chunk=None)
     model = llm._running().runner
     assert isinstance(model, FakeModel)
-    run, started, go = model.run, threading.Event(), threading.Event()
+    run, started, go = model.compute, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Any:
         started.set()
         assert go.wait(20)
         return run(*arguments)
 
-    model.run = slow  # type: ignore[method-assign]
+    model.compute = slow  # type: ignore[method-assign]
 
     async def talk() -> None:
         task = asyncio.create_task(llm.achat("a" * 3000))
@@ -427,7 +427,7 @@ def test_cancelling_a_task_ends_a_long_prompt_after_the_pass_in_progress() -> No
     assert len(long) == 1, "of six passes"
 
 
-def test_threads_take_turns() -> None:
+def test_threads_are_answered_together() -> None:
     llm = fake("abcdefgh")
     texts: list[str] = []
     threads = [threading.Thread(target=lambda: texts.append(llm.chat("hi").text)) for _ in range(4)]
@@ -436,6 +436,9 @@ def test_threads_take_turns() -> None:
     for t in threads:
         t.join(20)
     assert texts == ["abcdefgh"] * 4
+    model = llm._running().runner
+    assert isinstance(model, FakeModel)
+    model.room.check()
 
 
 # -- numbers: a checkpoint on disk -------------------------------------------------------------------------------------

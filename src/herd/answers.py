@@ -3,13 +3,12 @@
 What it is not: generation (`engine`), a policy (`safety`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
 from herd.replies import DoneEvent, Event, FinishReason, Likely, Logprob, Policy, Reply, TextEvent
-from herd.text.messages import Message
 
 
 def events(
@@ -19,14 +18,15 @@ def events(
     *,
     load_s: float = 0.0,
     policy: Policy | None = None,
-    messages: Sequence[Message] = (),
+    refusal: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Event]:
-    """Run a submitted job. `spell`: an id as text, for logprobs. Closing the iterator ends the job."""
+    """Run a submitted job. `spell`: an id as text, for logprobs. `refusal`: what the policy says before the first
+    token. Closing the iterator ends the job."""
     answer = _Answer(spell, policy)
     finish: Finish | None = None
-    refusal = policy.before(messages) if policy is not None else None
-    if refusal is not None:
-        yield answer.refuse(refusal)
+    instead = refusal()
+    if instead is not None:
+        yield answer.refuse(instead)
         finish = job.finish("stop")
     steps = engine.stream(job)
     try:

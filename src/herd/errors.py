@@ -12,6 +12,10 @@
     │   ├── BadConfig               bad_config           2   422   numbers that describe no model
     │   ├── BadTokenizer            bad_tokenizer        2   422
     │   └── BadMedia                bad_media            2   400   an image or a video
+    ├── Busy                        busy                 6   429   more requests wait than the queue holds
+    ├── TimedOut                    timed_out            7   504   a request's own deadline passed
+    ├── PassFailed                  pass_failed          1   500   computing this request failed; others go on
+    ├── EngineDied                  engine_died          1   503   the process that computes is gone
     └── Interrupted                 interrupted        130   499   Ctrl-C or a cancelled request
 
 A message is one line: what, got, expected, what to do next. `fail(...)` writes it so.
@@ -105,6 +109,35 @@ class BadMedia(BadFile):
 
     code = "bad_media"
     http_status = 400
+
+
+class Busy(HerdError):
+    """The queue is full, or one client has its share of it; nothing was done, the same request may be sent again."""
+
+    code = "busy"
+    exit_status = 6
+    http_status = 429
+
+
+class TimedOut(HerdError):
+    """A request was not done by the time that it gave. What it had said by then has been sent."""
+
+    code = "timed_out"
+    exit_status = 7
+    http_status = 504
+
+
+class PassFailed(HerdError):
+    """An operation failed while it computed this request. The engine and all other requests go on."""
+
+    code = "pass_failed"
+
+
+class EngineDied(HerdError):
+    """The process or thread that computes is gone, and with it every request that was under way."""
+
+    code = "engine_died"
+    http_status = 503
 
 
 class Interrupted(HerdError):

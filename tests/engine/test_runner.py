@@ -82,7 +82,7 @@ def test_rolling_back_and_going_on_equals_one_pass(name: str, back: int) -> None
     runner = runner_for(TINY_TEXT, ops, page_size=4)
     lease = runner.lease()
     runner.run([Piece(lease, IDS[: C + 3], rows=())])
-    start = runner.rollback(lease, back)
+    start = runner.room.rollback(lease, back)
     assert start == (back if back > C else back // C * C)
     other = [*IDS[:back], *IDS[40:50]]
     found = runner.run([Piece(lease, other[start:])])
@@ -105,7 +105,7 @@ def test_images_may_be_cut_anywhere(name: str, size: int) -> None:
     for start in range(0, len(ids), size):
         piece = ids[start : start + size]
         n = piece.count(TINY.patch_id)
-        out.append(runner.run([Piece(lease, piece, features[used : used + n] if n else None, range(len(piece)))]))
+        out.append(runner.run([Piece(lease, piece, (features[used : used + n],) if n else (), range(len(piece)))]))
         used += n
     np.testing.assert_allclose(np.concatenate(out), wanted, **CLOSE)
 

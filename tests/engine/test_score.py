@@ -59,8 +59,8 @@ def test_all_logits_are_every_rows() -> None:
 def test_pages_come_back() -> None:
     m = model()
     score(m, IDS, context=10, stride=5)
-    m.pager.check()
-    assert m.pager.free.whole == m.pager.pools["whole"].size
+    m.room.check()
+    assert m.room.free() == m.room.total()
 
 
 @pytest.mark.parametrize(

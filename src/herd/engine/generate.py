@@ -1,33 +1,38 @@
-"""One sequence at a time: requests -> tokens, behind submit / stream / cancel.
+"""The front of the engine: requests -> jobs -> steps with text, for any number of threads at once.
 
     submit   checks everything that can be wrong, so that a stream never starts with a mistake
-    stream   prefill in pieces, then one token a pass: logits -> sampler -> decoder -> stop strings
-    cancel   from any thread; the stream ends with "interrupted" after the pass in progress
+    stream   tokens as they come -> decoder -> stop strings -> steps
+    cancel   from any thread; the stream ends with "interrupted"
+    alone    the runner for itself (logits and likelihood of given text)
 
-The sequence last served stays in the cache; a request that begins with the same ids (the next turn of a chat) computes
-only what is new. Images count as the same when their tiles' bytes are the same. What it is not: a schedule; several
-requests wait for one another here.
+The core that computes (engine.core) lives behind a `Backend`, in a thread or in another process, and knows ids only.
+Text and stop strings are made here, on the thread of whoever reads the stream. A request that begins with ids that were
+computed before reads them from the cache; images count as the same when their tiles' bytes are the same.
 """
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from queue import SimpleQueue
+from typing import Protocol
 
 import numpy as np
 
-from herd.cache import Lease
-from herd.engine.request import Finish, Request, Step, Timings, TokenLogprob, Usage
-from herd.engine.runner import Logits, ModelRunner, Piece
-from herd.engine.sampler import History, logprob, sample
+from herd.engine.fair import Gate
+from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
+from herd.engine.request import Finish, Request, Step, Timings, Usage
+from herd.engine.runner import ModelRunner
 from herd.engine.stops import Stops
 from herd.engine.trace import RoutingLog
+from herd.engine.worker import Backend, Worker
 from herd.errors import ContextTooLong, UsageError, fail
 
-Reason = Literal["stop", "length", "interrupted"]
+MOST_WAITING = 1024
+"""Requests that wait; one client may have half of them, see Gate."""
 
 
 class Decoder(Protocol):
@@ -40,35 +45,42 @@ class Decoder(Protocol):
         """What is left at the end."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A request on its way: what `submit` gives out."""
 
     request: Request
-    keys: list[Any]
-    """What must agree for a position to be taken from the cache: its id, or its image tile's digest."""
+    number: int
     routing: RoutingLog | None = None
-    """Gets the experts of every token; the whole prompt is computed anew for it."""
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    """Gets the experts of every token; set before the start. The whole prompt is computed anew for it."""
+    group: "list[Job]" = field(default_factory=list)
+    """Samples of one prompt, this one among them; they start together."""
+    digests: tuple[bytes, ...] = ()
+    inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
+    cancelled: bool = False
+    waits: bool = False
+    """Whether it counts in the queue."""
     submitted_s: float = field(default_factory=time.monotonic)
-    history: History = field(default_factory=History)
+    started_s: float | None = None
     num_output: int = 0
     num_cached: int = 0
     prefill_s: float = 0.0
     first_s: float | None = None
+    """Since the core took it."""
     last_s: float = 0.0
 
     def finish(self, reason: Reason) -> Finish:
-        """Counts and times as they stand."""
+        """Counts and times of what was read of its stream."""
         num_prompt = len(self.request.ids)
         decode_s = self.last_s - self.first_s if self.first_s is not None else 0.0
+        began_s = (self.started_s or self.submitted_s) - self.submitted_s
         return Finish(
             reason,
             Usage(num_prompt, self.num_output, self.num_cached),
             Timings(
                 prefill_s=self.prefill_s,
                 decode_s=decode_s,
-                first_token_s=self.first_s - self.submitted_s if self.first_s is not None else 0.0,
+                first_token_s=began_s + self.first_s if self.first_s is not None else 0.0,
                 prefill_tps=(num_prompt - self.num_cached) / self.prefill_s if self.prefill_s else 0.0,
                 decode_tps=(self.num_output - 1) / decode_s if decode_s else 0.0,
             ),
@@ -76,41 +88,149 @@ class Job:
 
 
 class Engine:
-    """Serves requests one after another.
+    """Serves requests together.
 
-    runner: the model and its cache. decoder: makes a fresh id-to-text decoder. end_ids: ids that end a text. piece:
-    the most prompt rows of one pass.
+    runner: a model with its cache, which then runs on a thread of this process, or a Backend. decoder: makes a fresh
+    id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
     """
 
     def __init__(
         self,
-        runner: ModelRunner,
+        runner: ModelRunner | Backend,
         decoder: Callable[[], Decoder],
         end_ids: Collection[int] = (),
         *,
         piece: int = 512,
+        places: int = 8,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         assert piece > 0, piece
-        self.runner = runner
+        self.backend: Backend = (
+            runner
+            if isinstance(runner, Backend)
+            else Worker(runner, piece=piece, places=places, most_waiting=most_waiting)
+        )
         self._decoder = decoder
-        self._end_ids = frozenset(end_ids)
-        self._piece = piece
-        self._turn = threading.Lock()
-        self._owner: int | None = None
-        self._lease: Lease | None = None
-        self._keys: list[Any] = []
-        """Keys of the positions that the kept sequence holds."""
+        self._end_ids = tuple(sorted(end_ids))
+        self._post = _Post(most_waiting)
+        self._number = 0
+        self.backend.connect(self._post.deliver)
+        weakref.finalize(self, self.backend.close)
 
-    # -- the three verbs ---------------------------------------------------------------------------------------------
+    @property
+    def runner(self) -> ModelRunner:
+        """The runner, where it is in this process."""
+        assert isinstance(self.backend, Worker), "the runner is in another process"
+        return self.backend.runner
 
-    def submit(self, request: Request) -> Job:
-        """Check a request and queue it. Raises UsageError and ContextTooLong; nothing is ever truncated."""
-        ids, options, context = request.ids, request.options, self.runner.context
+    # -- the verbs ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, *, start: bool = True) -> Job:
+        """Check a request and queue it (start=False: only when its stream is first read).
+
+        Raises UsageError and ContextTooLong; nothing is ever truncated. Raises Busy when the queue is full.
+        """
+        return self.submit_samples(request, 1, start=start)[0]
+
+    def submit_samples(self, request: Request, n: int, *, start: bool = True) -> list[Job]:
+        """n continuations of one prompt, which is computed once; sample i draws with seed + i. See `submit`."""
+        if not 1 <= n <= MOST_SAMPLES:
+            fail(UsageError, "samples", got=n, expected=f"1 to {MOST_SAMPLES}")
+        digests = self._check(request)
+        with self._post.lock:
+            self._post.gate.check(request.client)
+            numbers = range(self._number, self._number + n)
+            self._number += n
+        jobs = [
+            Job(request if i == 0 else request.with_seed(request.seed + i), number, digests=digests)
+            for i, number in enumerate(numbers)
+        ]
+        for job in jobs:
+            job.group = jobs
+        if start:
+            self.start(jobs[0])
+        return jobs
+
+    def start(self, job: Job) -> None:
+        """Queue a submitted job, with all samples of its group; nothing when it has started. Raises Busy."""
+        jobs = job.group
+        with self._post.lock:
+            if job.started_s is not None:
+                return
+            self._post.gate.check(job.request.client)
+            self._post.gate.enter(job.request.client)
+            jobs[0].waits = True
+            now = time.monotonic()
+            for one in jobs:
+                one.started_s = now
+                self._post.jobs[one.number] = one
+        try:
+            self.backend.start(self._order(jobs), jobs[0].routing)
+        except BaseException:
+            for one in jobs:
+                self._post.forget(one)
+            raise
+
+    def stream(self, job: Job) -> Generator[Step, None, None]:
+        """The steps of a job; the last one has `finish`. Closing the iterator ends the job, Ctrl-C while it waits ends
+        it with "interrupted". Raises what the job failed with: Busy, TimedOut, DoesNotFit, BadCheckpoint, PassFailed,
+        EngineDied.
+        """
+        text = _Text(self._decoder(), Stops(job.request.options.stop))
+        finished = False
+        try:
+            if not job.cancelled:
+                self.start(job)
+            while not finished:
+                event = job.inbox.get()
+                if job.cancelled:
+                    event = Ended(job.number)
+                if isinstance(event, Began):
+                    job.num_cached = event.cached
+                elif isinstance(event, Ended):
+                    finished = True
+                    if event.error is not None:
+                        raise event.error
+                    yield Step(None, text.end(), finish=job.finish("interrupted"))
+                else:
+                    step = self._step(job, text, event)
+                    # the core goes on unless it was the core that ended it
+                    finished = event.reason is not None
+                    yield step
+                    if step.finish is not None:
+                        return
+        except KeyboardInterrupt:
+            yield Step(None, text.end(), finish=job.finish("interrupted"))  # what was said stays said
+        finally:
+            self._post.forget(job)
+            if job.started_s is not None and (not finished or job.cancelled):
+                self.backend.cancel(job.number)
+
+    def cancel(self, job: Job) -> None:
+        """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
+        job.cancelled = True
+        job.inbox.put(Ended(job.number))  # whoever reads wakes now
+        if job.started_s is not None:
+            self.backend.cancel(job.number)
+
+    def alone(self) -> AbstractContextManager[ModelRunner]:
+        """The runner, with all of its cache, to the exclusion of requests; they go on afterwards."""
+        return self.backend.alone()
+
+    def close(self) -> None:
+        """End everything that is under way."""
+        self.backend.close()
+
+    # -- a request ---------------------------------------------------------------------------------------------------
+
+    def _check(self, request: Request) -> tuple[bytes, ...]:
+        """Raise what is wrong with a request; digests of its tiles."""
+        ids, options, context, vocab_size = request.ids, request.options, self.backend.context, self.backend.vocab_size
         if not len(ids):
             fail(UsageError, "prompt", got="no tokens", expected="at least one")
-        for i in ids:
-            if not 0 <= i < self.runner.vocab_size:
-                fail(UsageError, "prompt", got=f"id {i}", expected=f"ids from 0 to {self.runner.vocab_size - 1}")
+        if min(ids) < 0 or max(ids) >= vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < vocab_size)
+            fail(UsageError, "prompt", got=f"id {wrong}", expected=f"ids from 0 to {vocab_size - 1}")
         if len(ids) > context:
             fail(
                 ContextTooLong,
@@ -119,170 +239,87 @@ class Engine:
             )
         if options.max_tokens is not None and options.max_tokens > context:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {context}")
-        options.fits(self.runner.vocab_size)
-        return Job(request, self._position_keys(request), history=History(list(ids)))
+        options.fits(vocab_size)
+        return self._digests(request)
 
-    def stream(self, job: Job) -> Generator[Step, None, None]:
-        """The steps of a submitted request; the last one has `finish`. Closing the iterator ends the request.
-
-        Waits while another thread's request runs. Raises UsageError when this thread itself holds an unfinished one.
-        """
-        self._take_turn()
-        try:
-            yield from self._run(job)
-        finally:
-            self._give_turn()
-
-    def cancel(self, job: Job) -> None:
-        """End a request after the pass in progress; one that is over stays as it was."""
-        job.cancelled.set()
-
-    # -- one request -------------------------------------------------------------------------------------------------
-
-    def _take_turn(self) -> None:
-        if not self._turn.acquire(blocking=False):
-            if self._owner == threading.get_ident():
-                fail(
-                    UsageError, "another answer is still being streamed here", do="read it to its end or close it first"
-                )
-            self._turn.acquire()
-        self._owner = threading.get_ident()
-
-    def _give_turn(self) -> None:
-        self._owner = None
-        self._turn.release()
-
-    def _run(self, job: Job) -> Iterator[Step]:
-        text = _Text(self._decoder(), Stops(job.request.options.stop))
-        try:
-            logits_V = self._prefill(job)
-            while logits_V is not None and not job.cancelled.is_set():
-                step, token_id = self._next(job, text, logits_V)
-                yield step
-                if step.finish is not None:
-                    return
-                logits_V = self._decode(job, token_id)
-        except KeyboardInterrupt:
-            pass  # what was said stays said
-        yield Step(None, text.end(), finish=job.finish("interrupted"))
-
-    def _next(self, job: Job, text: "_Text", logits_V: Logits) -> tuple[Step, int]:
-        """Choose a token from the logits and say what it means."""
-        options = job.request.options
-        token_id = sample(logits_V, options, job.history, job.request.seed, job.num_output)
-        now = time.monotonic()
-        job.first_s = now if job.first_s is None else job.first_s
-        job.last_s = now
-        job.num_output += 1
-        job.history.add(token_id)
-        chosen: TokenLogprob | None = None
-        if options.logprobs is not None:
-            chosen = logprob(logits_V, token_id, options.logprobs)
-        ended = token_id in options.stop_ids or (token_id in self._end_ids and not options.ignore_eos)
-        shown = "" if ended else text.push(token_id)
-        reason: Reason | None = None
-        if ended or text.stopped:
-            reason = "stop"
-        elif job.num_output == options.max_tokens or len(job.history.ids) > self.runner.context:
-            reason = "length"
-        if reason is None:
-            return Step(token_id, shown, chosen), token_id
-        return Step(token_id, shown + text.end(), chosen, job.finish(reason)), token_id
-
-    # -- passes ------------------------------------------------------------------------------------------------------
-
-    def _prefill(self, job: Job) -> Logits | None:
-        """Logits after the prompt; None when cancelled on the way."""
-        ids = job.request.ids
-        start = self._reuse(job)
-        job.num_cached = start
-        began_s = time.monotonic()
-        features_RD, is_patch_T = None, None
-        if job.request.pixels_I3SS is not None and len(job.request.pixels_I3SS):
-            is_patch_T = np.asarray(ids) == self.runner.patch_id
-            # images whose rows are all in the cache need not be looked at again
-            if is_patch_T[start:].any():
-                features_RD = self.runner.see(job.request.pixels_I3SS)
-        while True:
-            end = min(start + self._piece, len(ids))
-            seen_RD = None
-            if features_RD is not None and is_patch_T is not None:
-                first, last = int(is_patch_T[:start].sum()), int(is_patch_T[:end].sum())
-                seen_RD = features_RD[first:last] if last > first else None
-            last_V = self._pass(job, ids[start:end], seen_RD, None if end == len(ids) else ())
-            self._keys += job.keys[start:end]
-            job.prefill_s = time.monotonic() - began_s
-            start = end
-            if start == len(ids):
-                return last_V
-            if job.cancelled.is_set():
-                return None
-
-    def _decode(self, job: Job, token_id: int) -> Logits:
-        logits_V = self._pass(job, [token_id], None, None)
-        self._keys.append(token_id)
-        return logits_V
-
-    def _pass(self, job: Job, ids: Sequence[int], features_RD: Any, rows: Sequence[int] | None) -> Logits:
-        """One pass of the kept sequence; logits of its last row when they are wanted."""
-        assert self._lease is not None
-        logits_RV = self.runner.run([Piece(self._lease, ids, features_RD, rows)], job.routing)
-        last_V: Logits = logits_RV[-1] if len(logits_RV) else logits_RV
-        return last_V
-
-    # -- the kept sequence -------------------------------------------------------------------------------------------
-
-    def _position_keys(self, request: Request) -> list[Any]:
-        keys: list[Any] = list(request.ids)
-        tiles = request.pixels_I3SS
-        rows = [t for t, i in enumerate(keys) if i == self.runner.patch_id]
+    def _digests(self, request: Request) -> tuple[bytes, ...]:
+        tiles, patch_id = request.pixels_I3SS, self.backend.patch_id
         given = 0 if tiles is None else len(tiles)
-        if given and self.runner.patch_id is None:
+        if given and patch_id is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
-        if len(rows) != given * self.runner.tokens_per_tile:
-            fail(
-                UsageError,
-                "image tokens in the prompt",
-                got=len(rows),
-                expected=f"{self.runner.tokens_per_tile} for each of {given} tiles",
-            )
-        for n, t in enumerate(rows):
-            tile, place = divmod(n, self.runner.tokens_per_tile)
-            if place == 0:
-                assert tiles is not None
-                digest = hashlib.sha256(np.ascontiguousarray(tiles[tile]).tobytes()).hexdigest()
-            keys[t] = (digest, place)
-        return keys
+        rows = 0 if patch_id is None else sum(i == patch_id for i in request.ids)
+        size = self.backend.tokens_per_tile
+        if rows != given * size:
+            fail(UsageError, "image tokens in the prompt", got=rows, expected=f"{size} for each of {given} tiles")
+        if tiles is None:
+            return ()
+        return tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 
-    def _reuse(self, job: Job) -> int:
-        """Roll the kept sequence back to what it shares with this request, or begin a new one; return its length.
+    def _order(self, jobs: Sequence[Job]) -> Order:
+        first = jobs[0]
+        request = first.request
+        return Order(
+            number=first.number,
+            ids=list(request.ids),
+            options=request.options,
+            seed=request.seed,
+            end_ids=() if request.options.ignore_eos else self._end_ids,
+            client=request.client,
+            priority=request.priority,
+            timeout_s=request.timeout_s,
+            salt=request.salt,
+            pixels_I3SS=request.pixels_I3SS,
+            digests=first.digests,
+            traced=first.routing is not None,
+            samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
+        )
 
-        At least the last token of the prompt is computed, for its logits; a traced request is computed whole.
-        """
-        if self._lease is None:
-            self._lease = self.runner.lease()
-        most = 0 if job.routing is not None else min(len(self._keys), len(job.keys) - 1)
-        shared = next((t for t in range(most) if self._keys[t] != job.keys[t]), most)
-        kept = self.runner.rollback(self._lease, min(shared, self._lease.length))
-        del self._keys[kept:]
-        return kept
+    def _step(self, job: Job, text: "_Text", event: Token) -> Step:
+        """What one token means."""
+        if job.first_s is None:
+            job.first_s, job.prefill_s = event.since_s, event.prefill_s
+        job.last_s = event.since_s
+        job.num_output += 1
+        shown = "" if event.reason == "stop" else text.push(event.token_id)
+        reason: Reason | None = "stop" if text.stopped else event.reason
+        if reason is None:
+            return Step(event.token_id, shown, event.logprob)
+        return Step(event.token_id, shown + text.end(), event.logprob, job.finish(reason))
 
-    @contextmanager
-    def alone(self) -> Iterator[ModelRunner]:
-        """The runner, with all of its cache, to the exclusion of requests (logits and likelihood of given text)."""
-        self._take_turn()
-        try:
-            self._forget()
-            yield self.runner
-        finally:
-            self._give_turn()
 
-    def _forget(self) -> None:
-        """Give back the kept sequence's pages."""
-        if self._lease is not None:
-            self.runner.drop(self._lease)
-            self._lease = None
-            self._keys = []
+MOST_SAMPLES = 128
+
+
+class _Post:
+    """Jobs that are under way, and the bound of those that wait. Knows no engine, so that an engine can be let go."""
+
+    def __init__(self, most_waiting: int) -> None:
+        self.lock = threading.Lock()
+        self.gate = Gate(most_waiting)
+        self.jobs: dict[int, Job] = {}
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """To the readers; on the backend's thread."""
+        for event in events:
+            job = self.jobs.get(event.number)
+            if job is None:
+                continue
+            if job.waits:
+                self._leave(job)
+            if isinstance(event, Ended) or (isinstance(event, Token) and event.reason is not None):
+                self.jobs.pop(event.number, None)
+            job.inbox.put(event)
+
+    def forget(self, job: Job) -> None:
+        """Nobody reads it any more."""
+        self.jobs.pop(job.number, None)
+        self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        with self.lock:
+            if job.waits:
+                job.waits = False
+                self.gate.leave(job.request.client)
 
 
 class _Text:

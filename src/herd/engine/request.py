@@ -5,7 +5,7 @@ settings all become it, and every limit is checked here, once. What it is not: t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -188,6 +188,18 @@ class Request:
     """All tiles of its images, in the order of their patch ids."""
     seed: int = 0
     """The seed in use: options.seed, or a fresh one."""
+    client: str = ""
+    """Whose it is: clients share the engine fairly, whatever they ask for."""
+    priority: int = 0
+    """Higher goes first."""
+    timeout_s: float | None = None
+    """Seconds after which it fails with TimedOut, finished or not."""
+    salt: bytes = b""
+    """Cached positions are shared among requests with the same salt only (tenant, adapter)."""
+
+    def with_seed(self, seed: int) -> "Request":
+        """The same request, drawing with another seed."""
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,7 @@ class Usage:
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int = 0
-    """Of the prompt: taken over from the sequence before."""
+    """Of the prompt: found in the cache."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Ids in, logits out: one pass of the model over pieces of sequences, with its cache.
 
-    pieces -> pager.step -> ops.place -> model.forward -> pager.commit -> logits of the wanted rows
+    pieces -> room.step -> ops.place -> hidden, head -> logits of the wanted rows;   room.commit when they are accepted
 
 `ModelRunner` is the seam: the engine needs no more than this, and `fake.FakeModel` has the same without weights.
 What it is not: a sampler, a schedule, a tokenizer.
@@ -14,11 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from herd.batch import Context
 from herd.cache import Lease, Pager
+from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
+from herd.engine.room import Room
 from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
-from herd.model import forward, hidden, see
+from herd.model import hidden, see
+from herd.model.text import block
 from herd.ops.contract import Ops
 from herd.plan.memory import TILES_PER_PASS
 from herd.weights import Model
@@ -29,14 +33,18 @@ MAX_PAGE = 256
 """Positions a page: big enough that tables stay short, small enough that a short chat wastes little."""
 
 
+class NotFinite(ArithmeticError):
+    """Activations of a pass hold an infinity or no number at all."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """The next ids of one sequence."""
 
     lease: Lease
     ids: Sequence[int]
-    features_RD: Any | None = None
-    """A row of image features for each patch id among `ids`, as `see` made them."""
+    features: Sequence[Any] = ()
+    """Blocks of image features, together a row for each patch id among `ids`, as `see` made them."""
     rows: Sequence[int] | None = None
     """Which of `ids` want logits; None: the last; empty: none."""
 
@@ -50,22 +58,21 @@ class ModelRunner(Protocol):
     patch_id: int | None
     """The id whose rows are image features; None: a text model."""
     tokens_per_tile: int
-
-    def lease(self) -> Lease:
-        """A new, empty sequence."""
+    room: Room
 
     def see(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
+    def compute(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+        """One pass. Logits of the wanted rows, piece after piece: [R, V]. The new rows stay pending until
+        `room.commit` of each lease. A pass that raises leaves every sequence as it was."""
+
     def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
-        """One pass. Logits of the wanted rows, piece after piece: [R, V]. A pass that raises leaves every sequence as
-        it was."""
+        """`compute`, and commit all rows."""
 
-    def rollback(self, lease: Lease, length: int) -> int:
-        """See Pager.rollback."""
-
-    def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
+    def first_not_finite(self, piece: Piece) -> str | None:
+        """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
+        all are. The sequence stays as it was."""
 
 
 def page_size_for(chunk: int | None) -> int:
@@ -73,11 +80,23 @@ def page_size_for(chunk: int | None) -> int:
     return math.gcd(chunk, MAX_PAGE) if chunk else MAX_PAGE
 
 
+def rows_wanted(pieces: Sequence[Piece]) -> list[int]:
+    """Flat rows of a pass whose logits are wanted."""
+    rows: list[int] = []
+    start = 0
+    for piece in pieces:
+        wanted = (len(piece.ids) - 1,) if piece.rows is None else piece.rows
+        rows += [start + r for r in wanted]
+        start += len(piece.ids)
+    return rows
+
+
 class Runner:
     """The real one: weights over an op set.
 
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
-    edge; it sizes the chunked layers' pool. sequences: how many of them it is sized for. page_size: None chooses.
+    edge; it sizes the chunked layers' pool. sequences: how many share the cache: each has a page of its own even when
+    one of them fills the context. page_size: None chooses.
     """
 
     def __init__(
@@ -103,6 +122,7 @@ class Runner:
         num_pages = -(-context // size) + sequences - 1
         num_chunk_pages = -(-min(chunk - 1 + piece, context + chunk) // size) * sequences if chunk else 0
         self.pager = Pager(chunk, size, num_pages, num_chunk_pages)
+        self.room = Room(self.pager, PrefixTree(self.pager))
         self.kv = [
             ops.new_kv(
                 (num_chunk_pages if layer.chunked else num_pages) * size,
@@ -115,7 +135,11 @@ class Runner:
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
-        return self.pager.lease()
+        return self.room.lease()
+
+    def drop(self, lease: Lease) -> None:
+        """The sequence is over."""
+        self.room.drop(lease)
 
     def see(self, pixels_I3SS: Any) -> Any:
         """Image features, a few tiles a pass; raises UsageError on a text model."""
@@ -126,52 +150,91 @@ class Runner:
             see(self.ops, vision, weights, self.ops.array(pixels_I3SS[i : i + step]))
             for i in range(0, len(pixels_I3SS), step)
         ]
-        return parts[0] if len(parts) == 1 else self.ops.array(np.concatenate([self.ops.numpy(x) for x in parts]))
+        return self._joined(parts)
 
-    def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
-        """One pass; see ModelRunner."""
-        rows: list[int] = []
-        start = 0
-        for piece in pieces:
-            wanted = (len(piece.ids) - 1,) if piece.rows is None else piece.rows
-            rows += [start + r for r in wanted]
-            start += len(piece.ids)
-        context = self.pager.step([(p.lease, len(p.ids)) for p in pieces], rows)
+    def compute(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+        """One pass; see ModelRunner. Raises NotFinite."""
+        wanted = rows_wanted(pieces)
+        context = self._step(pieces, wanted)
         done = False
         try:
-            logits = self._forward(pieces, context, bool(rows), routing)
+            if routing is not None:
+                routing.pass_over(context.positions_T)
+            placed = self.ops.place(context)
+            x_TD = self._hidden(pieces, placed, routing)
+            if not np.isfinite(self.ops.numpy(x_TD)).all():
+                raise NotFinite("activations are not finite")
+            if wanted:
+                x_TD = self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows)
+                logits = np.asarray(self.ops.numpy(x_TD), np.float32)
+            else:
+                logits = np.zeros((0, self.vocab_size), np.float32)
             done = True
         finally:
-            for piece in pieces:
-                self.pager.commit(piece.lease, None if done else 0)
+            if not done:
+                for piece in pieces:
+                    self.room.commit(piece.lease, 0)
         return logits
 
-    def _forward(self, pieces: Sequence[Piece], context: Any, wanted: bool, routing: RoutingLog | None) -> Logits:
+    def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+        """One pass that stands."""
+        logits = self.compute(pieces, routing)
+        for piece in pieces:
+            self.room.commit(piece.lease)
+        return logits
+
+    def first_not_finite(self, piece: Piece) -> str | None:
+        """See ModelRunner."""
+        found: list[str] = []
+        layer = 0
+
+        def watched(ops: Ops, x_TD: Any, *arguments: Any) -> Any:
+            nonlocal layer
+            if layer == 0:
+                look("the embedding", x_TD)
+            x_TD = block(ops, x_TD, *arguments)
+            look(f"layer {layer}", x_TD)
+            layer += 1
+            return x_TD
+
+        def look(name: str, x: Any) -> None:
+            if not found and not np.isfinite(self.ops.numpy(x)).all():
+                found.append(name)
+
+        context = self._step([piece], rows_wanted([piece]))
+        try:
+            placed = self.ops.place(context)
+            x_TD = self._hidden([piece], placed, None, watched)
+            if placed.rows is not None and len(placed.rows):
+                look("the head", self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows))
+        finally:
+            self.room.commit(piece.lease, 0)
+        return found[0] if found else None
+
+    def _step(self, pieces: Sequence[Piece], rows: Sequence[int]) -> Context:
+        """Pages for a pass; copies are made at once, whatever becomes of the pass: the leases hold them already."""
+        context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows)
+        for layer, kv in zip(self.config.layers, self.kv, strict=True):
+            pool = "chunk" if layer.chunked else "whole"
+            pairs = [(source, target) for name, source, target in copies if name == pool]
+            if pairs:
+                self.ops.copy_pages(kv, [a for a, _ in pairs], [b for _, b in pairs], self.room.pager.page_size)
+        return context
+
+    def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: RoutingLog | None, call: Any = block) -> Any:
         ids_T = np.concatenate([np.asarray(p.ids, np.int64) for p in pieces])
-        seen = [p.features_RD for p in pieces if p.features_RD is not None and len(p.features_RD)]
-        if len(seen) > 1:
-            seen = [self.ops.array(np.concatenate([self.ops.numpy(x) for x in seen]))]
-        if routing is not None:
-            routing.pass_over(context.positions_T)
-        compute = forward if wanted else hidden
-        out = compute(
+        seen = [part for p in pieces for part in p.features if len(part)]
+        return hidden(
             self.ops,
             self.config,
             self.weights,
             ids_T,
-            self.ops.place(context),
+            placed,
             kv=self.kv,
             routing=routing,
-            features_RD=seen[0] if seen else None,
+            features_RD=self._joined(seen) if seen else None,
+            call=call,
         )
-        if not wanted:
-            return np.zeros((0, self.vocab_size), np.float32)
-        return np.asarray(self.ops.numpy(out), np.float32)
 
-    def rollback(self, lease: Lease, length: int) -> int:
-        """See Pager.rollback."""
-        return self.pager.rollback(lease, length)
-
-    def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
-        self.pager.drop(lease)
+    def _joined(self, parts: Sequence[Any]) -> Any:
+        return parts[0] if len(parts) == 1 else self.ops.array(np.concatenate([self.ops.numpy(x) for x in parts]))

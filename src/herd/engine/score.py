@@ -30,7 +30,7 @@ def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int
     for i in ids:
         if not 0 <= i < runner.vocab_size:
             fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
-    lease = runner.lease()
+    lease = runner.room.lease()
     try:
         for start in range(0, len(ids), piece):
             part = ids[start : start + piece]
@@ -39,7 +39,7 @@ def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int
             if len(logits_RV):
                 yield start + skip, logits_RV
     finally:
-        runner.drop(lease)
+        runner.room.drop(lease)
 
 
 def all_logits(runner: ModelRunner, ids: Sequence[int], piece: int = 512) -> Logits:

@@ -10,7 +10,8 @@ What it is not: a server, a command line, a policy. Options are the fields of `e
 
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,8 +30,9 @@ from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, score
 from herd.engine.trace import RoutingLog
-from herd.errors import UsageError, fail
-from herd.llm.loading import PIECE, read_model
+from herd.engine.worker import Backend
+from herd.errors import Busy, UsageError, fail
+from herd.llm.loading import PARALLEL, PIECE, read_model
 from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -49,6 +51,9 @@ __all__ = [
     "TextEvent",
     "load",
 ]
+
+TOGETHER = 64
+"""Dialogs of one chat_many that are under way at once."""
 
 
 def load(
@@ -80,12 +85,12 @@ def load(
 
 
 class LLM:
-    """A loaded model. Close it, or use it in `with`. One answer at a time; calls of other threads wait."""
+    """A loaded model. Close it, or use it in `with`. Calls of several threads are answered together, fairly."""
 
     def __init__(
         self,
         config: Llama4Config,
-        runner: ModelRunner,
+        runner: ModelRunner | Backend,
         tokenizer: Tokenizer,
         chat: ChatFormat | UsageError,
         *,
@@ -95,9 +100,11 @@ class LLM:
         size_bytes: int = 0,
         load_s: float = 0.0,
         checkpoint: Checkpoint | None = None,
+        parallel: int = PARALLEL,
     ) -> None:
-        """chat: the format, or the error that a chat gets because none is known. checkpoint: the open files that
-        `runner` maps; each request looks first whether they are still what was loaded. As a rule `load` makes an LLM.
+        """runner: the model here, or a Backend that holds it elsewhere. chat: the format, or the error that a chat gets
+        because none is known. checkpoint: the open files that the model is mapped from; each request looks first
+        whether they are still what was loaded. parallel: most answers at once. As a rule `load` makes an LLM.
         """
         self.config = config
         self.name = name
@@ -116,7 +123,9 @@ class LLM:
         ends = frozenset(config.eos_ids) | tokenizer.eos_ids
         if isinstance(chat, ChatFormat):
             ends |= chat.stop_ids
-        self._engine: Engine | None = Engine(runner, lambda: StreamDecoder(tokenizer), ends, piece=PIECE)
+        self._engine: Engine | None = Engine(
+            runner, lambda: StreamDecoder(tokenizer), ends, piece=PIECE, places=parallel
+        )
 
     @property
     def chat_format(self) -> str:
@@ -162,18 +171,41 @@ class LLM:
         Arguments are checked at the call, not at the first piece. Closing the iterator ends the request; Ctrl-C while
         it computes ends it with "interrupted".
         """
-        _, found = self._start(
+        _, found, _ = self._start(
             messages, system=system, images=images, tools=tools, policy=policy, trace=trace, **options
         )
         return found
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
-        """Answer several dialogs, in their order. Ctrl-C ends it: the list then ends with the interrupted reply."""
+        """Answer several dialogs together; the replies in their order. Arguments as of `chat`, for all of them.
+
+        Ctrl-C ends it: the list then ends with the interrupted reply. With `trace`, one after another: the file holds
+        the last one's.
+        """
+        engine = self._running()
+        most = TOGETHER if arguments.get("trace") is None else 1
+        waiting = deque(dialogs)
+        begun: deque[tuple[Job, Iterator[Event]]] = deque()
         replies: list[Reply] = []
-        for dialog in dialogs:
-            replies.append(self.chat(dialog, **arguments))
-            if replies[-1].finish_reason == "interrupted":
-                break
+        try:
+            while waiting or begun:
+                while waiting and len(begun) < most:
+                    job, found, refused = self._start(waiting[0], eager=True, **arguments)
+                    try:
+                        if not refused:
+                            engine.start(job)
+                    except Busy:
+                        if not begun:
+                            raise
+                        break  # when one of ours is done
+                    begun.append((job, found))
+                    waiting.popleft()
+                replies.append(_last(begun.popleft()[1]))
+                if replies[-1].finish_reason == "interrupted":
+                    break
+        finally:
+            for job, _ in begun:
+                engine.cancel(job)
         return replies
 
     async def achat(self, messages: Dialog, **arguments: Any) -> Reply:
@@ -190,11 +222,12 @@ class LLM:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         left = threading.Event()
+        engine = self._running()
         jobs: list[Job] = []
 
         def work() -> None:
             try:
-                job, found = self._start(messages, **arguments)
+                job, found, _ = self._start(messages, **arguments)
                 jobs.append(job)
                 for event in found:
                     if left.is_set():
@@ -216,7 +249,7 @@ class LLM:
         finally:
             left.set()
             for job in jobs:
-                job.cancelled.set()  # a long prompt ends after the pass in progress
+                engine.cancel(job)  # a long prompt ends after the pass in progress
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
@@ -242,8 +275,10 @@ class LLM:
         """As `complete`, piece by piece."""
         ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         job = self._submit(ids, options, None, trace)
-        turns = () if policy is None else (Message("user", prompt if isinstance(prompt, str) else self.decode(ids)),)
-        return self._events(job, policy, turns)
+        if policy is None:
+            return self._events(job, None, lambda: None)
+        turn = Message("user", prompt if isinstance(prompt, str) else self.decode(ids))
+        return self._events(job, policy, lambda: policy.before((turn,)))
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -296,8 +331,10 @@ class LLM:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back memory; calls after this are refused."""
-        self._engine = None
+        """Give back memory; calls after this are refused, streams under way fail with EngineDied."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None
@@ -335,12 +372,21 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         policy: Policy | None = None,
         trace: str | Path | None = None,
+        eager: bool = False,
         **options: Any,
-    ) -> tuple[Job, Iterator[Event]]:
-        """A checked request, and what will come of it. See `stream`."""
+    ) -> tuple[Job, Iterator[Event], bool]:
+        """A checked request, what will come of it, and whether the policy has refused it. See `stream`.
+
+        eager: the policy is asked now, not when the first event is.
+        """
         turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
         job = self._submit(self._ids(turns, tools), options, tiles_of(turns), trace)
-        return job, self._events(job, policy, turns)
+        if policy is None:
+            return job, self._events(job, None, lambda: None), False
+        if not eager:
+            return job, self._events(job, policy, lambda: policy.before(turns)), False
+        refusal = policy.before(turns)
+        return job, self._events(job, policy, lambda: refusal), refusal is not None
 
     def _submit(self, ids: Sequence[int], options: Mapping[str, Any], tiles: Any, trace: str | Path | None) -> Job:
         chosen = self.defaults.with_(options)
@@ -353,14 +399,14 @@ class LLM:
         if self._checkpoint is not None:
             # weights are mapped, not copied: a file that was cut or overwritten must not answer
             self._checkpoint.check_unchanged()
-        job = engine.submit(Request(ids, chosen, tiles, seed))
+        job = engine.submit(Request(ids, chosen, tiles, seed), start=False)
         # opened last, so that a refused request leaves an old trace as it is
         job.routing = None if trace is None else RoutingLog(trace)
         return job
 
-    def _events(self, job: Job, policy: Policy | None, turns: Sequence[Message]) -> Iterator[Event]:
+    def _events(self, job: Job, policy: Policy | None, refusal: Callable[[], str | None]) -> Iterator[Event]:
         try:
-            yield from events(self._running(), job, self._spell, load_s=self.load_s, policy=policy, messages=turns)
+            yield from events(self._running(), job, self._spell, load_s=self.load_s, policy=policy, refusal=refusal)
         finally:
             if job.routing is not None:
                 job.routing.close()

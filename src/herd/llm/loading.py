@@ -28,6 +28,8 @@ from herd.text.tokenizer import Tokenizer
 DEFAULT_CONTEXT = 8192
 PIECE = 512
 """Prompt rows a pass."""
+PARALLEL = 8
+"""Answers at once."""
 MAX_THREADS = 4096
 
 

@@ -1,0 +1,373 @@
+"""The heart: schedule -> one pass -> sample -> events. Ids only, no threads, no text.
+
+A step never raises because of a request. A pass that raises is run again piece by piece, the piece that raises alone
+fails its own sequence, and the cache is audited; logits or activations that are not finite fail their sequence with
+the name of the layer where they first appear. Because a row's result does not depend on what else is in the pass, a
+sequence gives the same tokens whoever it shares the steps with.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from herd.cache import Lease
+from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
+from herd.engine.pace import Pace
+from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
+from herd.engine.sampler import History, logprob, sample
+from herd.engine.scheduler import Scheduler
+from herd.engine.scheduler import Sequence as Scheduled
+from herd.engine.tiles import Tiles
+from herd.errors import BadCheckpoint, HerdError, PassFailed
+
+Router = Callable[[int], Any]
+"""Number of a traced sequence -> the `Routing` that hears of its experts."""
+
+
+@dataclass(eq=False)
+class Entry(Scheduled):
+    """A sequence with what it takes to draw its tokens."""
+
+    options: SamplingOptions = field(default_factory=SamplingOptions)
+    seed: int = 0
+    ends: frozenset[int] = frozenset()
+    history: History = field(default_factory=History)
+    num_prompt: int = 0
+    num_output: int = 0
+    tiles: Tiles | None = None
+    traced: bool = False
+    taken_s: float = 0.0
+    begun: bool = False
+    """Whether it was told that it is let in."""
+    began_s: float | None = None
+    prefill_s: float = 0.0
+    siblings: list["Entry"] = field(default_factory=list)
+    """Further samples of the same prompt, until it is computed."""
+    parent: "Entry | None" = None
+    """Whose prompt it waits for, as a further sample."""
+    proposal: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+class Core:
+    """Sequences over one runner.
+
+    budget: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. clock: monotonic
+    seconds. router: see Router; None when nothing is traced.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        budget: int = 512,
+        places: int = 8,
+        most_waiting: int = 1024,
+        clock: Callable[[], float] = time.monotonic,
+        router: Router | None = None,
+    ) -> None:
+        self.runner = runner
+        self.scheduler: Scheduler[Entry] = Scheduler(
+            runner.room, budget=budget, places=places, most_waiting=most_waiting
+        )
+        self._clock = clock
+        self._router = router
+        self._pace = Pace()
+        self._entries: dict[int, Entry] = {}
+        self._events: list[Event] = []
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def add(self, order: Order) -> None:
+        """Queue an order, and its further samples with it. Raises Busy."""
+        first = self._entry(order, order.number, order.seed)
+        self.scheduler.add(first)
+        self._entries[first.number] = first
+        for number, seed in order.samples:
+            sibling = self._entry(order, number, seed)
+            self._entries[number] = sibling
+            sibling.parent = first
+            first.siblings.append(sibling)
+
+    def cancel(self, number: int) -> None:
+        """End a sequence now; its pages are free. One that is over stays as it was."""
+        entry = self._entries.get(number)
+        if entry is not None:
+            self._close(entry, Ended(number))
+
+    def clear(self) -> None:
+        """Everything that runs gives its pages back and waits, and cached prefixes go: something needs the cache."""
+        self.scheduler.clear()
+        self.runner.room.forget()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a step to make."""
+        return self.scheduler.busy or bool(self._events)
+
+    def _entry(self, order: Order, number: int, seed: int) -> Entry:
+        now = self._clock()
+        ids = list(order.ids)
+        keys = _keys(ids, order, self.runner)
+        return Entry(
+            number,
+            ids,
+            keys,
+            order.client,
+            order.priority,
+            None if order.timeout_s is None else now + order.timeout_s,
+            order.salt,
+            shares=not order.traced,
+            options=order.options,
+            seed=seed,
+            ends=frozenset(order.end_ids).union(order.options.stop_ids),
+            history=History(ids),
+            num_prompt=len(ids),
+            tiles=None if order.pixels_I3SS is None or not len(order.pixels_I3SS) else Tiles(order.pixels_I3SS),
+            traced=order.traced,
+            taken_s=now,
+        )
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Event]:
+        """One pass (or none, when only deadlines passed or nothing fits); what it brought."""
+        if self.scheduler.busy:
+            plan = self.scheduler.schedule(self._clock(), self._pace.beside())
+            for entry in plan.admitted:
+                self._began(entry)
+            for entry, error in plan.ended:
+                self._closed(entry, Ended(entry.number, error))
+            together = [(e, n) for e, n in plan.work if not e.traced]
+            if together:
+                self._pass(together)
+            for e, n in plan.work:
+                if e.traced and not e.ended:
+                    self._pass([(e, n)])
+        events, self._events = self._events, []
+        return events
+
+    def _began(self, entry: Entry) -> None:
+        if not entry.begun:
+            entry.begun = True
+            self._events.append(Began(entry.number, entry.cached or 0))
+
+    def _pass(self, work: Sequence[tuple[Entry, int]]) -> None:
+        ready: list[tuple[Entry, Piece]] = []
+        for entry, n in work:
+            try:
+                ready.append((entry, self._piece(entry, n)))
+            except Exception as error:
+                self._failed(entry, error)
+        began_s = self._clock()
+        decodes = sum(entry.todo == 1 for entry, _ in ready)
+        rows = sum(len(piece.ids) for _, piece in ready)
+        if ready and self._compute(ready):
+            self._pace.seen(self._clock() - began_s, decodes, rows - decodes)
+
+    def _compute(self, ready: list[tuple[Entry, Piece]]) -> bool:
+        """Run pieces together, or apart when that fails; whether it went well."""
+        entry = ready[0][0]
+        routing = self._router(entry.number) if entry.traced and self._router is not None else None
+        try:
+            logits_RV = self.runner.compute([piece for _, piece in ready], routing)
+        except KeyboardInterrupt:
+            for entry, _ in ready:
+                self._close(entry, Ended(entry.number))
+            return False
+        except Exception as error:
+            if len(ready) == 1:
+                self._failed(entry, error, ready[0][1])
+            else:
+                for one in ready:
+                    self._compute([one])
+            self.runner.room.check()
+            return False
+        at = 0
+        for entry, piece in ready:
+            count = 1 if piece.rows is None else len(piece.rows)
+            self._draw(entry, piece, logits_RV[at : at + count])
+            at += count
+        return True
+
+    def _piece(self, entry: Entry, n: int) -> Piece:
+        """The next n rows of a sequence."""
+        assert entry.lease is not None
+        start, todo = entry.lease.length, entry.todo
+        if entry.began_s is None:
+            entry.began_s = self._clock()
+        ids = entry.ids[start : start + n] + entry.proposal[: max(0, n - todo)]
+        features: tuple[Any, ...] = ()
+        if entry.tiles is not None:
+            patch_id = self.runner.patch_id
+            first = sum(i == patch_id for i in entry.ids[:start])
+            wanted = sum(i == patch_id for i in ids)
+            have, features = entry.tiles.features(first, wanted, self.runner)
+            if have < wanted:
+                # as far as the tiles that one step looks at go: others need not wait for all of an album
+                places = [t for t, i in enumerate(ids) if i == patch_id]
+                ids = ids[: places[have]]
+        rows: Sequence[int] | None = None
+        if len(ids) < todo:
+            rows = ()
+        elif len(ids) > todo:
+            rows = range(todo - 1, len(ids))
+        return Piece(entry.lease, ids, features, rows)
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def _draw(self, entry: Entry, piece: Piece, logits_RV: Logits) -> None:
+        """Tokens of one sequence from its rows of a pass; keeps proposals while they are what is drawn."""
+        assert entry.lease is not None
+        room, lease = self.runner.room, entry.lease
+        if not len(logits_RV):
+            room.commit(lease)
+            # now: chunked layers forget a chunk when it is over
+            room.insert(lease, entry.keys, entry.salt, over=False)
+            return
+        first = entry.num_output == 0
+        certain = len(piece.ids) - (len(logits_RV) - 1)
+        proposed = piece.ids[certain:]
+        kept = 0
+        try:
+            drawn = self._choose(entry, logits_RV[0])
+            if first:
+                room.commit(lease)
+                self._computed(entry, logits_RV[0])
+            while self._say(entry, *drawn) is None and kept < len(proposed) and drawn[0] == proposed[kept]:
+                kept += 1
+                drawn = self._choose(entry, logits_RV[kept])
+        except Exception as error:
+            self._failed(entry, error, piece)
+            return
+        if not first:
+            room.commit(lease, certain + kept)
+        if entry.ended:
+            self._leave(entry)
+
+    def _choose(self, entry: Entry, logits_V: Logits) -> tuple[int, TokenLogprob | None]:
+        options = entry.options
+        token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output)
+        return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
+
+    def _say(self, entry: Entry, token_id: int, chosen: TokenLogprob | None) -> Reason | None:
+        """One more token of a sequence; why it is the last, if it is."""
+        options = entry.options
+        now = self._clock()
+        if entry.num_output == 0:
+            entry.prefill_s = now - (entry.began_s if entry.began_s is not None else now)
+        entry.num_output += 1
+        entry.history.add(token_id)  # its list is entry.ids
+        if entry.keys is not entry.ids:
+            entry.keys.append(token_id)
+        reason: Reason | None = None
+        if token_id in entry.ends:
+            reason = "stop"
+        elif entry.num_output == options.max_tokens or len(entry.ids) > self.runner.context:
+            reason = "length"
+        entry.ended = reason is not None
+        self._events.append(Token(entry.number, token_id, reason, now - entry.taken_s, entry.prefill_s, chosen))
+        return reason
+
+    def _computed(self, entry: Entry, logits_V: Logits) -> None:
+        """The prompt is in the cache: others may find it, and its further samples begin."""
+        assert entry.lease is not None
+        self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
+        siblings, entry.siblings = entry.siblings, []
+        for sibling in siblings:
+            self._fork(entry, sibling, logits_V)
+
+    def _fork(self, entry: Entry, sibling: Entry, logits_V: Logits) -> None:
+        assert entry.lease is not None
+        sibling.parent = None
+        lease = self.runner.room.fork(entry.lease)
+        if not self.scheduler.join(sibling, lease):
+            self.runner.room.drop(lease)
+            self.scheduler.readd(sibling)  # it finds the prompt in the cache when its turn comes
+            return
+        sibling.cached, sibling.began_s = entry.cached, entry.began_s
+        self._began(sibling)
+        try:
+            self._say(sibling, *self._choose(sibling, logits_V))
+        except Exception as error:
+            self._failed(sibling, error)
+            return
+        if sibling.ended:
+            self._leave(sibling)
+
+    # -- endings -----------------------------------------------------------------------------------------------------
+
+    def _leave(self, entry: Entry) -> None:
+        """It said its last token: what it computed stays findable."""
+        assert entry.lease is not None
+        self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
+        self.scheduler.remove(entry)
+        del self._entries[entry.number]
+
+    def _close(self, entry: Entry, event: Ended) -> None:
+        """End a sequence at any point of its life."""
+        if entry.parent is not None:
+            entry.parent.siblings.remove(entry)
+        else:
+            if entry.lease is not None and entry.num_output and event.error is None:
+                self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
+            self.scheduler.remove(entry)
+        self._closed(entry, event)
+
+    def _closed(self, entry: Entry, event: Ended) -> None:
+        """The schedule has let it go: tell, and let its further samples go their own way."""
+        entry.ended = True
+        self._entries.pop(entry.number, None)
+        self._events.append(event)
+        if entry.siblings:
+            heir, *others = entry.siblings
+            entry.siblings = []
+            heir.parent, heir.siblings = None, others
+            for other in others:
+                other.parent = heir
+            self.scheduler.readd(heir)
+
+    def _failed(self, entry: Entry, error: Exception, piece: Piece | None = None) -> None:
+        """An error inside one sequence ends that one."""
+        lease: Lease | None = entry.lease
+        if lease is not None and lease.pending:
+            self.runner.room.commit(lease, 0)
+        if piece is not None and isinstance(error, BadCheckpoint | NotFinite):
+            error = self._where(piece, error)
+        if not isinstance(error, HerdError):
+            wrapped = PassFailed(f"a pass of this request failed: {type(error).__name__}: {_line(error)}")
+            wrapped.__cause__ = error
+            error = wrapped
+        self._close(entry, Ended(entry.number, error))
+
+    def _where(self, piece: Piece, error: Exception) -> Exception:
+        """The same piece once more, looking at the output of every layer."""
+        if piece.lease.pending:
+            self.runner.room.commit(piece.lease, 0)
+        try:
+            name = self.runner.first_not_finite(piece)
+        except Exception as again:
+            return again
+        if name is None:
+            return error
+        found = BadCheckpoint(f"{name}: its output is not finite; verify the model's files")
+        found.__cause__ = error
+        return found
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _keys(ids: list[int], order: Order, runner: ModelRunner) -> list[Any]:
+    """What cached positions are known by. Without images: the ids themselves, the same list."""
+    if not order.digests:
+        return ids
+    keys: list[Any] = list(ids)
+    for n, t in enumerate(t for t, i in enumerate(ids) if i == runner.patch_id):
+        tile, place = divmod(n, runner.tokens_per_tile)
+        keys[t] = (order.digests[tile], place)
+    return keys

@@ -1,0 +1,165 @@
+"""Who is served next when several clients wait: start-time fair queueing over rows of work. Plain integers.
+
+Each client has a virtual time: the rows that were computed for it. The client that is furthest behind goes first, so a
+client with ten thousand requests gets as many rows as one with a single long one (Goyal, Vin, Cheng 1996; for token
+counts Sheng and others 2024, "virtual token counter"). A client that comes back after a pause starts at the least
+virtual time of those that are active: a pause earns nothing.
+
+The queue is bounded with dynamic thresholds (Choudhury and Hahne 1998): a client may hold as many waiting requests as
+there are places left, so that whoever comes next always finds one. What it is not: a clock, an owner of pages.
+"""
+
+from bisect import insort
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from herd.errors import Busy, fail
+
+REMEMBERED = 4096
+"""Clients without work whose virtual time is kept."""
+
+
+class Gate:
+    """The bound of a queue, by client: as many waiting requests as there are places left."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.total = 0
+        self._held: dict[str, int] = {}
+
+    def check(self, client: str) -> None:
+        """Raise Busy when this client may not have another request wait."""
+        if self._held.get(client, 0) >= self.most - self.total:
+            fail(Busy, f"the queue is full: {self.total} requests wait", do="try again in a moment")
+
+    def enter(self, client: str) -> None:
+        """One more waits."""
+        self._held[client] = self._held.get(client, 0) + 1
+        self.total += 1
+
+    def leave(self, client: str) -> None:
+        """One less."""
+        self.total -= 1
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]
+
+
+class Waiter(Protocol):
+    """What can stand in the queue."""
+
+    number: int
+    """Order of arrival."""
+    client: str
+    priority: int
+    since: int
+    """The step at which it began to wait."""
+
+
+W = TypeVar("W", bound=Waiter)
+
+
+class Client(Generic[W]):
+    """One client's place in the queue."""
+
+    __slots__ = ("name", "running", "time", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.time = 0
+        self.waiting: list[W] = []
+        """Best last: highest priority, then oldest."""
+        self.running = 0
+
+
+def rank(x: Waiter) -> tuple[int, int]:
+    """Sorts the most urgent first: priority, then arrival."""
+    return -x.priority, x.number
+
+
+def _last_first(x: Waiter) -> tuple[int, int]:
+    return x.priority, -x.number
+
+
+class FairQueue(Generic[W]):
+    """Requests that wait, by client. most: how many may. patience: steps of waiting that count as one priority."""
+
+    def __init__(self, most: int, patience: int = 1000) -> None:
+        self.gate = Gate(most)
+        self.patience = patience
+        self._clients: dict[str, Client[W]] = {}
+        self._active: dict[str, Client[W]] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Of all clients."""
+        return self.gate.total
+
+    def put_back(self, waiter: W) -> None:
+        """One more that waits, at the place of its number. The bound is the gate's; who was let in before waits again
+        whatever it says."""
+        insort(self._enter(waiter.client).waiting, waiter, key=_last_first)
+        self.gate.enter(waiter.client)
+
+    def head(self, tick: int) -> W | None:
+        """Who is next at this step: priority and patience, then the client furthest behind, then arrival."""
+        best: tuple[tuple[int, int, int], W] | None = None
+        for client in self._active.values():
+            if client.waiting:
+                first = client.waiting[-1]
+                aged = first.priority + (tick - first.since) // self.patience
+                key = (-aged, client.time, first.number)
+                if best is None or key < best[0]:
+                    best = key, first
+        return None if best is None else best[1]
+
+    def start(self, waiter: W) -> None:
+        """It waits no more, and runs."""
+        client = self._active[waiter.client]
+        self._take(client, waiter)
+        client.running += 1
+
+    def leave(self, waiter: W, *, running: bool) -> None:
+        """It is over, or (running) gives up its place to wait again."""
+        client = self._active[waiter.client]
+        if running:
+            client.running -= 1
+        else:
+            self._take(client, waiter)
+        if not client.running and not client.waiting:
+            del self._active[client.name]
+            # asked last, forgotten last
+            self._clients[client.name] = self._clients.pop(client.name)
+            while len(self._clients) > REMEMBERED + len(self._active):
+                self._clients.pop(next(name for name in self._clients if name not in self._active))
+
+    def charge(self, name: str, rows: int) -> None:
+        """So many rows were computed for this client."""
+        self._clients[name].time += rows
+
+    def time(self, name: str) -> int:
+        """Virtual time of a client."""
+        return self._clients[name].time if name in self._clients else 0
+
+    def running(self, name: str) -> int:
+        """How many of a client's requests run."""
+        return self._clients[name].running if name in self._clients else 0
+
+    def __iter__(self) -> Iterator[W]:
+        for client in self._active.values():
+            yield from client.waiting
+
+    def _take(self, client: Client[W], waiter: W) -> None:
+        if client.waiting[-1] is waiter:
+            client.waiting.pop()
+        else:
+            client.waiting.remove(waiter)
+        self.gate.leave(client.name)
+
+    def _enter(self, name: str) -> Client[W]:
+        client = self._clients.setdefault(name, Client(name))
+        if name not in self._active:
+            if self._active:
+                client.time = max(client.time, min(c.time for c in self._active.values()))
+            self._active[name] = client
+        return client

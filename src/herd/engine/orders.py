@@ -1,0 +1,73 @@
+"""What crosses between a front of the engine and its core: orders in, events out. Ids, numbers, tiles; no text.
+
+The core may live in a thread or in another process: everything here can be sent as MessagePack (engine.child).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.errors import HerdError
+
+Reason = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One sequence to go on with, checked by the front."""
+
+    number: int
+    """Unique, growing: the order of arrival."""
+    ids: list[int]
+    options: SamplingOptions
+    seed: int = 0
+    end_ids: tuple[int, ...] = ()
+    """Ids that end the text, beside options.stop_ids."""
+    client: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    """From the moment that the core takes it."""
+    salt: bytes = b""
+    pixels_I3SS: Any | None = None
+    """Tiles of its images, float32."""
+    digests: tuple[bytes, ...] = ()
+    """One a tile: what a cached position of an image is known by."""
+    traced: bool = False
+    """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
+    samples: tuple[tuple[int, int], ...] = ()
+    """(number, seed) of further sequences with the same prompt: they fork from this one after its prompt."""
+
+
+@dataclass(frozen=True)
+class Began:
+    """A sequence is let in."""
+
+    number: int
+    cached: int
+    """Positions of its prompt that were in the cache."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One more token."""
+
+    number: int
+    token_id: int
+    reason: Reason | None
+    """Set with the last one."""
+    since_s: float
+    """Since the core took the order."""
+    prefill_s: float
+    """From the first row of the prompt to the logits after its last, images included."""
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A sequence is over without a last token: cancelled (error is None), refused, late or failed."""
+
+    number: int
+    error: HerdError | None = None
+
+
+Event: TypeAlias = Began | Token | Ended

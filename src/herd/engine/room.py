@@ -1,0 +1,114 @@
+"""The KV cache as the engine sees it: a pager and the prefix tree over it, as counts of pages.
+
+`Room` is what scheduler and runner share: the scheduler asks what fits and lets cached prefixes go, the runner asks
+where rows lie. What it is not: an owner of pages (`herd.cache` is), an array of keys.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from herd.batch import Context
+from herd.cache import Counts, Lease, Pager
+from herd.cache.prefixes import PrefixTree
+
+Copies = Sequence[tuple[str, int, int]]
+"""(pool, source page, target page), in order."""
+
+
+class Room:
+    """A pager and, unless nothing is shared, its prefix tree."""
+
+    def __init__(self, pager: Pager, tree: PrefixTree | None = None) -> None:
+        self.pager = pager
+        self.tree = tree
+
+    # -- sequences ---------------------------------------------------------------------------------------------------
+
+    def lease(self) -> Lease:
+        """A new, empty sequence."""
+        return self.pager.lease()
+
+    def drop(self, lease: Lease) -> None:
+        """It is over."""
+        self.pager.drop(lease)
+
+    def fork(self, lease: Lease) -> Lease:
+        """Another sequence with the same past; pages are shared until one of the two writes."""
+        return self.pager.fork(lease)
+
+    def adopt(self, lease: Lease, keys: Sequence[Any], salt: bytes, most: int) -> int:
+        """Give an empty lease the longest known prefix of at most `most` positions; its length."""
+        return 0 if self.tree is None or most <= 0 else self.tree.adopt(lease, keys, salt, most)
+
+    def insert(self, lease: Lease, keys: Sequence[Any], salt: bytes, *, over: bool) -> None:
+        """Let others find what this lease holds. over: it will write no more, so the last, unfinished page is shared,
+        too."""
+        if self.tree is not None and lease.length:
+            self.tree.insert(lease, keys, salt, tail=over)
+
+    # -- passes ------------------------------------------------------------------------------------------------------
+
+    def step(self, work: Sequence[tuple[Lease, int]], rows: Sequence[int]) -> tuple[Context, Copies]:
+        """Take the pages of new rows; where they go, and what must be copied before they are written."""
+        context = self.pager.step(work, rows)
+        return context, self.pager.take_copies()
+
+    def commit(self, lease: Lease, accepted: int | None = None) -> None:
+        """Keep the first `accepted` rows of the pass (None: all)."""
+        self.pager.commit(lease, accepted)
+
+    def rollback(self, lease: Lease, length: int) -> int:
+        """Go back to the longest possible length of at most `length`; that length."""
+        return self.pager.rollback(lease, length)
+
+    # -- counts ------------------------------------------------------------------------------------------------------
+
+    def needs(self, lease: Lease, rows: int) -> Counts:
+        """Pages of each pool that a pass over so many new rows would take."""
+        return self.pager.needs(lease, rows)
+
+    def asks(self, lease: Lease, rows: int, step: int) -> Counts:
+        """Pages of each pool to bring in so many rows, at most `step` a pass.
+
+        Chunked layers give a chunk back when it is over, and a pass does not cross its edge (`most_rows`): they never
+        hold more than one.
+        """
+        whole, chunk, exact = self.pager.needs(lease, rows)
+        size = self.pager.page_size
+        if self.pager.chunk is not None:
+            held = sum(len(table) for table in lease.chunk_pages.values())
+            chunk = min(chunk, max(0, self.pager.chunk // size - held) + 1)  # one may be a copy
+        if self.pager.exact:
+            exact = min(exact, -(-step // size) + 2)
+        return Counts(whole, chunk, exact)
+
+    def free(self) -> Counts:
+        """Pages of each pool that nobody holds."""
+        return self.pager.free
+
+    def total(self) -> Counts:
+        """Pages of each pool, whoever holds them."""
+        return Counts(*(pool.size for pool in self.pager.pools.values()))
+
+    def make(self, pages: Counts) -> bool:
+        """Let cached prefixes go, least recently used first, until so many pages are free; whether they are."""
+        if all(have >= want for have, want in zip(self.free(), pages, strict=True)):
+            return True
+        return self.tree is not None and self.tree.evict(*pages)
+
+    def forget(self) -> None:
+        """Let all cached prefixes go."""
+        if self.tree is not None:
+            self.tree.clear()
+
+    def most_rows(self, lease: Lease) -> int:
+        """Rows up to the end of the chunk: a pass that stops there never holds two chunks of one sequence."""
+        chunk = self.pager.chunk
+        return chunk - lease.length % chunk if chunk is not None else 1 << 40
+
+    def check(self) -> None:
+        """Audit who owns which page."""
+        if self.tree is not None:
+            self.tree.check()
+        else:
+            self.pager.check()

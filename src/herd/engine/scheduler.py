@@ -1,0 +1,382 @@
+"""What the next pass computes: plain integers, no clock of its own, no arrays.
+
+A sequence is its ids so far and the length that the cache holds; `todo` is the difference. That one number makes
+prefill, decode and recomputation after preemption the same thing: one step computes the next rows of `todo`, and only
+the pass that reaches the end asks for logits.
+
+    a step    expire    requests whose deadline has passed
+              admit     the most urgent of those that wait, while there are places and pages for all of its ids
+              fill      one row for each decode, then prompt rows up to the budget, the client furthest behind first
+              fit       in order of rank (priority, age): pages for each; when they run out, cached prefixes are let go,
+                        then a prompt's piece is made smaller, then the lowest in rank gives up its place and waits
+
+Whoever is preempted keeps its ids; what it had is computed again later (from the prefix cache, if it is still there).
+The first in rank always gets its pages, so work ends. One that does not fit alone is refused, and no other.
+"""
+
+import heapq
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from herd.cache import Counts, Lease
+from herd.engine.fair import FairQueue, rank
+from herd.errors import DoesNotFit, HerdError, TimedOut
+
+
+class Room(Protocol):
+    """The cache as a schedule sees it (engine.room.Room)."""
+
+    def lease(self) -> Lease:
+        """A new, empty sequence."""
+
+    def drop(self, lease: Lease) -> None:
+        """It is over."""
+
+    def adopt(self, lease: Lease, keys: Many[Any], salt: bytes, most: int) -> int:
+        """Give an empty lease the longest known prefix; its length."""
+
+    def insert(self, lease: Lease, keys: Many[Any], salt: bytes, *, over: bool) -> None:
+        """Let others find what this lease holds; over: it writes no more."""
+
+    def needs(self, lease: Lease, rows: int) -> Counts:
+        """Pages that a pass over so many new rows would take."""
+
+    def asks(self, lease: Lease, rows: int, step: int) -> Counts:
+        """Pages that it takes to bring in so many rows, at most `step` a pass."""
+
+    def free(self) -> Counts:
+        """Pages that nobody holds."""
+
+    def make(self, pages: Counts) -> bool:
+        """Let cached prefixes go until so many pages are free; whether they are."""
+
+    def forget(self) -> None:
+        """Let all cached prefixes go."""
+
+    def most_rows(self, lease: Lease) -> int:
+        """Rows up to the next border that a pass should not cross."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One sequence of a request, waiting or running."""
+
+    number: int
+    """Order of arrival; unique."""
+    ids: list[int]
+    """Prompt and output so far."""
+    keys: list[Any]
+    """What must agree for a position to be taken from the cache: its id, or (tile digest, place)."""
+    client: str = ""
+    priority: int = 0
+    deadline: float | None = None
+    """By the clock whose time `schedule` is given."""
+    salt: bytes = b""
+    shares: bool = True
+    """Whether it may begin with a cached prefix."""
+    lease: Lease | None = None
+    """None: it waits."""
+    extra: int = 0
+    """Rows beyond `todo` that it would like: ids that are only proposed."""
+    since: int = 0
+    ran: int = 0
+    """Rows since it was let in."""
+    cached: int | None = None
+    """Positions found in the cache when it was first let in."""
+
+    @property
+    def todo(self) -> int:
+        """Rows that are not in the cache yet; 1 when it decodes."""
+        return len(self.ids) - (self.lease.length if self.lease is not None else 0)
+
+
+S = TypeVar("S", bound=Sequence)
+
+
+@dataclass
+class Plan(Generic[S]):
+    """One step."""
+
+    work: list[tuple[S, int]] = field(default_factory=list)
+    """Rows of each sequence: up to `todo`, or todo and some of its `extra`."""
+    admitted: list[S] = field(default_factory=list)
+    preempted: list[S] = field(default_factory=list)
+    ended: list[tuple[S, HerdError]] = field(default_factory=list)
+    """Refused or too late; they are gone."""
+
+
+class Scheduler(Generic[S]):
+    """Sequences that wait and run.
+
+    budget: most rows a step. places: most sequences that run. most_waiting: bound of the queue. patience: see
+    FairQueue. turn: rows that a sequence may run before it can lose its place to a client that is behind. headroom:
+    rows that each running sequence should be able to grow by before another one is let in.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        *,
+        budget: int = 512,
+        places: int = 8,
+        most_waiting: int = 1024,
+        patience: int = 1000,
+        turn: int = 256,
+        headroom: int = 32,
+    ) -> None:
+        assert 1 <= places <= budget, (places, budget)
+        self.room = room
+        self.budget = budget
+        self.places = places
+        self.turn = turn
+        self.headroom = headroom
+        self.queue: FairQueue[S] = FairQueue(most_waiting, patience)
+        self.running: list[S] = []
+        """In order of rank."""
+        self.tick = 0
+        self._deadlines: list[tuple[float, int, S]] = []
+        self._gone: set[int] = set()
+        self._stuck: int | None = None
+        """Number of the sequence that did not fit; it is not tried again before pages come free."""
+
+    # -- in and out --------------------------------------------------------------------------------------------------
+
+    def add(self, sequence: S) -> None:
+        """Queue a sequence. Raises Busy when the queue, or its client's share of it, is full."""
+        self.queue.gate.check(sequence.client)
+        self.readd(sequence)
+
+    def readd(self, sequence: S) -> None:
+        """Queue a sequence that was let in before (as a further sample of another one): no bound holds for it."""
+        sequence.since = self.tick
+        self.queue.put_back(sequence)
+        self._watch(sequence)
+
+    def join(self, sequence: S, lease: Lease) -> bool:
+        """Let a fork of a running sequence run at once, with its own lease, when there is a place."""
+        if len(self.running) >= self.places:
+            return False
+        self.queue.put_back(sequence)
+        self._start(sequence, lease)
+        self._watch(sequence)
+        return True
+
+    def remove(self, sequence: S) -> None:
+        """It is over (finished, cancelled, failed): its pages are free now."""
+        running = sequence.lease is not None
+        if running:
+            self.running.remove(sequence)
+            self._give_pages(sequence)
+        self.queue.leave(sequence, running=running)
+        if sequence.deadline is not None:
+            self._gone.add(sequence.number)
+
+    def clear(self) -> list[S]:
+        """All running sequences give up their places and wait (something else needs all pages)."""
+        out = list(self.running)
+        for sequence in reversed(out):
+            self._preempt(sequence, None)
+        return out
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.running) or self.queue.num_waiting > 0
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def schedule(self, now: float = 0.0, beside: int | None = None) -> Plan[S]:
+        """What the next pass computes. now: for deadlines. beside: most prompt rows beside decodes; None: the
+        budget."""
+        self.tick += 1
+        plan: Plan[S] = Plan()
+        self._expire(now, plan)
+        self._admit(plan)
+        rows = self._fill(beside)
+        self._fit(rows, plan)
+        for sequence, n in plan.work:
+            self.queue.charge(sequence.client, n)
+            sequence.ran += n
+        return plan
+
+    def _expire(self, now: float, plan: Plan[S]) -> None:
+        late = self._deadlines
+        while late and (late[0][0] <= now or late[0][1] in self._gone):
+            _, number, sequence = heapq.heappop(late)
+            if number in self._gone:
+                self._gone.discard(number)
+                continue
+            self.remove(sequence)
+            self._gone.discard(number)
+            plan.ended.append((sequence, TimedOut("the request's deadline passed")))
+
+    def _admit(self, plan: Plan[S]) -> None:
+        while (head := self.queue.head(self.tick)) is not None:
+            if head.number == self._stuck:
+                return
+            # a place first: it decides who, pages only decide when
+            if len(self.running) >= self.places and not self._displace(head, plan):
+                return
+            while not (fits := self._try_admit(head, plan)) and self._displace(head, plan):
+                pass
+            if not fits:
+                if self.running:
+                    self._stuck = head.number
+                    return
+                self.queue.leave(head, running=False)
+                if head.deadline is not None:
+                    self._gone.add(head.number)
+                plan.ended.append((head, self._too_large(head)))
+
+    def _try_admit(self, head: S, plan: Plan[S]) -> bool:
+        """Start it if all of its ids fit beside what the running ones have still to bring in."""
+        lease = self.room.lease()
+        found = self.room.adopt(lease, head.keys, head.salt, len(head.ids) - 1) if head.shares else 0
+        asked = self.room.asks(lease, len(head.ids) - lease.length, self.budget)
+        for other in self.running:
+            assert other.lease is not None
+            asked = _plus(asked, self.room.asks(other.lease, other.todo + self.headroom, self.budget))
+        if not self.room.make(asked):
+            self.room.drop(lease)
+            if self.running or not found:
+                return False
+            # it holds shared pages that it would have to copy: alone, it begins without them
+            lease, found = self.room.lease(), 0
+            self.room.forget()
+            if not self.room.make(self.room.asks(lease, len(head.ids), self.budget)):
+                self.room.drop(lease)
+                return False
+        if head.cached is None:
+            head.cached = found
+        self._start(head, lease)
+        plan.admitted.append(head)
+        return True
+
+    def _displace(self, head: S, plan: Plan[S]) -> bool:
+        """Take the place of one that runs for one that waits, if that is right: it is less urgent, or its client is
+        ahead and holds more places (or, where each holds one, is ahead by a whole turn)."""
+        if not self.running:
+            return False
+        last = self.running[-1]
+        if last.priority < head.priority:
+            self._preempt(last, plan)
+            return True
+        queue = self.queue
+        mine, time = queue.running(head.client), queue.time(head.client)
+        for other in reversed(self.running):
+            if other.priority != head.priority or other.client == head.client or other.ran < self.turn:
+                continue
+            ahead = queue.time(other.client) - time
+            more = queue.running(other.client) >= mine + 2 and ahead > 0
+            if more or (mine == 0 and ahead >= self.turn):
+                self._preempt(other, plan)
+                return True
+        return False
+
+    def _fill(self, beside: int | None) -> dict[int, int]:
+        """Rows of each running sequence, by number."""
+        left = self.budget
+        rows: dict[int, int] = {}
+        prompts: list[S] = []
+        for s in self.running:
+            if s.todo == 1:
+                rows[s.number] = 1
+                left -= 1
+            else:
+                prompts.append(s)
+        if rows and beside is not None:
+            left = min(left, max(beside, 1))
+        time = self.queue.time
+        prompts.sort(key=lambda s: (-s.priority, time(s.client), s.number))
+        for s in prompts:
+            if left <= 0:
+                break
+            assert s.lease is not None
+            rows[s.number] = min(s.todo, left, self.room.most_rows(s.lease))
+            left -= rows[s.number]
+        for s in self.running:
+            if s.extra and left > 0 and rows.get(s.number) == s.todo:
+                assert s.lease is not None
+                more = min(s.extra, left, self.room.most_rows(s.lease) - rows[s.number])
+                if more > 0:
+                    rows[s.number] += more
+                    left -= more
+        return rows
+
+    def _fit(self, rows: dict[int, int], plan: Plan[S]) -> None:
+        """Pages for the planned rows, in order of rank; makes room from the lowest rank up."""
+        planned: Counts | None = None
+        at = 0
+        while at < len(self.running):
+            s = self.running[at]
+            n = rows.get(s.number, 0)
+            at += 1
+            if n == 0:
+                continue
+            assert s.lease is not None
+            forgotten = False
+            while True:
+                need = self.room.needs(s.lease, n)
+                total = need if planned is None else _plus(planned, need)
+                if self.room.make(total):
+                    planned = total
+                    plan.work.append((s, n))
+                    break
+                if n > s.todo:
+                    n = s.todo
+                elif self.running[-1] is not s:
+                    self._preempt(self.running[-1], plan)
+                elif n > 1:
+                    n = (n + 1) // 2
+                elif len(self.running) > 1:
+                    self._preempt(s, plan)
+                    break
+                elif not forgotten:
+                    forgotten = True
+                    self.room.forget()  # a page shared with the cache need not be copied then
+                else:
+                    self.remove(s)
+                    plan.ended.append((s, self._too_large(s)))
+                    break
+
+    def _watch(self, sequence: S) -> None:
+        if sequence.deadline is not None:
+            heapq.heappush(self._deadlines, (sequence.deadline, sequence.number, sequence))
+
+    # -- places ------------------------------------------------------------------------------------------------------
+
+    def _start(self, sequence: S, lease: Lease) -> None:
+        self.queue.start(sequence)
+        sequence.lease = lease
+        sequence.ran = 0
+        self.running.append(sequence)
+        self.running.sort(key=rank)
+
+    def _preempt(self, sequence: S, plan: Plan[S] | None) -> None:
+        """It waits again; what it had stays findable until its pages are needed."""
+        assert sequence.lease is not None
+        self.running.remove(sequence)
+        self.room.insert(sequence.lease, sequence.keys, sequence.salt, over=True)
+        self._give_pages(sequence)
+        self.queue.leave(sequence, running=True)
+        sequence.since = self.tick
+        self.queue.put_back(sequence)
+        if plan is not None:
+            plan.preempted.append(sequence)
+
+    def _give_pages(self, sequence: S) -> None:
+        assert sequence.lease is not None
+        self.room.drop(sequence.lease)
+        sequence.lease = None
+        self._stuck = None
+
+    def _too_large(self, sequence: S) -> HerdError:
+        return DoesNotFit(
+            f"a sequence of {len(sequence.ids)} tokens does not fit the KV cache even alone; "
+            "load the model with a larger context"
+        )
+
+
+def _plus(a: Counts, b: Counts) -> Counts:
+    return Counts(a.whole + b.whole, a.chunk + b.chunk, a.exact + b.exact)

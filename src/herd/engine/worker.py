@@ -1,0 +1,176 @@
+"""Where a core lives: `Backend` is what a front needs of it, `Worker` is a thread beside the caller's.
+
+The thread steps the core while there is work and sleeps otherwise. What it is not: text, a process (engine.child).
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from herd.engine.core import Core
+from herd.engine.orders import Ended, Event, Order
+from herd.engine.runner import ModelRunner
+from herd.engine.trace import RoutingLog
+from herd.errors import EngineDied, HerdError
+
+Deliver = Callable[[Sequence[Event]], None]
+
+
+class Backend(ABC):
+    """A core somewhere. Every method may be called from any thread."""
+
+    vocab_size: int
+    context: int
+    patch_id: int | None
+    tokens_per_tile: int
+
+    @abstractmethod
+    def connect(self, deliver: Deliver) -> None:
+        """Where events go, on a thread of the backend's. Called once, first."""
+
+    @abstractmethod
+    def start(self, order: Order, routing: RoutingLog | None = None) -> None:
+        """Queue an order; what comes of it is delivered. Raises EngineDied."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """End a sequence after the pass in progress."""
+
+    @abstractmethod
+    def alone(self) -> AbstractContextManager[ModelRunner]:
+        """The runner with all of its cache; requests wait meanwhile."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything; what is under way fails with EngineDied."""
+
+
+class Worker(Backend):
+    """A core on a thread of this process.
+
+    piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue.
+    """
+
+    def __init__(self, runner: ModelRunner, *, piece: int = 512, places: int = 8, most_waiting: int = 1024) -> None:
+        self.runner = runner
+        self.vocab_size, self.context = runner.vocab_size, runner.context
+        self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
+        self._routes: dict[int, RoutingLog] = {}
+        self._core = Core(
+            runner,
+            budget=piece,
+            places=min(places, piece),
+            most_waiting=most_waiting,
+            router=self._routes.get,
+        )
+        self._deliver: Deliver = lambda events: None
+        self._orders: deque[Order | int] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._live: set[int] = set()
+        self._holds = 0
+        self._stepping = False
+        self._over: HerdError | None = None
+        self._single = threading.RLock()
+
+    def connect(self, deliver: Deliver) -> None:
+        """See Backend."""
+        self._deliver = deliver
+
+    def start(self, order: Order, routing: RoutingLog | None = None) -> None:
+        """See Backend."""
+        if routing is not None:
+            self._routes[order.number] = routing
+        self._send(order)
+
+    def cancel(self, number: int) -> None:
+        """See Backend."""
+        if self._over is None:
+            self._send(number)
+
+    @contextmanager
+    def alone(self) -> Iterator[ModelRunner]:
+        """See Backend. A request that runs gives its pages back and is computed again later; none is lost."""
+        with self._single:
+            with self._wake:
+                if self._over is not None:
+                    raise self._over
+                self._holds += 1
+                while self._stepping:
+                    self._wake.wait()
+            try:
+                self._core.clear()
+                yield self.runner
+            finally:
+                with self._wake:
+                    self._holds -= 1
+                    self._wake.notify_all()
+
+    def close(self) -> None:
+        """See Backend. Returns when the pass in progress has ended."""
+        with self._wake:
+            self._over = self._over or EngineDied("the model was closed while this request was under way")
+            self._wake.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _send(self, item: Order | int) -> None:
+        with self._wake:
+            if self._over is not None:
+                raise self._over
+            self._orders.append(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="herd-engine", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+
+    def _loop(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # a mistake of ours: nobody may wait for ever
+            with self._wake:
+                self._over = EngineDied(f"the engine stopped: {type(error).__name__}: {error}")
+                self._over.__cause__ = error
+        with self._wake:
+            self._stepping = False
+            self._live.update(x.number for x in self._orders if isinstance(x, Order))
+            self._wake.notify_all()
+        self._deliver([Ended(number, self._over) for number in sorted(self._live)])
+
+    def _turn(self) -> bool:
+        """Take orders, make a step; False when it is over."""
+        with self._wake:
+            self._stepping = False
+            if self._holds:
+                self._wake.notify_all()
+            while self._over is None and (self._holds or not (self._orders or self._core.busy)):
+                self._wake.wait()
+            if self._over is not None:
+                return False
+            self._stepping = True
+            orders = list(self._orders)
+            self._orders.clear()
+        events: list[Event] = []
+        for item in orders:
+            if isinstance(item, Order):
+                self._live.update((item.number, *(number for number, _ in item.samples)))
+                try:
+                    self._core.add(item)
+                except HerdError as error:
+                    events += [Ended(n, error) for n in (item.number, *(number for number, _ in item.samples))]
+            else:
+                self._core.cancel(item)
+        events += self._core.step()
+        for event in events:
+            if isinstance(event, Ended) or getattr(event, "reason", None) is not None:
+                self._live.discard(event.number)
+                self._routes.pop(event.number, None)
+        if events:
+            self._deliver(events)
+        return True
