@@ -34,7 +34,7 @@ def fake(answer: str | Callable[[list[int]], Any], **arguments: Any) -> LLM:
     def next_id(ids: list[int]) -> int:
         start = max(i for i in range(len(ids)) if ids[i : i + len(open_header)] == open_header) + len(open_header)
         said = [*str(answer).encode(), END]
-        return said[len(ids) - start]
+        return said[min(len(ids) - start, len(said) - 1)]  # guesses may go beyond the end
 
     model = FakeModel(next_id if isinstance(answer, str) else answer, **arguments)
     return LLM(TINY, model, BYTES, Llama4(BYTES), name="fake")

@@ -315,11 +315,20 @@ def test_every_flag_reaches_its_field(answering: Loader, monkeypatch: pytest.Mon
         "temperature": 0.5, "top_k": 4, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.5, "presence_penalty": -1.0,
         "frequency_penalty": 1.0, "repetition_window": 9, "seed": 3, "max_tokens": 2048, "logprobs": 2,
         "stop": ("a", "b"), "stop_ids": (1, 2), "logit_bias": {5: -1.5}, "ignore_eos": True,
+        "speculate": "off",
     }  # fmt: skip
     assert set(wanted) == set(SamplingOptions.__struct_fields__)
     words = ["--temperature=0.5", "--top-k=4", "--top-p=0.5", "--min-p=0.1", "--repetition-penalty=1.5"]
     words += ["--presence-penalty=-1", "--frequency-penalty=1", "--repetition-window=9", "--seed=3", "-m", "2K"]
-    words += ["--logprobs=2", "--stop=a", "--stop=b", "--stop-id=1", "--stop-id=2", "--logit-bias=5=-1.5"]
+    words += [
+        "--logprobs=2",
+        "--stop=a",
+        "--stop=b",
+        "--stop-id=1",
+        "--stop-id=2",
+        "--logit-bias=5=-1.5",
+        "--speculate=off",
+    ]
     assert main(["run", "m", "hi", "-s", "sys", *words, "--ignore-eos", "--json"]) == 0
     assert {k: seen[k] for k in wanted} == wanted
     assert seen["system"] == "sys"

@@ -24,6 +24,7 @@ BAD = [
     *(("stop_ids", x) for x in ((-1,), (2**30,), ("a",), 5, tuple(range(65)))),
     *(("logprobs", x) for x in (-1, 21, 10**6, True)),
     *(("ignore_eos", x) for x in (1, "yes")),
+    *(("speculate", x) for x in ("on", None, True, [])),
 ]
 
 

@@ -1,7 +1,7 @@
 """Flags of commands that run a model. One flag for each field of SamplingOptions, made from the struct itself."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import msgspec
@@ -27,6 +27,7 @@ HELP = {
     "stop_ids": "End the answer at this token id; can be given several times.",
     "logprobs": "With --json: log-probabilities, of this many alternatives too.",
     "ignore_eos": "Go on when the model ends its answer.",
+    "speculate": "auto: guess several tokens at once where that is faster; the text is the same.",
 }
 """One line for every field; a field without one is a failing test."""
 
@@ -93,6 +94,8 @@ def _kind(name: str, type_: Any) -> dict[str, Any]:
         return {"type": str, "multiple": True, "metavar": "TEXT"}
     if type_ == tuple[int, ...]:
         return {"type": int, "multiple": True, "metavar": "ID"}
+    if get_origin(type_) is Literal:
+        return {"type": click.Choice(get_args(type_))}
     plain = {float: float, int: int, int | None: int}
     assert type_ in plain, f"SamplingOptions.{name}: no flag for the type {type_}"
     return {"type": plain[type_]}

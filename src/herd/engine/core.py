@@ -19,6 +19,7 @@ from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
+from herd.engine.speculative import PromptLookup, Proposer, Worth
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed
 
@@ -47,15 +48,35 @@ class Entry(Scheduled):
     """Further samples of the same prompt, until it is computed."""
     parent: "Entry | None" = None
     """Whose prompt it waits for, as a further sample."""
+    proposer: Proposer | None = None
+    """None: it does not speculate."""
+    worth: Worth = field(default_factory=Worth)
     proposal: list[int] = field(default_factory=list)
     ended: bool = False
+
+
+@dataclass
+class Counters:
+    """What a core has done since it began."""
+
+    passes: int = 0
+    rows: int = 0
+    admitted: int = 0
+    preempted: int = 0
+    forked: int = 0
+    cached_tokens: int = 0
+    """Of prompts, found in the cache."""
+    proposed: int = 0
+    kept: int = 0
+    """Of proposed ids."""
+    failed_passes: int = 0
 
 
 class Core:
     """Sequences over one runner.
 
     budget: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. clock: monotonic
-    seconds. router: see Router; None when nothing is traced.
+    seconds. router: see Router; None when nothing is traced. proposer: makes each sequence its own.
     """
 
     def __init__(
@@ -67,6 +88,7 @@ class Core:
         most_waiting: int = 1024,
         clock: Callable[[], float] = time.monotonic,
         router: Router | None = None,
+        proposer: Callable[[], Proposer | None] = PromptLookup,
     ) -> None:
         self.runner = runner
         self.scheduler: Scheduler[Entry] = Scheduler(
@@ -74,6 +96,8 @@ class Core:
         )
         self._clock = clock
         self._router = router
+        self._proposer = proposer
+        self.counters = Counters()
         self._pace = Pace()
         self._entries: dict[int, Entry] = {}
         self._events: list[Event] = []
@@ -128,6 +152,7 @@ class Core:
             tiles=None if order.pixels_I3SS is None or not len(order.pixels_I3SS) else Tiles(order.pixels_I3SS),
             traced=order.traced,
             taken_s=now,
+            proposer=None if order.traced or order.options.speculate == "off" else self._proposer(),
         )
 
     # -- a step ------------------------------------------------------------------------------------------------------
@@ -135,7 +160,10 @@ class Core:
     def step(self) -> list[Event]:
         """One pass (or none, when only deadlines passed or nothing fits); what it brought."""
         if self.scheduler.busy:
-            plan = self.scheduler.schedule(self._clock(), self._pace.beside())
+            decodes = self._propose()
+            plan = self.scheduler.schedule(self._clock(), self._pace.beside(decodes))
+            self.counters.admitted += len(plan.admitted)
+            self.counters.preempted += len(plan.preempted)
             for entry in plan.admitted:
                 self._began(entry)
             for entry, error in plan.ended:
@@ -149,9 +177,31 @@ class Core:
         events, self._events = self._events, []
         return events
 
+    def _propose(self) -> int:
+        """Let sequences that decode say what may follow; how many decode."""
+        decoding = [e for e in self.scheduler.running if e.todo == 1]
+        plain_s = self._pace.plain_s(len(decoding))
+        for entry in self.scheduler.running:
+            entry.proposal = []
+            entry.extra = 0
+            if entry.proposer is None or entry.todo != 1 or not entry.num_output:
+                continue
+            left = self.runner.context - len(entry.ids)
+            if entry.options.max_tokens is not None:
+                left = min(left, entry.options.max_tokens - entry.num_output - 1)
+            most = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
+            if most > 0:
+                for i in entry.proposer.propose(entry.ids, most):
+                    if i == self.runner.patch_id:
+                        break  # its row would need an image
+                    entry.proposal.append(i)
+                entry.extra = len(entry.proposal)
+        return len(decoding)
+
     def _began(self, entry: Entry) -> None:
         if not entry.begun:
             entry.begun = True
+            self.counters.cached_tokens += entry.cached or 0
             self._events.append(Began(entry.number, entry.cached or 0))
 
     def _pass(self, work: Sequence[tuple[Entry, int]]) -> None:
@@ -163,9 +213,10 @@ class Core:
                 self._failed(entry, error)
         began_s = self._clock()
         decodes = sum(entry.todo == 1 for entry, _ in ready)
+        extra = sum(len(piece.ids) - 1 for entry, piece in ready if entry.todo == 1)
         rows = sum(len(piece.ids) for _, piece in ready)
         if ready and self._compute(ready):
-            self._pace.seen(self._clock() - began_s, decodes, rows - decodes)
+            self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra)
 
     def _compute(self, ready: list[tuple[Entry, Piece]]) -> bool:
         """Run pieces together, or apart when that fails; whether it went well."""
@@ -178,15 +229,19 @@ class Core:
                 self._close(entry, Ended(entry.number))
             return False
         except Exception as error:
-            if len(ready) == 1:
+            self.counters.failed_passes += 1
+            certain = [(entry, _certain(entry, piece)) for entry, piece in ready]
+            if len(ready) == 1 and certain[0][1] is ready[0][1]:
                 self._failed(entry, error, ready[0][1])
             else:
-                for one in ready:
+                for one in certain:
                     self._compute([one])
             self.runner.room.check()
             return False
+        self.counters.passes += 1
         at = 0
         for entry, piece in ready:
+            self.counters.rows += len(piece.ids)
             count = 1 if piece.rows is None else len(piece.rows)
             self._draw(entry, piece, logits_RV[at : at + count])
             at += count
@@ -242,6 +297,10 @@ class Core:
         except Exception as error:
             self._failed(entry, error, piece)
             return
+        if proposed:
+            entry.worth.seen(len(proposed), kept)
+            self.counters.proposed += len(proposed)
+            self.counters.kept += kept
         if not first:
             room.commit(lease, certain + kept)
         if entry.ended:
@@ -287,6 +346,7 @@ class Core:
             self.runner.room.drop(lease)
             self.scheduler.readd(sibling)  # it finds the prompt in the cache when its turn comes
             return
+        self.counters.forked += 1
         sibling.cached, sibling.began_s = entry.cached, entry.began_s
         self._began(sibling)
         try:
@@ -355,6 +415,12 @@ class Core:
         found = BadCheckpoint(f"{name}: its output is not finite; verify the model's files")
         found.__cause__ = error
         return found
+
+
+def _certain(entry: Entry, piece: Piece) -> Piece:
+    """The piece without what was only proposed."""
+    todo = entry.todo
+    return piece if len(piece.ids) <= todo else Piece(piece.lease, piece.ids[:todo], piece.features)
 
 
 def _line(error: Exception) -> str:

@@ -1,12 +1,12 @@
-"""How long passes take, measured as they run: what a prompt's piece may cost those who wait for their next token.
+"""How long passes take, measured as they run: what a prompt's piece, or a guess, may cost those who wait.
 
-    t(d decodes, p prompt rows)  ~  decode_s + p * row_s          both exponential averages
+    t(d decodes, p prompt rows, e proposed rows)  ~  plain_s(d) + p * row_s + e * extra_s      exponential averages
 
 The time comes from the caller. Results never depend on it: how a prompt is cut changes no logits.
 """
 
 SLOWER = 3.0
-"""A step with prompt rows in it may take so many times one without : between two tokens, p99 at most 3x."""
+"""A step with prompt rows in it may take so many times one without: between two tokens, p99 at most 3x."""
 LEAST = 16
 """Prompt rows beside decodes at least: about what a pass that is bound by reading weights computes for nothing."""
 UNKNOWN = 64
@@ -17,26 +17,37 @@ class Pace:
     """Averages of passes."""
 
     def __init__(self) -> None:
-        self.decode_s: float | None = None
-        """A pass of decodes alone."""
+        self._plain: dict[int, float] = {}
+        """Decodes of a pass -> its seconds."""
         self.row_s: float | None = None
         """What a prompt row adds."""
+        self.extra_s: float | None = None
+        """What a proposed row adds."""
 
-    def seen(self, seconds: float, decodes: int, prompt_rows: int) -> None:
+    def plain_s(self, decodes: int) -> float | None:
+        """A pass of so many decodes alone, or of the number of them next to it that was seen."""
+        if decodes in self._plain or not self._plain:
+            return self._plain.get(decodes)
+        return self._plain[min(self._plain, key=lambda d: abs(d - decodes))]
+
+    def seen(self, seconds: float, decodes: int, prompt_rows: int, extra_rows: int = 0) -> None:
         """One pass has run."""
-        if prompt_rows == 0:
-            self.decode_s = _mean(self.decode_s, seconds)
-        elif prompt_rows >= LEAST:
-            base = (self.decode_s or 0.0) if decodes else 0.0
-            self.row_s = _mean(self.row_s, max(seconds - base, 0.0) / prompt_rows)
+        plain = self.plain_s(decodes) if decodes else 0.0
+        if prompt_rows == 0 and extra_rows == 0:
+            self._plain[decodes] = _mean(self._plain.get(decodes), seconds)
+        elif prompt_rows == 0 and plain is not None:
+            self.extra_s = _mean(self.extra_s, max(seconds - plain, 0.0) / extra_rows)
+        elif prompt_rows >= LEAST and extra_rows == 0:
+            self.row_s = _mean(self.row_s, max(seconds - (plain or 0.0), 0.0) / prompt_rows)
 
-    def beside(self) -> int:
-        """Prompt rows that a step with decodes may hold."""
-        if self.decode_s is None or self.row_s is None:
+    def beside(self, decodes: int) -> int:
+        """Prompt rows that a step with so many decodes may hold."""
+        plain = self.plain_s(decodes)
+        if plain is None or self.row_s is None:
             return UNKNOWN
         if self.row_s <= 0.0:
             return 1 << 30
-        return max(LEAST, int((SLOWER - 1.0) * self.decode_s / self.row_s))
+        return max(LEAST, int((SLOWER - 1.0) * plain / self.row_s))
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -61,6 +61,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """None: none; 0: of the chosen token; n to 20: also of the n likeliest. Of the raw distribution."""
     ignore_eos: bool = False
     """Go on when the model ends its turn (benchmarks)."""
+    speculate: Literal["auto", "off"] = "auto"
+    """auto: guess several tokens a pass where that is faster; the tokens are the same."""
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0.0, 100.0)
@@ -82,6 +84,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if not isinstance(self.ignore_eos, bool):
             fail(UsageError, "ignore_eos", got=self.ignore_eos, expected="true or false")
+        if self.speculate not in ("auto", "off"):
+            fail(UsageError, "speculate", got=_shown(self.speculate), expected="auto or off")
 
     @property
     def greedy(self) -> bool:
