@@ -17,7 +17,7 @@ from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
 from herd.engine.room import Room
 from herd.engine.runner import Logits, Piece, rows_wanted
-from herd.engine.trace import RoutingLog
+from herd.engine.trace import Traced
 
 Next = Callable[[list[int]], Sequence[float] | int]
 """All ids so far -> logits of the next, or the one id that is certain. The id of an image row holds what was seen
@@ -77,7 +77,7 @@ class FakeModel:
         tiles = [zlib.crc32(np.ascontiguousarray(tile).tobytes()) >> 4 for tile in pixels_I3SS]
         return np.asarray([[t * self.tokens_per_tile + n] for t in tiles for n in range(self.tokens_per_tile)])
 
-    def compute(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass; see ModelRunner."""
         context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows_wanted(pieces))
         for pool, source, target in copies:
@@ -99,7 +99,7 @@ class FakeModel:
                     self.room.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass that stands."""
         logits = self.compute(pieces, routing)
         for piece in pieces:

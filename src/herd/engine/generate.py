@@ -14,8 +14,8 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
@@ -25,7 +25,7 @@ import numpy as np
 from herd.engine.fair import Gate
 from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
 from herd.engine.request import Finish, Request, Step, Timings, Usage
-from herd.engine.runner import ModelRunner
+from herd.engine.runner import ModelRunner, Scorer
 from herd.engine.stops import Stops
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend, Worker
@@ -213,9 +213,11 @@ class Engine:
         if job.started_s is not None:
             self.backend.cancel(job.number)
 
-    def alone(self) -> AbstractContextManager[ModelRunner]:
+    @contextmanager
+    def alone(self) -> Iterator[Scorer]:
         """The runner, with all of its cache, to the exclusion of requests; they go on afterwards."""
-        return self.backend.alone()
+        with self.backend.alone() as runner:
+            yield runner
 
     def close(self) -> None:
         """End everything that is under way."""

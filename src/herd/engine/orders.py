@@ -1,10 +1,12 @@
 """What crosses between a front of the engine and its core: orders in, events out. Ids, numbers, tiles; no text.
 
-The core may live in a thread or in another process: everything here can be sent as MessagePack (engine.child).
+The core may live in a thread or in another process: everything here can be sent as MessagePack (engine.wire).
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
 
 from herd.engine.request import SamplingOptions, TokenLogprob
 from herd.errors import HerdError
@@ -12,8 +14,7 @@ from herd.errors import HerdError
 Reason = Literal["stop", "length", "interrupted"]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     """One sequence to go on with, checked by the front."""
 
     number: int
@@ -28,7 +29,7 @@ class Order:
     timeout_s: float | None = None
     """From the moment that the core takes it."""
     salt: bytes = b""
-    pixels_I3SS: Any | None = None
+    pixels_I3SS: np.ndarray | None = None
     """Tiles of its images, float32."""
     digests: tuple[bytes, ...] = ()
     """One a tile: what a cached position of an image is known by."""
@@ -37,9 +38,13 @@ class Order:
     samples: tuple[tuple[int, int], ...] = ()
     """(number, seed) of further sequences with the same prompt: they fork from this one after its prompt."""
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of all its sequences."""
+        return self.number, *(number for number, _ in self.samples)
 
-@dataclass(frozen=True)
-class Began:
+
+class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence is let in."""
 
     number: int
@@ -47,8 +52,7 @@ class Began:
     """Positions of its prompt that were in the cache."""
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """One more token."""
 
     number: int
@@ -62,8 +66,7 @@ class Token:
     logprob: TokenLogprob | None = None
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence is over without a last token: cancelled (error is None), refused, late or failed."""
 
     number: int

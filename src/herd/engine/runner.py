@@ -19,7 +19,7 @@ from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
 from herd.engine.room import Room
-from herd.engine.trace import RoutingLog
+from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
 from herd.model import hidden, see
 from herd.model.text import block
@@ -49,8 +49,24 @@ class Piece:
     """Which of `ids` want logits; None: the last; empty: none."""
 
 
+class Scorer(Protocol):
+    """A model that computes given ids: what measuring needs."""
+
+    vocab_size: int
+    context: int
+
+    def lease(self) -> Lease:
+        """A new, empty sequence."""
+
+    def drop(self, lease: Lease) -> None:
+        """The sequence is over."""
+
+    def run(self, pieces: Sequence[Piece]) -> Logits:
+        """One pass that stands. Logits of the wanted rows, piece after piece: [R, V]."""
+
+
 class ModelRunner(Protocol):
-    """A model with a cache, whatever computes it."""
+    """A model with a cache, whatever computes it. It is a Scorer, too."""
 
     vocab_size: int
     context: int
@@ -60,14 +76,20 @@ class ModelRunner(Protocol):
     tokens_per_tile: int
     room: Room
 
+    def lease(self) -> Lease:
+        """A new, empty sequence."""
+
+    def drop(self, lease: Lease) -> None:
+        """The sequence is over."""
+
     def see(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
-    def compute(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass. Logits of the wanted rows, piece after piece: [R, V]. The new rows stay pending until
         `room.commit` of each lease. A pass that raises leaves every sequence as it was."""
 
-    def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """`compute`, and commit all rows."""
 
     def first_not_finite(self, piece: Piece) -> str | None:
@@ -152,7 +174,7 @@ class Runner:
         ]
         return self._joined(parts)
 
-    def compute(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass; see ModelRunner. Raises NotFinite."""
         wanted = rows_wanted(pieces)
         context = self._step(pieces, wanted)
@@ -176,7 +198,7 @@ class Runner:
                     self.room.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Piece], routing: RoutingLog | None = None) -> Logits:
+    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass that stands."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
@@ -221,7 +243,7 @@ class Runner:
                 self.ops.copy_pages(kv, [a for a, _ in pairs], [b for _, b in pairs], self.room.pager.page_size)
         return context
 
-    def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: RoutingLog | None, call: Any = block) -> Any:
+    def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: Traced | None, call: Any = block) -> Any:
         ids_T = np.concatenate([np.asarray(p.ids, np.int64) for p in pieces])
         seen = [part for p in pieces for part in p.features if len(part)]
         return hidden(

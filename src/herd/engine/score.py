@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from herd.engine.runner import Logits, ModelRunner, Piece
+from herd.engine.runner import Logits, Piece, Scorer
 from herd.errors import ContextTooLong, UsageError, fail
 
 
@@ -18,7 +18,7 @@ class Score:
     windows: int
 
 
-def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int = 0) -> Iterator[tuple[int, Logits]]:
+def passes(runner: Scorer, ids: Sequence[int], piece: int = 512, first: int = 0) -> Iterator[tuple[int, Logits]]:
     """(position of the first row, logits of the rows) of the pieces of one sequence, from position `first` on.
 
     Raises ContextTooLong, UsageError.
@@ -30,7 +30,7 @@ def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int
     for i in ids:
         if not 0 <= i < runner.vocab_size:
             fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
-    lease = runner.room.lease()
+    lease = runner.lease()
     try:
         for start in range(0, len(ids), piece):
             part = ids[start : start + piece]
@@ -39,16 +39,16 @@ def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int
             if len(logits_RV):
                 yield start + skip, logits_RV
     finally:
-        runner.room.drop(lease)
+        runner.drop(lease)
 
 
-def all_logits(runner: ModelRunner, ids: Sequence[int], piece: int = 512) -> Logits:
+def all_logits(runner: Scorer, ids: Sequence[int], piece: int = 512) -> Logits:
     """[T, V] in float32: row t holds the logits of what follows ids[: t + 1]."""
     return np.concatenate([part for _, part in passes(runner, ids, piece)])
 
 
 def score(
-    runner: ModelRunner, ids: Sequence[int], *, context: int, stride: int, bos_id: int | None = None, piece: int = 512
+    runner: Scorer, ids: Sequence[int], *, context: int, stride: int, bos_id: int | None = None, piece: int = 512
 ) -> Score:
     """Likelihood of a text of any length, in windows of `context` tokens every `stride`.
 
@@ -77,7 +77,7 @@ def score(
     return Score(total, scored, windows)
 
 
-def _nll(runner: ModelRunner, window: list[int], first: int, piece: int) -> float:
+def _nll(runner: Scorer, window: list[int], first: int, piece: int) -> float:
     """Of window[first:], each given what stands before it. The last token's own logits are not needed."""
     total = 0.0
     for start, logits_RV in passes(runner, window[:-1], piece, first - 1):

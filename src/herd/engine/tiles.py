@@ -1,6 +1,5 @@
 """The images of one request on their way through the vision tower: only tiles that are needed, a few a step."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from herd.plan.memory import TILES_PER_PASS
@@ -18,7 +17,7 @@ class Seer(Protocol):
 class Tiles:
     """Tiles and the features computed of them so far. Tiles never see each other, so any grouping gives the same."""
 
-    def __init__(self, pixels_I3SS: Sequence[Any]) -> None:
+    def __init__(self, pixels_I3SS: Any) -> None:
         self.pixels_I3SS = pixels_I3SS
         self._parts: dict[int, tuple[int, Any]] = {}
         """First tile -> (number of tiles, features)."""

@@ -8,12 +8,22 @@ One line per token and MoE layer, layer by layer within a pass, positions from 0
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from herd.batch import Ints
 from herd.errors import UsageError, fail
+
+
+class Traced(Protocol):
+    """A `Routing` that is told of the rows first."""
+
+    def pass_over(self, positions_T: Ints) -> None:
+        """The positions of the rows that the next choices are for."""
+
+    def __call__(self, layer: int, experts_TA: Any, scores_TA: Any) -> None:
+        """One layer's choice."""
 
 
 class RoutingLog:

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from herd.engine.core import Core
 from herd.engine.orders import Ended, Event, Order
-from herd.engine.runner import ModelRunner
-from herd.engine.trace import RoutingLog
+from herd.engine.runner import ModelRunner, Scorer
+from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError
 
 Deliver = Callable[[Sequence[Event]], None]
@@ -31,7 +31,7 @@ class Backend(ABC):
         """Where events go, on a thread of the backend's. Called once, first."""
 
     @abstractmethod
-    def start(self, order: Order, routing: RoutingLog | None = None) -> None:
+    def start(self, order: Order, routing: Traced | None = None) -> None:
         """Queue an order; what comes of it is delivered. Raises EngineDied."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Backend(ABC):
         """End a sequence after the pass in progress."""
 
     @abstractmethod
-    def alone(self) -> AbstractContextManager[ModelRunner]:
+    def alone(self) -> AbstractContextManager[Scorer]:
         """The runner with all of its cache; requests wait meanwhile."""
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Worker(Backend):
         self.runner = runner
         self.vocab_size, self.context = runner.vocab_size, runner.context
         self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
-        self._routes: dict[int, RoutingLog] = {}
+        self._routes: dict[int, Traced] = {}
         self._core = Core(
             runner,
             budget=piece,
@@ -79,7 +79,7 @@ class Worker(Backend):
         """See Backend."""
         self._deliver = deliver
 
-    def start(self, order: Order, routing: RoutingLog | None = None) -> None:
+    def start(self, order: Order, routing: Traced | None = None) -> None:
         """See Backend."""
         if routing is not None:
             self._routes[order.number] = routing
@@ -139,7 +139,7 @@ class Worker(Backend):
                 self._over.__cause__ = error
         with self._wake:
             self._stepping = False
-            self._live.update(x.number for x in self._orders if isinstance(x, Order))
+            self._live.update(n for x in self._orders if isinstance(x, Order) for n in x.numbers)
             self._wake.notify_all()
         self._deliver([Ended(number, self._over) for number in sorted(self._live)])
 
@@ -159,11 +159,11 @@ class Worker(Backend):
         events: list[Event] = []
         for item in orders:
             if isinstance(item, Order):
-                self._live.update((item.number, *(number for number, _ in item.samples)))
+                self._live.update(item.numbers)
                 try:
                     self._core.add(item)
                 except HerdError as error:
-                    events += [Ended(n, error) for n in (item.number, *(number for number, _ in item.samples))]
+                    events += [Ended(n, error) for n in item.numbers]
             else:
                 self._core.cancel(item)
         events += self._core.step()

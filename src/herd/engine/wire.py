@@ -1,0 +1,179 @@
+"""Messages between a process that asks and the one that computes: frames of MessagePack over two pipes.
+
+    frame   8 bytes, little-endian: length; then one message
+
+Only ids, numbers, options, tiles and results cross, each message of a fixed type; nothing that is read makes code run
+(no pickle). An error crosses as the name of its class in herd.errors and its line; a name that is not there becomes
+PassFailed.
+"""
+
+import struct
+import threading
+from contextlib import suppress
+from typing import IO, Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from herd import errors
+from herd.engine.orders import Began, Ended, Order, Token
+from herd.errors import HerdError, PassFailed
+
+HEADER = struct.Struct("<Q")
+MAX_FRAME = 1 << 34
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of the messages that are no orders and no events."""
+
+
+class Setup(Message, frozen=True):
+    """First of all: what to load, in the words of whoever loads it."""
+
+    data: bytes
+
+
+class Cancel(Message, frozen=True):
+    """End a sequence."""
+
+    number: int
+
+
+class Alone(Message, frozen=True):
+    """Begin or end having the runner for oneself."""
+
+    on: bool
+
+
+class Run(Message, frozen=True):
+    """One pass: (handle of a sequence, ids, rows whose logits are wanted or None for the last)."""
+
+    pieces: list[tuple[int, list[int], list[int] | None]]
+
+
+class Drop(Message, frozen=True):
+    """The sequence with this handle is over."""
+
+    handle: int
+
+
+class Progress(Message, frozen=True):
+    """How far loading is."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Ready(Message, frozen=True):
+    """Loaded."""
+
+    vocab_size: int
+    context: int
+    patch_id: int | None
+    tokens_per_tile: int
+    load_s: float
+
+
+class Failed(Message, frozen=True):
+    """Loading, or the Run before, failed."""
+
+    error: HerdError
+
+
+class Held(Message, frozen=True):
+    """The runner is yours."""
+
+
+class Ran(Message, frozen=True):
+    """Logits of a Run."""
+
+    logits_RV: np.ndarray
+
+
+class Routed(Message, frozen=True):
+    """Experts of one layer in a pass of a traced sequence."""
+
+    number: int
+    layer: int
+    positions_T: list[int]
+    experts_TA: list[list[int]]
+    scores_TA: list[list[float]]
+
+
+Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop
+Up: TypeAlias = Progress | Ready | Failed | Held | Ran | Routed | Began | Token | Ended
+
+
+class Channel:
+    """One end of the two pipes; any thread may send, one reads. Ends of file raise EOFError, broken pipes OSError."""
+
+    def __init__(self, source: IO[bytes], target: IO[bytes], reads: Any) -> None:
+        self._source, self._target = source, target
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+        self._decoder = msgspec.msgpack.Decoder(reads, dec_hook=_made)
+        self._lock = threading.Lock()
+
+    def send(self, *messages: Any) -> None:
+        """Write messages, together."""
+        frames = []
+        for message in messages:
+            data = self._encoder.encode(message)
+            frames += [HEADER.pack(len(data)), data]
+        with self._lock:
+            self._target.write(b"".join(frames))
+            self._target.flush()
+
+    def receive(self) -> Any:
+        """The next message."""
+        (length,) = HEADER.unpack(self._exactly(HEADER.size))
+        if length > MAX_FRAME:
+            raise EOFError(f"a frame of {length} bytes")
+        return self._decoder.decode(self._exactly(length))
+
+    def close(self) -> None:
+        """Close what is written to; the other end reads an end of file."""
+        with suppress(OSError):  # unsent bytes for a process that is gone
+            self._target.close()
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._source.read(size)
+        if data is None or len(data) < size:
+            raise EOFError("the other end is gone")
+        return data
+
+
+def herd_error(error: BaseException) -> HerdError:
+    """As it may cross: itself, or PassFailed with its words."""
+    if isinstance(error, HerdError):
+        return error
+    return PassFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _plain(x: Any) -> Any:
+    """What MessagePack does not know, as what it does."""
+    if isinstance(x, HerdError):
+        return [type(x).__name__, str(x)]
+    if isinstance(x, np.ndarray):
+        return [x.dtype.str, list(x.shape), np.ascontiguousarray(x).data.cast("B") if x.size else b""]
+    if isinstance(x, np.integer):
+        return int(x)
+    if isinstance(x, np.floating):
+        return float(x)
+    raise NotImplementedError(f"{type(x).__name__} does not cross")
+
+
+def _made(kind: type, x: Any) -> Any:
+    """The inverse."""
+    if kind is HerdError:
+        name, line = x
+        found = getattr(errors, name, None)
+        if isinstance(found, type) and issubclass(found, HerdError):
+            return found(line)
+        return PassFailed(line)
+    if kind is np.ndarray:
+        dtype, shape, data = x
+        if np.dtype(dtype).hasobject:
+            raise ValueError("an array of objects does not cross")
+        return np.frombuffer(data, dtype).reshape(shape)
+    raise NotImplementedError(f"{kind} does not cross")

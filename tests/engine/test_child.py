@@ -1,0 +1,177 @@
+"""The core in another process: the same answers as here, typed errors, and an end on either side that is seen at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from herd.engine.child import Child
+from herd.engine.fake import FakeModel
+from herd.engine.generate import Engine
+from herd.engine.request import Request, SamplingOptions, Step
+from herd.engine.score import score
+from herd.errors import BadCheckpoint, EngineDied, PassFailed
+from herd.text.tokenizer import StreamDecoder, Tokenizer
+
+BYTES = Tokenizer.bytes_only()
+COMMAND = [sys.executable, str(Path(__file__).with_name("child_model.py"))]
+
+
+def child(report: Any = None, **told: Any) -> Child:
+    return Child(COMMAND, json.dumps(told).encode(), report=report)
+
+
+def front(backend: Any) -> Engine:
+    return Engine(backend, lambda: StreamDecoder(BYTES), BYTES.eos_ids)
+
+
+def request(ids: list[int], pixels: Any = None, **options: Any) -> Request:
+    return Request(ids, SamplingOptions().with_(options), pixels)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    e = front(child())
+    yield e
+    e.close()
+
+
+def tokens(engine: Engine, r: Request) -> list[int]:
+    return [s.token_id for s in engine.stream(engine.submit(r)) if s.token_id is not None]
+
+
+def here() -> Engine:
+    def next_id(ids: list[int]) -> int:
+        return (sum(ids) * 7 + len(ids)) % 100
+
+    return front(FakeModel(next_id, patch_id=266, chunk=16))
+
+
+def test_a_child_answers_as_a_thread_does(engine: Engine) -> None:
+    tiles = np.random.default_rng(0).random((1, 3, 2, 2), np.float32)
+    for r in (
+        request([1, 2, 3], max_tokens=9, logprobs=2),
+        request([5], max_tokens=4, temperature=1.0, logit_bias={3: 5.0}),
+        request([1, *[266] * 4, 9], tiles, max_tokens=5),
+    ):
+        assert tokens(engine, r) == tokens(here(), r)
+    steps = list(engine.stream(engine.submit(request([1, 2, 3, 4], max_tokens=2, logprobs=1))))
+    assert steps[-1].finish is not None
+    assert steps[-1].finish.usage.cached_tokens == 3, "the prefix is there"
+    assert steps[0].logprob is not None
+    assert steps[0].logprob.token_id == steps[0].token_id
+
+
+def test_many_threads_and_samples(engine: Engine) -> None:
+    jobs = engine.submit_samples(request([7, 8], max_tokens=6, temperature=0.7), 3)
+    found = [[s.token_id for s in engine.stream(job)] for job in jobs]
+    assert len(found) == 3
+    results: dict[int, list[int]] = {}
+
+    def ask(n: int) -> None:
+        results[n] = tokens(engine, request([n, n], max_tokens=8))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(20)
+    assert results == {n: tokens(here(), request([n, n], max_tokens=8)) for n in range(12)}
+
+
+def test_a_request_that_breaks_there_fails_here_with_its_type(engine: Engine) -> None:
+    with pytest.raises(PassFailed, match="RuntimeError: 200 breaks"):
+        tokens(engine, request([200]))
+    assert len(tokens(engine, request([3], max_tokens=3))) == 3
+
+
+def test_the_runner_alone_measures_there(engine: Engine) -> None:
+    with engine.alone() as runner:
+        found = score(runner, [1, 2, 3, 4, 5], context=8, stride=8)
+    with here().alone() as runner:
+        assert found == score(runner, [1, 2, 3, 4, 5], context=8, stride=8)
+    assert len(tokens(engine, request([3], max_tokens=3))) == 3
+
+
+def test_progress_and_errors_of_loading() -> None:
+    heard: list[tuple[str, int, int]] = []
+    front(child(lambda *x: heard.append(x))).close()
+    assert heard == [("weights", 1, 2), ("weights", 2, 2)]
+    with pytest.raises(BadCheckpoint, match=r"^weights: got sand, expected numbers$"):
+        child(fails="typed")
+    with pytest.raises(PassFailed, match="ZeroDivisionError: by zero"):
+        child(fails="untyped")
+    with pytest.raises(EngineDied, match=r"ended \(status 7\) while it loaded"):
+        child(fails="dies")
+
+
+def test_a_killed_child_ends_every_stream_within_a_second() -> None:
+    backend = child(pass_s=0.01)
+    engine = front(backend)
+    ended: list[tuple[float, Exception]] = []
+    going = threading.Barrier(4)
+
+    def read() -> None:
+        stream: Iterator[Step] = engine.stream(engine.submit(request([1], ignore_eos=True)))
+        next(stream)
+        going.wait(20)
+        try:
+            list(stream)
+        except Exception as error:
+            ended.append((time.monotonic(), error))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for t in threads:
+        t.start()
+    waiting = engine.submit(request([2]))  # nobody reads it yet
+    going.wait(20)
+    killed_s = time.monotonic()
+    os.kill(backend.pid, signal.SIGKILL)
+    for t in threads:
+        t.join(20)
+    assert len(ended) == 3
+    assert all(isinstance(error, EngineDied) and "SIGKILL" in str(error) for _, error in ended)
+    assert max(at for at, _ in ended) - killed_s < 1.0
+    with pytest.raises(EngineDied):
+        list(engine.stream(waiting))
+    with pytest.raises(EngineDied):
+        engine.submit(request([1]))
+    with pytest.raises(EngineDied), engine.alone():
+        pass
+    engine.close()
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    script = (
+        "import sys, json, os, time\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_child import child, front, request\n"
+        "backend = child(pass_s=0.2)\n"
+        "engine = front(backend)\n"
+        "next(engine.stream(engine.submit(request([1]))))\n"
+        "print(backend.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert found.returncode == -9, found.stderr
+    pid = int(found.stdout)
+    end = time.monotonic() + 5
+    while _runs(pid):
+        assert time.monotonic() < end, "the child outlives its parent"
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] not in "ZX"
+    except OSError:
+        return False
