@@ -183,7 +183,7 @@ class Day:
         n = self.rng.choice((1, 1, 1, 1, 3))
         seed = fields["seed"]
         samples = tuple((number + i, seed + i) for i in range(1, n))
-        order = Order(number, samples=samples, **fields)
+        order = Order(number=number, samples=samples, **fields)
         try:
             self.core.add(order)
         except Busy:

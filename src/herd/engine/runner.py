@@ -163,6 +163,10 @@ class Runner:
         """The sequence is over."""
         self.room.drop(lease)
 
+    def rollback(self, lease: Lease, length: int) -> int:
+        """See Pager.rollback."""
+        return self.room.rollback(lease, length)
+
     def see(self, pixels_I3SS: Any) -> Any:
         """Image features, a few tiles a pass; raises UsageError on a text model."""
         if self.config.vision is None or self.weights.vision is None:
