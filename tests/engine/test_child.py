@@ -1,4 +1,4 @@
-"""The core in another process: the answers of a thread, typed errors, and an end on either side that is seen at once."""
+"""The core in another process: a thread's answers, typed errors, and an end on either side that is seen at once."""
 
 import json
 import os
