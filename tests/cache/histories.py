@@ -37,6 +37,8 @@ class World:
         self.pager = Pager(chunk, page_size, *sizes)
         self.tree = PrefixTree(self.pager)
         self.sequences: list[Sequence] = []
+        self.past: list[list[Key]] = []
+        """Keys of what was remembered."""
         self.slots: dict[str, dict[int, bytes]] = {"whole": {}, "chunk": {}, "exact": {}}
 
     def start(self, salt: bytes, keys: list[Key], most: int, adopt: bool = True) -> Sequence:
@@ -65,8 +67,7 @@ class World:
             for i in range(self.Z):
                 self.slots[pool][target * self.Z + i] = self.slots[pool].get(source * self.Z + i, b"")
         self._pass(context, work)
-        if self.chunk or len(work) < 3:
-            self.pager.check()
+        self.pager.check()
         for sequence, n in work:
             self.pager.commit(sequence.lease, min(accept, n))
         return True
@@ -135,6 +136,8 @@ class World:
         assert got == expected == lease.length
 
     def insert(self, sequence: Sequence, tail: bool) -> None:
+        if sequence.lease.length:
+            self.past.append(sequence.keys[: sequence.lease.length])
         self.tree.insert(sequence.lease, sequence.keys, sequence.salt, tail)
 
     def drop(self, sequence: Sequence) -> None:
