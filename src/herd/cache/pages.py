@@ -30,6 +30,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from herd.batch import Context
+from herd.cache.audit import check_pages
 from herd.cache.pool import Pool, Table
 from herd.cache.rows import Rows, ranges
 from herd.errors import DoesNotFit, UsageError, fail
@@ -226,10 +227,7 @@ class Pager:
 
     def check(self) -> None:
         """Audit: every page is free, or its count is that of its holders; each lease holds what its length needs."""
-        for name, pool in self.pools.items():
-            pool.check(name, [p for lease in self.leases for p in self.held_by(lease, name)] + self._others(name))
-        for lease in self.leases:
-            self._check(lease)
+        check_pages(self)
 
     def held_by(self, lease: Lease, pool: str) -> list[int]:
         """Pages of one pool that a lease holds."""
@@ -238,29 +236,6 @@ class Pager:
         if pool == "chunk":
             return [p for table in lease.chunk_pages.values() for p in table.ids()]
         return list(lease.exact_pages.values())
-
-    def _others(self, pool: str) -> list[int]:
-        return [p for holder in self.holders for p in holder.held(pool)]
-
-    def _check(self, lease: Lease) -> None:
-        Z, end = self.page_size, lease.length + lease.pending
-        if self.exact:
-            assert len(lease.pages) == end // Z, (len(lease.pages), end)
-            places = {0} if end else set()
-            touched = range(lease.length // Z, -(-end // Z))
-            assert set(lease.exact_pages) == places | set(touched), (lease.exact_pages, lease.length, end)
-        else:
-            assert len(lease.pages) == -(-end // Z), (len(lease.pages), end)
-            assert not lease.exact_pages
-        if self.chunk is None:
-            assert not lease.chunk_pages
-            return
-        for number, pages in lease.chunk_pages.items():
-            begin = number * self.chunk
-            assert lease.length - self.chunk < begin < end, (number, lease.length, end)
-            assert len(pages) == -(-min(self.chunk, end - begin) // Z), (number, len(pages), end)
-        held = sum(map(len, lease.chunk_pages.values()))
-        assert held == -(-(end - lease.length // self.chunk * self.chunk) // Z), (held, lease.length, end)
 
     def _room(self, needs: list[Counts]) -> None:
         for name, need, pool in (

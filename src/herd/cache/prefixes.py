@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import starmap
 from weakref import WeakKeyDictionary
 
+from herd.cache.audit import check_blocks
 from herd.cache.keys import encode
 from herd.cache.nodes import POOLS, Node, Tree, by_code, child_digest, heads, root_of
 from herd.cache.pages import Counts, Lease, Pager
@@ -169,9 +170,7 @@ class PrefixTree:
     def check(self) -> None:
         """Audit the tree, and the pools with it: blocks hold what they must, no chunk page behind a missing one."""
         self.pager.check()
-        found = [node for tree in self.trees.values() for node in self._check_tree(tree)]
-        assert len(found) == len(self.blocks), (len(found), len(self.blocks))
-        assert all(self.blocks[n.digest] is n for n in found)
+        check_blocks(self)
 
     # -- finding -------------------------------------------------------------------------------------------------
 
@@ -375,35 +374,6 @@ class PrefixTree:
         if not tree.root.children:
             tree.root.alive = False
             del self.trees[tree.salt]
-
-    # -- audit ---------------------------------------------------------------------------------------------------
-
-    def _check_tree(self, tree: Tree) -> list[Node]:
-        Z, C = self.pager.page_size, self.pager.chunk
-        todo, found = [tree.root], []
-        while todo:
-            node = todo.pop()
-            assert [c.code for c in node.children] == sorted({c.code for c in node.children}), "order of children"
-            same_chunk = [c for c in node.children if C and c.place * Z % C]
-            held = sum(c.pages["chunk"] >= 0 for c in same_chunk)
-            assert held == node.chunk_children, (held, node.chunk_children)
-            assert not held or node.pages["chunk"] >= 0, "a chunk page behind a missing one"
-            todo += node.children
-            if node is tree.root:
-                continue
-            found.append(node)
-            tail = node.size < Z
-            exact = self.pager.exact and (tail or node.place == 0)
-            assert node.alive and node.parent is not None and node.parent.alive
-            assert (node.pages["exact"] >= 0) == exact and (node.pages["whole"] >= 0) == (not exact), node.pages
-            assert C is not None or node.pages["chunk"] < 0
-            assert not tail or (not node.children and (C is None or node.pages["chunk"] >= 0)), "a tail"
-            for kind, oldest in tree.oldest.items():
-                assert not oldest.belongs(node) or node in oldest, f"a block that can never be evicted: {kind}"
-        assert tree.num_nodes == len(found)
-        for pool in POOLS:
-            assert tree.num_pages[pool] == sum(n.pages[pool] >= 0 for n in found), pool
-        return found
 
 
 def _place_of(parent: Node, code: bytes) -> int:
