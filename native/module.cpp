@@ -4,6 +4,7 @@
 #include "bpe.h"
 #include "encode.h"
 #include "ops.h"
+#include "probe.h"
 
 namespace nb = nanobind;
 
@@ -14,4 +15,5 @@ NB_MODULE(_native, m) {
     herd::register_bpe(m);
     herd::register_encode(m);
     herd::register_ops(m);
+    herd::register_probe(m);
 }

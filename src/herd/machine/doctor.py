@@ -1,0 +1,152 @@
+"""What this machine has for Herd, and what is missing for which feature, each with the fix: `herd doctor`.
+
+What it is not: text on a screen (`cli.doctor` prints it), a benchmark.
+"""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from herd import __version__
+from herd.checkpoint import registry
+from herd.machine import Machine, machine
+from herd.plan.memory import gb
+
+EXTRAS = {
+    "torch": ("torch", "training, GPUs, the reference operations"),
+    "hub": ("huggingface_hub", "herd pull ORG/NAME"),
+}
+"""Extra of the distribution -> the module that shows it is there, and what it is for."""
+
+SPEEDS = {
+    "avx2": "two to twenty times the portable kernels",
+    "avx512vnni": "integer dot products: twice the prompt speed of avx2",
+    "avx512bf16": "bfloat16 dot products: faster attention over long contexts",
+    "asimddp": "integer dot products of ARM processors",
+}
+"""Feature of a processor -> what it brings; those of the other architecture are never missed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `remedy` is empty when all is well."""
+
+    subject: str
+    fact: str
+    ok: bool = True
+    remedy: str = ""
+
+
+def examine(*, bandwidth: bool = True) -> list[Finding]:
+    """All findings, in the order they are shown. bandwidth: measure it, which takes half a second and 512 MiB."""
+    here = machine()
+    found = [_herd(), _processor(), *_native(), _memory(here), _threads(here)]
+    if bandwidth and all(f.ok for f in found):
+        found.append(_bandwidth(here))
+    return [*found, _store(), *_extras(), _cuda()]
+
+
+def _herd() -> Finding:
+    return Finding("herd", f"{__version__}, Python {platform.python_version()} at {sys.executable}")
+
+
+def _processor() -> Finding:
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # other systems; aarch64 has no such line
+    return Finding("processor", f"{name} ({platform.machine()})")
+
+
+def _native() -> list[Finding]:
+    try:
+        from herd import _native as native
+    except ImportError as e:
+        return [Finding("native", str(e), ok=False, remedy="scripts/setup builds it")]
+    isa = native.isa_info()
+    return [kernels(isa["chosen"], isa["available"], isa["features"], platform.machine())]
+
+
+def kernels(chosen: str, available: list[str], features: list[str], architecture: str) -> Finding:
+    """The kernels in use, and which instructions this processor lacks for which speed."""
+    fact = f"{chosen} kernels, of {', '.join(available)} ({' '.join(features)})"
+    if available == ["portable"]:
+        return Finding(
+            "native",
+            fact,
+            remedy=f"{architecture} without AVX2 or NEON dot products: everything runs, on slow portable kernels",
+        )
+    if chosen != available[0]:
+        return Finding("native", fact, remedy=f"HERD_ISA forces {chosen}; unset it for {available[0]}")
+    ours = [x for x in SPEEDS if x.startswith("asimd") == (architecture in ("aarch64", "arm64"))]
+    lacks = [f"{x} ({SPEEDS[x]})" for x in ours if x not in features]
+    return Finding("native", fact + (f"; this processor lacks {', '.join(lacks)}" if lacks else ""))
+
+
+def _memory(here: Machine) -> Finding:
+    if here.memory_bytes is None or here.available_bytes is None:
+        return Finding("memory", "not known on this system")
+    return Finding("memory", f"{gb(here.available_bytes)} free of {gb(here.memory_bytes)}, container limits included")
+
+
+def _threads(here: Machine) -> Finding:
+    return Finding("threads", f"{here.processors} usable")
+
+
+def _bandwidth(here: Machine) -> Finding:
+    from herd.machine.probe import READ_BYTES, limits
+
+    if here.available_bytes is not None and here.available_bytes < 2 * READ_BYTES:
+        return Finding("bandwidth", "not measured: too little memory is free")
+    found = limits(here.processors)
+    fact = f"reads {found.read_bytes_s / 1e9:.1f} GB/s with {here.processors} threads"
+    for rate, name, by in (
+        (found.int8_ops_s, "int8", found.int8_instruction),
+        (found.float_ops_s, "floats", found.float_instruction),
+    ):
+        fact += f", {name} {rate / 1e12:.2f} TOP/s ({by})" if rate else ""
+    return Finding("bandwidth", fact)
+
+
+def _store() -> Finding:
+    home = registry.home()
+    models = registry.read().models
+    pulled = sum(v.size_bytes for e in models.values() for v in e.versions if not v.in_place)
+    place = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    fact = f"{home}: {len(models)} models, {gb(pulled)} pulled, {gb(free)} free"
+    if not os.access(place, os.W_OK):
+        return Finding("store", fact, ok=False, remedy="it cannot be written; set HERD_HOME to a folder that can")
+    return Finding("store", fact)
+
+
+def _extras() -> list[Finding]:
+    found = []
+    for extra, (module, purpose) in EXTRAS.items():
+        there = find_spec(module) is not None
+        remedy = "" if there else f"optional: pip install 'llama-herd[{extra}]'"
+        found.append(Finding(extra, f"{'installed' if there else 'not installed'} ({purpose})", remedy=remedy))
+    return found
+
+
+def _cuda() -> Finding:
+    if find_spec("torch") is None:
+        return Finding("cuda", "not looked for (--device cuda)", remedy="optional: needs the extra torch and a card")
+    import torch
+
+    if torch.version.cuda is None:
+        fact = f"PyTorch {torch.__version__} is built for the CPU only (--device cuda)"
+        return Finding("cuda", fact, remedy="optional: install a PyTorch with CUDA (pytorch.org)")
+    if not torch.cuda.is_available():
+        return Finding("cuda", "no card that PyTorch can use (--device cuda)", remedy="optional: see nvidia-smi")
+    cards = []
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        cards.append(f"cuda:{i} {torch.cuda.get_device_name(i)}, {gb(free)} free of {gb(total)}")
+    return Finding("cuda", "; ".join(cards))

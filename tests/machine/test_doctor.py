@@ -1,0 +1,49 @@
+"""The report on this machine: every subject is there, and what is missing comes with its remedy."""
+
+import builtins
+import json
+from pathlib import Path
+
+from herd.cli import main
+from herd.machine import doctor
+
+FIXTURE = Path(__file__).parents[1] / "fixtures/gguf/llama4-q4_k.gguf"
+
+
+def test_an_unsupported_processor_gets_a_clear_line():
+    found = doctor.kernels("portable", ["portable"], [], "riscv64")
+    assert found.ok  # it runs
+    assert found.remedy == "riscv64 without AVX2 or NEON dot products: everything runs, on slow portable kernels"
+
+
+def test_a_forced_instruction_set_is_told():
+    found = doctor.kernels("avx2", ["avx512", "avx2", "portable"], ["avx2", "avx512vnni"], "x86_64")
+    assert found.remedy == "HERD_ISA forces avx2; unset it for avx512"
+
+
+def test_what_a_processor_lacks_is_named_with_its_use():
+    found = doctor.kernels("avx2", ["avx2", "portable"], ["avx2", "fma"], "x86_64")
+    assert "lacks avx512vnni (integer dot products" in found.fact
+    assert "asimddp" not in found.fact
+    full = ["avx2", "avx512vnni", "avx512bf16"]
+    assert "lacks" not in doctor.kernels("avx512", ["avx512", "avx2", "portable"], full, "x86_64").fact
+
+
+def test_the_command_prints_every_subject(capsys):
+    assert main(["doctor", "--json", "--no-bandwidth"]) == 0
+    told = json.loads(capsys.readouterr().out)["findings"]
+    subjects = [f["subject"] for f in told]
+    assert subjects == ["herd", "processor", "native", "memory", "threads", "store", "torch", "hub", "cuda"]
+
+
+def test_a_missing_native_module_is_status_1_with_the_fix(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "herd" and args[2:3] and args[2] and "_native" in args[2]:
+            raise ImportError("no module herd._native")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["doctor"]) == 1
+    assert "MISSING  native       no module herd._native; scripts/setup builds it" in capsys.readouterr().out
