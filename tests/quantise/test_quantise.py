@@ -1,0 +1,283 @@
+"""Whole runs over small random Llama 4 models: files, errors, resuming, comparison, budgets, faults."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import TINY_TEXT, hf_folder, weights
+from herd import _native, formats
+from herd.checkpoint import open_checkpoint
+from herd.checkpoint.pieces import expert_rows, matrix_pieces
+from herd.checkpoint.walk import walk
+from herd.config import TINY
+from herd.errors import BadCheckpoint, DoesNotFit, UsageError
+from herd.quantise import quantise
+from herd.quantise.parts import parts_of
+
+WIDE = replace(
+    TINY_TEXT, width=512, expert_width=512, dense_width=768, num_layers=2, num_heads=4, num_kv_heads=2, head_size=128
+)
+TEXT = "The keeper wrote the weather down every evening. " * 40
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    yield
+    _native.set_threads(0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf_folder(tmp_path_factory.mktemp("source") / "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf_folder(tmp_path_factory.mktemp("source") / "wide", WIDE)
+
+
+def values(path: Path) -> dict[str, Any]:
+    """Every tensor as float32, shaped as Hugging Face has it."""
+    found: dict[str, Any] = {}
+    with open_checkpoint(path) as checkpoint:
+        source = checkpoint.source()
+        for w in walk(checkpoint.config):
+            if w.kind == "vector":
+                found[w.name] = formats.to_float32(np.array(source.vector(w.name, w.shape)))
+            elif w.kind == "experts":
+                rows = expert_rows(source.experts(w.name, *w.shape), w.name, *w.shape)
+                found[w.name] = np.concatenate([formats.to_float32(r) for r in rows]).reshape(w.shape)
+            else:
+                node = source.matrix(w.name, *w.shape, bias=w.bias)
+                found[w.name] = np.concatenate([formats.to_float32(r) for r in matrix_pieces(node, w.name, *w.shape)])
+    return found
+
+
+def types(path: Path) -> dict[str, str]:
+    with open_checkpoint(path) as checkpoint:
+        source: Any = checkpoint.source()
+        found = {}
+        for part in parts_of(checkpoint.config):
+            w = part.wanted
+            node = source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape)
+            node = (node.gate, node.up)[part.half or 0] if node.kind == "pair" else node
+            found[part.tensor] = node.format if node.kind == "packed" else "float"
+        return found
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+@pytest.mark.parametrize("type", ["q4_0", "q8_0", "iq4_nl"])
+def test_every_matrix_holds_what_the_plain_encoder_makes_of_it(
+    tiny: Path, tmp_path: Path, target: str, type: str
+) -> None:
+    made = quantise(tiny, tmp_path / target, type, pure=True, compare=False)
+    before, after = values(tiny), values(tmp_path / target)
+    assert before.keys() == after.keys()
+    for part in parts_of(TINY):
+        name = part.wanted.name
+        a, b = before[name], after[name]
+        if part.num_experts:
+            a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
+        plain = formats.decode(type, formats.encode(type, a), part.inputs)
+        if type == "iq4_nl":
+            assert np.square(b - a).sum() <= np.square(plain - a).sum() * (1 + 1e-3)
+        else:
+            np.testing.assert_array_equal(b, plain)
+    for w in walk(TINY):
+        if w.kind == "vector" or w.name.endswith(".router"):
+            np.testing.assert_array_equal(before[w.name], after[w.name]) if "vision" not in w.name else None
+    assert {t.format for t in made.tensors} == {type}
+    errors = {t.name: t.relative_error for t in made.tensors}
+    q = "model.layers.0.self_attn.q_proj"
+    e = after[q].astype(np.float64) - before[q]
+    assert errors[q + ".weight"] == pytest.approx(
+        np.sqrt((e**2).sum() / (before[q].astype(np.float64) ** 2).sum()), 1e-3
+    )
+    assert made.worst()[0].relative_error == max(v for v in errors.values() if v is not None)
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_tables_stay_at_six_bits_and_rows_that_do_not_fit_get_the_next_type(
+    wide: Path, tmp_path: Path, target: str
+) -> None:
+    quantise(wide, tmp_path / target, "q4_k", compare=False)
+    found = types(tmp_path / target)
+    assert found["model.embed_tokens.weight"] == "q6_k"
+    assert set(found.values()) == {"q4_k", "q6_k"}
+
+
+def test_the_same_bytes_whatever_the_threads_and_a_repeat_is_refused(wide: Path, tmp_path: Path) -> None:
+    for threads in (1, 3):
+        quantise(wide, tmp_path / f"t{threads}", "q3_k", threads=threads, calibrate=TEXT, compare=False)
+    one, three = (sorted((tmp_path / f"t{t}").glob("*.safetensors")) for t in (1, 3))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in three]
+    with pytest.raises(UsageError, match="exists already"):
+        quantise(wide, tmp_path / "t1", "q3_k", compare=False)
+
+
+def test_quantising_what_is_quantised_so_already_changes_no_bit(wide: Path, tmp_path: Path) -> None:
+    first = quantise(wide, tmp_path / "a.gguf", "q5_k", pure=True, compare=False)
+    again = quantise(tmp_path / "a.gguf", tmp_path / "b", "q5_k", pure=True, compare=False)
+    back = quantise(tmp_path / "b", tmp_path / "c.gguf", "q5_k", pure=True, compare=False)
+    a, c = values(tmp_path / "a.gguf"), values(tmp_path / "c.gguf")
+    assert all((a[n] == c[n]).all() for n in a)
+    assert first.worst()[0].relative_error and not any(t.relative_error for m in (again, back) for t in m.tensors)
+
+
+def test_calibration_lowers_the_weighted_error_and_names_experts_it_missed(wide: Path, tmp_path: Path) -> None:
+    made = quantise(wide, tmp_path / "out", "q4_k", calibrate="ab", compare=False)
+    moe = [i for i, layer in enumerate(WIDE.layers) if layer.moe]
+    assert made.unreached
+    assert all(layer in moe and 0 <= e < WIDE.num_experts for layer, e in made.unreached)
+    assert made.calibration_tokens == 3  # with the first token
+
+
+@pytest.mark.parametrize("bits", [4.0, 5.2])
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_a_mixture_stays_in_its_budget_and_uses_it(wide: Path, tmp_path: Path, target: str, bits: float) -> None:
+    made = quantise(wide, tmp_path / target, bits=bits, calibrate=TEXT, compare=False)
+    num_weights = sum(int(np.prod(v.shape)) for v in values(tmp_path / target).values())
+    assert made.plan.num_bytes <= bits * num_weights / 8
+    assert made.plan.num_bytes >= 0.9 * bits * num_weights / 8
+    assert types(tmp_path / target) == made.plan.formats
+    assert len(set(made.plan.formats.values())) > 1
+
+
+def test_a_budget_that_nothing_fits_is_refused_before_anything_is_written(wide: Path, tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFit, match="smallest formats take"):
+        quantise(wide, tmp_path / "out", size_bytes=400_000)
+    with pytest.raises(UsageError, match="give one of a type"):
+        quantise(wide, tmp_path / "out", "q4_k", bits=4)
+    with pytest.raises(UsageError, match="type to quantise to: got q9"):
+        quantise(wide, tmp_path / "out", "q9")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path, target: str) -> None:
+    from herd.checkpoint.hf_write import save_hf
+    from herd.checkpoint.sources import random_model
+
+    model = random_model(TINY_TEXT, 3)
+    layer = next(i for i, kind in enumerate(TINY_TEXT.layers) if kind.moe)
+    model.blocks[layer].ffn.down.w[1, 5, 7] = np.nan  # [E, I, O]
+    save_hf(tmp_path / "bad", TINY_TEXT, model)
+    expected = rf"layers\.{layer}\..*down_proj expert 1 row 7 column 5.*nan"
+    with pytest.raises(BadCheckpoint, match=expected):
+        quantise(tmp_path / "bad", tmp_path / target, "q4_0", compare=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+KILLED = """
+import sys
+from herd.quantise import quantise
+def tell(phase, done, total, unit):
+    if phase == "encode" and done > total // 2:
+        print("half", flush=True)
+        sys.stdin.read()
+quantise(sys.argv[1], sys.argv[2], "q4_k", compare=False, tell=tell)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(wide: Path, tmp_path: Path, how: int) -> None:
+    quantise(wide, tmp_path / "whole", "q4_k", compare=False)
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, wide, tmp_path / "out"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"half\n"
+    time.sleep(0.05)
+    child.send_signal(how)
+    child.wait(20)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError):
+        quantise(wide, tmp_path / "out", "q6_k", compare=False)  # another job
+    made = quantise(wide, tmp_path / "out", "q4_k", compare=False)
+    whole, resumed = (values(tmp_path / name) for name in ("whole", "out"))
+    assert all((whole[n] == resumed[n]).all() for n in whole)
+    assert any(t.relative_error is None for t in made.tensors)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    wide: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = __import__("shutil").disk_usage(tmp_path)
+    monkeypatch.setattr("herd.checkpoint.atomic.shutil.disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(DoesNotFit, match="GB on the disk"):
+        quantise(wide, tmp_path / target, "q4_k", compare=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_that_memory_cannot_hold_is_refused(wide: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("herd.quantise.available_bytes", lambda: 1_000_000)
+    with pytest.raises(DoesNotFit, match="calibration runs the source"):
+        quantise(wide, tmp_path / "out", "q4_k", calibrate=TEXT)
+    made = quantise(wide, tmp_path / "out", "q4_k")
+    assert made.comparison is None
+    assert "not compared" in made.notes[-1]
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_finer_types_are_nearer_to_the_source(wide: Path, tmp_path: Path, target: str) -> None:
+    found = {}
+    for type in ("q3_k", "q6_k"):
+        made = quantise(wide, tmp_path / f"{type}{target}", type, pure=True)
+        assert made.comparison is not None
+        found[type] = made.comparison
+    assert 0 < found["q6_k"].kl_mean < found["q3_k"].kl_mean / 4
+    assert found["q6_k"].same_top >= found["q3_k"].same_top
+    assert found["q6_k"].source_perplexity == found["q3_k"].source_perplexity
+
+
+def test_the_comparison_is_the_textbook_sum(tiny: Path, tmp_path: Path) -> None:
+    """Against logits of another path: ops.torch on the values that the file holds."""
+    pytest.importorskip("torch")
+    from helpers import op_set
+    from herd.batch import packed
+    from herd.model import forward, place_weights
+    from herd.quantise import package_files
+    from herd.text.tokenizer import Tokenizer
+
+    source = hf_folder(tmp_path / "text", TINY_TEXT)
+    made = quantise(source, tmp_path / "out", "q8_0", pure=True)
+    assert made.comparison is not None
+    text = package_files("herd.quantise").joinpath("held_out.txt").read_text("utf-8")
+    tokenizer = Tokenizer.from_hf_folder(source)
+    ids = [tokenizer.bos_id, *tokenizer.encode(text)[: min(512, TINY_TEXT.max_context) - 1]]
+    ops = op_set("torch")
+    model = place_weights(ops, weights(TINY_TEXT))
+    out = ops.numpy(forward(ops, TINY_TEXT, model, np.array(ids), ops.place(packed([len(ids)], TINY_TEXT.chunk))))
+    logs = out.astype(np.float64) - np.log(np.exp(out.astype(np.float64)).sum(1, keepdims=True))
+    first = np.exp(-logs[np.arange(len(ids) - 1), ids[1:]].mean())
+    assert made.comparison.source_perplexity == pytest.approx(first, rel=0.2)  # other windows, a like text
+    assert abs(made.comparison.perplexity_ratio - 1) < 0.02
+    assert made.comparison.kl_mean < 0.01
+
+
+def test_the_command_reports_as_json(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from herd.cli import main
+
+    assert main(["quantize", str(wide), str(tmp_path / "o"), "--type", "q4_k", "--no-compare", "--json", "-q"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["herd"] == "quantize"
+    assert data["plan"]["formats"]["model.layers.0.self_attn.q_proj.weight"] == "q4_k"
+    assert 0 < data["bits_a_weight"] < 8
+    assert main(["quantize", str(wide), str(tmp_path / "o"), "--size", "12 lightyears"]) == 2
+    assert "12 lightyears" in capsys.readouterr().err
