@@ -3,7 +3,8 @@
 One JSON request a line on stdin, one JSON reply a line on stdout:
     load {path, threads, context, sequences, kv, piece, pack} -> {load_s, token_bytes, ...}
     context {length, sequences, kv, piece} -> {}                  a cache of this kind, kept from call to call
-    fill {depth} -> {}              memory {} -> {rss_bytes, peak_bytes}
+    fill {depth} -> {}              fill_random {depth} -> {resident_bytes, kv_bytes, read_bytes}
+                                    memory {} -> {rss_bytes, peak_bytes}
     prefill {count, depth} -> T     decode {count, depth} -> T    many {sequences, steps} -> T
 T is {seconds, others_s}, as in peer_worker.py.
 """
@@ -20,7 +21,7 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
 from herd.machine.work import token_bytes
-from herd.model import forward, place_weights
+from herd.model import place_weights
 from herd.ops.native import NativeOps
 
 SHORT = 16
@@ -51,8 +52,16 @@ class Worker:
         """A cache of this kind: kept from an earlier call, with what it was filled with, or new."""
         key = (length, sequences, kv, piece)
         if key not in self.kept:
+            # Runner shares one chunk's pages among all sequences; here each may hold a chunk of its own
+            chunks = (sequences - 1) * min(self.c.chunk or 0, length)
             runner = Runner(
-                self.c, self.w, self.ops, context=length * sequences, kv_dtype=kv, piece=piece, sequences=sequences
+                self.c,
+                self.w,
+                self.ops,
+                context=length * sequences,
+                kv_dtype=kv,
+                piece=piece + chunks,
+                sequences=sequences,
             )
             self.kept[key] = runner, {}
         self.runner, self.deep = self.kept[key]
@@ -70,7 +79,7 @@ class Worker:
         """A sequence of so many positions, kept for later; it goes on from the deepest shorter one."""
         if depth not in self.deep:
             below = max((d for d in self.deep if d < depth), default=0)
-            lease = self.runner.pager.fork(self.deep[below]) if below else self.runner.lease()
+            lease = self.runner.room.fork(self.deep[below]) if below else self.runner.lease()
             self._feed(lease, depth - below)
             self.deep[depth] = lease
         return {}
@@ -84,12 +93,10 @@ class Worker:
             return watch.figures
         self.fill(depth)
         lease = self.deep[depth]
-        pager, ids = self.runner.pager, np.asarray(self._random(count))
         assert count <= self.piece, (count, self.piece)
-        with quiet.Watch() as watch:  # what Runner.run does, but nothing is kept
-            context = pager.step([(lease, count)], [count - 1])
-            forward(self.ops, self.c, self.w, ids, self.ops.place(context), kv=self.runner.kv)
-            pager.commit(lease, 0)
+        with quiet.Watch() as watch:
+            self.runner.compute([Piece(lease, self._random(count))])
+        self.runner.pager.commit(lease, 0)  # nothing of it is kept
         return watch.figures
 
     def decode(self, count, depth=0):
@@ -115,6 +122,34 @@ class Worker:
         for lease in leases:
             self.runner.drop(lease)
         return watch.figures
+
+    def fill_random(self, depth):
+        """A sequence of so many positions that nobody computed: seeded random keys and values, page after page, written
+        as passes write them. For the row `million` of peer.py alone: no text has such a cache."""
+        from herd.plan.memory import cache_bytes
+
+        before = quiet.memory()["rss_bytes"]
+        runner, K, H = self.runner, self.c.num_kv_heads, self.c.head_size
+        page = runner.pager.page_size
+        pairs = [self.rng.standard_normal((2, page, K, H), np.float32) for _ in range(8)]
+        lease = runner.lease()
+        for at in range(0, depth, page):
+            n = min(page, depth - at)
+            context = runner.pager.step([(lease, n)], [])
+            for i, (layer, kv) in enumerate(zip(self.c.layers, runner.kv, strict=True)):
+                segments = context.chunk if layer.chunked else context.whole
+                keys, values = pairs[(at // page + i) % len(pairs)]
+                self.ops.kv_write(kv, segments.slots_T, keys[:n], values[:n])
+                if segments.closing is not None and len(segments.closing):
+                    exact, coarse = segments.closing.T
+                    self.ops.close_pages(kv, exact, coarse)
+            runner.pager.commit(lease)
+        self.deep[depth] = lease
+        # of the layers that see everything, by the plan's formula: linear in the depth, but for what a chunk holds
+        some = self.c.chunk or 0
+        more = cache_bytes(self.c, depth, "int4") - cache_bytes(self.c, some, "int4")
+        read = more * depth / (depth - some)
+        return {"resident_bytes": quiet.memory()["rss_bytes"] - before, "kv_bytes": read, "read_bytes": read}
 
     def memory(self):
         return quiet.memory()

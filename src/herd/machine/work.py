@@ -6,8 +6,10 @@ Counted of the weights as they are held. What it is not: a measurement, a plan (
 from typing import Any
 
 from herd.config import Llama4Config
-from herd.plan.memory import ELEMENT_BYTES
 from herd.weights import Linear, Mlp, Model
+
+ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+"""Of caches that hold plain numbers."""
 
 
 def node_bytes(node: Any) -> int:
