@@ -118,7 +118,8 @@ class Runner:
 
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
     edge; it sizes the chunked layers' pool. sequences: how many share the cache: each has a page of its own even when
-    one of them fills the context. page_size: None chooses.
+    one of them fills the context. kv_dtype: f32, f16, bf16, int8, or int4: then layers that see everything hold int4,
+    chunked ones int8. page_size: None chooses. Raises UsageError where int4's pages of 256 do not divide the chunk.
     """
 
     def __init__(
@@ -141,19 +142,27 @@ class Runner:
         self.tokens_per_tile = config.tokens_per_tile
         chunk = config.chunk if any(layer.chunked for layer in config.layers) else None
         size = page_size_for(chunk) if page_size is None else page_size
-        num_pages = -(-context // size) + sequences - 1
-        num_chunk_pages = -(-min(chunk - 1 + piece, context + chunk) // size) * sequences if chunk else 0
-        self.pager = Pager(chunk, size, num_pages, num_chunk_pages)
-        self.room = Room(self.pager, PrefixTree(self.pager))
-        self.kv = [
-            ops.new_kv(
-                (num_chunk_pages if layer.chunked else num_pages) * size,
-                config.num_kv_heads,
-                config.head_size,
-                kv_dtype,
+        exact = kv_dtype == "int4"
+        if exact and size != MAX_PAGE:
+            fail(
+                UsageError, "kv int4", got=f"pages of {size} positions", expected=f"pages of {MAX_PAGE}", do="use int8"
             )
-            for layer in config.layers
-        ]
+        num_pages = -(-context // size) + sequences - 1
+        num_chunk_pages = -(-min(chunk - 1 + piece, context + chunk) // size) + sequences - 1 if chunk else 0
+        # the first page of a sequence, its own, and those that a pass goes through
+        num_exact_pages = 2 * sequences + -(-piece // size) + 1 if exact else None
+        self.pager = Pager(chunk, size, num_pages, num_chunk_pages, num_exact_pages)
+        self.room = Room(self.pager, PrefixTree(self.pager))
+        heads = config.num_kv_heads, config.head_size
+        self.kv = []
+        for layer in config.layers:
+            if layer.chunked:
+                self.kv.append(ops.new_kv(num_chunk_pages * size, *heads, "int8" if exact else kv_dtype))
+            elif num_exact_pages is not None:
+                slots = num_exact_pages * size
+                self.kv.append(ops.new_kv(num_pages * size, *heads, "int4", exact_slots=slots, rope=layer.rope))
+            else:
+                self.kv.append(ops.new_kv(num_pages * size, *heads, kv_dtype))
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
@@ -240,11 +249,13 @@ class Runner:
     def _step(self, pieces: Sequence[Piece], rows: Sequence[int]) -> Context:
         """Pages for a pass; copies are made at once, whatever becomes of the pass: the leases hold them already."""
         context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows)
-        for layer, kv in zip(self.config.layers, self.kv, strict=True):
-            pool = "chunk" if layer.chunked else "whole"
-            pairs = [(source, target) for name, source, target in copies if name == pool]
-            if pairs:
-                self.ops.copy_pages(kv, [a for a, _ in pairs], [b for _, b in pairs], self.room.pager.page_size)
+        for pool in {name for name, _, _ in copies}:
+            sources = [source for name, source, _ in copies if name == pool]
+            targets = [target for name, _, target in copies if name == pool]
+            options = {"exact": True} if pool == "exact" else {}
+            for layer, kv in zip(self.config.layers, self.kv, strict=True):
+                if layer.chunked == (pool == "chunk"):
+                    self.ops.copy_pages(kv, sources, targets, self.room.pager.page_size, **options)
         return context
 
     def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: Traced | None, call: Any = block) -> Any:

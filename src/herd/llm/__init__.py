@@ -63,12 +63,13 @@ def load(
     chat_format: str | None = None,
     threads: int | None = None,
     ops: Literal["auto", "native", "torch"] = "auto",
-    kv: Literal["auto", "f32", "f16", "bf16"] = "auto",
+    kv: Literal["auto", "f32", "f16", "bf16", "int8", "int4"] = "auto",
     seed: int | None = None,
     force: bool = False,
     pack: bool = True,
     progress: Progress = silent,
     device: str = "cpu",
+    parallel: int = PARALLEL,
 ) -> "LLM":
     """Load a model by name or path.
 
@@ -79,9 +80,11 @@ def load(
     them from there, where the operations like another layout than the file's (`herd.checkpoint.auto_pack`). progress:
     told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised
     weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
+    parallel: most answers at once; they share the cache, in which one fits with all of its context.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    return LLM(**vars(read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device)))
+    parts = read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel)
+    return LLM(**vars(parts))
 
 
 class LLM:

@@ -29,7 +29,8 @@ DEFAULT_CONTEXT = 8192
 PIECE = 512
 """Prompt rows a pass."""
 PARALLEL = 8
-"""Answers at once."""
+"""Answers at once; they share one context's worth of cache, so more cost no memory to speak of."""
+MAX_PARALLEL = 512
 MAX_THREADS = 4096
 
 
@@ -47,6 +48,7 @@ class Parts:
     size_bytes: int
     load_s: float
     checkpoint: Checkpoint
+    parallel: int
 
 
 def read_model(
@@ -61,17 +63,20 @@ def read_model(
     pack: bool = True,
     progress: Progress = silent,
     device: str = "cpu",
+    parallel: int = PARALLEL,
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
     from herd.checkpoint import store
 
     began_s = time.monotonic()
     _choice("ops", ops, ("auto", "native", "torch"))
-    _choice("kv", kv, ("auto", "f32", "f16", "bf16"))
+    _choice("kv", kv, ("auto", "f32", "f16", "bf16", "int8", "int4"))
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
         fail(UsageError, "threads", got=threads, expected="a whole number")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         fail(UsageError, "threads", got=threads, expected=f"1 to {MAX_THREADS}")
+    if isinstance(parallel, bool) or not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
+        fail(UsageError, "parallel", got=parallel, expected=f"1 to {MAX_PARALLEL}")
     path = store.resolve(model)
     name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
     checkpoint = open_checkpoint(path)
@@ -92,13 +97,13 @@ def read_model(
             held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
             check_fits(name, config, held, size, available, kv_dtype, PIECE)
         weights = place_weights(op_set, checkpoint.load())
-        runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE)
+        runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE, sequences=parallel)
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()
         raise
     load_s = time.monotonic() - began_s
-    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint)
+    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel)
 
 
 def card_bytes(device: str) -> int | None:

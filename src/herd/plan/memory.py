@@ -15,7 +15,9 @@ from herd.config import Llama4Config
 from herd.errors import DoesNotFit
 from herd.weights import count
 
-ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+ELEMENT_BYTES: dict[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1.0625, "int4": 0.625}
+"""Of a key or value element; int8 and int4 with room for their scales. With int4 only the layers that see
+everything hold it, chunked ones hold int8."""
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}
 """Bits a weight of forms that a model can be converted to, largest first."""
 TILES_PER_PASS = 4
@@ -45,9 +47,13 @@ def weights_bytes(config: Llama4Config, bits: float) -> int:
 
 def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "f16", sequences: int = 1) -> int:
     """Keys and values of `sequences` sequences of `tokens` tokens."""
-    row = 2 * config.num_kv_heads * config.head_size * ELEMENT_BYTES[kv_dtype]
-    kept = (min(tokens, config.chunk or tokens) if layer.chunked else tokens for layer in config.layers)
-    return row * sum(kept) * sequences
+    row = 2 * config.num_kv_heads * config.head_size
+    whole = ELEMENT_BYTES[kv_dtype]
+    chunked = ELEMENT_BYTES["int8" if kv_dtype == "int4" else kv_dtype]
+    kept = (
+        chunked * min(tokens, config.chunk or tokens) if layer.chunked else whole * tokens for layer in config.layers
+    )
+    return round(row * sum(kept)) * sequences
 
 
 def work_bytes(config: Llama4Config, piece: int = 512) -> int:
