@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import herd
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, hf_folder, op_set, weights
 from herd.batch import packed
 from herd.config import TINY
+from herd.engine.child import Child
 from herd.engine.fake import FakeModel
-from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, NotFound, UsageError
+from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, EngineDied, NotFound, UsageError
 from herd.llm import LLM, DoneEvent, Event, Message, Reply, TextEvent
 from herd.text.chat import Llama4
 from herd.text.messages import ImagePart, TextPart
@@ -594,3 +597,36 @@ def test_a_weight_file_that_changes_under_a_loaded_model_answers_no_more(
             os.replace(tmp_path / "other", weights_file)
         with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
             llm.complete("hi", max_tokens=1)
+
+
+def test_a_model_in_a_child_answers_the_same_and_its_death_is_an_error(folder: Path) -> None:
+    with herd.load(folder, threads=1, kv="f32") as here:
+        wanted = here.complete("hello", temperature=0, max_tokens=12, ignore_eos=True)
+        logits, perplexity = here.logits([5, 6, 7]), here.perplexity("some text of a book")
+    with herd.load(folder, threads=1, kv="f32", engine="child", parallel=3) as llm:
+        found = llm.complete("hello", temperature=0, max_tokens=12, ignore_eos=True)
+        assert found.ids == wanted.ids
+        np.testing.assert_array_equal(llm.logits([5, 6, 7]), logits)
+        assert llm.perplexity("some text of a book") == perplexity
+        trace = folder.parent / "child.jsonl"
+        llm.complete("hello", max_tokens=2, trace=trace)
+        assert len(trace.read_text().splitlines()) > 5
+        backend = llm._running().backend
+        assert isinstance(backend, Child)
+        stream = llm.stream_complete("hello", ignore_eos=True)
+        next(stream)
+        os.kill(backend.pid, signal.SIGKILL)
+        began_s = time.monotonic()
+        with pytest.raises(EngineDied, match="SIGKILL"):
+            list(stream)
+        assert time.monotonic() - began_s < 1.0
+    with pytest.raises(UsageError, match="engine: got fork"):
+        herd.load(folder, engine="fork")  # type: ignore[arg-type]
+
+
+def test_dialogs_of_chat_many_run_together(folder: Path) -> None:
+    with herd.load(folder, threads=1, kv="f32") as llm:
+        asked = [f"question {n}" for n in range(10)]
+        alone = [llm.chat(q, temperature=0, max_tokens=8).text for q in asked]
+        assert [r.text for r in llm.chat_many(asked, temperature=0, max_tokens=8)] == alone
+        assert not llm.chat_many([])

@@ -159,8 +159,8 @@ class Runner:
             if layer.chunked:
                 self.kv.append(ops.new_kv(num_chunk_pages * size, *heads, "int8" if exact else kv_dtype))
             elif num_exact_pages is not None:
-                slots = num_exact_pages * size
-                self.kv.append(ops.new_kv(num_pages * size, *heads, "int4", exact_slots=slots, rope=layer.rope))
+                options: dict[str, Any] = {"exact_slots": num_exact_pages * size, "rope": layer.rope}
+                self.kv.append(ops.new_kv(num_pages * size, *heads, "int4", **options))
             else:
                 self.kv.append(ops.new_kv(num_pages * size, *heads, kv_dtype))
 

@@ -70,6 +70,7 @@ def load(
     progress: Progress = silent,
     device: str = "cpu",
     parallel: int = PARALLEL,
+    engine: Literal["thread", "child"] = "thread",
 ) -> "LLM":
     """Load a model by name or path.
 
@@ -81,9 +82,12 @@ def load(
     told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised
     weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
     parallel: most answers at once; they share the cache, in which one fits with all of its context.
+    engine: child computes in a process of its own: what crashes or is killed there ends requests with EngineDied here.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    parts = read_model(model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel)
+    parts = read_model(
+        model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel, engine
+    )
     return LLM(**vars(parts))
 
 

@@ -13,10 +13,12 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
+from herd.engine.child import Child
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
+from herd.llm.child import Load, start
 from herd.model import place_weights
 from herd.ops.contract import Ops
 from herd.plan.available import available_bytes
@@ -39,7 +41,7 @@ class Parts:
     """What an LLM is made of; see its constructor."""
 
     config: Llama4Config
-    runner: Runner
+    runner: Runner | Child
     tokenizer: Tokenizer
     chat: ChatFormat | UsageError
     name: str
@@ -64,6 +66,7 @@ def read_model(
     progress: Progress = silent,
     device: str = "cpu",
     parallel: int = PARALLEL,
+    engine: str = "thread",
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
     from herd.checkpoint import store
@@ -71,6 +74,7 @@ def read_model(
     began_s = time.monotonic()
     _choice("ops", ops, ("auto", "native", "torch"))
     _choice("kv", kv, ("auto", "f32", "f16", "bf16", "int8", "int4"))
+    _choice("engine", engine, ("thread", "child"))
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
         fail(UsageError, "threads", got=threads, expected="a whole number")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -96,8 +100,12 @@ def read_model(
             by_file = op_set.name == "native" or device != "cpu"
             held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
             check_fits(name, config, held, size, available, kv_dtype, PIECE)
-        weights = place_weights(op_set, checkpoint.load())
-        runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE, sequences=parallel)
+        runner: Runner | Child
+        if engine == "child":
+            runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel), progress)
+        else:
+            weights = place_weights(op_set, checkpoint.load())
+            runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE, sequences=parallel)
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()

@@ -1,0 +1,70 @@
+"""A model in a process of its own: what `herd.load(..., engine="child")` starts, and what runs there.
+
+The parent opens the checkpoint for its tokenizer and its numbers, packs it if need be, and checks that it fits; the
+child maps the same files and computes.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from herd.checkpoint.hashing import Progress
+from herd.engine.child import Child
+from herd.engine.runner import ModelRunner
+from herd.engine.serve import Report, serve
+
+_loaded: list[Any] = []
+"""What the child's runner was made of: its files stay open as long as the process lives."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the child is told. All of it has been checked."""
+
+    path: str
+    context: int
+    threads: int | None
+    ops: str
+    kv: str
+    pack: bool
+    device: str
+    parallel: int
+
+
+def start(load: Load, progress: Progress) -> Child:
+    """Start a child and wait until it has loaded. Raises what loading raises there, and EngineDied."""
+    import herd
+
+    root = str(Path(herd.__file__).parents[1])
+    program = f"import sys; sys.path.append({root!r}); from herd.llm.child import main; main()"
+    return Child([sys.executable, "-c", program], msgspec.msgpack.encode(load), report=progress)
+
+
+def main() -> None:
+    """Be the child."""
+    serve(_load)
+
+
+def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
+    from herd.engine.runner import Runner
+    from herd.llm.loading import PIECE, read_model
+
+    told = msgspec.msgpack.decode(setup, type=Load)
+    parts = read_model(
+        told.path,
+        told.context,
+        None,
+        told.threads,
+        told.ops,
+        told.kv,
+        None,
+        True,
+        told.pack,
+        report,
+        told.device,
+        told.parallel,
+    )
+    _loaded.append(parts)
+    assert isinstance(parts.runner, Runner)
+    return parts.runner, {"piece": PIECE, "places": told.parallel}
