@@ -67,8 +67,8 @@ class Client(Generic[W]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.time = 0
-        self.waiting: list[W] = []
-        """Best last: highest priority, then oldest."""
+        self.waiting: dict[int, list[W]] = {}
+        """By priority; the oldest is last."""
         self.running = 0
 
 
@@ -77,8 +77,8 @@ def rank(x: Waiter) -> tuple[int, int]:
     return -x.priority, x.number
 
 
-def _last_first(x: Waiter) -> tuple[int, int]:
-    return x.priority, -x.number
+def _oldest_last(x: Waiter) -> int:
+    return -x.number
 
 
 class FairQueue(Generic[W]):
@@ -98,15 +98,16 @@ class FairQueue(Generic[W]):
     def put_back(self, waiter: W) -> None:
         """One more that waits, at the place of its number. The bound is the gate's; who was let in before waits again
         whatever it says."""
-        insort(self._enter(waiter.client).waiting, waiter, key=_last_first)
+        lines = self._enter(waiter.client).waiting
+        insort(lines.setdefault(waiter.priority, []), waiter, key=_oldest_last)
         self.gate.enter(waiter.client)
 
     def head(self, tick: int) -> W | None:
         """Who is next at this step: priority and patience, then the client furthest behind, then arrival."""
         best: tuple[tuple[int, int, int], W] | None = None
         for client in self._active.values():
-            if client.waiting:
-                first = client.waiting[-1]
+            for line in client.waiting.values():
+                first = line[-1]
                 aged = first.priority + (tick - first.since) // self.patience
                 key = (-aged, client.time, first.number)
                 if best is None or key < best[0]:
@@ -147,13 +148,17 @@ class FairQueue(Generic[W]):
 
     def __iter__(self) -> Iterator[W]:
         for client in self._active.values():
-            yield from client.waiting
+            for line in client.waiting.values():
+                yield from line
 
     def _take(self, client: Client[W], waiter: W) -> None:
-        if client.waiting[-1] is waiter:
-            client.waiting.pop()
+        line = client.waiting[waiter.priority]
+        if line[-1] is waiter:
+            line.pop()
         else:
-            client.waiting.remove(waiter)
+            line.remove(waiter)
+        if not line:
+            del client.waiting[waiter.priority]
         self.gate.leave(client.name)
 
     def _enter(self, name: str) -> Client[W]:

@@ -82,6 +82,8 @@ class Sequence:
     since: int = 0
     ran: int = 0
     """Rows since it was let in."""
+    level: int = 0
+    """Its priority, patience included, when it was let in: only a higher one takes its place."""
     cached: int | None = None
     """Positions found in the cache when it was first let in."""
 
@@ -258,10 +260,10 @@ class Scheduler(Generic[S]):
         ahead and holds more places (or, where each holds one, is ahead by a whole turn)."""
         if not self.running:
             return False
-        last = self.running[-1]
-        if last.priority < head.priority:
-            self._preempt(last, plan)
-            return True
+        for other in reversed(self.running):
+            if other.level < head.priority:
+                self._preempt(other, plan)
+                return True
         queue = self.queue
         mine, time = queue.running(head.client), queue.time(head.client)
         for other in reversed(self.running):
@@ -347,6 +349,7 @@ class Scheduler(Generic[S]):
     # -- places ------------------------------------------------------------------------------------------------------
 
     def _start(self, sequence: S, lease: Lease) -> None:
+        sequence.level = sequence.priority + (self.tick - sequence.since) // self.queue.patience
         self.queue.start(sequence)
         sequence.lease = lease
         sequence.ran = 0

@@ -1,0 +1,161 @@
+"""The schedule over integers: fairness, priorities, deadlines, bounds, preemption, places."""
+
+import pytest
+
+from herd.cache import Pager
+from herd.cache.prefixes import PrefixTree
+from herd.engine.room import Room
+from herd.engine.scheduler import Plan, Scheduler, Sequence
+from herd.errors import Busy, DoesNotFit, TimedOut
+
+
+def scheduler(pages: int = 1000, **options: int) -> Scheduler[Sequence]:
+    pager = Pager(None, 4, pages)
+    return Scheduler(Room(pager, PrefixTree(pager)), **{"budget": 32, "places": 4, **options})
+
+
+def sequence(number: int, length: int = 3, **fields: object) -> Sequence:
+    ids = [(number * 31 + t) % 97 for t in range(length)]
+    return Sequence(number, ids, ids, **fields)  # type: ignore[arg-type]
+
+
+def step(s: Scheduler[Sequence], now: float = 0.0, beside: int | None = None) -> Plan[Sequence]:
+    """One step, its pass, and a token for each sequence that reached its end."""
+    plan = s.schedule(now, beside)
+    if plan.work:
+        pager = s.room.pager  # type: ignore[attr-defined]
+        pager.step([(x.lease, n) for x, n in plan.work])
+        pager.take_copies()
+        for x, _ in plan.work:
+            pager.commit(x.lease)
+            if x.todo == 0:
+                x.ids.append(number_of(x))
+    s.room.check()  # type: ignore[attr-defined]
+    return plan
+
+
+def number_of(x: Sequence) -> int:
+    return (x.number + len(x.ids)) % 97
+
+
+def test_decodes_go_on_beside_a_huge_prompt() -> None:
+    s = scheduler(places=4)
+    talk = [sequence(n) for n in range(3)]
+    for x in talk:
+        s.add(x)
+    step(s)
+    s.add(sequence(9, 2000))
+    for _ in range(20):
+        plan = step(s, beside=8)
+        rows = {x.number: n for x, n in plan.work}
+        assert all(rows[x.number] == 1 for x in talk), "every step has a row for each of them"
+        assert rows[9] == 8
+
+
+def test_a_client_with_many_requests_gets_its_share_only() -> None:
+    s = scheduler(places=4, most_waiting=40_000, turn=16)
+    for n in range(10_000):
+        s.add(sequence(n, 8, client="greedy"))
+    for _ in range(5):
+        step(s)
+    small = [sequence(20_000 + n, 8, client="small") for n in range(2)]
+    for x in small:
+        s.add(x)
+    rows = {"greedy": 0, "small": 0}
+    for _ in range(400):
+        for x, n in step(s).work:
+            rows[x.client] += n
+    assert all(x.lease is not None or x.ran for x in small), "both were served"
+    assert 0.8 < rows["small"] / rows["greedy"] < 1.25
+
+
+def test_clients_share_prompt_rows_evenly() -> None:
+    s = scheduler(2000, places=4, budget=16)
+    for n, client in enumerate("aab"):
+        s.add(sequence(n, 1500, client=client))
+    rows = {"a": 0, "b": 0}
+    for _ in range(100):
+        for x, n in step(s).work:
+            rows[x.client] += n
+    assert abs(rows["a"] - rows["b"]) <= 16
+
+
+def test_priorities_go_first_and_patience_counts() -> None:
+    s = scheduler(places=1, patience=50)
+    s.add(sequence(0, 4))
+    step(s)
+    s.add(sequence(1, 4, priority=1))
+    plan = step(s)
+    assert [x.number for x in plan.preempted] == [0]
+    assert [x.number for x in s.running] == [1]
+    # who has waited twice the patience goes before a newer one of priority 1
+    for _ in range(101):
+        step(s)
+    s.add(sequence(2, 4, priority=1))
+    s.remove(s.running[0])
+    step(s)
+    assert [x.number for x in s.running] == [0]
+
+
+def test_deadlines_end_who_waits_and_who_runs() -> None:
+    s = scheduler(places=1)
+    s.add(sequence(0, deadline=5.0))
+    s.add(sequence(1, deadline=3.0))
+    s.add(sequence(2))
+    step(s, 1.0)
+    assert [x.number for x, _ in step(s, 3.0).ended] == [1]
+    ended = step(s, 6.0).ended
+    assert [(x.number, type(e)) for x, e in ended] == [(0, TimedOut)]
+    assert [x.number for x in s.running] == [2]
+
+
+def test_the_queue_is_bounded_and_always_has_a_place_for_another_client() -> None:
+    s = scheduler(places=1, most_waiting=16)
+    for n in range(8):
+        s.add(sequence(n, client="greedy"))
+    with pytest.raises(Busy, match="the queue is full: 8 requests wait; try again in a moment"):
+        s.add(sequence(8, client="greedy"))
+    for n in range(4):
+        s.add(sequence(200 + n, client="other"))
+    with pytest.raises(Busy):
+        s.add(sequence(300, client="other"))
+
+
+def test_when_pages_run_out_the_newest_gives_way_and_comes_back() -> None:
+    s = scheduler(pages=12, places=3, headroom=0)
+    for n in range(3):
+        s.add(sequence(n, 8))
+    preempted: list[int] = []
+    for _ in range(30):
+        plan = step(s)
+        preempted += [x.number for x in plan.preempted]
+        assert not plan.ended
+        assert s.running[0].number == 0, "the first in rank always goes on"
+    assert preempted[0] == 2
+    s.remove(s.running[0])
+    for _ in range(3):
+        step(s)
+    assert {x.number for x in s.running} == {1, 2}
+
+
+def test_only_who_does_not_fit_alone_is_refused() -> None:
+    s = scheduler(pages=4, places=2)
+    s.add(sequence(0, 40))
+    s.add(sequence(1, 4))
+    plan = step(s)
+    assert [(x.number, type(e)) for x, e in plan.ended] == [(0, DoesNotFit)]
+    for _ in range(12):
+        assert not step(s).ended
+    ended = [e for _ in range(3) for e in step(s).ended]
+    assert [x.number for x, _ in ended] == [1], "17 positions need a fifth page"
+    assert s.room.free() == s.room.total()  # type: ignore[attr-defined]
+
+
+def test_removing_frees_pages_at_once() -> None:
+    s = scheduler(pages=8, places=2)
+    x = sequence(0, 20)
+    s.add(x)
+    step(s)
+    s.remove(x)
+    assert s.room.free() == s.room.total()  # type: ignore[attr-defined]
+    assert not s.busy
