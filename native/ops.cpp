@@ -373,9 +373,10 @@ void op_silu_mul(nb::handle gate_, nb::handle up_, nb::handle y_) {
 // -- attention ----------------------------------------------------------------------------------------------------
 
 std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::handle pages_, nb::handle slots_,
-                                  int64_t page_size) {
+                                  int64_t page_size, nb::handle exact_, nb::handle closing_) {
     View starts(starts_, "segments.starts"), lengths(lengths_, "segments.kv_lens");
     Optional pages(pages_, "segments.pages"), slots(slots_, "segments.slots_T");
+    Optional exact(exact_, "segments.exact_pages"), closing(closing_, "segments.closing");
     auto s = std::make_unique<Spans>();
     int64_t S = lengths.size();
     auto *from = starts.as<const int64_t>({S + 1});
@@ -394,6 +395,8 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
     }
     if (bool(pages) != bool(slots))
         refuse("segments", pages ? "pages without slots" : "slots without pages", "both or none");
+    if ((exact && !pages) || (closing && !exact))
+        refuse("segments", exact ? "exact_pages without pages" : "closing without exact_pages", "both or none");
     if (!pages) return s;
     constexpr int64_t MOST = (int64_t)1 << 40;
     if (page_size < 1 || page_size > MOST) refuse("segments.page_size", std::to_string(page_size), "1 or more");
@@ -407,7 +410,8 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
             refuse("segments.pages", std::to_string(s->widest) + " pages",
                    std::to_string(used) + " for " + std::to_string(len[i]) + " keys of pages of " +
                        std::to_string(page_size));
-        for (int64_t j = 0; j < used; j++) {
+        // With exact pages the first entry and the last mean nothing.
+        for (int64_t j = exact ? 1 : 0; j < (exact ? used - 1 : used); j++) {
             int64_t p = page[i * s->widest + j];
             if (p < 0 || p >= MOST / page_size) refuse("segments.pages", std::to_string(p), "a page of the cache");
             s->top = std::max(s->top, p * page_size + (j + 1 < used ? page_size : (len[i] - 1) % page_size + 1));
@@ -418,20 +422,60 @@ std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::h
     auto *slot = slots.as<int64_t>({T});
     for (int64_t t = 0; t < T; t++) {
         if (slot[t] < 0 || slot[t] >= MOST) refuse("segments.slots_T", std::to_string(slot[t]), "a slot of the cache");
-        s->top = std::max(s->top, slot[t] + 1);
+        int64_t &top = exact ? s->exact_top : s->top;
+        top = std::max(top, slot[t] + 1);
     }
     s->slots.assign(slot, slot + T);
+    if (exact) {
+        if (page_size != PAGE) refuse("segments.page_size", std::to_string(page_size), "256 with exact pages");
+        auto *own = exact.as<int64_t>({S, 2});
+        auto take = [&](const char *what, int64_t p, int64_t &top) {
+            if (p < 0 || p >= MOST / PAGE) refuse(what, std::to_string(p), "a page of the cache");
+            top = std::max(top, (p + 1) * PAGE);
+        };
+        for (int64_t i = 0; i < S; i++) {
+            int64_t n = from[i + 1] - from[i];
+            if (!n) continue;
+            if ((len[i] - n) / PAGE != (len[i] - 1) / PAGE)
+                refuse("segments", "rows of positions " + show({len[i] - n, len[i]}), "within one page of 256");
+            take("segments.exact_pages", own[2 * i], s->exact_top);
+            take("segments.exact_pages", own[2 * i + 1], s->exact_top);
+        }
+        s->exact.assign(own, own + 2 * S);
+        if (closing) {
+            const int64_t C = closing.view().size() / 2;
+            auto *pair = closing.as<int64_t>({C, 2});
+            for (int64_t i = 0; i < C; i++) {
+                take("segments.closing", pair[2 * i], s->exact_top);
+                take("segments.closing", pair[2 * i + 1], s->top);
+            }
+            s->closing.assign(pair, pair + 2 * C);
+        }
+    }
     return s;
 }
 
-std::unique_ptr<Cache> make_cache(int64_t slots, int64_t K, int64_t H, const std::string &dtype) {
-    if (dtype != "f32" && dtype != "f16" && dtype != "bf16") refuse("cache dtype", dtype, "f32, f16 or bf16");
-    Kv type = dtype == "f32" ? Kv::f32 : dtype == "f16" ? Kv::f16 : Kv::bf16;
+constexpr std::pair<const char *, Kv> KV_TYPES[] = {
+    {"f32", Kv::f32}, {"f16", Kv::f16}, {"bf16", Kv::bf16}, {"int8", Kv::int8}, {"int4", Kv::int4}};
+
+std::unique_ptr<Cache> make_cache(int64_t slots, int64_t K, int64_t H, const std::string &dtype, int64_t exact_slots,
+                                  bool rope) {
+    const Kv *type = nullptr;
+    for (auto &known : KV_TYPES)
+        if (dtype == known.first) type = &known.second;
+    if (!type) refuse("cache dtype", dtype, "f32, f16, bf16, int8 or int4");
     int64_t size;
-    if (slots < 0 || K < 1 || H < 1 || K > 1 << 20 || H > 1 << 20 || __builtin_mul_overflow(slots, 8 * K * H, &size))
-        refuse("cache of slots, heads, head size", show({slots, K, H}),
-               "positive numbers whose product fits in memory");
-    return std::make_unique<Cache>(slots, K, H, type);
+    for (int64_t n : {slots, exact_slots})
+        if (n < 0 || K < 1 || H < 1 || K > 1 << 20 || H > 1 << 20 || n > (int64_t)1 << 40 ||
+            __builtin_mul_overflow(n, 8 * K * round_up(H, 16), &size))
+            refuse("cache of slots, heads, head size", show({n, K, H}),
+                   "positive numbers whose product fits in memory");
+    if ((*type == Kv::int8 || *type == Kv::int4) && H > MOST_DIMS)
+        refuse("head size", std::to_string(H), "at most " + std::to_string(MOST_DIMS) + " in a cache of " + dtype);
+    if (*type == Kv::int4 ? slots % PAGE || exact_slots % PAGE || !exact_slots : exact_slots != 0)
+        refuse("cache slots, exact slots", show({slots, exact_slots}),
+               *type == Kv::int4 ? "multiples of 256, some exact" : "no exact ones, which are for int4");
+    return std::make_unique<Cache>(slots, K, H, *type, exact_slots, rope);
 }
 
 void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, Cache *cache, bool causal,
@@ -452,6 +496,12 @@ void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, 
         if (!spans.page_size) refuse("segments", "no pages", "pages and slots, since there is a cache");
         if (cache->K != K || cache->H != H)
             refuse("cache heads and head size", show({cache->K, cache->H}), show({K, H}));
+        if (bool(cache->exact) != !spans.exact.empty() && spans.starts.size() > 1)
+            refuse("segments", cache->exact ? "no exact pages" : "exact pages",
+                   cache->exact ? "them, since the cache is int4" : "none, since the cache is not int4");
+        if (cache->exact && spans.exact_top > cache->exact->slots)
+            refuse("segments", "exact slots up to " + std::to_string(spans.exact_top),
+                   "at most the cache's " + std::to_string(cache->exact->slots));
         if (spans.top > cache->slots)
             refuse("segments", "slots up to " + std::to_string(spans.top),
                    "at most the cache's " + std::to_string(cache->slots));
@@ -463,16 +513,16 @@ void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, 
     attend(turn.pool, spans, cache, {T, N, K, H}, fq, fk, fv, causal, fo);
 }
 
-const int64_t *checked_slots(const View &slots, const Cache &c) {
+const int64_t *checked_slots(const View &slots, int64_t top) {
     auto *at = slots.as<const int64_t>({slots.size()});
     for (int64_t i = 0; i < slots.size(); i++)
-        if (at[i] < 0 || at[i] >= c.slots) refuse("slots", std::to_string(at[i]), "below " + std::to_string(c.slots));
+        if (at[i] < 0 || at[i] >= top) refuse("slots", std::to_string(at[i]), "below " + std::to_string(top));
     return at;
 }
 
 void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, bool write) {
     View slots(slots_, "slots"), keys(keys_, "keys", !write), values(values_, "values", !write);
-    auto *at = checked_slots(slots, c);
+    auto *at = checked_slots(slots, write ? c.writable() : c.readable());
     int64_t n = slots.size();
     View *sides[] = {&keys, &values};
     float *data[2];
@@ -487,7 +537,10 @@ void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, 
         }
 }
 
-void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_size) {
+void copy_pages(Cache &both, nb::handle source_, nb::handle target_, int64_t page_size, bool exact) {
+    if (exact && !both.exact) refuse("pool", "exact", "one that the cache has: exact pages are of int4");
+    Cache &c = exact ? *both.exact : both;
+    if (both.exact && page_size != PAGE) refuse("page size", std::to_string(page_size), "256 in a cache of int4");
     View source(source_, "source pages"), target(target_, "target pages");
     int64_t n = source.size();
     auto *from = source.as<const int64_t>({n});
@@ -501,6 +554,24 @@ void copy_pages(Cache &c, nb::handle source_, nb::handle target_, int64_t page_s
     nb::gil_scoped_release free;
     Turn turn;
     for (int64_t i = 0; i < n; i++) c.copy(from[i], to[i], page_size);
+}
+
+// Exact pages to coarse ones, as the passes that fill them do it.
+void close_pages(Cache &c, nb::handle exact_, nb::handle pages_) {
+    View exact(exact_, "exact pages"), pages(pages_, "pages");
+    if (!c.exact) refuse("cache", "no exact pages", "a cache of int4");
+    int64_t n = exact.size();
+    auto *from = exact.as<const int64_t>({n});
+    auto *to = pages.as<const int64_t>({n});
+    for (int64_t i = 0; i < n; i++) {
+        if (from[i] < 0 || from[i] >= c.exact->slots / PAGE)
+            refuse("exact page", std::to_string(from[i]), "below " + std::to_string(c.exact->slots / PAGE));
+        if (to[i] < 0 || to[i] >= c.slots / PAGE)
+            refuse("page", std::to_string(to[i]), "below " + std::to_string(c.slots / PAGE));
+    }
+    nb::gil_scoped_release free;
+    Turn turn;
+    turn.pool.run(n * c.K, [&](int64_t i, int) { c.close(from[i / c.K], to[i / c.K], i % c.K); });
 }
 
 nb::dict isa_info() {
@@ -541,8 +612,10 @@ void register_ops(nb::module_ &m) {
           "strips"_a = false);
     m.def("pack", &op_pack, "format"_a, "array"_a, "shape"_a, "out"_a);
     m.def("norm_weight", &make_norm, "w"_a, "b"_a.none(), "eps"_a);
-    m.def("spans", &make_spans, "starts"_a, "lengths"_a, "pages"_a.none(), "slots"_a.none(), "page_size"_a);
-    m.def("cache", &make_cache, "slots"_a, "heads"_a, "head_size"_a, "dtype"_a);
+    m.def("spans", &make_spans, "starts"_a, "lengths"_a, "pages"_a.none(), "slots"_a.none(), "page_size"_a,
+          "exact"_a = nb::none(), "closing"_a = nb::none());
+    m.def("cache", &make_cache, "slots"_a, "heads"_a, "head_size"_a, "dtype"_a, "exact_slots"_a = 0,
+          "rope"_a = true);
     m.def("norm", &op_norm);
     m.def("linear", &op_linear, "x"_a, "w"_a, "y"_a, "expert"_a = 0, "add"_a = false);
     m.def("qkv", &op_qkv, "x"_a, "norm"_a, "wq"_a, "wk"_a, "wv"_a, "H"_a, "cos"_a.none(), "sin"_a.none(),
@@ -559,7 +632,8 @@ void register_ops(nb::module_ &m) {
     m.def("silu_mul", &op_silu_mul);
     m.def("attend", &op_attend, "q"_a, "k"_a, "v"_a, "spans"_a, "cache"_a.none(), "causal"_a, "o"_a);
     m.def("kv_move", &kv_move);
-    m.def("copy_pages", &copy_pages);
+    m.def("copy_pages", &copy_pages, "cache"_a, "source"_a, "target"_a, "page_size"_a, "exact"_a = false);
+    m.def("close_pages", &close_pages);
     m.def("isa_info", &isa_info,
           "Instruction sets that this processor and build have, the one in use, the processor's features, threads.");
     m.def("set_isa_for_tests", [](const std::string &name) {

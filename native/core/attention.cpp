@@ -37,6 +37,12 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
                 cache->write(spans.slots[(size_t)t], h, k + (t * K + h) * H, v + (t * K + h) * H);
         });
 
+    if (cache && !spans.closing.empty())
+        pool.run((int64_t)spans.closing.size() / 2 * K, [&, K = K](int64_t i, int) {
+            const int64_t *page = spans.closing.data() + i / K * 2;
+            cache->close(page[0], page[1], i % K);
+        });
+
     // How the work is cut changes nothing in the results: ranges are joined in the same order in every case.
     const int64_t enough = TASKS_PER_THREAD * pool.threads();
     const int64_t step = TILE * std::max<int64_t>(1, std::min(TASK_ROWS / TILE / G, T * K / enough / TILE));
@@ -88,6 +94,12 @@ void attend(Pool &pool, const Spans &spans, Cache *cache, const Heads3 &shape, c
             a.kv = cache->head(task.head);
             a.pages = spans.pages.data() + task.segment * spans.widest;
             a.page_size = spans.page_size;
+            a.rope = cache->rope;
+            if (cache->exact) {
+                a.exact = cache->exact->head(task.head);
+                a.first_page = spans.exact[2 * s], a.own_page = spans.exact[2 * s + 1];
+                a.last_page = (spans.lengths[s] - 1) / PAGE;
+            }
         } else {
             a.kv = {Kv::f32, reinterpret_cast<const uint8_t *>(k + (spans.starts[s] * K + task.head) * H),
                     reinterpret_cast<const uint8_t *>(v + (spans.starts[s] * K + task.head) * H), K * H * 4};

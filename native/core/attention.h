@@ -12,6 +12,9 @@ struct Spans {
     int64_t widest = 0;     // pages per segment
     int64_t page_size = 0;  // 0: the keys are the segment's own rows
     int64_t top = 0;        // slots that a cache must have
+    // int4: [segments][2] first and own exact page; [closed][2] exact and coarse page; exact slots that must be there
+    std::vector<int64_t> exact, closing;
+    int64_t exact_top = 0;
 };
 
 struct Heads3 {

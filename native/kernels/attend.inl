@@ -3,8 +3,8 @@
 // order within a group, groups in order. All of this is counted from the segment's start, and a row meets the same
 // operations in the same order whatever shares its tile: its result depends on its own keys and nothing else.
 //
-// A kind K of keys has: KEYS of a range; open(): where the blocks lie of n keys from key0, of `last` that there are; prepare(): a query row; scores<R, B>() and
-// values<R, V>() of R rows; Probability: what values() reads from the scores' place.
+// A kind K of keys has: KEYS of a range; open(): where the blocks lie of n keys from key0, of `last` that there are; prepare(): what it makes of a query row;
+// scores<R, B>(), fold<R>() between softmax and values, values<R, V>() of R rows; Probability: what soften() leaves.
 
 template <class K, int R>
 static __attribute__((noinline)) void tile_rows(const Tile &t, const int64_t *seen, float *state) {
@@ -15,36 +15,51 @@ static __attribute__((noinline)) void tile_rows(const Tile &t, const int64_t *se
         float *s = t.s + r * SCORE_STRIDE;
         soften(s, seen[r], t.blocks * BLOCK, (typename K::Probability *)(void *)s, state + 2 * r);
     }
+    K::template fold<R>(t);
     int64_t column = 0;
     for (; column + K::VALUE_VECTORS * W <= t.width; column += K::VALUE_VECTORS * W)
         K::template values<R, K::VALUE_VECTORS>(t, column);
     for (; column < t.width; column += W) K::template values<R, 1>(t, column);
 }
 
-// The last rows, at most R.
+// At most R rows.
 template <class K, int R>
-static void tile_rest(int64_t rows, const Tile &t, const int64_t *seen, float *state) {
+static void tile_of(int64_t rows, const Tile &t, const int64_t *seen, float *state) {
     if constexpr (R > 0) {
         if (rows == R) tile_rows<K, R>(t, seen, state);
-        else tile_rest<K, R - 1>(rows, t, seen, state);
+        else tile_of<K, R - 1>(rows, t, seen, state);
     }
+}
+
+template <class K>
+INLINE void run_tile(int64_t rows, const Tile &t, const int64_t *seen, float *state) {
+    if constexpr (K::COARSE) {
+        if (!t.at->page) return tile_of<Bf16, TILE_ROWS>(rows, t, seen, state);
+    }
+    tile_of<K, TILE_ROWS>(rows, t, seen, state);
 }
 
 template <class K>
 static void attend_as(const Attend &a) {
     constexpr int64_t GROUP = GROUP_KEYS / K::KEYS;
     const int64_t rows = a.tokens * a.heads, H = a.H, width = round_up(H, 16);
-    const int64_t query_stride = 4 * width + 64;
+    const int64_t query_stride = query_bytes(H);
     uint8_t *q = a.scratch;
     float *o = (float *)(void *)(q + rows * query_stride), *state = o + rows * width;  // of the group
     float *all_o = state + 2 * rows, *all_state = all_o + rows * width;                // of the groups before
     float *s = (float *)(void *)(a.scratch +
                                  round_up((uint8_t *)(all_state + 2 * rows) - a.scratch, 64));
     float *part = s + TILE_ROWS * SCORE_STRIDE, *part_state = part + TILE_ROWS * width;
-    uint8_t *spare = a.scratch + round_up((uint8_t *)(part_state + 2 * TILE_ROWS) - a.scratch, 64);
+    uint8_t *digits = a.scratch + round_up((uint8_t *)(part_state + 2 * TILE_ROWS) - a.scratch, 64);
+    const int64_t digit_stride = round_up(digit_bytes(H) - 63, 64);
+    uint8_t *spare = digits + TILE_ROWS * digit_stride;
     const float by = 1.44269504f / __builtin_sqrtf((float)H);
-    for (int64_t r = 0; r < rows; r++)
-        K::prepare(a.q + r / a.heads * a.ldq + r % a.heads * H, H, by, q + r * query_stride);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = a.q + r / a.heads * a.ldq + r % a.heads * H;
+        float *to = (float *)(void *)(q + r * query_stride);
+        for (int64_t i = 0; i < width; i++) to[i] = i < H ? from[i] * by : 0;
+        K::prepare(to, H, q + r * query_stride + 4 * width);
+    }
     auto empty = [&](float *st, float *to) {
         for (int64_t r = 0; r < rows; r++) st[2 * r] = MINUS_INFINITY, st[2 * r + 1] = 0;
         memset(to, 0, (size_t)(rows * width) * 4);
@@ -66,9 +81,9 @@ static void attend_as(const Attend &a) {
                 most = seen[r] > most ? seen[r] : most;
             }
             if (!most) continue;
-            Tile t{H, width, (most + BLOCK - 1) / BLOCK, &blocks, q + r0 * query_stride, query_stride, s, part};
-            if (n == TILE_ROWS) tile_rows<K, TILE_ROWS>(t, seen, part_state);
-            else tile_rest<K, TILE_ROWS - 1>(n, t, seen, part_state);
+            Tile t{H,    width,  (most + BLOCK - 1) / BLOCK, &blocks, a.rope, q + r0 * query_stride, query_stride, s,
+                   part, digits, digit_stride};
+            run_tile<K>(n, t, seen, part_state);
             for (int64_t r = 0; r < n; r++)
                 if (seen[r])
                     merge(state + 2 * (r0 + r), o + (r0 + r) * width, part_state + 2 * r, part + r * width, width);
@@ -98,5 +113,7 @@ static void attend(const Attend &a) {
         case Kv::f32: return attend_as<Float32>(a);
         case Kv::f16: return attend_as<Float16>(a);
         case Kv::bf16: return attend_as<Bf16>(a);
+        case Kv::int8: return attend_as<Int8>(a);
+        case Kv::int4: return attend_as<Int4>(a);
     }
 }

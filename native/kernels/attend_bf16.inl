@@ -3,29 +3,38 @@
 // of a lane are widened by a shift and a mask and meet float32.
 
 // A block of its own in `spare` for keys that do not fill or share one: past the last key it is zero, since whatever
-// lies in those slots belongs to nobody.
-static void gather_bf16(const Attend &a, int64_t key0, int64_t n, uint8_t *k, uint8_t *v) {
-    const int64_t steps = (a.H + 1) / 2, HV = round_up(a.H, 16);
+// lies in those slots belongs to nobody. D: dims of a lane of keys and slots of a lane of values, of SIZE bytes each.
+template <int D, int SIZE>
+static void gather(const Attend &a, int64_t key0, int64_t n, uint8_t *k, uint8_t *v) {
+    constexpr int64_t LANE = D * SIZE;
+    const int64_t steps = (a.H + D - 1) / D, HV = round_up(a.H, 16);
+    const int64_t k_bytes = key_bytes(a.kv.type, a.H), v_bytes = value_bytes(a.kv.type, a.H);
     if (n < BLOCK) {
-        memset(k, 0, (size_t)(steps * BLOCK * 4));
-        memset(v, 0, (size_t)(HV * BLOCK * 2));
+        memset(k, 0, (size_t)k_bytes);
+        memset(v, 0, (size_t)v_bytes);
     }
     for (int64_t j = 0; j < n; j++) {
         int64_t slot = slot_of(a, key0 + j), at = slot / BLOCK * a.kv.stride, lane = slot % BLOCK;
-        for (int64_t i = 0; i < steps; i++) memcpy(k + (i * BLOCK + j) * 4, a.kv.k + at + (i * BLOCK + lane) * 4, 4);
-        const uint8_t *from = a.kv.v + at + lane / 2 * HV * 4 + lane % 2 * 2;
-        for (int64_t i = 0; i < HV; i++) memcpy(v + (j / 2 * HV + i) * 4 + j % 2 * 2, from + i * 4, 2);
+        const uint8_t *fk = a.kv.k + at, *fv = a.kv.v + at;
+        for (int64_t i = 0; i < steps; i++) memcpy(k + (i * BLOCK + j) * LANE, fk + (i * BLOCK + lane) * LANE, LANE);
+        for (int64_t i = 0; i < HV; i++)
+            memcpy(v + (j / D * HV + i) * LANE + j % D * SIZE, fv + (lane / D * HV + i) * LANE + lane % D * SIZE, SIZE);
+        if (SIZE == 1) {  // scales
+            memcpy(k + k_bytes - 4 * (BLOCK - j), fk + k_bytes - 4 * (BLOCK - lane), 4);
+            memcpy(v + v_bytes - 4 * (BLOCK - j), fv + v_bytes - 4 * (BLOCK - lane), 4);
+        }
     }
 }
 
-static void open_bf16(const Attend &a, int64_t key0, int64_t n, int64_t last, Blocks &b, uint8_t *spare) {
-    const int64_t k_bytes = key_bytes(Kv::bf16, a.H), v_bytes = value_bytes(Kv::bf16, a.H);
+template <int D, int SIZE>
+static void open_blocks(const Attend &a, int64_t key0, int64_t n, int64_t last, Blocks &b, uint8_t *spare) {
+    const int64_t k_bytes = key_bytes(a.kv.type, a.H), v_bytes = value_bytes(a.kv.type, a.H);
     const bool lone = a.page_size % BLOCK != 0;
     b.count = (n + BLOCK - 1) / BLOCK;
     for (int64_t i = 0; i < b.count; i++) {
         int64_t left = n - i * BLOCK;
         if (lone || left < BLOCK) {
-            gather_bf16(a, key0 + i * BLOCK, left < BLOCK ? left : BLOCK, spare, spare + k_bytes);
+            gather<D, SIZE>(a, key0 + i * BLOCK, left < BLOCK ? left : BLOCK, spare, spare + k_bytes);
             b.k[i] = spare, b.v[i] = spare + k_bytes;
             spare += k_bytes + v_bytes;
         } else {
@@ -43,18 +52,21 @@ static void open_bf16(const Attend &a, int64_t key0, int64_t n, int64_t last, Bl
 
 #if defined(HERD_BF16)
 struct Bf16 {
+    static constexpr bool COARSE = false;
     using Probability = uint16_t;
     static constexpr int64_t KEYS = 512;
     static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 4;
     static void open(const Attend &a, int64_t key0, int64_t n, int64_t last, Blocks &b, uint8_t *spare) {
-        open_bf16(a, key0, n, last, b, spare);
+        open_blocks<2, 2>(a, key0, n, last, b, spare);
     }
-    static void prepare(const float *q, int64_t H, float by, uint8_t *to) {
+    INLINE void prepare(const float *q, int64_t H, uint8_t *made) {
         for (int64_t i = 0; i < round_up(H, 2); i++) {
-            uint16_t x = i < H ? float_to_bf16(q[i] * by) : 0;
-            memcpy(to + 2 * i, &x, 2);
+            uint16_t x = float_to_bf16(q[i]);
+            memcpy(made + 2 * i, &x, 2);
         }
     }
+    template <int R>
+    INLINE void fold(const Tile &) {}
 
     template <int R, int B>
     INLINE void scores(const Tile &t, int64_t block) {
@@ -72,7 +84,7 @@ struct Bf16 {
             }
             for (int r = 0; r < R; r++) {
                 int32_t pair;
-                memcpy(&pair, t.q + r * t.query_stride + 4 * i, 4);
+                memcpy(&pair, t.made(r) + 4 * i, 4);
                 __m512bh q = (__m512bh)_mm512_set1_epi32(pair);
                 for (int b = 0; b < B; b++) acc[r][b] = _mm512_dpbf16_ps(acc[r][b], x[b], q);
             }
@@ -110,6 +122,7 @@ struct Bf16 {
 };
 #else
 struct Bf16 {
+    static constexpr bool COARSE = false;
     using Probability = float;
     static constexpr int64_t KEYS = 512;
 #if defined(HERD_AVX512)
@@ -118,12 +131,11 @@ struct Bf16 {
     static constexpr int SCORE_BLOCKS = 1, VALUE_VECTORS = 2;
 #endif
     static void open(const Attend &a, int64_t key0, int64_t n, int64_t last, Blocks &b, uint8_t *spare) {
-        open_bf16(a, key0, n, last, b, spare);
+        open_blocks<2, 2>(a, key0, n, last, b, spare);
     }
-    static void prepare(const float *q, int64_t H, float by, uint8_t *to) {
-        float *f = (float *)(void *)to;
-        for (int64_t i = 0; i < round_up(H, 2); i++) f[i] = i < H ? q[i] * by : 0;
-    }
+    INLINE void prepare(const float *, int64_t, uint8_t *) {}
+    template <int R>
+    INLINE void fold(const Tile &) {}
 
     INLINE U load_pairs(const uint8_t *p) {
         typedef uint32_t Loose __attribute__((vector_size(4 * W), aligned(1), may_alias));
@@ -143,7 +155,7 @@ struct Bf16 {
                 low[v] = (F)(x << 16), high[v] = (F)(x & 0xffff0000u);
             }
             for (int r = 0; r < R; r++) {
-                const float *q = (const float *)(const void *)(t.q + r * t.query_stride) + 2 * i;
+                const float *q = t.query(r) + 2 * i;
                 F a = set1(q[0]), b = set1(q[1]);
                 for (int v = 0; v < V; v++) acc[r][v] += a * low[v];
                 for (int v = 0; v < V; v++) acc[r][v] += b * high[v];

@@ -9,6 +9,7 @@ INLINE int64_t slot_of(const Attend &a, int64_t key) {
 // The blocks of a range, and behind them those that will be wanted next.
 struct Blocks {
     int64_t count;
+    const uint8_t *page, *next_page;  // int4: a coarse page's keys and values; null when the range is exact
     const uint8_t *k[MOST_KEYS / BLOCK + AHEAD], *v[MOST_KEYS / BLOCK + AHEAD];
 };
 
@@ -70,10 +71,23 @@ static void open_plain(const Attend &a, int64_t key0, int64_t n, Blocks &b, uint
 struct Tile {
     int64_t H, width, blocks;
     const Blocks *at;
+    bool rope;
     const uint8_t *q;  // prepared queries, a row every `query_stride` bytes
     int64_t query_stride;
     float *s;  // [rows][SCORE_STRIDE]: scores, then probabilities
     float *o;  // [rows][width]
+    uint8_t *digits;
+    int64_t digit_stride;
+
+    const float *query(int64_t r) const { return (const float *)(const void *)(q + r * query_stride); }
+    const uint8_t *made(int64_t r) const { return q + r * query_stride + 4 * width; }
+    uint8_t *digit(int64_t r, int64_t group, int64_t which) const {
+        return digits + r * digit_stride + (2 * group + which) * MOST_KEYS;
+    }
+    // factor and constant of a group
+    float *of_digits(int64_t r, int64_t group) const {
+        return (float *)(void *)(digits + r * digit_stride + 2 * dim_groups(H) * MOST_KEYS) + 2 * group;
+    }
 };
 
 #if defined(HERD_AVX512)
@@ -85,6 +99,7 @@ constexpr int TILE_ROWS = 2;
 #endif
 
 struct Plain {
+    static constexpr bool COARSE = false;
     using Probability = float;
     static constexpr int64_t KEYS = 128;
 #if defined(HERD_AVX512)
@@ -94,10 +109,9 @@ struct Plain {
 #else
     static constexpr int SCORE_BLOCKS = 1, VALUE_VECTORS = 4;
 #endif
-    static void prepare(const float *q, int64_t H, float by, uint8_t *to) {
-        float *f = (float *)(void *)to;
-        for (int64_t i = 0; i < H; i++) f[i] = q[i] * by;
-    }
+    INLINE void prepare(const float *, int64_t, uint8_t *) {}
+    template <int R>
+    INLINE void fold(const Tile &) {}
 
     template <int R, int B>
     INLINE void scores(const Tile &t, int64_t block) {
@@ -108,7 +122,7 @@ struct Plain {
             for (int v = 0; v < V; v++)
                 k[v] = load((const float *)(const void *)t.at->k[block + v * W / BLOCK] + i * BLOCK + v * W % BLOCK);
             for (int r = 0; r < R; r++) {
-                F q = set1(((const float *)(const void *)(t.q + r * t.query_stride))[i]);
+                F q = set1(t.query(r)[i]);
                 for (int v = 0; v < V; v++) acc[r][v] += q * k[v];
             }
         }

@@ -24,6 +24,8 @@ namespace {
 #include "attend_soften.inl"
 #include "attend_plain.inl"
 #include "attend_bf16.inl"
+#include "attend_int8.inl"
+#include "attend_int4.inl"
 #include "attend.inl"
 
 #if !defined(HERD_BASE)

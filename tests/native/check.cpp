@@ -254,8 +254,10 @@ void attention(Pool &pool) {
     Check check{"attention"};
     // The bf16 dot instruction takes queries and probabilities rounded to 8 bits.
     const bool dots = std::string(kernels().name) == "avx512bf16";
-    for (Kv type : {Kv::f32, Kv::f16, Kv::bf16}) {
-        const double step = dots && type == Kv::bf16 ? 4 * std::ldexp(1, -9) : 100 * std::ldexp(1, -24);
+    for (Kv type : {Kv::f32, Kv::f16, Kv::bf16, Kv::int8}) {
+        const double step = type == Kv::int8           ? 1e-3  // whole numbers of 14 bits
+                            : dots && type == Kv::bf16 ? 4 * std::ldexp(1, -9)
+                                                       : 100 * std::ldexp(1, -24);
         for (auto [N, K, H] : {std::tuple{4, 2, 32}, {5, 1, 88}, {3, 3, 20}})
             for (auto [n, length] : {std::pair{1, 1}, {1, 49}, {30, 30}, {7, 120}, {1, 2500}}) {
                 const int64_t Z = 4, slots = (length + Z - 1) / Z * Z + Z;
@@ -303,6 +305,49 @@ void attention(Pool &pool) {
                     }
             }
     }
+}
+
+// A first page and an own page that are exact, one of int4 between them.
+void coarse_attention(Pool &pool) {
+    Check check{"coarse attention"};
+    const double step = std::string(kernels().name) == "avx512bf16" ? 4 * std::ldexp(1, -9) : 1e-3;
+    for (bool rope : {false, true})
+        for (auto [N, K, H] : {std::tuple{4, 2, 32}, {5, 1, 128}, {3, 3, 20}}) {
+            const int64_t n = 30, length = 2 * PAGE + 77;
+            Cache cache(PAGE, K, H, Kv::int4, 3 * PAGE, rope);
+            auto q = normals(n * N * H, 2), keys = normals(length * K * H), values = normals(length * K * H);
+            for (int64_t i = 0; i < length - n; i++)
+                for (int64_t h = 0; h < K; h++)
+                    cache.write(i, h, keys.data() + (i * K + h) * H, values.data() + (i * K + h) * H);
+            Spans spans;
+            spans.starts = {0, n};
+            spans.lengths = {length};
+            spans.pages = {0, 0, 0};
+            spans.widest = 3, spans.page_size = PAGE;
+            spans.exact = {0, 2}, spans.closing = {1, 0};
+            for (int64_t t = 0; t < n; t++) spans.slots.push_back(length - n + t);
+            std::vector<float> o((size_t)(n * N * H)), key((size_t)H), value((size_t)H);
+            pool.reset();
+            attend(pool, spans, &cache, {n, N, K, H}, q.data(), keys.data() + (length - n) * K * H,
+                   values.data() + (length - n) * K * H, true, o.data());
+            for (int64_t t : {(int64_t)0, n - 1})
+                for (int64_t h = 0; h < N; h++) {
+                    double sum = 0;
+                    std::vector<double> out((size_t)H);
+                    for (int64_t s = 0; s <= length - n + t; s++) {
+                        cache.read(s / PAGE == 1 ? 3 * PAGE + s % PAGE : s, h / (N / K), key.data(), value.data());
+                        double score = 0;
+                        for (int64_t d = 0; d < H; d++) score += (double)key[(size_t)d] * q[(size_t)((t * N + h) * H + d)];
+                        const double p = std::exp(score / std::sqrt((double)H));
+                        sum += p;
+                        for (int64_t d = 0; d < H; d++) out[(size_t)d] += p * value[(size_t)d];
+                    }
+                    // int8 queries with the channels' scales
+                    const double bound = 4 * step + (rope ? 0 : 2e-2);
+                    for (int64_t d = 0; d < H; d++)
+                        check(o[(size_t)((t * N + h) * H + d)], out[(size_t)d] / sum, bound);
+                }
+        }
 }
 
 // Rows through experts of every format, against the same sums one row at a time.
@@ -378,6 +423,7 @@ int main(int argc, char **argv) {
         Turn turn;
         products(turn.pool);
         attention(turn.pool);
+        coarse_attention(turn.pool);
         experts(turn.pool);
     }
     threads();

@@ -163,7 +163,7 @@ def cases():
     yield "a cache without pages", lambda o: o.attend(q, q, q, segments([2]), o.new_kv(8, 2, 16)), "no pages"
     yield "an impossible cache", lambda o: o.new_kv(2**60, 2, 16), "cache of slots"
     yield "a negative cache", lambda o: o.new_kv(-1, 2, 16), "cache of slots"
-    yield "a packed cache", lambda o: o.new_kv(4, 2, 16, "q8_0"), "f32, f16 or bf16"
+    yield "a packed cache", lambda o: o.new_kv(4, 2, 16, "q8_0"), "f32, f16, bf16, int8 or int4"
     yield "slots to read", lambda o: o.kv_read(o.new_kv(4, 2, 16), [4]), "slots: got 4, expected below 4"
     yield "keys to write", lambda o: o.kv_write(o.new_kv(4, 2, 16), [0], q, q), r"keys: got shape \[2, 2, 16\]"
     yield "pages to copy", lambda o: o.copy_pages(o.new_kv(8, 2, 16), [0], [2], 4), "page: got 2, expected below 2"

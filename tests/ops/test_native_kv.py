@@ -9,7 +9,7 @@ from herd.ops.native import NativeOps
 
 CHUNK = 64
 LENGTHS = [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1, 1100]
-TYPES = ["f32", "f16", "bf16"]
+TYPES = ["f32", "f16", "bf16", "int8"]
 
 
 class Sequence:

@@ -98,17 +98,32 @@ class Ops(Protocol):
     def place(self, context: Context) -> Any:
         """Host integers to the device, once a pass; what comes back has the fields of Context."""
 
-    def new_kv(self, num_slots: int, num_kv_heads: int, head_size: int, dtype: str = "f32") -> Any:
-        """An opaque cache of one layer: keys and values of `num_slots` positions. dtype: f32, f16 or bf16."""
+    def new_kv(
+        self,
+        num_slots: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: str = "f32",
+        *,
+        exact_slots: int = 0,
+        rope: bool = True,
+    ) -> Any:
+        """An opaque cache of one layer: keys and values of `num_slots` positions. dtype: f32, f16, bf16, int8 or int4
+        (docs/kv.md). int4 is held in pages of 256: `num_slots` coarse ones, and `exact_slots` of bf16 to which rows are
+        written; rope: whether the layer's keys carry positions (int4 keys have their scales per channel when not)."""
 
     def kv_read(self, kv: Any, slots: Any) -> tuple[Any, Any]:
-        """keys, values [n, K, H] as numpy float32 copies of these slots (saved prefixes, tests)."""
+        """keys, values [n, K, H] as numpy float32 copies of these slots (saved prefixes, tests). int4: slots below
+        exact_slots are of the exact pool, coarse slot i is exact_slots + i."""
 
     def kv_write(self, kv: Any, slots: Any, keys: Any, values: Any) -> None:
-        """The inverse of kv_read."""
+        """The inverse of kv_read. int4: exact slots only."""
 
-    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int) -> None:
-        """Copy whole pages inside a cache: copy on write, forks."""
+    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int, *, exact: bool = False) -> None:
+        """Copy whole pages inside a cache: copy on write, forks. exact: pages of int4's exact pool."""
+
+    def close_pages(self, kv: Any, exact: Any, pages: Any) -> None:
+        """int4: write these exact pages to these coarse ones, as `attend` does with Segments.closing."""
 
     # -- text ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +159,8 @@ class Ops(Protocol):
         self, q_TNH: Array, k_TKH: Array, v_TKH: Array, segments: Any, kv: Any | None, causal: bool = True
     ) -> Array:
         """o_TNH. With kv: write k and v to segments.slots_T, then softmax(q k^T / sqrt(H)) v exactly, segment by
-        segment, query head n with KV head n // (N/K). Without kv the keys are the rows of the segment."""
+        segment, query head n with KV head n // (N/K). Without kv the keys are the rows of the segment. int4: between
+        the two, segments.closing is written to the coarse pool; see batch.Segments.exact_pages for what a row sees."""
 
     def out_add(
         self, x_TD: Array, o_TNH: Array, wo: Linear, extras: Extras | None = None, residual: bool = True

@@ -41,6 +41,8 @@ class PlacedSegments:
     slots_T: Ints | None
     page_size: int
     spans: Any
+    exact_pages: Ints | None = None
+    closing: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.kv_lens)
@@ -70,8 +72,9 @@ def _placed(s: Any) -> PlacedSegments:
     starts, lengths = _ints(s.starts), _ints(s.kv_lens)
     pages = None if s.pages is None else _ints(s.pages)
     slots = None if s.slots_T is None else _ints(s.slots_T)
-    spans = _native.spans(starts, lengths, pages, slots, s.page_size)
-    return PlacedSegments(starts, lengths, pages, slots, s.page_size, spans)
+    exact, closing = (None if x is None else _ints(x) for x in (s.exact_pages, s.closing))
+    spans = _native.spans(starts, lengths, pages, slots, s.page_size, exact, closing)
+    return PlacedSegments(starts, lengths, pages, slots, s.page_size, spans, exact, closing)
 
 
 class NativeOps:
@@ -104,9 +107,18 @@ class NativeOps:
         rows = None if context.rows is None else _ints(context.rows)
         return PlacedContext(_ints(context.positions_T), whole, chunk, rows)
 
-    def new_kv(self, num_slots: int, num_kv_heads: int, head_size: int, dtype: str = "f32") -> Any:
+    def new_kv(
+        self,
+        num_slots: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: str = "f32",
+        *,
+        exact_slots: int = 0,
+        rope: bool = True,
+    ) -> Any:
         """A zeroed cache; memory is taken as it is written."""
-        return _native.cache(num_slots, num_kv_heads, head_size, dtype)
+        return _native.cache(num_slots, num_kv_heads, head_size, dtype, exact_slots, rope)
 
     def kv_read(self, kv: Any, slots: Any) -> tuple[Any, Any]:
         """Keys and values of these slots, copied."""
@@ -119,9 +131,13 @@ class NativeOps:
         """Put keys and values into these slots."""
         _native.kv_move(kv, _ints(slots), _floats(keys), _floats(values), True)
 
-    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int) -> None:
+    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int, *, exact: bool = False) -> None:
         """Copy whole pages."""
-        _native.copy_pages(kv, _ints(source), _ints(target), page_size)
+        _native.copy_pages(kv, _ints(source), _ints(target), page_size, exact)
+
+    def close_pages(self, kv: Any, exact: Any, pages: Any) -> None:
+        """Exact pages to coarse ones."""
+        _native.close_pages(kv, _ints(exact), _ints(pages))
 
     # -- text ------------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,11 @@ from torch import Tensor
 from herd.batch import Context, Segments
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS
-from herd.ops import torch_formats
+from herd.ops import torch_formats, torch_kv
 from herd.ops.contract import Extras, LowRank
 
 DECODED = 1 << 26
 """Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""
-KV_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class CosSin(NamedTuple):
@@ -31,13 +30,6 @@ class CosSin(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-class TorchKV(NamedTuple):
-    """Keys and values of one layer: [slots, K, H] each."""
-
-    keys: Tensor
-    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,8 @@ class PlacedSegments:
     pages: Tensor | None
     slots_T: Tensor | None
     page_size: int
+    exact_pages: Tensor | None = None
+    closing: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,35 +99,42 @@ class TorchOps:
             None if s.pages is None else self._ids(s.pages),
             None if s.slots_T is None else self._ids(s.slots_T),
             s.page_size,
+            None if s.exact_pages is None else self._ids(s.exact_pages),
+            None if s.closing is None else self._ids(s.closing),
         )
 
     def _ids(self, x: Any) -> Tensor:
         return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(self.device, torch.int64)
 
-    def new_kv(self, num_slots: int, num_kv_heads: int, head_size: int, dtype: str = "f32") -> TorchKV:
+    def new_kv(
+        self,
+        num_slots: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: str = "f32",
+        *,
+        exact_slots: int = 0,
+        rope: bool = True,
+    ) -> Any:
         """Zeroed cache of one layer."""
-        shape, kind = (num_slots, num_kv_heads, head_size), KV_DTYPES[dtype]
-        if dtype == "f32":
-            kind = self.dtype
-        return TorchKV(*(torch.zeros(shape, dtype=kind, device=self.device) for _ in range(2)))
+        return torch_kv.new_kv(num_slots, num_kv_heads, head_size, dtype, exact_slots, rope, self.device, self.dtype)
 
-    def kv_read(self, kv: TorchKV, slots: Any) -> tuple[Any, Any]:
+    def kv_read(self, kv: Any, slots: Any) -> tuple[Any, Any]:
         """Keys and values of these slots."""
-        at = self._ids(slots)
-        return self.numpy(kv.keys[at]), self.numpy(kv.values[at])
+        keys, values = torch_kv.read(kv, self._ids(slots))
+        return self.numpy(keys), self.numpy(values)
 
-    def kv_write(self, kv: TorchKV, slots: Any, keys: Any, values: Any) -> None:
+    def kv_write(self, kv: Any, slots: Any, keys: Any, values: Any) -> None:
         """Put keys and values into these slots."""
-        at = self._ids(slots)
-        kv.keys[at] = self.array(keys).to(kv.keys.dtype)
-        kv.values[at] = self.array(values).to(kv.values.dtype)
+        torch_kv.write(kv, self._ids(slots), self.array(keys), self.array(values))
 
-    def copy_pages(self, kv: TorchKV, source: Any, target: Any, page_size: int) -> None:
+    def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int, *, exact: bool = False) -> None:
         """Copy whole pages."""
-        a, b = self._ids(source), self._ids(target)
-        for t in kv:
-            paged = t.view(-1, page_size, *t.shape[1:])
-            paged[b] = paged[a]
+        torch_kv.copy_pages(kv, self._ids(source), self._ids(target), page_size, exact)
+
+    def close_pages(self, kv: Any, exact: Any, pages: Any) -> None:
+        """Exact pages to coarse ones."""
+        torch_kv.close_pages(kv, self._ids(exact), self._ids(pages))
 
     # -- weights: the three functions that know their kinds ----------------------------------------------------------
 
@@ -287,7 +288,7 @@ class TorchOps:
         k_TKH: Tensor,
         v_TKH: Tensor,
         segments: PlacedSegments,
-        kv: TorchKV | None,
+        kv: Any | None,
         causal: bool = True,
     ) -> Tensor:
         """Exact attention, segment by segment."""
@@ -297,14 +298,20 @@ class TorchOps:
                 return q_TNH
             return torch.cat([self.attend_one(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], causal) for a, b in spans])
         assert segments.pages is not None and segments.slots_T is not None
-        kv.keys.index_copy_(0, segments.slots_T, k_TKH.to(kv.keys.dtype))
-        kv.values.index_copy_(0, segments.slots_T, v_TKH.to(kv.values.dtype))
+        torch_kv.write(kv, segments.slots_T, k_TKH, v_TKH)
+        if segments.closing is not None:
+            torch_kv.close_pages(kv, segments.closing[:, 0], segments.closing[:, 1])
         within = torch.arange(segments.page_size, device=self.device)
         out = []
         for s, (a, b) in enumerate(spans):
-            at = (segments.pages[s][:, None] * segments.page_size + within).flatten()[: segments.kv_lens[s]]
-            keys, values = kv.keys[at].to(q_TNH.dtype), kv.values[at].to(q_TNH.dtype)
-            out.append(self.attend_one(q_TNH[a:b], keys, values, causal))
+            n = segments.kv_lens[s]
+            pages = segments.pages[s][: -(-n // segments.page_size)]
+            if segments.exact_pages is not None:  # numbered as `read` does: exact ones first
+                pages = pages + len(kv.exact.keys) // segments.page_size
+                pages[-1], pages[0] = segments.exact_pages[s, 1], segments.exact_pages[s, 0]
+            at = (pages[:, None] * segments.page_size + within).flatten()[:n]
+            keys, values = torch_kv.read(kv, at)
+            out.append(self.attend_one(q_TNH[a:b], keys.to(q_TNH.dtype), values.to(q_TNH.dtype), causal))
         return torch.cat(out) if out else q_TNH
 
     def attend_one(self, q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, causal: bool) -> Tensor:
