@@ -94,7 +94,7 @@ struct Int4 {
                 const uint8_t *at = codes + b * BLOCK * H4 + 64 * i;
                 __builtin_prefetch(at + ahead);
                 for (int v = 0; v < HALF; v++) {
-                    I x = load_bytes(at + 4 * W * v);
+                    I x = load_lanes(at + 4 * W * v);
                     c[2 * b * HALF + v] = x & set1i(0x0f0f0f0f);
                     c[(2 * b + 1) * HALF + v] = (I)((U)x >> 4) & set1i(0x0f0f0f0f);
                 }
@@ -125,7 +125,7 @@ struct Int4 {
                 const uint8_t *at = codes + BLOCK * i;
                 __builtin_prefetch(at + ahead);
                 for (int v = 0; v < HALF; v++) {
-                    I x = load_bytes(at + 4 * W * v);
+                    I x = load_lanes(at + 4 * W * v);
                     c[v] = x & set1i(0x0f0f0f0f);
                     c[HALF + v] = (I)((U)x >> 4) & set1i(0x0f0f0f0f);
                 }
@@ -180,7 +180,7 @@ struct Int4 {
         for (int64_t j = 0; j < t.blocks * BLOCK; j += 8, at += 4 * t.width, next += 4 * t.width) {
             I first[V], second[V];
             for (int v = 0; v < V; v++) {
-                I x = load_bytes(at + 4 * v * W);
+                I x = load_lanes(at + 4 * v * W);
                 __builtin_prefetch(next + 4 * v * W);
                 first[v] = x & set1i(0x0f0f0f0f);
                 second[v] = (I)((U)x >> 4) & set1i(0x0f0f0f0f);

@@ -2,7 +2,7 @@
 // digits, so that both products are exact integers: nothing but the cache's own rounding is lost, and an instruction
 // takes four dims or four keys at once.
 
-INLINE I load_bytes(const uint8_t *p) {
+INLINE I load_lanes(const uint8_t *p) {
     typedef int32_t Loose __attribute__((vector_size(4 * W), aligned(1), may_alias));
     return *(const Loose *)p;
 }
@@ -133,7 +133,7 @@ struct Int8 {
             for (int b = 0; b < B; b++) __builtin_prefetch(t.at->k[block + b + AHEAD] + 64 * i);
             I k[V];
             for (int v = 0; v < V; v++)
-                k[v] = ready_key(load_bytes(t.at->k[block + v * W / BLOCK] + (i * BLOCK + v * W % BLOCK) * 4));
+                k[v] = ready_key(load_lanes(t.at->k[block + v * W / BLOCK] + (i * BLOCK + v * W % BLOCK) * 4));
             for (int r = 0; r < R; r++) {
                 I a = same_bytes(t.made(r) + 4 * i), b = same_bytes(t.made(r) + t.width + 4 * i);
                 for (int v = 0; v < V; v++) high[r][v] = dot_key(high[r][v], k[v], a);
@@ -174,7 +174,7 @@ struct Int8 {
             const uint8_t *at = t.at->v[block] + 4 * column, *next = t.at->v[block + AHEAD] + 4 * column;
             for (int64_t j = 0; j < BLOCK; j += 4) {
                 I x[V];
-                for (int v = 0; v < V; v++) x[v] = load_bytes(at + j * t.width + 4 * v * W);
+                for (int v = 0; v < V; v++) x[v] = load_lanes(at + j * t.width + 4 * v * W);
                 for (int v = 0; v < V; v++) __builtin_prefetch(next + j * t.width + 4 * v * W);
                 for (int r = 0; r < R; r++) {
                     I a = same_bytes(t.digit(r, 0, 0) + block * BLOCK + j);

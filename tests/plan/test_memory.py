@@ -11,6 +11,7 @@ from herd.plan.memory import (
     cache_bytes,
     check_fits,
     gb,
+    head_bytes,
     largest_context,
     need,
     weights_bytes,
@@ -29,6 +30,25 @@ def test_short_and_unchunked_caches() -> None:
     assert cache_bytes(SCOUT, 100, "bf16") == 100 * 48 * 4096
     assert cache_bytes(GUARD, 1000, "bf16") == 196_608 * 1000
     assert cache_bytes(SCOUT, 100, "bf16", sequences=3) == 3 * cache_bytes(SCOUT, 100, "bf16")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("rope", [False, True])
+@pytest.mark.parametrize("head_size", [64, 128, 88, 32])
+def test_a_position_takes_what_the_native_cache_takes(dtype: str, rope: bool, head_size: int) -> None:
+    native = pytest.importorskip("herd._native")
+    exact = 256 if dtype == "int4" else 0
+    held = native.cache(512, 3, head_size, dtype, exact, rope).nbytes
+    exact_bytes = 3 * exact * head_bytes("bf16", head_size)
+    assert held == 512 * 3 * head_bytes(dtype, head_size, rope) + exact_bytes
+
+
+def test_a_million_positions_of_a_quarter_of_scout() -> None:
+    """One layer that sees everything in int4, three chunked ones in int8: at most 1.3 GiB."""
+    part = replace(SCOUT, num_layers=4)
+    assert sum(not layer.chunked for layer in part.layers) == 1
+    assert cache_bytes(part, 1_048_576, "int4") < 1.3 * 2**30
+    assert head_bytes("int4", 128, rope=False) * 8 / 256 == 4.5
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,8 @@ Counted of the weights as they are held. What it is not: a measurement, a plan (
 from typing import Any
 
 from herd.config import Llama4Config
+from herd.plan.memory import head_bytes
 from herd.weights import Linear, Mlp, Model
-
-ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
-"""Of caches that hold plain numbers."""
 
 
 def node_bytes(node: Any) -> int:
@@ -48,8 +46,12 @@ def token_ops(c: Llama4Config, w: Model, rows: int = 1, heads: int = 1) -> float
 
 def kv_bytes(c: Llama4Config, depth: int, kv_dtype: str) -> int:
     """Bytes of keys and values that the query at position `depth` reads, its own included."""
-    row = 2 * c.num_kv_heads * c.head_size * ELEMENT_BYTES[kv_dtype]
-    return round(row * sum(depth % c.chunk + 1 if x.chunked and c.chunk else depth + 1 for x in c.layers))
+    total = 0.0
+    for x in c.layers:
+        kind = "int8" if kv_dtype == "int4" and x.chunked else kv_dtype
+        seen = depth % c.chunk + 1 if x.chunked and c.chunk else depth + 1
+        total += seen * head_bytes(kind, c.head_size, x.rope)
+    return round(total * c.num_kv_heads)
 
 
 def attention_ops(c: Llama4Config, depth: int, rows: int) -> int:

@@ -1,8 +1,8 @@
 """How much memory a model takes: bytes of weights, cache and work, as arithmetic on a config. No torch, no model.
 
     weights   what the files hold, or parameters times bits / 8
-    cache     2 * K * H * element bytes for a token and layer; layers that see everything before them keep all
-              tokens, chunked layers at most C of them
+    cache     K * head_bytes for a token and layer (2 * H elements, scales with them); layers that see everything
+              before them keep all tokens, chunked layers at most C of them
     work      the widest arrays of one pass over `piece` rows, in float32
 
 Scout at 131,072 tokens in bf16: 12 * 4,096 * 131,072 + 36 * 4,096 * 8,192 bytes = 7.65 GB of cache.
@@ -15,9 +15,9 @@ from herd.config import Llama4Config
 from herd.errors import DoesNotFit
 from herd.weights import count
 
-ELEMENT_BYTES: dict[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1.0625, "int4": 0.625}
-"""Of a key or value element; int8 and int4 with room for their scales. With int4 only the layers that see
-everything hold it, chunked ones hold int8."""
+KV_DTYPES = ("f32", "f16", "bf16", "int8", "int4")
+KV_PAGE = 256
+"""int4: positions of a page; a sequence holds its first and its own in bf16, too."""
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}
 """Bits a weight of forms that a model can be converted to, largest first."""
 TILES_PER_PASS = 4
@@ -45,15 +45,32 @@ def weights_bytes(config: Llama4Config, bits: float) -> int:
     return round(count(config).total * bits / 8)
 
 
+def head_bytes(kv_dtype: str, head_size: int, rope: bool = True) -> float:
+    """Key and value of one position and KV head in the cache (docs/kv.md): native/kernels/kv.h in one expression each.
+
+    rope: whether the layer's keys carry positions; int4 keys that do not have their scales per channel and 64 slots.
+    """
+    quads, wide, groups = -(-head_size // 4) * 4, -(-head_size // 16) * 16, -(-head_size // 64)
+    if kv_dtype == "int4":
+        return (quads + wide) / 2 + 4 * groups + (4 * groups if rope else 4 * wide / 64)
+    return {
+        "f32": 8 * head_size,
+        "f16": 4 * head_size,
+        "bf16": 2 * (head_size + head_size % 2 + wide),
+        "int8": quads + wide + 8,
+    }[kv_dtype]
+
+
 def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "f16", sequences: int = 1) -> int:
-    """Keys and values of `sequences` sequences of `tokens` tokens."""
-    row = 2 * config.num_kv_heads * config.head_size
-    whole = ELEMENT_BYTES[kv_dtype]
-    chunked = ELEMENT_BYTES["int8" if kv_dtype == "int4" else kv_dtype]
-    kept = (
-        chunked * min(tokens, config.chunk or tokens) if layer.chunked else whole * tokens for layer in config.layers
-    )
-    return round(row * sum(kept)) * sequences
+    """Keys and values of `sequences` sequences of `tokens` tokens. In int4 the chunked layers are int8."""
+    total = 0.0
+    for layer in config.layers:
+        kind = "int8" if kv_dtype == "int4" and layer.chunked else kv_dtype
+        kept = min(tokens, config.chunk or tokens) if layer.chunked else tokens
+        total += kept * head_bytes(kind, config.head_size, layer.rope)
+        if kind == "int4":
+            total += 2 * KV_PAGE * head_bytes("bf16", config.head_size)
+    return round(total * config.num_kv_heads) * sequences
 
 
 def work_bytes(config: Llama4Config, piece: int = 512) -> int:
