@@ -17,6 +17,7 @@ target_link_libraries(herd_core PUBLIC Threads::Threads)
 set(HERD_KERNELS "${CMAKE_CURRENT_LIST_DIR}/kernels")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set_source_files_properties(${HERD_KERNELS}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+  set_source_files_properties(${HERD_KERNELS}/isa_avxvnni.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mavxvnni;-mfma;-mf16c")
   # GCC 12 warns of uninitialised values inside its own AVX-512 headers.
   set_source_files_properties(${HERD_KERNELS}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS
     "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mfma;-mf16c;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")

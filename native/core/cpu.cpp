@@ -3,6 +3,9 @@
 #include <atomic>
 #include <stdexcept>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -16,6 +19,16 @@ std::atomic<const Kernels *> active{nullptr};
 bool runs_avx2() {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+    return false;
+#endif
+}
+
+// CPUID leaf 7, subleaf 1, EAX bit 4: older compilers have no name for it to ask by.
+bool runs_avxvnni() {
+#if defined(__x86_64__)
+    unsigned a = 0, b, c, d;
+    return runs_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 #else
     return false;
 #endif
@@ -60,6 +73,7 @@ std::vector<std::string> cpu_features() {
     HERD_ASK("fma") HERD_ASK("f16c") HERD_ASK("avx512f") HERD_ASK("avx512bw") HERD_ASK("avx512dq") HERD_ASK("avx512vl")
         HERD_ASK("avx512vnni") HERD_ASK("avx512bf16")
 #undef HERD_ASK
+    if (runs_avxvnni()) names.push_back("avxvnni");
 #elif defined(__aarch64__)
     names.push_back("asimd");
     if (runs_neon()) names.push_back("asimddp");
@@ -71,6 +85,7 @@ std::vector<const Kernels *> available_kernels() {
     std::vector<const Kernels *> found;
     if (runs_avx512bf16() && avx512bf16_kernels()) found.push_back(avx512bf16_kernels());
     if (runs_avx512() && avx512_kernels()) found.push_back(avx512_kernels());
+    if (runs_avxvnni() && avxvnni_kernels()) found.push_back(avxvnni_kernels());
     if (runs_avx2() && avx2_kernels()) found.push_back(avx2_kernels());
     if (runs_neon() && neon_kernels()) found.push_back(neon_kernels());
     found.push_back(portable_kernels());

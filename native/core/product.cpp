@@ -11,7 +11,7 @@ constexpr int64_t ROW_BLOCK = 256;    // rows of a blocked product's task: its s
 constexpr int64_t FEW_OUTPUTS = 512;  // most outputs of a task along weight rows
 constexpr int64_t FEW_BYTES = 131072;  // weights of such a task
 
-bool is_few(const Work &w) { return w.rows->n <= FEW_ROWS; }
+bool is_few(int64_t rows) { return rows <= FEW_ROWS; }
 
 int group_of(Type t) { return block_of(t).inputs == 256 ? 1 : 0; }
 
@@ -30,10 +30,17 @@ void prepare(Pool &pool, Rows &rows, int which, std::vector<Quantising> &todo, i
     Quantised &q = rows.quantised[which];
     q.step = which ? 256 : 32;
     q.Kp = (rows.K + 255) / 256 * 256;
-    q.q = pool.take<int8_t>(rows.n * q.Kp);
-    q.scale = pool.take<float>(rows.n * (q.Kp / q.step));
-    q.sum16 = pool.take<int16_t>(rows.n * (q.Kp / 16));
-    q.sum32 = pool.take<int16_t>(rows.n * (q.Kp / 32));
+    const int64_t room = (rows.n + 3) / 4 * 4, n = rows.n;
+    q.q = pool.take<int8_t>(room * q.Kp);
+    q.scale = pool.take<float>(room * (q.Kp / q.step));
+    q.sum16 = pool.take<int16_t>(room * (q.Kp / 16));
+    q.sum32 = pool.take<int16_t>(room * (q.Kp / 32));
+    if (!is_few(n)) {  // rows that fill up a tile are zero; nobody reads their sums
+        std::fill(q.q + n * q.Kp, q.q + room * q.Kp, (int8_t)0);
+        std::fill(q.scale + n * (q.Kp / q.step), q.scale + room * (q.Kp / q.step), 0.0f);
+        std::fill(q.sum16 + n * (q.Kp / 16), q.sum16 + room * (q.Kp / 16), (int16_t)0);
+        std::fill(q.sum32 + n * (q.Kp / 32), q.sum32 + room * (q.Kp / 32), (int16_t)0);
+    }
     todo.push_back({&rows, which, tasks});
     tasks += (rows.n + ROWS_A_TASK - 1) / ROWS_A_TASK;
 }
@@ -61,7 +68,7 @@ struct Cut {
 
 Cut cut(const Work &w, int64_t alike) {
     const Matrix &m = *w.w;
-    if (!is_few(w)) {
+    if (!is_few(w.rows->n)) {
         int64_t blocks = (w.rows->n + ROW_BLOCK - 1) / ROW_BLOCK;
         return {false, PANEL, blocks, (m.O + PANEL - 1) / PANEL * blocks};
     }

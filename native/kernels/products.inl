@@ -46,6 +46,8 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
     else return dot4(acc, c, four);
 }
 
+constexpr int SHARING = 4;  // most rows that share codes in registers: eight gained nothing
+
 constexpr int AHEAD = 2048;  // bytes ahead of the block in hand that are asked for: the hardware stops at pages
 
 // R rows times one strip, `blocks` of them, added to y when `more`.
@@ -76,10 +78,10 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
             } else if constexpr (Fm::large) {
                 for (int r = 0; r < R; r++) part[r] = F{};
             }
-#pragma GCC unroll 8
-            for (int g = 0; g < Fm::block / 32; g++) {
+            each<Fm::block / 32>([&](auto index) HERD_INLINE_BODY {
+                constexpr int g = decltype(index)::value;
                 Codes c[8];
-                codes<T>(strip, g, p, c);
+                codes<T, g>(strip, p, c);
                 for (int r = 0; r < R; r++) {
                     const int8_t *a = q + r * x.Kp + 32 * g;
                     if constexpr (Fm::group == 16) {
@@ -102,7 +104,7 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
                         }
                     }
                 }
-            }
+            });
             if constexpr (Fm::large)
                 for (int r = 0; r < R; r++) acc[r][p] = fused(part[r], set1(x.scale[r * x.groups + n]), acc[r][p]);
         }
@@ -115,10 +117,10 @@ template <Type T>
 static void few_rows(int64_t rows, const uint8_t *strip, int64_t blocks, const Quantised &x, int64_t k, float *y,
                      int64_t ldy, bool more) {
     int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) few_strip<T, 4>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
-    if (rows - r == 3) return few_strip<T, 3>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
-    if (rows - r == 2) return few_strip<T, 2>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
-    if (rows - r == 1) return few_strip<T, 1>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
+    for (; r + SHARING <= rows; r += SHARING)
+        few_strip<T, SHARING>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
+    if (r + 2 <= rows) few_strip<T, 2>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more), r += 2;
+    if (r < rows) few_strip<T, 1>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
 }
 
 // Sixteen rows of blocks from row o on; past the last they stand in for by it, their sums are never read.
@@ -133,7 +135,7 @@ static void few_as(const Product &p, uint8_t *scratch) {
     const Matrix &w = *p.w;
     const int64_t blocks = w.K / Fm::block;
     const uint8_t *data = w.data + p.expert * w.expert_bytes;
-    const int64_t piece = w.strips && p.rows <= 4 ? blocks : DEPTH / Fm::block;
+    const int64_t piece = w.strips && p.rows <= SHARING ? blocks : DEPTH / Fm::block;
     for (int64_t o = p.o0; o < p.o1; o += STRIP) {
         float *y = p.y + o - p.o0;
         for (int64_t n = 0; n < blocks; n += piece) {
@@ -178,12 +180,12 @@ static void unpack_strip(const uint8_t *strip, int64_t blocks, int column, const
                     __builtin_memcpy(panel.mn + (n * (Fm::groups / 2) + g) * PANEL + at, &pairs[g], sizeof(I));
             }
             uint8_t *u = panel.u + n * (Fm::block / 4) * 4 * PANEL + 4 * at;
-#pragma GCC unroll 8
-            for (int g = 0; g < Fm::block / 32; g++) {
+            each<Fm::block / 32>([&](auto index) HERD_INLINE_BODY {
+                constexpr int g = decltype(index)::value;
                 Codes c[8];
-                codes<T>(strip, g, p, c);
+                codes<T, g>(strip, p, c);
                 for (int i = 0; i < 8; i++) store_bytes(u + (8 * g + i) * 4 * PANEL, c[i]);
-            }
+            });
         }
 }
 
@@ -278,7 +280,7 @@ static void tile_rows(const Panel &panel, int64_t blocks, const RowsOf &x, float
     for (int c = 0; c < PANEL; c += TILE * W) tile_of<T, R, TILE>(panel, blocks, x, c, y + c, ldy, more);
 }
 
-// y: rows of at least PANEL.
+// y: rows of at least PANEL, and, as the quantised rows, a whole number of fours of them.
 template <Type T>
 static void many_as(const Product &p, uint8_t *scratch) {
     using Fm = Form<T>;
@@ -303,14 +305,20 @@ static void many_as(const Product &p, uint8_t *scratch) {
             }
             unpack_strip<T>(strip, count, (int)(o - p.o0), panel);
         }
-        int64_t r = 0;
-        for (; r + 4 <= p.rows; r += 4)
-            tile_rows<T, 4>(panel, count, rows_of(p.quantised, r, n * Fm::block), p.y + r * p.ldy, p.ldy, n > 0);
-        const RowsOf x = rows_of(p.quantised, r, n * Fm::block);
-        float *y = p.y + r * p.ldy;
-        if (p.rows - r == 3) tile_rows<T, 3>(panel, count, x, y, p.ldy, n > 0);
-        else if (p.rows - r == 2) tile_rows<T, 2>(panel, count, x, y, p.ldy, n > 0);
-        else if (p.rows - r == 1) tile_rows<T, 1>(panel, count, x, y, p.ldy, n > 0);
+        // What the next piece is made of, asked for share by share while this one is computed with.
+        const int64_t left = blocks - n - count, tiles = (p.rows + 3) / 4;
+        const int64_t next = w.strips ? (left < piece ? left : piece) * Fm::strip_block : 0;
+        const int64_t share = (next / tiles + 63) / 64 * 64;
+        for (int64_t t = 0; t < tiles; t++) {
+            for (int64_t o = p.o0; o < p.o1; o += STRIP) {
+                const uint8_t *from = data + o * w.row_bytes + (n + count) * Fm::strip_block;
+                for (int64_t i = t * share; i < (t + 1) * share && i < next; i += 64) __builtin_prefetch(from + i, 0, 2);
+            }
+            const RowsOf x = rows_of(p.quantised, 4 * t, n * Fm::block);
+            float *y = p.y + 4 * t * p.ldy;
+            if (p.rows - 4 * t > 2) tile_rows<T, 4>(panel, count, x, y, p.ldy, n > 0);
+            else tile_rows<T, 2>(panel, count, x, y, p.ldy, n > 0);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ struct Matrix {
 // Rows of activations quantised to int8 by groups of `step` inputs: x ~ scale * q. A group with a value that is not
 // finite has scale NaN, so that it cannot be lost. Kp: K rounded up to 256.
 struct Quantised {
-    int8_t *q;       // [rows][Kp]
+    int8_t *q;       // [rows][Kp]; room for a whole number of fours of rows, here and below
     float *scale;    // [rows][Kp / step]
     int16_t *sum16;  // [rows][Kp / 16]: sums of q over 16 inputs
     int16_t *sum32;  // [rows][Kp / 32]
@@ -88,6 +88,7 @@ constexpr int64_t PRODUCT_SCRATCH = PANEL * DEPTH + 4 * PANEL * (DEPTH / 16) + 4
                                     4 * PANEL * (DEPTH / 32) + 4 * PANEL * (DEPTH / 256) + PANEL * DEPTH / 32 * 34 + 512;
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();  // null where it was not built
+const Kernels *avxvnni_kernels();
 const Kernels *avx512_kernels();
 const Kernels *avx512bf16_kernels();
 const Kernels *neon_kernels();

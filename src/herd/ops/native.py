@@ -2,8 +2,8 @@
 
 What it is: shapes, outputs and one call into `herd._native` per operation, which checks every array again and runs on
 its own threads with the GIL released. What it is not: arithmetic in Python, except the tables made once a pass.
-Kernels exist for any processor, AVX2, AVX-512 and NEON; the environment variable HERD_ISA (portable, avx2, avx512,
-neon), read once at import, forces one.
+Kernels exist for any processor, AVX2, AVX-VNNI, AVX-512 (with VNNI, and with bfloat16 dots) and NEON; the environment
+variable HERD_ISA (portable, avx2, avxvnni, avx512, avx512bf16, neon), read once at import, forces one.
 """
 
 from collections.abc import Sequence
