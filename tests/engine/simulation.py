@@ -76,7 +76,8 @@ def alone(asked: Asked) -> list[int]:
 
     history = History(list(order.ids))
     while True:
-        logits = FakeModel(next_logits, vocab_size=VOCAB)._logits(ids)
+        found = next_logits(ids)
+        logits = [20.0 * (i == found) for i in range(VOCAB)] if isinstance(found, int) else found
         token = sample(np.asarray(logits, np.float32), order.options, history, asked.seed, len(out))
         out.append(token)
         ids.append(token)
