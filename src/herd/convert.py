@@ -15,6 +15,7 @@ import numpy as np
 from herd.checkpoint.floats import dtype_name
 from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
 from herd.checkpoint.hf_write import save_hf
+from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.small_files import safe_path
@@ -117,6 +118,8 @@ def folder_companions(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str
     notes: list[str] = []
     if isinstance(checkpoint, HfCheckpoint):
         files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
+    elif isinstance(checkpoint, MetaCheckpoint):
+        files = [safe_path(checkpoint.path, n) for n in _COMPANIONS if (checkpoint.path / n).exists()]
     elif isinstance(checkpoint, GgufCheckpoint):
         try:
             tokenizer = checkpoint.load_tokenizer()

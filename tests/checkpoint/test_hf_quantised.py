@@ -21,7 +21,8 @@ from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
 from herd.convert import convert
 from herd.errors import BadCheckpoint
-from herd.formats import bf16_from_float32, decode, to_float32
+from herd.formats import bf16_from_float32, decode, encode, to_float32
+from herd.formats.strips import to_strips
 from herd.weights import Dense, Experts, Packed, Pair
 
 torch = pytest.importorskip("torch")
@@ -382,6 +383,30 @@ def test_a_lazy_array_is_the_array() -> None:
     assert np.array_equal(lazy[1], x[1])
     assert np.array_equal(lazy[-1][1:3], x[1, 1:3])
     assert lazy[0][4:2].shape == (0, 3)
+    assert np.array_equal(lazy[1, 1:4, 2], x[1, 1:4, 2])
+    assert np.array_equal(lazy[0, :, 1:], x[0, :, 1:])
+    assert np.array_equal(lazy[:, 1], x[:, 1])
     assert (len(lazy), lazy.ndim, lazy.nbytes) == (2, 3, x.nbytes)
     with pytest.raises(IndexError):
         lazy[2]
+
+
+def test_fp8_quantises_into_the_packed_form(tmp_path: Path) -> None:
+    """Encoders get the values that the checkpoint stands for, fused and split."""
+    from herd.quantise import quantise
+
+    name = "model.layers.1.feed_forward.experts.gate_up_proj"
+    exact = np.empty(0)
+
+    def change(tensors: Tensors) -> None:
+        nonlocal exact
+        codes, scale, exact = fp8(tensors[name].float())
+        tensors[name], tensors[name + "_scale"] = codes, scale
+
+    folder(tmp_path / "m", TINY_TEXT, FBGEMM, change)
+    quantise(tmp_path / "m", tmp_path / "q", "q8_0", pure=True, compare=False, threads=1)
+    node = own(open_checkpoint(tmp_path / "q"), name)
+    assert isinstance(node, Pair)
+    for part, want in zip((node.gate, node.up), np.split(as_bf16(exact), 2, axis=2), strict=True):
+        codes = encode("q8_0", want.swapaxes(1, 2))
+        assert np.array_equal(part.codes, to_strips("q8_0", codes))  # type: ignore[union-attr]

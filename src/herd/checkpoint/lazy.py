@@ -14,7 +14,8 @@ PIECE_BYTES = 8 << 20
 class Lazy:
     """Looks like an array [O, I] or [E, O, I] and is made when asked for: `x[e]`, `x[start:stop]`, `np.asarray(x)`.
 
-    make(at, start, stop): rows of the matrix at `at`, () or (e,), as an array of `dtype`.
+    make(at, start, stop): rows of the matrix at `at`, () or (e,), as an array of `dtype`. Of `x[e, rows, columns]` the
+    matrix e is made whole and kept until another is asked for: columns come piece by piece.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Lazy:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self._make, self._at = make, at
+        self._kept: tuple[int, Array] | None = None
 
     @property
     def ndim(self) -> int:
@@ -50,6 +52,10 @@ class Lazy:
             start, stop, step = key.indices(self.shape[0])
             assert step == 1, step
             return self._make(self._at, start, max(start, stop))
+        if isinstance(key, tuple) and isinstance(key[0], int) and self.ndim == 3:
+            if self._kept is None or self._kept[0] != key[0]:
+                self._kept = (key[0], np.asarray(self[key[0]]))
+            return self._kept[1][key[1:]]
         return np.asarray(self)[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:

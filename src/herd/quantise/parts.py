@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from herd import formats
@@ -90,13 +89,13 @@ def rows_of(part: Part, node: Any, expert: int, start: int, stop: int) -> npt.ND
     first = part.outputs * (part.half or 0) if joined else 0
     own = node_of(part, node)
     if isinstance(own, Experts):
-        view: npt.NDArray[Any] = np.asarray(own.w)[expert, :, first + start : first + stop].T
+        view: npt.NDArray[Any] = own.w[expert, :, first + start : first + stop].T
         return view
     if isinstance(own, Dense):
-        whole = np.asarray(own.w)
-        return (whole[expert] if part.num_experts else whole)[first + start : first + stop]
+        rows: npt.NDArray[Any] = (own.w[expert] if part.num_experts else own.w)[first + start : first + stop]
+        return rows
     if isinstance(own, Packed):
-        codes: Any = np.asarray(own.codes)
+        codes = own.codes
         if own.layout == "strips":
             codes = StripRows(own.format, codes, own.shape[-2])
         if part.num_experts:
