@@ -35,10 +35,15 @@ template <Element KIND>
 void gather(const Given &g, int64_t row0, int64_t column0, int n, int rows, F *x) {
     float *to = (float *)x;
     if (rows < W) memset((void *)x, 0, n * sizeof(F));
-    for (int lane = 0; lane < rows; lane++) {
-        const uint8_t *from = g.x + (row0 + lane) * g.row_step + column0 * g.column_step;
-        for (int i = 0; i < n; i++) to[i * W + lane] = element(from + i * g.column_step, KIND);
+    const uint8_t *from = g.x + row0 * g.row_step + column0 * g.column_step;
+    if (g.column_step > g.row_step) {  // input-major: columns of a row lie a power of two apart, its lanes together
+        for (int i = 0; i < n; i++)
+            for (int lane = 0; lane < rows; lane++)
+                to[i * W + lane] = element(from + i * g.column_step + lane * g.row_step, KIND);
+        return;
     }
+    for (int lane = 0; lane < rows; lane++)
+        for (int i = 0; i < n; i++) to[i * W + lane] = element(from + lane * g.row_step + i * g.column_step, KIND);
 }
 
 // Records the weight that stands first in the rows of a block and cannot be held. `over`: lanes whose scale overflowed.
