@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from test_packed import ask, assert_same
 
+from helpers import op_set
+from herd.batch import packed as one_after_another
 from herd.checkpoint import open_checkpoint, packed_store, registry, store
 from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.opened import Checkpoint
@@ -22,6 +24,7 @@ from herd.checkpoint.packed_store import folder_of
 from herd.checkpoint.walk import walk
 from herd.errors import BadCheckpoint
 from herd.formats import strips
+from herd.model import forward, place_weights
 from herd.weights import Dense, Packed, Pair
 
 GGUF = Path(__file__).parent.parent / "fixtures" / "gguf"
@@ -266,3 +269,17 @@ def test_strips_are_what_the_rule_makes_of_the_files_rows(model: Path) -> None:
             if w.kind == "matrix" and w.name.endswith("o_proj"):
                 a, b = (x.source().matrix(w.name, *w.shape) for x in (own, over))
                 assert np.array_equal(strips.to_strips(a.format, a.codes), b.codes)
+
+
+@pytest.mark.parametrize("name", ["llama-q4_0", "llama4-q4_1", "llama4-q8_0", "llama4-q4_k", "llama-q6_k"])
+def test_a_packed_model_gives_the_same_bits(name: str) -> None:
+    """Whether the disk had room for the packed form decides the speed, not the answer."""
+    ops, ids = op_set("native"), np.arange(12) + 40
+    found = []
+    for pack in (False, True):
+        with packed(GGUF / f"{name}.gguf", pack=pack) as checkpoint:
+            assert isinstance(checkpoint, PackedOver) == pack
+            model = place_weights(ops, checkpoint.load())
+            context = ops.place(one_after_another([len(ids)], checkpoint.config.chunk))
+            found.append(np.array(forward(ops, checkpoint.config, model, ids, context)))
+    assert np.array_equal(*found)
