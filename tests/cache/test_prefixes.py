@@ -113,6 +113,18 @@ def test_exact_pages_of_the_first_block_and_of_tails() -> None:
     assert [found(w, range(n)) for n in (3, 7, 8, 13, 14)] == [3, 4, 8, 13, 14]
 
 
+def test_a_lease_that_went_back_is_remembered_by_what_it_holds_now() -> None:
+    w = world(None)
+    s = run(w, range(16))
+    w.insert(s, tail=False)
+    w.rollback(s, 6)
+    s.keys[6:] = range(100, 114)
+    w.step([(s, 14)], 999)
+    finish(w, s)
+    assert found(w, [*range(6), *range(100, 114)]) == 20
+    assert found(w, [*range(16), *range(110, 114)]) == 16, "not the new block behind the old ones"
+
+
 # -- isolation (hazards.md section 5, items 76, 87, 110) ---------------------------------------------------------------
 
 
