@@ -70,6 +70,7 @@ class World:
         self.pager.check()
         for sequence, n in work:
             self.pager.commit(sequence.lease, min(accept, n))
+            sequence.name(sequence.lease.length)
         return True
 
     def _pass(self, context: Context, work: list[tuple[Sequence, int]]) -> None:
@@ -134,6 +135,7 @@ class World:
         if self.pager.exact and expected >= self.Z and expected // self.Z != old // self.Z:
             expected = expected // self.Z * self.Z
         assert got == expected == lease.length
+        sequence.name(got)
 
     def insert(self, sequence: Sequence, tail: bool) -> None:
         if sequence.lease.length:
