@@ -125,11 +125,28 @@ def test_a_cut_answer_is_said_to_be_cut(answering: Loader, capsys: pytest.Captur
 
 def test_flags_of_loading_reach_load(answering: Loader) -> None:
     loader = answering("x")
-    main(["run", "scout", "hi", "--ctx", "32K", "--threads", "3", "--chat-format", "llama4", "--device", "cuda"])
+    main(
+        [
+            "run",
+            "scout",
+            "hi",
+            "--ctx",
+            "32K",
+            "--threads",
+            "3",
+            "--chat-format",
+            "llama4",
+            "--device",
+            "cuda",
+            "--kv",
+            "int8",
+        ]
+    )
     model, how = loader.asked[0]
     assert model == "scout"
     assert callable(how.pop("progress"))
     assert how.pop("device") == "cuda"
+    assert how.pop("kv") == "int8"
     assert how == {"context": 32768, "threads": 3, "chat_format": "llama4", "ops": "auto", "force": False, "pack": True}
     main(["run", "scout", "hi", "--no-pack", "--force"])
     assert (loader.asked[1][1]["pack"], loader.asked[1][1]["force"]) == (False, True)

@@ -1,5 +1,6 @@
 """Sizes against the published sums, and messages that say what would fit."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -87,12 +88,26 @@ def test_a_shorter_context_is_offered() -> None:
     assert line.startswith("scout does not fit: it needs 11")
     assert "64.0 GB are available" in line
     assert "\n" not in line
-    offered = int(line.rsplit(" ", 1)[1])
-    check_fits("scout", SCOUT, 60_600_000_000, offered, 64_000_000_000)
+    offered = re.search(r"what would fit: a context of (\d+)", line)
+    assert offered is not None
+    check_fits("scout", SCOUT, 60_600_000_000, int(offered[1]), 64_000_000_000)
+
+
+def test_three_ways_out_are_offered() -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        check_fits("scout", SCOUT, weights_bytes(SCOUT, 8.5), 262_144, 124_000_000_000)
+    line = str(caught.value)
+    found = re.search(r"a context of (\d+); a cache of (int\d) \(--kv int\d\); the same model as (\w+),", line)
+    assert found is not None, line
+    context, kind, form = found.groups()
+    bits = {"q6_k": 6.5625, "q4_k": 4.5}[form]
+    check_fits("scout", SCOUT, weights_bytes(SCOUT, 8.5), int(context), 124_000_000_000)
+    check_fits("scout", SCOUT, weights_bytes(SCOUT, 8.5), 262_144, 124_000_000_000, kind)
+    check_fits("scout", SCOUT, weights_bytes(SCOUT, bits), 262_144, 124_000_000_000)
 
 
 def test_a_smaller_form_is_offered() -> None:
-    with pytest.raises(DoesNotFit, match=r"would fit: the same model as q6_k, 89.1 GB of weights \(herd convert\)"):
+    with pytest.raises(DoesNotFit, match=r"the same model as q6_k, 89.1 GB of weights \(herd quantize\)"):
         check_fits("scout", SCOUT, weights_bytes(SCOUT, 16), 8192, 100_000_000_000)
 
 

@@ -136,6 +136,12 @@ def loading(command: F) -> F:
         click.option("--chat-format", metavar="NAME", help="llama4, llama3, chatml, plain: when a file's is unknown."),
         click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with."),
         click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together: 8192, 32K."),
+        click.option(
+            "--kv",
+            type=click.Choice(["auto", "f32", "f16", "bf16", "int8", "int4"]),
+            default="auto",
+            help="Numbers of the cache; int8 and int4 take less memory. auto: bf16.",
+        ),
         click.option("--force", is_flag=True, help="Load even if the model seems not to fit."),
         click.option("--no-pack", is_flag=True, help="Do not repack a quantised file into the store; slower."),
     ):

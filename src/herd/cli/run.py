@@ -96,6 +96,7 @@ def _load(model: str, values: Mapping[str, Any]) -> "LLM":
         threads=values["threads"],
         ops=values["ops"],
         device=values["device"],
+        kv=values["kv"],
         force=values["force"],
         pack=not values["no_pack"],
         progress=console.progress(quiet=values["quiet"]),

@@ -76,7 +76,7 @@ def load(
 
     context: tokens a sequence may have, prompt and answer; None: the model's own, at most 8192. chat_format: a name of
     `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
-    what computes; auto is native. kv: numbers of the cache; auto: f16 under native, f32 under torch. seed: of calls
+    what computes; auto is native. kv: numbers of the cache; auto: bf16 under native, f32 under torch. seed: of calls
     that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map
     them from there, where the operations like another layout than the file's (`herd.checkpoint.auto_pack`). progress:
     told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised

@@ -93,7 +93,7 @@ def read_model(
         op_set = _op_set(ops, threads, device)
         pack = pack and op_set.name == "native" and native_pack() is not None
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress)
-        kv_dtype = kv if kv != "auto" else "f16" if op_set.name == "native" else "f32" if device == "cpu" else "bf16"
+        kv_dtype = kv if kv != "auto" else "bf16" if op_set.name == "native" or device != "cpu" else "f32"
         available = available_bytes() if device == "cpu" else card_bytes(device)
         if available is not None and not force:
             # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them

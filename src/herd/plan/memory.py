@@ -61,7 +61,7 @@ def head_bytes(kv_dtype: str, head_size: int, rope: bool = True) -> float:
     }[kv_dtype]
 
 
-def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "f16", sequences: int = 1) -> int:
+def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16", sequences: int = 1) -> int:
     """Keys and values of `sequences` sequences of `tokens` tokens. In int4 the chunked layers are int8."""
     total = 0.0
     for layer in config.layers:
@@ -87,7 +87,7 @@ def work_bytes(config: Llama4Config, piece: int = 512) -> int:
 
 
 def need(
-    config: Llama4Config, weights: int, context: int, kv_dtype: str = "f16", piece: int = 512, sequences: int = 1
+    config: Llama4Config, weights: int, context: int, kv_dtype: str = "bf16", piece: int = 512, sequences: int = 1
 ) -> Need:
     """What a loaded model takes with a context of so many tokens; `weights` in bytes."""
     # a pass holds the chunk it ends in beside the one it began in
@@ -95,7 +95,9 @@ def need(
     return Need(weights, cache_bytes(config, context, kv_dtype, sequences) + extra, work_bytes(config, piece))
 
 
-def largest_context(config: Llama4Config, weights: int, available: int, kv_dtype: str = "f16", piece: int = 512) -> int:
+def largest_context(
+    config: Llama4Config, weights: int, available: int, kv_dtype: str = "bf16", piece: int = 512
+) -> int:
     """Most tokens of context that fit, a multiple of 256, at most the model's own; 0 when not even 256 do."""
     low, high = 0, config.max_context // 256
     while low < high:
@@ -108,7 +110,13 @@ def largest_context(config: Llama4Config, weights: int, available: int, kv_dtype
 
 
 def check_fits(
-    name: str, config: Llama4Config, weights: int, context: int, available: int, kv_dtype: str = "f16", piece: int = 512
+    name: str,
+    config: Llama4Config,
+    weights: int,
+    context: int,
+    available: int,
+    kv_dtype: str = "bf16",
+    piece: int = 512,
 ) -> Need:
     """Raise DoesNotFit, before anything is allocated: needed, have, and what would fit."""
     needed = need(config, weights, context, kv_dtype, piece)
@@ -125,16 +133,30 @@ def check_fits(
 def _ways_out(
     config: Llama4Config, weights: int, context: int, available: int, kv_dtype: str, piece: int
 ) -> Iterator[str]:
+    """What would fit: less context, a smaller cache, smaller weights; each that helps by itself."""
+
+    def fits(size: int, tokens: int, kind: str) -> bool:
+        return need(config, size, tokens, kind, piece).total_bytes <= available
+
+    found = False
     shorter = largest_context(config, weights, available, kv_dtype, piece)
     if 0 < shorter < context:
+        found = True
         yield f"what would fit: a context of {shorter}"
-        return
+    for kind in ("int8", "int4"):
+        smaller = head_bytes(kind, config.head_size) < head_bytes(kv_dtype, config.head_size)
+        if smaller and fits(weights, context, kind):
+            found = True
+            yield f"a cache of {kind} (--kv {kind})"
+            break
     for name, bits in FORMAT_BITS.items():
         size = weights_bytes(config, bits)
-        if size < weights and need(config, size, min(context, 2048), kv_dtype, piece).total_bytes <= available:
-            yield f"what would fit: the same model as {name}, {gb(size)} of weights (herd convert)"
-            return
-    yield "no form of this model fits here: take a smaller model"
+        if size < weights and fits(size, context if shorter else min(context, 2048), kv_dtype):
+            found = True
+            yield f"the same model as {name}, {gb(size)} of weights (herd quantize)"
+            break
+    if not found:
+        yield "no form of this model fits here: take a smaller model"
 
 
 def gb(size: int) -> str:
