@@ -118,7 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_peer(parser)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=2048, help="of the model; 0: the random Llama 4 alone")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--types", default=",".join(SMALL + SUPER))
     parser.add_argument("--ops", choices=["native", "torch"], default="native", help="torch: exact, float32 throughout")
@@ -142,11 +142,12 @@ def main():
     ops = op_set(a.ops)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "f16.gguf"
-        convert.convert(store.resolve(a.model), base, "f16")
-        with open_checkpoint(base) as checkpoint:
-            text = (HERE / "data/manual.txt").read_text()
-            ids = checkpoint.load_tokenizer().encode(text)[: a.tokens]
-        for kind in types:
+        if a.tokens:
+            convert.convert(store.resolve(a.model), base, "f16")
+            with open_checkpoint(base) as checkpoint:
+                text = (HERE / "data/manual.txt").read_text()
+                ids = checkpoint.load_tokenizer().encode(text)[: a.tokens]
+        for kind in types if a.tokens else ():
             file = Path(folder) / f"{kind}.gguf"
             peer(a.peer, "quantize", base, file, MIXED[kind], 0)
             told(f"{a.model.split('/')[-1][:10]} {kind}", compare(a.peer, file, ids, a.window, ops))

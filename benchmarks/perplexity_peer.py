@@ -24,7 +24,14 @@ def quantize(source, target, file_type, pure):
 def logits(path, ids_path, window, repack, out_path):
     ids, window = np.load(ids_path).tolist(), int(window)
     worker = Worker()
-    worker.load(path, context=max(window, 256), repack=repack == "1", kv="f32")
+    worker.load(path, context=max(window, 256), repack=repack == "1")
+    L.llama_free(worker.ctx)
+    params = L.llama_context_default_params()
+    params.n_ctx = params.n_batch = max(window, 256)
+    params.type_k = params.type_v = 0
+    params.flash_attn_type = 0  # its flash attention rounds to float16
+    worker.ctx = L.llama_init_from_model(worker.model, params)
+    worker.cells = L.llama_get_memory(worker.ctx)
     out = np.lib.format.open_memmap(out_path, "w+", np.float32, (len(ids), worker.vocab_size))
     for a in range(0, len(ids), window):
         piece = ids[a : a + window]
