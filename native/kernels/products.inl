@@ -78,10 +78,10 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
             } else if constexpr (Fm::large) {
                 for (int r = 0; r < R; r++) part[r] = F{};
             }
-            each<Fm::block / 32>([&](auto index) HERD_INLINE_BODY {
-                constexpr int g = decltype(index)::value;
+#pragma GCC unroll 8
+            for (int g = 0; g < Fm::block / 32; g++) {
                 Codes c[8];
-                codes<T, g>(strip, p, c);
+                codes<T>(strip, g, p, c);
                 for (int r = 0; r < R; r++) {
                     const int8_t *a = q + r * x.Kp + 32 * g;
                     if constexpr (Fm::group == 16) {
@@ -104,7 +104,7 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
                         }
                     }
                 }
-            });
+            }
             if constexpr (Fm::large)
                 for (int r = 0; r < R; r++) acc[r][p] = fused(part[r], set1(x.scale[r * x.groups + n]), acc[r][p]);
         }
@@ -180,12 +180,12 @@ static void unpack_strip(const uint8_t *strip, int64_t blocks, int column, const
                     __builtin_memcpy(panel.mn + (n * (Fm::groups / 2) + g) * PANEL + at, &pairs[g], sizeof(I));
             }
             uint8_t *u = panel.u + n * (Fm::block / 4) * 4 * PANEL + 4 * at;
-            each<Fm::block / 32>([&](auto index) HERD_INLINE_BODY {
-                constexpr int g = decltype(index)::value;
+#pragma GCC unroll 8
+            for (int g = 0; g < Fm::block / 32; g++) {
                 Codes c[8];
-                codes<T, g>(strip, p, c);
+                codes<T>(strip, g, p, c);
                 for (int i = 0; i < 8; i++) store_bytes(u + (8 * g + i) * 4 * PANEL, c[i]);
-            });
+            }
         }
 }
 

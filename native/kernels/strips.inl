@@ -65,12 +65,12 @@ INLINE Codes fifth_bit(U word, int i) {
 }
 
 // The codes of group g of 32 inputs in a block.
-template <Type T, int g>
-INLINE void codes(const uint8_t *b, int p, Codes c[8]) {
+template <Type T>
+INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
     if constexpr (T == Type::q4_0 || T == Type::q4_1 || T == Type::iq4_nl) {
         for (int i = 0; i < 4; i++) {
             Codes z = words_at(b, T == Type::q4_1 ? 4 : 2, i, p);
-            c[i] = z & 15, c[4 + i] = bits<4, 15>(z);
+            c[i] = z & 15, c[4 + i] = z >> 4;
         }
         if constexpr (T == Type::iq4_nl)
             for (int i = 0; i < 8; i++) c[i] = look_up(IQ4, c[i]);
@@ -79,30 +79,30 @@ INLINE void codes(const uint8_t *b, int p, Codes c[8]) {
         U top = (U)words_at(b, at, 0, p);
         for (int i = 0; i < 4; i++) {
             Codes z = words_at(b, at + 4, i, p);
-            c[i] = (z & 15) | fifth_bit(top, i), c[4 + i] = bits<4, 15>(z) | fifth_bit(top, 4 + i);
+            c[i] = (z & 15) | fifth_bit(top, i), c[4 + i] = (z >> 4) | fifth_bit(top, 4 + i);
         }
     } else if constexpr (T == Type::q8_0) {
         for (int i = 0; i < 8; i++) c[i] = words_at(b, 2, i, p) ^ 0x80;
     } else if constexpr (T == Type::q4_k || T == Type::q5_k) {
         for (int i = 0; i < 8; i++) {
             Codes z = words_at(b, T == Type::q4_k ? 16 : 48, 8 * (g / 2) + i, p);
-            c[i] = bits<g % 2 ? 4 : 0, 15>(z);
-            if constexpr (T == Type::q5_k) c[i] = c[i] | bits<g - 4, 16>(words_at(b, 16, i, p));
+            c[i] = g % 2 ? z >> 4 : z & 15;
+            if constexpr (T == Type::q5_k) c[i] = c[i] | (words_at(b, 16, i, p) >> g & 1) << 4;
         }
     } else if constexpr (T == Type::q6_k) {
         for (int i = 0; i < 8; i++) {
             Codes z = words_at(b, 0, 16 * (g / 4) + 8 * (g % 2) + i, p), h = words_at(b, 128, 8 * (g / 4) + i, p);
-            c[i] = bits<g % 4 < 2 ? 0 : 4, 15>(z) | bits<2 * (g % 4) - 4, 48>(h);
+            c[i] = (g % 4 < 2 ? z & 15 : z >> 4) | (h >> (2 * (g % 4)) & 3) << 4;
         }
     } else if constexpr (T == Type::q2_k) {
-        for (int i = 0; i < 8; i++) c[i] = bits<2 * (g % 4), 3>(words_at(b, 16, 8 * (g / 4) + i, p));
+        for (int i = 0; i < 8; i++) c[i] = words_at(b, 16, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3;
     } else if constexpr (T == Type::q3_k) {
         for (int i = 0; i < 8; i++)
-            c[i] = bits<2 * (g % 4), 3>(words_at(b, 32, 8 * (g / 4) + i, p)) | bits<g - 2, 4>(words_at(b, 0, i, p));
+            c[i] = (words_at(b, 32, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3) | (words_at(b, 0, i, p) >> g & 1) << 2;
     } else {  // iq4_xs
         for (int i = 0; i < 4; i++) {
             Codes z = words_at(b, 8, 4 * g + i, p);
-            c[i] = look_up(IQ4, z & 15), c[4 + i] = look_up(IQ4, bits<4, 15>(z));
+            c[i] = look_up(IQ4, z & 15), c[4 + i] = look_up(IQ4, z >> 4);
         }
     }
 }

@@ -61,31 +61,6 @@ INLINE U load_u16(const uint8_t *p) {
     return __builtin_convertvector(*(const U16Loose *)p, U);
 #endif
 }
-// (v >> RIGHT) & MASK byte by byte, RIGHT below 0: to the left. The shift is one of 16 bits: the mask must leave out what
-// it carries over from the neighbour.
-template <int RIGHT, uint8_t MASK>
-INLINE Codes bits(Codes v) {
-    typedef uint16_t Halves __attribute__((vector_size(4 * W)));
-    Halves h = (Halves)v;
-    if constexpr (RIGHT > 0) h = h >> RIGHT;
-    if constexpr (RIGHT < 0) h = h << -RIGHT;
-    return (Codes)h & MASK;
-}
-
-// body(Index<0>), body(Index<1>) .. body(Index<N - 1>): a loop whose counter is a constant in every round.
-template <int N>
-struct Index {
-    static constexpr int value = N;
-};
-template <int N, int FROM = 0, class Body>
-INLINE void each(const Body &body) {
-    if constexpr (FROM < N) {
-        body(Index<FROM>{});
-        each<N, FROM + 1>(body);
-    }
-}
-#define HERD_INLINE_BODY __attribute__((always_inline))
-
 INLINE F to_floats(I x) { return __builtin_convertvector(x, F); }
 
 // a * b + c in one rounding where the processor has it: said outright, so that every path rounds alike.
