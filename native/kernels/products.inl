@@ -48,10 +48,9 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
 
 constexpr int SHARING = 4;  // most rows that share codes in registers: eight gained nothing
 
-// Bytes ahead of the block in hand that are asked for: the hardware stops at pages. At least a block of a strip, since
-// q6_k and others read a block's end first, for its scales.
-template <Type T>
-constexpr int CODES_AHEAD = Form<T>::strip_block > 2048 ? (Form<T>::strip_block + 63) / 64 * 64 : 2048;
+// Bytes ahead of the block in hand that are asked for when several rows keep the arithmetic busy. For one row the
+// processor's own prefetching does better alone (by a quarter for q4_k).
+constexpr int CODES_AHEAD = 2048;
 
 // R rows times one strip, `blocks` of them, added to y when `more`.
 template <Type T, int R>
@@ -61,7 +60,8 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
     for (int r = 0; r < R; r++)
         for (int p = 0; p < PARTS; p++) acc[r][p] = more ? load(y + r * ldy + p * W) : F{};
     for (int64_t n = 0; n < blocks; n++, strip += Fm::strip_block) {
-        for (int i = 0; i < Fm::strip_block; i += 64) __builtin_prefetch(strip + CODES_AHEAD<T> + i);
+        if (R > 1)
+            for (int i = 0; i < Fm::strip_block; i += 64) __builtin_prefetch(strip + CODES_AHEAD + i);
         const int8_t *q = x.q + n * Fm::block;
         const int16_t *sum16 = x.sum16 + n * (Fm::block / 16), *sum32 = x.sum32 + n * (Fm::block / 32);
 #pragma GCC unroll 1
