@@ -147,8 +147,12 @@ def test_a_request_is_limited_before_any_image_is_read() -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("lenient", [False, True], ids=["pillow strict", "pillow told to accept truncated files"])
 @pytest.mark.parametrize(("kind", "head"), [(b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")])
-def test_text_and_profile_bombs_in_a_small_png_are_refused(kind: bytes, head: bytes, place: str) -> None:
+def test_text_and_profile_bombs_in_a_small_png_are_refused(
+    kind: bytes, head: bytes, place: str, lenient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", lenient)
     bomb = chunk(kind, head + zlib.compress(bytes(64 << 20), 9))
     assert len(bomb) < 100_000
     refused(

@@ -8,6 +8,9 @@ sharpened: the tower was trained on values as they are stored.
 import hashlib
 import os
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +41,7 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "gif": GifImageFile,
     "bmp": BmpImageFile,
 }
+_PILLOW = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     # what an EXIF orientation asks for, TIFF 6.0 section 8
@@ -117,11 +121,23 @@ def _read(source: str | os.PathLike[str] | bytes | bytearray | memoryview, limit
     return name, data
 
 
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Pillow as it comes: a library in this process may have told it to accept damaged files, for everybody."""
+    with _PILLOW:
+        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
 def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     kind = sniff(data, name)
     size = declared_size(kind, data, name, limits)
     try:
-        with _DECODERS[kind](BytesIO(data)) as image:
+        with _strict_pillow(), _DECODERS[kind](BytesIO(data)) as image:
             _same_size(image.size, size, name)
             image.load()
             _same_size(image.size, size, name)
