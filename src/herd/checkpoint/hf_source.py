@@ -15,8 +15,7 @@ from herd.checkpoint.floats import Array
 from herd.checkpoint.hf_folder import open_files
 from herd.checkpoint.names import to_adjacent
 from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.small_files import listed
-from herd.checkpoint.walk import walk
+from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
 from herd.weights import Dense, Experts, Linear
@@ -117,20 +116,7 @@ class HfSource:
             wanted |= item.tensors
         if self.config.tied_embeddings:
             self._drop_tied_head()
-        if missing := wanted.keys() - self._where.keys():
-            fail(
-                BadCheckpoint,
-                f"{self.path}: {len(missing)} tensors are missing",
-                got=listed(missing),
-                do="files and config.json do not belong together, or files are missing",
-            )
-        if extra := self._where.keys() - wanted.keys():
-            fail(
-                BadCheckpoint,
-                f"{self.path}: {len(extra)} tensors that the config does not know",
-                got=listed(extra),
-                do="files and config.json do not belong together",
-            )
+        check_names(self.path, wanted.keys(), self._where.keys())
         for name, shape in wanted.items():
             file, stored = self._where[name]
             entry = file.entries[stored]

@@ -6,8 +6,7 @@ from herd.checkpoint.floats import Array
 from herd.checkpoint.hf_folder import open_files
 from herd.checkpoint.packed_form import GATE_UP, PAD, PackedTensor, from_metadata, halves
 from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.small_files import listed
-from herd.checkpoint.walk import walk
+from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
 from herd.weights import Dense, Experts, Linear, Packed, Pair
@@ -119,20 +118,7 @@ class PackedSource(PackedFiles):
                 wanted |= self._expert_shapes(item.name, item.shape)
             else:
                 wanted |= item.tensors
-        if missing := wanted.keys() - self._where.keys():
-            fail(
-                BadCheckpoint,
-                f"{self.path}: {len(missing)} tensors are missing",
-                got=listed(missing),
-                do="files and config.json do not belong together, or files are missing",
-            )
-        if extra := self._where.keys() - wanted.keys():
-            fail(
-                BadCheckpoint,
-                f"{self.path}: {len(extra)} tensors that the config does not know",
-                got=listed(extra),
-                do="files and config.json do not belong together",
-            )
+        check_names(self.path, wanted.keys(), self._where.keys())
         for name, shape in wanted.items():
             have = self.shape(name)
             if have != shape:

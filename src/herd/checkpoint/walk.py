@@ -5,12 +5,15 @@ names and shapes from the same place as loaders.
 """
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from herd.checkpoint.floats import Array
+from herd.checkpoint.small_files import listed
 from herd.config import Llama4Config
-from herd.errors import UsageError, fail
+from herd.errors import BadCheckpoint, UsageError, fail
 from herd.weights import Dense, Experts, Linear, Model, Norm, build
 
 
@@ -104,3 +107,21 @@ class TreeSource:
                 fail(UsageError, "the model is of another form", got=type(node).__name__, expected=type(names).__name__)
             for field in dataclasses.fields(names):
                 self._match(getattr(names, field.name), getattr(node, field.name))
+
+
+def check_names(path: Path, wanted: Set[str], have: Set[str]) -> None:
+    """Refuse files that lack a tensor the config wants, or hold one that it does not know. Raises BadCheckpoint."""
+    if missing := wanted - have:
+        fail(
+            BadCheckpoint,
+            f"{path}: {len(missing)} tensors are missing",
+            got=listed(set(missing)),
+            do="files and config.json do not belong together, or files are missing",
+        )
+    if extra := have - wanted:
+        fail(
+            BadCheckpoint,
+            f"{path}: {len(extra)} tensors that the config does not know",
+            got=listed(set(extra)),
+            do="files and config.json do not belong together",
+        )
