@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/attention.h"
 #include "core/layers.h"
 #include "view.h"
 
@@ -42,10 +43,27 @@ struct NormWeight {
 // The weight as one matrix [O, K] (O below 0: any); refuses another shape.
 const Linear &checked(const Weight *w, const char *what, int64_t O, int64_t K);
 
+// Weights of a layer's parts over rows of D, shapes checked against each other.
+Mlp checked_mlp(const Weight *gate, const Weight *up, const Weight *down, int64_t D);
+Moe checked_moe(const Weight &router, const Weight &gate, const Weight &up, const Weight &down, const Mlp &shared,
+                int64_t D, int64_t E, int64_t A);
+Projections checked_projections(const Weight &wq, const Weight &wk, const Weight &wv, int64_t D, int64_t H);
+
+// What happens to heads of q and k, and the arrays that it is read from.
+struct HeadArgs {
+    Optional cos, sin, q_scale;
+    Heads heads;
+    HeadArgs(int64_t T, int64_t H, nb::handle cos, nb::handle sin, nb::object qk_eps, nb::handle q_scale);
+};
+
 int64_t rows_of(const View &x, const char *what);  // of an array of two axes
+
+// Refuses segments that do not fit these rows, or the cache (null: the keys are the rows).
+void check_attention(const Spans &spans, const Cache *cache, int64_t T, int64_t N, int64_t K, int64_t H);
 
 void register_weights(nb::module_ &m);
 void register_layers(nb::module_ &m);
 void register_attention(nb::module_ &m);
+void register_block(nb::module_ &m);
 
 }  // namespace herd

@@ -11,6 +11,29 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace herd {
+void check_attention(const Spans &spans, const Cache *cache, int64_t T, int64_t N, int64_t K, int64_t H) {
+    if (K < 1 || H < 1 || N < 1 || N % K)
+        refuse("query heads", std::to_string(N), "a multiple of the " + std::to_string(K) + " KV heads");
+    if (spans.starts.back() != T)
+        refuse("rows", std::to_string(T), std::to_string(spans.starts.back()) + ", the rows of the segments");
+    if (cache) {
+        if (!spans.page_size) refuse("segments", "no pages", "pages and slots, since there is a cache");
+        if (cache->K != K || cache->H != H)
+            refuse("cache heads and head size", show({cache->K, cache->H}), show({K, H}));
+        if (bool(cache->exact) != !spans.exact.empty() && spans.starts.size() > 1)
+            refuse("segments", cache->exact ? "no exact pages" : "exact pages",
+                   cache->exact ? "them, since the cache is int4" : "none, since the cache is not int4");
+        if (cache->exact && spans.exact_top > cache->exact->slots)
+            refuse("segments", "exact slots up to " + std::to_string(spans.exact_top),
+                   "at most the cache's " + std::to_string(cache->exact->slots));
+        if (spans.top > cache->slots)
+            refuse("segments", "slots up to " + std::to_string(spans.top),
+                   "at most the cache's " + std::to_string(cache->slots));
+    } else if (spans.page_size) {
+        refuse("segments", "pages", "none, since there is no cache");
+    }
+}
+
 namespace {
 
 std::unique_ptr<Spans> make_spans(nb::handle starts_, nb::handle lengths_, nb::handle pages_, nb::handle slots_,
@@ -125,30 +148,11 @@ void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, 
     auto s = q.shape(), ks = k.shape();
     if (s.size() != 3 || ks.size() != 3) refuse("q_TNH, k_TKH", show(s) + ", " + show(ks), "three axes each");
     int64_t T = s[0], N = s[1], H = s[2], K = ks[1];
-    if (K < 1 || H < 1 || N < 1 || N % K)
-        refuse("query heads", std::to_string(N), "a multiple of the " + std::to_string(K) + " KV heads");
     auto *fq = q.as<const float>({T, N, H});
     auto *fk = k.as<const float>({T, K, H});
     auto *fv = v.as<const float>({T, K, H});
     auto *fo = o.as<float>({T, N, H});
-    if (spans.starts.back() != T)
-        refuse("rows", std::to_string(T), std::to_string(spans.starts.back()) + ", the rows of the segments");
-    if (cache) {
-        if (!spans.page_size) refuse("segments", "no pages", "pages and slots, since there is a cache");
-        if (cache->K != K || cache->H != H)
-            refuse("cache heads and head size", show({cache->K, cache->H}), show({K, H}));
-        if (bool(cache->exact) != !spans.exact.empty() && spans.starts.size() > 1)
-            refuse("segments", cache->exact ? "no exact pages" : "exact pages",
-                   cache->exact ? "them, since the cache is int4" : "none, since the cache is not int4");
-        if (cache->exact && spans.exact_top > cache->exact->slots)
-            refuse("segments", "exact slots up to " + std::to_string(spans.exact_top),
-                   "at most the cache's " + std::to_string(cache->exact->slots));
-        if (spans.top > cache->slots)
-            refuse("segments", "slots up to " + std::to_string(spans.top),
-                   "at most the cache's " + std::to_string(cache->slots));
-    } else if (spans.page_size) {
-        refuse("segments", "pages", "none, since there is no cache");
-    }
+    check_attention(spans, cache, T, N, K, H);
     nb::gil_scoped_release free;
     Turn turn;
     attend(turn.pool, spans, cache, {T, N, K, H}, fq, fk, fv, causal, fo);

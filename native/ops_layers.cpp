@@ -18,17 +18,54 @@ int64_t rows_of(const View &x, const char *what) {
     return s[0];
 }
 
-namespace {
-
-struct MlpWeights {
+Mlp checked_mlp(const Weight *gate, const Weight *up, const Weight *down, int64_t D) {
     Mlp mlp;
-    MlpWeights(const Weight *gate, const Weight *up, const Weight *down, int64_t D) {
-        mlp.up = &checked(up, "up weight", -1, D);
-        int64_t F = up->O();
-        if (gate) mlp.gate = &checked(gate, "gate weight", F, D);
-        mlp.down = &checked(down, "down weight", D, F);
+    mlp.up = &checked(up, "up weight", -1, D);
+    int64_t F = up->O();
+    if (gate) mlp.gate = &checked(gate, "gate weight", F, D);
+    mlp.down = &checked(down, "down weight", D, F);
+    return mlp;
+}
+
+Moe checked_moe(const Weight &router, const Weight &gate, const Weight &up, const Weight &down, const Mlp &shared,
+                int64_t D, int64_t E, int64_t A) {
+    if (E < 1 || A < 1 || A > E) refuse("experts, experts per token", show({E, A}), "1 <= A <= E");
+    Moe m;
+    m.E = E, m.A = A;
+    m.router = &checked(&router, "router", E, D);
+    int64_t F = gate.O();
+    for (auto [w, O, K, what] :
+         {std::tuple{&gate, F, D, "expert gate"}, {&up, F, D, "expert up"}, {&down, D, F, "expert down"}}) {
+        if (w->E() != E || w->O() != O || w->K() != K)
+            refuse(what, "stack " + show({w->E(), w->O(), w->K()}), show({E, O, K}));
+        if (w->linear.bias) refuse(what, "a bias", "none");
     }
-};
+    m.gate = gate.linear.m, m.up = up.linear.m, m.down = down.linear.m;
+    m.shared = shared;
+    return m;
+}
+
+Projections checked_projections(const Weight &wq, const Weight &wk, const Weight &wv, int64_t D, int64_t H) {
+    if (H < 1) refuse("head size", std::to_string(H), "1 or more");
+    Projections p{&checked(&wq, "wq", -1, D), &checked(&wk, "wk", -1, D), &checked(&wv, "wv", wk.O(), D)};
+    if (wq.O() % H || wk.O() % H)
+        refuse("wq, wk outputs", show({wq.O(), wk.O()}), "multiples of the head size " + std::to_string(H));
+    return p;
+}
+
+HeadArgs::HeadArgs(int64_t T, int64_t H, nb::handle cos_, nb::handle sin_, nb::object qk_eps, nb::handle q_scale_)
+    : cos(cos_, "cos_TM"), sin(sin_, "sin_TM"), q_scale(q_scale_, "q_scale_T") {
+    if (H < 1 || (cos && H % 2)) refuse("head size", std::to_string(H), "an even number");
+    heads.H = H;
+    heads.cos = cos.as<float>({T, H / 2});
+    heads.sin = sin.as<float>({T, H / 2});
+    if (bool(cos) != bool(sin)) refuse("cos, sin", "one of them", "both or none");
+    heads.unit = !qk_eps.is_none();
+    if (heads.unit) heads.unit_eps = (float)nb::cast<double>(qk_eps);
+    heads.q_scale = q_scale.as<float>({T});
+}
+
+namespace {
 
 void op_norm(nb::handle x_, const NormWeight &norm, nb::handle y_) {
     View x(x_, "x_TD"), y(y_, "y_TD", true);
@@ -53,22 +90,6 @@ void op_linear(nb::handle x_, const Weight &w, nb::handle y_, int64_t expert, bo
     linear(turn.pool, w.linear, expert, from, T, to, add ? Finish::add : Finish::store);
 }
 
-struct HeadArgs {
-    Optional cos, sin, q_scale;
-    Heads heads;
-    HeadArgs(int64_t T, int64_t H, nb::handle cos_, nb::handle sin_, nb::object qk_eps, nb::handle q_scale_)
-        : cos(cos_, "cos_TM"), sin(sin_, "sin_TM"), q_scale(q_scale_, "q_scale_T") {
-        if (H < 1 || (cos && H % 2)) refuse("head size", std::to_string(H), "an even number");
-        heads.H = H;
-        heads.cos = cos.as<float>({T, H / 2});
-        heads.sin = sin.as<float>({T, H / 2});
-        if (bool(cos) != bool(sin)) refuse("cos, sin", "one of them", "both or none");
-        heads.unit = !qk_eps.is_none();
-        if (heads.unit) heads.unit_eps = (float)nb::cast<double>(qk_eps);
-        heads.q_scale = q_scale.as<float>({T});
-    }
-};
-
 void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weight &wk, const Weight &wv, int64_t H,
             nb::handle cos, nb::handle sin, nb::object qk_eps, nb::handle q_scale, nb::handle q_, nb::handle k_,
             nb::handle v_) {
@@ -77,15 +98,13 @@ void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weigh
     auto *from = x.as<const float>({T, D});
     Norm n = norm.at(D);
     HeadArgs args(T, H, cos, sin, qk_eps, q_scale);
-    const Linear &lq = checked(&wq, "wq", -1, D), &lk = checked(&wk, "wk", -1, D), &lv = checked(&wv, "wv", wk.O(), D);
-    if (wq.O() % H || wk.O() % H)
-        refuse("wq, wk outputs", show({wq.O(), wk.O()}), "multiples of the head size " + std::to_string(H));
+    const Projections p = checked_projections(wq, wk, wv, D, H);
     auto *yq = q.as<float>({T, wq.O() / H, H});
     auto *yk = k.as<float>({T, wk.O() / H, H});
     auto *yv = v.as<float>({T, wv.O() / H, H});
     nb::gil_scoped_release free;
     Turn turn;
-    qkv(turn.pool, n, lq, lk, lv, args.heads, from, T, D, yq, yk, yv);
+    qkv(turn.pool, n, p, args.heads, from, T, D, yq, yk, yv);
 }
 
 void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin, nb::object qk_eps,
@@ -108,14 +127,14 @@ void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Wei
     View x(x_, "x_TD", y_.is_none());
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
-    MlpWeights weights(gate, &up, &down, D);
+    const Mlp weights = checked_mlp(gate, &up, &down, D);
     auto *from = x.as<const float>({T, D});
     View y = y_.is_none() ? View(x_, "x_TD", true) : View(y_, "y_TD", true);
     auto *to = y.as<float>({T, D});
     bool add = y_.is_none();
     nb::gil_scoped_release free;
     Turn turn;
-    mlp(turn.pool, n, weights.mlp, from, T, D, to, add);
+    mlp(turn.pool, n, weights, from, T, D, to, add);
 }
 
 void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const Weight &gate, const Weight &up,
@@ -124,20 +143,8 @@ void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const W
     View x(x_, "x_TD", y_.is_none()), experts(experts_, "experts_TA", true), scores(scores_, "scores_TA", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
-    if (E < 1 || A < 1 || A > E) refuse("experts, experts per token", show({E, A}), "1 <= A <= E");
-    Moe m;
-    m.E = E, m.A = A;
-    m.router = &checked(&router, "router", E, D);
-    int64_t F = gate.O();
-    for (auto [w, O, K, what] :
-         {std::tuple{&gate, F, D, "expert gate"}, {&up, F, D, "expert up"}, {&down, D, F, "expert down"}}) {
-        if (w->E() != E || w->O() != O || w->K() != K)
-            refuse(what, "stack " + show({w->E(), w->O(), w->K()}), show({E, O, K}));
-        if (w->linear.bias) refuse(what, "a bias", "none");
-    }
-    m.gate = gate.linear.m, m.up = up.linear.m, m.down = down.linear.m;
-    MlpWeights shared(shared_gate, &shared_up, &shared_down, D);
-    m.shared = shared.mlp;
+    const Moe m =
+        checked_moe(router, gate, up, down, checked_mlp(shared_gate, &shared_up, &shared_down, D), D, E, A);
     auto *from = x.as<const float>({T, D});
     View y = y_.is_none() ? View(x_, "x_TD", true) : View(y_, "y_TD", true);
     auto *to = y.as<float>({T, D});

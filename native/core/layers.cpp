@@ -33,16 +33,16 @@ void shape_heads(Pool &pool, const Heads &h, int64_t T, int64_t N, int64_t K, fl
     });
 }
 
-void qkv(Pool &pool, const Norm &norm, const Linear &wq, const Linear &wk, const Linear &wv, const Heads &heads,
-         const float *x, int64_t T, int64_t D, float *q, float *k, float *v) {
+void qkv(Pool &pool, const Norm &norm, const Projections &p, const Heads &heads, const float *x, int64_t T, int64_t D,
+         float *q, float *k, float *v) {
     float *h = pool.take<float>(T * D);
     normalise(pool, norm, x, T, D, h);
     Rows rows{h, D, T, D};
     std::vector<Work> works;
-    for (auto [w, y] : {std::pair{&wq, q}, {&wk, k}, {&wv, v}})
+    for (auto [w, y] : {std::pair{p.q, q}, {p.k, k}, {p.v, v}})
         works.push_back({&w->m, nullptr, 0, &rows, y, w->m.O, w->bias, nullptr, Finish::store});
     multiply(pool, works);
-    shape_heads(pool, heads, T, wq.m.O / heads.H, wk.m.O / heads.H, q, k);
+    shape_heads(pool, heads, T, p.q->m.O / heads.H, p.k->m.O / heads.H, q, k);
 }
 
 namespace {

@@ -36,8 +36,12 @@ struct Heads {
 // Rope, QK norm and temperature on q [T, N, H] and k [T, K, H], in place.
 void shape_heads(Pool &pool, const Heads &heads, int64_t T, int64_t N, int64_t K, float *q, float *k);
 
-void qkv(Pool &pool, const Norm &norm, const Linear &wq, const Linear &wk, const Linear &wv, const Heads &heads,
-         const float *x, int64_t T, int64_t D, float *q, float *k, float *v);
+struct Projections {
+    const Linear *q = nullptr, *k = nullptr, *v = nullptr;
+};
+
+void qkv(Pool &pool, const Norm &norm, const Projections &w, const Heads &heads, const float *x, int64_t T, int64_t D,
+         float *q, float *k, float *v);
 
 // y (+)= mlp(norm(x)); with `add` y is x.
 void mlp(Pool &pool, const Norm &norm, const Mlp &mlp, const float *x, int64_t T, int64_t D, float *y, bool add);

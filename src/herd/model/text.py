@@ -35,18 +35,16 @@ def block(
     routing: Any | None = None,
 ) -> Array:
     """One layer."""
-    q, k, v = ops.qkv(
-        x_TD,
-        w.norm1,
-        w.q,
-        w.k,
-        w.v,
+    shape = (
         c.head_size,
         rope if layer.rope else None,
         c.norm_eps if layer.qk_norm else None,
         temperature_T if layer.tuned else None,
-        extras,
     )
+    done = ops.block(x_TD, w, *shape, segments, kv, c.num_experts, c.experts_per_token, extras=extras, routing=routing)
+    if done is not None:
+        return done
+    q, k, v = ops.qkv(x_TD, w.norm1, w.q, w.k, w.v, *shape, extras)
     x_TD = ops.out_add(x_TD, ops.attend(q, k, v, segments, kv), w.o, extras)
     if w.ffn.kind == "moe":
         return ops.moe_add(x_TD, w.norm2, w.ffn, c.num_experts, c.experts_per_token, extras, routing=routing)

@@ -6,7 +6,7 @@ differentiable on any device; `ops.native` is C++ on the CPU, numpy in and out. 
 Rules that hold for every op:
 - Activations are flat: x_TD has one row per token, of any sequence. Native activations are float32.
 - Statistics (norms, softmax, router scores, rope, temperature) in at least float32; float64 stays float64.
-- Operations are big on purpose: a decode step makes four calls a layer.
+- Operations are big on purpose: a decode step makes four calls a layer, or one (`block`).
 - `x_TD` given to an op that adds a residual is consumed: the op may reuse its memory.
 - An op with weights takes `extras`: low-rank adapters per row and input statistics per weight. None by default.
 - An op that adds the residual leaves it out on `residual=False`, so that a parallel pass can reduce before it adds.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from herd.batch import Context, Segments
-from herd.weights import Array, Linear, Mlp, Moe, Norm, Vision
+from herd.weights import Array, Block, Linear, Mlp, Moe, Norm, Vision
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,24 @@ class Ops(Protocol):
         self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None
     ) -> Array:
         """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
+
+    def block(
+        self,
+        x_TD: Array,
+        w: Block,
+        head_size: int,
+        cos_sin: Any | None,
+        qk_eps: float | None,
+        q_scale_T: Array | None,
+        segments: Any,
+        kv: Any | None,
+        num_experts: int,
+        experts_per_token: int,
+        extras: Extras | None = None,
+        routing: Any | None = None,
+    ) -> Array | None:
+        """A layer of the text model in one call: qkv, attend, out_add, then moe_add or mlp_add, with the same bits.
+        None, x_TD untouched, where this op set has nothing to gain from it, or cannot: then take the four."""
 
     # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------
 

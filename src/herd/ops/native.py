@@ -19,9 +19,12 @@ from herd.errors import UsageError, fail
 from herd.ops import native_composed as composed
 from herd.ops import native_weights as handles
 from herd.ops.contract import Extras
-from herd.weights import Array, Linear, Mlp, Moe, Norm, Vision
+from herd.weights import Array, Block, Linear, Mlp, Moe, Norm, Vision
 
 Floats = npt.NDArray[np.float32]
+
+MOST_BLOCK_ROWS = 64
+"""A layer's scratch memory is freed between its operations when there are more rows."""
 
 
 class CosSin(NamedTuple):
@@ -265,6 +268,39 @@ class NativeOps:
         if routing is not None:
             routing(experts_TA, scores_TA)
         return x if y is None else y
+
+    def block(
+        self,
+        x_TD: Array,
+        w: Block,
+        head_size: int,
+        cos_sin: Any | None,
+        qk_eps: float | None,
+        q_scale_T: Array | None,
+        segments: Any,
+        kv: Any | None,
+        num_experts: int,
+        experts_per_token: int,
+        extras: Extras | None = None,
+        routing: Any | None = None,
+    ) -> Floats | None:
+        """A layer in one call for few rows, where the way between calls is what costs."""
+        T = len(x_TD)
+        if T > MOST_BLOCK_ROWS or extras is not None:
+            return None
+        made = handles.block(w, head_size, num_experts, experts_per_token)
+        if made is None:
+            return None
+        x = _owned(x_TD)
+        cos, sin = (None, None) if cos_sin is None else cos_sin
+        experts_TA = scores_TA = None
+        if w.ffn.kind == "moe":
+            experts_TA = np.empty((T, experts_per_token), np.int32)
+            scores_TA = np.empty((T, experts_per_token), np.float32)
+        _native.block(x, made, cos, sin, qk_eps, q_scale_T, _placed(segments).spans, kv, experts_TA, scores_TA)
+        if routing is not None:
+            routing(experts_TA, scores_TA)
+        return x
 
     def norm(self, x_TD: Array, norm: Norm) -> Floats:
         """RMS norm or LayerNorm."""

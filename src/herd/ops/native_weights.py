@@ -6,6 +6,7 @@ array, which may be a read-only, unaligned view of a mapped file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from herd import _native, formats
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS, num_strips
-from herd.weights import Array, Dense, Experts, Linear, Norm, Packed, Pair
+from herd.weights import Array, Block, Dense, Experts, Linear, Moe, Norm, Packed, Pair
 
 FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
 
@@ -125,3 +126,55 @@ def norm_weight(node: Norm) -> Any:
         (node.w, node.bias, node.eps),
         lambda: _native.norm_weight(np.ascontiguousarray(node.w), _bias(node.bias), node.eps),
     )
+
+
+def block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any | None:
+    """The handle of a whole layer; None when one of its weights is of a kind that is not one matrix (LoRA)."""
+    arrays = _arrays_of(node)
+    if arrays is None:
+        return None
+    sizes = head_size, num_experts, experts_per_token
+    kept = node.__dict__.get("_native")
+    if kept is None or kept.sizes != sizes or not all(map(is_, kept.arrays, arrays)):
+        kept = node.__dict__["_native"] = _KeptBlock(tuple(arrays), _block(node, *sizes), sizes)
+    return kept.handles
+
+
+@dataclass
+class _KeptBlock(_Kept):
+    sizes: tuple[int, int, int]
+
+
+def _arrays_of(node: Block) -> list[Any] | None:
+    """Every array of a layer, in an order of its own; None when there is a weight that `weight` does not know."""
+    ffn = node.ffn
+    nodes: list[Any] = [node.q, node.k, node.v, node.o]
+    arrays: list[Any] = [node.norm1.w, node.norm1.bias, node.norm2.w, node.norm2.bias]
+    if isinstance(ffn, Moe):
+        halves = ffn.gate_up
+        nodes += (halves.gate, halves.up) if isinstance(halves, Pair) else (halves,)
+        nodes += (ffn.router, ffn.down)
+        ffn = ffn.shared
+    if ffn.gate is not None:
+        nodes.append(ffn.gate)
+    nodes += (ffn.up, ffn.down)
+    for n in nodes:
+        if isinstance(n, Packed):
+            arrays += (n.codes, n.bias)
+        elif isinstance(n, Dense):
+            arrays += (n.w, n.bias)
+        elif isinstance(n, Experts):
+            arrays.append(n.w)
+        else:
+            return None
+    return arrays
+
+
+def _block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any:
+    parts = (norm_weight(node.norm1), *map(weight, (node.q, node.k, node.v, node.o)), norm_weight(node.norm2))
+    ffn, experts = node.ffn, None
+    if isinstance(ffn, Moe):
+        stacks = (weight(ffn.router), *halves(ffn.gate_up), weight(ffn.down))
+        experts, ffn = (*stacks, num_experts, experts_per_token), ffn.shared
+    gate = None if ffn.gate is None else weight(ffn.gate)
+    return _native.block_weights(parts, head_size, experts, (gate, weight(ffn.up), weight(ffn.down)))

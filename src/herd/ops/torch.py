@@ -379,6 +379,10 @@ class TorchOps:
         """The expert's input."""
         return h_RD * scores_R[:, None]
 
+    def block(self, *layer: Any, **companions: Any) -> None:
+        """Nothing to gain: each operation is many kernels anyway."""
+        return
+
     def norm(self, x_TD: Tensor, norm: Any) -> Tensor:
         """RMS norm (cast down before the weight is applied, as the checkpoints were trained) or LayerNorm."""
         if norm.bias is not None:
