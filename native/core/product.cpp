@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t ROW_BLOCK = 256;    // rows of a blocked product's task: its sums stay in the second-level cache
 constexpr int64_t FEW_OUTPUTS = 512;  // most outputs of a task along weight rows
-constexpr int64_t FEW_BYTES = 131072;  // weights of such a task
+constexpr int64_t FEW_BYTES = 131072;  // most weights of such a task
+constexpr int64_t LEAST_BYTES = 16384;  // fewer are not worth taking a task for
 
 bool is_few(int64_t rows) { return rows <= FEW_ROWS; }
 
@@ -75,7 +76,7 @@ Cut cut(const Work &w, int64_t alike) {
     int64_t bytes = STRIP * (m.input_major ? m.K * (m.type == Type::f32 ? 4 : 2) : m.row_bytes);
     int64_t strips = std::clamp<int64_t>(FEW_BYTES / std::max<int64_t>(bytes, 1), 1, FEW_OUTPUTS / STRIP);
     // enough tasks that no thread waits long for the last one
-    strips = std::min(strips, std::max<int64_t>(1, (m.O + STRIP - 1) / STRIP / alike));
+    strips = std::min(strips, std::max((m.O + STRIP - 1) / STRIP / alike, LEAST_BYTES / std::max<int64_t>(bytes, 1) + 1));
     if (!is_packed(m.type)) strips = std::max<int64_t>(3, strips / 3 * 3);
     int64_t step = STRIP * strips;
     return {true, step, 1, (m.O + step - 1) / step};
@@ -129,7 +130,7 @@ void multiply(Pool &pool, std::vector<Work> &works) {
     std::vector<Quantising> todo;
     int64_t quantise_tasks = 0, cost = 0;
     for (Work &w : works) {
-        Cut c = w.rows->n ? cut(w, 4 * pool.threads()) : Cut{};
+        Cut c = w.rows->n ? cut(w, 8 * pool.threads()) : Cut{};
         cuts.push_back(c);
         starts.push_back(starts.back() + c.tasks);
         if (!w.rows->n) continue;

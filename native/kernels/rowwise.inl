@@ -115,8 +115,12 @@ INLINE float quantise_group(const float *x, int64_t n, int8_t *q, int16_t *sum16
         I bits = (I)absolute(load(x + i));
         most = pick_larger(most, bits);
     }
+#if defined(HERD_AVX512)
+    const int32_t bits = _mm512_reduce_max_epi32((__m512i)most);
+#else
     int32_t bits = 0;
     for (int i = 0; i < W; i++) bits = most[i] > bits ? most[i] : bits;
+#endif
     float top;
     memcpy(&top, &bits, 4);
     const bool finite = bits < 0x7f800000;

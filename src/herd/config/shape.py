@@ -8,6 +8,7 @@ without QK norm, temperature or chunks. Sources: the published config.json files
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, divides, eps, positive, whole
@@ -211,7 +212,7 @@ class Llama4Config:
             tuned=not rope and self.temperature_tuning,
         )
 
-    @property
+    @cached_property
     def layers(self) -> tuple[LayerKind, ...]:
         """The kinds of all layers."""
         return tuple(self.layer(i) for i in range(self.num_layers))

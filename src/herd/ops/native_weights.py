@@ -14,7 +14,7 @@ import numpy as np
 from herd import _native, formats
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS, num_strips
-from herd.weights import Array, Block, Dense, Experts, Linear, Moe, Norm, Packed, Pair
+from herd.weights import Array, Block, Dense, Experts, Linear, LoRA, Mlp, Moe, Norm, Packed, Pair
 
 FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
 
@@ -130,44 +130,57 @@ def norm_weight(node: Norm) -> Any:
 
 def block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any | None:
     """The handle of a whole layer; None when one of its weights is of a kind that is not one matrix (LoRA)."""
-    arrays = _arrays_of(node)
-    if arrays is None:
-        return None
     sizes = head_size, num_experts, experts_per_token
     kept = node.__dict__.get("_native")
-    if kept is None or kept.sizes != sizes or not all(map(is_, kept.arrays, arrays)):
-        kept = node.__dict__["_native"] = _KeptBlock(tuple(arrays), _block(node, *sizes), sizes)
+    # all in C: this is asked for each layer of each token
+    if kept is not None and kept.sizes == sizes and all(map(is_, map(getattr, kept.nodes, kept.names), kept.arrays)):
+        return kept.handles
+    parts = _parts_of(node)
+    if parts is None:
+        return None
+    nodes, names = zip(*parts, strict=True)
+    kept = node.__dict__["_native"] = _KeptBlock(
+        tuple(map(getattr, nodes, names)), _block(node, *sizes), nodes, names, sizes
+    )
     return kept.handles
 
 
 @dataclass
 class _KeptBlock(_Kept):
+    """`arrays` are what the attributes `names` of `nodes` were: the layer's nodes and all their arrays."""
+
+    nodes: tuple[Any, ...]
+    names: tuple[str, ...]
     sizes: tuple[int, int, int]
 
 
-def _arrays_of(node: Block) -> list[Any] | None:
-    """Every array of a layer, in an order of its own; None when there is a weight that `weight` does not know."""
-    ffn = node.ffn
-    nodes: list[Any] = [node.q, node.k, node.v, node.o]
-    arrays: list[Any] = [node.norm1.w, node.norm1.bias, node.norm2.w, node.norm2.bias]
-    if isinstance(ffn, Moe):
-        halves = ffn.gate_up
-        nodes += (halves.gate, halves.up) if isinstance(halves, Pair) else (halves,)
-        nodes += (ffn.router, ffn.down)
-        ffn = ffn.shared
-    if ffn.gate is not None:
-        nodes.append(ffn.gate)
-    nodes += (ffn.up, ffn.down)
-    for n in nodes:
-        if isinstance(n, Packed):
-            arrays += (n.codes, n.bias)
-        elif isinstance(n, Dense):
-            arrays += (n.w, n.bias)
-        elif isinstance(n, Experts):
-            arrays.append(n.w)
-        else:
+FIELDS: dict[type, tuple[str, ...]] = {
+    Norm: ("w", "bias"),
+    Dense: ("w", "bias"),
+    Packed: ("codes", "bias"),
+    Experts: ("w",),
+    Pair: ("gate", "up"),
+    Mlp: ("gate", "up", "down"),
+    Moe: ("router", "gate_up", "down", "shared"),
+    Block: ("norm1", "q", "k", "v", "o", "norm2", "ffn"),
+}
+"""What a node's handle depends on."""
+
+
+def _parts_of(node: Any) -> list[tuple[Any, str]] | None:
+    """(node, attribute) of everything below this node; None when there is a kind that `weight` does not know."""
+    found: list[tuple[Any, str]] = []
+    for name in FIELDS[type(node)]:
+        found.append((node, name))
+        value = getattr(node, name)
+        if type(value) in FIELDS:
+            below = _parts_of(value)
+            if below is None:
+                return None
+            found += below
+        elif isinstance(value, LoRA):
             return None
-    return arrays
+    return found
 
 
 def _block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any:
