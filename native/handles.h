@@ -64,6 +64,6 @@ void check_attention(const Spans &spans, const Cache *cache, int64_t T, int64_t 
 void register_weights(nb::module_ &m);
 void register_layers(nb::module_ &m);
 void register_attention(nb::module_ &m);
-void register_block(nb::module_ &m);
+void register_stack(nb::module_ &m);
 
 }  // namespace herd

@@ -38,7 +38,7 @@ void register_ops(nb::module_ &m) {
     register_weights(m);
     register_layers(m);
     register_attention(m);
-    register_block(m);
+    register_stack(m);
     m.def("isa_info", &isa_info,
           "Instruction sets that this processor and build have, the one in use, the processor's features, threads.");
     m.def("set_isa_for_tests", [](const std::string &name) {

@@ -11,7 +11,7 @@ Source of names and shapes: transformers' Llama 4 checkpoints (model card and co
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from herd.config import Llama4Config, VisionConfig
 
@@ -19,8 +19,19 @@ Array: TypeAlias = Any
 """numpy array or torch tensor, by op set."""
 
 
+class Node:
+    """What the tree is made of. `changes` counts the attributes that were set on any node, so that what was made of
+    nodes (native handles) can tell in one comparison that none has changed."""
+
+    changes: ClassVar[int] = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        Node.changes += 1
+        object.__setattr__(self, name, value)
+
+
 @dataclass
-class Dense:
+class Dense(Node):
     """w[O, I] in float32, float16 or bfloat16, row-major as files hold linear layers; bias[O] or None."""
 
     w: Array
@@ -30,7 +41,7 @@ class Dense:
 
 
 @dataclass
-class Experts:
+class Experts(Node):
     """w[E, I, O], input-major as Hugging Face holds routed experts (FSDP refuses a transposed view)."""
 
     w: Array
@@ -39,7 +50,7 @@ class Experts:
 
 
 @dataclass
-class Packed:
+class Packed(Node):
     """A quantised matrix [O, I], or one per expert [E, O, I], in the byte layout of `herd.formats`.
 
     codes: uint8, by layout: "rows" [..., O, row_bytes], each row a whole number of blocks, as files have it; "strips"
@@ -56,7 +67,7 @@ class Packed:
 
 
 @dataclass
-class Pair:
+class Pair(Node):
     """gate [E, F, D] and up [E, F, D] apart, as GGUF holds them; `Experts` holds them joined along the output axis."""
 
     gate: "Linear"
@@ -66,7 +77,7 @@ class Pair:
 
 
 @dataclass
-class LoRA:
+class LoRA(Node):
     """base + scale * up[O, r] @ down[r, I]; over experts down[E, r, I], up[E, O, r]."""
 
     base: "Linear"
@@ -83,7 +94,7 @@ with three axes (output-major), or a Pair of such."""
 
 
 @dataclass
-class Norm:
+class Norm(Node):
     """RMS norm when bias is None, LayerNorm otherwise."""
 
     w: Array
@@ -94,7 +105,7 @@ class Norm:
 
 
 @dataclass
-class Mlp:
+class Mlp(Node):
     """gate None: down(gelu(up x)), exact erf GELU; else down(silu(gate x) * up x)."""
 
     gate: Linear | None
@@ -104,7 +115,7 @@ class Mlp:
 
 
 @dataclass
-class Moe:
+class Moe(Node):
     """Routed experts and the shared one. gate_up: Experts [E, D, 2F] (gate columns first) or Pair; down: [E, F, D]."""
 
     router: Linear
@@ -115,7 +126,7 @@ class Moe:
 
 
 @dataclass
-class Block:
+class Block(Node):
     """One layer, of text or vision."""
 
     norm1: Norm
@@ -129,7 +140,7 @@ class Block:
 
 
 @dataclass
-class Vision:
+class Vision(Node):
     """Tower, adapter and projector."""
 
     patch: Linear
@@ -145,7 +156,7 @@ class Vision:
 
 
 @dataclass
-class Model:
+class Model(Node):
     """A whole model. With tied embeddings `head` is `embed`, one node."""
 
     embed: Linear

@@ -35,16 +35,18 @@ def block(
     routing: Any | None = None,
 ) -> Array:
     """One layer."""
-    shape = (
+    q, k, v = ops.qkv(
+        x_TD,
+        w.norm1,
+        w.q,
+        w.k,
+        w.v,
         c.head_size,
         rope if layer.rope else None,
         c.norm_eps if layer.qk_norm else None,
         temperature_T if layer.tuned else None,
+        extras,
     )
-    done = ops.block(x_TD, w, *shape, segments, kv, c.num_experts, c.experts_per_token, extras=extras, routing=routing)
-    if done is not None:
-        return done
-    q, k, v = ops.qkv(x_TD, w.norm1, w.q, w.k, w.v, *shape, extras)
     x_TD = ops.out_add(x_TD, ops.attend(q, k, v, segments, kv), w.o, extras)
     if w.ffn.kind == "moe":
         return ops.moe_add(x_TD, w.norm2, w.ffn, c.num_experts, c.experts_per_token, extras, routing=routing)
@@ -87,6 +89,10 @@ def hidden(
     far = ops.angles(context.positions_T, freqs) if _needs_far_angles(c) else None
     near = ops.angles(context.positions_T % c.chunk, freqs) if c.chunk is not None else None
     temperature_T = ops.temperature(context.positions_T, c.floor_scale, c.attn_scale) if c.temperature_tuning else None
+    if call is block and extras is None and kv is not None:
+        done = ops.layers(x_TD, w, c, far, near, temperature_T, context, kv, routing)
+        if done is not None:
+            return done
     for i, layer in enumerate(c.layers):
         x_TD = call(
             ops,

@@ -6,7 +6,7 @@ differentiable on any device; `ops.native` is C++ on the CPU, numpy in and out. 
 Rules that hold for every op:
 - Activations are flat: x_TD has one row per token, of any sequence. Native activations are float32.
 - Statistics (norms, softmax, router scores, rope, temperature) in at least float32; float64 stays float64.
-- Operations are big on purpose: a decode step makes four calls a layer, or one (`block`).
+- Operations are big on purpose: a decode step makes four calls a layer, or one in all (`layers`).
 - `x_TD` given to an op that adds a residual is consumed: the op may reuse its memory.
 - An op with weights takes `extras`: low-rank adapters per row and input statistics per weight. None by default.
 - An op that adds the residual leaves it out on `residual=False`, so that a parallel pass can reduce before it adds.
@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from herd.batch import Context, Segments
-from herd.weights import Array, Block, Linear, Mlp, Moe, Norm, Vision
+from herd.config import Llama4Config
+from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
 
 
 @dataclass(frozen=True)
@@ -193,23 +194,21 @@ class Ops(Protocol):
     ) -> Array:
         """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
 
-    def block(
+    def layers(
         self,
         x_TD: Array,
-        w: Block,
-        head_size: int,
-        cos_sin: Any | None,
-        qk_eps: float | None,
-        q_scale_T: Array | None,
-        segments: Any,
-        kv: Any | None,
-        num_experts: int,
-        experts_per_token: int,
-        extras: Extras | None = None,
-        routing: Any | None = None,
+        w: Model,
+        c: Llama4Config,
+        far: Any | None,
+        near: Any | None,
+        temperature_T: Array | None,
+        context: Any,
+        kv: Sequence[Any],
+        routing: Routing | None = None,
     ) -> Array | None:
-        """A layer of the text model in one call: qkv, attend, out_add, then moe_add or mlp_add, with the same bits.
-        None, x_TD untouched, where this op set has nothing to gain from it, or cannot: then take the four."""
+        """All layers of the text model in one call, with the bits of the operations above: what model/text.py does
+        with them. far, near: cos_sin of the layers that see everything and of the chunked ones. None, x_TD untouched,
+        where this op set has nothing to gain from it, or cannot: then take the operations."""
 
     # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------
 

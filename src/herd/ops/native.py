@@ -15,16 +15,18 @@ import numpy.typing as npt
 
 from herd import _native, formats
 from herd.batch import Context, Ints
+from herd.config import Llama4Config
 from herd.errors import UsageError, fail
 from herd.ops import native_composed as composed
+from herd.ops import native_stack as stacks
 from herd.ops import native_weights as handles
 from herd.ops.contract import Extras
-from herd.weights import Array, Block, Linear, Mlp, Moe, Norm, Vision
+from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
 
 Floats = npt.NDArray[np.float32]
 
-MOST_BLOCK_ROWS = 64
-"""A layer's scratch memory is freed between its operations when there are more rows."""
+MOST_STACK_ROWS = 64
+"""With more, an operation's scratch memory is given back before the next."""
 
 
 class CosSin(NamedTuple):
@@ -269,37 +271,31 @@ class NativeOps:
             routing(experts_TA, scores_TA)
         return x if y is None else y
 
-    def block(
+    def layers(
         self,
         x_TD: Array,
-        w: Block,
-        head_size: int,
-        cos_sin: Any | None,
-        qk_eps: float | None,
-        q_scale_T: Array | None,
-        segments: Any,
-        kv: Any | None,
-        num_experts: int,
-        experts_per_token: int,
-        extras: Extras | None = None,
+        w: Model,
+        c: Llama4Config,
+        far: Any | None,
+        near: Any | None,
+        temperature_T: Array | None,
+        context: PlacedContext,
+        kv: Sequence[Any],
         routing: Any | None = None,
     ) -> Floats | None:
-        """A layer in one call for few rows, where the way between calls is what costs."""
-        T = len(x_TD)
-        if T > MOST_BLOCK_ROWS or extras is not None:
+        """All layers in one call for few rows, where the way between calls is what costs."""
+        T, L = len(x_TD), c.num_layers
+        stack = stacks.of(w, c) if T <= MOST_STACK_ROWS else None
+        if stack is None:
             return None
-        made = handles.block(w, head_size, num_experts, experts_per_token)
-        if made is None:
-            return None
-        x = _owned(x_TD)
-        cos, sin = (None, None) if cos_sin is None else cos_sin
-        experts_TA = scores_TA = None
-        if w.ffn.kind == "moe":
-            experts_TA = np.empty((T, experts_per_token), np.int32)
-            scores_TA = np.empty((T, experts_per_token), np.float32)
-        _native.block(x, made, cos, sin, qk_eps, q_scale_T, _placed(segments).spans, kv, experts_TA, scores_TA)
+        x, A = _owned(x_TD), c.experts_per_token
+        experts_LTA, scores_LTA = np.empty((L, T, A), np.int32), np.empty((L, T, A), np.float32)
+        spans = context.whole.spans, context.chunk.spans
+        _native.layers(x, stack, far, near, temperature_T, *spans, tuple(kv), experts_LTA, scores_LTA)
         if routing is not None:
-            routing(experts_TA, scores_TA)
+            for i, layer in enumerate(c.layers):
+                if layer.moe:
+                    routing(i, experts_LTA[i], scores_LTA[i])
         return x
 
     def norm(self, x_TD: Array, norm: Norm) -> Floats:

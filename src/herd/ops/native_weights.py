@@ -6,7 +6,6 @@ array, which may be a read-only, unaligned view of a mapped file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,13 @@ import numpy as np
 from herd import _native, formats
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS, num_strips
-from herd.weights import Array, Block, Dense, Experts, Linear, LoRA, Mlp, Moe, Norm, Packed, Pair
+from herd.weights import Array, Dense, Experts, Linear, Norm, Packed, Pair
 
 FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
 
 
 @dataclass
-class _Kept:
+class Kept:
     """Handles of a node, and the arrays they were made from. Copies and pickles of a node begin without."""
 
     arrays: tuple[Any, ...]
@@ -41,7 +40,7 @@ def _kept(node: Any, arrays: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         or len(kept.arrays) != len(arrays)
         or any(a is not b for a, b in zip(kept.arrays, arrays, strict=True))
     ):
-        kept = node.__dict__["_native"] = _Kept(arrays, make())
+        kept = node.__dict__["_native"] = Kept(arrays, make())
     return kept.handles
 
 
@@ -126,68 +125,3 @@ def norm_weight(node: Norm) -> Any:
         (node.w, node.bias, node.eps),
         lambda: _native.norm_weight(np.ascontiguousarray(node.w), _bias(node.bias), node.eps),
     )
-
-
-def block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any | None:
-    """The handle of a whole layer; None when one of its weights is of a kind that is not one matrix (LoRA)."""
-    sizes = head_size, num_experts, experts_per_token
-    kept = node.__dict__.get("_native")
-    # all in C: this is asked for each layer of each token
-    if kept is not None and kept.sizes == sizes and all(map(is_, map(getattr, kept.nodes, kept.names), kept.arrays)):
-        return kept.handles
-    parts = _parts_of(node)
-    if parts is None:
-        return None
-    nodes, names = zip(*parts, strict=True)
-    kept = node.__dict__["_native"] = _KeptBlock(
-        tuple(map(getattr, nodes, names)), _block(node, *sizes), nodes, names, sizes
-    )
-    return kept.handles
-
-
-@dataclass
-class _KeptBlock(_Kept):
-    """`arrays` are what the attributes `names` of `nodes` were: the layer's nodes and all their arrays."""
-
-    nodes: tuple[Any, ...]
-    names: tuple[str, ...]
-    sizes: tuple[int, int, int]
-
-
-FIELDS: dict[type, tuple[str, ...]] = {
-    Norm: ("w", "bias"),
-    Dense: ("w", "bias"),
-    Packed: ("codes", "bias"),
-    Experts: ("w",),
-    Pair: ("gate", "up"),
-    Mlp: ("gate", "up", "down"),
-    Moe: ("router", "gate_up", "down", "shared"),
-    Block: ("norm1", "q", "k", "v", "o", "norm2", "ffn"),
-}
-"""What a node's handle depends on."""
-
-
-def _parts_of(node: Any) -> list[tuple[Any, str]] | None:
-    """(node, attribute) of everything below this node; None when there is a kind that `weight` does not know."""
-    found: list[tuple[Any, str]] = []
-    for name in FIELDS[type(node)]:
-        found.append((node, name))
-        value = getattr(node, name)
-        if type(value) in FIELDS:
-            below = _parts_of(value)
-            if below is None:
-                return None
-            found += below
-        elif isinstance(value, LoRA):
-            return None
-    return found
-
-
-def _block(node: Block, head_size: int, num_experts: int, experts_per_token: int) -> Any:
-    parts = (norm_weight(node.norm1), *map(weight, (node.q, node.k, node.v, node.o)), norm_weight(node.norm2))
-    ffn, experts = node.ffn, None
-    if isinstance(ffn, Moe):
-        stacks = (weight(ffn.router), *halves(ffn.gate_up), weight(ffn.down))
-        experts, ffn = (*stacks, num_experts, experts_per_token), ffn.shared
-    gate = None if ffn.gate is None else weight(ffn.gate)
-    return _native.block_weights(parts, head_size, experts, (gate, weight(ffn.up), weight(ffn.down)))

@@ -379,7 +379,7 @@ class TorchOps:
         """The expert's input."""
         return h_RD * scores_R[:, None]
 
-    def block(self, *layer: Any, **companions: Any) -> None:
+    def layers(self, *arguments: Any) -> None:
         """Nothing to gain: each operation is many kernels anyway."""
         return
 

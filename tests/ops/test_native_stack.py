@@ -1,4 +1,4 @@
-"""A layer in one call: the bits of the four operations, for as long as its weights are the ones it was made of."""
+"""All layers in one call: the bits of the operations, for as long as the weights are the ones it was made of."""
 
 from dataclasses import replace
 
@@ -7,17 +7,17 @@ import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT, placed
 from herd.engine.runner import Piece, Runner
-from herd.ops import native_weights as handles
-from herd.ops.native import MOST_BLOCK_ROWS, NativeOps
-from herd.weights import LoRA
+from herd.ops import native_stack as stacks
+from herd.ops.native import MOST_STACK_ROWS, NativeOps
+from herd.weights import Dense, LoRA
 
 CONFIGS = {"experts": TINY_TEXT, "dense": TINY_DENSE}
 
 
 class Apart(NativeOps):
-    """The four operations, always."""
+    """The four operations of a layer, always."""
 
-    def block(self, *layer, **companions):
+    def layers(self, *arguments):
         return None
 
 
@@ -31,7 +31,7 @@ def test_the_bits_of_the_four_operations(isa, name, kv):
     runners = [runner(ops, name, kv) for ops in (NativeOps(2), Apart(2))]
     leases = [r.lease() for r in runners]
     rng = np.random.default_rng(5)
-    for length in (MOST_BLOCK_ROWS + 3, 1, 7, 1, MOST_BLOCK_ROWS):
+    for length in (MOST_STACK_ROWS + 3, 1, 7, 1, MOST_STACK_ROWS):
         ids = rng.integers(0, 256, length).tolist()
         choices = ([], [])
         found = [
@@ -58,20 +58,20 @@ def _kept(seen):
 def test_it_is_taken_for_few_rows_alone():
     ops = NativeOps(2)
     taken = []
-    real = ops.block
+    real = ops.layers
 
-    def watched(x, *layer, **companions):
-        done = real(x, *layer, **companions)
+    def watched(x, *arguments):
+        done = real(x, *arguments)
         taken.append((len(x), done is not None))
         return done
 
-    ops.block = watched
+    ops.layers = watched
     r = runner(ops, "experts")
-    for length in (MOST_BLOCK_ROWS, MOST_BLOCK_ROWS + 1):
+    for length in (MOST_STACK_ROWS, MOST_STACK_ROWS + 1):
         lease = r.lease()
         r.run([Piece(lease, [1] * length)])
         r.drop(lease)
-    assert set(taken) == {(MOST_BLOCK_ROWS, True), (MOST_BLOCK_ROWS + 1, False)}
+    assert set(taken) == {(MOST_STACK_ROWS, True), (MOST_STACK_ROWS + 1, False)}
 
 
 def test_a_changed_array_is_seen():
@@ -92,19 +92,34 @@ def test_a_changed_array_is_seen():
     assert np.array_equal(before, logits())
 
 
+def test_a_changed_node_is_seen():
+    r = runner(NativeOps(2), "dense")
+    model = r.weights
+    before = stacks.of(model, TINY_DENSE)
+    assert stacks.of(model, TINY_DENSE) is before
+    Dense(np.zeros((1, 1), np.float32))  # another tree's
+    assert stacks.of(model, TINY_DENSE) is before
+    model.blocks[1].k = replace(model.blocks[1].k)
+    after = stacks.of(model, TINY_DENSE)
+    assert after is not before
+    model.blocks[0] = replace(model.blocks[0])
+    assert stacks.of(model, TINY_DENSE) is not after
+
+
 def test_a_weight_of_two_matrices_is_taken_apart():
-    ops = NativeOps(2)
-    block = placed(TINY_DENSE, ops).blocks[0]
-    sizes = TINY_DENSE.head_size, 0, 0
-    assert handles.block(block, *sizes) is not None
+    model = placed(TINY_DENSE, NativeOps(2))
+    plain = model.blocks[1].o
     down, up = np.zeros((2, TINY_DENSE.width), np.float32), np.zeros((TINY_DENSE.width, 2), np.float32)
-    assert handles.block(replace(block, o=LoRA(block.o, down, up, 1.0)), *sizes) is None
+    model.blocks[1].o = LoRA(plain, down, up, 1.0)
+    assert stacks.of(model, TINY_DENSE) is None
+    model.blocks[1].o = plain
+    assert stacks.of(model, TINY_DENSE) is not None
 
 
 def test_weights_that_do_not_fit_together_are_refused():
-    block = placed(TINY_DENSE, NativeOps(2)).blocks[0]
-    wrong = replace(block, o=block.ffn.up)
+    model = placed(TINY_DENSE, NativeOps(2))
+    with pytest.raises(ValueError, match="wq, wk outputs"):
+        stacks.of(model, replace(TINY_DENSE, head_size=TINY_DENSE.head_size + 2))
+    model.blocks[0].o = model.blocks[0].ffn.up
     with pytest.raises(ValueError, match="wo"):
-        handles.block(wrong, TINY_DENSE.head_size, 0, 0)
-    with pytest.raises(ValueError, match="head size"):
-        handles.block(replace(block), TINY_DENSE.head_size + 1, 0, 0)
+        stacks.of(model, TINY_DENSE)
