@@ -3,6 +3,7 @@
 
 #include "bpe.h"
 #include "encode.h"
+#include "guard_door.h"
 #include "ops.h"
 #include "probe.h"
 
@@ -14,6 +15,7 @@ NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);
     herd::register_bpe(m);
     herd::register_encode(m);
+    herd::register_guard(m);
     herd::register_ops(m);
     herd::register_probe(m);
 }

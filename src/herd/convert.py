@@ -106,8 +106,8 @@ def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, pro
         texts=texts,
         overwrite=overwrite,
         progress=progress,
+        guard=checkpoint,
     )
-    checkpoint.check_unchanged()
     return Converted(target, type, sum(p.stat().st_size for p in target.iterdir()), tuple(notes))
 
 
@@ -153,8 +153,8 @@ def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, p
         mmproj=mmproj,
         overwrite=overwrite,
         progress=progress,
+        guard=checkpoint,
     )
-    checkpoint.check_unchanged()
     if written.substituted:
         kinds = ", ".join(sorted(set(written.substituted.values())))
         notes.append(f"{len(written.substituted)} tensors do not fit blocks of {type} and became {kinds}")

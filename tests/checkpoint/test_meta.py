@@ -356,5 +356,5 @@ def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path: Path) -> None
     with open_checkpoint(folder(tmp_path / "m", TINY_TEXT, 1)) as checkpoint:
         checkpoint.check_unchanged()
         (tmp_path / "m" / "consolidated.00.pth").write_bytes(b"")
-        with pytest.raises(BadCheckpoint, match="was changed"):
+        with pytest.raises(BadCheckpoint, match="changed while in use"):
             checkpoint.check_unchanged()

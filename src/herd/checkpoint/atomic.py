@@ -3,6 +3,7 @@
 What it is: temporary name beside the target, fsync, rename. What it is not: locking between two writers.
 """
 
+import ctypes
 import errno
 import os
 import secrets
@@ -18,8 +19,8 @@ from herd.errors import DoesNotFit, NotFound, UsageError, fail
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `target` when the block ends well, and vanishes otherwise.
 
-    An empty folder may stand at `target`; anything else is refused unless `overwrite`, and is then moved aside for
-    the moment between two renames, so that at every time one whole version is on the disk.
+    An empty folder may stand at `target`; anything else is refused unless `overwrite`. At every time one whole version
+    is on the disk (see `publish`).
     Raises UsageError, NotFound (no parent folder).
     """
     target = checked_target(target, overwrite)
@@ -35,10 +36,15 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def publish(temp: Path, target: Path) -> None:
-    """Make the folder `temp` the folder `target`, synced; what stood there is moved aside until that is done."""
+    """Make the folder `temp` the folder `target`, synced. What stood there trades places with it in one step where the
+    file system can do that, else it is moved aside for a moment."""
     for path in sorted(temp.rglob("*")):
         sync(path)
     sync(temp)
+    if os.path.lexists(target) and not _is_empty_folder(target) and _exchange(temp, target):
+        sync(target.parent)
+        _remove(temp)
+        return
     old = None
     try:
         if os.path.lexists(target) and not _is_empty_folder(target):
@@ -101,6 +107,13 @@ def checked_target(target: Path, overwrite: bool) -> Path:
     if os.path.lexists(target) and not overwrite and not _is_empty_folder(target):
         fail(UsageError, f"{target} exists already", do="ask for it to be overwritten, or choose another name")
     return target
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two paths trade places in one step (Linux's renameat2); False where the system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return call is not None and call(here, os.fsencode(a), here, os.fsencode(b), flag) == 0
 
 
 def _is_empty_folder(path: Path) -> bool:

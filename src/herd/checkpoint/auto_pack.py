@@ -100,15 +100,15 @@ def _pack(checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: Source
         names = chain.from_iterable((w.name, *w.tensors) for w in walk(checkpoint.config))
         shards = Shards(temp, {}, header_room(names))
         try:
-            for name, node in packable(checkpoint.config, checkpoint.source()):
-                tell(what, min(done, needed - 1), needed)
-                entry = PackedTensor(node.format, tuple(node.shape), "strips")
-                shards.write(name, "U8", entry.stored_shape(), strips_of(node), entry)
-                done += prod(entry.stored_shape())
+            with checkpoint.reading():
+                for name, node in packable(checkpoint.config, checkpoint.source()):
+                    tell(what, min(done, needed - 1), needed)
+                    entry = PackedTensor(node.format, tuple(node.shape), "strips")
+                    shards.write(name, "U8", entry.stored_shape(), strips_of(node), entry)
+                    done += prod(entry.stored_shape())
             digests = shards.finish()
         finally:
             shards.close()
-        checkpoint.check_unchanged()
         packed_store.record(temp, state)
         write_manifest(temp, digests)
     tell(what, needed, needed)

@@ -4,10 +4,10 @@ What it is: `open_gguf(path)` -> `Gguf` with keys, tensors and their bytes as vi
 `NAME-00001-of-0000N.gguf` opens by any of its parts. What it is not: which tensor is which weight (`gguf_source.py`).
 """
 
-import mmap
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from herd import formats
 from herd.checkpoint.gguf_header import Header, Keys, TensorInfo
 from herd.checkpoint.gguf_parse import parse
+from herd.checkpoint.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint, NotFound, fail
 
 MAX_PARTS = 1024
@@ -24,11 +25,10 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf\Z", re.DOTALL)
 _VIEWS = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 
 
-class _Part:
-    """One mapped file, and what it looked like when it was opened."""
+class _Part(MappedFile):
+    """One mapped file, and its head."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
             # Non-blocking, so that a FIFO with no writer cannot hang us.
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -42,32 +42,12 @@ class _Part:
                 fail(BadCheckpoint, f"{path}: not a regular file")
             if found.st_size < 24:
                 fail(BadCheckpoint, f"{path}: too short for a GGUF header", got=f"{found.st_size} bytes", expected=24)
-            self.map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
-        except OSError as e:
-            fail(BadCheckpoint, f"{path}: cannot be mapped", got=e.strerror)
+            super().__init__(path, handle)
         finally:
             os.close(handle)
-        self.identity = _identity(found)
-        self.header: Header = parse(str(path), self.map)
-        self.header.keys.before_access = self.check_unchanged
-
-    def check_unchanged(self) -> None:
-        try:
-            now = os.stat(self.path)
-        except OSError as e:
-            fail(BadCheckpoint, f"{self.path}: gone while in use", got=e.strerror, do="load the model again")
-        if _identity(now) != self.identity:
-            fail(
-                BadCheckpoint,
-                f"{self.path}: changed while in use",
-                got=f"{now.st_size} bytes",
-                expected=f"the same file as at the start, {self.identity[0]} bytes",
-                do="load the model again",
-            )
-
-
-def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev
+        with reading(path, self.check_readable):
+            self.header: Header = parse(str(path), self.map)
+        self.header.keys.check = self.check_unchanged
 
 
 class Gguf:
@@ -89,6 +69,11 @@ class Gguf:
                 self._part_of[name] = part
 
     @property
+    def files(self) -> Sequence[MappedFile]:
+        """All of them."""
+        return self._parts
+
+    @property
     def paths(self) -> list[Path]:
         """Of all files."""
         return [part.path for part in self._parts]
@@ -96,14 +81,11 @@ class Gguf:
     @property
     def num_bytes(self) -> int:
         """Size of all files."""
-        return sum(part.identity[0] for part in self._parts)
+        return sum(part.num_bytes for part in self._parts)
 
     def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was cut, rewritten or replaced since it was opened (size, time, inode).
-
-        Called at every access here. A file that shrinks later, while its mapped pages are in use, still ends the
-        process with SIGBUS; a caller that runs for long asks again between requests.
-        """
+        """Raise BadCheckpoint when a file was cut, rewritten or replaced since it was opened (size, time, inode), or
+        could not be read. Called at every access here; whoever computes with the views asks again afterwards."""
         for part in self._parts:
             part.check_unchanged()
 

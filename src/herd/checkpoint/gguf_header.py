@@ -81,8 +81,8 @@ class Keys(Mapping[str, Any]):
 
     def __init__(self, path: str, buffer: Buffer, values: dict[str, Value]) -> None:
         self._path, self._buffer, self._values = path, buffer, values
-        self.before_access: Callable[[], None] = lambda: None
-        """Called before a value is read: whoever mapped the file checks here that it is still the same."""
+        self.check: Callable[[], None] = lambda: None
+        """Called before and after a value is read: whoever mapped the file checks here that it is still the same."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -95,7 +95,13 @@ class Keys(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
-        self.before_access()
+        self.check()
+        try:
+            return self._read(name, value)
+        finally:
+            self.check()
+
+    def _read(self, name: str, value: Value) -> Any:
         if value.type == STRING:
             return self._strings(name, value.start, 1)[0]
         if value.type != ARRAY:

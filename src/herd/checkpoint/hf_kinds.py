@@ -8,6 +8,7 @@ from herd.checkpoint.hf_quantised import METHODS, HfQuantised, check_method
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.packed_form import METHOD, check_version
 from herd.checkpoint.packed_source import PackedSource
+from herd.checkpoint.safetensors import SafeFile
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
 from herd.weights import Source
@@ -16,15 +17,14 @@ from herd.weights import Source
 class HfFiles(Source, Protocol):
     """A source over the safetensors files of a folder."""
 
+    files: list[SafeFile]
+
     @property
     def num_bytes(self) -> int:
         """Of all files."""
 
     def types(self) -> dict[str, int]:
         """Number format -> bytes of weights."""
-
-    def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
 
     def close(self) -> None:
         """Give the maps back once nothing looks into them any more."""

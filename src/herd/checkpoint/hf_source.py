@@ -76,11 +76,6 @@ class HfSource:
         """A mapped stack, input-major as the file has it."""
         return Experts(self._array(name), name)
 
-    def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
-        for file in self.files:
-            file.check_unchanged()
-
     def close(self) -> None:
         """Give the maps back once nothing looks into them any more."""
         for file in self.files:

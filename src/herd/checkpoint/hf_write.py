@@ -13,6 +13,7 @@ from typing import Any
 from herd.checkpoint.atomic import check_disk, new_folder
 from herd.checkpoint.floats import Array, cast, dtype_name
 from herd.checkpoint.manifest import write_manifest
+from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
@@ -35,11 +36,12 @@ def save_hf(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Progress | None = None,
+    guard: Guard = IN_MEMORY,
 ) -> Path:
     """Write `weights` (a tree or a source) as a folder that appears complete or not at all; returns it.
 
     `files` are copied in under their own names (a tokenizer), `texts` written (name -> content). A manifest tells
-    size and digest of each file.
+    size and digest of each file. guard: of the mapped files that the weights come from.
     Raises UsageError (folder not empty), DoesNotFit (disk), BadCheckpoint (float16 too small for a value).
     """
     folder = Path(folder)
@@ -53,7 +55,8 @@ def save_hf(
             shutil.copyfile(path, temp / path.name)
         for name, text in (texts or {}).items():
             (temp / name).write_text(text)
-        digests = write_shards(temp, tensors, shard_bytes=shard_bytes, progress=progress)
+        with guard.reading():
+            digests = write_shards(temp, tensors, shard_bytes=shard_bytes, progress=progress)
         write_manifest(temp, digests)
     return folder
 

@@ -1,11 +1,12 @@
 """Meta's own folder: consolidated.NN.pth, params.json, tokenizer.model; and, for quantised ones, files with scales."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from herd.checkpoint import meta_source
+from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.meta_config import config_from_params
 from herd.checkpoint.meta_source import MetaSource
 from herd.checkpoint.opened import Checkpoint
@@ -62,10 +63,10 @@ class MetaCheckpoint(Checkpoint):
         """Number format -> bytes of weights."""
         return dict(meta_source.types(self.files))
 
-    def check_unchanged(self) -> None:
+    @property
+    def mapped(self) -> Sequence[MappedFile]:
         """See Checkpoint."""
-        for file in self.files:
-            file.check_unchanged()
+        return self.files
 
     def check_digests(self) -> bool:
         """See Checkpoint: by the sums that the archives hold themselves."""

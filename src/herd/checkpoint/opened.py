@@ -3,7 +3,8 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
 from herd.checkpoint.hf_kinds import hf_source
 from herd.checkpoint.manifest import check_manifest
+from herd.checkpoint.mapping import MappedFile, reading
 from herd.checkpoint.small_files import read_json, safe_path
 from herd.config import MAX_VOCAB, Llama4Config
 from herd.errors import BadConfig, BadTokenizer, NotFound, fail
@@ -52,15 +54,31 @@ class Checkpoint(ABC):
     def source(self) -> Source:
         """The weights one by one. Raises BadCheckpoint at once when names or shapes are not the config's."""
 
+    @property
     @abstractmethod
+    def mapped(self) -> Sequence[MappedFile]:
+        """The open files with weights."""
+
     def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
+        """Raise BadCheckpoint when a file was changed, replaced, removed since it was opened, or could not be read."""
+        for file in self.mapped:
+            file.check_unchanged()
+
+    def check_readable(self) -> None:
+        """Raise BadCheckpoint when a page of a mapped file could not be read: what was computed since is worth nothing,
+        and zeros are read from it now. Cheap: nothing is asked of the disk."""
+        for file in self.mapped:
+            file.check_readable()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Around work that reads the weights: raises what `check_unchanged` does in place of what came of it."""
+        return reading(self.path, self.check_unchanged)
 
     def verify(self) -> bool:
         """Read everything: digests, then numbers. True when the digests were known; raises BadCheckpoint."""
-        known = self.check_digests()
-        self.check_finite()
-        self.check_unchanged()
+        with self.reading():
+            known = self.check_digests()
+            self.check_finite()
         return known
 
     def check_finite(self) -> None:
@@ -79,9 +97,8 @@ class Checkpoint(ABC):
 
     def load(self) -> Model:
         """The weights as a tree, mapped where the file's form allows it. Raises BadCheckpoint."""
-        model = build(self.config, self.source())
-        self.check_unchanged()
-        return model
+        with self.reading():
+            return build(self.config, self.source())
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer, read once. Raises NotFound, BadTokenizer (also when it does not fit the weights)."""
@@ -154,9 +171,10 @@ class HfCheckpoint(Checkpoint):
         """Number format -> bytes of weights."""
         return self._source.types()
 
-    def check_unchanged(self) -> None:
+    @property
+    def mapped(self) -> Sequence[MappedFile]:
         """See Checkpoint."""
-        self._source.check_unchanged()
+        return self._source.files
 
     def check_digests(self) -> bool:
         """See Checkpoint: by the herd.manifest.json that Herd writes."""
@@ -192,11 +210,10 @@ class GgufCheckpoint(Checkpoint):
         """See Checkpoint."""
         return self._source
 
-    def check_unchanged(self) -> None:
+    @property
+    def mapped(self) -> Sequence[MappedFile]:
         """See Checkpoint."""
-        self.reader.check_unchanged()
-        if self.mmproj is not None:
-            self.mmproj.check_unchanged()
+        return (*self.reader.files, *(self.mmproj.files if self.mmproj is not None else ()))
 
     def close(self) -> None:
         """Nothing to do: the map goes with the last array that looks into it, and with this object."""

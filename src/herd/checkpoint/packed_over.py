@@ -1,10 +1,11 @@
 """A checkpoint whose quantised matrices are strips from the store, all else its own (see `auto_pack`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from herd.checkpoint.manifest import check_manifest
+from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed_form import GATE_UP, halves
 from herd.checkpoint.packed_source import PackedFiles
@@ -103,10 +104,10 @@ class PackedOver(Checkpoint):
         """See Checkpoint."""
         return self._source
 
-    def check_unchanged(self) -> None:
+    @property
+    def mapped(self) -> Sequence[MappedFile]:
         """See Checkpoint: of both."""
-        self.own.check_unchanged()
-        self.files.check_unchanged()
+        return (*self.own.mapped, *self.files.files)
 
     def check_digests(self) -> bool:
         """See Checkpoint: of both. True when those of the own files were known."""

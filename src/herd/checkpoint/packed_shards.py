@@ -4,7 +4,6 @@ Each file begins with room for its header, which is filled in last; every tensor
 journal beside the files has one line a finished tensor, written after the tensor's bytes; what is not in the journal
 was never finished and is written over.
 
-    {"version": 1, "job": {...}}                                      what the files are made from: compared on resuming
     {"name", "file", "dtype", "shape", "begin", "end", "packed"}      one a tensor, in the order of the file
 
 What it is not: which tensors a model has (`packed_write`), atomic (the folder is renamed when all is done).
@@ -22,16 +21,15 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from herd.checkpoint.atomic import sync
 from herd.checkpoint.floats import Array
 from herd.checkpoint.hashing import sha256
 from herd.checkpoint.hf_folder import INDEX
+from herd.checkpoint.journal import JOURNAL, Journal
+from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
 from herd.checkpoint.safetensors_header import DTYPES
 from herd.checkpoint.safetensors_write import SHARD_BYTES
-from herd.errors import UsageError, fail
 
-JOURNAL = "herd.journal"
 _PAGE = 4096
 
 Progress = Callable[[str, int], None]
@@ -50,17 +48,13 @@ class Record(msgspec.Struct, frozen=True):
     packed: PackedTensor | None = None
 
 
-class _Start(msgspec.Struct, frozen=True):
-    version: int
-    job: dict[str, str]
-
-
 class Shards:
     """The files of `folder`, to be filled. `room`: bytes that names and shapes take at most (see `header_room`).
 
     With `resume` a journal of the same job is taken up; of another, UsageError names what differs. Without it, files
     that a killed process left are not looked at. `durable`: each tensor is synced before its line in the journal, so
-    that a journal is true even after a power cut.
+    that a journal is true even after a power cut. `guard`: of the files that the tensors come from; no line is written
+    for what could not be read.
     """
 
     def __init__(
@@ -72,20 +66,17 @@ class Shards:
         resume: bool = False,
         durable: bool = False,
         shard_bytes: int = SHARD_BYTES,
+        guard: Guard = IN_MEMORY,
     ) -> None:
         self.folder = folder
+        self._guard = guard
         self.done: dict[str, Record] = {}
         self._start = -(-(8 + room) // _PAGE) * _PAGE
         self._shard_bytes = shard_bytes
         self._durable = durable
         self._file: BinaryIO | None = None
         self._open_name = ""
-        journal = folder / JOURNAL
-        if resume and journal.exists():
-            self._take_up(journal, dict(job))
-        else:
-            journal.write_bytes(msgspec.json.encode(_Start(1, dict(job))) + b"\n")
-        self._journal = journal.open("ab")
+        self._journal = Journal(folder, job, self._believe if resume else None, durable=durable)
 
     def write(
         self, name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None = None
@@ -105,12 +96,10 @@ class Shards:
         out.flush()
         if self._durable:
             os.fsync(out.fileno())
+        self._guard.check_readable()
         record = Record(name, file, dtype, shape, begin, begin + size, packed)
         self.done[name] = record
-        self._journal.write(msgspec.json.encode(record) + b"\n")
-        self._journal.flush()
-        if self._durable:
-            os.fsync(self._journal.fileno())
+        self._journal.add(msgspec.json.encode(record))
         return size
 
     def finish(self) -> dict[str, str]:
@@ -180,28 +169,17 @@ class Shards:
 
     # -- the journal -------------------------------------------------------------------------------------------------
 
-    def _take_up(self, journal: Path, job: dict[str, str]) -> None:
-        """Believe the whole lines of a journal whose bytes are there; cut off the rest."""
-        start, kept = b"", []
-        for i, line in enumerate(_whole_lines(journal)):
-            if i == 0:
-                _compare(self.folder, line, job)
-                start = line
-                continue
-            try:
-                record = msgspec.json.decode(line, type=Record)
-            except msgspec.DecodeError:
-                break
-            path = self.folder / record.file
-            if not path.is_file() or path.stat().st_size < self._start + record.end:
-                break
-            self.done[record.name] = record
-            kept.append(line)
-        start = start or msgspec.json.encode(_Start(1, job))
-        temp = journal.with_suffix(".part")
-        temp.write_bytes(b"".join(line + b"\n" for line in (start, *kept)))
-        sync(temp)
-        temp.replace(journal)
+    def _believe(self, line: bytes) -> bool:
+        """Take in a line whose bytes are there."""
+        try:
+            record = msgspec.json.decode(line, type=Record)
+        except msgspec.DecodeError:
+            return False
+        path = self.folder / record.file
+        if not path.is_file() or path.stat().st_size < self._start + record.end:
+            return False
+        self.done[record.name] = record
+        return True
 
 
 def header_room(tensors: Iterable[str]) -> int:
@@ -227,27 +205,3 @@ def _pads(records: list[Record]) -> Iterator[tuple[str, tuple[int, int]]]:
     for i, (a, b) in enumerate(pairwise(records)):
         if a.end != b.begin:
             yield f"{PAD}{number}.{i}", (a.end, b.begin)
-
-
-def _whole_lines(journal: Path) -> Iterator[bytes]:
-    for line in journal.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield line[:-1]
-
-
-def _compare(folder: Path, line: bytes, job: dict[str, str]) -> None:
-    try:
-        start = msgspec.json.decode(line, type=_Start)
-    except msgspec.DecodeError:
-        start = _Start(0, {})
-    if start.version != 1:
-        fail(UsageError, f"{folder}: an unfinished run of another Herd", do="remove the folder, or do not resume")
-    other = [key for key in sorted({*start.job, *job}) if start.job.get(key) != job.get(key)]
-    if other:
-        fail(
-            UsageError,
-            f"{folder}: the unfinished run there was another one",
-            got="; ".join(f"{key} {start.job.get(key, 'not given')}" for key in other),
-            expected="; ".join(f"{key} {job.get(key, 'not given')}" for key in other),
-            do="start it as it was, or anew without resuming",
-        )

@@ -68,11 +68,6 @@ class PackedFiles:
             return Dense(self.array(name), None, called)
         return Packed(packed.format, self.array(name), packed.shape, None, called, packed.layout)
 
-    def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened."""
-        for file in self.files:
-            file.check_unchanged()
-
     def close(self) -> None:
         """Give the maps back once nothing looks into them any more."""
         for file in self.files:

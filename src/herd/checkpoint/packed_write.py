@@ -8,27 +8,28 @@
 The folder appears under its name complete and synced, or not at all. What it is not: a choice of formats.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.atomic import check_disk, checked_target, explain_full_disk, publish
+from herd.checkpoint.atomic import checked_target, publish
 from herd.checkpoint.floats import Array
 from herd.checkpoint.manifest import write_manifest
+from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
 from herd.checkpoint.packed_shards import Progress, Shards, header_room
 from herd.checkpoint.safetensors_write import SHARD_BYTES
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.workplace import LOCK, Workplace
 from herd.config import Llama4Config
-from herd.errors import BadCheckpoint, BadConfig, Interrupted, UsageError, fail
+from herd.errors import BadCheckpoint, BadConfig, UsageError, fail
 from herd.formats import strips
 from herd.weights import Dense, Experts, Packed, Pair
 
@@ -43,7 +44,7 @@ class PackedWriter:
     how (a digest of the source, options), as strings. needed_bytes: of disk, checked first.
     resume: take up what an interrupted run of the same job finished (`has` tells), and keep what is finished when this
     one is interrupted (killed, Ctrl-C); without it a run begins anew. Unfinished work lies in .NAME.packing beside the
-    target and is never taken for a model.
+    target and is never taken for a model. guard: of the mapped files that the weights come from.
     Raises UsageError (target exists, another process writes it, the unfinished run was of another job: the
     difference), NotFound (no parent folder), DoesNotFit (disk), BadConfig (a config that config.json cannot say).
     """
@@ -61,6 +62,7 @@ class PackedWriter:
         resume: bool = False,
         shard_bytes: int = SHARD_BYTES,
         progress: Progress | None = None,
+        guard: Guard = IN_MEMORY,
     ) -> None:
         self.target = checked_target(Path(target), overwrite)
         self.config = config
@@ -73,17 +75,14 @@ class PackedWriter:
         self._shard_bytes = shard_bytes
         self._progress = progress
         self._wanted = {w.name: w for w in walk(config)}
-        self._temp = self.target.with_name(f".{self.target.name[:100]}.packing")
+        self._guard = guard
+        self._place = Workplace(self.target, resume=resume)
+        self._temp = self._place.path
 
     def __enter__(self) -> "PackedWriter":
-        if not self._resume and self._temp.exists():
-            _locked(self._temp, self.target).close()  # nobody writes there: a killed run left it
-            shutil.rmtree(self._temp)
-        self._temp.mkdir(exist_ok=True)
-        self._lock = _locked(self._temp, self.target)
+        self._place.enter()
         try:
-            have = sum(p.stat().st_size for p in self._temp.iterdir())
-            check_disk(self._temp / "x", max(0, self._needed_bytes - have))
+            self._place.check_disk(self._needed_bytes)
             self._shards = Shards(
                 self._temp,
                 self._job,
@@ -91,12 +90,13 @@ class PackedWriter:
                 resume=self._resume,
                 durable=self._resume,
                 shard_bytes=self._shard_bytes,
+                guard=self._guard,
             )
         except UsageError:
-            self._lock.close()  # another job's work: not ours to remove
+            self._place.leave()  # another job's work: not ours to remove
             raise
-        except BaseException:
-            self._clean()
+        except BaseException as problem:
+            self._place.fail(problem)
             raise
         return self
 
@@ -184,7 +184,7 @@ class PackedWriter:
             except BaseException as problem:
                 self._fail(problem)
                 raise
-            self._lock.close()
+            self._place.leave()
         else:
             self._fail(error)
 
@@ -198,37 +198,13 @@ class PackedWriter:
         for name, text in self._texts.items():
             (self._temp / name).write_text(text)
         digests = self._shards.finish()
-        (self._temp / _LOCK).unlink()
+        (self._temp / LOCK).unlink()
         write_manifest(self._temp, digests)
         publish(self._temp, self.target)
 
     def _fail(self, problem: BaseException) -> None:
-        if self._resume and isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit | Interrupted):
-            self._shards.close()
-            self._lock.close()
-            return
-        self._clean()
-        explain_full_disk(self.target, problem)
-
-    def _clean(self) -> None:
-        if hasattr(self, "_shards"):
-            self._shards.close()
-        shutil.rmtree(self._temp, ignore_errors=True)
-        self._lock.close()
-
-
-_LOCK = "herd.lock"
-
-
-def _locked(temp: Path, target: Path) -> BinaryIO:
-    """The lock of a working folder: the kernel's, so a killed process holds none. Raises UsageError when it is held."""
-    lock = (temp / _LOCK).open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        fail(UsageError, f"{target} is being written by another process", do="wait for it, or choose another name")
-    return lock
+        self._shards.close()
+        self._place.fail(problem)
 
 
 def _config_text(config: Llama4Config) -> dict[str, Any]:

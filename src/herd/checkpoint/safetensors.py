@@ -4,8 +4,6 @@ What it is: one open file, its arrays as views of the map. What it is not: the h
 (`safetensors_header`), a folder of shards (`hf_folder`), a reader of pickles in any form.
 """
 
-import contextlib
-import mmap
 import os
 from collections.abc import Callable
 from math import prod
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from herd.checkpoint.floats import Array
+from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
 from herd.checkpoint.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
@@ -33,46 +32,30 @@ MAGICS = {
 }
 
 
-class SafeFile:
+class SafeFile(MappedFile):
     """An open, mapped safetensors file. Raises NotFound, BadCheckpoint (one line: file, field, limit)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         regular_file(path, BadCheckpoint)
         with path.open("rb") as file:
-            self._stamp = stamp_of(os.fstat(file.fileno()))
-            self.num_bytes = self._stamp[0]
+            self.num_bytes = os.fstat(file.fileno()).st_size
             data = self._read_header(file.read(8), file.read)
             self._data_start = 8 + len(data)
             header = Header(data, path.name, self.num_bytes - self._data_start)
             self.entries, self.metadata = header.entries, header.metadata
-            try:
-                self._map = mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as problem:  # among others: it became shorter just now
-                fail(BadCheckpoint, f"{path.name}: cannot be mapped", got=str(problem))
+            size = self.num_bytes
+            super().__init__(path, file.fileno())
+            if self.num_bytes != size:
+                fail(BadCheckpoint, f"{path.name}: became {self.num_bytes} bytes while it was read", do="load it again")
 
     def array(self, name: str) -> Array:
         """The tensor, without a copy, read-only; bfloat16 as uint16. (Copied if the file has it at an odd address.)"""
         entry = self.entries[name]
         dtype = DTYPES[entry.dtype]
         start = self._data_start + entry.begin
-        found = np.frombuffer(self._map, dtype, prod(entry.shape), start).reshape(entry.shape)
+        found = np.frombuffer(self.map, dtype, prod(entry.shape), start).reshape(entry.shape)
         return found if start % dtype.itemsize == 0 else np.require(found, requirements="A")
-
-    def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when the file on disk is no longer the one that was opened: reading on from the map
-        would give other bytes, or end the process when the file has become shorter."""
-        try:
-            now = stamp_of(self.path.stat())
-        except OSError:
-            now = None
-        if now != self._stamp:
-            fail(BadCheckpoint, f"{self.path} was changed, replaced or removed while it was open", do="load it again")
-
-    def close(self) -> None:
-        """Give the map back, at once or when the last array that looks into it goes."""
-        with contextlib.suppress(BufferError):
-            self._map.close()
 
     # -- the header ------------------------------------------------------------------------------------------------
 
@@ -99,8 +82,3 @@ class SafeFile:
         for magic, meaning in MAGICS.items():
             if start.startswith(magic):
                 fail(BadCheckpoint, f"{self.path.name}: not safetensors", got=meaning)
-
-
-def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file does."""
-    return (found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)

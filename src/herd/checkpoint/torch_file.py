@@ -1,8 +1,5 @@
 """Files that torch.save wrote: the tensors of one dictionary, mapped. Nothing is unpickled (see `pickle_tensors`)."""
 
-import contextlib
-import mmap
-import os
 import zlib
 from math import prod
 from pathlib import Path
@@ -10,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from herd.checkpoint.floats import Array
+from herd.checkpoint.mapping import MappedFile, reading
 from herd.checkpoint.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
-from herd.checkpoint.safetensors import stamp_of
 from herd.checkpoint.safetensors_header import DTYPES
 from herd.checkpoint.small_files import regular_file
 from herd.checkpoint.zip_records import Record, zip_records
@@ -20,28 +17,23 @@ from herd.errors import BadCheckpoint, fail
 MAX_TENSORS = 65_536
 
 
-class TorchFile:
+class TorchFile(MappedFile):
     """An open, mapped file with a dictionary of tensors. What Meta keeps beside weights is passed over.
 
     Raises NotFound, BadCheckpoint: one line.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         regular_file(path, BadCheckpoint)
         with path.open("rb") as file:
-            self._stamp = stamp_of(os.fstat(file.fileno()))
-            self.num_bytes = self._stamp[0]
             if file.read(4) != b"PK\x03\x04":
                 fail(BadCheckpoint, f"{path.name}: not a zip archive", expected="what torch.save has written since 1.6")
-            try:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as problem:
-                fail(BadCheckpoint, f"{path.name}: cannot be mapped", got=str(problem))
+            super().__init__(path, file.fileno())
         try:
-            self._records = zip_records(path.name, self._map)
-            self._folder = self._only_folder()
-            self.tensors = self._read_table()
+            with reading(path, self.check_readable):
+                self._records = zip_records(path.name, self.map)
+                self._folder = self._only_folder()
+                self.tensors = self._read_table()
         except BaseException:
             self.close()
             raise
@@ -61,34 +53,21 @@ class TorchFile:
         record = self._records[f"{self._folder}/data/{ref.key}"]
         start = record.start + ref.offset * dtype.itemsize
         count = _reach(ref)
-        flat = np.frombuffer(self._map, dtype, count, start) if count else np.frombuffer(b"", dtype)
+        flat = np.frombuffer(self.map, dtype, count, start) if count else np.frombuffer(b"", dtype)
         if ref.strides == _contiguous(ref.shape):
             return flat.reshape(ref.shape)
         steps = tuple(s * dtype.itemsize for s in ref.strides)
         return np.lib.stride_tricks.as_strided(flat, ref.shape, steps, writeable=False)
-
-    def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when the file on disk is no longer the one that was opened."""
-        try:
-            now = stamp_of(self.path.stat())
-        except OSError:
-            now = None
-        if now != self._stamp:
-            fail(BadCheckpoint, f"{self.path} was changed, replaced or removed while it was open", do="load it again")
 
     def check_sums(self) -> None:
         """Compare every record with its CRC-32. Raises BadCheckpoint naming the first that differs."""
         for name, record in self._records.items():
             crc = 0
             for start in range(record.start, record.start + record.size, 1 << 24):
-                crc = zlib.crc32(self._map[start : min(start + (1 << 24), record.start + record.size)], crc)
+                crc = zlib.crc32(self.map[start : min(start + (1 << 24), record.start + record.size)], crc)
             if crc != record.crc:
+                self.check_readable()
                 fail(BadCheckpoint, f"{self.path}: the content of {name} is not what was written", do="fetch it again")
-
-    def close(self) -> None:
-        """Give the map back, at once or when the last array that looks into it goes."""
-        with contextlib.suppress(BufferError):
-            self._map.close()
 
     # -- at opening --------------------------------------------------------------------------------------------------
 
@@ -102,7 +81,7 @@ class TorchFile:
         record = self._records[f"{self._folder}/{name}"]
         if record.size > most:
             fail(BadCheckpoint, f"{self.path.name}: {name}", got=f"{record.size} bytes", expected=f"at most {most}")
-        return self._map[record.start : record.start + record.size]
+        return self.map[record.start : record.start + record.size]
 
     def _read_table(self) -> dict[str, TensorRef]:
         if f"{self._folder}/byteorder" in self._records and self._read("byteorder", 16) != b"little":

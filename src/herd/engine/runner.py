@@ -7,7 +7,7 @@ What it is not: a sampler, a schedule, a tokenizer.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,7 +119,9 @@ class Runner:
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
     edge; it sizes the chunked layers' pool. sequences: how many share the cache: each has a page of its own even when
     one of them fills the context. kv_dtype: f32, f16, bf16, int8, or int4: then layers that see everything hold int4,
-    chunked ones int8. page_size: None chooses. Raises UsageError where int4's pages of 256 do not divide the chunk.
+    chunked ones int8. page_size: None chooses. check: asked around each pass; raises a HerdError when weights could not
+    be read: no pass stands then, and none begins after. Raises UsageError where int4's pages of 256 do not divide the
+    chunk.
     """
 
     def __init__(
@@ -133,8 +135,10 @@ class Runner:
         piece: int = 512,
         sequences: int = 1,
         page_size: int | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
+        self._check = check
         self.weights, self.ops = weights, ops
         self.vocab_size = config.vocab_size
         self.context = context
@@ -177,18 +181,21 @@ class Runner:
         return self.room.rollback(lease, length)
 
     def see(self, pixels_I3SS: Any) -> Any:
-        """Image features, a few tiles a pass; raises UsageError on a text model."""
+        """Image features, a few tiles a pass; raises UsageError on a text model, and what `check` does."""
         if self.config.vision is None or self.weights.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
+        self._check()
         vision, weights, step = self.config.vision, self.weights.vision, TILES_PER_PASS
         parts = [
             see(self.ops, vision, weights, self.ops.array(pixels_I3SS[i : i + step]))
             for i in range(0, len(pixels_I3SS), step)
         ]
+        self._check()
         return self._joined(parts)
 
     def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
-        """One pass; see ModelRunner. Raises NotFinite."""
+        """One pass; see ModelRunner. Raises NotFinite, and what `check` does."""
+        self._check()
         wanted = rows_wanted(pieces)
         context = self._step(pieces, wanted)
         done = False
@@ -198,12 +205,14 @@ class Runner:
             placed = self.ops.place(context)
             x_TD = self._hidden(pieces, placed, routing)
             if not np.isfinite(self.ops.numpy(x_TD)).all():
+                self._check()
                 raise NotFinite("activations are not finite")
             if wanted:
                 x_TD = self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows)
                 logits = np.asarray(self.ops.numpy(x_TD), np.float32)
             else:
                 logits = np.zeros((0, self.vocab_size), np.float32)
+            self._check()
             done = True
         finally:
             if not done:
@@ -219,7 +228,8 @@ class Runner:
         return logits
 
     def first_not_finite(self, piece: Piece) -> str | None:
-        """See ModelRunner."""
+        """See ModelRunner. Raises what `check` does."""
+        self._check()
         found: list[str] = []
         layer = 0
 

@@ -104,8 +104,18 @@ def read_model(
         if engine == "child":
             runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel), progress)
         else:
-            weights = place_weights(op_set, checkpoint.load())
-            runner = Runner(config, weights, op_set, context=size, kv_dtype=kv_dtype, piece=PIECE, sequences=parallel)
+            with checkpoint.reading():
+                weights = place_weights(op_set, checkpoint.load())
+            runner = Runner(
+                config,
+                weights,
+                op_set,
+                context=size,
+                kv_dtype=kv_dtype,
+                piece=PIECE,
+                sequences=parallel,
+                check=checkpoint.check_readable,
+            )
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()

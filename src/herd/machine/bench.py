@@ -93,7 +93,16 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
         ops = NativeOps(threads=threads)
         checkpoint = packed_for(checkpoint, pack=pack and native_pack() is not None)
         weights = place_weights(ops, checkpoint.load())
-        runner = Runner(c, weights, ops, context=room, kv_dtype=KV, piece=PIECE, sequences=max(sweeps.batches))
+        runner = Runner(
+            c,
+            weights,
+            ops,
+            context=room,
+            kv_dtype=KV,
+            piece=PIECE,
+            sequences=max(sweeps.batches),
+            check=checkpoint.check_readable,
+        )
         load_s = time.monotonic() - began_s
         here = limits(threads)
         yield Loaded(str(model), checkpoint.size_bytes, load_s, here)

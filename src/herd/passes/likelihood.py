@@ -3,6 +3,8 @@
 The first model's log-probabilities go to a temporary file, exactly (float32), so that both need not be in memory.
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from herd.batch import packed
 from herd.config import Llama4Config
+from herd.errors import DoesNotFit, fail
 from herd.model import forward
 from herd.ops.contract import Extras, Ops
 from herd.weights import Model
@@ -70,13 +73,23 @@ class Comparison:
 
 
 class Reference:
-    """The source model's log-probabilities of some windows, in a temporary file that goes with this object."""
+    """The source model's log-probabilities of some windows, in a temporary file that goes with this object.
+
+    Raises DoesNotFit when the disk of `folder` has no room for it.
+    """
 
     def __init__(self, folder: Path, texts: Windows, vocab_size: int) -> None:
         self.texts = texts
         self._rows = sum(len(t) for t in texts)
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".herd-logprobs-")  # noqa: SIM115 (closed by `close`)
-        self._file.truncate(4 * self._rows * vocab_size)
+        try:
+            _allocate(self._file, 4 * self._rows * vocab_size)
+        except OSError as problem:
+            self._file.close()
+            if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            size = 4 * self._rows * vocab_size
+            fail(DoesNotFit, f"{size / 1e9:.2f} GB for log-probabilities in {folder}", got=problem.strerror)
         self._logs: Any = np.memmap(self._file, np.float32, "r+", shape=(self._rows, vocab_size))
         self._nll = 0.0
 
@@ -124,6 +137,16 @@ class Reference:
             float(np.exp(nll / scored)),
             self._rows,
         )
+
+
+def _allocate(file: Any, size: int) -> None:
+    """Take the disk's blocks now: a hole that is first written through a map ends the process on a full disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, 1 << 20):
+        file.write(bytes(min(1 << 20, size - start)))
+    file.flush()
 
 
 def _nll(logs_TV: npt.NDArray[np.float64], ids: Sequence[int]) -> float:

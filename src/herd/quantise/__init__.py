@@ -94,7 +94,7 @@ def quantise(
     type: one of `planning.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
     all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become f32,
     a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an interrupted
-    run of the same job; a packed target only. compare: KL and perplexity against the source, where both fit in memory.
+    run of the same job. compare: KL and perplexity against the source, where both fit in memory.
 
     Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
     (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
@@ -108,14 +108,15 @@ def quantise(
     with open_checkpoint(source) as checkpoint:
         config = checkpoint.config
         _refuse_self(Path(source), target)
-        importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, tell)
-        if type is not None:
-            plan = plan_type(config, type, pure)
-        else:
-            budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
-            plan = plan_budget(
-                config, checkpoint.source(), budget, importances, lambda a, b: tell("choose", a, b, "tensors")
-            )
+        with checkpoint.reading():
+            importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, tell)
+            if type is not None:
+                plan = plan_type(config, type, pure)
+            else:
+                budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
+                plan = plan_budget(
+                    config, checkpoint.source(), budget, importances, lambda a, b: tell("choose", a, b, "tensors")
+                )
         book = Book()
         notes = _write(checkpoint, target, plan, Encoder(importances, book), calibrate, overwrite, resume, tell)
         if left := [n for n, f in plan.formats.items() if f is None]:
@@ -221,7 +222,17 @@ def _write(
 
     if target.suffix == ".gguf":
         keys, notes = gguf_companions(checkpoint)
-        notes += write_gguf_mixed(target, checkpoint, plan, encoder, keys=keys, overwrite=overwrite, step=step)
+        notes += write_gguf_mixed(
+            target,
+            checkpoint,
+            plan,
+            encoder,
+            keys=keys,
+            job=_job(checkpoint, plan, calibrate),
+            overwrite=overwrite,
+            resume=resume,
+            step=step,
+        )
         return notes
     paths, texts, notes = folder_companions(checkpoint)
     write_packed(
@@ -290,11 +301,16 @@ def _compare(
         return None, f"not compared with the source: running it needs {gb(needed)} of memory, {gb(have)} are available"
     config = checkpoint.config
     total = 2 * sum(map(len, chosen))
-    with Reference(target.absolute().parent, chosen, config.vocab_size) as reference:
-        reference.record(
-            ops, config, place_weights(ops, checkpoint.load()), lambda n, _: tell("compare", n, total, "tokens")
-        )
-        with open_checkpoint(target) as made:
+    try:
+        reference = Reference(target.absolute().parent, chosen, config.vocab_size)
+    except DoesNotFit as problem:
+        return None, f"not compared with the source: {problem}"
+    with reference:
+        with checkpoint.reading():
+            reference.record(
+                ops, config, place_weights(ops, checkpoint.load()), lambda n, _: tell("compare", n, total, "tokens")
+            )
+        with open_checkpoint(target) as made, made.reading():
             weights = place_weights(ops, made.load())
             found = reference.compare(ops, made.config, weights, lambda n, m: tell("compare", n + m, total, "tokens"))
     return found, ""

@@ -1,7 +1,6 @@
 """Encode part after part into a packed folder or a GGUF file: bounded memory, every error booked by tensor."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ import numpy.typing as npt
 
 from herd import formats
 from herd.checkpoint.gguf_names import is_vision
+from herd.checkpoint.gguf_work import Resumable
 from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed_write import PackedWriter
 from herd.checkpoint.strip_pieces import rows_of as code_rows
 from herd.checkpoint.walk import walk
+from herd.checkpoint.workplace import discard
 from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
 from herd.quantise.parts import Part, node_of, parts_of, pieces_of
@@ -82,8 +83,8 @@ def write_packed(
     for part in parts_of(config):
         parts.setdefault(part.wanted.name, []).append(part)
     if not resume:
-        discard(target, checkpoint, overwrite)
-    with PackedWriter(
+        discard(target)
+    writer = PackedWriter(
         target,
         config,
         files=files,
@@ -92,7 +93,9 @@ def write_packed(
         needed_bytes=plan.num_bytes,
         overwrite=overwrite,
         resume=True,
-    ) as out:
+        guard=checkpoint,
+    )
+    with writer as out, checkpoint.reading():
         for w in walk(config):
             own = parts.get(w.name, [])
             if out.has(w.name):
@@ -119,17 +122,6 @@ def write_packed(
                 if name is not None:
                     out.rows(part.tensor, name, part.shape, _codes(part, node, name, encoder, step))
                 step(part.tensor, 0)
-    checkpoint.check_unchanged()
-
-
-def discard(target: Path, checkpoint: Checkpoint, overwrite: bool) -> None:
-    """Remove what an interrupted run of any job left beside `target`."""
-
-    class _Done(Exception):
-        pass
-
-    with suppress(_Done), PackedWriter(target, checkpoint.config, overwrite=overwrite):
-        raise _Done
 
 
 def _codes(part: Part, node: Any, format: str, encoder: Encoder, step: Step) -> Any:
@@ -165,7 +157,9 @@ def write_gguf_mixed(
     encoder: Encoder,
     *,
     keys: Mapping[str, Any],
+    job: Mapping[str, str],
     overwrite: bool,
+    resume: bool,
     step: Step,
 ) -> list[str]:
     """A GGUF file (and mmproj-NAME for a vision part). Returns notes. Raises what write_gguf raises."""
@@ -187,6 +181,13 @@ def write_gguf_mixed(
                         encoder.book.add(part.tensor, Lost(num_weights=part.num_weights))
                 step(part.tensor, 0)
 
+    def kept(name: str) -> None:
+        for part in parts.values():
+            if name in (part.tensor, part.wanted.name):
+                encoder.book.kept.append(part.tensor)
+                step(part.tensor, _size(part, plan))
+                step(part.tensor, 0)
+
     mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
     written = write_gguf(
         target,
@@ -199,8 +200,9 @@ def write_gguf_mixed(
         progress=done,
         types=types,
         encode=encode,
+        guard=checkpoint,
+        resumable=Resumable(job, resume, kept),
     )
-    checkpoint.check_unchanged()
     return list(written.notes)
 
 

@@ -1,0 +1,83 @@
+"""Where a long run makes its target: a hidden folder beside it, held by one process, that outlives a killed one.
+
+    .NAME.packing/herd.lock      the kernel's lock: a killed process holds none
+    .NAME.packing/...            whatever the run writes
+
+It is never taken for a model. What it is not: what lies in it (`packed_write`, `gguf_work`).
+"""
+
+import fcntl
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from herd.checkpoint.atomic import check_disk, explain_full_disk
+from herd.errors import Interrupted, UsageError, fail
+
+LOCK = "herd.lock"
+_KEPT = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupted)
+"""What interrupts a run without anything being wrong with it."""
+
+
+class Workplace:
+    """The working folder of `target`. Making one does nothing yet.
+
+    resume: keep what an earlier run left, and what this one leaves when it is interrupted.
+    """
+
+    def __init__(self, target: Path, *, resume: bool) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name[:100]}.packing")
+        self._resume = resume
+
+    def enter(self) -> None:
+        """Make and hold it. Raises UsageError when another process does."""
+        if not self._resume and self.path.exists():
+            _locked(self.path, self.target).close()  # nobody writes there: a killed run left it
+            shutil.rmtree(self.path)
+        self.path.mkdir(exist_ok=True)
+        self._lock = _locked(self.path, self.target)
+
+    def check_disk(self, needed_bytes: int) -> None:
+        """Raise DoesNotFit when the disk has not the room for `needed_bytes`, less what lies here."""
+        have = sum(p.stat().st_blocks * 512 for p in self.path.iterdir())
+        check_disk(self.path / "x", max(0, needed_bytes - have))
+
+    def leave(self) -> None:
+        """Let it go as it is."""
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Let it go, with all that lies in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+    def fail(self, problem: BaseException) -> None:
+        """The run ended with `problem`: keep what is finished where it was only interrupted, else leave nothing.
+
+        Raises DoesNotFit for a full disk; returns otherwise.
+        """
+        if self._resume and isinstance(problem, _KEPT):
+            self.leave()
+            return
+        self.remove()
+        explain_full_disk(self.target, problem)
+
+
+def discard(target: Path) -> None:
+    """Remove what an interrupted run of any job left beside `target`. Raises UsageError while a process writes it."""
+    place = Workplace(target.absolute(), resume=False)
+    if place.path.exists():
+        place.enter()
+        place.remove()
+
+
+def _locked(folder: Path, target: Path) -> BinaryIO:
+    """The lock of a working folder. Raises UsageError when it is held."""
+    lock = (folder / LOCK).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        fail(UsageError, f"{target} is being written by another process", do="wait for it, or choose another name")
+    return lock
