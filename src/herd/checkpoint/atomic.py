@@ -25,8 +25,8 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     target = checked_target(target, overwrite)
     temp = _beside(target, "part")
-    temp.mkdir()
     try:
+        temp.mkdir()
         yield temp
         publish(temp, target)
     except BaseException as problem:
@@ -70,8 +70,8 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if target.is_dir():
         fail(UsageError, f"{target} is a folder", do="name a file")
     temp = _beside(target, "part")
-    temp.touch(exist_ok=False)
     try:
+        temp.touch(exist_ok=False)
         yield temp
         sync(temp)
         temp.replace(target)
@@ -131,6 +131,19 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def make_folders(path: Path) -> None:
+    """A folder and those above it, where they are missing; their names are on the disk when this returns. Raises
+    DoesNotFit for a full disk, OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync(folder.parent)
+    except OSError as problem:
+        explain_full_disk(path, problem)
+        raise
 
 
 def sync(path: Path) -> None:

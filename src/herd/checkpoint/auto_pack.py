@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 from herd.checkpoint import packed_store
-from herd.checkpoint.atomic import new_folder
+from herd.checkpoint.atomic import make_folders, new_folder
 from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.manifest import write_manifest
@@ -55,7 +55,7 @@ def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress 
             return ready or checkpoint
         if packed_store.is_locked(folder):
             progress(f"waiting for another process to pack {checkpoint.path.name}", 0, checkpoint.size_bytes)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         with packed_store.lock(folder):
             ready = _ready(checkpoint, folder, state)
             if ready is None:

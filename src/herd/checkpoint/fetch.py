@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import check_disk, new_folder
+from herd.checkpoint.atomic import check_disk, make_folders, new_folder
 from herd.checkpoint.hashing import BLOCK, Progress, silent
 from herd.checkpoint.registry import FileRecord, Version
 from herd.errors import BadFile, NetworkError, fail
@@ -107,7 +107,7 @@ def _there(name: str, version_id: str) -> Version | None:
 
 def _clear(folder: Path) -> None:
     """Remove what a killed download left. Only with the model's lock held."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     for left in (*folder.glob(".*.part"), *folder.glob(".*.old")):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -59,6 +59,7 @@ class GgufWork:
         self.whole = False
         """Whether an earlier run finished all: only names are left to be given."""
         self._inodes: dict[str, int] = {}
+        self._journal: Journal | None = None
 
     def __enter__(self) -> "GgufWork":
         if not self._how.resume:
@@ -70,11 +71,11 @@ class GgufWork:
         try:
             self._take_up()
             self._check_targets()
-        except BaseException:
+            self._place.check_disk(0 if self.whole else sum(self._sizes))
+        except UsageError:
+            self._close()
             self._place.leave() if left else self._place.remove()  # what an earlier run left is not ours to remove
             raise
-        try:
-            self._place.check_disk(0 if self.whole else sum(self._sizes))
         except BaseException as problem:
             self._fail(problem)
             raise
@@ -88,6 +89,7 @@ class GgufWork:
 
     def add(self, tensor: str) -> None:
         """A tensor is finished, and its file synced."""
+        assert self._journal is not None
         self._journal.add(msgspec.json.encode(_Line(tensor)))
 
     def __exit__(
@@ -101,7 +103,7 @@ class GgufWork:
         except BaseException as problem:
             self._fail(problem)
             raise
-        self._journal.close()
+        self._close()
         self._place.remove()
 
     def _take_up(self) -> None:
@@ -142,6 +144,7 @@ class GgufWork:
     def _publish(self) -> None:
         if not self.whole:
             self.begun()
+            assert self._journal is not None
             inodes = {path.name: path.stat().st_ino for path in self.paths}
             self._journal.add(msgspec.json.encode(_Line(whole=inodes)))
         for path, target in reversed(list(zip(self.paths, self._targets, strict=True))):
@@ -151,5 +154,9 @@ class GgufWork:
             sync(folder)
 
     def _fail(self, problem: BaseException) -> None:
-        self._journal.close()
+        self._close()
         self._place.fail(problem)
+
+    def _close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import check_disk, new_folder
+from herd.checkpoint.atomic import check_disk, make_folders, new_folder
 from herd.checkpoint.fetch import present, watch
 from herd.checkpoint.hashing import BLOCK, Progress, digest_of, silent
 from herd.checkpoint.registry import FileRecord, Version
@@ -74,7 +74,7 @@ def pull_hub(
             registry.add(repo, there)
             return there
         partial = registry.home() / "partial" / f"{repo.replace('/', '--')}-{commit[:12]}"
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folders(partial)
         total = sum(f.size for f in chosen)
         check_disk(partial, total - sum(p.stat().st_size for p in partial.iterdir()))
         with watch(partial, f"downloading {repo}", total, progress):
@@ -84,7 +84,7 @@ def pull_hub(
         digest = digest_of(records)
         assert digest is not None, "every file was hashed above"
         target = registry.folder(repo) / digest[:12]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         with new_folder(target, overwrite=True) as folder:
             for f in chosen:
                 os.replace(partial / f.name, folder / f.name)

@@ -9,6 +9,7 @@ A line that was being written when the run ended is no line. What it is not: wha
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -63,8 +64,9 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close it as it is."""
-        self._file.close()
+        """Close it as it is: of a line that the disk had no room for, nothing more is tried."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _whole_lines(journal: Path) -> Iterator[bytes]:

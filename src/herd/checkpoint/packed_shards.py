@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from herd.checkpoint.atomic import sync
 from herd.checkpoint.floats import Array
 from herd.checkpoint.hashing import sha256
 from herd.checkpoint.hf_folder import INDEX
@@ -126,10 +128,11 @@ class Shards:
         return digests
 
     def close(self) -> None:
-        """Close the files as they are."""
+        """Close the files as they are: whatever is finished was flushed, and of the rest nothing more is tried."""
         self._journal.close()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     # -- places ----------------------------------------------------------------------------------------------------
@@ -149,7 +152,10 @@ class Shards:
             if self._file is not None:
                 self._file.close()
             path = self.folder / name
-            path.touch()
+            if not path.exists():
+                path.touch()
+                if self._durable:
+                    sync(self.folder)
             self._file, self._open_name = path.open("r+b"), name
         return self._file
 

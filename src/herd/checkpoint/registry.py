@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from herd.checkpoint.atomic import new_file
+from herd.checkpoint.atomic import explain_full_disk, make_folders, new_file
 from herd.errors import BadFile, UsageError, fail
 
 REGISTRY_VERSION = 1
@@ -145,10 +145,18 @@ def edit() -> Iterator[Registry]:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the lock called `name` across processes; wait for it. Gone with the process, however that ends."""
+    """Hold the lock called `name` across processes; wait for it. Gone with the process, however that ends.
+
+    Raises DoesNotFit when the disk is too full for its file.
+    """
     path = home() / "locks" / (name.replace("/", "--") + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as f:
+    make_folders(path.parent)
+    try:
+        file = open(path, "ab")  # noqa: SIM115 (closed by the block below)
+    except OSError as problem:
+        explain_full_disk(path, problem)
+        raise
+    with file as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 

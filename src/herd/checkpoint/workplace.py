@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from herd.checkpoint.atomic import check_disk, explain_full_disk
-from herd.errors import Interrupted, UsageError, fail
+from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders
+from herd.errors import DoesNotFit, Interrupted, UsageError, fail
 
 LOCK = "herd.lock"
 _KEPT = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupted)
@@ -31,12 +31,19 @@ class Workplace:
         self._resume = resume
 
     def enter(self) -> None:
-        """Make and hold it. Raises UsageError when another process does."""
+        """Make and hold it. Raises UsageError when another process does, DoesNotFit for a full disk."""
         if not self._resume and self.path.exists():
             _locked(self.path, self.target).close()  # nobody writes there: a killed run left it
             shutil.rmtree(self.path)
-        self.path.mkdir(exist_ok=True)
-        self._lock = _locked(self.path, self.target)
+        left = self.path.exists()
+        try:
+            make_folders(self.path)
+            self._lock = _locked(self.path, self.target)
+        except (OSError, DoesNotFit) as problem:
+            if not left:
+                shutil.rmtree(self.path, ignore_errors=True)
+            explain_full_disk(self.target, problem)
+            raise
 
     def check_disk(self, needed_bytes: int) -> None:
         """Raise DoesNotFit when the disk has not the room for `needed_bytes`, less what lies here."""
