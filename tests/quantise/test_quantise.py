@@ -1,5 +1,6 @@
 """Whole runs over small random Llama 4 models: files, errors, resuming, comparison, budgets, faults."""
 
+import errno
 import json
 import os
 import signal
@@ -189,11 +190,16 @@ quantise(sys.argv[1], sys.argv[2], "q4_k", compare=False, tell=tell)
 """
 
 
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(wide: Path, tmp_path: Path, how: int) -> None:
-    quantise(wide, tmp_path / "whole", "q4_k", compare=False)
+def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
+    wide: Path, tmp_path: Path, how: int, target: str
+) -> None:
+    """hazards.md 93; every point of it: tests/faults."""
+    out, whole = tmp_path / target, tmp_path / target.replace("out", "whole")
+    quantise(wide, whole, "q4_k", compare=False)
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, wide, tmp_path / "out"],
+        [sys.executable, "-c", KILLED, wide, out],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -204,14 +210,59 @@ def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(wide: Path, 
     time.sleep(0.05)
     child.send_signal(how)
     child.wait(20)
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError):
-        quantise(wide, tmp_path / "out", "q6_k", compare=False)  # another job
-    made = quantise(wide, tmp_path / "out", "q4_k", compare=False)
-    whole, resumed = (values(tmp_path / name) for name in ("whole", "out"))
-    assert all((whole[n] == resumed[n]).all() for n in whole)
+    assert not out.exists()
+    with pytest.raises(UsageError, match="the unfinished run there was another one"):
+        quantise(wide, out, "q6_k", compare=False)
+    made = quantise(wide, out, "q4_k", compare=False)
+    files = sorted(p.name for p in whole.glob("*.safetensors")) if whole.is_dir() else [""]
+    assert files
+    assert all((whole / name).read_bytes() == (out / name).read_bytes() for name in files)
     assert any(t.relative_error is None for t in made.tensors)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([out.name, whole.name])
+
+
+def test_a_gguf_begun_anew_forgets_the_unfinished_run(wide: Path, tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "encode" and done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, tell=stop)
+    assert [p.name for p in tmp_path.iterdir()] == [".out.gguf.packing"]
+    made = quantise(wide, tmp_path / "out.gguf", "q6_k", compare=False, resume=False)
+    assert all(t.relative_error is not None for t in made.tensors)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
+
+
+def test_two_runs_at_one_gguf_do_not_mix(wide: Path, tmp_path: Path) -> None:
+    refused = []
+
+    def tell(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "encode" and not refused:
+            with pytest.raises(UsageError, match="is being written by another process") as caught:
+                quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False)
+            refused.append(caught)
+
+    quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, tell=tell)
+    assert refused
+    assert open_checkpoint(tmp_path / "out.gguf").verify() is False
+
+
+def test_no_room_for_the_comparison_leaves_the_target_and_says_so(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hazards.md 92."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    made = quantise(wide, tmp_path / "out", "q4_k")
+    assert made.comparison is None
+    assert "not compared" in made.notes[-1]
+    assert "No space left on device" in made.notes[-1]
+    assert open_checkpoint(tmp_path / "out").verify()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
