@@ -37,7 +37,10 @@ def weight(name, layout, outputs, inputs, experts, rng):
         if layout == "strips":
             rows = strips.to_strips(name, rows)
     count = outputs if layout == "rows" or name in FLOATS else outputs // strips.ROWS
-    stack = np.empty((experts, count, rows.shape[1]), rows.dtype)
+    shape = (experts, count, rows.shape[1])
+    room = np.empty(int(np.prod(shape)) * rows.itemsize + 64, np.uint8)  # packed files start tensors at whole lines
+    start = -room.ctypes.data % 64
+    stack = room[start : start + room.size - 64].view(rows.dtype).reshape(shape)
     stack.reshape(-1, *rows.shape)[:] = rows
     in_strips = layout == "strips" and name not in FLOATS
     return _native.weight(stack, name, [experts, outputs, inputs], strips=in_strips)

@@ -36,7 +36,7 @@ void prepare(Pool &pool, Rows &rows, int which, std::vector<Quantising> &todo, i
     q.scale = pool.take<float>(room * (q.Kp / q.step));
     q.sum16 = pool.take<int16_t>(room * (q.Kp / 16));
     q.sum32 = pool.take<int16_t>(room * (q.Kp / 32));
-    if (!is_few(n)) {  // rows that fill up a tile are zero; nobody reads their sums
+    if (n > 2) {  // rows that fill up a tile are zero; nobody reads their sums
         std::fill(q.q + n * q.Kp, q.q + room * q.Kp, (int8_t)0);
         std::fill(q.scale + n * (q.Kp / q.step), q.scale + room * (q.Kp / q.step), 0.0f);
         std::fill(q.sum16 + n * (q.Kp / 16), q.sum16 + room * (q.Kp / 16), (int16_t)0);

@@ -1,7 +1,7 @@
 // Products of weights in strips with quantised rows. Two ways through the same arithmetic, so that a row's result is the
 // same bits however many rows come with it:
 //
-//     few    codes straight from the strip into registers, each shared by up to four rows: bound by memory
+//     few    codes straight from the strip into registers, each shared by up to eight rows: bound by memory
 //     many   a panel of three strips x DEPTH inputs unpacked once into bytes [inputs / 4][PANEL][4] in the first-level
 //            cache, then tiles of four rows x a part of the panel run over it: bound by arithmetic
 //
@@ -46,84 +46,93 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
     else return dot4(acc, c, four);
 }
 
-constexpr int SHARING = 4;  // most rows that share codes in registers: eight gained nothing
+// Bytes ahead of the block in hand that are asked for, into the second-level cache: into the first it is slower than not
+// asking. One row is read front to back nearly as fast as the processor's own prefetching goes, and better without, except
+// where codes, high bits and scales are wanted in an order that it does not follow.
+constexpr int CODES_AHEAD = 4096;
 
-// Bytes ahead of the block in hand that are asked for when several rows keep the arithmetic busy. For one row the
-// processor's own prefetching does better alone (by a quarter for q4_k).
-constexpr int CODES_AHEAD = 2048;
+template <Type T, int R>
+constexpr bool ASKS = R > 1 || T == Type::q3_k || T == Type::q6_k;
+
+// R rows times part p of one strip's block, whose codes are shared by the rows; added to y when `more`.
+template <Type T, int R>
+INLINE void few_block(const uint8_t *strip, int p, const int8_t *q, const float *scale, const int16_t *sum16,
+                      const int16_t *sum32, const RowsOf &x, F (&acc)[R]) {
+    using Fm = Form<T>;
+    F s[Fm::groups], part[R];
+    scales<T>(strip, p, s);
+    if constexpr (Fm::minimum == Minimum::two_level) {
+        I pairs[Fm::groups / 2];
+        F by = minima<T>(strip, p, pairs);
+        for (int r = 0; r < R; r++) {
+            const int16_t *sums = Fm::group == 16 ? sum16 + r * (x.Kp / 16) : sum32 + r * (x.Kp / 32);
+            I m{};
+            for (int g = 0; g < Fm::groups / 2; g++) m = dot2(m, pairs[g], two_at(sums + 2 * g));
+            part[r] = by * to_floats(m);
+        }
+    } else if constexpr (Fm::large) {
+        for (int r = 0; r < R; r++) part[r] = F{};
+    }
+    constexpr int STEPS = Fm::group / 4;
+#pragma GCC unroll 8
+    for (int g = 0; g < Fm::block / 32; g++) {
+        Codes c[8];
+        codes<T>(strip, g, p, c);
+        for (int h = 0; h < 32 / Fm::group; h++) {
+            const int at = Fm::group == 16 ? 2 * g + h : g;
+            I dot[R];
+            for (int r = 0; r < R; r++)
+                dot[r] = set1i(-Fm::zero *
+                               (Fm::group == 16 ? sum16[r * (x.Kp / 16) + at] : sum32[r * (x.Kp / 32) + at]));
+            // one step of every row after another: a row's own dots wait for each other
+            for (int i = STEPS * h; i < STEPS * (h + 1); i++)
+                for (int r = 0; r < R; r++) dot[r] = dot_of<T>(dot[r], c[i], four_at(q + r * x.Kp + 32 * g + 4 * i));
+            for (int r = 0; r < R; r++)
+                if constexpr (Fm::large) part[r] = fused(to_floats(dot[r]), s[at], part[r]);
+                else acc[r] = fused(to_floats(dot[r]) * scale[r * x.groups], s[0], acc[r]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        if constexpr (Fm::large) acc[r] = fused(part[r], set1(scale[r * x.groups]), acc[r]);
+        if constexpr (Fm::minimum == Minimum::plain)
+            acc[r] = fused(halves_at(strip, 2, p), set1(scale[r * x.groups] * (float)sum32[r * (x.Kp / 32)]), acc[r]);
+    }
+}
 
 // R rows times one strip, `blocks` of them, added to y when `more`.
 template <Type T, int R>
 static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, float *y, int64_t ldy, bool more) {
     using Fm = Form<T>;
-    F acc[R][PARTS];
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < PARTS; p++) acc[r][p] = more ? load(y + r * ldy + p * W) : F{};
+    F acc[PARTS][R];
+    for (int p = 0; p < PARTS; p++)
+        for (int r = 0; r < R; r++) acc[p][r] = more ? load(y + r * ldy + p * W) : F{};
     for (int64_t n = 0; n < blocks; n++, strip += Fm::strip_block) {
-        if (R > 1)
-            for (int i = 0; i < Fm::strip_block; i += 64) __builtin_prefetch(strip + CODES_AHEAD + i);
-        const int8_t *q = x.q + n * Fm::block;
-        const int16_t *sum16 = x.sum16 + n * (Fm::block / 16), *sum32 = x.sum32 + n * (Fm::block / 32);
+        if (ASKS<T, R>)
+            for (int i = 0; i < Fm::strip_block; i += 64) __builtin_prefetch(strip + CODES_AHEAD + i, 0, 2);
 #pragma GCC unroll 1
-        for (int p = 0; p < PARTS; p++) {
-            F s[Fm::groups];
-            scales<T>(strip, p, s);
-            F part[R];
-            if constexpr (Fm::minimum == Minimum::two_level) {
-                I pairs[Fm::groups / 2];
-                F by = minima<T>(strip, p, pairs);
-                for (int r = 0; r < R; r++) {
-                    const int16_t *sums = Fm::group == 16 ? sum16 + r * (x.Kp / 16) : sum32 + r * (x.Kp / 32);
-                    I m{};
-                    for (int g = 0; g < Fm::groups / 2; g++) m = dot2(m, pairs[g], two_at(sums + 2 * g));
-                    part[r] = by * to_floats(m);
-                }
-            } else if constexpr (Fm::large) {
-                for (int r = 0; r < R; r++) part[r] = F{};
-            }
-#pragma GCC unroll 8
-            for (int g = 0; g < Fm::block / 32; g++) {
-                Codes c[8];
-                codes<T>(strip, g, p, c);
-                for (int r = 0; r < R; r++) {
-                    const int8_t *a = q + r * x.Kp + 32 * g;
-                    if constexpr (Fm::group == 16) {
-                        for (int h = 0; h < 2; h++) {
-                            I dot = set1i(-Fm::zero * sum16[r * (x.Kp / 16) + 2 * g + h]);
-                            for (int i = 4 * h; i < 4 * h + 4; i++) dot = dot_of<T>(dot, c[i], four_at(a + 4 * i));
-                            part[r] = fused(to_floats(dot), s[2 * g + h], part[r]);
-                        }
-                    } else {
-                        I dot = set1i(-Fm::zero * sum32[r * (x.Kp / 32) + g]);
-                        for (int i = 0; i < 8; i++) dot = dot_of<T>(dot, c[i], four_at(a + 4 * i));
-                        if constexpr (Fm::large) {
-                            part[r] = fused(to_floats(dot), s[g], part[r]);
-                        } else {
-                            float by = x.scale[r * x.groups + n];
-                            acc[r][p] = fused(to_floats(dot) * by, s[0], acc[r][p]);
-                            if constexpr (Fm::minimum == Minimum::plain)
-                                acc[r][p] = fused(halves_at(strip, 2, p), set1(by * (float)sum32[r * (x.Kp / 32)]),
-                                                  acc[r][p]);
-                        }
-                    }
-                }
-            }
-            if constexpr (Fm::large)
-                for (int r = 0; r < R; r++) acc[r][p] = fused(part[r], set1(x.scale[r * x.groups + n]), acc[r][p]);
-        }
+        for (int p = 0; p < PARTS; p++)
+            few_block<T, R>(strip, p, x.q + n * Fm::block, x.scale + n, x.sum16 + n * (Fm::block / 16),
+                            x.sum32 + n * (Fm::block / 32), x, acc[p]);
     }
-    for (int r = 0; r < R; r++)
-        for (int p = 0; p < PARTS; p++) store(y + r * ldy + p * W, acc[r][p]);
+    for (int p = 0; p < PARTS; p++)
+        for (int r = 0; r < R; r++) store(y + r * ldy + p * W, acc[p][r]);
 }
 
+// Most rows that share codes in registers. Sixteen scales a block leave q3_k and q6_k no room for eight.
+template <Type T>
+constexpr int SHARING = T == Type::q3_k || T == Type::q6_k ? 4 : 8;
+
+// Three rows are computed as four, five to seven as eight: the quantised rows and y have room.
 template <Type T>
 static void few_rows(int64_t rows, const uint8_t *strip, int64_t blocks, const Quantised &x, int64_t k, float *y,
                      int64_t ldy, bool more) {
-    int64_t r = 0;
-    for (; r + SHARING <= rows; r += SHARING)
-        few_strip<T, SHARING>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
-    if (r + 2 <= rows) few_strip<T, 2>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more), r += 2;
-    if (r < rows) few_strip<T, 1>(strip, blocks, rows_of(x, r, k), y + r * ldy, ldy, more);
+    for (int64_t r = 0; r < rows; r += SHARING<T>, y += SHARING<T> * ldy) {
+        const RowsOf from = rows_of(x, r, k);
+        if (SHARING<T> > 4 && rows - r > 4) few_strip<T, SHARING<T>>(strip, blocks, from, y, ldy, more);
+        else if (rows - r > 2) few_strip<T, 4>(strip, blocks, from, y, ldy, more);
+        else if (rows - r > 1) few_strip<T, 2>(strip, blocks, from, y, ldy, more);
+        else few_strip<T, 1>(strip, blocks, from, y, ldy, more);
+    }
 }
 
 // Sixteen rows of blocks from row o on; past the last they stand in for by it, their sums are never read.
@@ -138,7 +147,7 @@ static void few_as(const Product &p, uint8_t *scratch) {
     const Matrix &w = *p.w;
     const int64_t blocks = w.K / Fm::block;
     const uint8_t *data = w.data + p.expert * w.expert_bytes;
-    const int64_t piece = w.strips && p.rows <= SHARING ? blocks : DEPTH / Fm::block;
+    const int64_t piece = w.strips && p.rows <= SHARING<T> ? blocks : DEPTH / Fm::block;
     for (int64_t o = p.o0; o < p.o1; o += STRIP) {
         float *y = p.y + o - p.o0;
         for (int64_t n = 0; n < blocks; n += piece) {

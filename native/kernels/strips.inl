@@ -57,11 +57,14 @@ alignas(16) const uint8_t IQ4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 
 
 // Bit 4i + b of each output's 32-bit word to byte b, as 16 or 0.
 INLINE Codes fifth_bit(U word, int i) {
-    U x = word >> (8 * (i / 2)) & 255;
-    x = x | x << 8;
-    x = x | x << 16;
-    x = x & (i % 2 ? 0x80402010u : 0x08040201u);
-    return (Codes)((Codes)x != 0) & 16;
+    Codes x = (Codes)((U)spread_byte(word, i / 2) & (i % 2 ? 0x80402010u : 0x08040201u));
+    return (Codes)(x != 0) & 16;
+}
+
+// Bits of `low` under the mask, those of `high` above it, as far as `all` goes; masks for each byte of a word. Shifted words
+// bring bits of neighbouring bytes only to where a mask takes them off.
+INLINE Codes joined(U low, U high, uint32_t mask, uint32_t all) {
+    return (Codes)(((low & mask) | (high & ~mask)) & all);
 }
 
 // The codes of group g of 32 inputs in a block.
@@ -86,19 +89,26 @@ INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
     } else if constexpr (T == Type::q4_k || T == Type::q5_k) {
         for (int i = 0; i < 8; i++) {
             Codes z = words_at(b, T == Type::q4_k ? 16 : 48, 8 * (g / 2) + i, p);
-            c[i] = g % 2 ? z >> 4 : z & 15;
-            if constexpr (T == Type::q5_k) c[i] = c[i] | (words_at(b, 16, i, p) >> g & 1) << 4;
+            if constexpr (T == Type::q5_k) {
+                U h = (U)words_at(b, 16, i, p), low = g % 2 ? (U)z >> 4 : (U)z;
+                c[i] = joined(low, g < 4 ? h << (4 - g) : h >> (g - 4), 0x0f0f0f0fu, 0x1f1f1f1fu);
+            } else {
+                c[i] = g % 2 ? z >> 4 : z & 15;
+            }
         }
     } else if constexpr (T == Type::q6_k) {
         for (int i = 0; i < 8; i++) {
-            Codes z = words_at(b, 0, 16 * (g / 4) + 8 * (g % 2) + i, p), h = words_at(b, 128, 8 * (g / 4) + i, p);
-            c[i] = (g % 4 < 2 ? z & 15 : z >> 4) | (h >> (2 * (g % 4)) & 3) << 4;
+            U z = (U)words_at(b, 0, 16 * (g / 4) + 8 * (g % 2) + i, p), h = (U)words_at(b, 128, 8 * (g / 4) + i, p);
+            U high = g % 4 < 2 ? h << (4 - 2 * (g % 4)) : h >> (2 * (g % 4) - 4);
+            c[i] = joined(g % 4 < 2 ? z : z >> 4, high, 0x0f0f0f0fu, 0x3f3f3f3fu);
         }
     } else if constexpr (T == Type::q2_k) {
         for (int i = 0; i < 8; i++) c[i] = words_at(b, 16, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3;
     } else if constexpr (T == Type::q3_k) {
-        for (int i = 0; i < 8; i++)
-            c[i] = (words_at(b, 32, 8 * (g / 4) + i, p) >> (2 * (g % 4)) & 3) | (words_at(b, 0, i, p) >> g & 1) << 2;
+        for (int i = 0; i < 8; i++) {
+            U z = (U)words_at(b, 32, 8 * (g / 4) + i, p), h = (U)words_at(b, 0, i, p);
+            c[i] = joined(z >> (2 * (g % 4)), g < 2 ? h << (2 - g) : h >> (g - 2), 0x03030303u, 0x07070707u);
+        }
     } else {  // iq4_xs
         for (int i = 0; i < 4; i++) {
             Codes z = words_at(b, 8, 4 * g + i, p);

@@ -149,6 +149,22 @@ INLINE Codes look_up(const uint8_t *table, Codes codes) {
 #endif
 }
 
+// Byte `b` of each word to all four of its bytes.
+INLINE Codes spread_byte(U word, int b) {
+#if defined(HERD_AVX512)
+    return (Codes)_mm512_shuffle_epi8((__m512i)word, _mm512_add_epi8(_mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0),
+                                                                     _mm512_set1_epi8((char)b)));
+#elif defined(HERD_AVX2)
+    return (Codes)_mm256_shuffle_epi8((__m256i)word, _mm256_add_epi8(_mm256_set_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0,
+                                                                                      0x0c0c0c0c, 0x08080808, 0x04040404, 0),
+                                                                     _mm256_set1_epi8((char)b)));
+#else
+    U x = word >> (8 * b) & 255;
+    x = x | x << 8;
+    return (Codes)(x | x << 16);
+#endif
+}
+
 // A fixed tree, so that the result does not depend on how the compiler reduces.
 INLINE float total(F v) {
     float part[W];
