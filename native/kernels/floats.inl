@@ -59,6 +59,10 @@ static void panel_floats(const Product &p, float *panel) {
                 const uint8_t *row[W];
                 for (int64_t i = 0; i < W; i++)
                     row[i] = data + (p.o0 + (c + i < cols ? c + i : cols - 1)) * w.row_bytes + k0 * SIZE<T>;
+                // The next piece of every row: short pieces of many rows are no stream that the processor would follow.
+                for (int64_t i = 0; i < W; i++)
+                    for (int64_t b = 0; b < depth * SIZE<T>; b += 64)
+                        __builtin_prefetch(row[i] + FLOAT_DEPTH * SIZE<T> + b, 0, 2);
                 turn_rows<T>(row, depth, panel + c, PANEL);
             }
         }

@@ -81,7 +81,7 @@ struct Kernels {
     void (*merge)(float *state, float *o, const float *part, const float *part_o, int64_t n);
 };
 
-constexpr int64_t FEW_ROWS = 8;  // products of at most this many rows go to `few`
+constexpr int64_t FEW_ROWS = 24;  // `few` takes at most so many rows
 
 // Codes, scales, minima and block scales of a panel, and three strips made on the way.
 constexpr int64_t PRODUCT_SCRATCH = PANEL * DEPTH + 4 * PANEL * (DEPTH / 16) + 4 * PANEL * (DEPTH / 32) +
