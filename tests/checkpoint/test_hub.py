@@ -174,6 +174,22 @@ def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, command: Any, tmp_path
     assert not partial.parent.exists()
 
 
+def test_a_disk_that_runs_full_is_told_and_the_pull_goes_on_later(hub: Hub, command: Any, tmp_path: Path) -> None:
+    """hazards.md 92: what was fetched stays, nothing is registered."""
+    most = 5 << 20
+    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))"
+    python = [sys.executable, "-c", f"{limited}; from herd.cli import main; sys.exit(main())"]
+    done = subprocess.run([*python, "pull", REPO], env=command[1], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "model.safetensors: the disk is full (File too large); make room: the same command goes on where" in last
+    assert not (tmp_path / "home" / "models").exists()
+    assert not (tmp_path / "home" / "models.json").exists()
+    assert pull(command).returncode == 0
+    assert hub.ranges == [None, f"bytes={most}-"]
+    assert placed(tmp_path / "home")["model.safetensors"] == WEIGHTS
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_other_bytes_than_promised_are_thrown_away(hub: Hub, command: Any, tmp_path: Path, name: str) -> None:
     good = hub.files[name]

@@ -93,10 +93,10 @@ def check_disk(target: Path, needed_bytes: int) -> None:
         )
 
 
-def explain_full_disk(target: Path, problem: BaseException) -> None:
+def explain_full_disk(target: Path, problem: BaseException, do: str = "nothing was left behind") -> None:
     """A disk that ran full in spite of `check_disk` is the machine's fault: say so in one line."""
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        fail(DoesNotFit, f"{target}: the disk is full ({problem.strerror})", do="nothing was left behind")
+        fail(DoesNotFit, f"{target}: the disk is full ({problem.strerror})", do=do)
 
 
 def checked_target(target: Path, overwrite: bool) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import check_disk, make_folders, new_folder
+from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.checkpoint.fetch import present, watch
 from herd.checkpoint.hashing import BLOCK, Progress, digest_of, silent
 from herd.checkpoint.registry import FileRecord, Version
@@ -164,11 +164,15 @@ def _fetch(hub: Any, repo: str, commit: str, file: Remote, folder: Path) -> None
         part.unlink()
         have = 0
     url = hub.hf_hub_url(repo, file.name, revision=commit)
-    with _Capped(part, file.size) as out:
-        out.seek(0, os.SEEK_END)
-        if have < file.size:
-            http_get(url, out, resume_size=have, headers=hub.utils.build_hf_headers(), expected_size=file.size)
-        os.fsync(out.fileno())
+    try:
+        with _Capped(part, file.size) as out:
+            out.seek(0, os.SEEK_END)
+            if have < file.size:
+                http_get(url, out, resume_size=have, headers=hub.utils.build_hf_headers(), expected_size=file.size)
+            os.fsync(out.fileno())
+    except OSError as problem:
+        explain_full_disk(part, problem, "make room: the same command goes on where this one stopped")
+        raise
 
 
 class _Capped(io.FileIO):
@@ -181,7 +185,10 @@ class _Capped(io.FileIO):
     def write(self, data: Any, /) -> int:
         if self.tell() + len(data) > self.limit:
             fail(BadFile, f"{self.name}: the server sends more than the {self.limit} bytes it declared")
-        return super().write(data)
+        done, view = 0, memoryview(data).cast("B")
+        while done < len(view):  # a disk that is nearly full takes a part: the rest of it must not be skipped
+            done += super().write(view[done:])
+        return done
 
 
 def _checked(path: Path, file: Remote, progress: Progress) -> FileRecord:
