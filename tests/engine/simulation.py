@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from herd.cache import Counts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
 from herd.engine.orders import Began, Ended, Order, Token
 from herd.engine.request import SamplingOptions
+from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
 
 VOCAB = 32
@@ -72,7 +74,6 @@ def alone(asked: Asked) -> list[int]:
         model = FakeModel(lambda ids: 0, patch_id=PATCH, tokens_per_tile=2)
         seen = iter(model.see(order.pixels_I3SS)[:, 0].tolist())
         ids = [i | next(seen) << 32 if i == PATCH else i for i in ids]
-    from herd.engine.sampler import History, sample
 
     history = History(list(order.ids))
     while True:
@@ -87,6 +88,8 @@ def alone(asked: Asked) -> list[int]:
 
 
 CONTEXT = 40
+LITTLE = "d"
+"""The client of an endless day that asks for little, again and again."""
 
 
 class Day:
@@ -97,9 +100,14 @@ class Day:
         size = rng.choice((1, 2, 4))
         chunk = rng.choice((None, 8, 16))
         enough = -(-CONTEXT // size)
-        pages = enough + rng.choice((0, 1, 3, enough, 4 * enough))
+        self.endless = rng.random() < 0.06
+        """Somebody asks for little for as long as others wait, so that one who starves never ends."""
+        pages = enough + rng.choice((0, 1, 3) if self.endless else (0, 1, 3, enough, 4 * enough))
         chunk_pages = (chunk or 0) // size + 2 + rng.choice((0, 1, 8, 40))
         budget = rng.choice((4, 7, 16, 64))
+        places = rng.randint(1, min(6, budget))
+        # at least a pass of one sequence: its first page, and those that it goes through, one of them a copy
+        exact = -(-budget // size) + 3 + rng.choice((0, places, 40)) if rng.random() < 0.4 else None
         self.model = FakeModel(
             next_logits,
             vocab_size=VOCAB,
@@ -110,18 +118,20 @@ class Day:
             page_size=size,
             num_pages=pages,
             num_chunk_pages=chunk_pages,
+            num_exact_pages=exact,
             bad={RAISES: "raise", NOT_FINITE: "nan"},
             cost=lambda rows: 0.01 + 0.001 * rows,
         )
         self.core = Core(
             self.model,
             budget=budget,
-            places=rng.randint(1, min(6, budget)),
+            places=places,
             most_waiting=rng.choice((4, 64)),
             clock=self.model.clock,
         )
         self.core.scheduler.turn = rng.choice((1, 8, 64))
-        self.core.scheduler.queue.patience = rng.choice((5, 1000))
+        self.core.scheduler.headroom = rng.choice((0, 32))
+        self.core.scheduler.queue.patience = rng.choice((5, 40, 1000) if self.endless else (5, 1000))
         self.base = [[rng.randrange(TEXT) for _ in range(CONTEXT)] for _ in range(2)]
         self.asked: dict[int, Asked] = {}
         self.busy = 0
@@ -135,8 +145,10 @@ class Day:
         while orders or self.core.busy:
             while orders and (rng.random() < 0.4 or not self.core.busy):
                 number = self._add(orders.pop(), number)
-            if rng.random() < 0.06 and self.asked:
+            if self.asked and rng.random() < (0.0 if self.endless else 0.06):
                 self._cancel(rng.choice(list(self.asked.values())))
+            if self.endless and rng.random() < 0.7 and self._others_wait():
+                number = self._add(self._little(), number)
             for event in self.core.step():
                 self._heard(event)
             self.steps += 1
@@ -145,10 +157,16 @@ class Day:
             assert self.steps < 3000, "work does not end"
         self._close()
 
+    def _others_wait(self) -> bool:
+        return any(a.order.client != LITTLE and not a.over for a in self.asked.values())
+
     def _order(self, n: int) -> dict[str, Any]:
         rng = self.rng
-        keep = rng.randrange(0, 24)
-        ids = [*rng.choice(self.base)[:keep], *(rng.randrange(TEXT) for _ in range(rng.randint(1, 8)))]
+        if self.endless:  # two of them do not fit beside each other, and what one computed pushes out the other's
+            ids = [rng.randrange(TEXT) for _ in range(rng.randint(1, 32))]
+        else:
+            shared = rng.choice(self.base)[: rng.randrange(0, 24)]
+            ids = [*shared, *(rng.randrange(TEXT) for _ in range(rng.randint(1, 8)))]
         pixels, digests = None, ()
         if rng.random() < 0.12:
             tiles = rng.randint(1, 6)
@@ -178,11 +196,22 @@ class Day:
             "end_ids": (END,),
         }
 
+    def _little(self) -> dict[str, Any]:
+        """A short request of a client of its own, often more urgent than the others."""
+        rng = self.rng
+        return {
+            "ids": [rng.randrange(TEXT) for _ in range(rng.randint(1, 3))],
+            "options": SamplingOptions(temperature=0.0, max_tokens=rng.randint(1, 3)),
+            "client": LITTLE,
+            "priority": rng.choice((0, 1, 1)),
+            "end_ids": (END,),
+        }
+
     def _add(self, fields: dict[str, Any], number: int) -> int:
         if len(fields["ids"]) > CONTEXT:
             return number
         n = self.rng.choice((1, 1, 1, 1, 3))
-        seed = fields["seed"]
+        seed = fields.get("seed", 0)
         samples = tuple((number + i, seed + i) for i in range(1, n))
         order = Order(number=number, samples=samples, **fields)
         try:
@@ -201,7 +230,7 @@ class Day:
         if not asked.over:
             asked.cancelled = True
         free = self.model.room.free()
-        assert free.whole >= held.whole and free.chunk >= held.chunk
+        assert all(now >= before for now, before in zip(free, held, strict=True))
         self.model.room.check()
 
     def _heard(self, event: Any) -> None:
@@ -226,11 +255,34 @@ class Day:
         room.check()
         assert not self.core._entries
         assert not self.model.pager.leases
+        evicted = self.model.room.tree.stats().evictions if self.model.room.tree is not None else Counts()
+        self.happened = {
+            **vars(self.core.counters),
+            "refused": self.busy,
+            **{f"evicted {pool}": n for pool, n in evicted._asdict().items()},
+            **{f"copied {pool}": n for pool, n in self.model.cache.copied.items()},
+            "endless": self.endless,
+        }
         room.forget()
         assert room.free() == room.total(), "pages lost"
+        self._counts()
         for asked in self.asked.values():
             assert asked.over, "somebody was forgotten"
             self._check(asked)
+
+    def _counts(self) -> None:
+        """Nobody is counted who is gone, and whatever was computed was somebody's."""
+        queue, counters = self.core.scheduler.queue, self.core.counters
+        assert queue.num_waiting == 0 and not list(queue)
+        assert all(queue.running(client) == 0 for client in ("a", "b", "c", LITTLE))
+        assert not self.core.scheduler.running
+        passed = sum(len(ids) for p in self.model.passes for ids in p)
+        assert counters.rows <= passed and (counters.failed_passes or counters.rows == passed)
+        assert counters.kept <= counters.proposed
+        assert counters.admitted + counters.forked >= sum(a.began for a in self.asked.values())
+        assert counters.admitted - counters.preempted <= len(self.asked)
+        ends = [(a.reason is not None) + (a.error is not None) + a.cancelled for a in self.asked.values()]
+        assert ends == [1] * len(ends), "an end each"
 
     def _check(self, asked: Asked) -> None:
         ids = asked.order.ids

@@ -159,3 +159,41 @@ def test_removing_frees_pages_at_once() -> None:
     s.remove(x)
     assert s.room.free() == s.room.total()  # type: ignore[attr-defined]
     assert not s.busy
+
+
+def test_two_that_do_not_fit_beside_each_other_come_to_an_end_beside_a_stream_of_urgent_ones() -> None:
+    """Each pushes out what the other has computed, whenever somebody urgent comes between them."""
+    s = scheduler(pages=16, places=4, budget=8, turn=8, patience=50)
+    big = [sequence(n, 50, client=client) for n, client in enumerate("ab")]
+    for x in big:
+        s.add(x)
+    little: list[Sequence] = []
+    for n in range(400):
+        if n % 4 == 0:
+            little.append(sequence(100 + n, 3, client="c", priority=1))
+            s.add(little[-1])
+        step(s)
+        for x in [x for x in (*little, *big) if x.lease is not None and len(x.ids) > (5 if x.priority else 52)]:
+            s.remove(x)
+            (little if x.priority else big).remove(x)
+        if not big:
+            return
+    raise AssertionError([(x.number, x.ran, x.reached) for x in big])
+
+
+def test_waiting_is_not_forgotten_when_a_place_is_lost() -> None:
+    s = scheduler(places=1, patience=20)
+    old = sequence(0, 40)
+    s.add(old)
+    for n in range(1, 30):
+        if old.lease is None and len(s.running) == 1:
+            s.remove(s.running[0])
+        urgent = sequence(n, 3, priority=1)
+        s.add(urgent)
+        step(s)
+        step(s)
+        if old.lease is None:
+            s.remove(urgent)
+            step(s)
+    assert old.level == 1
+    assert old.lease is not None, "as urgent as those who come, and older"

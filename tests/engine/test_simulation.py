@@ -22,8 +22,7 @@ def run(seeds: range, check_every: int) -> Counter[str]:
         except BaseException as error:
             error.add_note(f"seed {seed}, step {day.steps}")
             raise
-        total += Counter(vars(day.core.counters))
-        total["refused"] += day.busy
+        total += Counter(day.happened)
         total["late"] += sum(type(a.error).__name__ == "TimedOut" for a in day.asked.values())
         total["cancelled"] += sum(a.cancelled for a in day.asked.values())
         total["finished"] += sum(a.reason is not None for a in day.asked.values())
@@ -34,7 +33,7 @@ def run(seeds: range, check_every: int) -> Counter[str]:
 def test_two_thousand_days(shard: int) -> None:
     found = run(range(shard, DAYS, SHARDS), check_every=3)
     # a simulation in which something never happens says nothing of it
-    rare = {name: n for name, n in found.items() if n < 20}
+    rare = {name: n for name, n in found.items() if n < (5 if name == "endless" else 20)}
     assert not rare
     assert found["finished"] > DAYS // SHARDS
 

@@ -53,7 +53,7 @@ class Waiter(Protocol):
     client: str
     priority: int
     since: int
-    """The step at which it began to wait."""
+    """The step at which it began to wait, later by what it was served in between."""
 
 
 W = TypeVar("W", bound=Waiter)
@@ -70,11 +70,6 @@ class Client(Generic[W]):
         self.waiting: dict[int, list[W]] = {}
         """By priority; the oldest is last."""
         self.running = 0
-
-
-def rank(x: Waiter) -> tuple[int, int]:
-    """Sorts the most urgent first: priority, then arrival."""
-    return -x.priority, x.number
 
 
 def _oldest_last(x: Waiter) -> int:

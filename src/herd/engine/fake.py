@@ -1,9 +1,8 @@
 """`FakeModel`: a ModelRunner without weights, so that the engine is tested in milliseconds.
 
-Its cache is real pages over simulated memory: a slot holds the id that was written there. Each pass writes its new rows
-where the context says and then reads every visible position back through the pages, the global layers' and the chunked
-layers', so that a page owned twice, a copy left out or a stale slot shows as a wrong id. What the model answers is a
-function of what it read, not of what it was told.
+Its cache is real pages over simulated memory (`fake_cache.FakeCache`). Each pass writes its new rows where the context
+says and then reads every visible position back through the pages, the global layers' and the chunked layers'. What the
+model answers is a function of what it read, not of what it was told.
 """
 
 import zlib
@@ -12,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from herd.batch import Context, Segments
+from herd.batch import Context
 from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
+from herd.engine.fake_cache import FakeCache
 from herd.engine.room import Room
 from herd.engine.runner import Logits, Piece, rows_wanted
 from herd.engine.trace import Traced
@@ -28,6 +28,7 @@ class FakeModel:
     """next_logits decides. `passes` records ids by pass and piece, `features` the image rows of each piece.
 
     page_size, num_pages, num_chunk_pages: of the simulated pools; None: one position a page, and a context's worth.
+    num_exact_pages: None: the cache has no exact pool.
     bad: what happens to a pass with one of these ids among its new rows ("raise"), or where one is visible ("nan").
     cost: seconds of a pass of so many rows, added to `now_s`.
     """
@@ -44,6 +45,7 @@ class FakeModel:
         page_size: int = 1,
         num_pages: int | None = None,
         num_chunk_pages: int | None = None,
+        num_exact_pages: int | None = None,
         bad: Mapping[int, Literal["raise", "nan"]] | None = None,
         cost: Callable[[int], float] = lambda rows: 0.0,
     ) -> None:
@@ -54,12 +56,9 @@ class FakeModel:
         self.tokens_per_tile = tokens_per_tile
         whole = -(-context // page_size) if num_pages is None else num_pages
         chunked = whole if num_chunk_pages is None else num_chunk_pages
-        self.pager = Pager(chunk, page_size, whole, chunked)
+        self.pager = Pager(chunk, page_size, whole, chunked, num_exact_pages)
         self.room = Room(self.pager, PrefixTree(self.pager))
-        self.memory = {
-            "whole": np.full(whole * page_size, -1, np.int64),
-            "chunk": np.full(chunked * page_size, -1, np.int64),
-        }
+        self.cache = FakeCache(self.pager)
         self.bad = dict(bad or {})
         self.cost = cost
         self.now_s = 0.0
@@ -80,9 +79,7 @@ class FakeModel:
     def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """One pass; see ModelRunner."""
         context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows_wanted(pieces))
-        for pool, source, target in copies:
-            pages = self.memory[pool].reshape(-1, self.pager.page_size)
-            pages[target] = pages[source]
+        self.cache.copy(copies)
         done = False
         try:
             self.passes.append([list(p.ids) for p in pieces])
@@ -121,25 +118,16 @@ class FakeModel:
         self.room.drop(lease)
 
     def _pass(self, pieces: Sequence[Piece], context: Context) -> Logits:
-        values: list[int] = []
-        for piece in pieces:
-            values += self._values(piece)
-        new_T = np.asarray(values, np.int64)
-        self._write("whole", context.whole, new_T)
-        if context.chunk is not context.whole:
-            self._write("chunk", context.chunk, new_T)
+        values = [self._values(piece) for piece in pieces]
+        self.cache.write(context, np.asarray([v for part in values for v in part], np.int64))
         out: list[Sequence[float]] = []
-        chunk_at = 0
-        for s, piece in enumerate(pieces):
-            end = int(context.whole.kv_lens[s])
-            ids = self._read("whole", context.whole, s)
-            n = len(piece.ids)
-            assert ids[end - n :] == values[int(context.whole.starts[s]) : int(context.whole.starts[s + 1])]
-            assert -1 not in ids, "a position that was never written"
-            if context.chunk is not context.whole:
-                chunk_at = self._check_chunks(context.chunk, chunk_at, ids, n)
+        read = self.cache.read(context, [len(part) for part in values])
+        for piece, new, ids in zip(pieces, values, read, strict=True):
+            n = len(new)
+            assert ids[-n:] == new, "other rows than were written"
+            assert min(ids) >= 0, "a position that was never written, or not in the form that it is read in"
             wanted = (n - 1,) if piece.rows is None else piece.rows
-            out += [self._logits(ids[: end - n + 1 + r]) for r in wanted]
+            out += [self._logits(ids[: len(ids) - n + 1 + r]) for r in wanted]
         return np.asarray(out, np.float32).reshape(-1, self.vocab_size)
 
     def _values(self, piece: Piece) -> list[int]:
@@ -150,32 +138,6 @@ class FakeModel:
         values = [i | next(rows) << 32 if i == self.patch_id else i for i in piece.ids]
         assert next(rows, None) is None, "more image rows than patch ids"
         return values
-
-    def _write(self, pool: str, segments: Segments, new_T: Any) -> None:
-        assert segments.slots_T is not None
-        self.memory[pool][segments.slots_T] = new_T
-
-    def _read(self, pool: str, segments: Segments, s: int) -> list[int]:
-        """The visible positions of a segment, through its pages."""
-        assert segments.pages is not None
-        size = segments.page_size
-        length = int(segments.kv_lens[s])
-        pages = segments.pages[s, : -(-length // size)]
-        found: list[int] = self.memory[pool].reshape(-1, size)[pages].reshape(-1)[:length].tolist()
-        return found
-
-    def _check_chunks(self, segments: Segments, at: int, ids: list[int], rows: int) -> int:
-        """The segments of one piece in the chunked layers hold the same ids; the number of the next piece's first."""
-        chunk = self.pager.chunk
-        assert chunk is not None
-        start = len(ids) - rows
-        while start < len(ids):
-            base = start // chunk * chunk
-            stop = min(base + chunk, len(ids))
-            assert int(segments.kv_lens[at]) == stop - base
-            assert self._read("chunk", segments, at) == ids[base:stop], "chunked layers hold other ids"
-            start, at = stop, at + 1
-        return at
 
     def _logits(self, ids: list[int]) -> Sequence[float]:
         if self.bad and any(self.bad.get(i) == "nan" for i in ids):

@@ -12,6 +12,11 @@ the pass that reaches the end asks for logits.
 
 Whoever is preempted keeps its ids; what it had is computed again later (from the prefix cache, if it is still there).
 The first in rank always gets its pages, so work ends. One that does not fit alone is refused, and no other.
+
+Nobody starves. A step in which a sequence has no rows counts as waiting, whether it has a place or not; waiting that is
+over still counts after the next, and so much of it counts as one priority. Who gave up its place to another client has,
+once it is back, as many rows to itself as it has to compute again, and a turn at least: two that do not fit beside each
+other and push out what the other computed do at most twice the work.
 """
 
 import heapq
@@ -20,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from herd.cache import Counts, Lease
-from herd.engine.fair import FairQueue, rank
+from herd.engine.fair import FairQueue
 from herd.errors import DoesNotFit, HerdError, TimedOut
 
 
@@ -80,10 +85,15 @@ class Sequence:
     extra: int = 0
     """Rows beyond `todo` that it would like: ids that are only proposed."""
     since: int = 0
+    """The step at which it came, and one more for each step in which it had rows: what has passed since, it waited."""
     ran: int = 0
     """Rows since it was let in."""
+    reached: int = 0
+    """The most positions that it had when it gave up a place."""
+    again: int = 0
+    """Those of them that were not in the cache when it was let in."""
     level: int = 0
-    """Its priority, patience included, when it was let in: only a higher one takes its place."""
+    """While it runs: its priority, patience included. Only a higher one takes its place."""
     cached: int | None = None
     """Positions found in the cache when it was first let in."""
 
@@ -194,12 +204,14 @@ class Scheduler(Generic[S]):
         self.tick += 1
         plan: Plan[S] = Plan()
         self._expire(now, plan)
+        self._rank()
         self._admit(plan)
         rows = self._fill(beside)
         self._fit(rows, plan)
         for sequence, n in plan.work:
             self.queue.charge(sequence.client, n)
             sequence.ran += n
+            sequence.since += 1
         return plan
 
     def _expire(self, now: float, plan: Plan[S]) -> None:
@@ -267,7 +279,9 @@ class Scheduler(Generic[S]):
         queue = self.queue
         mine, time = queue.running(head.client), queue.time(head.client)
         for other in reversed(self.running):
-            if other.priority != head.priority or other.client == head.client or other.ran < self.turn:
+            if other.priority != head.priority or other.client == head.client:
+                continue
+            if other.ran - other.again < max(self.turn, other.again):
                 continue
             ahead = queue.time(other.client) - time
             more = queue.running(other.client) >= mine + 2 and ahead > 0
@@ -290,7 +304,7 @@ class Scheduler(Generic[S]):
         if rows and beside is not None:
             left = min(left, max(beside, 1))
         time = self.queue.time
-        prompts.sort(key=lambda s: (-s.priority, time(s.client), s.number))
+        prompts.sort(key=lambda s: (-s.level, time(s.client), s.number))
         for s in prompts:
             if left <= 0:
                 break
@@ -349,21 +363,27 @@ class Scheduler(Generic[S]):
     # -- places ------------------------------------------------------------------------------------------------------
 
     def _start(self, sequence: S, lease: Lease) -> None:
-        sequence.level = sequence.priority + (self.tick - sequence.since) // self.queue.patience
         self.queue.start(sequence)
         sequence.lease = lease
         sequence.ran = 0
+        sequence.again = max(0, sequence.reached - lease.length)
         self.running.append(sequence)
-        self.running.sort(key=rank)
+        self._rank()
+
+    def _rank(self) -> None:
+        """The most urgent first: level, then arrival."""
+        for s in self.running:
+            s.level = s.priority + (self.tick - s.since) // self.queue.patience
+        self.running.sort(key=lambda s: (-s.level, s.number))
 
     def _preempt(self, sequence: S, plan: Plan[S] | None) -> None:
         """It waits again; what it had stays findable until its pages are needed."""
         assert sequence.lease is not None
         self.running.remove(sequence)
+        sequence.reached = max(sequence.reached, sequence.lease.length)
         self.room.insert(sequence.lease, sequence.keys, sequence.salt, over=True)
         self._give_pages(sequence)
         self.queue.leave(sequence, running=True)
-        sequence.since = self.tick
         self.queue.put_back(sequence)
         if plan is not None:
             plan.preempted.append(sequence)

@@ -1,0 +1,115 @@
+"""The memory behind the pages of `FakeModel`: a slot holds the id that was written there, so that a page owned twice, a
+copy left out or a stale slot shows as a wrong id.
+
+With an exact pool (int4) a page that closes is written to its coarse page in another form, and a row must find that
+form where it is to read coarsely, and the ids themselves where it is to read exactly. What it is not: an owner of
+pages (`herd.cache`).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from herd.batch import Context, Segments
+from herd.cache import Pager
+
+NEVER = -1
+"""In a slot that was never written."""
+
+
+def coarse(ids: Any) -> Any:
+    """The form of a closed page, and back: no id looks like it, and neither does NEVER."""
+    return -2 - ids
+
+
+class FakeCache:
+    """Slots of all pools of a pager, as [pages, positions of a page]."""
+
+    def __init__(self, pager: Pager) -> None:
+        self.pager = pager
+        self.pools = {name: np.full((pool.size, pager.page_size), NEVER) for name, pool in pager.pools.items()}
+        self.copied = dict.fromkeys(self.pools, 0)
+        """Pages, by pool."""
+
+    def copy(self, copies: Sequence[tuple[str, int, int]]) -> None:
+        """Before a pass: (pool, source page, target page), in order."""
+        for name, source, target in copies:
+            self.copied[name] += 1
+            self.pools[name][target] = self.pools[name][source]
+
+    def write(self, context: Context, ids_T: Any) -> None:
+        """The new rows of a pass, where it says; then the coarse form of pages that are full."""
+        whole, chunk = context.whole, context.chunk
+        exact = whole.exact_pages is not None
+        self.pools["exact" if exact else "whole"].reshape(-1)[whole.slots_T] = ids_T
+        if chunk is not whole:
+            self.pools["chunk"].reshape(-1)[chunk.slots_T] = ids_T
+        if whole.closing is not None and len(whole.closing):
+            self.pools["whole"][whole.closing[:, 1]] = coarse(self.pools["exact"][whole.closing[:, 0]])
+
+    def read(self, context: Context, counts: Sequence[int]) -> list[list[int]]:
+        """Of each piece of a pass (so many new rows each) all ids that its last row sees in the layers that see
+        everything. Asserts that its other rows and the chunked layers see the same."""
+        whole, chunk = context.whole, context.chunk
+        read = self._whole(whole, counts) if whole.exact_pages is None else self._exact(whole, counts)
+        if chunk is not whole:
+            self._check_chunks(chunk, read, counts)
+        return read
+
+    def _whole(self, whole: Segments, counts: Sequence[int]) -> list[list[int]]:
+        starts, lengths = whole.starts.tolist(), whole.kv_lens.tolist()
+        assert starts == list(accumulate(counts, initial=0)), "a segment a piece"
+        return [self._positions("whole", whole, s, length) for s, length in enumerate(lengths)]
+
+    def _exact(self, whole: Segments, counts: Sequence[int]) -> list[list[int]]:
+        """A segment for each page of positions: the sequence's first page and its own exactly, coarsely in between."""
+        assert whole.exact_pages is not None and whole.pages is not None
+        Z, exact = self.pager.page_size, self.pools["exact"]
+        starts, lengths = whole.starts.tolist(), whole.kv_lens.tolist()
+        firsts, owns = whole.exact_pages.T.tolist()
+        found, s = [], 0
+        for count in counts:
+            ids: list[int] = []
+            left = count
+            while left:
+                rows = starts[s + 1] - starts[s]
+                place, start = (lengths[s] - 1) // Z, lengths[s] - rows
+                assert place * Z <= start, "a segment over the border of a page"
+                assert not ids or (ids[: place * Z] == ids and start == len(ids)), "rows are missing between segments"
+                own = exact[owns[s]].tolist()[: lengths[s] - place * Z]
+                if place:
+                    between = coarse(self.pools["whole"][whole.pages[s, 1:place]]).reshape(-1).tolist()
+                    seen = exact[firsts[s]].tolist() + between + own
+                else:
+                    assert firsts[s] == owns[s], "two first pages"
+                    seen = own
+                assert seen[: len(ids)] == ids, "rows of one pass see different ids"
+                ids = seen
+                left -= rows
+                s += 1
+            found.append(ids)
+        assert s == len(lengths), "segments of nobody"
+        return found
+
+    def _check_chunks(self, chunk: Segments, read: Sequence[list[int]], counts: Sequence[int]) -> None:
+        C, s = self.pager.chunk, 0
+        assert C is not None
+        lengths = chunk.kv_lens.tolist()
+        for ids, count in zip(read, counts, strict=True):
+            start = len(ids) - count
+            while start < len(ids):
+                base = start // C * C
+                stop = min(base + C, len(ids))
+                assert lengths[s] == stop - base
+                assert self._positions("chunk", chunk, s, stop - base) == ids[base:stop], "chunked layers: other ids"
+                start, s = stop, s + 1
+        assert s == len(lengths), "segments of nobody"
+
+    def _positions(self, pool: str, segments: Segments, s: int, length: int) -> list[int]:
+        """The positions of a segment, through its pages."""
+        assert segments.pages is not None
+        pages = segments.pages[s, : -(-length // segments.page_size)]
+        found: list[int] = self.pools[pool][pages].reshape(-1)[:length].tolist()
+        return found
