@@ -3,8 +3,10 @@
 // order within a group, groups in order. All of this is counted from the segment's start, and a row meets the same
 // operations in the same order whatever shares its tile: its result depends on its own keys and nothing else.
 //
-// A kind K of keys has: KEYS of a range; open(): where the blocks lie of n keys from key0, of `last` that there are; prepare(): what it makes of a query row;
-// scores<R, B>(), fold<R>() between softmax and values, values<R, V>() of R rows; Probability: what soften() leaves.
+// A kind K of keys has: KEYS of a range; open(): where the blocks lie of n keys from key0, of `last` that there are;
+// prepare(): what it makes of a query row; scores<R, B>(), fold<R>() between softmax and values, values<R, V>() of R
+// rows, over VALUE_BLOCKS blocks at a time, so that memory is read in the order in which it lies, the sums going on
+// from one time to the next; Probability: what soften() leaves.
 
 template <class K, int R>
 static __attribute__((noinline)) void tile_rows(const Tile &t, const int64_t *seen, float *state) {
@@ -16,10 +18,13 @@ static __attribute__((noinline)) void tile_rows(const Tile &t, const int64_t *se
         soften(s, seen[r], t.blocks * BLOCK, (typename K::Probability *)(void *)s, state + 2 * r);
     }
     K::template fold<R>(t);
-    int64_t column = 0;
-    for (; column + K::VALUE_VECTORS * W <= t.width; column += K::VALUE_VECTORS * W)
-        K::template values<R, K::VALUE_VECTORS>(t, column);
-    for (; column < t.width; column += W) K::template values<R, 1>(t, column);
+    for (int64_t from = 0; from < t.blocks; from += K::VALUE_BLOCKS) {
+        const int64_t to = from + K::VALUE_BLOCKS < t.blocks ? from + K::VALUE_BLOCKS : t.blocks;
+        int64_t column = 0;
+        for (; column + K::VALUE_VECTORS * W <= t.width; column += K::VALUE_VECTORS * W)
+            K::template values<R, K::VALUE_VECTORS>(t, column, from, to);
+        for (; column < t.width; column += W) K::template values<R, 1>(t, column, from, to);
+    }
 }
 
 // At most R rows.

@@ -55,7 +55,7 @@ struct Bf16 {
     static constexpr bool COARSE = false;
     using Probability = uint16_t;
     static constexpr int64_t KEYS = 512;
-    static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 4;
+    static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 4, VALUE_BLOCKS = 4;
     static void open(const Attend &a, int64_t key0, int64_t n, int64_t last, Blocks &b, uint8_t *spare) {
         open_blocks<2, 2>(a, key0, n, last, b, spare);
     }
@@ -80,7 +80,7 @@ struct Bf16 {
             __m512bh x[B];
             for (int b = 0; b < B; b++) {
                 x[b] = (__m512bh)_mm512_loadu_si512(k[b] + 64 * i);
-                __builtin_prefetch(next[b] + 64 * i);
+                __builtin_prefetch(next[b] + 64 * i, 0, 2);
             }
             for (int r = 0; r < R; r++) {
                 int32_t pair;
@@ -94,19 +94,20 @@ struct Bf16 {
     }
 
     template <int R, int V>
-    INLINE void values(const Tile &t, int64_t column) {
+    INLINE void values(const Tile &t, int64_t column, int64_t from, int64_t to) {
         __m512 acc[R][V];
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < V; v++) acc[r][v] = _mm512_setzero_ps();
+            for (int v = 0; v < V; v++)
+                acc[r][v] = from ? _mm512_loadu_ps(t.o + r * t.width + column + v * W) : _mm512_setzero_ps();
         const int64_t row = 4 * t.width;
-        for (int64_t block = 0; block < t.blocks; block++) {
+        for (int64_t block = from; block < to; block++) {
             const uint8_t *at = t.at->v[block] + 4 * column, *next = t.at->v[block + AHEAD] + 4 * column;
             const uint8_t *p = (const uint8_t *)(t.s) + block * 32;
             for (int64_t j = 0; j < BLOCK / 2; j++, at += row, next += row, p += 4) {
                 __m512bh x[V];
                 for (int v = 0; v < V; v++) {
                     x[v] = (__m512bh)_mm512_loadu_si512(at + 64 * v);
-                    __builtin_prefetch(next + 64 * v);
+                    __builtin_prefetch(next + 64 * v, 0, 2);
                 }
                 for (int r = 0; r < R; r++) {
                     int32_t pair;
@@ -125,6 +126,7 @@ struct Bf16 {
     static constexpr bool COARSE = false;
     using Probability = float;
     static constexpr int64_t KEYS = 512;
+    static constexpr int64_t VALUE_BLOCKS = MOST_KEYS / BLOCK;  // all at once
 #if defined(HERD_AVX512)
     static constexpr int SCORE_BLOCKS = 2, VALUE_VECTORS = 2;
 #else
@@ -166,7 +168,7 @@ struct Bf16 {
     }
 
     template <int R, int V>
-    INLINE void values(const Tile &t, int64_t column) {
+    INLINE void values(const Tile &t, int64_t column, int64_t, int64_t) {
         F acc[R][V] = {};
         for (int64_t block = 0; block < t.blocks; block++) {
             const uint8_t *at = t.at->v[block] + 4 * column, *next = t.at->v[block + AHEAD] + 4 * column;

@@ -9,7 +9,10 @@ struct Int4 {
     static constexpr bool COARSE = true;
     using Probability = float;
     static constexpr int64_t KEYS = PAGE;
-#if defined(HERD_AVX512)
+    static constexpr int64_t VALUE_BLOCKS = MOST_KEYS / BLOCK;  // all at once
+#if defined(HERD_BF16)
+    static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 4;
+#elif defined(HERD_AVX512)
     static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 2;
 #else
     static constexpr int SCORE_BLOCKS = 2, VALUE_VECTORS = 1;
@@ -45,25 +48,37 @@ struct Int4 {
         }
     }
 
-    // The query with the scales of 64 keys' channels in it, as int8: score = dot * scale + constant.
-    static __attribute__((noinline)) void channel_query(const float *q, const uint8_t *scales, const uint8_t *minima,
-                                                        int64_t width, uint8_t *to, float &scale, float &constant) {
-        F most{}, mins{}, all{};
-        for (int64_t i = 0; i < width; i += W) {
-            F x = load(q + i) * load_half(scales + 2 * i);
-            most = largest(most, absolute(x));
-            all += x;
-            mins += load(q + i) * load_half(minima + 2 * i);
+    // The queries with the scales of 64 keys' channels in them, as int8: score = dot * scale + constant.
+    template <int R>
+    static __attribute__((noinline)) void channel_queries(const Tile &t, const uint8_t *scales, const uint8_t *minima,
+                                                          uint8_t (*to)[MOST_DIMS], float *scale, float *constant) {
+        const int64_t ahead = t.at->next_page - t.at->page;
+        alignas(64) float factor[MOST_DIMS];
+        F most[R] = {}, sum[R] = {}, count[R] = {}, by[R];
+        for (int64_t i = 0; i < t.width; i += W) {
+            F s = load_half(scales + 2 * i), middle = fused(s, set1(7.5f), load_half(minima + 2 * i));
+            __builtin_prefetch(scales + ahead + 2 * i, 0, 2);
+            __builtin_prefetch(minima + ahead + 2 * i, 0, 2);
+            store(factor + i, s);
+            for (int r = 0; r < R; r++) {
+                F q = load(t.query(r) + i);
+                most[r] = larger(most[r], absolute(q * s));
+                sum[r] = fused(q, middle, sum[r]);
+            }
         }
-        const float top = peak(most), by = top > 0 ? 127.0f / top : 0.0f;
-        I count{};
-        for (int64_t i = 0; i < width; i += W) {
-            I v = nearest(load(q + i) * load_half(scales + 2 * i) * by);
-            count += v;
-            put_bytes(to + i, v);
+        for (int r = 0; r < R; r++) {
+            const float top = peak(most[r]);
+            by[r] = set1(top > 1e-30f ? 127.0f / top : 0.0f), scale[r] = top / 127.0f;
         }
-        scale = top / 127.0f;
-        constant = total(mins) + 7.5f * (total(all) - scale * (float)total_of(count));
+        for (int64_t i = 0; i < t.width; i += W) {
+            F s = load(factor + i);
+            for (int r = 0; r < R; r++) {
+                F v = fused(load(t.query(r) + i) * s, by[r], set1(ROUNDING));
+                put_bytes(to[r] + i, (I)v);
+                count[r] += v - ROUNDING;
+            }
+        }
+        for (int r = 0; r < R; r++) constant[r] = total(fused(count[r], set1(-7.5f * scale[r]), sum[r]));
     }
 
     template <int R, int B>
@@ -83,16 +98,16 @@ struct Int4 {
         const int64_t H4 = round_up(t.H, 4), group = block * BLOCK / KEY_GROUP;
         const uint8_t *codes = t.at->page + block * BLOCK / 2 * H4, *params = t.at->page + PAGE / 2 * H4;
         const uint8_t *scales = params + group * 2 * t.width, *minima = scales + PAGE / KEY_GROUP * 2 * t.width;
-        const int64_t ahead = PAGE / 2 * H4 + 4 * (PAGE / KEY_GROUP) * t.width;  // to the values
+        const int64_t ahead = t.at->next_page - t.at->page;
         alignas(64) uint8_t q[R][MOST_DIMS];
         float scale[R], constant[R];
-        for (int r = 0; r < R; r++) channel_query(t.query(r), scales, minima, t.width, q[r], scale[r], constant[r]);
+        channel_queries<R>(t, scales, minima, q, scale, constant);
         I acc[R][V] = {};
         for (int64_t i = 0; i < H4 / 4; i++) {
             I c[V];
             for (int b = 0; b < B / 2; b++) {
                 const uint8_t *at = codes + b * BLOCK * H4 + 64 * i;
-                __builtin_prefetch(at + ahead);
+                __builtin_prefetch(at + ahead, 0, 2);
                 for (int v = 0; v < HALF; v++) {
                     I x = load_lanes(at + 4 * W * v);
                     c[2 * b * HALF + v] = x & set1i(0x0f0f0f0f);
@@ -116,14 +131,14 @@ struct Int4 {
         const int64_t H4 = round_up(t.H, 4), groups = dim_groups(t.H);
         const uint8_t *codes = t.at->page + block * BLOCK / 2 * H4;
         const uint8_t *scales = t.at->page + PAGE / 2 * H4 + 2 * block * BLOCK, *minima = scales + 2 * PAGE * groups;
-        const int64_t ahead = PAGE / 2 * H4 + 4 * PAGE * groups;
+        const int64_t ahead = t.at->next_page - t.at->page;
         for (int64_t g = 0; g < groups; g++) {
             I high[R][V] = {}, low[R][V] = {};
             int64_t stop = (g + 1) * DIM_GROUP < H4 ? (g + 1) * DIM_GROUP : H4;
             for (int64_t i = g * DIM_GROUP; i < stop; i += 4) {
                 I c[V];
                 const uint8_t *at = codes + BLOCK * i;
-                __builtin_prefetch(at + ahead);
+                __builtin_prefetch(at + ahead, 0, 2);
                 for (int v = 0; v < HALF; v++) {
                     I x = load_lanes(at + 4 * W * v);
                     c[v] = x & set1i(0x0f0f0f0f);
@@ -151,6 +166,73 @@ struct Int4 {
         }
     }
 
+    INLINE const uint8_t *values_of(const Tile &t) { return t.at->page + key_bytes(Kv::int4, t.H, t.rope); }
+#if defined(HERD_BF16)
+    // 16 + code as bfloat16: the code becomes the upper bits of the mantissa. Of a lane's eight codes, shifted by one of
+    // four distances, the halves of the lane then hold two of neighbouring bytes: slots 0 and 2, 1 and 3, 4 and 6, 5 and 7.
+    template <int SHIFT>
+    INLINE __m512bh halves(__m512i x) {
+        x = SHIFT < 0 ? _mm512_slli_epi32(x, SHIFT < 0 ? -SHIFT : 0) : _mm512_srli_epi32(x, SHIFT < 0 ? 0 : SHIFT);
+        const __m512i bits = _mm512_set1_epi32(0x00780078), sixteen = _mm512_set1_epi32(0x41804180);
+        return (__m512bh)_mm512_ternarylogic_epi32(x, bits, sixteen, 0xea);  // x & bits | sixteen
+    }
+
+    // Probabilities times scales as bfloat16, eight slots in that order, and what minima and sixteens add to the sums.
+    template <int R>
+    static __attribute__((noinline)) void fold(const Tile &t) {
+        const int64_t groups = dim_groups(t.H), ahead = t.at->next_page - t.at->page;
+        const uint8_t *scales = values_of(t) + PAGE / 2 * t.width, *minima = scales + 2 * PAGE * groups;
+        const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+        const __m512bh less = (__m512bh)_mm512_set1_epi16((short)0xc180);  // -16
+        for (int64_t g = 0; g < groups; g++, scales += 2 * PAGE, minima += 2 * PAGE) {
+            F sum[R] = {};
+            for (int64_t j = 0; j < PAGE; j += 2 * W) {
+                F s0 = load_half(scales + 2 * j), s1 = load_half(scales + 2 * j + 2 * W);
+                F m0 = load_half(minima + 2 * j), m1 = load_half(minima + 2 * j + 2 * W);
+                __builtin_prefetch(scales + ahead + 2 * j, 0, 2);
+                __builtin_prefetch(minima + ahead + 2 * j, 0, 2);
+                for (int r = 0; r < R; r++) {
+                    F a = load(t.s + r * SCORE_STRIDE + j), b = load(t.s + r * SCORE_STRIDE + j + W);
+                    __m512bh x = _mm512_cvtne2ps_pbh((__m512)(b * s1), (__m512)(a * s0));
+                    _mm512_storeu_si512(t.digit(r, g, 0) + 2 * j, _mm512_shuffle_epi8((__m512i)x, order));
+                    sum[r] = fused(b, m1, fused(a, m0, sum[r]));
+                    sum[r] = (F)_mm512_dpbf16_ps((__m512)sum[r], x, less);
+                }
+            }
+            for (int r = 0; r < R; r++) t.of_digits(r, g)[1] = total(sum[r]);
+        }
+    }
+
+    template <int R, int V>
+    INLINE void values(const Tile &t, int64_t column, int64_t, int64_t) {
+        __m512 acc[R][V];
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) acc[r][v] = _mm512_setzero_ps();
+        const int64_t g = column / DIM_GROUP, ahead = t.at->next_page - t.at->page;
+        const uint8_t *at = values_of(t) + 4 * column, *p = t.digit(0, g, 0);
+        for (int64_t j = 0; j < PAGE; j += 8, at += 4 * t.width, p += 16) {
+            for (int v = 0; v < V; v++) __builtin_prefetch(at + ahead + 64 * v, 0, 2);
+            value_pairs<R, V, -3>(acc, at, p, t.digit_stride);
+            value_pairs<R, V, 5>(acc, at, p + 4, t.digit_stride);
+            value_pairs<R, V, 1>(acc, at, p + 8, t.digit_stride);
+            value_pairs<R, V, 9>(acc, at, p + 12, t.digit_stride);
+        }
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++)
+                store(t.o + r * t.width + column + v * W, (F)acc[r][v] + t.of_digits(r, g)[1]);
+    }
+    template <int R, int V, int SHIFT>
+    INLINE void value_pairs(__m512 (&acc)[R][V], const uint8_t *at, const uint8_t *p, int64_t stride) {
+        __m512bh x[V];
+        for (int v = 0; v < V; v++) x[v] = halves<SHIFT>(_mm512_loadu_si512(at + 64 * v));
+        for (int r = 0; r < R; r++) {
+            int32_t pair;
+            memcpy(&pair, p + r * stride, 4);
+            __m512bh w = (__m512bh)_mm512_set1_epi32(pair);
+            for (int v = 0; v < V; v++) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], x[v], w);
+        }
+    }
+#else
     static __attribute__((noinline)) void fold_one(const Tile &t, int64_t r) {
         const int64_t groups = dim_groups(t.H), n = t.blocks * BLOCK;
         const uint8_t *scales = values_of(t) + PAGE / 2 * t.width, *minima = scales + 2 * PAGE * groups;
@@ -166,22 +248,22 @@ struct Int4 {
             of[1] = total(sum);
         }
     }
-    INLINE const uint8_t *values_of(const Tile &t) { return t.at->page + key_bytes(Kv::int4, t.H, t.rope); }
     template <int R>
     INLINE void fold(const Tile &t) {
         for (int r = 0; r < R; r++) fold_one(t, r);
     }
 
     template <int R, int V>
-    INLINE void values(const Tile &t, int64_t column) {
+    INLINE void values(const Tile &t, int64_t column, int64_t, int64_t) {
         I high[R][V] = {}, low[R][V] = {};
         const int64_t g = column / DIM_GROUP;
-        const uint8_t *at = values_of(t) + 4 * column, *next = t.at->next_page + 4 * column;
-        for (int64_t j = 0; j < t.blocks * BLOCK; j += 8, at += 4 * t.width, next += 4 * t.width) {
+        const uint8_t *at = values_of(t) + 4 * column;
+        const int64_t ahead = t.at->next_page - t.at->page;
+        for (int64_t j = 0; j < t.blocks * BLOCK; j += 8, at += 4 * t.width) {
             I first[V], second[V];
             for (int v = 0; v < V; v++) {
                 I x = load_lanes(at + 4 * v * W);
-                __builtin_prefetch(next + 4 * v * W);
+                __builtin_prefetch(at + ahead + 4 * v * W, 0, 2);
                 first[v] = x & set1i(0x0f0f0f0f);
                 second[v] = (I)((U)x >> 4) & set1i(0x0f0f0f0f);
             }
@@ -201,4 +283,5 @@ struct Int4 {
                       to_float((I)(((U)high[r][v] << 7) + (U)low[r][v])) * of[0] + of[1]);
         }
     }
+#endif
 };

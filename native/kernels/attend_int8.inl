@@ -47,16 +47,19 @@ INLINE I dot_key(I acc, I k, I q) {
 
 INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
 
-// To the nearest integer, for |x| < 2^22.
-INLINE I nearest(F x) {
-    const F magic = set1(12582912.0f);
-    return (I)(x + magic) - (I)magic;
-}
+// 1.5 * 2^23. Added to |x| < 2^22 it rounds to the nearest integer, whose low 22 bits are those of the sum.
+constexpr float ROUNDING = 12582912.0f;
+INLINE I nearest(F x) { return (I)(x + ROUNDING) - (I)set1(ROUNDING); }
 
+// The lowest byte of each lane.
 INLINE void put_bytes(uint8_t *p, I x) {
+#if defined(HERD_AVX512)
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x));
+#else
     typedef uint8_t B __attribute__((vector_size(W)));
     B b = __builtin_convertvector((U)x & 0xff, B);
     memcpy(p, &b, W);
+#endif
 }
 
 INLINE int32_t total_of(I x) {
@@ -69,7 +72,7 @@ INLINE int32_t total_of(I x) {
 // sum: of the whole numbers.
 INLINE float whole_digits(const float *x, int64_t n, uint8_t *high, uint8_t *low, int32_t &sum) {
     F most{}, all{};
-    for (int64_t i = 0; i < n; i += W) most = largest(most, absolute(load(x + i))), all += load(x + i) * 0.0f;
+    for (int64_t i = 0; i < n; i += W) most = larger(most, absolute(load(x + i))), all += load(x + i) * 0.0f;
     const float top = peak(most);
     const float by = top > 0 ? (float)WHOLE / top : 0.0f;
     I count{};
@@ -90,13 +93,13 @@ INLINE float fold_row(const float *p, int64_t n, S scale_at, uint8_t *high, uint
     F most{}, all{};
     for (int64_t j = 0; j < n; j += W) {
         F x = load(p + j) * scale_at(j);
-        most = largest(most, x);
+        most = larger(most, x);
         all += x * 0.0f;
     }
     const float top = peak(most);
     const float by = top > 0 ? (float)WHOLE / top : 0.0f;
     for (int64_t j = 0; j < n; j += W) {
-        I v = nearest(load(p + j) * scale_at(j) * by);
+        I v = (I)fused(load(p + j) * scale_at(j), set1(by), set1(ROUNDING));  // its low 14 bits are the number
         put_bytes(high + j, v >> 7);
         put_bytes(low + j, v & set1i(127));
     }
@@ -107,6 +110,7 @@ struct Int8 {
     static constexpr bool COARSE = false;
     using Probability = float;
     static constexpr int64_t KEYS = 512;
+    static constexpr int64_t VALUE_BLOCKS = MOST_KEYS / BLOCK;  // all at once
 #if defined(HERD_AVX512)
     static constexpr int SCORE_BLOCKS = 2, VALUE_VECTORS = 2;
 #else
@@ -168,7 +172,7 @@ struct Int8 {
     }
 
     template <int R, int V>
-    INLINE void values(const Tile &t, int64_t column) {
+    INLINE void values(const Tile &t, int64_t column, int64_t, int64_t) {
         I high[R][V] = {}, low[R][V] = {};
         for (int64_t block = 0; block < t.blocks; block++) {
             const uint8_t *at = t.at->v[block] + 4 * column, *next = t.at->v[block + AHEAD] + 4 * column;

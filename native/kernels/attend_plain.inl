@@ -102,6 +102,7 @@ struct Plain {
     static constexpr bool COARSE = false;
     using Probability = float;
     static constexpr int64_t KEYS = 128;
+    static constexpr int64_t VALUE_BLOCKS = MOST_KEYS / BLOCK;  // all at once
 #if defined(HERD_AVX512)
     static constexpr int SCORE_BLOCKS = 4, VALUE_VECTORS = 4;
 #elif defined(HERD_AVX2)
@@ -131,7 +132,7 @@ struct Plain {
     }
 
     template <int R, int V>
-    INLINE void values(const Tile &t, int64_t column) {
+    INLINE void values(const Tile &t, int64_t column, int64_t, int64_t) {
         F acc[R][V] = {};
         for (int64_t block = 0; block < t.blocks; block++) {
             const float *at = (const float *)(const void *)t.at->v[block] + column;

@@ -165,21 +165,31 @@ INLINE Codes spread_byte(U word, int b) {
 #endif
 }
 
-// A fixed tree, so that the result does not depend on how the compiler reduces.
-INLINE float total(F v) {
-    float part[W];
-    store(part, v);
-    for (int n = W / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) part[i] += part[i + n];
-    return part[0];
+// Lanes N to 2 N - 1 in the first N places; N: a power of two below W.
+template <int N>
+INLINE F lower(F v) {
+#if defined(HERD_AVX512)
+    if constexpr (N >= 4) return (F)_mm512_shuffle_f32x4((__m512)v, (__m512)v, N == 8 ? 0x0e : 0x01);
+    else return (F)_mm512_permute_ps((__m512)v, N == 2 ? 0x0e : 0x01);
+#elif defined(HERD_AVX2)
+    if constexpr (N == 4) return (F)_mm256_permute2f128_ps((__m256)v, (__m256)v, 0x01);
+    else return (F)_mm256_permute_ps((__m256)v, N == 2 ? 0x0e : 0x01);
+#else
+    return __builtin_shuffle(v, N == 2 ? (I){2, 3, 2, 3} : (I){1, 1, 1, 1});
+#endif
 }
 
+// A fixed tree, so that the result does not depend on how the compiler reduces.
+template <int N = W / 2>
+INLINE float total(F v) {
+    if constexpr (N == 0) return v[0];
+    else return total<N / 2>(v + lower<N>(v));
+}
+
+template <int N = W / 2>
 INLINE float peak(F v) {
-    float part[W];
-    store(part, v);
-    float most = part[0];
-    for (int i = 1; i < W; i++) most = part[i] > most ? part[i] : most;
-    return most;
+    if constexpr (N == 0) return v[0];
+    else return peak<N / 2>(largest(v, lower<N>(v)));
 }
 
 // IEEE half to float by bits: a scaled copy of exponent and mantissa, subnormals included; infinities and NaN apart.
