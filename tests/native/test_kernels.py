@@ -54,6 +54,33 @@ def test_kernels_against_double_precision():
         assert passes(folder / "check", name).startswith(name + "\n")
 
 
+def test_avxvnni_kernels_in_the_avx512_form():
+    """The processor at hand need not have AVX-VNNI: its one instruction has a twin in AVX-512 VNNI."""
+    program = build("check") / "check_avxvnni"
+    if not program.exists():
+        pytest.skip("needs x86-64")
+    if subprocess.run([program, "list"], capture_output=True, text=True, check=True).stdout != "avxvnni\n":
+        pytest.skip("needs AVX-512 VNNI")
+    passes(program, "avxvnni")
+
+
+def encoded(output):
+    """The line that stands for all bytes that the encoders wrote."""
+    (line,) = (line for line in output.splitlines() if line.startswith("encoded bytes "))
+    return line
+
+
+def test_encoders_write_the_same_bytes_with_every_instruction_set():
+    folder = build("check")
+    assert len({encoded(passes(folder / "check", name, "encoders")) for name in instruction_sets(folder)}) == 1
+
+
+def test_a_subject_that_is_unknown_is_refused():
+    done = subprocess.run([build("check") / "check", "portable", "producs"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "subjects: rows quantising" in done.stdout
+
+
 def test_an_instruction_set_that_is_not_there_is_refused():
     done = subprocess.run([build("check") / "check", "mmx"], capture_output=True, text=True)
     assert done.returncode == 2
@@ -93,4 +120,6 @@ def test_aarch64_kernels_under_emulation(kernels):
         f"-DCMAKE_CXX_COMPILER={compiler}",
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
     )
-    passes(emulator, folder / "check", kernels)
+    output = passes(emulator, folder / "check", kernels)
+    here = build("check") / "check"
+    assert encoded(output) == encoded(passes(here, "portable", "encoders"))
