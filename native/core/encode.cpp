@@ -2,7 +2,7 @@
 #include "encode.h"
 
 #include <algorithm>
-#include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "cpu.h"
@@ -13,14 +13,14 @@ namespace {
 
 constexpr int64_t SEGMENT = 4096;  // columns of a task: whole blocks of every format
 
-// The encoders that go with the kernels in use (HERD_ISA); those of any processor elsewhere.
-const Encoders &encoders() {
-    for (const Encoders *e : {avx512_encoders(), avx2_encoders()})
-        if (e && !std::strcmp(e->name, kernels().name)) return *e;
-    return *portable_encoders();
-}
-
 }  // namespace
+
+const Encoders &encoders() {
+    // avx512bf16 and avxvnni add instructions that encoders have no use for.
+    const std::string_view name = kernels().name;
+    const Encoders *e = name.starts_with("avx512") ? avx512_encoders() : name.starts_with("avx") ? avx2_encoders() : nullptr;
+    return e ? *e : *portable_encoders();
+}
 
 Lost encode(Pool &pool, Coding coding, const Given &given, uint8_t *out) {
     const Encoders &e = encoders();

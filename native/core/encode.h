@@ -41,7 +41,7 @@ struct Lost {
 };
 
 struct Encoders {
-    const char *name;  // as Kernels::name
+    const char *name;  // of the kernels with the same vectors
     int lanes;         // rows of a strip
     // Rows [row0, row0 + lanes) that exist, columns [column0, column1), whole blocks; adds to `lost`.
     void (*strip)(Coding coding, const Given &given, int64_t row0, int64_t column0, int64_t column1, uint8_t *out,
@@ -51,6 +51,7 @@ struct Encoders {
 const Encoders *portable_encoders();
 const Encoders *avx2_encoders();  // null where it was not built
 const Encoders *avx512_encoders();
+const Encoders &encoders();  // the widest that go with the kernels in use (HERD_ISA)
 
 class Pool;
 

@@ -1,7 +1,6 @@
 // Encoders of every block format: what the bytes say against what was given, and one number for all bytes, which is the
 // same on every processor.
-#include <cstring>
-
+#include "../../../native/core/cpu.h"
 #include "../../../native/core/encode.h"
 #include "check.h"
 #include "formats.h"
@@ -103,9 +102,18 @@ void check_faults(Check &check, int coding, const std::vector<float> &x) {
     check.same((int)lost.fault, (int)Fault::too_large), check.same((double)lost.at, (double)at);
 }
 
+// Kernels with instructions for products alone have the encoders of those with the same vectors.
+void check_choice(const std::string &kernels_name) {
+    const std::string name = herd::encoders().name, wide = kernels_name.substr(0, 6);
+    const bool right = name == (wide == "avx512" ? "avx512" : wide.substr(0, 3) == "avx" ? "avx2" : "portable");
+    std::printf("encoders %s\n", name.c_str());
+    if (!right) wrong("encoders of " + kernels_name, 0, 1, 0);
+}
+
 }  // namespace
 
 void encoders() {
+    check_choice(herd::kernels().name);
     uint64_t sum = 0xcbf29ce484222325;  // FNV-1a
     const auto x = weights();
     std::vector<float> importance((size_t)K);
