@@ -18,7 +18,8 @@ constexpr int64_t SEGMENT = 4096;  // columns of a task: whole blocks of every f
 const Encoders &encoders() {
     // avx512bf16 and avxvnni add instructions that encoders have no use for.
     const std::string_view name = kernels().name;
-    const Encoders *e = name.starts_with("avx512") ? avx512_encoders() : name.starts_with("avx") ? avx2_encoders() : nullptr;
+    const Encoders *e = nullptr;
+    if (name.starts_with("avx")) e = name.starts_with("avx512") ? avx512_encoders() : avx2_encoders();
     return e ? *e : *portable_encoders();
 }
 

@@ -27,7 +27,8 @@ void check_slot(Check &check, const Cache &c, int64_t slot, int64_t h, const flo
     c.read(slot, h, k.data(), v.data());
     double key_top = 0, value_top = 0;
     for (int64_t i = 0; i < c.H; i++)
-        key_top = std::max(key_top, (double)std::fabs(key[i])), value_top = std::max(value_top, (double)std::fabs(value[i]));
+        key_top = std::max(key_top, (double)std::fabs(key[i])),
+        value_top = std::max(value_top, (double)std::fabs(value[i]));
     for (size_t i = 0; i < (size_t)c.H; i++) {
         check(at.key[i], key[i], rounding(c.type, key[i], key_top));
         check(at.value[i], value[i], rounding(c.type, value[i], value_top));
@@ -88,8 +89,8 @@ std::pair<double, double> span(const std::vector<float> &x, const Group &g) {
     return {low, high};
 }
 
-// One value of a page of bfloat16, become one of codes: its step and minimum are its group's in float16, and it is within
-// half a step, and what float16 rounds, of what it was.
+// One value of a page of bfloat16, become one of codes: its step and minimum are its group's in float16, and it is
+// within half a step, and what float16 rounds, of what it was.
 void check_code(Check &check, double coarse, double code, double step, double exact, std::pair<double, double> span) {
     const auto [low, high] = span;
     const double wanted = (high - low) / 15, float16 = 0x1p-11 * 1.001;

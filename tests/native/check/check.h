@@ -19,8 +19,8 @@ constexpr double EPS = 0x1p-24;  // half a unit in the last place of 1 in float3
 
 inline std::mt19937 random_bits;  // seeded anew for each subject
 
-// About normal: four uniform numbers added up, exact but for one division. std::normal_distribution and the logarithm in
-// it differ between libraries, and encoded bytes are compared across machines.
+// About normal: four uniform numbers added up, exact but for one division. std::normal_distribution and the logarithm
+// in it differ between libraries, and encoded bytes are compared across machines.
 inline float normal() {
     int64_t sum = 0;
     for (int i = 0; i < 2; i++) {

@@ -57,7 +57,8 @@ class Filled {
             for (int64_t p = 0; p < num_pages(); p++) spans.pages.push_back(p && p < page ? coarse_page(p) : 0);
             spans.exact.push_back(FIRST), spans.exact.push_back(exact_page(page));
             for (; at < end; at++) spans.slots.push_back(slot(at));
-            if (page && end % PAGE == 0) spans.closing.push_back(exact_page(page)), spans.closing.push_back(coarse_page(page));
+            if (page && end % PAGE == 0)
+                spans.closing.insert(spans.closing.end(), {exact_page(page), coarse_page(page)});
         }
         std::vector<float> o((size_t)(rows * s.N * s.H));
         pool.reset();

@@ -28,7 +28,8 @@ Encoded encoded(int coding, const uint8_t *x, Element element, int64_t row_step,
     Turn turn;
     Encoded e;
     e.bytes.assign((size_t)(ROWS * (K / shape.block) * shape.bytes), 0xaa);
-    e.lost = encode(turn.pool, (Coding)coding, {x, element, row_step, column_step, ROWS, K, importance}, e.bytes.data());
+    const Given given{x, element, row_step, column_step, ROWS, K, importance};
+    e.lost = encode(turn.pool, (Coding)coding, given, e.bytes.data());
     return e;
 }
 
@@ -61,7 +62,8 @@ void check_errors(Check &check, int coding, const Encoded &e, const std::vector<
     double error2 = 0, weighted2 = 0, x2 = 0, most = 0, plain_error2 = 0, plain_x2 = 0;
     for (size_t i = 0; i < y.size(); i++) {
         const double off = y[i] - x[i], w = importance ? importance[i % K] : 1;
-        error2 += off * off, weighted2 += w * off * off, x2 += (double)x[i] * x[i], most = std::max(most, std::fabs(off));
+        error2 += off * off, weighted2 += w * off * off, x2 += (double)x[i] * x[i];
+        most = std::max(most, std::fabs(off));
         if (i < K) check.same(y[i], 0);
         if (i >= ODD * K) plain_error2 += off * off, plain_x2 += (double)x[i] * x[i];
     }
@@ -82,7 +84,8 @@ void check_strides(Check &check, int coding, const std::vector<float> &x) {
     }
     const auto wide = encoded(coding, same), whole = encoded(coding, x);
     const auto narrow = encoded(coding, reinterpret_cast<uint8_t *>(halves.data()), Element::f16, 2 * K, 2, nullptr);
-    const auto columns = encoded(coding, reinterpret_cast<uint8_t *>(turned.data()), Element::f32, 4, 4 * ROWS, nullptr);
+    const auto *by_column = reinterpret_cast<uint8_t *>(turned.data());
+    const auto columns = encoded(coding, by_column, Element::f32, 4, 4 * ROWS, nullptr);
     for (size_t i = 0; i < whole.bytes.size(); i++)
         check.same(narrow.bytes[i], wide.bytes[i]), check.same(columns.bytes[i], whole.bytes[i]);
 }
@@ -90,7 +93,9 @@ void check_strides(Check &check, int coding, const std::vector<float> &x) {
 // The first weight that cannot be held is named.
 void check_faults(Check &check, int coding, const std::vector<float> &x) {
     const int64_t at = 13 * K + 300;
-    for (auto [bad, fault] : {std::pair{NAN, Fault::not_finite}, {-INFINITY, Fault::not_finite}, {1e30f, Fault::too_large}}) {
+    const std::pair<float, Fault> cases[] = {
+        {NAN, Fault::not_finite}, {-INFINITY, Fault::not_finite}, {1e30f, Fault::too_large}};
+    for (auto [bad, fault] : cases) {
         auto spoiled = x;
         spoiled[(size_t)at] = spoiled[(size_t)(at + 1)] = spoiled[(size_t)(at + 2 * K)] = bad;
         const Lost lost = encoded(coding, spoiled).lost;

@@ -77,7 +77,8 @@ void experts() {
         Check check{std::string("experts of ") + f.name};
         Weights w(f);
         const auto x = normals(T * D);
-        std::vector<float> ones((size_t)D, 1), whole((size_t)(T * D)), y = whole, one((size_t)D), scores((size_t)(T * A));
+        std::vector<float> ones((size_t)D, 1), whole((size_t)(T * D)), y = whole;
+        std::vector<float> one((size_t)D), scores((size_t)(T * A));
         std::vector<int32_t> ids((size_t)(T * A));
         const Norm norm{ones.data(), nullptr, 1e-5f};
         for (Layout layout : layouts_of(f)) {

@@ -72,8 +72,8 @@ void decode_32(Type type, const uint8_t *b, double *y) {
     }
 }
 
-// Eight scales and minima of six bits in twelve bytes: the first four whole, the others from their low four bits and the
-// two bits left over in the first four.
+// Eight scales and minima of six bits in twelve bytes: the first four whole, the others from their low four bits
+// and the two bits left over in the first four.
 void six_bits(const uint8_t *s, int *scale, int *minimum) {
     for (int g = 0; g < 4; g++) {
         scale[g] = s[g] & 63, minimum[g] = s[4 + g] & 63;

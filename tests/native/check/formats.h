@@ -1,4 +1,4 @@
-// The formats of weights as their descriptions have them (docs/formats.md, src/herd/formats): value by value, in double.
+// The formats of weights as their descriptions have them (docs/formats.md, src/herd/formats): value by value.
 #pragma once
 #include <vector>
 

@@ -81,8 +81,9 @@ void int4(const Cache &c, const herd::KvHead &at, int64_t slot, Held &held) {
         const uint8_t vb = v[(s / 8 * width + i) * 4 + s % 4];
         const int64_t per_slot = i / 64 * 256 + s, per_channel = s / 64 * width + i;
         const int64_t key_at = c.rope ? per_slot : per_channel, key_span = c.rope ? groups * 256 : 4 * width;
-        set(held, i, s % 32 < 16 ? kb & 15 : kb >> 4, half(k_scales + 2 * key_at), half(k_scales + 2 * (key_span + key_at)),
-            s % 8 < 4 ? vb & 15 : vb >> 4, half(v_scales + 2 * per_slot), half(v_scales + 2 * (groups * 256 + per_slot)));
+        set(held, i, s % 32 < 16 ? kb & 15 : kb >> 4, half(k_scales + 2 * key_at),
+            half(k_scales + 2 * (key_span + key_at)), s % 8 < 4 ? vb & 15 : vb >> 4, half(v_scales + 2 * per_slot),
+            half(v_scales + 2 * (groups * 256 + per_slot)));
     }
 }
 

@@ -66,7 +66,8 @@ void check_shape(Check &check, Pool &pool, const Format &f, int64_t O, int64_t K
     const auto x = whole_steps(MOST_ROWS, K);
     std::vector<float> whole;
     for (Layout layout : layouts_of(f)) {
-        check.what = std::string(f.name) + ", " + name_of(layout) + " of " + std::to_string(O) + " x " + std::to_string(K);
+        check.what = std::string(f.name) + ", " + name_of(layout);
+        check.what += " of " + std::to_string(O) + " x " + std::to_string(K);
         const Linear &as = w.as(layout);
         for (int64_t T : ROWS) {
             const auto y = product(pool, as, x, T);

@@ -20,7 +20,8 @@ void check_rows(Check &check, const std::vector<float> &x, int64_t n, int64_t ld
             const auto at = [&](int64_t k) { return k < K ? (double)x[(size_t)(r * ldx + k)] : 0.0; };
             double top = 0;
             bool finite = true;
-            for (int64_t k = k0; k < k0 + step; k++) top = std::max(top, std::fabs(at(k))), finite &= std::isfinite(at(k));
+            for (int64_t k = k0; k < k0 + step; k++)
+                top = std::max(top, std::fabs(at(k))), finite &= std::isfinite(at(k));
             const double s = scale[(size_t)((r * Kp + k0) / step)];
             if (finite) check(s, top / 127, top * EPS);
             else check.nan(s);

@@ -89,10 +89,11 @@ void narrowing(const Kernels &k) {
     for (uint32_t bits = 0; bits < 0x7c00; bits += 13) {
         const uint8_t b[4] = {(uint8_t)bits, (uint8_t)(bits >> 8), (uint8_t)(bits + 1), (uint8_t)((bits + 1) >> 8)};
         const double next = bits + 1 < 0x7c00 ? half(b + 2) : 65536, middle = (half(b) + next) / 2;
-        for (double x : {middle, std::nextafter((float)middle, 0.0f) * 1.0, std::nextafter((float)middle, 1e9f) * 1.0}) {
+        const float at = (float)middle;
+        for (float x : {at, std::nextafter(at, 0.0f), std::nextafter(at, 1e9f)}) {
             float v[19];
             uint16_t h[19];
-            for (int i = 0; i < 19; i++) v[i] = (float)(i % 2 ? -x : x);
+            for (int i = 0; i < 19; i++) v[i] = i % 2 ? -x : x;
             k.narrow(Type::f16, v, 19, reinterpret_cast<uint8_t *>(h));
             for (int i : {0, 1, 17, 18}) check.same(h[i], nearest_half(v[i]));
         }

@@ -19,7 +19,7 @@ enum class Rounding {
 struct Keys {
     std::vector<Held> at;
     std::vector<Rounding> rounding;  // of each
-    bool per_channel = false;        // codes of keys whose scale belongs to a channel: queries of 8 bits
+    bool per_channel = false;        // codes of keys whose scale belongs to a channel: queries of 7 bits and a sign
 };
 
 struct Reference {
