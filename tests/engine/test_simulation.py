@@ -8,7 +8,7 @@ from simulation import Day
 
 DAYS, SHARDS = 2_000, 8
 SLOW_DAYS = int(os.environ.get("HERD_SIMULATED_DAYS", "20000"))
-"""Of the slow tier; 100,000 take 25 minutes of one core."""
+"""Of the slow tier; 100,000 take about 12 minutes of one core."""
 SHARD_DAYS = 2_500
 
 
