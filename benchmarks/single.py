@@ -59,6 +59,7 @@ def million(plan, w, path):
     its speed, `peer` the speed that reading every byte of weights and cache once at the probe's rate would give."""
     worker = Ours(plan.place / "home")
     loaded = worker.load(path=str(path), threads=plan.threads, pack=plan.pack)
+    worker.prefill(count=512)  # every expert's weights into the page cache: a token reads others than the one before
     worker.context(length=w.depth + 1024, kv="int4")
     filled = worker.fill_random(depth=w.depth)
     worker.decode(count=1, depth=w.depth)
