@@ -30,23 +30,19 @@ class _Kept(handles.Kept):
 def of(w: Model, c: Llama4Config) -> Any | None:
     """The handle; None when one of the weights is of a kind that is not one native matrix."""
     kept = w.__dict__.get("_native_stack")
-    if (
-        kept is None
-        or kept.config is not c
-        or len(kept.blocks) != len(w.blocks)
-        or not all(map(is_, kept.blocks, w.blocks))
-    ):
+    if kept is None or kept.config is not c or not _same(kept.blocks, w.blocks):
         kept = _make(w, c)
     elif kept.changes != Node.changes:
-        if all(map(is_, map(getattr, kept.nodes, kept.names), kept.arrays)):
+        if _same(kept.arrays, list(map(getattr, kept.nodes, kept.names))):
             kept.changes = Node.changes
         else:
             kept = _make(w, c)
     return kept.handles
 
 
-def _same(kept: Sequence[Block], blocks: Sequence[Block]) -> bool:
-    return len(kept) == len(blocks) and all(map(is_, kept, blocks))
+def _same(kept: Sequence[Any], now: Sequence[Any]) -> bool:
+    """Whether they are the same objects."""
+    return len(kept) == len(now) and all(map(is_, kept, now))
 
 
 def _make(w: Model, c: Llama4Config) -> _Kept:

@@ -82,13 +82,13 @@ class Reference:
         self.texts = texts
         self._rows = sum(len(t) for t in texts)
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".herd-logprobs-")  # noqa: SIM115 (closed by `close`)
+        size = 4 * self._rows * vocab_size
         try:
-            _allocate(self._file, 4 * self._rows * vocab_size)
+            _allocate(self._file, size)
         except OSError as problem:
             self._file.close()
             if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            size = 4 * self._rows * vocab_size
             fail(DoesNotFit, f"{size / 1e9:.2f} GB for log-probabilities in {folder}", got=problem.strerror)
         self._logs: Any = np.memmap(self._file, np.float32, "r+", shape=(self._rows, vocab_size))
         self._nll = 0.0
