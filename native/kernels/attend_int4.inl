@@ -62,7 +62,7 @@ struct Int4 {
             store(factor + i, s);
             for (int r = 0; r < R; r++) {
                 F q = load(t.query(r) + i);
-                most[r] = larger(most[r], absolute(q * s));
+                most[r] = largest(most[r], absolute(q * s));
                 sum[r] = fused(q, middle, sum[r]);
             }
         }

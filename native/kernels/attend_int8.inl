@@ -72,7 +72,7 @@ INLINE int32_t total_of(I x) {
 // sum: of the whole numbers.
 INLINE float whole_digits(const float *x, int64_t n, uint8_t *high, uint8_t *low, int32_t &sum) {
     F most{}, all{};
-    for (int64_t i = 0; i < n; i += W) most = larger(most, absolute(load(x + i))), all += load(x + i) * 0.0f;
+    for (int64_t i = 0; i < n; i += W) most = largest(most, absolute(load(x + i))), all += load(x + i) * 0.0f;
     const float top = peak(most);
     const float by = top > 0 ? (float)WHOLE / top : 0.0f;
     I count{};
@@ -93,7 +93,7 @@ INLINE float fold_row(const float *p, int64_t n, S scale_at, uint8_t *high, uint
     F most{}, all{};
     for (int64_t j = 0; j < n; j += W) {
         F x = load(p + j) * scale_at(j);
-        most = larger(most, x);
+        most = largest(most, x);
         all += x * 0.0f;
     }
     const float top = peak(most);

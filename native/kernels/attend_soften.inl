@@ -31,17 +31,6 @@ INLINE F power_of_two(F x) {
 #endif
 }
 
-// a > b ? a : b, lane by lane.
-INLINE F larger(F a, F b) {
-#if defined(HERD_AVX512)
-    return (F)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(HERD_AVX2)
-    return (F)_mm256_max_ps((__m256)a, (__m256)b);
-#else
-    return largest(a, b);
-#endif
-}
-
 // Where probabilities go to. n is a multiple of BLOCK.
 INLINE void put_probabilities(float *p, F v) { store(p, v); }
 #if defined(HERD_BF16)
@@ -55,7 +44,7 @@ template <class P>
 INLINE void soften(float *s, int64_t seen, int64_t n, P *p, float *state) {
     for (int64_t j = seen; j < n; j++) s[j] = MINUS_INFINITY;
     F top = load(s);
-    for (int64_t j = W; j < n; j += W) top = larger(top, load(s + j));
+    for (int64_t j = W; j < n; j += W) top = largest(top, load(s + j));
     float m = peak(top);
     F sum{};
     for (int64_t j = 0; j < n; j += W) {

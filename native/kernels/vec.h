@@ -28,7 +28,16 @@ INLINE void store(float *p, F v) { *(FLoose *)p = v; }
 INLINE F set1(float x) { return x - F{}; }
 INLINE I set1i(int32_t x) { return x - I{}; }
 INLINE F pick(I mask, F a, F b) { return (F)((mask & (I)a) | (~mask & (I)b)); }
-INLINE F largest(F a, F b) { return a > b ? a : b; }
+// a > b ? a : b, lane by lane: b where one is no number.
+INLINE F largest(F a, F b) {
+#if defined(HERD_AVX512)
+    return (F)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(HERD_AVX2)
+    return (F)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 INLINE F absolute(F a) { return (F)((I)a & set1i(0x7fffffff)); }
 
 INLINE Codes load_bytes(const uint8_t *p) { return *(const CodesLoose *)p; }
