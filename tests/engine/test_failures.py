@@ -11,7 +11,7 @@ from herd.engine.core import Core
 from herd.engine.orders import Ended, Order, Token
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
-from herd.errors import BadCheckpoint, DoesNotFit, PassFailed
+from herd.errors import BadCheckpoint, DoesNotFit
 from herd.model import place_weights
 
 OPTIONS = SamplingOptions(max_tokens=6, logprobs=1)
@@ -62,25 +62,6 @@ def test_the_first_layer_that_is_not_finite_is_named(layer: int) -> None:
     _, errors = run(core(replace(model, blocks=type(model.blocks)(blocks))), [[1, 2, 3], list(range(40))])
     assert {str(e).split(":")[0] for e in errors.values()} == {f"layer {layer}"}
     assert len(errors) == 2
-
-
-def test_an_operation_that_raises_for_one_piece_fails_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    c = core(weights(TINY_TEXT))
-    ops = c.runner.ops  # type: ignore[attr-defined]
-    embed = ops.embed
-
-    def picky(ids_T: Any, w: Any) -> Any:
-        if 77 in np.asarray(ids_T):
-            raise MemoryError("no room for 77")
-        return embed(ids_T, w)
-
-    monkeypatch.setattr(ops, "embed", picky)
-    prompts = [[1, 2, 3], [77], [4, 5]]
-    tokens, errors = run(c, prompts)
-    assert list(errors) == [1]
-    assert isinstance(errors[1], PassFailed)
-    assert "MemoryError: no room for 77" in str(errors[1])
-    assert len(tokens[0]) == len(tokens[2]) == 6
 
 
 def test_what_does_not_fit_alone_is_refused_and_nothing_else() -> None:
