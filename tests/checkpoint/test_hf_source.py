@@ -176,17 +176,25 @@ def edit_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None
 
 def test_missing_tensors_are_listed(folder: Path) -> None:
     rewrite(folder, drop=("model.norm.weight", "lm_head.weight"))
-    refused(folder, r"2 tensors are missing: got lm_head\.weight, model\.norm\.weight")
+    refused(folder, r"2 tensors are missing \(lm_head\.weight, model\.norm\.weight\); files and config\.json")
 
 
 def test_tensors_too_many_are_listed(folder: Path) -> None:
     rewrite(folder, add={"model.layers.9.extra": np.zeros(2, np.float32)})
-    refused(folder, r"1 tensors that the config does not know: got model\.layers\.9\.extra")
+    refused(folder, r"1 tensors are unknown to the config \(model\.layers\.9\.extra\); files and config\.json")
+
+
+def test_one_refusal_tells_both(folder: Path) -> None:
+    rewrite(folder, drop=("model.norm.weight",), add={"model.nrom.weight": np.zeros(64, np.float32)})
+    refused(
+        folder,
+        r"1 tensors are missing \(model\.norm\.weight\), 1 tensors are unknown to the config \(model\.nrom\.weight\);",
+    )
 
 
 def test_a_name_full_of_control_characters_is_shown_harmlessly(folder: Path) -> None:
     rewrite(folder, add={"\x1b[2J\nfake line": np.zeros(2, np.float32)})
-    refused(folder, "1 tensors that the config does not know")
+    refused(folder, "1 tensors are unknown to the config")
 
 
 def test_wrong_shapes_name_both(folder: Path) -> None:
@@ -205,7 +213,7 @@ def test_weights_of_another_model(folder: Path) -> None:
     refused(folder, "shape of .*router")
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "moe_layers": [1],
                                                     "no_rope_layers": [], "layer_types": None}))  # fmt: skip
-    refused(folder, "the config does not know")
+    refused(folder, "unknown to the config")
 
 
 def test_missing_shards_are_listed(sharded: Path) -> None:

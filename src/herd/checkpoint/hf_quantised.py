@@ -24,8 +24,7 @@ from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.names import to_adjacent
 from herd.checkpoint.packed_form import GATE_UP, halves
-from herd.checkpoint.small_files import listed
-from herd.checkpoint.walk import walk
+from herd.checkpoint.walk import check_names, walk
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
 from herd.weights import Dense, Experts, Linear, Pair
@@ -206,14 +205,9 @@ class HfQuantised(HfSource):
                     known.add(w.name + ".bias")
             else:
                 known |= self._check_experts(w.name, *w.shape)
-        extra = {n for n in self._where.keys() - known if not n.endswith(_ACTIVATIONS)}
-        if extra:
-            fail(
-                BadCheckpoint,
-                f"{self.path}: {len(extra)} tensors that the config does not know",
-                got=listed(extra),
-                do="files and config.json do not belong together",
-            )
+        have = {n for n in self._where if not n.endswith(_ACTIVATIONS)}
+        # what is missing was found on the way; `known` has names, too, that not every form holds
+        check_names(self.path, known & have, have)
 
     def _check_matrix(self, name: str, outputs: int, inputs: int) -> set[str]:
         coded = self._coded(name, _Shape(outputs, inputs))

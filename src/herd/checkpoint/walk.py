@@ -111,17 +111,11 @@ class TreeSource:
 
 def check_names(path: Path, wanted: Set[str], have: Set[str]) -> None:
     """Refuse files that lack a tensor the config wants, or hold one that it does not know. Raises BadCheckpoint."""
-    if missing := wanted - have:
-        fail(
-            BadCheckpoint,
-            f"{path}: {len(missing)} tensors are missing",
-            got=listed(set(missing)),
-            do="files and config.json do not belong together, or files are missing",
-        )
-    if extra := have - wanted:
-        fail(
-            BadCheckpoint,
-            f"{path}: {len(extra)} tensors that the config does not know",
-            got=listed(set(extra)),
-            do="files and config.json do not belong together",
-        )
+    told = [
+        f"{len(names)} tensors {how} ({listed(set(names))})"
+        for how, names in (("are missing", wanted - have), ("are unknown to the config", have - wanted))
+        if names
+    ]
+    if told:
+        do = "files and config.json do not belong together, or files are missing"
+        fail(BadCheckpoint, f"{path}: {', '.join(told)}", do=do)
