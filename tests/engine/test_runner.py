@@ -9,7 +9,7 @@ import pytest
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 from herd.batch import packed
 from herd.config import TINY, Llama4Config
-from herd.engine.runner import Piece, Runner, page_size_for
+from herd.engine.runner import Piece, Runner
 from herd.errors import UsageError
 from herd.model import forward
 
@@ -162,8 +162,3 @@ def test_half_width_caches_stay_near(name: str, kv: str) -> None:
 def test_an_image_to_a_text_model_is_refused() -> None:
     with pytest.raises(UsageError, match="an image was given to a text model"):
         runner_for(TINY_TEXT, op_set("native")).see(np.zeros((1, 3, 28, 28), np.float32))
-
-
-@pytest.mark.parametrize(("chunk", "size"), [(8192, 256), (16, 16), (24, 8), (1, 1), (None, 256)])
-def test_pages_divide_the_chunk(chunk: int | None, size: int) -> None:
-    assert page_size_for(chunk) == size

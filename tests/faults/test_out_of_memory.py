@@ -31,7 +31,7 @@ def test_what_will_not_fit_is_refused_before_loading(
 ) -> None:
     """hazards.md 98."""
     size = (folder / "model.safetensors").stat().st_size
-    needed = memory.need(TINY_TEXT, size, 2048, "f32").total_bytes
+    needed = memory.need(TINY_TEXT, size, 2048, "f32", sequences=8).total_bytes
     monkeypatch.setattr("herd.llm.loading.available_bytes", lambda: needed - 10_000)
     monkeypatch.setattr(Checkpoint, "load", lambda self: pytest.fail("weights were loaded"))
     monkeypatch.setattr("herd.llm.loading.start", lambda *a: pytest.fail("a child was started"))

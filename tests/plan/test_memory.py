@@ -30,7 +30,6 @@ def test_scouts_cache_in_bf16(tokens: int, expected_gb: float) -> None:
 def test_short_and_unchunked_caches() -> None:
     assert cache_bytes(SCOUT, 100, "bf16") == 100 * 48 * 4096
     assert cache_bytes(GUARD, 1000, "bf16") == 196_608 * 1000
-    assert cache_bytes(SCOUT, 100, "bf16", sequences=3) == 3 * cache_bytes(SCOUT, 100, "bf16")
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "int8", "int4"])
@@ -104,6 +103,19 @@ def test_three_ways_out_are_offered() -> None:
     check_fits("scout", SCOUT, weights_bytes(SCOUT, 8.5), int(context), 124_000_000_000)
     check_fits("scout", SCOUT, weights_bytes(SCOUT, 8.5), 262_144, 124_000_000_000, kind)
     check_fits("scout", SCOUT, weights_bytes(SCOUT, bits), 262_144, 124_000_000_000)
+
+
+def test_fewer_answers_at_once_are_offered() -> None:
+    """512 of them take 25 GB of pages more than one does."""
+    weights, available = 60_600_000_000, 75_000_000_000
+    check_fits("scout", SCOUT, weights, 8192, available)
+    with pytest.raises(DoesNotFit) as caught:
+        check_fits("scout", SCOUT, weights, 8192, available, sequences=512)
+    offered = re.search(r": at most (\d+) answers at once \(parallel=\1\)", str(caught.value))
+    assert offered is not None, caught.value
+    check_fits("scout", SCOUT, weights, 8192, available, sequences=int(offered[1]))
+    with pytest.raises(DoesNotFit):
+        check_fits("scout", SCOUT, weights, 8192, available, sequences=2 * int(offered[1]))
 
 
 def test_a_smaller_form_is_offered() -> None:

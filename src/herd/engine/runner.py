@@ -6,7 +6,6 @@
 What it is not: a sampler, a schedule, a tokenizer.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,12 +24,10 @@ from herd.model import hidden, see
 from herd.model.text import block
 from herd.ops.contract import Ops
 from herd.plan.memory import TILES_PER_PASS
+from herd.plan.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
 
 Logits = npt.NDArray[np.float32]
-
-MAX_PAGE = 256
-"""Positions a page: big enough that tables stay short, small enough that a short chat wastes little."""
 
 
 class NotFinite(ArithmeticError):
@@ -97,11 +94,6 @@ class ModelRunner(Protocol):
         all are. The sequence stays as it was."""
 
 
-def page_size_for(chunk: int | None) -> int:
-    """The largest power of two up to MAX_PAGE that divides the chunk."""
-    return math.gcd(chunk, MAX_PAGE) if chunk else MAX_PAGE
-
-
 def rows_wanted(pieces: Sequence[Piece]) -> list[int]:
     """Flat rows of a pass whose logits are wanted."""
     rows: list[int] = []
@@ -117,11 +109,10 @@ class Runner:
     """The real one: weights over an op set.
 
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
-    edge; it sizes the chunked layers' pool. sequences: how many share the cache: each has a page of its own even when
-    one of them fills the context. kv_dtype: f32, f16, bf16, int8, or int4: then layers that see everything hold int4,
-    chunked ones int8. page_size: None chooses. check: asked around each pass; raises a HerdError when weights could not
-    be read: no pass stands then, and none begins after. Raises UsageError where int4's pages of 256 do not divide the
-    chunk.
+    edge; it sizes the chunked layers' pool. sequences: how many share the cache (plan.pools has its pages). kv_dtype:
+    f32, f16, bf16, int8, or int4: then layers that see everything hold int4, chunked ones int8. page_size: None
+    chooses. check: asked around each pass; raises a HerdError when weights could not be read: no pass stands then, and
+    none begins after. Raises UsageError where int4's pages of 256 do not divide the chunk.
     """
 
     def __init__(
@@ -144,29 +135,23 @@ class Runner:
         self.context = context
         self.patch_id = config.patch_id if config.vision is not None else None
         self.tokens_per_tile = config.tokens_per_tile
-        chunk = config.chunk if any(layer.chunked for layer in config.layers) else None
-        size = page_size_for(chunk) if page_size is None else page_size
-        exact = kv_dtype == "int4"
+        size, whole, chunked, exact = pools_for(config, context, kv_dtype, piece, sequences, page_size)
         if exact and size != MAX_PAGE:
             fail(
                 UsageError, "kv int4", got=f"pages of {size} positions", expected=f"pages of {MAX_PAGE}", do="use int8"
             )
-        num_pages = -(-context // size) + sequences - 1
-        num_chunk_pages = -(-min(chunk - 1 + piece, context + chunk) // size) + sequences - 1 if chunk else 0
-        # the first page of a sequence, its own, and those that a pass goes through
-        num_exact_pages = 2 * sequences + -(-piece // size) + 1 if exact else None
-        self.pager = Pager(chunk, size, num_pages, num_chunk_pages, num_exact_pages)
+        self.pager = Pager(chunk_of(config), size, whole, chunked, exact or None)
         self.room = Room(self.pager, PrefixTree(self.pager))
         heads = config.num_kv_heads, config.head_size
         self.kv = []
         for layer in config.layers:
             if layer.chunked:
-                self.kv.append(ops.new_kv(num_chunk_pages * size, *heads, "int8" if exact else kv_dtype))
-            elif num_exact_pages is not None:
-                options: dict[str, Any] = {"exact_slots": num_exact_pages * size, "rope": layer.rope}
-                self.kv.append(ops.new_kv(num_pages * size, *heads, "int4", **options))
+                self.kv.append(ops.new_kv(chunked * size, *heads, "int8" if exact else kv_dtype))
+            elif exact:
+                options: dict[str, Any] = {"exact_slots": exact * size, "rope": layer.rope}
+                self.kv.append(ops.new_kv(whole * size, *heads, "int4", **options))
             else:
-                self.kv.append(ops.new_kv(num_pages * size, *heads, kv_dtype))
+                self.kv.append(ops.new_kv(whole * size, *heads, kv_dtype))
 
     def lease(self) -> Lease:
         """A new, empty sequence."""

@@ -88,7 +88,7 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
         room = longest * max(1, len(sweeps.depths)) + (SHORT + TOKENS + 256) * max(sweeps.batches)
         available = available_bytes()
         if available is not None:
-            check_fits(str(model), c, checkpoint.size_bytes, room, available, KV, PIECE)
+            check_fits(str(model), c, checkpoint.size_bytes, room, available, KV, PIECE, max(sweeps.batches))
         began_s = time.monotonic()
         ops = NativeOps(threads=threads)
         checkpoint = packed_for(checkpoint, pack=pack and native_pack() is not None)

@@ -2,24 +2,24 @@
 
     weights   what the files hold, or parameters times bits / 8
     cache     K * head_bytes for a token and layer (2 * H elements, scales with them); layers that see everything
-              before them keep all tokens, chunked layers at most C of them
-    work      the widest arrays of one pass over `piece` rows, in float32
+              before them keep all tokens, chunked layers at most C of them; a load holds it in pages (plan.pools)
+    work      the widest arrays of one pass over `piece` rows and the logits that it can be asked for, in float32
 
 Scout at 131,072 tokens in bf16: 12 * 4,096 * 131,072 + 36 * 4,096 * 8,192 bytes = 7.65 GB of cache.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit
+from herd.plan.pools import MAX_PAGE, Pools, pools_for
 from herd.weights import count
 
 KV_DTYPES = ("f32", "f16", "bf16", "int8", "int4")
-KV_PAGE = 256
-"""int4: positions of a page; a sequence holds its first and its own in bf16, too."""
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}
 """Bits a weight of forms that a model can be converted to, largest first."""
+LOGIT_ROWS = 9
+"""Most rows of a sequence that decodes, each with logits: the next, and ids that were guessed to follow it."""
 TILES_PER_PASS = 4
 """Image tiles that go through the vision tower at once; they never see each other, so any number gives the same."""
 ROOM = 1 << 28
@@ -61,20 +61,33 @@ def head_bytes(kv_dtype: str, head_size: int, rope: bool = True) -> float:
     }[kv_dtype]
 
 
-def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16", sequences: int = 1) -> int:
-    """Keys and values of `sequences` sequences of `tokens` tokens. In int4 the chunked layers are int8."""
+def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16") -> int:
+    """Keys and values of one sequence of `tokens` tokens. In int4 the chunked layers are int8, and the sequence holds
+    its first page and its own in bf16, too."""
     total = 0.0
     for layer in config.layers:
         kind = "int8" if kv_dtype == "int4" and layer.chunked else kv_dtype
         kept = min(tokens, config.chunk or tokens) if layer.chunked else tokens
         total += kept * head_bytes(kind, config.head_size, layer.rope)
         if kind == "int4":
-            total += 2 * KV_PAGE * head_bytes("bf16", config.head_size)
-    return round(total * config.num_kv_heads) * sequences
+            total += 2 * MAX_PAGE * head_bytes("bf16", config.head_size)
+    return round(total * config.num_kv_heads)
 
 
-def work_bytes(config: Llama4Config, piece: int = 512) -> int:
-    """Activations of one pass over `piece` rows (float32), the logits of one row, one pass of tiles."""
+def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
+    """All that a load takes for its cache, full or not."""
+    total = 0.0
+    for layer in config.layers:
+        if layer.chunked:
+            total += pools.chunk * head_bytes("int8" if pools.exact else kv_dtype, config.head_size)
+        else:
+            total += pools.whole * head_bytes(kv_dtype, config.head_size, layer.rope)
+            total += pools.exact * head_bytes("bf16", config.head_size)
+    return round(total * config.num_kv_heads * pools.page_size)
+
+
+def work_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> int:
+    """Activations of one pass over `piece` rows (float32), its logits when `sequences` decode, one pass of tiles."""
     c = config
     heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_size
     widest = max(c.dense_width, c.expert_width * (1 + c.experts_per_token))
@@ -83,26 +96,31 @@ def work_bytes(config: Llama4Config, piece: int = 512) -> int:
     if c.vision is not None:
         v = c.vision
         vision = TILES_PER_PASS * v.num_patches * (5 * v.width + v.mlp_width)
-    return 4 * (max(rows, vision) + 2 * c.vocab_size)
+    logits = min(piece, LOGIT_ROWS * sequences)
+    return 4 * (max(rows, vision) + (logits + 2) * c.vocab_size)  # and a row in float64, for the sampler
 
 
 def need(
     config: Llama4Config, weights: int, context: int, kv_dtype: str = "bf16", piece: int = 512, sequences: int = 1
 ) -> Need:
-    """What a loaded model takes with a context of so many tokens; `weights` in bytes."""
-    # a pass holds the chunk it ends in beside the one it began in
-    extra = cache_bytes(replace(config, chunk=None), piece, kv_dtype) if config.chunk else 0
-    return Need(weights, cache_bytes(config, context, kv_dtype, sequences) + extra, work_bytes(config, piece))
+    """What a loaded model takes with a context of so many tokens, shared by so many sequences; `weights` in bytes."""
+    pools = pools_for(config, context, kv_dtype, piece, sequences)
+    return Need(weights, pool_bytes(config, pools, kv_dtype), work_bytes(config, piece, sequences))
 
 
 def largest_context(
-    config: Llama4Config, weights: int, available: int, kv_dtype: str = "bf16", piece: int = 512
+    config: Llama4Config,
+    weights: int,
+    available: int,
+    kv_dtype: str = "bf16",
+    piece: int = 512,
+    sequences: int = 1,
 ) -> int:
     """Most tokens of context that fit, a multiple of 256, at most the model's own; 0 when not even 256 do."""
     low, high = 0, config.max_context // 256
     while low < high:
         middle = (low + high + 1) // 2
-        if need(config, weights, middle * 256, kv_dtype, piece).total_bytes <= available:
+        if need(config, weights, middle * 256, kv_dtype, piece, sequences).total_bytes <= available:
             low = middle
         else:
             high = middle - 1
@@ -117,46 +135,48 @@ def check_fits(
     available: int,
     kv_dtype: str = "bf16",
     piece: int = 512,
+    sequences: int = 1,
 ) -> Need:
     """Raise DoesNotFit, before anything is allocated: needed, have, and what would fit."""
-    needed = need(config, weights, context, kv_dtype, piece)
+    needed = need(config, weights, context, kv_dtype, piece, sequences)
     if needed.total_bytes > available:
-        ways = "; ".join(_ways_out(config, weights, context, available, kv_dtype, piece))
         raise DoesNotFit(
             f"{name} does not fit: it needs {gb(needed.total_bytes)} (weights {gb(needed.weights_bytes)}, "
             f"cache of {context} tokens {gb(needed.cache_bytes)}, work {gb(needed.work_bytes + ROOM)}), "
-            f"{gb(available)} are available; {ways}"
+            f"{gb(available)} are available; "
+            + _what_would_fit(config, weights, context, available, kv_dtype, piece, sequences)
         )
     return needed
 
 
-def _ways_out(
-    config: Llama4Config, weights: int, context: int, available: int, kv_dtype: str, piece: int
-) -> Iterator[str]:
-    """What would fit: less context, a smaller cache, smaller weights; each that helps by itself."""
+def _what_would_fit(
+    config: Llama4Config, weights: int, context: int, available: int, kv_dtype: str, piece: int, sequences: int
+) -> str:
+    """Less context, a smaller cache, smaller weights, fewer sequences: each that helps by itself."""
 
-    def fits(size: int, tokens: int, kind: str) -> bool:
-        return need(config, size, tokens, kind, piece).total_bytes <= available
+    def fits(size: int, tokens: int, kind: str, together: int = sequences) -> bool:
+        return need(config, size, tokens, kind, piece, together).total_bytes <= available
 
-    found = False
-    shorter = largest_context(config, weights, available, kv_dtype, piece)
+    ways = []
+    shorter = largest_context(config, weights, available, kv_dtype, piece, sequences)
     if 0 < shorter < context:
-        found = True
-        yield f"what would fit: a context of {shorter}"
+        ways.append(f"a context of {shorter}")
     for kind in ("int8", "int4"):
         smaller = head_bytes(kind, config.head_size) < head_bytes(kv_dtype, config.head_size)
         if smaller and fits(weights, context, kind):
-            found = True
-            yield f"a cache of {kind} (--kv {kind})"
+            ways.append(f"a cache of {kind} (--kv {kind})")
             break
     for name, bits in FORMAT_BITS.items():
         size = weights_bytes(config, bits)
         if size < weights and fits(size, context if shorter else min(context, 2048), kv_dtype):
-            found = True
-            yield f"the same model as {name}, {gb(size)} of weights (herd quantize)"
+            ways.append(f"the same model as {name}, {gb(size)} of weights (herd quantize)")
             break
-    if not found:
-        yield "no form of this model fits here: take a smaller model"
+    fewer = sequences // 2
+    while fewer and not fits(weights, context, kv_dtype, fewer):
+        fewer //= 2
+    if fewer:
+        ways.append(f"at most {fewer} answers at once (parallel={fewer})")
+    return "what would fit: " + "; ".join(ways) if ways else "no form of this model fits here: take a smaller model"
 
 
 def gb(size: int) -> str:
