@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.engine.request import SamplingOptions
-from herd.engine.sampler import HEAD, History, adjusted, candidates, logprob, sample, uniform
+from herd.engine.sampler import GROWTH, HEAD, Candidates, History, adjusted, candidates, logprob, sample, uniform
 from herd.errors import BadCheckpoint
 
 
@@ -82,7 +82,7 @@ def test_probabilities_are_the_documented_ones(
     history = History(list(prompt))
     for i in output:
         history.add(i)
-    found = dict(zip(*(x.tolist() for x in candidates(adjusted(np.array(logits), o, history), o)), strict=True))
+    found = by_id(candidates(adjusted(np.array(logits), o, history), o))
     wanted = exact(logits, o, prompt, output)
     # an id exactly at a border of top_p or min_p may fall either way by rounding: compare what is off the border
     if set(found) != set(wanted):
@@ -95,6 +95,11 @@ def test_probabilities_are_the_documented_ones(
         return
     for i, value in wanted.items():
         assert math.isclose(found[i], value, rel_tol=1e-9, abs_tol=1e-300)
+
+
+def by_id(c: Candidates) -> dict[int, float]:
+    """Ids and their probabilities, in the order of places."""
+    return {c.id_at(place): p for place, p in enumerate(c.p.tolist())}
 
 
 def options_of(o: SamplingOptions) -> dict[str, object]:
@@ -152,21 +157,51 @@ def test_greedy_sees_penalties_and_bias() -> None:
     assert sample(logits, given_options(logit_bias={0: -100, 1: -100, 2: -100}), history, 0, 0) == 1
 
 
-def test_a_long_tail_is_sorted_whole_only_when_needed() -> None:
-    rng = np.random.default_rng(0)
-    for scale, top_p in ((4.0, 0.9), (0.01, 0.999), (0.0, 0.5)):
-        logits = rng.normal(0, scale, HEAD * 3)
-        o = given_options(temperature=1.0, top_p=top_p)
-        ids, p = candidates(logits, o)
-        wanted = exact(logits.tolist(), o)
-        assert abs(len(ids) - len(wanted)) <= 1
-        assert ids.tolist()[: len(wanted) - 1] == list(wanted)[: len(ids)][: len(wanted) - 1]
-        assert math.isclose(p.sum(), 1)
+def sorted_whole(logits: np.ndarray, o: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and probabilities by a full, stable sort of all weights: top_p, then min_p."""
+    weight = np.exp((logits - logits.max()) / o.temperature)
+    ids = np.argsort(-weight, kind="stable")
+    mass, weight = o.top_p * float(weight.sum()) * (1 - 1e-12), weight[ids]
+    if o.top_p < 1:
+        keep = int(np.searchsorted(np.cumsum(weight), mass)) + 1
+        ids, weight = ids[:keep], weight[:keep]
+    keep = int(np.count_nonzero(weight >= o.min_p * weight[0]))
+    return ids[:keep], weight[:keep] / weight[:keep].sum()
+
+
+SLICED = HEAD * GROWTH * 2
+"""A vocabulary with two slices below the whole."""
+
+
+@pytest.mark.parametrize("filters", [{"top_p": 0.9}, {"top_p": 0.5, "min_p": 0.01}, {"min_p": 0.2}, {"top_p": 0.9999}])
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 2.0, 4.0, 300.0])
+@pytest.mark.parametrize("step", [0.0, 0.5])
+def test_a_part_is_sorted_as_the_whole_would_be(filters: dict[str, float], scale: float, step: float) -> None:
+    """Bit for bit, ties included; step: logits are multiples of it, so that ties are long."""
+    logits = np.random.default_rng(3).normal(0, scale, SLICED)
+    logits = np.round(logits / step) * step if step else logits
+    o = given_options(temperature=1.0, **filters)
+    c = candidates(logits, o)
+    ids, p = sorted_whole(logits, o)
+    assert np.array_equal(c.p, p)
+    places = {*range(min(len(ids), 8)), *range(0, len(ids), max(1, len(ids) // 32)), len(ids) - 1}
+    assert [c.id_at(place) for place in places] == ids[list(places)].tolist()
+    for seed in range(20):
+        at = int(np.searchsorted(np.cumsum(p), uniform(seed, 0), side="right"))
+        assert sample(logits, o, History(), seed, 0) == ids[min(at, len(ids) - 1)]
+
+
+@pytest.mark.parametrize(("scale", "most"), [(4.0, HEAD), (2.0, HEAD * GROWTH), (0.01, SLICED)])
+def test_no_more_is_sorted_than_top_p_needs(scale: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, sort = [], np.sort
+    monkeypatch.setattr(np, "sort", lambda x: sizes.append(len(x)) or sort(x))
+    candidates(np.random.default_rng(0).normal(0, scale, SLICED), given_options(temperature=1.0, top_p=0.9))
+    assert max(sizes) == most
 
 
 def test_top_k_keeps_the_lowest_ids_of_a_tie() -> None:
-    ids, p = candidates(np.array([1.0, 2.0, 1.0, 1.0]), given_options(temperature=1.0, top_k=2))
-    assert ids.tolist() == [1, 0]
+    p, id_at = candidates(np.array([1.0, 2.0, 1.0, 1.0]), given_options(temperature=1.0, top_k=2))
+    assert [id_at(0), id_at(1)] == [1, 0]
     assert math.isclose(p[0], math.e / (math.e + 1))
 
 

@@ -18,8 +18,10 @@ Logprobs are of the raw distribution, before 1. What it is not: a cause of diffe
 equal logits, the same seed and step give the same id (SplitMix64 in integers; no library generator).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +34,8 @@ Doubles = npt.NDArray[np.float64]
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
-HEAD = 1024
-"""How many of the likeliest tokens are sorted before a full sort is thought of."""
+HEAD, GROWTH = 1024, 16
+"""So many of the likeliest tokens are sorted first, and so many times more when they do not hold top_p."""
 
 
 def _mix(z: int) -> int:
@@ -88,25 +90,31 @@ def _add_bias(l_V: Doubles, bias: Mapping[int, float]) -> None:
         l_V[i] += b
 
 
-def candidates(l_V: Doubles, options: SamplingOptions) -> tuple[npt.NDArray[np.int64], Doubles]:
-    """Steps 4 to 7: ids left and their probabilities (sum 1), likeliest first, ties by id (by id alone when nothing
-    filters: sorting a whole vocabulary takes longer than the rest)."""
+class Candidates(NamedTuple):
+    """What steps 4 to 7 leave, likeliest first, ties by id; all ids in their own order when nothing filters."""
+
+    p: Doubles
+    """Probabilities by place, with sum 1."""
+    id_at: Callable[[int], int]
+    """The id at a place."""
+
+
+def candidates(l_V: Doubles, options: SamplingOptions) -> Candidates:
+    """Steps 4 to 7. Weights are sorted without their ids, and only as many as top_p needs; a draw asks for one id."""
     top = float(l_V.max())
-    ids = np.arange(len(l_V))
-    if options.top_k:
-        ids = _largest(l_V, options.top_k)
-    weight = np.exp((l_V[ids] - top) / options.temperature)
-    total = float(weight.sum())
-    if options.top_p < 1.0 or options.min_p > 0.0:
-        if not options.top_k:
-            ids, weight = _head(ids, weight, options.top_p * total)
-        if options.top_p < 1.0:
-            keep = int(np.searchsorted(np.cumsum(weight), options.top_p * total * (1.0 - 1e-12))) + 1
-            ids, weight = ids[:keep], weight[:keep]
-        if options.min_p > 0.0:
-            keep = int(np.count_nonzero(weight >= options.min_p * weight[0]))
-            ids, weight = ids[:keep], weight[:keep]
-    return ids, weight / weight.sum()
+    ids = _largest(l_V, options.top_k) if options.top_k else None
+    weight = np.exp(((l_V if ids is None else l_V[ids]) - top) / options.temperature)  # the largest is 1
+    is_filtered = options.top_p < 1.0 or options.min_p > 0.0
+    kept = weight
+    if is_filtered:
+        mass = options.top_p * float(weight.sum()) * (1.0 - 1e-12) if options.top_p < 1.0 else math.inf
+        kept = _prefix(weight[weight >= options.min_p] if options.min_p > 0.0 else weight, mass)
+    p = kept / kept.sum()
+    if ids is not None:
+        return Candidates(p, lambda place: int(ids[place]))
+    if not is_filtered:
+        return Candidates(p, lambda place: place)
+    return Candidates(p, lambda place: _id_of(weight, float(kept[place]), place))
 
 
 def _largest(l_V: Doubles, k: int) -> npt.NDArray[np.int64]:
@@ -115,14 +123,27 @@ def _largest(l_V: Doubles, k: int) -> npt.NDArray[np.int64]:
     return ids[np.argsort(-l_V[ids], kind="stable")][:k]
 
 
-def _head(ids: npt.NDArray[np.int64], weight: Doubles, mass: float) -> tuple[npt.NDArray[np.int64], Doubles]:
-    """Sort by weight; only the likeliest HEAD are sorted when they hold `mass`, so the rest can not matter."""
-    if len(ids) > HEAD:
-        few = np.flatnonzero(weight >= np.partition(weight, -HEAD)[-HEAD])
-        if float(weight[few].sum()) > mass:
-            ids, weight = ids[few], weight[few]
-    order = np.argsort(-weight, kind="stable")
-    return ids[order], weight[order]
+def _prefix(weight: Doubles, mass: float) -> Doubles:
+    """The shortest prefix of the weights, largest first, whose sum reaches `mass`; all when no sum does.
+
+    weight: each at most 1, so that no slice of fewer than `mass` of them needs to be tried.
+    """
+    k = HEAD
+    while k <= min(mass, len(weight)):
+        k *= GROWTH
+    while True:
+        part = weight if k >= len(weight) else np.partition(weight, -k)[-k:]
+        largest = -np.sort(-part)
+        keep = int(np.searchsorted(np.cumsum(largest), mass)) + 1
+        if keep <= len(largest) or len(part) == len(weight):
+            return largest[:keep]
+        k *= GROWTH
+
+
+def _id_of(weight_V: Doubles, value: float, place: int) -> int:
+    """The id at a place of the sorted weights, where `value` stands; the ids of a tie follow each other."""
+    before = int(np.count_nonzero(weight_V > value))
+    return int(np.flatnonzero(weight_V == value)[place - before])
 
 
 def sample(logits_V: Logits, options: SamplingOptions, history: History, seed: int, step: int) -> int:
@@ -134,9 +155,9 @@ def sample(logits_V: Logits, options: SamplingOptions, history: History, seed: i
     best = _best(l_V)
     if options.greedy:
         return best
-    ids, p = candidates(l_V, options)
+    p, id_at = candidates(l_V, options)
     at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
-    return int(ids[min(at, len(ids) - 1)])  # the sum may round to just below 1
+    return id_at(min(at, len(p) - 1))  # the sum may round to just below 1
 
 
 def _best(l_V: Logits) -> int:
