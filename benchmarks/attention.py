@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Attention alone, by KV type, depth and number of new rows, as a share of the machine's limits.
+"""Attention alone, by heads, KV type, depth and number of new rows, as a share of the machine's limits.
 
-    attention.py [--types bf16 int8 int4 f16] [--heads 40,8,128] [--depths 8000 16384] [--rows 1 512] [--threads 2]
-                 [--seconds 0.5] [--no-limits] [--json]
+    attention.py [--types bf16 int8 int4 f16] [--heads 40,8,128 12,4,64] [--depths 8000 16384] [--rows 1 512]
+                 [--threads 2] [--seconds 0.5] [--no-limits] [--json]
 
-One layer whose cache was filled with random keys. GB/s count the keys and values that a call reads once, TFLOP/s four
-operations for each query head, dim and key that is seen (multiply and add, two products). The limits (limits.py, same
-process, before and after) are the read bandwidth and the bf16 dot products.
+One layer whose cache was filled with random keys. GB/s count the keys and values that a call reads once, GFLOP/s four
+operations for each query head, dim and key that is seen (multiply and add, two products). The limits (limits.py) are
+the read bandwidth of memory, probed before and after each row (keys of small heads that stay in the last-level cache
+exceed it), and the bf16 dot products, where the processor has them.
 """
 
 import argparse
@@ -69,10 +70,16 @@ def timed(call, seconds):
     return statistics.median(found)
 
 
-def measure(a):
-    """One dict a type, depth and number of rows."""
+def bytes_read(kind, n, K, H):
+    """Keys and values of n positions; of int4 the first page and the last one are bf16."""
+    exact = min(n, PAGE + (n - 1) % PAGE + 1) if kind == "int4" else 0
+    return K * ((n - exact) * head_bytes(kind, H, rope=kind != "int4") + exact * head_bytes("bf16", H))
+
+
+def measure(a, heads, probe):
+    """One dict a type, depth and number of rows. probe: what is asked for the read bandwidth now, or None."""
     ops, rng = NativeOps(a.threads), np.random.default_rng(0)
-    heads = N, K, H = tuple(int(x) for x in a.heads.split(","))
+    N, K, H = heads
     slots = -(-(max(a.depths) + max(a.rows)) // PAGE) * PAGE
     for kind in a.types:
         kv = filled(ops, kind, slots, heads, rng)
@@ -80,28 +87,39 @@ def measure(a):
             for new in a.rows:
                 q, k = rng.standard_normal((new, N, H), np.float32), rng.standard_normal((new, K, H), np.float32)
                 segments = placed(ops, kind, depth, new)
+                reads = [probe("read_GB/s", a.threads)] if probe else []
                 seconds = timed(lambda q=q, k=k, s=segments, kv=kv: ops.attend(q, k, k, s, kv), a.seconds)
-                read = (depth + new) * K * head_bytes(kind, H, rope=kind != "int4")
+                reads += [probe("read_GB/s", a.threads)] if probe else []
+                read = bytes_read(kind, depth + new, K, H)
                 flop = 4 * N * H * (new * depth + new * (new + 1) / 2)
                 yield {
+                    "heads": f"{N},{K},{H}",
                     "kv": kind,
                     "depth": depth,
                     "rows": new,
                     "ms": round(seconds * 1e3, 3),
                     "GB/s": round(read / seconds / 1e9, 2),
-                    "TFLOP/s": round(flop / seconds / 1e12, 4),
+                    "GFLOP/s": round(flop / seconds / 1e9, 1),
+                    "probe_GB/s": round(max(reads), 2) if reads else None,
                 }
 
 
-def best(threads):
-    """The machine's limits now, by name."""
-    return {name: max(values) for (name, t), values in limits.kernels(threads, 2).items() if t == threads}
+def shown(row, dots):
+    """One line. dots: TFLOP/s of bf16 products that the machine can do, or None."""
+    probe = row["probe_GB/s"]
+    read = f" ({row['GB/s'] / probe:4.0%} of {probe:.1f})" if probe else ""
+    work = f" ({row['GFLOP/s'] / 1e3 / dots:4.0%})" if dots else ""
+    return (
+        f"{row['heads']:>9} {row['kv']:>5} depth {row['depth']:>7} rows {row['rows']:>4} {row['ms']:9.2f} ms "
+        f"{row['GB/s']:7.1f} GB/s{read} {row['GFLOP/s']:8.1f} GFLOP/s{work}"
+    )
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--types", nargs="+", default=["bf16", "int8", "int4", "f16"])
-    ap.add_argument("--heads", default="40,8,128", help="query heads, KV heads, head size (Scout; small: 12,4,64)")
+    heads_help = "query heads, KV heads, head size: Scout's and the small slice's"
+    ap.add_argument("--heads", nargs="+", default=["40,8,128", "12,4,64"], help=heads_help)
     ap.add_argument("--depths", nargs="+", type=int, default=[8000, 16384])
     ap.add_argument("--rows", nargs="+", type=int, default=[1, 512])
     ap.add_argument("--threads", type=int, default=2)
@@ -109,25 +127,20 @@ def main():
     ap.add_argument("--no-limits", action="store_true")
     ap.add_argument("--json", action="store_true")
     a = ap.parse_args()
-    limit = {} if a.no_limits else best(a.threads)
-    rows = list(measure(a))
-    if limit:
-        after = best(a.threads)
-        limit = {name: max(value, after[name]) for name, value in limit.items()}
+    probe = None if a.no_limits else limits.Probe()
+    dots = probe("bf16_TFLOP/s", a.threads) if probe else None
     isa = _native.isa_info()["chosen"]
-    if a.json:
-        for row in rows:
-            print(json.dumps({**row, "heads": a.heads, "isa": isa, "limits": limit, "machine": machine()}))
-        return
-    print(f"{machine()}, {isa}, {a.threads} threads, heads {a.heads}; limits: {limit}")
-    read, dots = limit.get("read_GB/s"), limit.get("bf16_TFLOP/s")
-    for row in rows:
-        share = row["GB/s"] / read if read else 0
-        work = row["TFLOP/s"] / dots if dots else 0
+    if not a.json:
         print(
-            f"{row['kv']:>5} depth {row['depth']:>7} rows {row['rows']:>4} {row['ms']:9.2f} ms "
-            f"{row['GB/s']:7.1f} GB/s ({share:4.0%}) {row['TFLOP/s']:8.3f} TFLOP/s ({work:4.0%})"
+            f"{machine()}, {isa}, {a.threads} threads; bf16 products: {f'{dots:.3f} TFLOP/s' if dots else 'no figure'}"
         )
+    for heads in a.heads:
+        for row in measure(a, tuple(int(x) for x in heads.split(",")), probe):
+            if a.json:
+                row |= {"isa": isa, "threads": a.threads, "bf16_TFLOP/s": dots, "machine": machine()}
+            print(json.dumps(row) if a.json else shown(row, dots), flush=True)
+    if probe:
+        probe.close()
 
 
 if __name__ == "__main__":
