@@ -15,6 +15,7 @@
     ├── Busy                        busy                 6   429   more requests wait than the queue holds
     ├── TimedOut                    timed_out            7   504   a request's own deadline passed
     ├── PassFailed                  pass_failed          1   500   computing this request failed; others go on
+    ├── GrammarStuck                grammar_stuck        1   422   no token continues a text as its grammar demands
     ├── EngineDied                  engine_died          1   503   the process that computes is gone
     └── Interrupted                 interrupted        130   499   Ctrl-C or a cancelled request
 
@@ -131,6 +132,13 @@ class PassFailed(HerdError):
     """An operation failed while it computed this request. The engine and all other requests go on."""
 
     code = "pass_failed"
+
+
+class GrammarStuck(HerdError):
+    """A text cannot go on: the vocabulary spells nothing that its grammar allows, or the grammar meets a limit."""
+
+    code = "grammar_stuck"
+    http_status = 422
 
 
 class EngineDied(HerdError):

@@ -1,6 +1,7 @@
 """Flags of commands that run a model. One flag for each field of SamplingOptions, made from the struct itself."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
@@ -27,6 +28,7 @@ HELP = {
     "stop_ids": "End the answer at this token id; can be given several times.",
     "logprobs": "With --json: log-probabilities, of this many alternatives too.",
     "ignore_eos": "Go on when the model ends its answer.",
+    "grammar": "What the answer must be: json, schema:TEXT, lark:TEXT, regex:TEXT, or schema:@FILE and so on.",
     "speculate": "auto: guess several tokens at once where that is faster; the text is the same.",
 }
 """One line for every field; a field without one is a failing test."""
@@ -71,6 +73,22 @@ class Bias(click.ParamType[tuple[int, float]]):
             self.fail(f"{value!r} is not ID=VALUE, like 42=-100", param, ctx)
 
 
+class GrammarText(click.ParamType[str]):
+    """json, or KIND:TEXT, or KIND:@FILE."""
+
+    name = "kind:text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read what someone typed; a file's content takes its place."""
+        kind, _, text = str(value).partition(":")
+        if not text.startswith("@"):
+            return str(value)
+        try:
+            return f"{kind}:{Path(text[1:]).read_text(encoding='utf-8')}"
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(f"{text[1:]}: {error}", param, ctx)
+
+
 def sampling(command: F) -> F:
     """Add a flag for each field of SamplingOptions."""
     for field in reversed(msgspec.structs.fields(SamplingOptions)):
@@ -88,6 +106,8 @@ def _kind(name: str, type_: Any) -> dict[str, Any]:
         return {"type": Bias(), "multiple": True}
     if name == "max_tokens":
         return {"type": Size()}
+    if name == "grammar":
+        return {"type": GrammarText()}
     if type_ is bool:
         return {"is_flag": True, "default": None}
     if type_ == tuple[str, ...]:
@@ -123,7 +143,7 @@ def parse_setting(name: str, text: str) -> Any:
     if name in ("temperature", "top_p", "min_p") and isinstance(value, str):
         fail(UsageError, name, got=text, expected="a number")
     checked = SamplingOptions().with_({name: value})
-    return getattr(checked, name)
+    return text if name == "grammar" else getattr(checked, name)  # a session's options are kept as JSON
 
 
 def loading(command: F) -> F:

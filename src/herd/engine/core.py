@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from herd.cache import Lease
+from herd.engine.matcher import Matcher
 from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
 from herd.engine.pace import Pace
 from herd.engine.request import SamplingOptions, TokenLogprob
@@ -48,6 +49,8 @@ class Entry(Scheduled):
     """Further samples of the same prompt, until it is computed."""
     parent: "Entry | None" = None
     """Whose prompt it waits for, as a further sample."""
+    matcher: Matcher | None = None
+    """Where it is in its grammar; None: it has none."""
     proposer: Proposer | None = None
     """None: it does not speculate."""
     worth: Worth = field(default_factory=Worth)
@@ -104,13 +107,13 @@ class Core:
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
-    def add(self, order: Order) -> None:
-        """Queue an order, and its further samples with it. Raises Busy."""
-        first = self._entry(order, order.number, order.seed)
+    def add(self, order: Order, matcher: Matcher | None = None) -> None:
+        """Queue an order, and its further samples with it. matcher: at the beginning of its grammar. Raises Busy."""
+        first = self._entry(order, order.number, order.seed, matcher)
         self.scheduler.add(first)
         self._entries[first.number] = first
         for number, seed in order.samples:
-            sibling = self._entry(order, number, seed)
+            sibling = self._entry(order, number, seed, None if matcher is None else matcher.copy())
             self._entries[number] = sibling
             sibling.parent = first
             first.siblings.append(sibling)
@@ -131,7 +134,7 @@ class Core:
         """Whether there is a step to make."""
         return self.scheduler.busy or bool(self._events)
 
-    def _entry(self, order: Order, number: int, seed: int) -> Entry:
+    def _entry(self, order: Order, number: int, seed: int, matcher: Matcher | None) -> Entry:
         now = self._clock()
         ids = list(order.ids)
         keys = _keys(ids, order, self.runner)
@@ -152,6 +155,7 @@ class Core:
             tiles=None if order.pixels_I3SS is None or not len(order.pixels_I3SS) else Tiles(order.pixels_I3SS),
             traced=order.traced,
             taken_s=now,
+            matcher=matcher,
             proposer=None if order.traced or order.options.speculate == "off" else self._proposer(),
         )
 
@@ -195,6 +199,8 @@ class Core:
                     if i == self.runner.patch_id:
                         break  # its row would need an image
                     entry.proposal.append(i)
+                if entry.matcher is not None and entry.proposal:
+                    del entry.proposal[entry.matcher.num_allowed(entry.proposal) :]
                 entry.extra = len(entry.proposal)
         return len(decoding)
 
@@ -308,7 +314,8 @@ class Core:
 
     def _choose(self, entry: Entry, logits_V: Logits) -> tuple[int, TokenLogprob | None]:
         options = entry.options
-        token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output)
+        allowed_A = None if entry.matcher is None else entry.matcher.allowed()
+        token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output, allowed_A)
         return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
 
     def _say(self, entry: Entry, token_id: int, chosen: TokenLogprob | None) -> Reason | None:
@@ -326,8 +333,12 @@ class Core:
             reason = "stop"
         elif entry.num_output == options.max_tokens or len(entry.ids) > self.runner.context:
             reason = "length"
+        elif entry.matcher is not None:
+            entry.matcher.accept(token_id)
         entry.ended = reason is not None
         self._events.append(Token(entry.number, token_id, reason, now - entry.taken_s, entry.prefill_s, chosen))
+        if reason is None and entry.matcher is not None and entry.matcher.is_over and options.logprobs is None:
+            return self._say(entry, entry.matcher.end_id, None)  # it is certain: no pass need say so
         return reason
 
     def _computed(self, entry: Entry, logits_V: Logits) -> None:

@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from herd.engine.fair import Gate
+from herd.engine.matcher import Grammars
 from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
 from herd.engine.request import Finish, Request, Step, Timings, Usage
 from herd.engine.runner import ModelRunner, Scorer
@@ -92,6 +93,7 @@ class Engine:
 
     runner: a model with its cache, which then runs on a thread of this process, or a Backend. decoder: makes a fresh
     id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
+    grammars: compile those of requests over the vocabulary; None: requests with a grammar are refused.
     """
 
     def __init__(
@@ -103,17 +105,19 @@ class Engine:
         piece: int = 512,
         places: int = 8,
         most_waiting: int = MOST_WAITING,
+        grammars: Grammars | None = None,
     ) -> None:
         assert piece > 0, piece
         self.backend: Backend = (
             runner
             if isinstance(runner, Backend)
-            else Worker(runner, piece=piece, places=places, most_waiting=most_waiting)
+            else Worker(runner, piece=piece, places=places, most_waiting=most_waiting, grammars=grammars)
         )
         self._decoder = decoder
         self._end_ids = tuple(sorted(end_ids))
         self._post = _Post(most_waiting)
         self._number = 0
+        self._grammars = grammars
         self.backend.connect(self._post.deliver)
         weakref.finalize(self, self.backend.close)
 
@@ -242,6 +246,10 @@ class Engine:
         if options.max_tokens is not None and options.max_tokens > context:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {context}")
         options.fits(vocab_size)
+        if options.grammar is not None:
+            if self._grammars is None:
+                fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
+            self._grammars.matcher(options.grammar)
         return self._digests(request)
 
     def _digests(self, request: Request) -> tuple[bytes, ...]:

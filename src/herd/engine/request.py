@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from herd.engine.grammar import Grammar
 from herd.errors import UsageError, fail
 
 MAX_STOPS = 16
@@ -27,7 +28,8 @@ COLD = 1e-5
 class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen and when to stop. Plain defaults mean greedy, without penalties, to the context's end.
 
-    Order of work (sampler.py): penalties -> logit_bias -> greedy, or temperature -> top_k -> top_p -> min_p -> draw.
+    Order of work (sampler.py): penalties -> logit_bias -> grammar -> greedy, or temperature -> top_k -> top_p -> min_p
+    -> draw.
     Raises UsageError naming the field for every value outside its limits.
     """
 
@@ -63,6 +65,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Go on when the model ends its turn (benchmarks)."""
     speculate: Literal["auto", "off"] = "auto"
     """auto: guess several tokens a pass where that is faster; the tokens are the same."""
+    grammar: Grammar | None = None
+    """What the text must be. It ends with "stop" only where it is complete (or at a stop string of the caller's)."""
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0.0, 100.0)
@@ -86,6 +90,12 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
             fail(UsageError, "ignore_eos", got=self.ignore_eos, expected="true or false")
         if self.speculate not in ("auto", "off"):
             fail(UsageError, "speculate", got=_shown(self.speculate), expected="auto or off")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            fail(UsageError, "grammar", got=type(self.grammar).__name__, expected="a Grammar")
+        if self.grammar is not None and self.ignore_eos:
+            fail(
+                UsageError, "ignore_eos", got="true, with a grammar", expected="false: a grammar says where a text ends"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -93,7 +103,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
         return self.temperature < COLD or self.top_k == 1
 
     def with_(self, options: Mapping[str, Any]) -> "SamplingOptions":
-        """A copy with these fields replaced; lists become tuples, one `stop` string becomes a tuple of one.
+        """A copy with these fields replaced; lists become tuples, one `stop` string becomes a tuple of one, a string
+        of a grammar (schema:..., see Grammar.read) a Grammar.
 
         Raises UsageError for an unknown field or a bad value.
         """
@@ -103,6 +114,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
         fields = dict(options)
         if isinstance(fields.get("stop"), str):
             fields["stop"] = (fields["stop"],)
+        if isinstance(fields.get("grammar"), str):
+            fields["grammar"] = Grammar.read(fields["grammar"])
         for name in ("stop", "stop_ids"):
             if fields.get(name, ()) is None:
                 fields[name] = ()

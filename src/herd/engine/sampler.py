@@ -6,13 +6,14 @@ The order, fixed and documented, because each filter sees what the one before le
                             (CTRL, arXiv:1909.05858, section 4.1)
        presence, frequency  output ids: l - presence - frequency * count
     2. logit_bias           l + bias
-    3. greedy               the largest l, at a tie the lowest id; or
-    4. temperature          p = softmax(l / temperature)
-    5. top_k                the k largest; ids tied with the k-th: the lowest ids stay
-    6. top_p                the shortest prefix of the sorted, renormalised p whose sum reaches top_p
+    3. grammar              from here on only the ids that it allows take part (engine.matcher)
+    4. greedy               the largest l, at a tie the lowest id; or
+    5. temperature          p = softmax(l / temperature)
+    6. top_k                the k largest; ids tied with the k-th: the lowest ids stay
+    7. top_p                the shortest prefix of the sorted, renormalised p whose sum reaches top_p
                             (nucleus, arXiv:1904.09751); the likeliest always stays
-    7. min_p                p of at least min_p * the largest p (arXiv:2407.01082)
-    8. draw                 one uniform number of (seed, step), by inverse cumulative sum in descending order
+    8. min_p                p of at least min_p * the largest p (arXiv:2407.01082)
+    9. draw                 one uniform number of (seed, step), by inverse cumulative sum in descending order
 
 Logprobs are of the raw distribution, before 1. What it is not: a cause of different output on another machine: given
 equal logits, the same seed and step give the same id (SplitMix64 in integers; no library generator).
@@ -21,7 +22,7 @@ equal logits, the same seed and step give the same id (SplitMix64 in integers; n
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +92,7 @@ def _add_bias(l_V: Doubles, bias: Mapping[int, float]) -> None:
 
 
 class Candidates(NamedTuple):
-    """What steps 4 to 7 leave, likeliest first, ties by id; all ids in their own order when nothing filters."""
+    """What steps 5 to 8 leave, likeliest first, ties by id; all ids in their own order when nothing filters."""
 
     p: Doubles
     """Probabilities by place, with sum 1."""
@@ -100,7 +101,7 @@ class Candidates(NamedTuple):
 
 
 def candidates(l_V: Doubles, options: SamplingOptions) -> Candidates:
-    """Steps 4 to 7. Weights are sorted without their ids, and only as many as top_p needs; a draw asks for one id."""
+    """Steps 5 to 8. Weights are sorted without their ids, and only as many as top_p needs; a draw asks for one id."""
     top = float(l_V.max())
     ids = _largest(l_V, options.top_k) if options.top_k else None
     weight = np.exp(((l_V if ids is None else l_V[ids]) - top) / options.temperature)  # the largest is 1
@@ -146,18 +147,28 @@ def _id_of(weight_V: Doubles, value: float, place: int) -> int:
     return int(np.flatnonzero(weight_V == value)[place - before])
 
 
-def sample(logits_V: Logits, options: SamplingOptions, history: History, seed: int, step: int) -> int:
-    """The next token id. `step` counts the output tokens of this request, from 0."""
+def sample(
+    logits_V: Logits,
+    options: SamplingOptions,
+    history: History,
+    seed: int,
+    step: int,
+    allowed_A: npt.NDArray[np.int64] | None = None,
+) -> int:
+    """The next token id. `step` counts the output tokens of this request, from 0. allowed_A: the ids that a grammar
+    allows, ascending; None: all."""
     plain = not options.logit_bias and options.repetition_penalty == 1.0
-    if options.greedy and plain and not options.presence_penalty and not options.frequency_penalty:
-        return _best(logits_V)
-    l_V = adjusted(logits_V, options, history)
+    greedily = options.greedy and plain and not options.presence_penalty and not options.frequency_penalty
+    l_V: npt.NDArray[Any] = logits_V if greedily else adjusted(logits_V, options, history)
     best = _best(l_V)
-    if options.greedy:
-        return best
-    p, id_at = candidates(l_V, options)
-    at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
-    return id_at(min(at, len(p) - 1))  # the sum may round to just below 1
+    if allowed_A is not None:
+        l_V = l_V[allowed_A]
+        best = _best(l_V)
+    if not options.greedy:
+        p, id_at = candidates(l_V, options)
+        at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
+        best = id_at(min(at, len(p) - 1))  # the sum may round to just below 1
+    return best if allowed_A is None else int(allowed_A[best])
 
 
 def _best(l_V: Logits) -> int:

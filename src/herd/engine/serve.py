@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,7 +33,6 @@ from herd.engine.wire import (
     herd_error,
 )
 from herd.engine.worker import Worker
-from herd.errors import HerdError
 
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
@@ -93,6 +93,13 @@ class _Server:
         self._channel, self._worker = channel, worker
         self._alone = ExitStack()
         self._leases: dict[int, Lease] = {}
+        # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
+        self._compiling = ThreadPoolExecutor(1, "herd-grammars")
+        self._lock = threading.Lock()
+        self._early: set[int] = set()
+        """Numbers of orders whose grammar is being compiled."""
+        self._cancelled: set[int] = set()
+        """Those of them that are no longer wanted."""
 
     def loop(self, inbox: "queue.SimpleQueue[Any]") -> None:
         """For ever."""
@@ -106,13 +113,14 @@ class _Server:
     def _do(self, message: Any) -> None:
         match message:
             case Order():
-                routing = _Routes(self._channel, message.number) if message.traced else None
-                try:
-                    self._worker.start(message, routing)
-                except HerdError as error:
-                    self._channel.send(*(Ended(number, error) for number in message.numbers))
+                if message.options.grammar is None:
+                    self._start(message)
+                else:
+                    with self._lock:
+                        self._early.update(message.numbers)
+                    self._compiling.submit(self._start, message)
             case Cancel(number):
-                self._worker.cancel(number)
+                self._cancel(number)
             case Alone(True):
                 self._alone.enter_context(self._worker.alone())
                 self._channel.send(Held())
@@ -127,6 +135,26 @@ class _Server:
                     self._worker.runner.room.drop(found)
             case Run(pieces):
                 self._channel.send(Ran(self._run(pieces)))
+
+    def _start(self, order: Order) -> None:
+        routing = _Routes(self._channel, order.number) if order.traced else None
+        try:
+            self._worker.start(order, routing)
+        except Exception as error:
+            self._channel.send(*(Ended(number, herd_error(error)) for number in order.numbers))
+        with self._lock:
+            late = self._cancelled.intersection(order.numbers)
+            self._early.difference_update(order.numbers)
+            self._cancelled -= late
+        for number in late:
+            self._worker.cancel(number)
+
+    def _cancel(self, number: int) -> None:
+        with self._lock:
+            if number in self._early:
+                self._cancelled.add(number)
+                return
+        self._worker.cancel(number)
 
     def _run(self, pieces: list[tuple[int, list[int], list[int] | None]]) -> Logits:
         runner = self._worker.runner

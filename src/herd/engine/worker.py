@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from herd.engine.core import Core
+from herd.engine.matcher import Grammars, Matcher
 from herd.engine.orders import Ended, Event, Order
 from herd.engine.runner import ModelRunner, Scorer
 from herd.engine.trace import Traced
-from herd.errors import EngineDied, HerdError
+from herd.errors import EngineDied, HerdError, UsageError, fail
 
 Deliver = Callable[[Sequence[Event]], None]
 
@@ -32,7 +33,7 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, order: Order, routing: Traced | None = None) -> None:
-        """Queue an order; what comes of it is delivered. Raises EngineDied."""
+        """Queue an order; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
 
     @abstractmethod
     def cancel(self, number: int) -> None:
@@ -50,14 +51,25 @@ class Backend(ABC):
 class Worker(Backend):
     """A core on a thread of this process.
 
-    piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue.
+    piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. grammars: compile those
+    of orders; None: there are none.
     """
 
-    def __init__(self, runner: ModelRunner, *, piece: int = 512, places: int = 8, most_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        *,
+        piece: int = 512,
+        places: int = 8,
+        most_waiting: int = 1024,
+        grammars: Grammars | None = None,
+    ) -> None:
         self.runner = runner
         self.vocab_size, self.context = runner.vocab_size, runner.context
         self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
         self._routes: dict[int, Traced] = {}
+        self._grammars = grammars
+        self._matchers: dict[int, Matcher] = {}
         self._core = Core(
             runner,
             budget=piece,
@@ -80,7 +92,11 @@ class Worker(Backend):
         self._deliver = deliver
 
     def start(self, order: Order, routing: Traced | None = None) -> None:
-        """See Backend."""
+        """See Backend. A grammar is compiled here, on the caller's thread."""
+        if order.options.grammar is not None:
+            if self._grammars is None:
+                fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
+            self._matchers[order.number] = self._grammars.matcher(order.options.grammar)
         if routing is not None:
             self._routes[order.number] = routing
         self._send(order)
@@ -161,7 +177,7 @@ class Worker(Backend):
             if isinstance(item, Order):
                 self._live.update(item.numbers)
                 try:
-                    self._core.add(item)
+                    self._core.add(item, self._matchers.pop(item.number, None))
                 except HerdError as error:
                     events += [Ended(n, error) for n in item.numbers]
             else:

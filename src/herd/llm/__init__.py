@@ -26,13 +26,14 @@ from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import Engine, Job
+from herd.engine.matcher import Grammars
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, score
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend
 from herd.errors import Busy, UsageError, fail
-from herd.llm.loading import PARALLEL, PIECE, read_model
+from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -127,11 +128,14 @@ class LLM:
         self.load_s = load_s
         self._chat = chat
         self._checkpoint = checkpoint
-        ends = frozenset(config.eos_ids) | tokenizer.eos_ids
-        if isinstance(chat, ChatFormat):
-            ends |= chat.stop_ids
+        ends = end_ids(config, tokenizer, chat)
         self._engine: Engine | None = Engine(
-            runner, lambda: StreamDecoder(tokenizer), ends, piece=PIECE, places=parallel
+            runner,
+            lambda: StreamDecoder(tokenizer),
+            ends,
+            piece=PIECE,
+            places=parallel,
+            grammars=Grammars(tokenizer, ends),
         )
 
     @property

@@ -47,8 +47,9 @@ def main() -> None:
 
 
 def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
+    from herd.engine.matcher import Grammars
     from herd.engine.runner import Runner
-    from herd.llm.loading import PIECE, read_model
+    from herd.llm.loading import PIECE, end_ids, read_model
 
     told = msgspec.msgpack.decode(setup, type=Load)
     parts = read_model(
@@ -67,4 +68,5 @@ def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
     )
     _loaded.append(parts)
     assert isinstance(parts.runner, Runner)
-    return parts.runner, {"piece": PIECE, "places": told.parallel}
+    grammars = Grammars(parts.tokenizer, end_ids(parts.config, parts.tokenizer, parts.chat))
+    return parts.runner, {"piece": PIECE, "places": told.parallel, "grammars": grammars}

@@ -125,6 +125,12 @@ def read_model(
     return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel)
 
 
+def end_ids(config: Llama4Config, tokenizer: Tokenizer, chat: ChatFormat | UsageError) -> frozenset[int]:
+    """Ids that end an answer."""
+    ends = frozenset(config.eos_ids) | tokenizer.eos_ids
+    return ends | chat.stop_ids if isinstance(chat, ChatFormat) else ends
+
+
 def card_bytes(device: str) -> int | None:
     """Free memory of a CUDA card."""
     import torch

@@ -1,0 +1,188 @@
+"""Masks: which ids may come next in one sequence, so that its text is one that its grammar allows.
+
+    Grammars     compiles grammars over one vocabulary; keeps those used last
+    Matcher      one sequence's place in its grammar: the ids allowed now, and on with the one that was said
+
+They come from llguidance (an Earley parser over a lexer of regex derivatives, walking a trie of the vocabulary:
+https://github.com/guidance-ai/llguidance), which is imported, and given the vocabulary, at the first grammar.
+What it is not: a sampler, a validator of finished text.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.engine import schema_check
+from herd.engine.grammar import Grammar
+from herd.errors import GrammarStuck, HerdError, UsageError, fail
+
+Ids = npt.NDArray[np.int64]
+
+MAX_COMPILED = 64
+"""Compiled grammars kept for the next request with the same text; the largest that limits allow takes about 4 MiB."""
+LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 1_000_000,  # 20 ms of compiling
+    "max_grammar_size": 250_000,
+    "max_lexer_states": 30_000,  # 2 KiB each: 60 MiB
+    "max_items_in_row": 2_000,
+    "step_lexer_fuel": 200_000,  # 14 ms of a mask
+    "step_max_items": 50_000,  # 3 ms
+    "verbose_errors": False,
+}
+"""Of llguidance (`LLParserLimits`)."""
+STUCK = "grammar: no token of this model can continue the text as it demands"
+JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+
+
+class Vocabulary(Protocol):
+    """A tokenizer, as far as masks need it (herd.text.Tokenizer)."""
+
+    vocab_size: int
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes an id stands for; of a special id, its name."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether it is a control token, which no text becomes."""
+
+
+class Grammars:
+    """Compiles grammars over one vocabulary. Any thread may ask; the first builds the trie. end_ids: end a text."""
+
+    def __init__(self, vocabulary: Vocabulary, end_ids: Collection[int]) -> None:
+        self._vocabulary = vocabulary
+        self._end_ids = sorted(i for i in end_ids if i < vocabulary.vocab_size)
+        self._lock = threading.Lock()
+        self._trie: Any = None
+        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+
+    def matcher(self, grammar: Grammar) -> "Matcher":
+        """A matcher at the beginning of the text. Raises UsageError that says what is wrong with the grammar."""
+        with self._lock:
+            found = self._compiled.get(grammar)
+            if found is not None:
+                self._compiled.move_to_end(grammar)
+            trie = self._built()
+        if found is None:
+            found = _compile(trie, grammar)
+            with self._lock:
+                self._compiled[grammar] = found
+                while len(self._compiled) > MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+        return Matcher(found, self._vocabulary.vocab_size, self._end_ids[0]).copy()
+
+    def _built(self) -> Any:
+        if self._trie is None:
+            import llguidance
+
+            if not self._end_ids:
+                fail(UsageError, "grammar", got="a vocabulary without an end token", expected="a chat model's")
+            words: Any = _Words(self._vocabulary, self._end_ids[0])
+            self._trie = llguidance.LLTokenizer(words, eos_token=self._end_ids)
+        return self._trie
+
+
+class Matcher:
+    """Where one sequence is in its grammar. Not for several threads at once."""
+
+    def __init__(self, state: Any, vocab_size: int, end_id: int) -> None:
+        self._state = state
+        self._bits = np.zeros(-(-vocab_size // 32), np.uint32)
+        self._vocab_size = vocab_size
+        self.end_id = end_id
+        """An id that ends the text."""
+
+    def copy(self) -> "Matcher":
+        """Another one at the same place."""
+        return Matcher(self._state.deep_copy(), self._vocab_size, self.end_id)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the text is complete and nothing but its end can follow."""
+        return bool(self._state.is_stopped()) and not self._state.is_error()
+
+    def allowed(self) -> Ids:
+        """Ids that may come next, ascending; an end id among them where the text is complete.
+
+        Raises GrammarStuck when there is none: the vocabulary cannot spell what must follow, or a limit is met.
+        """
+        self._state.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        ids = np.flatnonzero(np.unpackbits(self._bits.view(np.uint8), bitorder="little"))
+        if not len(ids):
+            raise GrammarStuck(STUCK)
+        return ids
+
+    def num_allowed(self, ids: Sequence[int]) -> int:
+        """How many of these ids could follow, one after another."""
+        return int(self._state.validate_tokens(list(ids)))
+
+    def accept(self, token_id: int) -> None:
+        """Go on with an allowed id."""
+        self._state.consume_token(token_id)
+        self._check()
+
+    def _check(self) -> None:
+        if self._state.is_error():
+            raise GrammarStuck(f"{STUCK} ({_line(self._state.get_error())})")
+
+
+class _Words:
+    """A vocabulary as llguidance reads it (its TokenizerWrapper)."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, end_id: int) -> None:
+        ids = range(vocabulary.vocab_size)
+        self.tokens = [vocabulary.token_bytes(i) for i in ids]
+        self.special_token_ids = [i for i in ids if vocabulary.is_special(i)]
+        self.eos_token_id = end_id
+        self._encode = vocabulary.encode
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of a text: where a grammar leaves one continuation, masks allow the tokens that spell it as usual."""
+        return self._encode(text)
+
+
+def _compile(trie: Any, grammar: Grammar) -> Any:
+    import llguidance
+
+    source = _source(grammar)
+    limits = llguidance.LLParserLimits(**LIMITS)
+    state = llguidance.LLMatcher(trie, source, log_level=0, limits=limits)
+    if state.is_error():
+        fail(UsageError, grammar.kind, got=_line(state.get_error()), expected="one that can be enforced")
+    try:
+        first = Matcher(state, trie.vocab_size, trie.eos_token)
+        only_ends = set(first.allowed().tolist()) <= set(trie.eos_tokens)
+    except HerdError as error:
+        fail(UsageError, grammar.kind, got=str(error), expected="one that some text matches")
+    if only_ends:
+        fail(UsageError, grammar.kind, got="no text but the empty one matches", expected="one that some text matches")
+    return state
+
+
+def _source(grammar: Grammar) -> str:
+    """A grammar as llguidance reads it."""
+    from llguidance import LLMatcher
+
+    if grammar.kind == "lark":
+        return LLMatcher.grammar_from_lark(grammar.text)
+    if grammar.kind == "regex":
+        return LLMatcher.grammar_from_regex(grammar.text)
+    schema = '{"type":"object"}' if grammar.kind == "json" else schema_check.enforceable(grammar.text)
+    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+
+
+def _line(message: str) -> str:
+    """The first line of llguidance's message: the others repeat the grammar."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[0] if lines else "no reason given"
