@@ -54,14 +54,18 @@ def test_kernels_against_double_precision():
         assert passes(folder / "check", name).startswith(name + "\n")
 
 
-def test_avxvnni_kernels_in_the_avx512_form():
+def avxvnni_in_the_avx512_form(folder):
     """The processor at hand need not have AVX-VNNI: its one instruction has a twin in AVX-512 VNNI."""
-    program = build("check") / "check_avxvnni"
+    program = folder / "check_avxvnni"
     if not program.exists():
-        pytest.skip("needs x86-64")
+        pytest.skip("check_avxvnni needs x86-64")
     if subprocess.run([program, "list"], capture_output=True, text=True, check=True).stdout != "avxvnni\n":
-        pytest.skip("needs AVX-512 VNNI")
+        pytest.skip("check_avxvnni needs AVX-512 VNNI")
     passes(program, "avxvnni")
+
+
+def test_avxvnni_kernels_in_the_avx512_form():
+    avxvnni_in_the_avx512_form(build("check"))
 
 
 def encoded(output):
@@ -101,9 +105,15 @@ def test_kernels_share_no_code_with_the_baseline():
 
 @pytest.mark.slow
 def test_kernels_under_sanitizers():
+    """Every instruction set here; avxvnni among them where the processor has AVX-VNNI."""
     folder = build("check-sanitize", "-DHERD_SANITIZE=ON")
     for name in instruction_sets(folder):
         passes(folder / "check", name)
+
+
+@pytest.mark.slow
+def test_avxvnni_kernels_under_sanitizers():
+    avxvnni_in_the_avx512_form(build("check-sanitize", "-DHERD_SANITIZE=ON"))
 
 
 @pytest.mark.slow
