@@ -97,6 +97,20 @@ def test_priorities_go_first_and_patience_counts() -> None:
     assert [x.number for x in s.running] == [0]
 
 
+@pytest.mark.parametrize("priority", [1, 2])
+@pytest.mark.parametrize("client", ["", "c"])
+def test_a_dense_stream_of_urgent_ones_holds_up_for_the_patience_of_each_priority(priority: int, client: str) -> None:
+    s = scheduler(places=1, patience=50)
+    s.add(sequence(0, 4))
+    for n in range(1, 500):
+        s.add(sequence(n, 3, client=client, priority=priority))
+        step(s)
+        if s.running[0].number == 0:
+            break
+        s.remove(s.running[0])
+    assert 50 * priority <= s.tick <= 50 * priority + 1
+
+
 def test_deadlines_end_who_waits_and_who_runs() -> None:
     s = scheduler(places=1)
     s.add(sequence(0, deadline=5.0))

@@ -77,7 +77,11 @@ def _oldest_last(x: Waiter) -> int:
 
 
 class FairQueue(Generic[W]):
-    """Requests that wait, by client. most: how many may. patience: steps of waiting that count as one priority."""
+    """Requests that wait, by client. most: how many may.
+
+    patience: steps of waiting that count as one priority. That bounds how long lower ones starve: what is d priorities
+    below is on a par with whatever came d * patience steps after it; on a par clients share, and the oldest goes first.
+    """
 
     def __init__(self, most: int, patience: int = 1000) -> None:
         self.gate = Gate(most)

@@ -208,7 +208,8 @@ class Request:
     client: str = ""
     """Whose it is: clients share the engine fairly, whatever they ask for."""
     priority: int = 0
-    """Higher goes first."""
+    """Higher goes first. Waiting 1,000 steps (`FairQueue.patience`) counts as one priority: what is one lower is on a
+    par with whatever came 1,000 steps after it, so a dense stream of urgent requests holds it up so long at most."""
     timeout_s: float | None = None
     """Seconds after which it fails with TimedOut, finished or not."""
     salt: bytes = b""
