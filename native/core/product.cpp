@@ -12,9 +12,6 @@ constexpr int64_t FEW_OUTPUTS = 512;  // most outputs of a task along weight row
 constexpr int64_t FEW_BYTES = 131072;  // most weights of such a task
 constexpr int64_t LEAST_BYTES = 16384;  // fewer are not worth taking a task for
 
-// Where `few` is the faster way: q3_k and q6_k take more work to unpack, which `many` does once for all rows.
-bool is_few(int64_t rows, Type t) { return rows <= (t == Type::q3_k || t == Type::q6_k ? 8 : FEW_ROWS); }
-
 int group_of(Type t) { return block_of(t).inputs == 256 ? 1 : 0; }
 
 // Rows that are to be quantised, in pieces that threads share.
@@ -70,7 +67,7 @@ struct Cut {
 
 Cut cut(const Work &w, int64_t alike) {
     const Matrix &m = *w.w;
-    if (!is_few(w.rows->n, m.type)) {
+    if (!kernels().is_few(m.type, w.rows->n)) {
         int64_t blocks = (w.rows->n + ROW_BLOCK - 1) / ROW_BLOCK;
         return {false, PANEL, blocks, (m.O + PANEL - 1) / PANEL * blocks};
     }

@@ -37,8 +37,8 @@ void widen(Type type, const uint8_t *row, int64_t n, float *y) {
     }
 }
 
-const Kernels table = {HERD_NAME, rms,    layer_norm, silu_mul, gelu, rotate, scale,  add,
-                       widen,     narrow, quantise,   few,      many, pack,   attend, merge};
+const Kernels table = {HERD_NAME, rms,      layer_norm, silu_mul, gelu, rotate, scale,  add,  widen,
+                       narrow,    quantise, is_few,     few,      many, pack,   attend, merge};
 #endif
 
 }  // namespace

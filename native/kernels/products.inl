@@ -52,7 +52,7 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
 constexpr int CODES_AHEAD = 4096;
 
 template <Type T, int R>
-constexpr bool ASKS = R > 1 || T == Type::q3_k || T == Type::q6_k;
+constexpr bool ASKS = R > 1 || Form<T>::dear;
 
 // R rows times part p of one strip's block, whose codes are shared by the rows; added to y when `more`.
 template <Type T, int R>
@@ -118,9 +118,9 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
         for (int r = 0; r < R; r++) store(y + r * ldy + p * W, acc[p][r]);
 }
 
-// Most rows that share codes in registers. Sixteen scales a block leave q3_k and q6_k no room for eight.
+// Most rows that share codes in registers: what is dear to unpack leaves no room for eight.
 template <Type T>
-constexpr int SHARING = T == Type::q3_k || T == Type::q6_k ? 4 : 8;
+constexpr int SHARING = Form<T>::dear ? 4 : 8;
 
 // Three rows are computed as four, five to seven as eight: the quantised rows and y have room.
 template <Type T>
@@ -342,6 +342,19 @@ static void few_floats(const Product &p, uint8_t *scratch) {
         else if (p.w->type == Type::f16) panel_floats<Type::f16>(part, (float *)scratch);
         else panel_floats<Type::bf16>(part, (float *)scratch);
     }
+}
+
+// Most rows for which `few` is the faster way: it unpacks for each SHARING of them, `many` once for all.
+template <Type T>
+constexpr int64_t MOST_FEW = Form<T>::dear ? 8 : FEW_ROWS;
+
+static bool is_few(Type type, int64_t rows) {
+    int64_t most = FEW_ROWS;
+    if (type <= Type::bf16) return rows <= most;
+#define HERD_MOST(T) most = MOST_FEW<T>
+    HERD_EACH_FORMAT(type, HERD_MOST)
+#undef HERD_MOST
+    return rows <= most;
 }
 
 static void few(const Product &p, uint8_t *scratch) {

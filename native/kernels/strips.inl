@@ -38,6 +38,8 @@ struct Form {
                                 : T == Type::q3_k     ? 4
                                 : T == Type::q6_k     ? 32
                                                       : 0;
+    // Dear to unpack: high bits lie apart from the low ones, and a block has sixteen scales.
+    static constexpr bool dear = T == Type::q3_k || T == Type::q6_k;
     static constexpr int groups = block / group;
     static constexpr int strip_block = STRIP * bytes;
 };

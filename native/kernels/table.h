@@ -72,6 +72,7 @@ struct Kernels {
     void (*narrow)(Type type, const float *x, int64_t n, uint8_t *row);  // float32 to f32, f16 or bf16
     // Products
     void (*quantise)(const float *x, int64_t ldx, int64_t rows, int64_t K, Quantised to);
+    bool (*is_few)(Type type, int64_t rows);           // whether `few` is the faster way for so many rows
     void (*few)(const Product &p, uint8_t *scratch);   // few rows: straight along the strips, bound by memory
     void (*many)(const Product &p, uint8_t *scratch);  // o1 - o0 <= PANEL. Both give the same bits for every row.
     void (*pack)(Type type, const uint8_t *const *rows, int64_t blocks, uint8_t *strip);  // sixteen rows of blocks
