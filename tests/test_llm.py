@@ -1,6 +1,7 @@
 """The Python API: over FakeModel where the words matter, over a tiny checkpoint on disk where the numbers do."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from herd.batch import packed
 from herd.config import TINY
 from herd.engine.child import Child
 from herd.engine.fake import FakeModel
-from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, EngineDied, NotFound, UsageError
+from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, EngineDied, NotFound, TimedOut, UsageError
 from herd.llm import LLM, DoneEvent, Event, Message, Reply, TextEvent
 from herd.text.chat import Llama4
 from herd.text.messages import ImagePart, TextPart
@@ -250,14 +252,14 @@ def test_ctrl_c_in_the_model_keeps_what_was_said() -> None:
 def test_ctrl_c_outside_the_engine_keeps_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from herd import answers
 
-    add, count = answers._Answer.add, iter(range(100))
+    add, count = answers.Sample.add, iter(range(100))
 
     def interrupted(self: Any, step: Any) -> None:
         add(self, step)
         if next(count) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(answers._Answer, "add", interrupted)
+    monkeypatch.setattr(answers.Sample, "add", interrupted)
     llm = fake("abcdef")
     reply = llm.chat("hi")
     assert (reply.text, reply.finish_reason) == ("abc", "interrupted")
@@ -396,7 +398,7 @@ def test_leaving_an_async_stream_ends_the_request() -> None:
         stream = llm.astream("hi")
         async for _ in stream:
             break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         return await llm.achat("hi", max_tokens=2)
 
     reply = asyncio.run(asyncio.wait_for(talk(), 20))
@@ -428,6 +430,92 @@ def test_cancelling_a_task_ends_a_long_prompt_after_the_pass_in_progress() -> No
     assert llm.chat("hi").text == "x"
     long = [p for p in model.passes if len(p[0]) > 100]
     assert len(long) == 1, "of six passes"
+
+
+def test_samples_of_a_prompt_are_those_of_their_seeds() -> None:
+    llm = fake(lambda ids: [0.0] * 65 + [1.0] * 26 + [0.0] * 229)
+    options: dict[str, Any] = {"temperature": 1.0, "top_k": 26, "max_tokens": 8}
+    alone = [llm.chat("hi", seed=5 + i, **options).text for i in range(3)]
+    found = llm.chat_samples("hi", 3, seed=5, **options)
+    assert [r.text for r in found] == alone
+    assert len(set(alone)) == 3
+
+    async def together() -> dict[int, str]:
+        texts = {0: "", 1: "", 2: ""}
+        async for event in llm.astream("hi", n=3, seed=5, **options):
+            if isinstance(event, TextEvent):
+                texts[event.index] += event.text
+        return texts
+
+    assert list(asyncio.run(together()).values()) == alone
+    with pytest.raises(UsageError, match="chat_samples"):
+        llm.chat("hi", n=2)
+
+
+def test_a_hundred_open_streams_take_no_thread_each() -> None:
+    llm = fake(lambda ids: 65, num_pages=100_000)
+
+    async def talk() -> tuple[int, list[str]]:
+        streams = [llm.astream("hi", max_tokens=5) for _ in range(100)]
+        for stream in streams:
+            await stream.ready()
+        num_threads = threading.active_count()
+        texts = []
+        for stream in streams:
+            texts.append("".join([e.text async for e in stream if isinstance(e, TextEvent)]))
+        return num_threads, texts
+
+    before = threading.active_count()
+    num_threads, texts = asyncio.run(talk())
+    assert texts == ["AAAAA"] * 100
+    assert num_threads <= before + 5, "the engine, and four that prepare"
+
+
+def test_streams_that_are_left_anywhere_leave_nothing_behind() -> None:
+    llm = fake(lambda ids: 65)
+    engine = llm._running()
+    random = Random(7)
+
+    async def leave_one(after: int) -> None:
+        stream = llm.astream("hi", n=random.choice((1, 1, 3)))
+        if after == 0:
+            task = asyncio.ensure_future(stream.ready())
+            await asyncio.sleep(random.random() * 0.002)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        else:
+            async for _ in stream:
+                after -= 1
+                if not after:
+                    break
+        if random.random() < 0.8:
+            await stream.aclose()  # else it is garbage
+
+    async def talk() -> str:
+        await asyncio.gather(*(leave_one(random.randrange(6)) for _ in range(200)))
+        return (await llm.achat("hi", max_tokens=2)).text
+
+    assert asyncio.run(asyncio.wait_for(talk(), 60)) == "AA"
+    deadline = time.monotonic() + 20
+    while engine._post.jobs and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine._post.jobs
+    model = engine.runner
+    assert isinstance(model, FakeModel)
+    model.room.check()
+
+
+def test_tenants_share_no_cached_prompt() -> None:
+    llm = fake("ok")
+    prompt = "a" * 40
+    counts = [llm.chat(prompt, tenant=t).usage.cached_tokens for t in ("", "a", "a", "b", "")]
+    assert [c > 30 for c in counts] == [False, False, True, False, True]
+
+
+def test_a_timeout_of_a_request_is_its_own() -> None:
+    with pytest.raises(TimedOut):
+        fake(lambda ids: 65).chat("hi", timeout_s=1e-6)
 
 
 def test_threads_are_answered_together() -> None:

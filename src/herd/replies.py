@@ -48,6 +48,8 @@ class Reply:
     logprobs: tuple[Logprob, ...] | None = None
     ids: tuple[int, ...] = ()
     """Output token ids, an end id included."""
+    stop: str | None = None
+    """The stop string that ended it."""
 
     def __str__(self) -> str:
         return self.text
@@ -68,6 +70,7 @@ class Reply:
             seed=data.get("seed", 0),
             logprobs=None if logprobs is None else tuple(_logprob(x) for x in logprobs),
             ids=tuple(data.get("ids", ())),
+            stop=data.get("stop"),
         )
 
 
@@ -91,14 +94,18 @@ class TextEvent:
     text: str
     logprobs: tuple[Logprob, ...] | None = None
     """Of the tokens behind this piece, when asked for."""
+    index: int = 0
+    """Which of several answers to one prompt."""
     type: Literal["text"] = "text"
 
 
 @dataclass(frozen=True)
 class DoneEvent:
-    """The end of a stream: the whole reply, with what was said before an interruption."""
+    """The end of an answer: the whole reply, with what was said before an interruption."""
 
     reply: Reply
+    index: int = 0
+    """Which of several answers to one prompt."""
     type: Literal["done"] = "done"
 
     @property

@@ -18,16 +18,15 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol
 
 import numpy as np
 
 from herd.engine.fair import Gate
 from herd.engine.matcher import Grammars
-from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
-from herd.engine.request import Finish, Request, Step, Timings, Usage
+from herd.engine.orders import Ended, Event, Order, Token
+from herd.engine.reading import Decoder, Inbox, Reading
+from herd.engine.request import Request, Step
 from herd.engine.runner import ModelRunner, Scorer
-from herd.engine.stops import Stops
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend, Worker
 from herd.errors import ContextTooLong, UsageError, fail
@@ -36,14 +35,9 @@ MOST_WAITING = 1024
 """Requests that wait; one client may have half of them, see Gate."""
 
 
-class Decoder(Protocol):
-    """Ids to text while they are being made (herd.text.StreamDecoder)."""
-
-    def push(self, token_id: int) -> str:
-        """Whole characters that this id completes."""
-
-    def flush(self) -> str:
-        """What is left at the end."""
+def _queue() -> Inbox:
+    found: SimpleQueue[Event] = SimpleQueue()
+    return found
 
 
 @dataclass(eq=False)
@@ -52,40 +46,20 @@ class Job:
 
     request: Request
     number: int
+    reading: Reading
+    """Turns its events into steps."""
     routing: RoutingLog | None = None
     """Gets the experts of every token; set before the start. The whole prompt is computed anew for it."""
     group: "list[Job]" = field(default_factory=list)
     """Samples of one prompt, this one among them; they start together."""
     digests: tuple[bytes, ...] = ()
-    inbox: "SimpleQueue[Event]" = field(default_factory=SimpleQueue)
+    inbox: Inbox = field(default_factory=_queue)
+    """Where its events go; one for all samples of a prompt."""
     cancelled: bool = False
     waits: bool = False
     """Whether it counts in the queue."""
     submitted_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
-    num_output: int = 0
-    num_cached: int = 0
-    prefill_s: float = 0.0
-    first_s: float | None = None
-    """Since the core took it."""
-    last_s: float = 0.0
-
-    def finish(self, reason: Reason) -> Finish:
-        """Counts and times of what was read of its stream."""
-        num_prompt = len(self.request.ids)
-        decode_s = self.last_s - self.first_s if self.first_s is not None else 0.0
-        began_s = (self.started_s or self.submitted_s) - self.submitted_s
-        return Finish(
-            reason,
-            Usage(num_prompt, self.num_output, self.num_cached),
-            Timings(
-                prefill_s=self.prefill_s,
-                decode_s=decode_s,
-                first_token_s=began_s + self.first_s if self.first_s is not None else 0.0,
-                prefill_tps=(num_prompt - self.num_cached) / self.prefill_s if self.prefill_s else 0.0,
-                decode_tps=(self.num_output - 1) / decode_s if decode_s else 0.0,
-            ),
-        )
 
 
 class Engine:
@@ -146,11 +120,11 @@ class Engine:
             numbers = range(self._number, self._number + n)
             self._number += n
         jobs = [
-            Job(request if i == 0 else request.with_seed(request.seed + i), number, digests=digests)
+            self._job(request if i == 0 else request.with_seed(request.seed + i), number, digests)
             for i, number in enumerate(numbers)
         ]
         for job in jobs:
-            job.group = jobs
+            job.group, job.inbox = jobs, jobs[0].inbox
         if start:
             self.start(jobs[0])
         return jobs
@@ -167,6 +141,7 @@ class Engine:
             now = time.monotonic()
             for one in jobs:
                 one.started_s = now
+                one.reading.waited_s = now - one.submitted_s
                 self._post.jobs[one.number] = one
         try:
             self.backend.start(self._order(jobs), jobs[0].routing)
@@ -180,35 +155,38 @@ class Engine:
         it with "interrupted". Raises what the job failed with: Busy, TimedOut, DoesNotFit, BadCheckpoint, PassFailed,
         EngineDied.
         """
-        text = _Text(self._decoder(), Stops(job.request.options.stop))
-        finished = False
+        for _, step in self.streams([job]):
+            yield step
+
+    def streams(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Step], None, None]:
+        """The steps of samples of one prompt, as they come. See `stream`."""
+        inbox = jobs[0].inbox
+        assert isinstance(inbox, SimpleQueue), "their events go elsewhere"
+        waiting = {job.number: job for job in jobs}
         try:
-            if not job.cancelled:
-                self.start(job)
-            while not finished:
-                event = job.inbox.get()
-                if job.cancelled:
-                    event = Ended(job.number)
-                if isinstance(event, Began):
-                    job.num_cached = event.cached
-                elif isinstance(event, Ended):
-                    finished = True
-                    if event.error is not None:
-                        raise event.error
-                    yield Step(None, text.end(), finish=job.finish("interrupted"))
-                else:
-                    step = self._step(job, text, event)
-                    # the core goes on unless it was the core that ended it
-                    finished = event.reason is not None
-                    yield step
-                    if step.finish is not None:
-                        return
+            if not jobs[0].cancelled:
+                self.start(jobs[0])
+            while waiting:
+                event = inbox.get()
+                if event.number in waiting:
+                    job = waiting[event.number]
+                    step = job.reading.take(Ended(job.number) if job.cancelled else event)
+                    if job.reading.over:
+                        del waiting[job.number]
+                    if step is not None:
+                        yield job, step
         except KeyboardInterrupt:
-            yield Step(None, text.end(), finish=job.finish("interrupted"))  # what was said stays said
+            for job in waiting.values():
+                yield job, job.reading.interrupted()
         finally:
-            self._post.forget(job)
-            if job.started_s is not None and (not finished or job.cancelled):
-                self.backend.cancel(job.number)
+            for job in jobs:
+                self.leave(job)
+
+    def leave(self, job: Job) -> None:
+        """Nobody reads a job any more: end it, unless it has ended."""
+        self._post.forget(job)
+        if job.started_s is not None and (not job.reading.ended or job.cancelled):
+            self.backend.cancel(job.number)
 
     def cancel(self, job: Job) -> None:
         """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
@@ -252,6 +230,9 @@ class Engine:
             self._grammars.matcher(options.grammar)
         return self._digests(request)
 
+    def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> Job:
+        return Job(request, number, Reading(request, self._decoder()), digests=digests)
+
     def _digests(self, request: Request) -> tuple[bytes, ...]:
         tiles, patch_id = request.pixels_I3SS, self.backend.patch_id
         given = 0 if tiles is None else len(tiles)
@@ -283,18 +264,6 @@ class Engine:
             traced=first.routing is not None,
             samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
         )
-
-    def _step(self, job: Job, text: "_Text", event: Token) -> Step:
-        """What one token means."""
-        if job.first_s is None:
-            job.first_s, job.prefill_s = event.since_s, event.prefill_s
-        job.last_s = event.since_s
-        job.num_output += 1
-        shown = "" if event.reason == "stop" else text.push(event.token_id)
-        reason: Reason | None = "stop" if text.stopped else event.reason
-        if reason is None:
-            return Step(event.token_id, shown, event.logprob)
-        return Step(event.token_id, shown + text.end(), event.logprob, job.finish(reason))
 
 
 MOST_SAMPLES = 128
@@ -330,21 +299,3 @@ class _Post:
             if job.waits:
                 job.waits = False
                 self.gate.leave(job.request.client)
-
-
-class _Text:
-    """Ids -> text that may be shown."""
-
-    def __init__(self, decoder: Decoder, stops: Stops) -> None:
-        self._decoder, self._stops = decoder, stops
-
-    def push(self, token_id: int) -> str:
-        return self._stops.push(self._decoder.push(token_id))
-
-    def end(self) -> str:
-        """All that is left, unless a stop string was found, in it as well."""
-        return self._stops.push(self._decoder.flush()) + self._stops.finish()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stops.hit is not None

@@ -255,6 +255,8 @@ class Finish:
     """stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted: cancelled, Ctrl-C."""
     usage: Usage
     timings: Timings
+    stop: str | None = None
+    """The stop string that ended it."""
 
 
 @dataclass(frozen=True)

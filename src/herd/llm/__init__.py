@@ -8,24 +8,24 @@
 What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
 """
 
+import hashlib
 import os
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from herd.answers import events
+from herd.answers import Sample, events
 from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
 from herd.engine.defaults import LLAMA
-from herd.engine.generate import Engine, Job
+from herd.engine.generate import Engine
 from herd.engine.matcher import Grammars
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import ModelRunner
@@ -34,12 +34,14 @@ from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend
 from herd.errors import Busy, UsageError, fail
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
+from herd.llm.streams import AsyncStream, Prepared
 from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "LLM",
+    "AsyncStream",
     "Dialog",
     "DoneEvent",
     "Event",
@@ -145,26 +147,19 @@ class LLM:
 
     # -- a dialog ----------------------------------------------------------------------------------------------------
 
-    def chat(
-        self,
-        messages: Dialog,
-        *,
-        system: str | None = None,
-        images: Sequence[ImageLike] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        **options: Any,
-    ) -> Reply:
-        """Answer a dialog.
+    def chat(self, messages: Dialog, **arguments: Any) -> Reply:
+        """Answer a dialog. Arguments: see `stream`.
 
-        images: paths or bytes, shown before the text of the last user turn. tools: definitions with name, description
-        and parameters. trace: a file that gets the routing, as JSON lines. Raises UsageError, ContextTooLong, BadMedia.
-        Ctrl-C returns what was said, with finish_reason "interrupted".
+        Raises UsageError, ContextTooLong, BadMedia. Ctrl-C returns what was said, with finish_reason "interrupted".
         """
-        return _last(
-            self.stream(messages, system=system, images=images, tools=tools, policy=policy, trace=trace, **options)
-        )
+        if arguments.get("n", 1) != 1:
+            fail(UsageError, "n", got=arguments["n"], expected="1", do="use chat_samples for several answers")
+        return _last(self.stream(messages, **arguments))
+
+    def chat_samples(self, messages: Dialog, n: int, **arguments: Any) -> list[Reply]:
+        """n answers to one dialog, whose prompt is computed once; answer i draws with seed + i."""
+        found = {e.index: e.reply for e in self.stream(messages, n=n, **arguments) if isinstance(e, DoneEvent)}
+        return [found[i] for i in sorted(found)]
 
     def stream(
         self,
@@ -175,17 +170,26 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         policy: Policy | None = None,
         trace: str | Path | None = None,
+        n: int = 1,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
         **options: Any,
     ) -> Iterator[Event]:
-        """As `chat`, piece by piece; the last event is a DoneEvent.
+        """Answer a dialog piece by piece; an answer ends with a DoneEvent.
+
+        images: paths or bytes, shown before the text of the last user turn. tools: definitions with name, description
+        and parameters. trace: a file that gets the routing, as JSON lines. n: answers, whose events are told apart by
+        their index. client: whose it is; clients share the engine fairly. tenant: cached prompts are shared within it
+        only. priority: higher goes first. timeout_s: after which it fails with TimedOut. options: fields of
+        SamplingOptions.
 
         Arguments are checked at the call, not at the first piece. Closing the iterator ends the request; Ctrl-C while
         it computes ends it with "interrupted".
         """
-        _, found, _ = self._start(
-            messages, system=system, images=images, tools=tools, policy=policy, trace=trace, **options
-        )
-        return found
+        whose = _Whose(n, client, tenant, priority, timeout_s)
+        return self._run(self._dialog(messages, system, images, tools, policy, trace, whose, options))
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
         """Answer several dialogs together; the replies in their order. Arguments as of `chat`, for all of them.
@@ -196,84 +200,46 @@ class LLM:
         engine = self._running()
         most = TOGETHER if arguments.get("trace") is None else 1
         waiting = deque(dialogs)
-        begun: deque[tuple[Job, Iterator[Event]]] = deque()
+        begun: deque[tuple[Prepared, Iterator[Event]]] = deque()
         replies: list[Reply] = []
         try:
             while waiting or begun:
                 while waiting and len(begun) < most:
-                    job, found, refused = self._start(waiting[0], eager=True, **arguments)
+                    prepared = self._dialog_of(waiting[0], **arguments)
+                    refusal = prepared.refusal()  # now, not when its first event is read
+                    prepared.refusal = _always(refusal)
                     try:
-                        if not refused:
-                            engine.start(job)
+                        if refusal is None:
+                            engine.start(prepared.samples[0].job)
                     except Busy:
                         if not begun:
                             raise
                         break  # when one of ours is done
-                    begun.append((job, found))
+                    begun.append((prepared, self._run(prepared)))
                     waiting.popleft()
                 replies.append(_last(begun.popleft()[1]))
                 if replies[-1].finish_reason == "interrupted":
                     break
         finally:
-            for job, _ in begun:
-                engine.cancel(job)
+            for prepared, _ in begun:
+                for sample in prepared.samples:
+                    engine.cancel(sample.job)
         return replies
 
     async def achat(self, messages: Dialog, **arguments: Any) -> Reply:
-        """`chat` on a thread; cancelling the task ends the request."""
-        async for event in self.astream(messages, **arguments):
-            if isinstance(event, DoneEvent):
-                return event.reply
-        raise AssertionError("a stream ended without its DoneEvent")
+        """`chat` for coroutines; cancelling the task ends the request."""
+        return await _alast(self.astream(messages, **arguments))
 
-    async def astream(self, messages: Dialog, **arguments: Any) -> AsyncIterator[Event]:
-        """`stream` on a thread; leaving the loop ends the request."""
-        import asyncio  # 30 ms that a synchronous caller need not wait for
-
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
-        left = threading.Event()
-        engine = self._running()
-        jobs: list[Job] = []
-
-        def work() -> None:
-            try:
-                job, found, _ = self._start(messages, **arguments)
-                jobs.append(job)
-                for event in found:
-                    if left.is_set():
-                        return
-                    loop.call_soon_threadsafe(queue.put_nowait, event)
-            except BaseException as error:
-                if not left.is_set():
-                    loop.call_soon_threadsafe(queue.put_nowait, error)
-
-        threading.Thread(target=work, name="herd-astream", daemon=True).start()
-        try:
-            while True:
-                item = await queue.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                if isinstance(item, DoneEvent):
-                    return
-        finally:
-            left.set()
-            for job in jobs:
-                engine.cancel(job)  # a long prompt ends after the pass in progress
+    def astream(self, messages: Dialog, **arguments: Any) -> AsyncStream:
+        """`stream` for coroutines: an asynchronous iterator that checks its arguments in `ready`. No thread waits for
+        it, so thousands can be open; leaving it (`aclose`, cancelling the task) ends the request."""
+        return AsyncStream(self._running(), lambda: self._dialog_of(messages, **arguments))
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
-    def complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        **options: Any,
-    ) -> Reply:
-        """Go on with a text, or with ids as they are; no chat format. A policy sees the prompt as a user's turn."""
-        return _last(self.stream_complete(prompt, policy=policy, trace=trace, **options))
+    def complete(self, prompt: str | Sequence[int], **arguments: Any) -> Reply:
+        """Go on with a text, or with ids as they are; no chat format. Arguments: see `stream_complete`."""
+        return _last(self.stream_complete(prompt, **arguments))
 
     def stream_complete(
         self,
@@ -281,15 +247,20 @@ class LLM:
         *,
         policy: Policy | None = None,
         trace: str | Path | None = None,
+        n: int = 1,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
         **options: Any,
     ) -> Iterator[Event]:
-        """As `complete`, piece by piece."""
-        ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        job = self._submit(ids, options, None, trace)
-        if policy is None:
-            return self._events(job, None, lambda: None)
-        turn = Message("user", prompt if isinstance(prompt, str) else self.decode(ids))
-        return self._events(job, policy, lambda: policy.before((turn,)))
+        """As `complete`, piece by piece. A policy sees the prompt as a user's turn. Other arguments: see `stream`."""
+        whose = _Whose(n, client, tenant, priority, timeout_s)
+        return self._run(self._text(prompt, policy, trace, whose, options))
+
+    def astream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> AsyncStream:
+        """`stream_complete` for coroutines; see `astream`."""
+        return AsyncStream(self._running(), lambda: self._text_of(prompt, **arguments))
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -374,7 +345,7 @@ class LLM:
     def _bos(self) -> list[int]:
         return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
 
-    def _start(
+    def _dialog_of(
         self,
         messages: Dialog,
         *,
@@ -383,23 +354,69 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         policy: Policy | None = None,
         trace: str | Path | None = None,
-        eager: bool = False,
+        n: int = 1,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
         **options: Any,
-    ) -> tuple[Job, Iterator[Event], bool]:
-        """A checked request, what will come of it, and whether the policy has refused it. See `stream`.
+    ) -> Prepared:
+        """The arguments of `stream` -> a checked request."""
+        whose = _Whose(n, client, tenant, priority, timeout_s)
+        return self._dialog(messages, system, images, tools, policy, trace, whose, options)
 
-        eager: the policy is asked now, not when the first event is.
-        """
+    def _dialog(
+        self,
+        messages: Dialog,
+        system: str | None,
+        images: Sequence[ImageLike],
+        tools: Sequence[Mapping[str, Any]] | None,
+        policy: Policy | None,
+        trace: str | Path | None,
+        whose: "_Whose",
+        options: Mapping[str, Any],
+    ) -> Prepared:
         turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
-        job = self._submit(self._ids(turns, tools), options, tiles_of(turns), trace)
-        if policy is None:
-            return job, self._events(job, None, lambda: None), False
-        if not eager:
-            return job, self._events(job, policy, lambda: policy.before(turns)), False
-        refusal = policy.before(turns)
-        return job, self._events(job, policy, lambda: refusal), refusal is not None
+        return self._submit(self._ids(turns, tools), options, tiles_of(turns), trace, whose, policy, turns)
 
-    def _submit(self, ids: Sequence[int], options: Mapping[str, Any], tiles: Any, trace: str | Path | None) -> Job:
+    def _text_of(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        policy: Policy | None = None,
+        trace: str | Path | None = None,
+        n: int = 1,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Prepared:
+        """The arguments of `stream_complete` -> a checked request."""
+        return self._text(prompt, policy, trace, _Whose(n, client, tenant, priority, timeout_s), options)
+
+    def _text(
+        self,
+        prompt: str | Sequence[int],
+        policy: Policy | None,
+        trace: str | Path | None,
+        whose: "_Whose",
+        options: Mapping[str, Any],
+    ) -> Prepared:
+        ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        turn = Message("user", prompt if isinstance(prompt, str) else self.decode(ids) if policy is not None else "")
+        return self._submit(ids, options, None, trace, whose, policy, (turn,))
+
+    def _submit(
+        self,
+        ids: Sequence[int],
+        options: Mapping[str, Any],
+        tiles: Any,
+        trace: str | Path | None,
+        whose: "_Whose",
+        policy: Policy | None,
+        turns: Sequence[Message],
+    ) -> Prepared:
         chosen = self.defaults.with_(options)
         seed = chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1
         if trace is not None and not any(layer.moe for layer in self.config.layers):
@@ -410,20 +427,54 @@ class LLM:
         if self._checkpoint is not None:
             # weights are mapped, not copied: a file that was cut or overwritten must not answer
             self._checkpoint.check_unchanged()
-        job = engine.submit(Request(ids, chosen, tiles, seed), start=False)
+        request = Request(
+            ids,
+            chosen,
+            tiles,
+            seed,
+            client=whose.client,
+            priority=whose.priority,
+            timeout_s=whose.timeout_s,
+            salt=hashlib.sha256(whose.tenant.encode()).digest() if whose.tenant else b"",
+        )
+        jobs = engine.submit_samples(request, whose.n, start=False)
         # opened last, so that a refused request leaves an old trace as it is
-        job.routing = None if trace is None else RoutingLog(trace)
-        return job
+        jobs[0].routing = None if trace is None else RoutingLog(trace)
+        samples = [Sample(job, self._spell, index=i, load_s=self.load_s, policy=policy) for i, job in enumerate(jobs)]
+        return Prepared(samples, (lambda: None) if policy is None else lambda: policy.before(turns))
 
-    def _events(self, job: Job, policy: Policy | None, refusal: Callable[[], str | None]) -> Iterator[Event]:
+    def _run(self, prepared: Prepared) -> Iterator[Event]:
         try:
-            yield from events(self._running(), job, self._spell, load_s=self.load_s, policy=policy, refusal=refusal)
+            yield from events(self._running(), prepared.samples, prepared.refusal)
         finally:
-            if job.routing is not None:
-                job.routing.close()
+            prepared.close()
 
     def _spell(self, token_id: int) -> str:
         return self.tokenizer.decode([token_id])
+
+
+class _Whose(NamedTuple):
+    """For whom a request is, and how it is treated among others."""
+
+    n: int
+    client: str
+    tenant: str
+    priority: int
+    timeout_s: float | None
+
+
+def _always(answer: str | None) -> Callable[[], str | None]:
+    return lambda: answer
+
+
+async def _alast(stream: AsyncStream) -> Reply:
+    try:
+        async for event in stream:
+            if isinstance(event, DoneEvent):
+                return event.reply
+    finally:
+        await stream.aclose()
+    raise AssertionError("a stream ended without its DoneEvent")
 
 
 def _last(stream: Iterator[Event]) -> Reply:

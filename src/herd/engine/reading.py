@@ -1,0 +1,176 @@
+"""What a core's events mean to whoever reads a job: steps with text, stop strings found, counts and times.
+
+    SimpleQueue   an inbox of a thread that waits
+    Mailbox       an inbox of a coroutine; however many there are, a loop is woken once for a batch of events
+
+What it is not: the core, a queue of requests (engine.generate).
+"""
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from typing import Protocol
+
+from herd.engine.orders import Began, Ended, Event, Reason, Token
+from herd.engine.request import Finish, Request, Step, Timings, Usage
+from herd.engine.stops import Stops
+
+
+class Decoder(Protocol):
+    """Ids to text while they are being made (herd.text.StreamDecoder)."""
+
+    def push(self, token_id: int) -> str:
+        """Whole characters that this id completes."""
+
+    def flush(self) -> str:
+        """What is left at the end."""
+
+
+class Inbox(Protocol):
+    """Where a job's events go."""
+
+    def put(self, event: Event, /) -> None:
+        """One more; from any thread."""
+
+
+class Reading:
+    """The steps of one job, made of its events. `over`: nothing more will come; `ended`: the core knows that."""
+
+    def __init__(self, request: Request, decoder: Decoder) -> None:
+        self._request = request
+        self._decoder = decoder
+        self._stops = Stops(request.options.stop)
+        self.waited_s = 0.0
+        """From the request to its start."""
+        self.over = False
+        self.ended = False
+        self.num_output = 0
+        self.num_cached = 0
+        self._prefill_s = 0.0
+        self._first_s: float | None = None
+        self._last_s = 0.0
+
+    def take(self, event: Event) -> Step | None:
+        """What one event means; None: nothing to show. Raises what the job failed with."""
+        if isinstance(event, Began):
+            self.num_cached = event.cached
+            return None
+        if isinstance(event, Ended):
+            self.over = self.ended = True
+            if event.error is not None:
+                raise event.error
+            return self.interrupted()
+        step = self._step(event)
+        self.ended = event.reason is not None  # else a stop string may have ended it, and the core goes on
+        self.over = step.finish is not None
+        return step
+
+    def interrupted(self) -> Step:
+        """The last step of a job that somebody ended: what was said stays said."""
+        self.over = True
+        return Step(None, self._end(), finish=self.finish("interrupted"))
+
+    def finish(self, reason: Reason) -> Finish:
+        """Counts and times of what was read."""
+        num_prompt = len(self._request.ids)
+        decode_s = self._last_s - self._first_s if self._first_s is not None else 0.0
+        return Finish(
+            reason,
+            Usage(num_prompt, self.num_output, self.num_cached),
+            Timings(
+                prefill_s=self._prefill_s,
+                decode_s=decode_s,
+                first_token_s=self.waited_s + self._first_s if self._first_s is not None else 0.0,
+                prefill_tps=(num_prompt - self.num_cached) / self._prefill_s if self._prefill_s else 0.0,
+                decode_tps=(self.num_output - 1) / decode_s if decode_s else 0.0,
+            ),
+            stop=self._stops.hit if reason == "stop" else None,
+        )
+
+    def _step(self, event: Token) -> Step:
+        if self._first_s is None:
+            self._first_s, self._prefill_s = event.since_s, event.prefill_s
+        self._last_s = event.since_s
+        self.num_output += 1
+        shown = "" if event.reason == "stop" else self._stops.push(self._decoder.push(event.token_id))
+        reason: Reason | None = "stop" if self._stops.hit is not None else event.reason
+        if reason is None:
+            return Step(event.token_id, shown, event.logprob)
+        return Step(event.token_id, shown + self._end(), event.logprob, self.finish(reason))
+
+    def _end(self) -> str:
+        """All that is left, unless a stop string was found, in it as well."""
+        return self._stops.push(self._decoder.flush()) + self._stops.finish()
+
+
+class Mailbox:
+    """Events for one coroutine. Made on its loop; `put` from any thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        """See Inbox."""
+        _carrier(self.loop).send(self, event)
+
+    async def get(self) -> Event:
+        """The next one. Only one coroutine waits at a time."""
+        while not self._events:
+            self._waiting = self.loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        return self._events.popleft()
+
+    def __len__(self) -> int:
+        """Events that nobody has read yet."""
+        return len(self._events)
+
+    def arrive(self, event: Event) -> None:
+        """One more; on the loop."""
+        self._events.append(event)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class _Carrier:
+    """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._lock = threading.Lock()
+        self._sent: list[tuple[Mailbox, Event]] = []
+        self._called = False
+
+    def send(self, mailbox: Mailbox, event: Event) -> None:
+        """From any thread. A loop that is closed wants nothing any more."""
+        with self._lock:
+            self._sent.append((mailbox, event))
+            if self._called:
+                return
+            self._called = True
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._bring)
+
+    def _bring(self) -> None:
+        with self._lock:
+            sent, self._sent, self._called = self._sent, [], False
+        for mailbox, event in sent:
+            mailbox.arrive(event)
+
+
+_carriers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Carrier]" = weakref.WeakKeyDictionary()
+_carriers_lock = threading.Lock()
+
+
+def _carrier(loop: asyncio.AbstractEventLoop) -> _Carrier:
+    with _carriers_lock:
+        found = _carriers.get(loop)
+        if found is None:
+            found = _carriers[loop] = _Carrier(loop)
+        return found
