@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -334,7 +335,7 @@ def test_every_flag_reaches_its_field(answering: Loader, monkeypatch: pytest.Mon
         "stop": ("a", "b"), "stop_ids": (1, 2), "logit_bias": {5: -1.5}, "ignore_eos": True,
         "speculate": "off",
     }  # fmt: skip
-    assert set(wanted) == set(SamplingOptions.__struct_fields__)
+    assert {*wanted, "grammar"} == set(SamplingOptions.__struct_fields__)
     words = ["--temperature=0.5", "--top-k=4", "--top-p=0.5", "--min-p=0.1", "--repetition-penalty=1.5"]
     words += ["--presence-penalty=-1", "--frequency-penalty=1", "--repetition-window=9", "--seed=3", "-m", "2K"]
     words += [
@@ -350,6 +351,22 @@ def test_every_flag_reaches_its_field(answering: Loader, monkeypatch: pytest.Mon
     assert {k: seen[k] for k in wanted} == wanted
     assert seen["system"] == "sys"
     msgspec.convert({k: v for k, v in seen.items() if k in wanted}, SamplingOptions)
+
+
+def test_a_grammar_is_given_in_words_or_as_a_file(
+    answering: Loader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering("x")
+    file = tmp_path / "two.json"
+    file.write_text('{"enum": ["a b", "ü"]}', encoding="utf-8")
+    assert main(["run", "m", "hi", "--grammar", f"schema:@{file}"]) == 0
+    assert capsys.readouterr().out.strip() in ('"a b"', '"ü"')
+    assert main(["run", "m", "hi", "--grammar", "regex:[0-9]{3}!"]) == 0
+    assert re.fullmatch("[0-9]{3}!", capsys.readouterr().out.strip())
+    assert main(["run", "m", "hi", "--grammar", "schema:@nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
+    assert main(["run", "m", "hi", "--grammar", "yaml:x"]) == 2
+    assert "expected json, schema, lark or regex" in capsys.readouterr().err
 
 
 def test_flags_that_were_not_given_leave_the_model_its_defaults() -> None:

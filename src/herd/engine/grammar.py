@@ -36,6 +36,9 @@ class Grammar(msgspec.Struct, frozen=True):
             fail(UsageError, "json", got="a text", expected="none: it is any JSON object", do="use schema")
         if not isinstance(self.text, str):
             fail(UsageError, self.kind, got=type(self.text).__name__, expected="a text")
-        size = len(self.text.encode("utf-8", "surrogatepass"))
+        try:
+            size = len(self.text.encode())
+        except UnicodeEncodeError:
+            fail(UsageError, self.kind, got="a lone surrogate", expected="a text")
         if size > MAX_TEXT_BYTES:
             fail(UsageError, self.kind, got=f"{size} bytes", expected=f"at most {MAX_TEXT_BYTES}")

@@ -8,6 +8,7 @@ https://github.com/guidance-ai/llguidance), which is imported, and given the voc
 What it is not: a sampler, a validator of finished text.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from herd.engine import schema_check
+from herd.engine import lark_check, schema_check
 from herd.engine.grammar import Grammar
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 
@@ -71,7 +72,7 @@ class Grammars:
                 self._compiled.move_to_end(grammar)
             trie = self._built()
         if found is None:
-            found = _compile(trie, grammar)
+            found = _guarded(trie, grammar)
             with self._lock:
                 self._compiled[grammar] = found
                 while len(self._compiled) > MAX_COMPILED:
@@ -152,37 +153,80 @@ class _Words:
         return self._encode(text)
 
 
-def _compile(trie: Any, grammar: Grammar) -> Any:
-    import llguidance
-
-    source = _source(grammar)
-    limits = llguidance.LLParserLimits(**LIMITS)
-    state = llguidance.LLMatcher(trie, source, log_level=0, limits=limits)
-    if state.is_error():
-        fail(UsageError, grammar.kind, got=_line(state.get_error()), expected="one that can be enforced")
+def _guarded(trie: Any, grammar: Grammar) -> Any:
+    """`_compile`, and a UsageError for whatever llguidance raises: its Rust panics are no Exception."""
     try:
-        first = Matcher(state, trie.vocab_size, trie.eos_token)
-        only_ends = set(first.allowed().tolist()) <= set(trie.eos_tokens)
-    except HerdError as error:
-        fail(UsageError, grammar.kind, got=str(error), expected="one that some text matches")
-    if only_ends:
-        fail(UsageError, grammar.kind, got="no text but the empty one matches", expected="one that some text matches")
-    return state
+        return _compile(trie, grammar)
+    except (HerdError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        why = f"{type(error).__name__}: {_line(str(error))}"
+        raise UsageError(f"{grammar.kind}: it cannot be compiled ({why[:200]}); write it another way") from error
+
+
+def _compile(trie: Any, grammar: Grammar) -> Any:
+    """A checked, compiled grammar at the beginning of its text. Raises UsageError."""
+    if grammar.kind == "schema":
+        return _compile_schema(trie, grammar.text)
+    return _started(trie, grammar.kind, _source(grammar))
 
 
 def _source(grammar: Grammar) -> str:
-    """A grammar as llguidance reads it."""
+    """A grammar that is no schema, as llguidance reads it."""
     from llguidance import LLMatcher
 
-    if grammar.kind == "lark":
-        return LLMatcher.grammar_from_lark(grammar.text)
+    if grammar.kind == "json":
+        return _of_schema({"type": "object"})
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_regex(grammar.text)
-    schema = '{"type":"object"}' if grammar.kind == "json" else schema_check.enforceable(grammar.text)
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE)
+    return LLMatcher.grammar_from_lark(lark_check.enforceable(grammar.text, _inner_schema))
+
+
+def _compile_schema(trie: Any, text: str) -> Any:
+    checked = schema_check.enforceable(text)
+    state = _state(trie, _of_schema(checked.schema))
+    if state.is_error():
+        # llguidance tells no place: the smallest part that it refuses as well is to blame
+        def why_not(part: dict[str, Any]) -> str | None:
+            tried = _state(trie, _of_schema(part))
+            return _line(tried.get_error()) if tried.is_error() else None
+
+        schema_check.blame(checked, why_not, _line(state.get_error()))
+    return _started(trie, "schema", state)
+
+
+def _inner_schema(text: str) -> dict[str, Any]:
+    return schema_check.enforceable(text).schema | {"x-guidance": JSON_STYLE}
+
+
+def _of_schema(schema: dict[str, Any]) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)
+
+
+def _state(trie: Any, source: str) -> Any:
+    import llguidance
+
+    return llguidance.LLMatcher(trie, source, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
+
+
+def _started(trie: Any, kind: str, source: Any) -> Any:
+    """A state whose first mask is made, and leaves something to say. source: a state, or what makes one."""
+    state = _state(trie, source) if isinstance(source, str) else source
+    if state.is_error():
+        fail(UsageError, kind, got=_line(state.get_error()), expected="one that can be enforced")
+    try:
+        first = Matcher(state, trie.vocab_size, trie.eos_token).allowed()
+    except HerdError as error:
+        fail(UsageError, kind, got=str(error), expected="one that some text matches")
+    if set(first.tolist()) <= set(trie.eos_tokens):
+        fail(UsageError, kind, got="no text but the empty one matches", expected="one that some text matches")
+    return state
 
 
 def _line(message: str) -> str:
-    """The first line of llguidance's message: the others repeat the grammar."""
+    """What llguidance's message says, without the lines that repeat the grammar."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0] if lines else "no reason given"
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (reasons or lines or ["no reason given"])[0]

@@ -1,35 +1,622 @@
-"""JSON schemas before they become masks: what masks cannot enforce is refused, with its place as a JSON pointer."""
+"""JSON schemas before they become masks: each keyword is enforced, says nothing about a text, or is refused by name.
+
+    text -> JSON (limits) -> every node (KEYWORDS) -> a schema of the same meaning, in the words that masks enforce
+
+A refusal names the place as a JSON pointer (RFC 6901) into the schema as it was given. What is rewritten: references
+become those of one table, `$defs`; lists of `items` become `prefixItems` (2020-12); `format` becomes a pattern where
+llguidance's own is wider than the format; `oneOf` becomes `anyOf` where no two of its options share a value. Unknown
+keywords are annotations, as the standard says (2020-12 core, 6.5). What it is not: a validator of instances, a
+compiler; nothing is ever fetched.
+
+Sources: JSON Schema 2020-12 (core, validation); llguidance 1.9 (docs/json_schema.md), whose real behaviour
+tests/engine/test_schema_check.py holds each row of KEYWORDS against.
+"""
 
 import json
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from herd.errors import UsageError, fail
 
-REFUSED = (
-    *("$dynamicRef", "$recursiveRef", "not", "if", "then", "else", "contains", "minContains", "maxContains"),
-    *("uniqueItems", "propertyNames", "patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
-    *("unevaluatedItems", "unevaluatedProperties", "x-guidance"),
+MAX_DEPTH = 64
+MAX_COUNT = 10_000
+"""Of minItems, maxItems, minLength and their kind."""
+MAX_NUMBER = 1e15
+"""Of bounds of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON."""
+MAX_WORK = 200_000
+"""Nodes looked at to find out whether every text comes to an end."""
+LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+TABLES = ("properties", "patternProperties")
+SINGLE = ("additionalProperties", "items")
+"""Keywords that hold schemas, once rewritten: in a list, by name, one."""
+TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+Node = dict[str, Any]
+
+ANNOTATIONS = (
+    *("$schema", "$id", "id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary", "$dynamicAnchor"),
+    *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"),
+    *("contentEncoding", "contentMediaType", "contentSchema", "discriminator", "nullable", "strict"),
 )
+"""Known, and nothing that a text must obey. `nullable` (OpenAPI 3.0) would allow more than is written."""
+
+REFUSED = {
+    "$dynamicRef": "write a $ref",
+    "$recursiveRef": "write a $ref",
+    "not": "say what is wanted",
+    "if": "write the cases as anyOf",
+    "then": "write the cases as anyOf",
+    "else": "write the cases as anyOf",
+    "contains": "give items, or leave it out and check the answer",
+    "minContains": "give minItems, or leave it out and check the answer",
+    "maxContains": "give maxItems, or leave it out and check the answer",
+    "uniqueItems": "leave it out and check the answer",
+    "propertyNames": "give patternProperties with additionalProperties false",
+    "dependentRequired": "write the cases as anyOf",
+    "dependentSchemas": "write the cases as anyOf",
+    "dependencies": "write the cases as anyOf",
+    "unevaluatedItems": "give items false",
+    "unevaluatedProperties": "give additionalProperties false",
+    "x-guidance": "leave it out: how JSON is spaced is not for a schema to say",
+}
+"""What a mask cannot hold a text to, and what to do instead."""
+VACUOUS: dict[str, tuple[Any, ...]] = {
+    "uniqueItems": (False,),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+}
+"""Values of refused keywords that ask for nothing."""
+
+_DAY = (
+    r"(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+    r"|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
+)
+_YEAR = r"(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
+_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+
+FORMATS: dict[str, str | None] = {
+    "date": f"^{_DAY}$",
+    "time": f"^{_CLOCK}$",
+    "date-time": f"^{_DAY}T{_CLOCK}$",
+    **dict.fromkeys(("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"), None),
+}
+"""Enforced formats: the pattern, or None where llguidance's own is exact. RFC 3339 without its leap seconds, which
+few readers take, and without years before 1."""
+FREE_FORMATS = ("password", "binary", "byte", "int32", "int64", "float", "double", "decimal")
+"""Formats of OpenAPI that any text or number of the right type is."""
 
 
-def enforceable(text: str) -> str:
-    """The schema to compile. Raises UsageError with the place."""
+def enforceable(text: str) -> "Checked":
+    """The schema to compile. Raises UsageError with the place and what to do."""
+    return _Rewriter(parsed(text)).whole()
+
+
+def parsed(text: str) -> Any:
+    """JSON within limits. Raises UsageError."""
+    if _depth(text) > MAX_DEPTH:
+        fail(UsageError, "schema", got=f"more than {MAX_DEPTH} levels", expected=f"at most {MAX_DEPTH}")
     try:
-        schema = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is no text
+        return found
     except (ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
         fail(UsageError, "schema", got=f"no JSON ({error})", expected="a JSON schema")
-    if not isinstance(schema, dict):
-        fail(UsageError, "schema", got=type(schema).__name__, expected="an object")
-    _check(schema, "#")
-    return json.dumps(schema)
 
 
-def _check(schema: Any, place: str) -> None:
-    if isinstance(schema, dict):
-        for key, value in schema.items():
-            if key in REFUSED:
-                fail(UsageError, f"schema {place}/{key}: {key} cannot be enforced", do="leave it out")
-            _check(value, f"{place}/{key}")
-    elif isinstance(schema, list):
-        for i, value in enumerate(schema):
-            _check(value, f"{place}/{i}")
+def _object(pairs: Sequence[tuple[str, Any]]) -> Node:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        fail(UsageError, "schema", got=f"the key {twice!r} twice in one object", expected="each key once")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _constant(text)
+
+
+def _constant(name: str) -> NoReturn:
+    fail(UsageError, "schema", got=name, expected="finite numbers")
+
+
+def _depth(text: str) -> int:
+    """Of brackets outside strings."""
+    deepest = depth = 0
+    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
+        if found[0] in ("[", "{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in ("]", "}"):
+            depth -= 1
+    return deepest
+
+
+@dataclass
+class Checked:
+    """A schema of the same meaning, in the words that masks enforce."""
+
+    schema: Node
+    places: dict[int, str]
+    """id of each node in it -> JSON pointer to where it came from."""
+
+
+def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> NoReturn:
+    """Refuse a schema that a compiler refuses, with the place of the smallest part that it refuses as well.
+
+    why_not: what is wrong with a schema, or None. why: what is wrong with the whole.
+    """
+    defs = checked.schema.get("$defs", {})
+    node, tries, seen = checked.schema, MAX_TRIES, set[int]()
+    while id(node) not in seen:
+        seen.add(id(node))
+        inner = [defs[node["$ref"].removeprefix("#/$defs/")]] if "$ref" in node else []
+        for part in (*inner, *children(node)):
+            if not isinstance(part, dict) or tries == 0:
+                continue
+            tries -= 1
+            found = why_not(part | {"$defs": defs})
+            if found is not None and found.startswith(UNSATISFIABLE) == why.startswith(UNSATISFIABLE):
+                node, why = part, found
+                break
+    do = "write it another way"
+    for beginning, (words, instead) in REASONS.items():
+        if why.startswith(beginning):
+            why, do = words + why.removeprefix(beginning), instead
+    _refuse(checked.places.get(id(node), ""), why, do)
+
+
+MAX_TRIES = 100
+UNSATISFIABLE = "Unsatisfiable schema"
+REASONS = {
+    UNSATISFIABLE: ("no text matches it", "correct it"),
+    "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with anyOf": (
+        "oneOf: a value might be two of its options at once",
+        "write anyOf, or give each option a required property with another const",
+    ),
+}
+"""How llguidance begins what it says -> in our words, and what to do."""
+
+
+class _Rewriter:
+    """One schema on its way: rewrites each node once, references into a table."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._places: dict[int, str] = {}
+        self._names: dict[str, str] = {}
+        """JSON pointer -> name in `$defs`."""
+        self._defs: dict[str, Any] = {}
+
+    def whole(self) -> Checked:
+        schema = self.node(self._root, "")
+        if schema is False:
+            _refuse("", "the schema is false", "no text matches it")
+        schema = {} if schema is True else schema
+        waiting = list(self._names)
+        while waiting:
+            pointer = waiting.pop()
+            self._defs[self._names[pointer]] = self.node(_at(self._root, pointer), pointer)
+            waiting += [p for p in self._names if self._names[p] not in self._defs and p not in waiting]
+        self._check_loops()
+        _Ends(self._defs).check(schema, self._places)
+        _split_one_of([schema, *self._defs.values()], self._defs)
+        if self._defs:
+            schema["$defs"] = self._defs
+        return Checked(schema, self._places)
+
+    def _check_loops(self) -> None:
+        """Refuse references that come back to where they began without a step into a value."""
+        leads_to = {f"#/$defs/{name}": _references(s) for name, s in self._defs.items()}
+        for name, schema in self._defs.items():
+            seen, waiting = set[str](), list(_references(schema))
+            while waiting:
+                target = waiting.pop()
+                if target == f"#/$defs/{name}":
+                    _refuse(self._places[id(schema)], "its references lead back to itself", "end the loop")
+                if target not in seen:
+                    seen.add(target)
+                    waiting += leads_to[target]
+
+    def node(self, schema: Any, place: str) -> Any:
+        """A schema rewritten: true, false or an object."""
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, dict):
+            _refuse(place, f"got {_kind(schema)}", "a schema is an object or a boolean")
+        new: Node = {}
+        self._places[id(new)] = place
+        for keyword, value in schema.items():
+            here = f"{place}/{_escaped(keyword)}"
+            if keyword in REFUSED:
+                if not any(value is v or (value == v and type(value) is type(v)) for v in VACUOUS.get(keyword, ())):
+                    _refuse(here, f"{keyword} cannot be enforced", REFUSED[keyword])
+            elif keyword in KEYWORDS:
+                KEYWORDS[keyword](self, new, value, here, schema)
+            elif keyword == "$id" and place:
+                _refuse(here, "$id inside a schema changes what a $ref means", "leave it out")
+        return new
+
+    def reference(self, new: Node, value: Any, here: str) -> None:
+        """`$ref`."""
+        if not isinstance(value, str) or not (value == "#" or value.startswith("#/")):
+            _refuse(here, f"got {json.dumps(value)[:80]}", "write a reference into this schema, like #/$defs/name")
+        pointer = unquote(value[1:])
+        try:
+            _at(self._root, pointer)
+        except LookupError:
+            _refuse(here, f"{value[:80]} leads nowhere", "write a reference into this schema, like #/$defs/name")
+        name = self._names.setdefault(pointer, f"d{len(self._names)}")
+        new["$ref"] = f"#/$defs/{name}"
+
+
+# -- keywords: (the rewriter, the new node, the value, its place, the node as given) ----------------------------------
+
+
+def _reference(to: _Rewriter, new: Node, value: Any, here: str, _: Node) -> None:
+    to.reference(new, value, here)
+
+
+def _type(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(n, str) and n in TYPES for n in names):
+        _refuse(here, f"got {json.dumps(value)[:80]}", "one of " + ", ".join(TYPES))
+    new["type"] = value
+
+
+def _enum(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if not isinstance(value, list) or not value:
+        _refuse(here, f"got {json.dumps(value)[:80]}", "a list of one or more values")
+    for i, one in enumerate(value):
+        _check_value(one, f"{here}/{i}")
+    new["enum"] = value
+
+
+def _const(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    _check_value(value, here)
+    new["const"] = value
+
+
+def _check_value(value: Any, here: str) -> None:
+    """A value that may be written as it stands."""
+    if isinstance(value, dict | list):
+        for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_value(one, f"{here}/{_escaped(str(name))}")
+    elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+        _refuse(here, f"got {str(value)[:40]}", f"a number from -{MAX_NUMBER:g} to {MAX_NUMBER:g}")
+
+
+def _schemas(keyword: str) -> "Keyword":
+    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+        if not isinstance(value, list) or not value:
+            _refuse(here, f"got {_kind(value)}", "a list of one or more schemas")
+        new.setdefault(keyword, []).extend(to.node(s, f"{here}/{i}") for i, s in enumerate(value))
+
+    return read
+
+
+def _by_name(keyword: str) -> "Keyword":
+    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+        if not isinstance(value, dict):
+            _refuse(here, f"got {_kind(value)}", "an object of schemas")
+        if keyword == "patternProperties":
+            for pattern in value:
+                _check_pattern(pattern, f"{here}/{_escaped(pattern)}")
+        new[keyword] = {name: to.node(s, f"{here}/{_escaped(name)}") for name, s in value.items()}
+
+    return read
+
+
+def _schema(keyword: str) -> "Keyword":
+    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+        new[keyword] = to.node(value, here)
+
+    return read
+
+
+def _items(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if isinstance(value, list):  # before 2020-12: one schema a place
+        new["prefixItems"] = [to.node(s, f"{here}/{i}") for i, s in enumerate(value)]
+    else:
+        new["items"] = to.node(value, here)
+
+
+def _additional_items(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if isinstance(given.get("items"), list):
+        new["items"] = to.node(value, here)
+
+
+def _required(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if not isinstance(value, list) or not all(isinstance(n, str) for n in value):
+        _refuse(here, f"got {_kind(value)}", "a list of names")
+    new["required"] = list(dict.fromkeys(value))
+
+
+def _count(keyword: str) -> "Keyword":
+    def read(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+            _refuse(here, f"got {json.dumps(value)[:40]}", f"a whole number from 0 to {MAX_COUNT}")
+        if keyword == "minProperties" and value > len(given.get("required", ())) + 1:
+            _refuse(here, "names beyond the required ones may repeat each other", "list the names in `required`")
+        new[keyword] = value
+
+    return read
+
+
+def _bound(keyword: str) -> "Keyword":
+    def read(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+        if isinstance(value, bool) and keyword.startswith("exclusive"):  # draft 4: makes the bound beside it exclusive
+            plain = "m" + keyword.removeprefix("exclusiveM")
+            if value and plain in given:
+                new[keyword] = given[plain]
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            _refuse(here, f"got {json.dumps(value)[:40]}", f"a number from -{MAX_NUMBER:g} to {MAX_NUMBER:g}")
+        if keyword == "multipleOf" and value <= 0:
+            _refuse(here, f"got {value}", "a number above 0")
+        new[keyword] = value
+
+    return read
+
+
+def _pattern(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if not isinstance(value, str):
+        _refuse(here, f"got {_kind(value)}", "a regular expression")
+    _check_pattern(value, here)
+    new["pattern"] = value
+
+
+def _check_pattern(pattern: str, here: str) -> None:
+    if _UNLIKE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
+        _refuse(here, "[], [^], and [, &&, -- and ~~ inside [...] mean other things to other readers", "escape them")
+
+
+_UNLIKE = re.compile(r"\[\^?(?:\]|[^\]]*?(?:\[|&&|--|~~))")
+"""What ECMA 262, which patterns are written in, and llguidance read differently, once escapes are gone."""
+
+
+def _format(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    if not isinstance(value, str) or value not in (*FORMATS, *FREE_FORMATS):
+        _refuse(here, f"got {json.dumps(value)[:80]}", "one of " + ", ".join(FORMATS) + "; or give a pattern")
+    if value in FREE_FORMATS:
+        return
+    pattern = FORMATS[value]
+    if pattern is None:
+        new["format"] = value
+    elif "pattern" not in given:
+        new["pattern"] = pattern
+    else:
+        also: Node = {"pattern": pattern} | ({"type": given["type"]} if "type" in given else {})
+        to._places[id(also)] = here
+        new.setdefault("allOf", []).append(also)
+
+
+Keyword = Callable[[_Rewriter, Node, Any, str, Node], None]
+
+KEYWORDS: dict[str, Keyword] = {
+    "type": _type,
+    "enum": _enum,
+    "const": _const,
+    "$ref": _reference,
+    "allOf": _schemas("allOf"),
+    "anyOf": _schemas("anyOf"),
+    "oneOf": _schemas("oneOf"),
+    "properties": _by_name("properties"),
+    "patternProperties": _by_name("patternProperties"),
+    "additionalProperties": _schema("additionalProperties"),
+    "required": _required,
+    "minProperties": _count("minProperties"),
+    "maxProperties": _count("maxProperties"),
+    "items": _items,
+    "prefixItems": _schemas("prefixItems"),
+    "additionalItems": _additional_items,
+    "minItems": _count("minItems"),
+    "maxItems": _count("maxItems"),
+    "minLength": _count("minLength"),
+    "maxLength": _count("maxLength"),
+    "pattern": _pattern,
+    "format": _format,
+    "minimum": _bound("minimum"),
+    "maximum": _bound("maximum"),
+    "exclusiveMinimum": _bound("exclusiveMinimum"),
+    "exclusiveMaximum": _bound("exclusiveMaximum"),
+    "multipleOf": _bound("multipleOf"),
+}
+"""Enforced: how each is read."""
+
+
+def _references(schema: Any) -> list[str]:
+    """Where the references of a schema lead that are for the same value as itself."""
+    found: list[str] = []
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found += [node["$ref"]] if "$ref" in node else []
+            for keyword in ("allOf", "anyOf", "oneOf"):
+                waiting += node.get(keyword, ())
+    return found
+
+
+class _Ends:
+    """Which schemas some finite text matches: the least fixed point over references."""
+
+    def __init__(self, defs: Mapping[str, Any]) -> None:
+        self._defs = defs
+        self._ending: set[str] = set()
+        self._work = 0
+
+    def check(self, root: Node, places: Mapping[int, str]) -> None:
+        before = -1
+        while before < len(self._ending):
+            before = len(self._ending)
+            self._ending.update(n for n, s in self._defs.items() if n not in self._ending and self._ends(s))
+        if not self._ends(root):
+            endless = [s for n, s in self._defs.items() if n not in self._ending and isinstance(s, dict)]
+            place = places[id(endless[0])] if endless else ""
+            _refuse(place, "no text that matches it ever ends", "let what refers to itself be left out, or be null")
+        for node in _nodes([root, *self._defs.values()]):
+            self._prune(node)
+
+    def _prune(self, node: Node) -> None:
+        """Make what never ends false, so that no text begins it."""
+        for keyword, value in node.items():
+            if keyword in LISTS:
+                node[keyword] = [self._ends(s) and s for s in value]
+            elif keyword in TABLES:
+                node[keyword] = {name: self._ends(s) and s for name, s in value.items()}
+            elif keyword in SINGLE:
+                node[keyword] = self._ends(value) and value
+
+    def _ends(self, schema: Any) -> bool:
+        self._work += 1
+        if self._work > MAX_WORK:
+            _refuse("", "its references are too entangled", "write it with fewer of them")
+        if isinstance(schema, bool):
+            return schema
+        if "$ref" in schema and schema["$ref"].removeprefix("#/$defs/") not in self._ending:
+            return False
+        if not all(self._ends(s) for s in schema.get("allOf", ())):
+            return False
+        if any(k in schema and not any(self._ends(s) for s in schema[k]) for k in ("anyOf", "oneOf")):
+            return False
+        types = schema.get("type", TYPES)
+        types = [types] if isinstance(types, str) else types
+        return any(self._type_ends(t, schema) for t in types)
+
+    def _type_ends(self, name: str, schema: Node) -> bool:
+        if name == "object":
+            properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
+            patterns, required = schema.get("patternProperties", {}), schema.get("required", ())
+            if schema.get("minProperties", 0) > len(required):
+                others = [s for n, s in properties.items() if n not in required]
+                if not any(self._ends(s) for s in (*others, *patterns.values(), rest)):
+                    return False
+            return all(self._ends(properties.get(n, True if patterns else rest)) for n in required)
+        if name == "array":
+            first, rest = schema.get("prefixItems", ()), schema.get("items", True)
+            least = schema.get("minItems", 0)
+            return all(self._ends(s) for s in first[:least]) and (least <= len(first) or self._ends(rest))
+        return True
+
+
+def _split_one_of(schemas: Sequence[Any], defs: Mapping[str, Any]) -> None:
+    """Turn `oneOf` into `anyOf` wherever no value matches two of its options."""
+    for node in _nodes(schemas):
+        options = node.get("oneOf")
+        if options and len(options) <= MAX_OPTIONS and "anyOf" not in node:
+            known = [_Values.of(s, defs) for s in options]
+            if all(a.apart(b) for i, a in enumerate(known) for b in known[:i]):
+                renamed = {"anyOf" if k == "oneOf" else k: v for k, v in node.items()}
+                node.clear()
+                node.update(renamed)
+
+
+MAX_OPTIONS = 200
+
+
+def _nodes(schemas: Sequence[Any]) -> Iterator[Node]:
+    """All nodes of rewritten schemas."""
+    waiting = [s for s in schemas if isinstance(s, dict)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [s for s in children(node) if isinstance(s, dict)]
+
+
+def children(node: Node) -> Iterator[Any]:
+    """The schemas right inside one."""
+    for keyword in LISTS:
+        yield from node.get(keyword, ())
+    for keyword in TABLES:
+        yield from node.get(keyword, {}).values()
+    for keyword in SINGLE:
+        if keyword in node:
+            yield node[keyword]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What is surely known of the values that a schema allows."""
+
+    types: frozenset[str]
+    exact: frozenset[str] | None = None
+    """All of them, as JSON, when they are listed."""
+    parts: Mapping[str, "_Values"] = field(default_factory=dict)
+    """Of an object: what its required members are."""
+
+    @classmethod
+    def of(cls, schema: Any, defs: Mapping[str, Any], depth: int = 0) -> "_Values":
+        """As far as references and required members go, a few levels deep."""
+        if not isinstance(schema, dict) or depth > 4:
+            return cls(frozenset(TYPES))
+        if "$ref" in schema and len(schema) == 1:
+            return cls.of(defs[schema["$ref"].removeprefix("#/$defs/")], defs, depth + 1)
+        listed = [schema["const"]] if "const" in schema else schema.get("enum")
+        exact = None if listed is None else frozenset(json.dumps(v, sort_keys=True) for v in listed)
+        types = schema.get("type", TYPES if listed is None else [_type_of(v) for v in listed])
+        found = {types} if isinstance(types, str) else set(types)
+        if "number" in found:
+            found.add("integer")
+        properties = schema.get("properties", {})
+        parts = {n: cls.of(properties.get(n), defs, depth + 1) for n in schema.get("required", ())}
+        return cls(frozenset(found), exact, parts)
+
+    def apart(self, other: "_Values") -> bool:
+        """Whether no value is in both."""
+        if not self.types & other.types:
+            return True
+        if self.exact is not None and other.exact is not None:
+            # 1 and 1.0 are one value: told apart only where no number is in play
+            numbers = {"integer", "number"}
+            return not (self.exact & other.exact) and not (numbers & self.types and numbers & other.types)
+        if self.types & other.types != {"object"}:
+            return False
+        return any(n in other.parts and part.apart(other.parts[n]) for n, part in self.parts.items())
+
+
+def _type_of(value: Any) -> str:
+    return _KINDS[type(value)]
+
+
+_KINDS: dict[type, str] = {
+    **{type(None): "null", bool: "boolean", int: "integer", float: "number"},
+    **{str: "string", list: "array", dict: "object"},
+}
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _at(root: Any, pointer: str) -> Any:
+    """What a JSON pointer leads to. Raises LookupError."""
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list):
+            if not name.isdecimal():
+                raise LookupError(name)
+            root = root[int(name)]
+        elif isinstance(root, dict):
+            root = root[name]
+        else:
+            raise LookupError(name)
+    return root
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _refuse(place: str, why: str, do: str) -> NoReturn:
+    fail(UsageError, f"schema #{place}: {why}", do=do)
