@@ -3,12 +3,26 @@
 What it is not: generation (`engine`), a policy (`safety`).
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
-from herd.replies import DoneEvent, Event, FinishReason, Likely, Logprob, Policy, Reply, TextEvent
+from herd.replies import (
+    DoneEvent,
+    Edit,
+    Editor,
+    Event,
+    FinishReason,
+    Held,
+    Likely,
+    Logprob,
+    Note,
+    Policy,
+    Reply,
+    TextEvent,
+)
 
 
 def events(engine: Engine, samples: "Sequence[Sample]", refusal: Callable[[], str | None]) -> Iterator[Event]:
@@ -60,36 +74,28 @@ class Sample:
         self.index = index
         self.over = False
         self._spell, self._policy, self._load_s = spell, policy, load_s
-        self._refused = False
+        self._gate = _Gate(policy)
         self._shown = ""
-        self._held = ""
-        self._held_tokens = 0
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
-        self._new_logprobs = 0
 
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
         self.add(step)
         found = self._release(last=step.finish is not None)
         finish = step.finish
-        if self._refused and finish is None:
+        if self._gate.refused and finish is None:
             finish = self.job.reading.finish("stop")
         return [*found, self._done(finish)] if finish is not None else found
 
     def add(self, step: Step) -> None:
         """One more step."""
-        self._held += step.text
-        if step.token_id is not None:
-            self._ids.append(step.token_id)
-            self._held_tokens += 1
-        if step.logprob is not None:
-            self._logprobs.append(self._named(step.logprob))
-            self._new_logprobs += 1
+        self._gate.add(step.text, step.token_id, None if step.logprob is None else self._named(step.logprob))
 
     def refuse(self, text: str) -> list[Event]:
         """The policy said no before the first token."""
-        return [self._say(text), self._done(self.job.reading.finish("stop"))]
+        self._gate.refused = True
+        return [self._show(text, []), self._done(self.job.reading.finish("stop"))]
 
     def interrupt(self) -> list[Event]:
         """Somebody ended it: what was said stays said."""
@@ -97,24 +103,14 @@ class Sample:
 
     def _release(self, *, last: bool) -> list[Event]:
         """What may be shown now; the policy looks at it first."""
-        if self._refused or not self._held:
-            return []
-        if self._policy is not None:
-            if not last and self._held_tokens < self._policy.hold_tokens:
-                return []
-            refusal = self._policy.window(self._shown + self._held, len(self._shown))
-            if refusal is not None:
-                return [self._say(refusal)]
-        return [self._show(self._held)]
-
-    def _say(self, text: str) -> TextEvent:
-        """This instead of what is held back."""
-        self._refused = True
-        return self._show(text)
+        found = self._gate.release(last=last)
+        return [] if found is None else [self._show(*found)]
 
     def _done(self, finish: Finish) -> DoneEvent:
         self.over = True
-        reason: FinishReason = "policy" if self._refused else finish.reason
+        self._keep(self._gate.rest())
+        refused = self._gate.refused
+        reason: FinishReason = "policy" if refused else finish.reason
         asked = self.job.request.options.logprobs is not None
         reply = Reply(
             text=self._shown,
@@ -125,19 +121,113 @@ class Sample:
             logprobs=tuple(self._logprobs) if asked else None,
             ids=tuple(self._ids),
             stop=finish.stop,
+            notes=tuple(self._gate.notes),
+            held=self._gate.held,
         )
-        instead = self._policy.after(reply) if self._policy is not None and not self._refused else None
+        instead = self._policy.after(reply) if self._policy is not None and not refused else None
         if instead is not None:
             reply = replace(reply, text=instead, finish_reason="policy")
+        if isinstance(self._policy, Editor):
+            reply = replace(reply, notes=self._policy.notes(reply))
         return DoneEvent(reply, self.index)
 
-    def _show(self, text: str) -> TextEvent:
+    def _show(self, text: str, tokens: "list[_Token]") -> TextEvent:
         self._shown += text
-        self._held, self._held_tokens = "", 0
-        new = tuple(self._logprobs[len(self._logprobs) - self._new_logprobs :])
-        self._new_logprobs = 0
-        return TextEvent(text, new or None, self.index)
+        return TextEvent(text, self._keep(tokens), self.index)
+
+    def _keep(self, tokens: "list[_Token]") -> tuple[Logprob, ...] | None:
+        """Tokens that may be known; their logprobs, if any were asked for."""
+        self._ids += [token.token_id for token in tokens]
+        new = [token.logprob for token in tokens if token.logprob is not None]
+        self._logprobs += new
+        return tuple(new) or None
 
     def _named(self, x: TokenLogprob) -> Logprob:
         top = tuple(Likely(i, self._spell(i), value) for i, value in x.top)
         return Logprob(x.token_id, self._spell(x.token_id), x.logprob, top)
+
+
+@dataclass(frozen=True)
+class _Token:
+    """One that has come. end: characters of the output when it had."""
+
+    token_id: int
+    logprob: Logprob | None
+    end: int
+
+
+class _Gate:
+    """Output on its way to people: what waits, and what of it the policy lets through."""
+
+    def __init__(self, policy: Policy | None) -> None:
+        self._policy = policy
+        self._editor = policy if isinstance(policy, Editor) else None
+        self._hold = 0 if policy is None else policy.hold_tokens
+        self._every = max(1, self._hold // 8) if self._editor is not None else 1  # tokens from look to look
+        self.refused = False
+        self.notes: list[Note] = []
+        self.held = Held() if self._hold > 1 else None
+        self._text = ""  # the model's own; text[:settled] is decided
+        self._settled = 0
+        self._waiting: list[_Token] = []
+        self._next = self._hold + self._every - 1 if self._editor is not None else self._hold
+        self._since: float | None = None  # when the first token came, until text has left
+
+    def add(self, text: str, token_id: int | None, logprob: Logprob | None) -> None:
+        """One more step's."""
+        self._text += text
+        if token_id is not None:
+            self._waiting.append(_Token(token_id, logprob, len(self._text)))
+        if self.held is not None:
+            if not self._settled and self._since is None:
+                self._since = time.perf_counter()
+            self.held = replace(self.held, tokens=max(self.held.tokens, len(self._waiting)))
+
+    def release(self, *, last: bool) -> tuple[str, list[_Token]] | None:
+        """Text that may be shown now, and the tokens that may be known with it. None: nothing yet."""
+        if self.refused or self._settled == len(self._text):
+            return None
+        if not last and self._policy is not None and len(self._waiting) < self._next:
+            return None
+        edit = self._look(last=last)
+        taken = self._text[self._settled : self._settled + edit.taken]
+        self._settled += len(taken)
+        self.refused = edit.stop
+        self.notes += edit.notes
+        tokens = self.rest() if taken else []
+        self._next = len(self._waiting) + self._every if self._editor is not None else self._hold
+        if not edit.text:
+            return None
+        return edit.text, tokens if edit.text == taken else []
+
+    def rest(self) -> list[_Token]:
+        """Tokens all of whose text is settled; they wait no more. None of a refused answer."""
+        count = sum(token.end <= self._settled for token in self._waiting)
+        out, self._waiting = self._waiting[:count], self._waiting[count:]
+        return [] if self.refused else out
+
+    def _look(self, *, last: bool) -> Edit:
+        if self._policy is None:
+            return Edit(len(self._text) - self._settled, self._text[self._settled :])
+        start = time.perf_counter()
+        edit = self._ask(self._policy, last=last)
+        if self.held is not None:
+            now = time.perf_counter()
+            first = self.held.first_s
+            if self._since is not None and edit.text:
+                first, self._since = now - self._since, None
+            self.held = replace(self.held, first_s=first, check_s=self.held.check_s + now - start)
+        return edit
+
+    def _ask(self, policy: Policy, *, last: bool) -> Edit:
+        if self._editor is not None:
+            return self._editor.edit(self._text, self._settled, self._ready(last=last))
+        held = self._text[self._settled :]
+        refusal = policy.window(self._text, self._settled)
+        return Edit(len(held), held) if refusal is None else Edit(0, refusal, stop=True)
+
+    def _ready(self, *, last: bool) -> int:
+        """Characters that have `hold_tokens` tokens behind them."""
+        if last or not self._hold:
+            return len(self._text)
+        return self._waiting[-self._hold - 1].end if len(self._waiting) > self._hold else self._settled

@@ -6,7 +6,7 @@ and output that a caller passes in (`herd.safety` has some; this module knows no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from herd.engine.request import Timings, Usage
 from herd.text.messages import Message
@@ -36,6 +36,36 @@ class Logprob:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a layer of a policy saw, and what it did about it. Never the text itself."""
+
+    layer: str
+    """rules, guard, or the name that another policy gives itself."""
+    rule: str
+    """The rule's id, or the category."""
+    kind: str
+    decision: Literal["observe", "redact", "block"]
+    where: Literal["input", "output", "tool"] = "output"
+    message: int | None = None
+    """Which message of the dialog; None: the reply."""
+    start: int = 0
+    end: int = 0
+    """Characters of the message's text, or of the model's own output; both 0: the whole."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a policy's holding back cost one reply."""
+
+    tokens: int = 0
+    """The most that waited at once."""
+    first_s: float = 0.0
+    """Seconds from the first token to the first text that was let out."""
+    check_s: float = 0.0
+    """Seconds inside the policy."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """A whole answer."""
 
@@ -50,6 +80,10 @@ class Reply:
     """Output token ids, an end id included."""
     stop: str | None = None
     """The stop string that ended it."""
+    notes: tuple[Note, ...] = ()
+    """What a policy saw and which of its layers decided."""
+    held: Held | None = None
+    """None: no policy held anything back."""
 
     def __str__(self) -> str:
         return self.text
@@ -71,6 +105,8 @@ class Reply:
             logprobs=None if logprobs is None else tuple(_logprob(x) for x in logprobs),
             ids=tuple(data.get("ids", ())),
             stop=data.get("stop"),
+            notes=tuple(Note(**x) for x in data.get("notes", ())),
+            held=None if data.get("held") is None else Held(**data["held"]),
         )
 
 
@@ -154,3 +190,27 @@ class Policy(Protocol):
     def after(self, reply: Reply) -> str | None:
         """The whole reply, before it is returned; a returned text replaces `reply.text` (a stream has already shown
         what `window` let through)."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of the next `taken` characters of the output: `text` is shown for them. stop: the reply ends."""
+
+    taken: int
+    text: str
+    notes: tuple[Note, ...] = ()
+    stop: bool = False
+
+
+@runtime_checkable
+class Editor(Policy, Protocol):
+    """A policy that may change what is shown, and says what it saw. `window` is then not called. Ids and logprobs of
+    tokens whose text was changed or withheld are withheld, too."""
+
+    def edit(self, text: str, shown: int, ready: int) -> Edit:
+        """text: the model's own output so far; text[:shown] is settled; text[:ready] has `hold_tokens` tokens behind
+        it, or is the whole at the end. Settles at most text[shown:ready]; what it leaves comes again, and at the end
+        is dropped."""
+
+    def notes(self, reply: Reply) -> tuple[Note, ...]:
+        """All notes of a reply: those of the request, then `reply.notes`. Called last, after `after`."""
