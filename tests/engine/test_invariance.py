@@ -1,42 +1,123 @@
 """A request alone and among others gives the same tokens and the same logits, to the bit: with prefix hits, forks,
-preemption, chunked prefill and guesses. On TINY, over the native operations."""
+preemption, chunked prefill and guesses. On TINY, over the native operations: weights as floats and quantised, in rows
+and in strips, and every kind of cache. benchmarks/mixes.py does the same on a slice."""
 
 import random
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
-from helpers import TINY_DENSE, TINY_TEXT, op_set, placed
+from helpers import TINY_DENSE, TINY_TEXT, op_set
+from herd import formats
+from herd.checkpoint.sources import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
 from herd.engine.orders import Ended, Order, Token
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
+from herd.model import place_weights
+from herd.ops.native_weights import to_strips
+from herd.weights import Linear, Packed, build
 
-CONTEXT = 64
-CONFIGS = {"chunks": TINY_TEXT, "dense": TINY_DENSE}
+WIDE = replace(
+    TINY_TEXT, width=256, dense_width=256, expert_width=256, num_heads=2, num_kv_heads=1, head_size=128, num_layers=2,
+    nope_interval=2,
+)  # fmt: skip
+"""Rows that are whole blocks of 256."""
+CHUNKS_OF_A_PAGE = replace(TINY_TEXT, chunk=256, floor_scale=64)
+"""Pages of int4 have 256 positions, and a chunk is whole pages."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a mix runs on."""
+
+    config: Llama4Config
+    format: str | None = None
+    """Of the matrices; None: float32."""
+    layout: str = "rows"
+    kv: str = "f32"
+    context: int = 64
+    page_size: int = 4
+
+
+KINDS = {
+    "chunks": Kind(TINY_TEXT),
+    "dense": Kind(TINY_DENSE),
+    "f16": Kind(TINY_TEXT, kv="f16"),
+    "bf16": Kind(TINY_TEXT, kv="bf16"),
+    "int8": Kind(TINY_TEXT, kv="int8"),
+    "int4": Kind(CHUNKS_OF_A_PAGE, kv="int4", context=768, page_size=256),
+    "q4_0": Kind(TINY_TEXT, "q4_0", "strips", "bf16"),
+    "q8_0": Kind(TINY_DENSE, "q8_0", "rows", "bf16"),
+    "q4_k": Kind(WIDE, "q4_k", "strips", "int8"),
+    "q6_k": Kind(WIDE, "q6_k", "rows", "f16"),
+    "q4_k int4": Kind(replace(WIDE, chunk=256), "q4_k", "strips", "int4", 768, 256),
+}
+EXACT = ("chunks", "dense")
+"""Kinds of float32 throughout."""
+OTHERS = tuple(name for name in KINDS if name not in EXACT)
+LONG = ("int4", "q4_k int4")
+"""Kinds whose mixes take seconds."""
 FAST, SLOW, SHARDS = 6, 1_000, 20
 
 
+class Quantised(RandomSource):
+    """The random model, its matrices in a number format."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.config)
+        self._kind = kind
+
+    def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
+        """[O, I]."""
+        node: Any = super().matrix(name, outputs, inputs, bias=bias)
+        return self._packed(node.w, node.bias, name)
+
+    def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
+        """[E, O, I]: blocks lie along the inputs."""
+        node: Any = super().experts(name, num_experts, inputs, outputs)
+        return self._packed(np.ascontiguousarray(node.w.swapaxes(1, 2)), None, name)
+
+    def _packed(self, w: Any, bias: Any, name: str) -> Packed:
+        assert self._kind.format is not None
+        rows = Packed(self._kind.format, formats.encode(self._kind.format, w), w.shape, bias, name)
+        return to_strips(rows) if self._kind.layout == "strips" else rows
+
+
 @cache
-def parts(name: str) -> tuple[Llama4Config, Any, Any]:
-    ops = op_set("native")
-    return CONFIGS[name], placed(CONFIGS[name], ops), ops
+def parts(name: str) -> tuple[Any, Any]:
+    ops, kind = op_set("native"), KINDS[name]
+    source = RandomSource(kind.config) if kind.format is None else Quantised(kind)
+    return place_weights(ops, build(kind.config, source)), ops
 
 
-def core_for(name: str, *, pages: int | None, places: int, budget: int, kv: str = "f32") -> Core:
-    config, weights, ops = parts(name)
-    runner = Runner(config, weights, ops, context=CONTEXT, kv_dtype=kv, piece=budget, sequences=pages or 1, page_size=4)
+def core_for(name: str, *, pages: int | None, places: int, budget: int) -> Core:
+    kind = KINDS[name]
+    weights, ops = parts(name)
+    runner = Runner(
+        kind.config,
+        weights,
+        ops,
+        context=kind.context,
+        kv_dtype=kind.kv,
+        piece=budget,
+        sequences=pages or 1,
+        page_size=kind.page_size,
+    )
     return Core(runner, budget=budget, places=places)
 
 
-def orders(rng: random.Random, count: int) -> list[Order]:
-    base = [[rng.randrange(256) for _ in range(CONTEXT)] for _ in range(3)]
-    base[2] = (base[2][:5] * CONTEXT)[:CONTEXT]  # repeats itself: guesses are made
+def orders(rng: random.Random, count: int, context: int) -> list[Order]:
+    base = [[rng.randrange(256) for _ in range(context)] for _ in range(3)]
+    base[2] = (base[2][:5] * context)[:context]  # repeats itself: guesses are made
     found = []
     for n in range(count):
-        ids = [*rng.choice(base)[: rng.randrange(0, 44)], *(rng.randrange(256) for _ in range(rng.randint(1, 6)))]
+        shared = rng.choice(base)[: rng.randrange(0, context - 20)]
+        ids = [*shared, *(rng.randrange(256) for _ in range(rng.randint(1, 6)))]
         options = SamplingOptions(
             temperature=rng.choice((0.0, 0.0, 1.0)),
             top_p=rng.choice((1.0, 0.9)),
@@ -64,38 +145,45 @@ def run(core: Core, asked: list[Order], rng: random.Random) -> dict[int, list[To
     return out
 
 
-def mix(seed: int, name: str, kv: str = "f32") -> Core:
+def mix(seed: int, name: str) -> Core:
     rng = random.Random(seed)
-    asked = orders(rng, 32)
-    core = core_for(
-        name, pages=rng.choice((1, 9, 40)), places=rng.choice((4, 8, 32)), budget=rng.choice((32, 48, 64)), kv=kv
-    )
+    asked = orders(rng, 32, KINDS[name].context)
+    core = core_for(name, pages=rng.choice((1, 9, 40)), places=rng.choice((4, 8, 32)), budget=rng.choice((32, 48, 64)))
     core.scheduler.headroom, core.scheduler.turn = rng.choice((0, 32)), rng.choice((4, 256))
     together = run(core, asked, rng)
     for order in rng.sample(asked, 6):
-        alone = run(core_for(name, pages=None, places=1, budget=64, kv=kv), [order], rng)[order.number]
+        alone = run(core_for(name, pages=None, places=1, budget=64), [order], rng)[order.number]
         found = together[order.number]
         assert [(t.token_id, t.reason, t.logprob) for t in found] == [(t.token_id, t.reason, t.logprob) for t in alone]
     return core
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EXACT)
 def test_requests_do_not_feel_each_other(name: str) -> None:
     cores = [mix(seed, name) for seed in range(FAST)]
     for what in ("preempted", "cached_tokens", "proposed"):
         assert sum(getattr(core.counters, what) for core in cores) > 0, what
 
 
-@pytest.mark.parametrize("kv", ["f16", "bf16"])
-def test_nor_with_a_narrow_cache(kv: str) -> None:
-    mix(1, "chunks", kv)
+@pytest.mark.parametrize("name", OTHERS)
+def test_nor_with_narrow_weights_and_caches(name: str) -> None:
+    counters = mix(2, name).counters
+    assert counters.cached_tokens > 0
+    assert counters.preempted > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EXACT)
 def test_a_thousand_mixes(name: str, shard: int) -> None:
     for seed in range(FAST + shard, FAST + SLOW // 2, SHARDS):
+        mix(seed, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_mixes_of_narrow_weights_and_caches(name: str) -> None:
+    for seed in range(3, 9 if name in LONG else 43):
         mix(seed, name)
 
 
