@@ -1,0 +1,253 @@
+"""Every keyword of a schema: enforced by the masks as the standard says, an annotation, or refused with its place."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from schemas import CASES
+
+from herd.engine import schema_check
+from herd.engine.grammar import MAX_TEXT_BYTES, Grammar
+from herd.engine.matcher import Grammars
+from herd.errors import GrammarStuck, UsageError
+from herd.text.tokenizer import Tokenizer
+
+BYTES = Tokenizer.bytes_only()
+GRAMMARS = Grammars(BYTES, BYTES.eos_ids)
+DOCS = Path(__file__).parents[2] / "docs" / "structured.md"
+
+
+def allows(schema: Any, text: str) -> bool:
+    """Whether the masks let this text be said, to its end."""
+    matcher = GRAMMARS.matcher(Grammar("schema", json.dumps(schema)))
+    for byte in text.encode():
+        if byte not in matcher.allowed():
+            return False
+        matcher.accept(byte)
+    return bool(BYTES.eos_ids & set(matcher.allowed().tolist()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_masks_allow_what_the_schema_allows_and_nothing_else(name: str) -> None:
+    schema, right, wrong = CASES[name]
+    judge = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+    if "draft" not in name and "format" not in json.dumps(schema):
+        assert judge.is_valid(right)
+        assert not judge.is_valid(wrong)
+    for separators in ((",", ":"), (", ", ": ")):
+        assert allows(schema, json.dumps(right, ensure_ascii=False, separators=separators))
+        assert not allows(schema, json.dumps(wrong, ensure_ascii=False, separators=separators))
+
+
+def test_cases_hold_every_keyword_and_format() -> None:
+    text = json.dumps([schema for schema, _, _ in CASES.values()])
+    for keyword in schema_check.KEYWORDS:
+        assert f'"{keyword}": ' in text, keyword
+    for name in schema_check.FORMATS:
+        assert f'"format": "{name}"' in text, name
+
+
+@pytest.mark.parametrize("keyword", schema_check.REFUSED)
+def test_what_cannot_be_enforced_is_refused_with_its_place(keyword: str) -> None:
+    schema = {"type": "object", "properties": {"a/b": {"items": [{keyword: {"minimum": 3}}]}}}
+    with pytest.raises(UsageError, match=re.escape(f"schema #/properties/a~1b/items/0/{keyword}: ")):
+        schema_check.enforceable(json.dumps(schema))
+
+
+# schema: place, and what is said
+WRONG: dict[str, tuple[str, str]] = {
+    '{"$ref": "https://example.org/s.json"}': ("/$ref", "write a reference into this schema"),
+    '{"$ref": "other.json#/a"}': ("/$ref", "write a reference into this schema"),
+    '{"$ref": "#/$defs/missing"}': ("/$ref", "leads nowhere"),
+    '{"$ref": "#anchor"}': ("/$ref", "write a reference into this schema"),
+    '{"$ref": "#"}': ("", "lead back to itself"),
+    '{"anyOf": [{"type": "null"}, {"$ref": "#"}]}': ("", "lead back to itself"),
+    '{"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}': (
+        "/$defs/",
+        "back to itself",
+    ),
+    '{"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}': ("", "ever ends"),
+    '{"type": "array", "items": {"$ref": "#"}, "minItems": 1}': ("", "ever ends"),
+    '{"type": "array", "minItems": 1000000000}': ("/minItems", "from 0 to 10000"),
+    '{"type": "string", "maxLength": -1}': ("/maxLength", "from 0 to 10000"),
+    '{"type": "integer", "minimum": "3"}': ("/minimum", "a number"),
+    '{"type": "integer", "maximum": 1e300}': ("/maximum", "a number from"),
+    '{"type": "number", "multipleOf": 0}': ("/multipleOf", "above 0"),
+    '{"enum": []}': ("/enum", "one or more"),
+    '{"enum": [12345678901234567890]}': ("/enum/0", "a number from"),
+    '{"type": "text"}': ("/type", "one of null, boolean"),
+    '{"properties": {"a": 3}}': ("/properties/a", "an object or a boolean"),
+    '{"anyOf": {}}': ("/anyOf", "a list"),
+    '{"type": "string", "format": "zip"}': ("/format", "or give a pattern"),
+    '{"type": "string", "pattern": "(?=a)b"}': ("", "look-around"),
+    '{"type": "string", "pattern": "[a&&b]"}': ("/pattern", "escape them"),
+    '{"patternProperties": {"[^]": true}}': ("/patternProperties/[^]", "escape them"),
+    '{"type": "object", "minProperties": 3}': ("/minProperties", "may repeat each other"),
+    '{"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}': ("/properties/a", "write anyOf"),
+    '{"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 2, "maximum": 1}}': ("/items", "no text"),
+    '{"properties": {"a": {"$id": "x"}}}': ("/properties/a/$id", "leave it out"),
+    "false": ("", "no text matches it"),
+    "3": ("", "an object or a boolean"),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_schema_is_refused_with_its_place(text: str) -> None:
+    place, said = WRONG[text]
+    with pytest.raises(UsageError) as found:
+        GRAMMARS.matcher(Grammar("schema", text))
+    assert str(found.value).startswith(f"schema #{place}")
+    assert said in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 10_000, "more than 64 levels"),
+        ('{"items":' * 10_000, "more than 64 levels"),
+        ("{", "no JSON"),
+        ('{"minimum": NaN}', "got NaN"),
+        ('{"minimum": 1e999}', "got 1e999"),
+        ('{"const": ' + "9" * 5000 + "}", "no JSON"),
+        ('{"type": "null", "type": "integer"}', "the key 'type' twice"),
+        ('{"const": "\\ud800"}', "surrogates not allowed"),
+    ],
+)
+def test_what_is_no_schema_at_all_is_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        schema_check.enforceable(text)
+
+
+def test_what_never_ends_is_never_begun() -> None:
+    endless = {"type": "object", "properties": {"x": {"$ref": "#/$defs/e"}}, "required": ["x"]}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/e"}, "b": {"type": "null"}},
+        "$defs": {"e": endless},
+    }
+    assert allows(schema, '{"b":null}')
+    assert not allows(schema, '{"a":')
+
+
+HOSTILE = {
+    "60,000 values": Grammar("schema", json.dumps({"enum": list(range(9_000))})),
+    "2,000 properties": Grammar(
+        "schema", json.dumps({"properties": {f"p{i}": {"type": "integer"} for i in range(1_800)}})
+    ),
+    "entangled": Grammar(
+        "schema",
+        json.dumps(
+            {
+                "$ref": "#/$defs/d0",
+                "$defs": {
+                    f"d{i}": {
+                        "type": "object",
+                        "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}, "b": {"$ref": f"#/$defs/d{i + 1}"}},
+                    }
+                    for i in range(300)
+                }
+                | {"d300": {"type": "null"}},
+            }
+        ),
+    ),
+    "products of anyOf": Grammar(
+        "schema",
+        json.dumps(
+            {
+                "allOf": [
+                    {"anyOf": [{"properties": {f"k{i}{j}": {"type": "integer"}}} for j in range(8)]} for i in range(8)
+                ]
+            }
+        ),
+    ),
+    "a large remainder": Grammar("schema", json.dumps({"type": "integer", "multipleOf": 1_000_000_007})),
+    "nested repeats": Grammar("regex", "(a+)+b"),
+    "a billion": Grammar("regex", "a{1,1000000000}b"),
+    "repeats of repeats": Grammar("regex", "((((a{1,1000}){1,1000}){1,1000}){1,1000})b"),
+    "many states": Grammar("regex", "(.*a.{200}b.*c.{200})+"),
+    "long": Grammar("regex", "ab" * (MAX_TEXT_BYTES // 2)),
+    "look-around": Grammar("regex", "(?=a)b"),
+    "back reference": Grammar("regex", r"(a)\1"),
+    "deep": Grammar("regex", "(" * 30_000 + "a" + ")" * 30_000),
+    "deep Lark": Grammar("lark", "start: " + "(" * 30_000),
+    "Lark that repeats": Grammar("lark", 'start: x{1,1000000000}\nx: "a" | "b" x'),
+    "left recursion": Grammar("lark", 'start: start "a" | "a"'),
+    "no beginning": Grammar("lark", 'start: start "a"'),
+    "many rules": Grammar(
+        "lark", "start: r0\n" + "\n".join(f'r{i}: "a" r{i + 1} | r{i + 1}' for i in range(2_000)) + '\nr2000: "b"'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_grammar_takes_long_to_compile_or_to_refuse(name: str) -> None:
+    began_s = time.process_time()
+    outcome = compiled_and_walked(HOSTILE[name])
+    # a bound on work, not a measurement: without limits these take minutes
+    assert time.process_time() - began_s < 20
+    assert "\n" not in outcome
+    assert ("refused" in outcome) == (name in REFUSED_HOSTILE), outcome
+
+
+REFUSED_HOSTILE = (
+    *("products of anyOf", "a large remainder", "look-around", "back reference", "deep", "deep Lark", "no beginning"),
+)
+
+
+def compiled_and_walked(grammar: Grammar) -> str:
+    """What becomes of a grammar and of a text of 60 tokens in it."""
+    try:
+        matcher = GRAMMARS.matcher(grammar)
+    except UsageError as error:
+        return f"refused: {error}"
+    try:
+        for _ in range(60):
+            ids = matcher.allowed()
+            matcher.accept(int(ids[len(ids) // 2]))
+            if matcher.is_over:
+                return "over"
+    except GrammarStuck as error:
+        return f"stuck: {error}"
+    return "goes on"
+
+
+def test_a_long_text_is_refused_before_it_is_read() -> None:
+    with pytest.raises(UsageError, match="at most 65536"):
+        Grammar("regex", "a" * 1_000_000)
+    with pytest.raises(UsageError, match="a lone surrogate"):
+        Grammar("regex", "\ud800")
+
+
+def test_schemas_inside_lark_are_checked_as_well() -> None:
+    good = 'start: "f(" %json {"type": "integer", "minimum": 3, "maximum": 5} ")" // %json in a comment\n'
+    matcher = GRAMMARS.matcher(Grammar("lark", good + 'other: "%json" | /%json [}]/'))
+    for byte in b"f(4)":
+        assert byte in matcher.allowed()
+        matcher.accept(byte)
+    for bad, said in (
+        ('start: %json {"properties": {"a": {"not": true}}}', "schema #/properties/a/not: "),
+        ('start: %json {"type": "object", "x-guidance": {"lenient": true}}', "schema #/x-guidance: "),
+        ("start: %json oops", "%json without a schema"),
+        ('start: %lark { start: "a" }', "%lark inside a grammar"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            GRAMMARS.matcher(Grammar("lark", bad))
+
+
+def test_the_documentation_names_every_keyword() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE))
+    assert table == schema_check.REFUSED, "the table of refused keywords"
+    for names, title in (
+        (schema_check.KEYWORDS, "Enforced keywords"),
+        (schema_check.FORMATS, "Enforced formats"),
+        (schema_check.FREE_FORMATS, "Formats that ask nothing of a text"),
+        (schema_check.ANNOTATIONS, "Annotations"),
+    ):
+        found = re.search(rf"^{title}: (.+)$", text, re.MULTILINE)
+        assert found is not None, title
+        assert re.findall(r"`([^`]+)`", found[1]) == list(names), title
