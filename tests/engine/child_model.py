@@ -8,9 +8,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+
 from herd.engine.fake import FakeModel
+from herd.engine.matcher import Grammars
 from herd.engine.serve import Report, serve
 from herd.errors import BadCheckpoint, fail
+from herd.text.tokenizer import Tokenizer
+
+BYTES = Tokenizer.bytes_only()
+
+
+def babble(ids: list[int]) -> Any:
+    """A model that says anything, and always the same after the same ids."""
+    return np.random.default_rng(ids).normal(size=BYTES.vocab_size).astype(np.float32)
+
+
+def fake(next_logits: Any) -> FakeModel:
+    return FakeModel(next_logits, patch_id=266, chunk=16)
 
 
 def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
@@ -33,7 +48,8 @@ def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
             raise RuntimeError("200 breaks")
         return (sum(ids) * 7 + len(ids)) % 100
 
-    return FakeModel(next_id, patch_id=266, chunk=16), {"piece": 64, "places": 4}
+    grammars = Grammars(BYTES, BYTES.eos_ids)
+    return fake(babble if told.get("babbles") else next_id), {"piece": 64, "places": 4, "grammars": grammars}
 
 
 if __name__ == "__main__":
