@@ -8,7 +8,8 @@ The kind of cache goes round: bf16, int8, int4 (whose pages close behind a reque
 of each mix are then asked alone, on a cache of their own: ids, reasons and log-probabilities have to be equal.
 
 Time is counted in looks at the clock, not in seconds, so that a mix is the same each time: --first N --mixes 1 is mix N
-again. tests/engine/test_invariance.py does the same on the tiny model. Exit status: 1 when anything differs.
+again. Exit status: 1 when anything differs, or when one of the things that a proof has to have seen happened in no mix.
+tests/engine/test_invariance.py does the same on the tiny model.
 """
 
 import argparse
