@@ -12,7 +12,12 @@
     │   ├── BadConfig               bad_config           2   422   numbers that describe no model
     │   ├── BadTokenizer            bad_tokenizer        2   422
     │   └── BadMedia                bad_media            2   400   an image or a video
+    ├── Unauthorised                invalid_api_key      1   401   no key, or one that is not known
+    ├── Forbidden                   forbidden            1   403   no right to it, or an origin or host not allowed
+    ├── TooLarge                    too_large            2   413   a body or a part of it over its limit
     ├── Busy                        busy                 6   429   more requests wait than the queue holds
+    │   └── QuotaSpent              quota_exceeded       6   429   a key's requests or tokens of this minute are used up
+    ├── NotReady                    not_ready            6   503   a model is loading, or the service is stopping
     ├── TimedOut                    timed_out            7   504   a request's own deadline passed
     ├── PassFailed                  pass_failed          1   500   computing this request failed; others go on
     ├── GrammarStuck                grammar_stuck        1   422   no token continues a text as its grammar demands
@@ -112,12 +117,50 @@ class BadMedia(BadFile):
     http_status = 400
 
 
+class Unauthorised(HerdError):
+    """No key was given, or none that is known."""
+
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class Forbidden(HerdError):
+    """What is asked for is not allowed to whoever asks: a key's rights, a host name, a page of another origin."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class TooLarge(HerdError):
+    """A body, or a part of it, is over its limit; it was not read to its end."""
+
+    code = "too_large"
+    exit_status = 2
+    http_status = 413
+
+
 class Busy(HerdError):
     """The queue is full, or one client has its share of it; nothing was done, the same request may be sent again."""
 
     code = "busy"
     exit_status = 6
     http_status = 429
+    retry_after_s = 1.0
+    """When it makes sense to ask again."""
+
+
+class QuotaSpent(Busy):
+    """A key has used up what it may ask for in a minute."""
+
+    code = "quota_exceeded"
+
+
+class NotReady(HerdError):
+    """A model is still loading, or the service is stopping."""
+
+    code = "not_ready"
+    exit_status = 6
+    http_status = 503
 
 
 class TimedOut(HerdError):

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("herd.cli.run:run", "Answer one prompt, or chat", "Talk"),
     "chat": Command("herd.cli.run:chat", "Chat in the terminal", "Talk"),
+    "serve": Command("herd.cli.serve:serve", "Serve models to OpenAI, Ollama and Anthropic clients", "Serve"),
     "pull": Command("herd.cli.models:pull", "Fetch a model: smollm2, or ORG/NAME of a hub", "Models"),
     "import": Command("herd.cli.models:import_", "Register a file or folder where it lies", "Models"),
     "list": Command("herd.cli.models:list_", "Models on this machine (also: ls)", "Models"),

@@ -1,0 +1,158 @@
+"""`herd serve`: the service over HTTP."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli import console, options
+from herd.errors import UsageError, fail
+
+if TYPE_CHECKING:
+    from herd.llm import LLM
+    from herd.server.keys import Key
+
+DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds: 90, 5m, 1.5h; -1: for ever."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read what someone typed."""
+        if isinstance(value, float):
+            return value
+        found = DURATION.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a time like 90, 5m or 1h; -1: for ever", param, ctx)
+        seconds = float(found[1]) * UNITS[found[2]]
+        return float("inf") if seconds < 0 else seconds
+
+
+class Alias(click.ParamType[tuple[str, str]]):
+    """NAME=MODEL."""
+
+    name = "name=model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Read what someone typed."""
+        if isinstance(value, tuple):
+            return value
+        left, equals, right = str(value).partition("=")
+        if not (left and equals and right):
+            self.fail(f"{value!r} is not NAME=MODEL, like gpt-4o=smollm2", param, ctx)
+        return left, right
+
+
+@click.command("serve")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8484, show_default=True)
+@click.option(
+    "--ollama-port", type=click.IntRange(0, 65535), default=11434, show_default=True, help="Bound too, if free."
+)
+@click.option("--no-ollama-port", is_flag=True, help="Listen on --port alone.")
+@click.option("--api-key", "api_keys", multiple=True, envvar="HERD_API_KEY", help="A key that clients must send.")
+@click.option(
+    "--keys", "keys_file", type=click.Path(path_type=Path), help="A TOML file of keys with rights and quotas."
+)
+@click.option("--alias", "aliases", type=Alias(), multiple=True, help="Another name for a model: gpt-4o=smollm2.")
+@click.option("--keep-alive", type=Duration(), default="30m", show_default=True, help="How long an unused model stays.")
+@click.option("--parallel", type=click.IntRange(1, 512), default=8, show_default=True, help="Answers at once, a model.")
+@click.option("--allow-origin", "origins", multiple=True, help="Web pages of this origin may ask: https://app.example.")
+@click.option("--allow-host", "hosts", multiple=True, help="A name of this machine that clients use.")
+@click.option("--remote-media", is_flag=True, help="Fetch images from http(s) addresses in requests.")
+@click.option("--strict", is_flag=True, help="Refuse fields that have no effect, instead of reporting them.")
+@click.option(
+    "--policy", type=click.Choice(["off", "observe", "redact", "block"]), default="observe", show_default=True
+)
+@click.option("--no-page", is_flag=True, help="No web page at /.")
+@click.option("--in-process", is_flag=True, help="Compute in this process, not in a child that can be restarted.")
+@click.option("--log", type=click.Choice(["text", "json", "off"]), default="text", show_default=True)
+@click.option("--limits", "show_limits", is_flag=True, help="Print all limits and stop.")
+@options.loading
+def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
+    """Serve MODELs (all that the store has can be asked for) to OpenAI, Ollama and Anthropic clients, and a browser.
+
+    The first MODEL is loaded at once; without one, the only model that there is. Ctrl-C lets answers end, twice: stops.
+    """
+    from herd.server.limits import Limits, table
+    from herd.server.options import ServerOptions
+    from herd.server.run import serve as run_service
+
+    if show_limits:
+        console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
+        return
+    served, preload = _models(models)
+    run_service(
+        ServerOptions(
+            host=values["host"],
+            port=values["port"],
+            ollama_port=None if values["no_ollama_port"] else values["ollama_port"],
+            keys=_keys(values["api_keys"], values["keys_file"]),
+            served=served,
+            preload=preload,
+            aliases=dict(values["aliases"]),
+            keep_alive_s=values["keep_alive"],
+            allow_hosts=values["hosts"],
+            allow_origins=values["origins"],
+            remote_media=values["remote_media"],
+            strict=values["strict"],
+            policy=values["policy"],
+            page=not values["no_page"],
+            log=values["log"],
+        ),
+        lambda path: _load(path, values),
+        console.note,
+    )
+
+
+def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Models given by path, by name; and the names to load at the start."""
+    from herd.checkpoint import store
+
+    served: dict[str, Path] = {}
+    names = []
+    for model in models:
+        path = store.resolve(model)
+        name = model
+        if Path(model).expanduser().exists():
+            name = path.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
+            served[name] = path
+        names.append(name)
+    if not names:
+        known = list(store.entries())
+        if not known:
+            fail(UsageError, "no model to serve", do="herd pull smollm2 (98 MB), or herd serve PATH")
+        names = known if len(known) == 1 else []
+    return served, tuple(names[:1])
+
+
+def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
+    from herd.server.keys import plain_key, read_keys
+
+    given = [plain_key(secret, f"key{i}" if i else "key") for i, secret in enumerate(secrets)]
+    return (*given, *(read_keys(file) if file is not None else ()))
+
+
+def _load(path: str, values: dict[str, Any]) -> "LLM":
+    from herd.llm import load
+
+    return load(
+        path,
+        context=values["context"],
+        chat_format=values["chat_format"],
+        threads=values["threads"],
+        ops=values["ops"],
+        device=values["device"],
+        kv=values["kv"],
+        force=values["force"],
+        pack=not values["no_pack"],
+        parallel=values["parallel"],
+        engine="thread" if values["in_process"] else "child",
+    )

@@ -1,0 +1,59 @@
+"""The application: every route behind its key, the door around it, and its life from start to drain."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from herd.errors import HerdError
+from herd.server import common
+from herd.server.door import Door
+from herd.server.openai import routes as openai
+from herd.server.options import ServerOptions
+from herd.server.routes import Route, elsewhere, starlette_routes
+from herd.server.service import Service
+
+COMMON = (
+    Route("GET", "/health", common.health, None),
+    Route("GET", "/ready", common.ready, "models"),
+    Route("GET", "/metrics", common.metrics, "metrics"),
+    Route("POST", "/tokenize", common.tokenize, "chat"),
+    Route("POST", "/detokenize", common.detokenize, "chat"),
+)
+ROUTES: tuple[Route, ...] = (*COMMON, *openai.ROUTES)
+"""All ways in."""
+
+
+def create_app(service: Service, options: ServerOptions) -> ASGIApp:
+    """The ASGI application of a service."""
+
+    @contextlib.asynccontextmanager
+    async def life(_app: Starlette) -> AsyncIterator[None]:
+        loads = [asyncio.create_task(_preload(service, name)) for name in service.preload]
+        try:
+            yield
+        finally:
+            service.stopping = True
+            for load in loads:
+                load.cancel()
+            await service.models.close()
+            service.log.close()
+
+    app = Starlette(
+        routes=starlette_routes(service, ROUTES),
+        lifespan=life,
+        exception_handlers={
+            404: elsewhere(service, 404, "no such route; /openapi.json lists what there is"),
+            405: elsewhere(service, 405, "this route does not take that method; /openapi.json lists what there is"),
+        },
+    )
+    app.router.redirect_slashes = False  # a redirect would answer before any key was asked for
+    return Door(app, log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
+
+
+async def _preload(service: Service, name: str) -> None:
+    """Load a model at the start. A failure is in the log, and told to whoever asks for the model."""
+    with contextlib.suppress(HerdError):
+        await service.models.load(name)

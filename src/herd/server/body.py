@@ -1,0 +1,158 @@
+"""Bytes of a request -> JSON within limits -> a typed request.
+
+One parser decides (Python's own, with hooks): a second one could disagree about what a body says. Before it runs, a
+scan bounds nesting and the number of values, so that no body costs more than its share.
+"""
+
+import asyncio
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect, Request
+
+from herd.errors import TimedOut, TooLarge, UsageError, fail
+from herd.server.limits import Limits
+
+TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]|[,:]', re.DOTALL)
+"""What counts in a scan. Strings are matched so that their content does not; possessive, so in linear time."""
+MOST_DIGITS = 400
+"""Of one number: more than a double can tell apart, fewer than would be slow to read."""
+BY_THREAD = 1 << 20
+"""Bodies from this size on are parsed beside the event loop."""
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+async def read_body(request: Request, limits: Limits, *, media: bool = False) -> bytes:
+    """The body. Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come."""
+    most = limits.media_body_bytes if media else limits.body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        _too_large(declared, most)
+    pieces, size = [], 0
+    stream = request.stream().__aiter__()
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(stream), limits.body_timeout_s)
+        except StopAsyncIteration:
+            return b"".join(pieces)
+        except TimeoutError:
+            fail(TimedOut, "body", got="no more of it", expected=f"a piece within {limits.body_timeout_s} s")
+        except ClientDisconnect:
+            fail(UsageError, "body", got="a closed connection", expected="the rest of the body")
+        size += len(piece)
+        if size > most:
+            _too_large(f"more than {most}", most)
+        pieces.append(piece)
+
+
+def _too_large(got: str, most: int) -> NoReturn:
+    fail(TooLarge, "body", got=f"{got} bytes", expected=f"at most {most}")
+
+
+async def read_json(request: Request, limits: Limits, *, media: bool = False) -> dict[str, Any]:
+    """The body as a JSON object. Raises UsageError for what is none, and what `read_body` raises.
+
+    The content type is not looked at: curl's default is a form's.
+    """
+    data = await read_body(request, limits, media=media)
+    if len(data) < BY_THREAD:
+        found = parse(data, limits)
+    else:
+        found = await asyncio.to_thread(parse, data, limits)
+    if not isinstance(found, dict):
+        fail(UsageError, "body", got=_kind(found), expected="a JSON object")
+    return found
+
+
+def parse(data: bytes, limits: Limits) -> Any:
+    """JSON of a body: no duplicate keys, no NaN, no lone surrogates, nesting and values within limits.
+
+    Raises UsageError.
+    """
+    _scan(data, limits)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fail(UsageError, "body", got=f"bytes that are not UTF-8 at {error.start}", expected="JSON in UTF-8")
+    try:
+        found = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        what = "nothing" if not text.strip() else f"{error.msg} at byte {error.pos}"
+        fail(UsageError, "body", got=what, expected="a JSON object")
+    except RecursionError:
+        fail(UsageError, "body", got="nesting beyond the parser's", expected=f"at most {limits.json_depth} levels")
+    if "\\u" in text:  # only an escape can write half a character
+        _check_surrogates(found)
+    return found
+
+
+def _scan(data: bytes, limits: Limits) -> None:
+    """Raise UsageError for nesting or numbers of values beyond the limits, before anything is built."""
+    opened = data.count(b"[") + data.count(b"{")
+    values = data.count(b",") + data.count(b":")
+    if opened <= limits.json_depth and values <= limits.json_values:
+        return
+    depth = values = 0
+    for match in TOKENS.finditer(data):
+        first = data[match.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > limits.json_depth:
+                fail(UsageError, "body", got="deeper nesting", expected=f"at most {limits.json_depth} levels")
+        elif first in b"]}":
+            depth -= 1
+        elif first in b",:":
+            values += 1
+            if values > limits.json_values:
+                fail(UsageError, "body", got="more values", expected=f"at most {limits.json_values}")
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        fail(UsageError, f"field {twice!r}", got="it twice", expected="each field once")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    fail(UsageError, "body", got=name, expected="JSON, which has no such number")
+
+
+def _number(text: str) -> str:
+    if len(text) > MOST_DIGITS:
+        fail(UsageError, "body", got=f"a number of {len(text)} digits", expected=f"at most {MOST_DIGITS}")
+    return text
+
+
+def _float(text: str) -> float:
+    found = float(_number(text))
+    if found in (float("inf"), float("-inf")):
+        fail(UsageError, "body", got=f"{text}, beyond any number here", expected="a number below 1.8e308")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_pairs, parse_constant=_constant, parse_int=lambda text: int(_number(text)), parse_float=_float
+)
+
+
+def _check_surrogates(found: Any) -> None:
+    stack = [found]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            if SURROGATE.search(value):
+                fail(UsageError, "body", got="half of a surrogate pair", expected="whole characters")
+        elif isinstance(value, list):
+            stack += value
+        elif isinstance(value, dict):
+            stack += value.keys()
+            stack += value.values()
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

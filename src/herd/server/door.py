@@ -1,0 +1,166 @@
+"""The outermost layer: which hosts and origins may ask, an id for each request, and the last word on every error.
+
+Without keys a web page anywhere could reach a service on this machine through the visitor's browser: by another
+origin's script, or by a name that its owner lets point here (DNS rebinding). So a page of another origin is refused
+unless it is allowed by name, and a Host header must be an address or a name that is known to be this machine.
+"""
+
+import ipaddress
+import secrets
+import time
+import traceback
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from herd.errors import Forbidden, HerdError, PassFailed, UsageError, fail
+from herd.server.log import Log
+from herd.server.problems import Dialect, problem
+
+LOCAL_NAMES = ("localhost",)
+APP_SCHEMES = ("app", "tauri", "vscode-webview", "capacitor", "ionic")
+"""Origins of programs that run on this machine, not of pages from elsewhere."""
+ALLOWED_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
+"""Of every reply that does not say otherwise."""
+
+
+class Door:
+    """ASGI middleware. hosts, origins: allowed beside this machine's own."""
+
+    def __init__(self, app: ASGIApp, *, log: Log, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
+        self._app = app
+        self._log = log
+        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in hosts)}
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + secrets.token_hex(12)
+        scope.setdefault("state", {})["request_id"] = request_id
+        began_s, status, started = time.monotonic(), 0, False
+        headers = Headers(scope=scope)
+        origin = headers.get("origin", "")
+
+        async def reply(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                self._finish_headers(MutableHeaders(scope=message), request_id, origin)
+            await send(message)
+
+        try:
+            self._check_host(headers)
+            self._check_origin(headers, origin)
+            if scope["method"] == "OPTIONS" and origin:
+                await _preflight(reply, headers)
+            else:
+                await self._app(scope, receive, reply)
+        except HerdError as error:
+            await problem(error, dialect_of(scope["path"]))(scope, receive, reply)
+        except Exception as error:
+            # Its text may quote a prompt: the log gets the kind and the place.
+            self._log.event("error", id=request_id, error=type(error).__name__, at=_place(error))
+            if started:
+                raise
+            hidden = PassFailed(f"an internal error; the log has it under {request_id}")
+            await problem(hidden, dialect_of(scope["path"]))(scope, receive, reply)
+        finally:
+            if scope["path"] not in ("/health", "/ready", "/metrics"):
+                facts = scope["state"].get("facts", {})
+                took_ms = (time.monotonic() - began_s) * 1e3
+                route = scope["state"].get("route", "-")
+                self._log.event(
+                    "request", id=request_id, method=scope["method"], route=route, status=status, ms=took_ms, **facts
+                )
+
+    def _check_host(self, headers: Headers) -> None:
+        """Raise UsageError for none or several, Forbidden for a name that may be anybody's."""
+        given = headers.getlist("host")
+        if len(given) != 1:
+            fail(UsageError, "Host headers", got=len(given), expected="one")
+        host = host_name(given[0])
+        if host in self._hosts or host.endswith(".localhost") or _is_address(host):
+            return
+        fail(Forbidden, "Host header", got=given[0], expected="this machine", do="allow it with --allow-host NAME")
+
+    def _check_origin(self, headers: Headers, origin: str) -> None:
+        """Raise Forbidden for a page of another origin."""
+        if not origin or self._allows(headers, origin):
+            return
+        fail(
+            Forbidden, "Origin", got=origin, expected="this service's own", do=f"allow it with --allow-origin {origin}"
+        )
+
+    def _allows(self, headers: Headers, origin: str) -> bool:
+        given = origin.lower().rstrip("/")
+        scheme, _, place = given.partition("://")
+        same = scheme in ("http", "https") and place == headers["host"].lower()
+        return same or given in self._origins or "*" in self._origins or scheme in APP_SCHEMES
+
+    def _finish_headers(self, headers: MutableHeaders, request_id: str, origin: str) -> None:
+        for name, value in HEADERS.items():
+            headers.setdefault(name, value)
+        headers["x-request-id"] = request_id
+        if origin:
+            headers["access-control-allow-origin"] = origin
+            headers["access-control-expose-headers"] = "x-request-id, x-herd-ignored, retry-after"
+            headers.add_vary_header("Origin")
+
+
+async def _preflight(send: Send, headers: Headers) -> None:
+    """Answer a browser that asks what it may send; the origin has been checked."""
+    asked = headers.get("access-control-request-headers", "")
+    allowed = ", ".join(h for h in (x.strip() for x in asked.split(",")) if h.replace("-", "").isalnum())[:2048]
+    found = [
+        (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
+        (b"access-control-allow-headers", allowed.encode()),
+        (b"access-control-max-age", b"600"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": found})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def host_name(value: str) -> str:
+    """The host of a Host header, without its port, lower case. Raises UsageError for what is none."""
+    host, port = value.strip().lower(), ""
+    if host.startswith("["):
+        host, bracket, port = host.partition("]")
+        host, port = host[1:], port[1:] if port.startswith(":") else port
+        if not bracket or not _is_address(host) or (port and not port.isdigit()):
+            fail(UsageError, "Host header", got=value, expected="HOST or HOST:PORT")
+        return host
+    host, colon, port = host.partition(":")
+    host = host.removesuffix(".")
+    if not host or (colon and not port.isdigit()) or not all(c.isalnum() or c in "-._" for c in host):
+        fail(UsageError, "Host header", got=value, expected="HOST or HOST:PORT")
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def dialect_of(path: str) -> Dialect:
+    """Whose errors a path's clients read."""
+    if path.startswith("/api/"):
+        return "ollama"
+    return "anthropic" if path.startswith("/v1/messages") else "openai"
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames[-4:]))

@@ -1,0 +1,114 @@
+"""What becomes of every field of a request: honoured, reported as without effect, or refused; none is silently dropped.
+
+A `Table` is a route's fields as data: the struct of those that are honoured (typed, so checked), and for the others why
+they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from herd.errors import UsageError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Refused(UsageError):
+    """A field with a value that is not supported; `param` is its name."""
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Table(Generic[S]):
+    """The fields of one kind of request."""
+
+    name: str
+    honoured: type[S]
+    reported: Mapping[str, str] = field(default_factory=dict)
+    """Accepted and without effect: name -> why. Told in the header x-herd-ignored."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """A value other than null, false or empty is an error: name -> why."""
+
+    def read(self, body: Mapping[str, Any], *, strict: bool = False) -> tuple[S, tuple[str, ...]]:
+        """The typed request, and the fields that have no effect. strict: such a field is refused as well.
+
+        Raises Refused (a UsageError) naming the field.
+        """
+        for name, why in self.refused.items():
+            if body.get(name) not in (None, False, "", [], {}):
+                raise Refused(f"{name}: not supported: {why}", name)
+        try:
+            found = msgspec.convert(body, self.honoured)
+        except msgspec.ValidationError as error:
+            text, _, where = str(error).partition(" - at `$")
+            where = where.rstrip("`").lstrip(".")
+            if not where and "field `" in text:
+                where = text.split("`")[-2]
+            raise Refused(f"{where or 'body'}: {text[:1].lower()}{text[1:]}", where) from None
+        # null has said nothing: clients send it for what they leave to the server
+        ignored = tuple(path for path in unknown(body, self.honoured) if path not in self.refused)
+        if strict and ignored:
+            raise Refused(f"{ignored[0]}: {self.reported.get(ignored[0], 'not a field of this request')}", ignored[0])
+        return found, ignored
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """(name, what becomes of it, why) of every field."""
+        for one in msgspec.structs.fields(self.honoured):
+            yield one.encode_name, "honoured", ""
+        for name, why in self.reported.items():
+            yield name, "reported", why
+        for name, why in self.refused.items():
+            yield name, "refused", why
+
+
+def unknown(value: Any, type_: Any) -> Iterator[str]:
+    """Paths of members that no struct of `type_` has, such as `messages[].cache_control`; each once, null ones not."""
+    yield from dict.fromkeys(_unknown(value, _info(type_), ""))
+
+
+@cache
+def _info(type_: Any) -> inspect.Type:
+    return inspect.type_info(type_)
+
+
+def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+    if isinstance(kind, inspect.UnionType):
+        kind = _chosen(value, kind)
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        known = {f.encode_name: f.type for f in kind.fields}
+        for name, member in value.items():
+            if name in known:
+                yield from _unknown(member, known[name], _join(path, name))
+            elif name != kind.tag_field and member is not None:
+                yield _join(path, name)
+    elif isinstance(kind, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
+        for element in value:
+            yield from _unknown(element, kind.item_type, f"{path}[]")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _chosen(value: Any, union: inspect.UnionType) -> inspect.Type:
+    """The member of a union that a value is of."""
+    for one in union.types:
+        if isinstance(one, inspect.StructType) and isinstance(value, dict):
+            if one.tag_field is None or value.get(one.tag_field) == one.tag:
+                return one
+        elif isinstance(one, inspect.ListType) and isinstance(value, list):
+            return one
+    return inspect.AnyType()
+
+
+def within(name: str, value: int, most: int) -> None:
+    """Raise Refused for more of something than a limit allows."""
+    if value > most:
+        raise Refused(f"{name}: got {value}, expected at most {most}", name)

@@ -1,0 +1,212 @@
+"""API keys: who asks, what they may do, how much of it. Secrets are compared in constant time and kept as digests only.
+
+Without any key the service is open to this machine alone (`options` refuses another interface), and everybody is
+`LOCAL`.
+"""
+
+import hashlib
+import hmac
+import os
+import stat
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError, fail
+from herd.text.messages import check_name
+
+Right = Literal["chat", "embed", "models", "manage", "metrics"]
+"""chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics."""
+RIGHTS: tuple[Right, ...] = ("chat", "embed", "models", "manage", "metrics")
+SHORTEST = 16
+"""Characters of a key: shorter ones can be guessed."""
+
+
+class KeyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One [[key]] of a keys file."""
+
+    name: str
+    secret: str = ""
+    sha256: str = ""
+    """Of the secret, in hex: for files that are to hold no secret."""
+    rights: tuple[Right, ...] = ("chat", "embed", "models")
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Prompt and answer together."""
+    at_once: int | None = None
+    """Requests under way; None: the service's own limit."""
+    priority: int = 0
+    policy: str = ""
+    """Of safety: observe, redact, block, off; empty: the service's."""
+
+
+@dataclass(eq=False)
+class Key:
+    """Who asks. `name` stands in logs and metrics; the secret nowhere."""
+
+    name: str
+    digest: bytes = b""
+    rights: frozenset[str] = frozenset(RIGHTS)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    at_once: int | None = None
+    priority: int = 0
+    policy: str = ""
+    under_way: int = 0
+    requests: "Bucket" = field(default_factory=lambda: Bucket(None))
+    tokens: "Bucket" = field(default_factory=lambda: Bucket(None))
+
+    def __post_init__(self) -> None:
+        self.requests = Bucket(self.requests_per_minute)
+        self.tokens = Bucket(self.tokens_per_minute)
+
+    def check_right(self, right: str) -> None:
+        """Raise Forbidden without that right."""
+        if right not in self.rights:
+            fail(Forbidden, f"key {self.name} may not {right}", expected="a key with that right")
+
+    def enter(self, most: int) -> None:
+        """One more request under way. Raises Busy, QuotaSpent; `leave` when it is over."""
+        allowed = most if self.at_once is None else min(most, self.at_once)
+        if self.under_way >= allowed:
+            fail(Busy, f"requests of key {self.name} under way", got=self.under_way, expected=f"at most {allowed}")
+        for bucket, what in ((self.requests, "requests"), (self.tokens, "tokens")):
+            wait_s = bucket.wait_s()
+            if wait_s > 0:
+                error = QuotaSpent(f"key {self.name}: its {what} of this minute are used up; again in {wait_s:.0f} s")
+                error.retry_after_s = wait_s
+                raise error
+        self.requests.take(1)
+        self.under_way += 1
+
+    def leave(self, tokens: int) -> None:
+        """A request is over; it used so many tokens."""
+        self.under_way -= 1
+        self.tokens.take(tokens)
+
+
+class Bucket:
+    """A quota: fills up at `per_minute`, may be overdrawn once (an answer's length is known only at its end)."""
+
+    def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = None if per_minute is None else per_minute / 60.0
+        self._most = float(per_minute or 0)
+        self._left = self._most
+        self._clock = clock
+        self._at_s = clock()
+
+    def wait_s(self) -> float:
+        """Seconds until there is at least one."""
+        if self._rate is None:
+            return 0.0
+        self._fill()
+        return max(0.0, (1.0 - self._left) / self._rate)
+
+    def take(self, count: int) -> None:
+        """Use up so many."""
+        if self._rate is not None:
+            self._fill()
+            self._left -= count
+
+    def _fill(self) -> None:
+        assert self._rate is not None
+        now_s = self._clock()
+        self._left = min(self._most, self._left + (now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+
+
+class Keyring:
+    """All keys. Empty: whoever reaches the service is LOCAL."""
+
+    def __init__(self, keys: Sequence[Key] = ()) -> None:
+        names = [key.name for key in keys]
+        for name in names:
+            if names.count(name) > 1:
+                fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
+        self._keys = tuple(keys)
+        self._local = Key("local")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, authorization: str, x_api_key: str) -> Key:
+        """The key of a request's headers: `Authorization: Bearer KEY`, or `x-api-key: KEY`. Raises Unauthorised.
+
+        All digests are compared, each in constant time, so that time tells nothing about any of them.
+        """
+        if not self._keys:
+            return self._local
+        scheme, _, bearer = authorization.partition(" ")
+        secret = bearer.strip() if scheme.lower() == "bearer" else x_api_key.strip()
+        digest = digest_of(secret)
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None or not secret:
+            fail(
+                Unauthorised,
+                "API key",
+                got="none" if not secret else "an unknown one",
+                expected="a key of this service",
+            )
+        return found
+
+
+def digest_of(secret: str) -> bytes:
+    """SHA-256: keys are random and long, so nothing slower is needed."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+def plain_key(secret: str, name: str = "key") -> Key:
+    """A key with all rights. Raises UsageError for one that could be guessed."""
+    if len(secret) < SHORTEST or not secret.isascii() or not secret.isprintable() or " " in secret:
+        fail(UsageError, "API key", got=f"{len(secret)} characters", expected=f"{SHORTEST} or more of printable ASCII")
+    return Key(name, digest_of(secret))
+
+
+def read_keys(path: Path) -> list[Key]:
+    """The keys of a TOML file of [[key]] tables. Raises NotFound, UsageError, also for a file that others may read."""
+    try:
+        mode = path.stat().st_mode
+        raw = path.read_bytes()
+    except OSError as error:
+        fail(NotFound, f"keys file {path}: {error.strerror}")
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        fail(
+            UsageError, f"keys file {path}", got=f"mode {stat.S_IMODE(mode):o}", expected="600", do=f"chmod 600 {path}"
+        )
+    try:
+        tables: Any = tomllib.loads(raw.decode()).get("key", [])
+        options = msgspec.convert(tables, list[KeyOptions])
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        fail(UsageError, f"keys file {path}", got=str(error), expected="[[key]] tables with name, secret, rights")
+    return [_key(one, path) for one in options]
+
+
+def _key(one: KeyOptions, path: Path) -> Key:
+    check_name(one.name, f"{path}: name")
+    if one.secret:
+        digest = plain_key(one.secret).digest
+    else:
+        try:
+            digest = bytes.fromhex(one.sha256)
+        except ValueError:
+            digest = b""
+        if len(digest) != 32:
+            fail(UsageError, f"{path}: key {one.name}", got="neither secret nor sha256", expected="one of them")
+    return Key(
+        one.name,
+        digest,
+        frozenset(one.rights),
+        one.requests_per_minute,
+        one.tokens_per_minute,
+        one.at_once,
+        one.priority,
+        one.policy,
+    )

@@ -1,0 +1,83 @@
+"""Every limit of the service in one struct; `herd serve --limits` prints them. Limits come before the work.
+
+Limits of what is below HTTP (options, images, the queue) stand where they are checked, and are listed here.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from herd.errors import UsageError, fail
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one request and of one connection. Raises UsageError for one below 1."""
+
+    body_bytes: int = 32 << 20
+    """A body without media."""
+    media_body_bytes: int = 96 << 20
+    """A body on a route that takes images as base64: 64 MiB of images, a third more in base64, and text."""
+    json_depth: int = 64
+    """Nesting of a body."""
+    json_values: int = 200_000
+    """Members and elements in a body."""
+    messages: int = 10_000
+    tools: int = 128
+    schema_bytes: int = 64 << 10
+    samples: int = 16
+    """n: answers to one prompt."""
+    prompts: int = 64
+    """Prompts of one request to complete."""
+    embed_inputs: int = 2048
+    """Texts of one request for embeddings."""
+    name_bytes: int = 256
+    """A model's name, a user, an id that a client chose."""
+    queue: int = 1024
+    """Requests that wait for a place in a model."""
+    per_key: int = 64
+    """Requests of one key under way at once."""
+    connections: int = 4096
+    """Open at once; over that the one that has been idle longest is closed."""
+    header_bytes: int = 64 << 10
+    header_timeout_s: int = 10
+    """From a connection's first moment to the end of its headers."""
+    body_timeout_s: int = 30
+    """Between two pieces of a body."""
+    idle_timeout_s: int = 75
+    """A connection kept open between requests."""
+    write_timeout_s: int = 60
+    """For a reader that reads nothing."""
+    unread_events: int = 4096
+    """Of a stream whose reader is slow; then it is dropped."""
+    drain_s: int = 30
+    """From the first signal to the end of what is under way."""
+    stored_responses: int = 1000
+    """Of /v1/responses, a key; the oldest go."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                fail(UsageError, f"limit {name}", got=value, expected="a whole number of 1 or more")
+
+
+class Row(NamedTuple):
+    """One limit, as it is printed."""
+
+    name: str
+    value: int
+    where: str
+
+
+def table(limits: Limits) -> Iterator[Row]:
+    """All limits: those of the service, and those that rooms below check."""
+    from herd.engine import request
+    from herd.media.limits import IMAGE_LIMITS
+
+    for name in limits.__struct_fields__:
+        yield Row(name, getattr(limits, name), "request or connection")
+    for name, value in vars(IMAGE_LIMITS).items():
+        yield Row(f"image_{name}", value, "image")
+    for name in ("MAX_STOPS", "MAX_STOP_BYTES", "MAX_STOP_IDS", "MAX_LOGIT_BIAS", "MAX_LOGPROBS"):
+        yield Row(name.lower(), getattr(request, name), "option")

@@ -1,0 +1,69 @@
+"""The service's log: a line an event, as text or JSON, on stderr. Never a prompt, an answer or a key.
+
+A thread writes, so that a full pipe stops nothing; when lines come faster than they can be written the newest are
+dropped and counted, and a reader that is gone is no reason to end.
+"""
+
+import json
+import queue
+import sys
+import threading
+import time
+from typing import Any, Literal, TextIO
+
+MOST_WAITING = 10_000
+"""Lines."""
+
+
+class Log:
+    """Lines of events. kind: text for people, json for machines, off."""
+
+    def __init__(self, kind: Literal["text", "json", "off"] = "text", out: TextIO | None = None) -> None:
+        self._kind = kind
+        self._out = out if out is not None else sys.stderr
+        self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self.dropped = 0
+        self._thread: threading.Thread | None = None
+        if kind != "off":
+            self._thread = threading.Thread(target=self._write, name="herd-log", daemon=True)
+            self._thread.start()
+
+    def event(self, what: str, **facts: Any) -> None:
+        """One line. Facts are names, counts and times; values of None are left out."""
+        if self._thread is None:
+            return
+        said = {name: value for name, value in facts.items() if value is not None}
+        if self._kind == "json":
+            line = json.dumps({"time": round(time.time(), 3), "event": what, **said})
+        else:
+            clock = time.strftime("%H:%M:%S")
+            line = " ".join([clock, what, *(f"{name}={_shown(value)}" for name, value in said.items())])
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what is waiting, for a second at most."""
+        if self._thread is not None:
+            try:
+                self._lines.put(None, timeout=0.1)
+                self._thread.join(1.0)
+            except queue.Full:
+                pass
+            self._thread = None
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._out.write(line + "\n")
+                self._out.flush()
+            except (OSError, ValueError):
+                self.dropped += 1
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str(value)
+    return text if text.isprintable() and " " not in text else json.dumps(text)

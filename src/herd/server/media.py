@@ -1,0 +1,45 @@
+"""Images of a request -> bytes. The only door through which the service takes media.
+
+Data addresses are decoded here, within limits that count before decoding. Addresses on the network go through
+`herd.server.fetcher`, if the service was started with `--remote-media`. Nothing is ever opened as a file.
+"""
+
+import base64
+import binascii
+import re
+
+from herd.errors import BadMedia, Forbidden, fail
+from herd.media.limits import IMAGE_LIMITS
+
+_DATA = re.compile(r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}/[a-zA-Z0-9.+-]{1,64})?(?:;[a-zA-Z0-9=.+-]{1,64}){0,4};base64,")
+
+
+async def image_of(url: str, where: str, *, remote: bool) -> bytes:
+    """The bytes behind an image's address. Raises BadMedia, Forbidden, and what fetching raises."""
+    if url[:5].lower() == "data:":
+        return data_image(url, where)
+    if url[:7].lower() != "http://" and url[:8].lower() != "https://":
+        fail(BadMedia, where, got=f"an address of kind {url[:12].split(':')[0]!r}", expected="data:, http: or https:")
+    if not remote:
+        fail(Forbidden, f"{where}: addresses on the network", do="send the image as data:image/...;base64,...")
+    from herd.server.fetcher import fetch
+
+    return await fetch(url, where)
+
+
+def data_image(url: str, where: str) -> bytes:
+    """The bytes of `data:image/...;base64,...`. Raises BadMedia. The type it states is not believed."""
+    found = _DATA.match(url)
+    if found is None:
+        fail(BadMedia, where, got=url[:40], expected="data:image/...;base64,...")
+    return base64_image(url[found.end() :], where)
+
+
+def base64_image(text: str, where: str) -> bytes:
+    """The bytes of an image in base64. Raises BadMedia for too many of them or bad ones."""
+    if len(text) * 3 // 4 > IMAGE_LIMITS.file_bytes + 3:
+        fail(BadMedia, where, got=f"about {len(text) * 3 // 4} bytes", expected=f"at most {IMAGE_LIMITS.file_bytes}")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        fail(BadMedia, where, got=f"bad base64: {error}", expected="an image in base64")

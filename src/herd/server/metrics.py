@@ -1,0 +1,38 @@
+"""Counters of the service for Prometheus, under the names that engines of this kind use. Numbers only, no text."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """One registry a service, so that two services in one process do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        per_model = {"labelnames": ("model_name",), "registry": self.registry}
+        self.running = Gauge("herd_num_requests_running", "Requests under way.", **per_model)
+        self.finished = Counter(
+            "herd_request_success", "Requests that ended.", ("model_name", "finished_reason"), registry=self.registry
+        )
+        self.failed = Counter("herd_request_failure", "Requests that failed.", ("code",), registry=self.registry)
+        self.prompt_tokens = Counter("herd_prompt_tokens", "Tokens of prompts.", **per_model)
+        self.cached_tokens = Counter("herd_prefix_cache_hits", "Tokens of prompts found in the cache.", **per_model)
+        self.output_tokens = Counter("herd_generation_tokens", "Tokens generated.", **per_model)
+        self.first_token_s = Histogram(
+            "herd_time_to_first_token_seconds", "From request to first token.", buckets=SECONDS, **per_model
+        )
+        self.whole_s = Histogram(
+            "herd_e2e_request_latency_seconds", "From request to its end.", buckets=SECONDS, **per_model
+        )
+        self.output_token_s = Histogram(
+            "herd_request_time_per_output_token_seconds", "Mean time between tokens.", buckets=SECONDS, **per_model
+        )
+        self.policy = Counter(
+            "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=self.registry
+        )
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,197 @@
+"""Loaded models: on demand, kept alive for a while, restarted when their engine dies.
+
+A model is loaded once, however many requests wait for it; it is never unloaded under a request. Where memory does not
+hold another one, those that nobody uses go first, the one that idled longest before the others.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady
+from herd.llm import LLM
+from herd.server.catalogue import Catalogue
+from herd.server.log import Log
+
+Loader = Callable[[str], LLM]
+"""The path of a model -> the loaded one; on a thread."""
+FOREVER = float("inf")
+State = Literal["loading", "ready"]
+
+
+@dataclass(eq=False)
+class Held:
+    """A model in memory, or on its way there."""
+
+    name: str
+    keep_alive_s: float
+    state: State = "loading"
+    llm: LLM | None = None
+    task: "asyncio.Task[None] | None" = None
+    began_s: float = field(default_factory=time.monotonic)
+    used_s: float = field(default_factory=time.monotonic)
+    loaded_at_s: float = 0.0
+    """Unix time."""
+    users: int = 0
+    restarts: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def expires_in_s(self) -> float:
+        """Seconds until it goes, if nobody uses it."""
+        return self.keep_alive_s - (time.monotonic() - self.used_s)
+
+
+class Models:
+    """All of them, on one event loop.
+
+    keep_alive_s: how long an unused model stays (FOREVER: until the end).
+    """
+
+    def __init__(self, catalogue: Catalogue, load: Loader, *, keep_alive_s: float, log: Log) -> None:
+        self.catalogue = catalogue
+        self.keep_alive_s = keep_alive_s
+        self._load = load
+        self._log = log
+        self._held: dict[str, Held] = {}
+        self._one_load = asyncio.Lock()
+        self._closing = False
+
+    @property
+    def held(self) -> list[Held]:
+        """Models that are loaded or loading."""
+        return list(self._held.values())
+
+    @asynccontextmanager
+    async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[LLM]:
+        """The model of that name, loaded if need be; it stays at least as long as the context.
+
+        keep_alive_s: from its end on; None: as before, or the service's. Raises NotFound, what loading raises, and
+        NotReady while the service stops.
+        """
+        held = self._hold(self.catalogue.find(name).name)
+        if keep_alive_s is not None:
+            held.keep_alive_s = keep_alive_s
+        held.users += 1
+        try:
+            yield await self._ready(held)
+        except EngineDied:
+            self._restart(held)
+            raise
+        finally:
+            held.users -= 1
+            held.used_s = time.monotonic()
+            self._arm(held)
+
+    async def load(self, name: str, keep_alive_s: float | None = None) -> None:
+        """Load a model now. See `use`."""
+        async with self.use(name, keep_alive_s):
+            pass
+
+    async def unload(self, name: str) -> bool:
+        """Let go of a model as soon as nobody uses it; whether it was there. Raises NotFound."""
+        held = self._held.get(self.catalogue.find(name).name)
+        if held is None:
+            return False
+        held.keep_alive_s = 0.0
+        if held.users == 0:
+            await self._drop(held)
+        return True
+
+    async def close(self) -> None:
+        """Let go of everything; what is under way fails."""
+        self._closing = True
+        for held in self.held:
+            await self._drop(held)
+
+    # -- loading -----------------------------------------------------------------------------------------------------
+
+    def _hold(self, name: str) -> Held:
+        if self._closing:
+            raise NotReady("the service is stopping; ask again when it is back")
+        held = self._held.get(name)
+        if held is None:
+            held = self._held[name] = Held(name, self.keep_alive_s)
+        if held.timer is not None:
+            held.timer.cancel()
+            held.timer = None
+        if held.task is None:
+            held.task = asyncio.create_task(self._bring(held))
+        return held
+
+    async def _ready(self, held: Held) -> LLM:
+        assert held.task is not None
+        await asyncio.shield(held.task)  # whoever gives up waiting does not end the load of the others
+        if held.llm is None:
+            raise EngineDied(f"{held.name} was unloaded while this request waited for it; ask again")
+        return held.llm
+
+    async def _bring(self, held: Held) -> None:
+        """Load one model, others first let go of if they are in the way."""
+        try:
+            path = str(self.catalogue.find(held.name).path)
+            async with self._one_load:
+                held.llm = await self._fit(held, path)
+        except BaseException as error:
+            self._held.pop(held.name, None)
+            kind = error.code if isinstance(error, HerdError) else type(error).__name__
+            self._log.event("load failed", model=held.name, error=kind)
+            raise
+        held.state, held.loaded_at_s = "ready", time.time()
+        self._log.event("loaded", model=held.name, seconds=time.monotonic() - held.began_s)
+
+    async def _fit(self, held: Held, path: str) -> LLM:
+        while True:
+            try:
+                return await asyncio.to_thread(self._load, path)
+            except DoesNotFit:
+                idle = [h for h in self.held if h is not held and h.users == 0 and h.llm is not None]
+                if not idle:
+                    raise
+                await self._drop(min(idle, key=lambda h: h.used_s))
+
+    def _restart(self, held: Held) -> None:
+        """Its engine is dead: load it again at once, for whoever comes next."""
+        if self._held.get(held.name) is not held or held.state != "ready" or self._closing:
+            return
+        self._log.event("restart", model=held.name, restarts=held.restarts + 1)
+        dead, held.llm = held.llm, None
+        held.state, held.began_s, held.restarts = "loading", time.monotonic(), held.restarts + 1
+        held.task = asyncio.create_task(self._replace(held, dead))
+        held.task.add_done_callback(_heard)
+
+    async def _replace(self, held: Held, dead: LLM | None) -> None:
+        if dead is not None:
+            await asyncio.to_thread(dead.close)
+        await self._bring(held)
+
+    # -- letting go --------------------------------------------------------------------------------------------------
+
+    def _arm(self, held: Held) -> None:
+        """Nobody uses it any more: from now on its time runs."""
+        if held.users or self._held.get(held.name) is not held or held.keep_alive_s == FOREVER or self._closing:
+            return
+        loop = asyncio.get_running_loop()
+        held.timer = loop.call_later(max(0.0, held.keep_alive_s), lambda: loop.create_task(self._expire(held)))
+
+    async def _expire(self, held: Held) -> None:
+        if held.users == 0 and self._held.get(held.name) is held:
+            self._log.event("unloaded", model=held.name, idle_s=time.monotonic() - held.used_s)
+            await self._drop(held)
+
+    async def _drop(self, held: Held) -> None:
+        self._held.pop(held.name, None)
+        if held.timer is not None:
+            held.timer.cancel()
+        llm, held.llm = held.llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.close)
+
+
+def _heard(task: "asyncio.Task[None]") -> None:
+    """A restart that failed has been logged; nobody need await it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,332 @@
+"""POST /v1/chat/completions."""
+
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError
+from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.server.body import read_json
+from herd.server.fields import Refused, Table
+from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
+from herd.server.problems import body_of
+from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
+
+FINISH = {"policy": "content_filter", "interrupted": "stop"}
+"""Reasons that have another name here."""
+IGNORED = "x-herd-ignored"
+
+
+class PlainText(msgspec.Struct, tag_field="type", tag="text"):
+    """No form is asked for."""
+
+
+class JsonObject(msgspec.Struct, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+
+class NamedSchema(msgspec.Struct):
+    """A schema and what it is called."""
+
+    name: str
+    schema: dict[str, Any] = {}
+    description: str | None = None
+    strict: bool | None = None
+    """Schemas are enforced either way."""
+
+
+class JsonSchema(msgspec.Struct, tag_field="type", tag="json_schema"):
+    """JSON of a schema."""
+
+    json_schema: NamedSchema
+
+
+ResponseFormat: TypeAlias = PlainText | JsonObject | JsonSchema
+
+
+class StreamOptions(msgspec.Struct):
+    """What else comes with a stream."""
+
+    include_usage: bool | None = None
+
+
+class Sampling(msgspec.Struct, kw_only=True):
+    """Options that chat and plain completion share; None: the model's own."""
+
+    model: str
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class ChatRequest(Sampling, kw_only=True):
+    """The fields that have an effect."""
+
+    messages: list[Turn]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+
+NOT_KEPT = "nothing is stored here"
+CHAT: Table[ChatRequest] = Table(
+    "POST /v1/chat/completions",
+    ChatRequest,
+    reported={
+        "metadata": NOT_KEPT,
+        "store": NOT_KEPT,
+        "service_tier": "there is one",
+        "reasoning_effort": "the model has no levels of reasoning",
+        "verbosity": "the model has no levels of it",
+        "prediction": "guesses come from the prompt itself",
+        "prompt_cache_key": "prefixes are found by their content",
+        "prompt_cache_retention": "prefixes stay as long as memory allows",
+        "safety_identifier": "see user",
+        "modalities": "answers are text",
+        "chat_template_kwargs": "chat formats are built in",
+        "messages[].content[].image_url.detail": "images are cut into tiles by their size",
+        "messages[].refusal": "an earlier answer is its content",
+        "messages[].annotations": "an earlier answer is its content",
+        "messages[].reasoning_content": "an earlier answer is its content",
+    },
+    refused={
+        "functions": "use tools",
+        "function_call": "use tool_choice",
+        "audio": "answers are text",
+        "web_search_options": "the service has no access to the web",
+    },
+)
+
+
+def options_of(asked: Sampling) -> dict[str, Any]:
+    """Fields of SamplingOptions out of a request. Raises Refused for ids that are no numbers."""
+    names = (
+        "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop ignore_eos "
+        "max_tokens"
+    )
+    found = {name: value for name in names.split() if (value := getattr(asked, name)) is not None}
+    if asked.stop_token_ids is not None:
+        found["stop_ids"] = asked.stop_token_ids
+    if asked.logit_bias is not None:
+        found["logit_bias"] = {_id(name): value for name, value in asked.logit_bias.items()}
+    return found
+
+
+def _id(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise Refused(f"logit_bias: got {text[:20]!r}, expected token ids", "logit_bias")
+    return int(text)
+
+
+def schema_of(form: ResponseFormat | None) -> Mapping[str, Any] | bool | None:
+    """What the answer must be."""
+    match form:
+        case JsonObject():
+            return True
+        case JsonSchema(named):
+            return named.schema
+    return None
+
+
+async def chat(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Answer a dialog."""
+    body = await read_json(request, service.limits, media=True)
+    asked, ignored = CHAT.read(body, strict=service.strict)
+    options = options_of(asked)
+    if asked.max_completion_tokens is not None:
+        if asked.max_tokens not in (None, asked.max_completion_tokens):
+            raise Refused("max_tokens: differs from max_completion_tokens; give one of them", "max_tokens")
+        options["max_tokens"] = asked.max_completion_tokens
+    if asked.logprobs:
+        options["logprobs"] = asked.top_logprobs or 0
+    elif asked.top_logprobs:
+        raise Refused("top_logprobs: expected logprobs to be true with it", "top_logprobs")
+    tools = tools_of(asked.tools)
+    ask = Ask(
+        model=asked.model,
+        messages=await dialog_of(asked.messages, remote_media=service.remote_media),
+        tools=tools,
+        tool_choice=choice_of(asked.tool_choice, tools),
+        parallel_tool_calls=asked.parallel_tool_calls is not False,
+        schema=schema_of(asked.response_format),
+        n=1 if asked.n is None else asked.n,
+        options=options,
+        user=asked.user or "",
+    )
+    answer = await service.open(caller, ask)
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    writer = ChatWriter(asked.model, answer.created)
+    if not asked.stream:
+        whole = writer.whole(await answer.whole())
+        return Response(encode(whole), media_type="application/json", headers=headers)
+    usage = asked.stream_options is not None and asked.stream_options.include_usage is True
+    return Stream(
+        writer.stream(answer, usage=usage),
+        "text/event-stream",
+        headers=headers,
+        write_timeout_s=service.limits.write_timeout_s,
+        ping=SSE_PING,
+    )
+
+
+class ChatWriter:
+    """Events -> chat.completion and its chunks."""
+
+    def __init__(self, model: str, created: int) -> None:
+        self._id = "chatcmpl-" + secrets.token_hex(12)
+        self._model = model
+        self._created = created
+
+    def whole(self, replies: Sequence[Reply]) -> dict[str, Any]:
+        """The answer as one object."""
+        return {
+            **self._head("chat.completion"),
+            "choices": [_choice(i, reply) for i, reply in enumerate(replies)],
+            "usage": usage_of(replies),
+            "timings": timings_of(replies[0]),
+        }
+
+    async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
+        """Server-sent events; an error comes as one, then the end."""
+        head = self._head("chat.completion.chunk")
+        more: dict[str, Any] = {"usage": None} if usage else {}
+        begun: set[int] = set()
+
+        def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
+            if index not in begun:
+                begun.add(index)
+                delta = {"role": "assistant", "content": "", **delta}
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+            return sse(encode({**head, "choices": [choice], **more}))
+
+        try:
+            for index in range(answer.ask.n):
+                yield chunk(index, {})
+            async for event in answer.events():
+                match event:
+                    case TextEvent():
+                        yield chunk(event.index, {"content": event.text}, logprobs=logprobs_of(event.logprobs))
+                    case CallStartEvent():
+                        function = {"name": event.name, "arguments": ""}
+                        call = {"index": event.call_index, "id": event.id, "type": "function", "function": function}
+                        yield chunk(event.index, {"tool_calls": [call]})
+                    case CallArgumentsEvent():
+                        call = {"index": event.call_index, "function": {"arguments": event.fragment}}
+                        yield chunk(event.index, {"tool_calls": [call]})
+                    case DoneEvent():
+                        yield chunk(event.index, {}, finish_of(event.reply))
+            if usage:
+                last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
+                yield sse(encode({**head, "choices": [], **last}))
+            yield SSE_DONE
+        except HerdError as error:
+            yield sse(encode(body_of(error, "openai")))
+        finally:
+            await answer.aclose()
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._model,
+            "system_fingerprint": None,
+        }
+
+
+def finish_of(reply: Reply) -> str:
+    """Why it ended, in this dialect's words."""
+    return FINISH.get(reply.finish_reason, reply.finish_reason)
+
+
+def _choice(index: int, reply: Reply) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+    if reply.tool_calls:
+        message["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": dumps(c.arguments)}}
+            for c in reply.tool_calls
+        ]
+    else:
+        message["content"] = reply.text
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs_of(reply.logprobs),
+        "finish_reason": finish_of(reply),
+    }
+
+
+def dumps(arguments: Mapping[str, Any]) -> str:
+    """A call's arguments as the JSON text that clients parse."""
+    return encode(dict(arguments)).decode()
+
+
+def logprobs_of(found: Sequence[Logprob] | None) -> dict[str, Any] | None:
+    """Log-probabilities of tokens; None where none were asked for."""
+    if found is None:
+        return None
+    content = []
+    for one in found:
+        top = [_token(x.text, x.logprob) for x in one.top]
+        content.append({**_token(one.text, one.logprob), "top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def usage_of(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Token counts; samples share their prompt."""
+    prompt = replies[0].usage.prompt_tokens
+    output = sum(reply.usage.output_tokens for reply in replies)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": replies[0].usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def timings_of(reply: Reply) -> dict[str, Any]:
+    """Times and rates, under llama.cpp's names."""
+    t, usage = reply.timings, reply.usage
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": usage.prompt_tokens - usage.cached_tokens,
+        "prompt_ms": t.prefill_s * 1e3,
+        "prompt_per_second": t.prefill_tps,
+        "predicted_n": usage.output_tokens,
+        "predicted_ms": t.decode_s * 1e3,
+        "predicted_per_second": t.decode_tps,
+    }

@@ -1,0 +1,177 @@
+"""POST /v1/completions: text or ids to go on with, without a chat format."""
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError
+from herd.llm import LLM
+from herd.replies import DoneEvent, Logprob, Reply, TextEvent
+from herd.server.body import read_json
+from herd.server.fields import Refused, Table, within
+from herd.server.openai.chat import IGNORED, NOT_KEPT, Sampling, finish_of, options_of, timings_of, usage_of
+from herd.server.problems import body_of
+from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
+
+
+class CompletionRequest(Sampling, kw_only=True):
+    """The fields that have an effect."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = None
+    echo: bool | None = None
+
+
+COMPLETIONS: Table[CompletionRequest] = Table(
+    "POST /v1/completions",
+    CompletionRequest,
+    reported={"metadata": NOT_KEPT, "best_of": "every sample is returned; see n"},
+    refused={"suffix": "the model does not fill in gaps"},
+)
+SPECIAL = "specials are the service's own; send them as a dialog"
+
+
+async def complete(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Go on with one or several prompts."""
+    body = await read_json(request, service.limits)
+    asked, ignored = COMPLETIONS.read(body, strict=service.strict)
+    prompts = prompts_of(asked.prompt)
+    within("prompt", len(prompts), service.limits.prompts)
+    if asked.max_tokens == 0:
+        raise Refused("max_tokens: got 0, expected at least 1", "max_tokens")
+    options = options_of(asked)
+    options.setdefault("max_tokens", 16)  # OpenAI's default of this route
+    if asked.logprobs is not None:
+        options["logprobs"] = asked.logprobs
+    if asked.stream and len(prompts) > 1:
+        raise Refused("prompt: got several with stream, expected one", "prompt")
+    n = 1 if asked.n is None else asked.n
+    async with AsyncExitStack() as stack:
+        answers = []
+        for prompt in prompts:
+            ask = Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "")
+            answers.append(await service.open(caller, ask))
+            stack.push_async_callback(answers[-1].aclose)
+            if not isinstance(prompt, str):
+                check_ids(answers[-1].llm, prompt)
+        writer = CompletionWriter(asked.model, answers[0].created, echo=asked.echo is True)
+        headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+        if not asked.stream:
+            replies = [await answer.whole() for answer in answers]
+            return Response(encode(writer.whole(answers, replies)), media_type="application/json", headers=headers)
+        stack.pop_all()  # the stream closes it
+        usage = asked.stream_options is not None and asked.stream_options.include_usage is True
+        return Stream(
+            writer.stream(answers[0], usage=usage),
+            "text/event-stream",
+            headers=headers,
+            write_timeout_s=service.limits.write_timeout_s,
+            ping=SSE_PING,
+        )
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
+    """One or several prompts out of the four forms. Raises Refused for none, or empty ones."""
+    if isinstance(prompt, str):
+        found: list[Any] = [prompt]
+    elif prompt and all(isinstance(one, int) for one in prompt):
+        found = [list(prompt)]
+    else:
+        found = list(prompt)
+    if not found or any(not one for one in found):
+        raise Refused("prompt: got nothing, expected text or ids", "prompt")
+    return found
+
+
+def check_ids(llm: LLM, ids: Sequence[int]) -> None:
+    """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
+    specials = set(llm.tokenizer.specials.values())
+    for i in ids:
+        if i in specials and i != llm.tokenizer.bos_id:
+            raise Refused(f"prompt: got the id {i} of a control token; {SPECIAL}", "prompt")
+
+
+class CompletionWriter:
+    """Events -> text_completion."""
+
+    def __init__(self, model: str, created: int, *, echo: bool) -> None:
+        self._echo = echo
+        self._head = {
+            "id": "cmpl-" + secrets.token_hex(12),
+            "object": "text_completion",
+            "created": created,
+            "model": model,
+            "system_fingerprint": None,
+        }
+
+    def whole(self, answers: Sequence[Answer], replies: Sequence[Sequence[Reply]]) -> dict[str, Any]:
+        """All answers as one object."""
+        choices: list[dict[str, Any]] = []
+        for answer, found in zip(answers, replies, strict=True):
+            before = self._before(answer)
+            for reply in found:
+                logprobs = logprobs_of(reply.logprobs, len(before))
+                choices.append(_choice(len(choices), before + reply.text, finish_of(reply), logprobs))
+        usages = [usage_of(found) for found in replies]
+        total = {name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+        return {**self._head, "choices": choices, "usage": total, "timings": timings_of(replies[0][0])}
+
+    async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
+        """Server-sent events."""
+        more: dict[str, Any] = {"usage": None} if usage else {}
+        shown = [len(self._before(answer))] * answer.ask.n
+        try:
+            if self._echo:
+                for i in range(answer.ask.n):
+                    yield sse(encode({**self._head, "choices": [_choice(i, self._before(answer), None, None)], **more}))
+            async for event in answer.events():
+                if isinstance(event, TextEvent):
+                    logprobs = logprobs_of(event.logprobs, shown[event.index])
+                    shown[event.index] += len(event.text)
+                    choice = _choice(event.index, event.text, None, logprobs)
+                    yield sse(encode({**self._head, "choices": [choice], **more}))
+                elif isinstance(event, DoneEvent):
+                    choice = _choice(event.index, "", finish_of(event.reply), None)
+                    yield sse(encode({**self._head, "choices": [choice], **more}))
+            if usage:
+                last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
+                yield sse(encode({**self._head, "choices": [], **last}))
+            yield SSE_DONE
+        except HerdError as error:
+            yield sse(encode(body_of(error, "openai")))
+        finally:
+            await answer.aclose()
+
+    def _before(self, answer: Answer) -> str:
+        """The prompt, where it is asked back."""
+        if not self._echo:
+            return ""
+        prompt = answer.ask.prompt
+        assert prompt is not None
+        return prompt if isinstance(prompt, str) else answer.llm.decode(prompt)
+
+
+def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def logprobs_of(found: Sequence[Logprob] | None, offset: int) -> dict[str, Any] | None:
+    """Log-probabilities as this route has them: four lists. offset: characters before the first token."""
+    if found is None:
+        return None
+    offsets = []
+    for one in found:
+        offsets.append(offset)
+        offset += len(one.text)
+    return {
+        "tokens": [one.text for one in found],
+        "token_logprobs": [one.logprob for one in found],
+        "top_logprobs": [{x.text: x.logprob for x in one.top} for one in found],
+        "text_offset": offsets,
+    }

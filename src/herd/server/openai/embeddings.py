@@ -1,0 +1,77 @@
+"""POST /v1/embeddings: means of a generative model, weak beside those of a model made for it (docs/serve.md)."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.server.body import read_json
+from herd.server.fields import Refused, Table, within
+from herd.server.openai.chat import IGNORED
+from herd.server.service import Caller, Service
+from herd.server.wire import encode
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    """The fields that have an effect."""
+
+    model: str
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+EMBEDDINGS: Table[EmbeddingRequest] = Table(
+    "POST /v1/embeddings", EmbeddingRequest, reported={"user": "embeddings are not shared out by users"}
+)
+
+
+async def embed(service: Service, request: Request, caller: Caller) -> Response:
+    """Vectors of unit length, one a text, in their order."""
+    body = await read_json(request, service.limits)
+    asked, ignored = EMBEDDINGS.read(body, strict=service.strict)
+    texts = texts_of(asked.input)
+    within("input", len(texts), service.limits.embed_inputs)
+    caller.facts.update(key=caller.key.name, model=asked.model)
+    vectors, tokens = await service.embed(caller, asked.model, texts)
+    if asked.dimensions is not None:
+        vectors = shortened(vectors, asked.dimensions)
+    data = [
+        {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
+        for i, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    found = {"object": "list", "data": data, "model": asked.model, "usage": usage}
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    return Response(encode(found), media_type="application/json", headers=headers)
+
+
+def texts_of(given: str | Sequence[Any]) -> list[str]:
+    """Texts. Raises Refused for ids: they are of OpenAI's vocabulary when they come from LangChain."""
+    texts = [given] if isinstance(given, str) else list(given)
+    if any(not isinstance(text, str) for text in texts):
+        raise Refused("input: got token ids, expected text; LangChain: check_embedding_ctx_length=False", "input")
+    if not texts or not all(texts):
+        raise Refused("input: got an empty text, expected at least one character", "input")
+    return texts
+
+
+def shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
+    """The first `dimensions` numbers of each, of unit length again. Raises Refused."""
+    width = vectors.shape[1]
+    if not 1 <= dimensions <= width:
+        raise Refused(f"dimensions: got {dimensions}, expected 1 to {width}", "dimensions")
+    cut = vectors[:, :dimensions]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+
+
+def _written(vector: np.ndarray, form: str | None) -> list[float] | str:
+    """Numbers, or little-endian float32 in base64."""
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    found: list[float] = vector.tolist()
+    return found

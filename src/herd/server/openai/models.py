@@ -1,0 +1,43 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError
+from herd.llm.loading import DEFAULT_CONTEXT
+from herd.server.catalogue import Listed
+from herd.server.service import Caller, Service
+from herd.server.wire import encode
+
+
+async def list_models(service: Service, request: Request, caller: Caller) -> Response:
+    """All models that can be asked for."""
+    listed = service.models.catalogue.names().values()
+    found = [model_object(service, one) for one in listed]
+    return Response(encode({"object": "list", "data": found}), media_type="application/json")
+
+
+async def show_model(service: Service, request: Request, caller: Caller) -> Response:
+    """One model."""
+    one = service.models.catalogue.find(request.path_params["model"])
+    return Response(encode(model_object(service, one)), media_type="application/json")
+
+
+def model_object(service: Service, listed: Listed) -> dict[str, Any]:
+    """A model, with what clients look for to learn its context: vLLM's, LM Studio's and OpenRouter's names."""
+    held = next((h for h in service.models.held if h.name == listed.name and h.llm is not None), None)
+    found: dict[str, Any] = {
+        "id": listed.name,
+        "object": "model",
+        "created": int(listed.added_s),
+        "owned_by": "herd",
+        "loaded": held is not None,
+    }
+    try:
+        own = service.models.catalogue.about(listed.name).config.max_context
+    except HerdError:
+        return found  # its files are gone or broken: whoever asks it is told so
+    now = held.llm.context if held is not None and held.llm is not None else min(own, DEFAULT_CONTEXT)
+    return {**found, "max_model_len": now, "context_length": now, "max_context_length": own}

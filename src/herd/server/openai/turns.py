@@ -1,0 +1,169 @@
+"""A dialog as OpenAI's clients write it -> turns and tools as `herd.dialogs` reads them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from herd.errors import UsageError
+from herd.server.fields import Refused
+from herd.server.media import image_of
+
+
+class Text(msgspec.Struct, tag_field="type", tag="text"):
+    """A part that is text."""
+
+    text: str
+
+
+class Refusal(msgspec.Struct, tag_field="type", tag="refusal"):
+    """A part in which an earlier answer refused; read as its text."""
+
+    refusal: str
+
+
+class ImageAddress(msgspec.Struct):
+    """Where an image is."""
+
+    url: str
+
+
+class Image(msgspec.Struct, tag_field="type", tag="image_url"):
+    """A part that is an image."""
+
+    image_url: ImageAddress
+
+
+Part: TypeAlias = Text | Refusal | Image
+
+
+class CalledFunction(msgspec.Struct):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: str
+    """JSON."""
+
+
+class Call(msgspec.Struct):
+    """A call of an earlier answer."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
+class Turn(msgspec.Struct):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(msgspec.Struct):
+    """A function that may be called."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct):
+    """A tool; only functions are known."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class ChosenFunction(msgspec.Struct):
+    """The name of one."""
+
+    name: str
+
+
+class Choice(msgspec.Struct):
+    """The one tool that has to be called."""
+
+    function: ChosenFunction
+    type: Literal["function"] = "function"
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
+
+
+async def dialog_of(turns: Sequence[Turn], *, remote_media: bool) -> list[dict[str, Any]]:
+    """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
+    return [await _turn(turn, f"messages[{i}]", remote_media) for i, turn in enumerate(turns)]
+
+
+def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
+    """Definitions for `LLM.astream`."""
+    found = []
+    for tool in tools or ():
+        function = tool.function
+        one: dict[str, Any] = {"name": function.name, "parameters": function.parameters or _NO_ARGUMENTS}
+        if function.description is not None:
+            one["description"] = function.description
+        found.append(one)
+    return found
+
+
+_NO_ARGUMENTS = {"type": "object", "properties": {}}
+
+
+def choice_of(choice: ToolChoice | None, tools: Sequence[dict[str, Any]]) -> str:
+    """auto, none, required, or the name of a tool. Raises Refused for a name that no tool has."""
+    if choice is None:
+        return "auto"
+    if isinstance(choice, str):
+        if choice == "required" and not tools:
+            raise Refused("tool_choice: got required, expected tools to choose from", "tool_choice")
+        return choice
+    if choice.function.name not in [tool["name"] for tool in tools]:
+        raise Refused(f"tool_choice: no tool is called {choice.function.name!r}", "tool_choice")
+    return choice.function.name
+
+
+def arguments_of(text: str, where: str) -> dict[str, Any]:
+    """The arguments of a past call. Raises Refused."""
+    try:
+        found = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Refused(f"{where}: expected a JSON object as text", where)
+    return found
+
+
+async def _turn(turn: Turn, where: str, remote_media: bool) -> dict[str, Any]:
+    content: Any = turn.content
+    if isinstance(content, list):
+        content = [await _part(part, f"{where}.content[{i}]", remote_media) for i, part in enumerate(content)]
+    found: dict[str, Any] = {"role": "system" if turn.role == "developer" else turn.role, "content": content}
+    if turn.tool_calls:
+        at = f"{where}.tool_calls[].function.arguments"
+        found["tool_calls"] = [
+            {"name": c.function.name, "arguments": arguments_of(c.function.arguments, at), "id": c.id}
+            for c in turn.tool_calls
+        ]
+    if turn.name is not None:
+        found["name"] = turn.name
+    if turn.tool_call_id is not None:
+        found["tool_call_id"] = turn.tool_call_id
+    return found
+
+
+async def _part(part: Part, where: str, remote_media: bool) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Refusal(refusal):
+            return {"type": "text", "text": refusal}
+        case Image(image_url):
+            return {"type": "image", "image": await image_of(image_url.url, where, remote=remote_media)}
+    raise UsageError(f"{where}: unknown part")

@@ -1,0 +1,77 @@
+"""Errors as each dialect's clients know them. One tree of errors (`herd.errors`) in, one JSON object out."""
+
+import re
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+from herd.errors import Busy, ContextTooLong, HerdError
+from herd.server.fields import Refused
+from herd.server.wire import encode
+
+Dialect = Literal["openai", "ollama", "anthropic"]
+
+OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*): ")
+
+
+def status_of(error: HerdError) -> int:
+    """Its HTTP status. 499 and 507 are no client's: they become 503."""
+    return error.http_status if error.http_status not in (499, 507) else 503
+
+
+def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
+    """The JSON object of an error."""
+    message, status = str(error), status_of(error)
+    if dialect == "ollama":
+        return {"error": message}
+    if dialect == "anthropic":
+        kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": _param(error), "code": error.code}}
+
+
+def headers_of(error: HerdError) -> dict[str, str]:
+    """Further headers of a reply that is an error."""
+    found = {}
+    if isinstance(error, Busy):
+        found["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if status_of(error) == 401:
+        found["www-authenticate"] = "Bearer"
+    return found
+
+
+def problem(error: HerdError, dialect: Dialect) -> Response:
+    """The reply that is an error."""
+    return Response(
+        encode(body_of(error, dialect)),
+        status_of(error),
+        media_type="application/json",
+        headers=headers_of(error),
+    )
+
+
+def _param(error: HerdError) -> str | None:
+    """The field that an error is about."""
+    if isinstance(error, Refused):
+        return error.param or None
+    if isinstance(error, ContextTooLong):
+        return "messages"
+    found = _FIRST_WORD.match(str(error))
+    return found.group(1) if found else None

@@ -1,0 +1,85 @@
+"""The table of routes. What stands here without a right is open to everybody; all else asks for a key first.
+
+The check sits at the handler, not at a path: whatever spelling reaches the handler has passed it.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.types import Receive, Scope, Send
+
+from herd.errors import HerdError
+from herd.server.door import dialect_of
+from herd.server.keys import Right
+from herd.server.problems import Dialect, problem
+from herd.server.service import Caller, Service
+
+Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
+Handler = Callable[[Service, Request, Caller], Awaitable[Any]]
+"""What answers: a Response or a Stream comes of it."""
+Method = Literal["GET", "POST", "DELETE"]
+
+
+class Route(NamedTuple):
+    """One way in."""
+
+    method: Method
+    path: str
+    handler: Handler
+    right: Right | None
+    """None: open to everybody."""
+    dialect: Dialect = "openai"
+
+
+def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
+    """Who asks. Raises Unauthorised."""
+    headers = request.headers
+    key = service.keyring.find(headers.get("authorization", ""), headers.get("x-api-key", ""))
+    return Caller(key, request.state.request_id, route)
+
+
+def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Any]]:
+    """The handler behind its key."""
+
+    async def answer(request: Request) -> Any:
+        request.state.route = f"{route.method} {route.path}"
+        try:
+            if route.right is None:
+                caller = Caller(service.nobody, request.state.request_id, request.state.route)
+            else:
+                caller = caller_of(service, request, request.state.route)
+                caller.key.check_right(route.right)
+            request.state.facts = caller.facts
+            return await route.handler(service, request, caller)
+        except HerdError as error:
+            service.metrics.failed.labels(error.code).inc()
+            return problem(error, route.dialect)
+
+    return answer
+
+
+def starlette_routes(service: Service, routes: Iterable[Route]) -> list[StarletteRoute]:
+    """For the application. One path's methods share a StarletteRoute, or Starlette would answer 405 at the first."""
+    found = []
+    for route in routes:
+        found.append(StarletteRoute(route.path, endpoint(service, route), methods=[route.method]))
+    return found
+
+
+def elsewhere(service: Service, status: int, message: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What answers where no route does: also that is told to those with a key only."""
+
+    async def answer(request: Request, _error: Exception) -> Response:
+        try:
+            caller_of(service, request)
+        except HerdError as error:
+            return problem(error, dialect_of(request.url.path))
+        error = HerdError(message)
+        error.http_status = status  # type: ignore[misc]
+        error.code = "not_found" if status == 404 else "method_not_allowed"  # type: ignore[misc]
+        return problem(error, dialect_of(request.url.path))
+
+    return answer

@@ -1,0 +1,115 @@
+"""The service as a process: sockets, signals, the lines that it prints. `herd serve` calls `serve`.
+
+First SIGINT or SIGTERM: no more requests are taken, those under way have `drain_s` seconds; the second one ends it now.
+"""
+
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from herd.errors import HerdError, UsageError, fail
+from herd.server.app import create_app
+from herd.server.catalogue import StoreCatalogue
+from herd.server.connection import uvicorn_options
+from herd.server.keys import Keyring
+from herd.server.log import Log
+from herd.server.models import Loader, Models
+from herd.server.options import ServerOptions
+from herd.server.service import Service
+
+
+def service_of(options: ServerOptions, load: Loader) -> Service:
+    """The service that options describe. load: path of a model -> the loaded one."""
+    log = Log(options.log)
+    catalogue = StoreCatalogue(options.served, options.aliases)
+    for name in options.preload:
+        catalogue.find(name)  # a name that is wrong is said now, not in a log line later
+    return Service(
+        Models(catalogue, load, keep_alive_s=options.keep_alive_s, log=log),
+        keyring=Keyring(options.keys),
+        limits=options.limits,
+        log=log,
+        strict=options.strict,
+        remote_media=options.remote_media,
+        preload=options.preload,
+    )
+
+
+def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> None:
+    """Serve until a signal ends it. say: gets the lines for people. Raises UsageError for a port that cannot be had."""
+    service = service_of(options, load)
+    main = bind(options.host, options.port)
+    sockets = [main]
+    if options.ollama_port is not None and options.ollama_port != options.port:
+        try:
+            sockets.append(bind(options.host, options.ollama_port))
+        except HerdError:
+            say(f"port {options.ollama_port} is taken: Ollama's clients need OLLAMA_HOST={address(main)}")
+    config = uvicorn.Config(
+        create_app(service, options),
+        timeout_graceful_shutdown=options.limits.drain_s,
+        **uvicorn_options(options.limits),
+    )
+    server = Server(config, service)
+    for line in greeting(service, sockets):
+        say(line)
+    server.run(sockets=sockets)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with two signals of either kind: drain, then now."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self.should_exit:
+            self.force_exit = True
+            signal.signal(sig, signal.SIG_DFL)  # a third one needs nobody's help
+        self._service.stopping = True
+        self.should_exit = True
+        # uvicorn would raise the signal again at the end, and a drained service ends with 0
+        self._captured_signals.clear()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError when the port is taken or the interface is not there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix" and sys.platform != "cygwin":
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(2048)
+        found.setblocking(False)
+    except OSError as error:
+        found.close()
+        do = "choose another with --port" if error.errno == errno.EADDRINUSE else "choose another --host or --port"
+        fail(UsageError, f"{host}:{port}: {error.strerror}", do=do)
+    return found
+
+
+def address(listening: socket.socket) -> str:
+    """http://HOST:PORT of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def greeting(service: Service, sockets: list[socket.socket]) -> list[str]:
+    """What is said at the start."""
+    main = address(sockets[0])
+    lines = [f"Herd at {main}: OpenAI {main}/v1, Anthropic {main}, Ollama {main}"]
+    if len(sockets) > 1:
+        lines.append(f"also {address(sockets[1])}, where Ollama's clients look")
+    if service.preload:
+        lines.append(f"loading {', '.join(service.preload)}")
+    lines.append(f"API keys: {len(service.keyring)}" if service.keyring else "no API key: this machine only")
+    return lines

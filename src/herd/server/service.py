@@ -1,0 +1,246 @@
+"""One service behind three dialects: an `Ask` goes in, events come out.
+
+The one door to models: what a request may cost is checked here, whatever dialect it came in; keys' quotas, policies and
+counters are here as well, so that no route can miss one of them.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from herd.errors import HerdError, NotReady
+from herd.llm import LLM, AsyncStream
+from herd.replies import DoneEvent, Event, Policy, Reply
+from herd.server.fields import within
+from herd.server.keys import Key, Keyring
+from herd.server.limits import Limits
+from herd.server.log import Log
+from herd.server.metrics import Metrics
+from herd.server.models import Models
+
+PolicyFor = Callable[["Caller"], Policy | None]
+"""A fresh policy for one request, or None for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request in no dialect. Exactly one of messages and prompt."""
+
+    model: str
+    messages: Sequence[Mapping[str, Any]] | None = None
+    """Turns as `herd.dialogs` reads them; images are bytes, never a path."""
+    prompt: str | Sequence[int] | None = None
+    """Text or ids to go on with, without a chat format."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
+    """auto, none, required, or a tool's name."""
+    parallel_tool_calls: bool = True
+    schema: Mapping[str, Any] | bool | None = None
+    """What the answer must be: a JSON schema, or True for any JSON object."""
+    n: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of SamplingOptions."""
+    user: str = ""
+    """Whom a key acts for: they share the engine fairly."""
+    keep_alive_s: float | None = None
+
+
+@dataclass(eq=False)
+class Caller:
+    """Who asks, and what the log is told of it."""
+
+    key: Key
+    request_id: str
+    route: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Service:
+    """Models, keys, counters. See the module."""
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        keyring: Keyring | None = None,
+        limits: Limits | None = None,
+        log: Log | None = None,
+        policies: PolicyFor = lambda caller: None,
+        strict: bool = False,
+        remote_media: bool = False,
+        preload: Sequence[str] = (),
+    ) -> None:
+        self.models = models
+        self.keyring = keyring or Keyring()
+        self.limits = limits or Limits()
+        self.log = log or Log("off")
+        self.metrics = Metrics()
+        self.policies = policies
+        self.strict = strict
+        self.remote_media = remote_media
+        self.preload = tuple(preload)
+        self.nobody = Key("nobody", rights=frozenset())
+        """Who asks where no key is needed."""
+        self.started_s = time.time()
+        self.stopping = False
+
+    async def open(self, caller: Caller, ask: Ask) -> "Answer":
+        """Check a request, load its model, queue it; its events come from the Answer, which has to be closed.
+
+        Raises what is wrong with it, before anything of a reply has been sent.
+        """
+        self._check(ask)
+        caller.facts.update(key=caller.key.name, model=ask.model)
+        caller.key.enter(self.limits.per_key)
+        stack = AsyncExitStack()
+        try:
+            llm = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            stream = self._stream(llm, caller, ask)
+            stack.push_async_callback(stream.aclose)
+            await stream.ready()
+        except BaseException:
+            caller.key.leave(0)
+            await stack.__aexit__(*sys.exc_info())
+            raise
+        return Answer(self, caller, ask, llm, stream, stack)
+
+    async def embed(self, caller: Caller, model: str, texts: Sequence[str]) -> "tuple[np.ndarray, int]":
+        """[n, D] vectors of unit length, and the tokens they took. Raises what loading and embedding raise."""
+        self.refuse_when_stopping()
+        within("model", len(model), self.limits.name_bytes)
+        caller.key.enter(self.limits.per_key)
+        tokens = 0
+        try:
+            async with self.models.use(model) as llm:
+                tokens = await asyncio.to_thread(lambda: sum(len(llm.encode(text)) for text in texts))
+                vectors = await asyncio.to_thread(llm.embed, texts)
+        finally:
+            caller.key.leave(tokens)
+        return vectors, tokens
+
+    def refuse_when_stopping(self) -> None:
+        """Raise NotReady once the service takes no more requests."""
+        if self.stopping:
+            raise NotReady("the service is stopping; ask again when it is back")
+
+    def _check(self, ask: Ask) -> None:
+        """Limits of what a request asks for; options, images and the context are checked where they are read."""
+        self.refuse_when_stopping()
+        assert (ask.messages is None) != (ask.prompt is None), "a dialog or a prompt"
+        within("model", len(ask.model), self.limits.name_bytes)
+        within("user", len(ask.user), self.limits.name_bytes)
+        within("messages", len(ask.messages or ()), self.limits.messages)
+        within("tools", len(ask.tools), self.limits.tools)
+        within("n", ask.n, self.limits.samples)
+
+    def _stream(self, llm: LLM, caller: Caller, ask: Ask) -> AsyncStream:
+        key = caller.key
+        whose: dict[str, Any] = {
+            "client": f"{key.name}/{ask.user}",
+            "tenant": key.name if self.keyring else "",
+            "priority": key.priority,
+            "policy": self.policies(caller),
+            "n": ask.n,
+        }
+        if ask.prompt is not None:
+            return llm.astream_complete(ask.prompt, schema=ask.schema, **whose, **ask.options)
+        assert ask.messages is not None
+        return llm.astream(
+            ask.messages,
+            tools=ask.tools or None,
+            tool_choice=ask.tool_choice,
+            parallel_tool_calls=ask.parallel_tool_calls,
+            schema=ask.schema,
+            **whose,
+            **ask.options,
+        )
+
+
+class Answer:
+    """A request under way. Close it, however it ends."""
+
+    def __init__(
+        self, service: Service, caller: Caller, ask: Ask, llm: LLM, stream: AsyncStream, stack: AsyncExitStack
+    ) -> None:
+        self.ask = ask
+        self.llm = llm
+        self.caller = caller
+        self.replies: list[Reply] = []
+        """Of the samples that are done, in the order of their end."""
+        self.created = int(time.time())
+        self._service = service
+        self._stream = stream
+        self._stack: AsyncExitStack | None = stack
+        self._began_s = time.monotonic()
+        self._model = llm.name
+        service.metrics.running.labels(self._model).inc()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of its prompt."""
+        return self._stream.prompt_tokens
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Everything that comes of it. An error ends it, and the answer is closed with it."""
+        try:
+            async for event in self._stream:
+                if isinstance(event, DoneEvent):
+                    self._count(event.reply)
+                yield event
+        except HerdError as error:
+            self._service.metrics.failed.labels(error.code).inc()
+            self.caller.facts["error"] = error.code
+            await self._close(*sys.exc_info())
+            raise
+
+    async def whole(self) -> list[Reply]:
+        """All replies, in the order of the samples; it is closed then."""
+        found: dict[int, Reply] = {}
+        try:
+            async for event in self.events():
+                if isinstance(event, DoneEvent):
+                    found[event.index] = event.reply
+        finally:
+            await self.aclose()
+        return [found[i] for i in sorted(found)]
+
+    async def aclose(self) -> None:
+        """It is over: its place, its pages and its model are free."""
+        await self._close(None, None, None)
+
+    async def _close(self, kind: Any, error: Any, trace: Any) -> None:
+        stack, self._stack = self._stack, None
+        if stack is None:
+            return
+        tokens = sum(r.usage.output_tokens for r in self.replies)
+        self.caller.key.leave(tokens + (self.prompt_tokens if self.replies else 0))
+        self._service.metrics.running.labels(self._model).dec()
+        try:
+            await stack.__aexit__(kind, error, trace)
+        except HerdError:
+            if kind is None:
+                raise
+
+    def _count(self, reply: Reply) -> None:
+        metrics, name = self._service.metrics, self._model
+        usage, timings = reply.usage, reply.timings
+        metrics.finished.labels(name, reply.finish_reason).inc()
+        if not self.replies:  # samples share the prompt
+            metrics.prompt_tokens.labels(name).inc(usage.prompt_tokens)
+            metrics.cached_tokens.labels(name).inc(usage.cached_tokens)
+        metrics.output_tokens.labels(name).inc(usage.output_tokens)
+        if usage.output_tokens:
+            metrics.first_token_s.labels(name).observe(timings.first_token_s)
+        if usage.output_tokens > 1:
+            metrics.output_token_s.labels(name).observe(timings.decode_s / (usage.output_tokens - 1))
+        metrics.whole_s.labels(name).observe(time.monotonic() - self._began_s)
+        self.replies.append(reply)
+        facts = self.caller.facts
+        facts["prompt_tokens"] = usage.prompt_tokens
+        facts["output_tokens"] = facts.get("output_tokens", 0) + usage.output_tokens

@@ -1,0 +1,105 @@
+"""Keys: who is let in, and how often."""
+
+from pathlib import Path
+
+import pytest
+
+from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError
+from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_keys
+
+SECRET = "a-secret-of-some-length"
+
+
+def test_a_key_is_found_in_either_header() -> None:
+    ring = Keyring([plain_key("another-secret-here", "a"), plain_key(SECRET, "b")])
+    assert ring.find(f"Bearer {SECRET}", "").name == "b"
+    assert ring.find(f"bearer  {SECRET}", "").name == "b"
+    assert ring.find("", SECRET).name == "b"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "x_api_key"),
+    [("", ""), ("Bearer", ""), ("Bearer ", ""), (SECRET, ""), (f"Basic {SECRET}", ""), ("Bearer x", SECRET[:-1])],
+)
+def test_anything_else_is_refused_without_quoting_it(authorization: str, x_api_key: str) -> None:
+    with pytest.raises(Unauthorised) as caught:
+        Keyring([plain_key(SECRET)]).find(authorization, x_api_key)
+    assert SECRET[:8] not in str(caught.value)
+
+
+def test_an_empty_secret_is_no_key_even_if_one_has_its_digest() -> None:
+    with pytest.raises(Unauthorised):
+        Keyring([Key("x", digest_of(""))]).find("Bearer ", "")
+
+
+def test_without_keys_everybody_is_local() -> None:
+    assert Keyring().find("", "").name == "local"
+
+
+def test_rights_requests_at_once_and_quotas() -> None:
+    key = Key("k", rights=frozenset({"chat"}), at_once=2, requests_per_minute=3)
+    key.check_right("chat")
+    with pytest.raises(Forbidden, match="k may not manage"):
+        key.check_right("manage")
+    key.enter(64)
+    key.enter(64)
+    with pytest.raises(Busy, match="under way"):
+        key.enter(64)
+    key.leave(0)
+    key.enter(64)
+    key.leave(0)
+    with pytest.raises(QuotaSpent) as caught:
+        key.enter(64)
+    assert 0 < caught.value.retry_after_s <= 20
+
+
+def test_a_bucket_fills_up_by_the_monotonic_clock() -> None:
+    now = [0.0]
+    bucket = Bucket(60, lambda: now[0])
+    bucket.take(70)
+    assert bucket.wait_s() == pytest.approx(11.0)
+    now[0] = 11.0
+    assert bucket.wait_s() == 0.0
+    now[0] = 1e6
+    bucket.take(60)
+    assert bucket.wait_s() == pytest.approx(1.0)
+    assert Bucket(None).wait_s() == 0.0
+
+
+def test_a_keys_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(
+        f'[[key]]\nname = "a"\nsecret = "{SECRET}"\nrights = ["chat"]\ntokens_per_minute = 100\n'
+        f'[[key]]\nname = "b"\nsha256 = "{digest_of("b" * 20).hex()}"\npriority = 1\n'
+    )
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        read_keys(path)
+    path.chmod(0o600)
+    a, b = read_keys(path)
+    assert (a.rights, a.tokens_per_minute, b.priority) == ({"chat"}, 100, 1)
+    assert Keyring([a, b]).find("Bearer " + "b" * 20, "") is b
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[key]]\n",
+        '[[key]]\nname = "a b"\nsecret = "aaaaaaaaaaaaaaaaaaaa"\n',
+        '[[key]]\nname = "a"\nsecret = "short"\n',
+        '[[key]]\nname = "a"\nsha256 = "xyz"\n',
+        '[[key]]\nname = "a"\nsecret = "aaaaaaaaaaaaaaaaaaaa"\nrights = ["everything"]\n',
+        '[[key]]\nname = "a"\nsecret = "aaaaaaaaaaaaaaaaaaaa"\nright = ["chat"]\n',
+        "key = 1\n",
+        "[[key",
+    ],
+)
+def test_a_bad_keys_file_is_refused_without_quoting_secrets(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(UsageError) as caught:
+        Keyring(read_keys(path))
+    assert "aaaa" not in str(caught.value)
+    with pytest.raises(NotFound):
+        read_keys(tmp_path / "none.toml")
