@@ -9,7 +9,9 @@ from starlette.types import ASGIApp
 
 from herd.errors import HerdError
 from herd.server import common
+from herd.server.anthropic import routes as anthropic
 from herd.server.door import Door
+from herd.server.ollama import routes as ollama
 from herd.server.openai import routes as openai
 from herd.server.options import ServerOptions
 from herd.server.routes import Route, elsewhere, starlette_routes
@@ -22,7 +24,7 @@ COMMON = (
     Route("POST", "/tokenize", common.tokenize, "chat"),
     Route("POST", "/detokenize", common.detokenize, "chat"),
 )
-ROUTES: tuple[Route, ...] = (*COMMON, *openai.ROUTES)
+ROUTES: tuple[Route, ...] = (*COMMON, *openai.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
 """All ways in."""
 
 

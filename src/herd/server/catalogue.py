@@ -13,6 +13,7 @@ from herd.checkpoint import store
 from herd.checkpoint.about import About, describe
 from herd.checkpoint.registry import Version
 from herd.errors import NotFound, fail
+from herd.server.profiles import Profile, Profiles
 
 LATEST = ":latest"
 """Ollama's clients put it behind every name that has no tag."""
@@ -21,11 +22,14 @@ LATEST = ":latest"
 class Catalogue(Protocol):
     """Names -> what is known of a model before it is loaded."""
 
+    profiles: Profiles
+    """Models made of another one and settings."""
+
     def names(self) -> dict[str, "Listed"]:
         """All models, sorted by name."""
 
     def find(self, name: str) -> "Listed":
-        """One model. Raises NotFound with the nearest names."""
+        """One model, by its name, with or without `:latest`. Raises NotFound with the nearest names."""
 
     def about(self, name: str) -> About:
         """Its shape, types and licence, from headers. Raises NotFound, BadFile."""
@@ -34,8 +38,22 @@ class Catalogue(Protocol):
 class Listed:
     """A model that can be asked for."""
 
-    def __init__(self, name: str, path: Path, *, digest: str, size_bytes: int, added_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        digest: str,
+        size_bytes: int,
+        added_s: float,
+        base: str = "",
+        profile: Profile | None = None,
+    ) -> None:
         self.name = name
+        """What clients call it."""
+        self.base = base or name
+        """The model that is loaded for it."""
+        self.profile = profile
         self.path = path
         self.digest = digest
         """Of the content, as far as it is known: hex."""
@@ -51,6 +69,7 @@ class StoreCatalogue:
     """
 
     def __init__(self, served: Mapping[str, Path] | None = None, aliases: Mapping[str, str] | None = None) -> None:
+        self.profiles = Profiles()
         self._served = dict(served or {})
         self._aliases = dict(aliases or {})
 
@@ -58,6 +77,9 @@ class StoreCatalogue:
         """See Catalogue."""
         found = {name: _of_store(name, entry.now) for name, entry in store.entries().items()}
         found |= {name: _of_path(name, path) for name, path in self._served.items()}
+        for name, profile in self.profiles.read().items():
+            if name not in found and profile.base in found:
+                found[name] = _derived(name, profile, found[profile.base])
         return dict(sorted(found.items()))
 
     def find(self, name: str) -> Listed:
@@ -88,6 +110,18 @@ def _of_store(name: str, version: Version) -> Listed:
         digest=version.digest or version.id,
         size_bytes=version.size_bytes,
         added_s=version.added_s,
+    )
+
+
+def _derived(name: str, profile: Profile, base: Listed) -> Listed:
+    return Listed(
+        name,
+        base.path,
+        digest=base.digest,
+        size_bytes=base.size_bytes,
+        added_s=profile.created_s,
+        base=base.base,
+        profile=profile,
     )
 
 

@@ -28,7 +28,7 @@ async def health(service: Service, request: Request, caller: Caller) -> Response
 async def ready(service: Service, request: Request, caller: Caller) -> Response:
     """Whether what was to be loaded is loaded; 503 with what is going on while it is not."""
     held = {h.name: h for h in service.models.held}
-    wanted = [service.models.catalogue.find(name).name for name in service.preload]
+    wanted = [service.models.catalogue.find(name).base for name in service.preload]
     loading = {
         name: round(time.monotonic() - held[name].began_s, 1) if name in held else 0.0
         for name in wanted

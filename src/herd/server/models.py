@@ -72,7 +72,7 @@ class Models:
         keep_alive_s: from its end on; None: as before, or the service's. Raises NotFound, what loading raises, and
         NotReady while the service stops.
         """
-        held = self._hold(self.catalogue.find(name).name)
+        held = self._hold(self.catalogue.find(name).base)
         if keep_alive_s is not None:
             held.keep_alive_s = keep_alive_s
         held.users += 1
@@ -93,7 +93,7 @@ class Models:
 
     async def unload(self, name: str) -> bool:
         """Let go of a model as soon as nobody uses it; whether it was there. Raises NotFound."""
-        held = self._held.get(self.catalogue.find(name).name)
+        held = self._held.get(self.catalogue.find(name).base)
         if held is None:
             return False
         held.keep_alive_s = 0.0

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from herd.errors import HerdError, NotReady
+from herd.errors import ContextTooLong, HerdError, NotReady, fail
 from herd.llm import LLM, AsyncStream
 from herd.replies import DoneEvent, Event, Policy, Reply
 from herd.server.fields import within
@@ -49,6 +50,8 @@ class Ask:
     user: str = ""
     """Whom a key acts for: they share the engine fairly."""
     keep_alive_s: float | None = None
+    ceiling: int | None = None
+    """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
 
 
 @dataclass(eq=False)
@@ -101,6 +104,9 @@ class Service:
         stack = AsyncExitStack()
         try:
             llm = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            ask = self._settled(ask)
+            if ask.ceiling is not None and ask.ceiling < llm.context:
+                ask = await asyncio.to_thread(_under, ask, llm)
             stream = self._stream(llm, caller, ask)
             stack.push_async_callback(stream.aclose)
             await stream.ready()
@@ -110,14 +116,17 @@ class Service:
             raise
         return Answer(self, caller, ask, llm, stream, stack)
 
-    async def embed(self, caller: Caller, model: str, texts: Sequence[str]) -> "tuple[np.ndarray, int]":
+    async def embed(
+        self, caller: Caller, model: str, texts: Sequence[str], keep_alive_s: float | None = None
+    ) -> tuple[npt.NDArray[np.float32], int]:
         """[n, D] vectors of unit length, and the tokens they took. Raises what loading and embedding raise."""
         self.refuse_when_stopping()
         within("model", len(model), self.limits.name_bytes)
+        caller.facts.update(key=caller.key.name, model=model)
         caller.key.enter(self.limits.per_key)
         tokens = 0
         try:
-            async with self.models.use(model) as llm:
+            async with self.models.use(model, keep_alive_s) as llm:
                 tokens = await asyncio.to_thread(lambda: sum(len(llm.encode(text)) for text in texts))
                 vectors = await asyncio.to_thread(llm.embed, texts)
         finally:
@@ -138,6 +147,16 @@ class Service:
         within("messages", len(ask.messages or ()), self.limits.messages)
         within("tools", len(ask.tools), self.limits.tools)
         within("n", ask.n, self.limits.samples)
+
+    def _settled(self, ask: Ask) -> Ask:
+        """With what a derived model (see profiles) says where the request is silent."""
+        profile = self.models.catalogue.find(ask.model).profile
+        if profile is None:
+            return ask
+        messages = ask.messages
+        if messages is not None and profile.system and messages[0].get("role") != "system":
+            messages = [{"role": "system", "content": profile.system}, *messages]
+        return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
     def _stream(self, llm: LLM, caller: Caller, ask: Ask) -> AsyncStream:
         key = caller.key
@@ -160,6 +179,20 @@ class Service:
             **whose,
             **ask.options,
         )
+
+
+def _under(ask: Ask, llm: LLM) -> Ask:
+    """A request that stays under its own ceiling. Raises ContextTooLong with both counts."""
+    assert ask.ceiling is not None
+    if ask.messages is not None:
+        used = len(llm.prompt_ids(ask.messages))
+    else:
+        assert ask.prompt is not None
+        used = len(llm.encode(ask.prompt)) if isinstance(ask.prompt, str) else len(ask.prompt)
+    if used >= ask.ceiling:
+        fail(ContextTooLong, f"the prompt has {used} tokens, num_ctx allows {ask.ceiling}", do="raise num_ctx")
+    most = min(ask.options.get("max_tokens") or ask.ceiling, ask.ceiling - used)
+    return replace(ask, options={**ask.options, "max_tokens": most})
 
 
 class Answer:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -36,7 +37,6 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
     asked, ignored = EMBEDDINGS.read(body, strict=service.strict)
     texts = texts_of(asked.input)
     within("input", len(texts), service.limits.embed_inputs)
-    caller.facts.update(key=caller.key.name, model=asked.model)
     vectors, tokens = await service.embed(caller, asked.model, texts)
     if asked.dimensions is not None:
         vectors = shortened(vectors, asked.dimensions)
@@ -60,7 +60,7 @@ def texts_of(given: str | Sequence[Any]) -> list[str]:
     return texts
 
 
-def shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
+def shortened(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
     """The first `dimensions` numbers of each, of unit length again. Raises Refused."""
     width = vectors.shape[1]
     if not 1 <= dimensions <= width:
@@ -69,7 +69,7 @@ def shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
 
 
-def _written(vector: np.ndarray, form: str | None) -> list[float] | str:
+def _written(vector: npt.NDArray[np.float32], form: str | None) -> list[float] | str:
     """Numbers, or little-endian float32 in base64."""
     if form == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()

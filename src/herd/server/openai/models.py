@@ -27,7 +27,7 @@ async def show_model(service: Service, request: Request, caller: Caller) -> Resp
 
 def model_object(service: Service, listed: Listed) -> dict[str, Any]:
     """A model, with what clients look for to learn its context: vLLM's, LM Studio's and OpenRouter's names."""
-    held = next((h for h in service.models.held if h.name == listed.name and h.llm is not None), None)
+    held = next((h for h in service.models.held if h.name == listed.base and h.llm is not None), None)
     found: dict[str, Any] = {
         "id": listed.name,
         "object": "model",

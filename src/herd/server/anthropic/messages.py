@@ -1,0 +1,244 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError
+from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
+from herd.server.body import read_json
+from herd.server.common import json_response
+from herd.server.fields import Table
+from herd.server.openai.chat import IGNORED
+from herd.server.problems import body_of
+from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import encode, sse
+
+PING = sse(b'{"type":"ping"}', "ping")
+STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "policy": "refusal"}
+
+
+class Metadata(msgspec.Struct):
+    """About the request."""
+
+    user_id: str | None = None
+
+
+class JsonFormat(msgspec.Struct):
+    """A schema that the answer must follow."""
+
+    type: str
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct):
+    """How the answer is to look."""
+
+    format: JsonFormat | None = None
+
+
+class Counted(msgspec.Struct, kw_only=True):
+    """What makes up a prompt."""
+
+    model: str
+    messages: list[Turn]
+    system: str | list[Text] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Choice | None = None
+
+
+class MessagesRequest(Counted, kw_only=True):
+    """The fields that have an effect."""
+
+    max_tokens: int
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: list[str] | None = None
+    metadata: Metadata | None = None
+    output_config: OutputConfig | None = None
+
+
+WITHOUT_EFFECT = {
+    "thinking": "the model has no separate thinking",
+    "service_tier": "there is one",
+    "system[].cache_control": "prefixes are found by their content",
+    "messages[].content[].cache_control": "prefixes are found by their content",
+    "tools[].cache_control": "prefixes are found by their content",
+    "messages[].content[].source.media_type": "what an image is, is seen in its bytes",
+    "messages[].content[].citations": "there are none",
+    "context_management": "the context is never cut",
+    "betas": "there are none",
+    "output_config.effort": "the model has no levels of effort",
+}
+MESSAGES: Table[MessagesRequest] = Table(
+    "POST /v1/messages",
+    MessagesRequest,
+    reported=WITHOUT_EFFECT,
+    refused={"container": "there are none", "mcp_servers": "the client calls tools"},
+)
+COUNT: Table[Counted] = Table("POST /v1/messages/count_tokens", Counted, reported=WITHOUT_EFFECT)
+
+
+async def messages(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Answer a dialog."""
+    asked, ignored = MESSAGES.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop_sequences": "stop"}
+    options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
+    tools = tools_of(asked.tools)
+    form = asked.output_config.format if asked.output_config is not None else None
+    choice = asked.tool_choice
+    ask = Ask(
+        model=asked.model,
+        messages=await dialog_of(asked.messages, asked.system, remote_media=service.remote_media),
+        tools=tools,
+        tool_choice=choice_of(choice, tools),
+        parallel_tool_calls=not (choice is not None and choice.disable_parallel_tool_use),
+        schema=form.schema if form is not None else None,
+        options={**options, "max_tokens": asked.max_tokens},
+        user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
+    )
+    answer = await service.open(caller, ask)
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    if not asked.stream:
+        (reply,) = await answer.whole()
+        return Response(encode(whole(reply, asked.model)), media_type="application/json", headers=headers)
+    return Stream(
+        stream(answer, asked.model),
+        "text/event-stream",
+        headers=headers,
+        write_timeout_s=service.limits.write_timeout_s,
+        ping=PING,
+    )
+
+
+async def count_tokens(service: Service, request: Request, caller: Caller) -> Response:
+    """Tokens that a dialog has as a prompt."""
+    asked, _ = COUNT.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    dialog = await dialog_of(asked.messages, asked.system, remote_media=service.remote_media)
+    tools = tools_of(asked.tools)
+    async with service.models.use(asked.model) as llm:
+        ids = await asyncio.to_thread(llm.prompt_ids, dialog, tools=tools or None)
+    return json_response({"input_tokens": len(ids)})
+
+
+def whole(reply: Reply, model: str) -> dict[str, Any]:
+    """The answer as one object."""
+    content: list[dict[str, Any]] = []
+    if reply.text or not reply.tool_calls:
+        content.append({"type": "text", "text": reply.text, "citations": None})
+    content += [_tool_use(c.id, c.name, c.arguments) for c in reply.tool_calls]
+    return {**_message(model), "content": content, **_ending(reply), "usage": usage_of(reply)}
+
+
+def _message(model: str) -> dict[str, Any]:
+    return {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": model}
+
+
+def _tool_use(id_: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": id_, "name": name, "input": dict(arguments)}
+
+
+def _ending(reply: Reply) -> dict[str, Any]:
+    if reply.finish_reason == "stop" and reply.stop is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": reply.stop}
+    return {"stop_reason": STOP.get(reply.finish_reason, "end_turn"), "stop_sequence": None}
+
+
+def usage_of(reply: Reply) -> dict[str, Any]:
+    """Token counts; those read from the cache are counted apart."""
+    usage = reply.usage
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "cache_creation": None,
+        "server_tool_use": None,
+        "service_tier": "standard",
+    }
+
+
+async def stream(answer: Answer, model: str) -> AsyncGenerator[bytes, None]:
+    """Server-sent events; an error comes as one, then the end."""
+    blocks = Blocks()
+    start_usage = {
+        "input_tokens": answer.prompt_tokens,
+        "output_tokens": 0,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }
+    begun = {**_message(model), "content": [], "stop_reason": None, "stop_sequence": None, "usage": start_usage}
+    try:
+        yield _event("message_start", message=begun)
+        yield PING
+        async for event in answer.events():
+            match event:
+                case TextEvent():
+                    yield blocks.text(event.text)
+                case CallStartEvent():
+                    yield blocks.call(event.id, event.name)
+                case CallArgumentsEvent():
+                    yield blocks.arguments(event.fragment)
+                case CallEndEvent():
+                    yield blocks.end()
+                case DoneEvent():
+                    reply = event.reply
+                    yield blocks.last()
+                    yield _event("message_delta", delta=_ending(reply), usage=usage_of(reply))
+        yield _event("message_stop")
+    except HerdError as error:
+        yield sse(encode(body_of(error, "anthropic")), "error")
+    finally:
+        await answer.aclose()
+
+
+class Blocks:
+    """The blocks of a message as they open and close."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open = ""
+
+    def text(self, text: str) -> bytes:
+        """A piece of text, in the block that is open or in a new one."""
+        before = b"" if self._open == "text" else self.end() + self._start("text", {"type": "text", "text": ""})
+        return before + self._delta({"type": "text_delta", "text": text})
+
+    def call(self, id_: str, name: str) -> bytes:
+        """A call begins."""
+        return self.end() + self._start("call", _tool_use(id_, name, {}))
+
+    def arguments(self, fragment: str) -> bytes:
+        """A piece of its arguments."""
+        return self._delta({"type": "input_json_delta", "partial_json": fragment})
+
+    def end(self) -> bytes:
+        """Close what is open."""
+        was, self._open = self._open, ""
+        return _event("content_block_stop", index=self._index) if was else b""
+
+    def last(self) -> bytes:
+        """Close what is open; a message without any block gets an empty one."""
+        if self._index < 0:
+            return self._start("text", {"type": "text", "text": ""}) + self.end()
+        return self.end()
+
+    def _start(self, kind: str, block: dict[str, Any]) -> bytes:
+        self._index, self._open = self._index + 1, kind
+        return _event("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", index=self._index, delta=delta)
+
+
+def _event(kind: str, **members: Any) -> bytes:
+    return sse(encode({"type": kind, **members}), kind)

@@ -1,0 +1,9 @@
+"""Anthropic's routes."""
+
+from herd.server.anthropic.messages import count_tokens, messages
+from herd.server.routes import Route
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/messages", messages, "chat", "anthropic"),
+    Route("POST", "/v1/messages/count_tokens", count_tokens, "chat", "anthropic"),
+)

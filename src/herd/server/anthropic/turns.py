@@ -1,0 +1,204 @@
+"""A dialog as Anthropic's clients write it -> turns and tools as `herd.dialogs` reads them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from herd.server.fields import Refused
+from herd.server.media import base64_image, image_of
+
+
+class Text(msgspec.Struct, tag_field="type", tag="text"):
+    """Text."""
+
+    text: str
+
+
+class Base64Source(msgspec.Struct, tag_field="type", tag="base64"):
+    """Bytes. What kind they are is seen in them."""
+
+    data: str
+
+
+class UrlSource(msgspec.Struct, tag_field="type", tag="url"):
+    """An address."""
+
+    url: str
+
+
+class TextSource(msgspec.Struct, tag_field="type", tag="text"):
+    """Text of a document."""
+
+    data: str
+
+
+class Image(msgspec.Struct, tag_field="type", tag="image"):
+    """An image."""
+
+    source: Base64Source | UrlSource
+
+
+class Document(msgspec.Struct, tag_field="type", tag="document"):
+    """A document; only plain text is read."""
+
+    source: TextSource
+    title: str | None = None
+    context: str | None = None
+
+
+class ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
+    """A call of an earlier answer."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResult(msgspec.Struct, tag_field="type", tag="tool_result"):
+    """What came of a call."""
+
+    tool_use_id: str
+    content: str | list[Text | Image] | None = None
+    is_error: bool | None = None
+
+
+class Thinking(msgspec.Struct, tag_field="type", tag="thinking"):
+    """Thoughts of an earlier answer; not shown again."""
+
+    thinking: str = ""
+    signature: str = ""
+
+
+class HiddenThinking(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
+    """The same, unreadable."""
+
+    data: str = ""
+
+
+Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | Thinking | HiddenThinking
+
+
+class Turn(msgspec.Struct):
+    """A message."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[Block]
+
+
+class Tool(msgspec.Struct):
+    """A tool that the client runs."""
+
+    name: str
+    input_schema: dict[str, Any]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+
+
+class Choice(msgspec.Struct):
+    """Which tool: auto, any, none, or the one of that name."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+async def dialog_of(
+    turns: Sequence[Turn], system: str | Sequence[Text] | None, *, remote_media: bool
+) -> list[dict[str, Any]]:
+    """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
+    found: list[dict[str, Any]] = []
+    if system:
+        text = system if isinstance(system, str) else "\n".join(block.text for block in system)
+        found.append({"role": "system", "content": text})
+    names: dict[str, str] = {}
+    for i, turn in enumerate(turns):
+        found += await _turns(turn, f"messages[{i}]", names, remote_media)
+    return found
+
+
+def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
+    """Definitions for `LLM.astream`."""
+    found = []
+    for tool in tools or ():
+        one: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+        if tool.description is not None:
+            one["description"] = tool.description
+        found.append(one)
+    return found
+
+
+def choice_of(choice: Choice | None, tools: Sequence[dict[str, Any]]) -> str:
+    """auto, none, required, or the name of a tool. Raises Refused for a name that no tool has."""
+    if choice is None or choice.type == "auto":
+        return "auto"
+    if choice.type == "none":
+        return "none"
+    if not tools:
+        raise Refused(f"tool_choice: got {choice.type}, expected tools to choose from", "tool_choice")
+    if choice.type == "any":
+        return "required"
+    if choice.name not in [tool["name"] for tool in tools]:
+        raise Refused(f"tool_choice: no tool is called {choice.name!r}", "tool_choice")
+    assert choice.name is not None
+    return choice.name
+
+
+async def _turns(turn: Turn, where: str, names: dict[str, str], remote_media: bool) -> list[dict[str, Any]]:
+    """One message is one turn, and one before it for each result of a tool."""
+    if isinstance(turn.content, str):
+        return [{"role": turn.role, "content": turn.content}]
+    results: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    for i, block in enumerate(turn.content):
+        at = f"{where}.content[{i}]"
+        match block:
+            case ToolResult():
+                results.append(await _result(block, at, names, remote_media))
+            case ToolUse(id, name, arguments):
+                names[id] = name
+                calls.append({"name": name, "arguments": arguments, "id": id})
+            case Thinking() | HiddenThinking():
+                pass
+            case _:
+                parts += await _parts(block, at, remote_media)
+    if results and turn.role == "assistant":
+        raise Refused(f"{where}: got a tool_result of the assistant, expected one of the user", where)
+    if calls and turn.role == "user":
+        raise Refused(f"{where}: got a tool_use of the user, expected one of the assistant", where)
+    if not parts and not calls:
+        return results
+    content: Any = parts or ""
+    found: dict[str, Any] = {"role": turn.role, "content": content}
+    if calls:
+        found["tool_calls"] = calls
+    return [*results, found]
+
+
+async def _result(block: ToolResult, where: str, names: dict[str, str], remote_media: bool) -> dict[str, Any]:
+    content: Any = block.content or ""
+    if not isinstance(content, str):
+        parts = [await _parts(one, f"{where}.content[{i}]", remote_media) for i, one in enumerate(content)]
+        content = [part for some in parts for part in some]
+    if block.is_error:
+        words = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        content = [{"type": "text", "text": "The tool failed: "}, *words]
+    found = {"role": "tool", "content": content, "tool_call_id": block.tool_use_id}
+    if block.tool_use_id in names:
+        found["name"] = names[block.tool_use_id]
+    return found
+
+
+async def _parts(block: Block, where: str, remote_media: bool) -> list[dict[str, Any]]:
+    match block:
+        case Text(text):
+            return [{"type": "text", "text": text}]
+        case Image(Base64Source(data)):
+            return [{"type": "image", "image": base64_image(data, where)}]
+        case Image(UrlSource(url)):
+            return [{"type": "image", "image": await image_of(url, where, remote=remote_media)}]
+        case Document(source, title, context):
+            head = "\n".join(line for line in (title, context) if line)
+            return [{"type": "text", "text": f"{head}\n\n{source.data}" if head else source.data}]
+    raise AssertionError(block)

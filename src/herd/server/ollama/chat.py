@@ -1,0 +1,256 @@
+"""POST /api/chat and /api/generate."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError
+from herd.replies import CallEndEvent, DoneEvent, Logprob, TextEvent
+from herd.server.body import read_json
+from herd.server.common import json_response
+from herd.server.fields import Refused, Table
+from herd.server.media import base64_image
+from herd.server.ollama.common import (
+    OPTIONS_REPORTED,
+    Options,
+    counts_of,
+    done_of,
+    format_of,
+    keep_alive_of,
+    now,
+    sampling_of,
+)
+from herd.server.openai.chat import IGNORED
+from herd.server.openai.turns import Tool, tools_of
+from herd.server.problems import body_of
+from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import encode, json_line
+
+LINES = "application/x-ndjson"
+REPORTED = {
+    **OPTIONS_REPORTED,
+    "think": "the model has no separate thinking",
+    "truncate": "a prompt that is too long is an error, never cut",
+    "shift": "the context is never shifted",
+}
+
+
+class CalledFunction(msgspec.Struct):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class Call(msgspec.Struct):
+    """A call of an earlier answer."""
+
+    function: CalledFunction
+    id: str | None = None
+
+
+class Turn(msgspec.Struct):
+    """A message."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    images: list[str] | None = None
+    """Base64."""
+    tool_calls: list[Call] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Shared(msgspec.Struct, kw_only=True):
+    """Fields of both routes."""
+
+    model: str
+    stream: bool | None = None
+    """None: true."""
+    format: Any = None
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class ChatRequest(Shared, kw_only=True):
+    """The fields that have an effect."""
+
+    messages: list[Turn] | None = None
+    tools: list[Tool] | None = None
+
+
+class GenerateRequest(Shared, kw_only=True):
+    """The fields that have an effect."""
+
+    prompt: str | None = None
+    system: str | None = None
+    images: list[str] | None = None
+    raw: bool | None = None
+
+
+CHAT: Table[ChatRequest] = Table(
+    "POST /api/chat",
+    ChatRequest,
+    reported={**REPORTED, "messages[].thinking": "an earlier answer is its content"},
+)
+GENERATE: Table[GenerateRequest] = Table(
+    "POST /api/generate",
+    GenerateRequest,
+    reported={**REPORTED, "context": "prefixes are found by their content", "template": "chat formats are built in"},
+    refused={"suffix": "the model does not fill in gaps"},
+)
+
+
+async def chat(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Answer a dialog; without messages: load the model, or let go of it."""
+    asked, ignored = CHAT.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    if not asked.messages:
+        return await _load(service, asked, {"message": {"role": "assistant", "content": ""}})
+    turns = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(asked.messages)]
+    ask = _ask(asked, messages=turns, tools=tools_of(asked.tools))
+    return await _answer(service, caller, asked, ask, ignored, _message)
+
+
+async def generate(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Answer one prompt; raw: without a chat format. Without a prompt: load the model, or let go of it."""
+    asked, ignored = GENERATE.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    if not asked.prompt and not asked.images:
+        return await _load(service, asked, {"response": ""})
+    prompt = asked.prompt or ""
+    if asked.raw:
+        if asked.images or asked.system:
+            raise Refused("raw: images and system need a chat format", "raw")
+        ask = _ask(asked, prompt=prompt)
+    else:
+        turns = [{"role": "system", "content": asked.system}] if asked.system else []
+        turn = {"role": "user", "content": _content(prompt, asked.images, "images")}
+        ask = _ask(asked, messages=[*turns, turn])
+    return await _answer(service, caller, asked, ask, ignored, _response)
+
+
+def _ask(asked: Shared, **what: Any) -> Ask:
+    options = sampling_of(asked.options)
+    if asked.logprobs:
+        options["logprobs"] = asked.top_logprobs or 0
+    return Ask(
+        model=asked.model,
+        schema=format_of(asked.format),
+        options=options,
+        keep_alive_s=keep_alive_of(asked.keep_alive),
+        ceiling=asked.options.num_ctx if asked.options is not None else None,
+        **what,
+    )
+
+
+async def _load(service: Service, asked: Shared, empty: dict[str, Any]) -> Response:
+    """What a request for nothing means: load the model, or with keep_alive 0 let go of it."""
+    keep_alive_s = keep_alive_of(asked.keep_alive)
+    if keep_alive_s == 0:
+        await service.models.unload(asked.model)
+    else:
+        await service.models.load(asked.model, keep_alive_s)
+    reason = "unload" if keep_alive_s == 0 else "load"
+    return json_response({"model": asked.model, "created_at": now(), **empty, "done": True, "done_reason": reason})
+
+
+Said = Callable[[str, Sequence[dict[str, Any]]], dict[str, Any]]
+"""Text and calls -> the members of a line that hold them."""
+
+
+def _message(text: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = list(calls)
+    return {"message": message}
+
+
+def _response(text: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"response": text}
+
+
+async def _answer(
+    service: Service, caller: Caller, asked: Shared, ask: Ask, ignored: Sequence[str], said: Said
+) -> Response | Stream:
+    began_s = time.monotonic()
+    answer = await service.open(caller, ask)
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    if asked.stream is False:
+        (reply,) = await answer.whole()
+        calls = [_call(c.name, c.arguments) for c in reply.tool_calls]
+        last = {"done": True, "done_reason": done_of(reply), **counts_of(reply, time.monotonic() - began_s)}
+        if reply.logprobs is not None:
+            last["logprobs"] = logprobs_of(reply.logprobs)
+        found = {"model": asked.model, "created_at": now(), **said(reply.text, calls), **last}
+        return Response(encode(found), media_type="application/json", headers=headers)
+    return Stream(
+        _lines(answer, asked.model, said, began_s),
+        LINES,
+        headers=headers,
+        write_timeout_s=service.limits.write_timeout_s,
+    )
+
+
+async def _lines(answer: Answer, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:
+    """The stream: a line a piece, the last one with counts; an error is a line as well."""
+
+    def line(text: str, calls: Sequence[dict[str, Any]] = (), **more: Any) -> bytes:
+        return json_line(encode({"model": model, "created_at": now(), **said(text, calls), "done": False, **more}))
+
+    try:
+        async for event in answer.events():
+            match event:
+                case TextEvent():
+                    more = {} if event.logprobs is None else {"logprobs": logprobs_of(event.logprobs)}
+                    yield line(event.text, **more)
+                case CallEndEvent():
+                    yield line("", [_call(event.call.name, event.call.arguments)])
+                case DoneEvent():
+                    counts = counts_of(event.reply, time.monotonic() - began_s)
+                    yield line("", done=True, done_reason=done_of(event.reply), **counts)
+    except HerdError as error:
+        yield json_line(encode(body_of(error, "ollama")))
+    finally:
+        await answer.aclose()
+
+
+def logprobs_of(found: Sequence[Logprob]) -> list[dict[str, Any]]:
+    """Log-probabilities of tokens."""
+    return [
+        {**_token(one.text, one.logprob), "top_logprobs": [_token(x.text, x.logprob) for x in one.top]} for one in found
+    ]
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _call(name: str, arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": dict(arguments)}}
+
+
+def _turn(turn: Turn, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": turn.role, "content": _content(turn.content or "", turn.images, f"{where}.images")}
+    if turn.tool_calls:
+        found["tool_calls"] = [
+            {"name": c.function.name, "arguments": c.function.arguments, "id": c.id or ""} for c in turn.tool_calls
+        ]
+    if turn.tool_name is not None:
+        found["name"] = turn.tool_name
+    if turn.tool_call_id is not None:
+        found["tool_call_id"] = turn.tool_call_id
+    return found
+
+
+def _content(text: str, images: Sequence[str] | None, where: str) -> str | list[dict[str, Any]]:
+    """Images first, as Ollama shows them."""
+    if not images:
+        return text
+    parts = [{"type": "image", "image": base64_image(x, f"{where}[{i}]")} for i, x in enumerate(images)]
+    return [*parts, {"type": "text", "text": text}]

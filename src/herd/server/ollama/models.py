@@ -1,0 +1,294 @@
+"""Ollama's routes about models: tags, show, ps, version, copy, create, delete, pull, push, blobs."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from herd import __version__
+from herd.checkpoint import store
+from herd.checkpoint.about import About
+from herd.errors import Busy, HerdError, MissingExtra, NotFound, UsageError, fail
+from herd.server.body import read_json
+from herd.server.catalogue import LATEST, Listed
+from herd.server.common import json_response
+from herd.server.fields import Refused, Table
+from herd.server.ollama.chat import LINES
+from herd.server.ollama.common import (
+    FOREVER,
+    OPTIONS_REPORTED,
+    Options,
+    about_of,
+    details_of,
+    sampling_of,
+    stamp,
+    tagged,
+)
+from herd.server.profiles import Profile
+from herd.server.service import Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import encode, json_line
+
+
+class Named(msgspec.Struct, kw_only=True):
+    """A model by either of the two names that clients use for it."""
+
+    model: str | None = None
+    name: str | None = None
+
+    def chosen(self) -> str:
+        """The model. Raises Refused for none."""
+        found = self.model or self.name
+        if not found:
+            raise Refused("model: missing", "model")
+        return found
+
+
+class ShowRequest(Named, kw_only=True):
+    """The fields that have an effect."""
+
+
+class PullRequest(Named, kw_only=True):
+    """The fields that have an effect."""
+
+    stream: bool | None = None
+
+
+class CopyRequest(msgspec.Struct, kw_only=True):
+    """The fields that have an effect."""
+
+    source: str
+    destination: str
+
+
+class CreateRequest(Named, kw_only=True):
+    """The fields that have an effect."""
+
+    from_: str | None = msgspec.field(default=None, name="from")
+    system: str | None = None
+    parameters: Options | None = None
+    license: str | list[str] | None = None
+    stream: bool | None = None
+
+
+SHOW: Table[ShowRequest] = Table("POST /api/show", ShowRequest, reported={"verbose": "there is no longer form"})
+PULL: Table[PullRequest] = Table("POST /api/pull", PullRequest, reported={"insecure": "there is no such way"})
+DELETE: Table[ShowRequest] = Table("DELETE /api/delete", ShowRequest)
+COPY: Table[CopyRequest] = Table("POST /api/copy", CopyRequest)
+CREATE: Table[CreateRequest] = Table(
+    "POST /api/create",
+    CreateRequest,
+    reported={
+        "template": "chat formats are built in",
+        **{name.replace("options.", "parameters."): why for name, why in OPTIONS_REPORTED.items()},
+    },
+    refused={
+        "files": "import files where they lie: herd import PATH",
+        "modelfile": "send from, system and parameters",
+        "adapters": "not supported yet",
+        "messages": "send them with each request",
+        "quantize": "herd quantize writes smaller types",
+    },
+)
+
+
+async def root(service: Service, request: Request, caller: Caller) -> Response:
+    """What Ollama's command line and Open WebUI ask for to see whether it is there."""
+    return PlainTextResponse("Ollama is running")
+
+
+async def version(service: Service, request: Request, caller: Caller) -> Response:
+    """Herd's."""
+    return json_response({"version": __version__})
+
+
+async def tags(service: Service, request: Request, caller: Caller) -> Response:
+    """All models."""
+    listed = service.models.catalogue.names().values()
+    return json_response({"models": [_tag(one, about_of(service, one)) for one in listed]})
+
+
+def _tag(listed: Listed, about: About | None) -> dict[str, Any]:
+    return {
+        "name": tagged(listed.name),
+        "model": tagged(listed.name),
+        "modified_at": stamp(listed.added_s),
+        "size": listed.size_bytes,
+        "digest": listed.digest,
+        "details": details_of(about),
+    }
+
+
+async def show(service: Service, request: Request, caller: Caller) -> Response:
+    """One model: shape, licence, what it can do."""
+    asked, _ = SHOW.read(await read_json(request, service.limits), strict=service.strict)
+    listed = service.models.catalogue.find(asked.chosen())
+    about = service.models.catalogue.about(listed.name)
+    profile = listed.profile or Profile(listed.base)
+    options = "\n".join(f"{name} {value}" for name, value in profile.options.items())
+    return json_response(
+        {
+            "license": profile.licence or about.licence_name or "",
+            "modelfile": f"FROM {listed.base}\n" + (f'SYSTEM """{profile.system}"""\n' if profile.system else ""),
+            "parameters": options,
+            "template": "",
+            "system": profile.system,
+            "details": details_of(about),
+            "model_info": model_info(about),
+            "capabilities": capabilities(about),
+            "modified_at": stamp(listed.added_s),
+        }
+    )
+
+
+def model_info(about: About) -> dict[str, Any]:
+    """The shape under GGUF's keys, which clients search for `*.context_length`."""
+    c, family = about.config, about.family
+    return {
+        "general.architecture": family,
+        "general.basename": about.name or about.path.name,
+        "general.parameter_count": about.counts.total,
+        f"{family}.attention.head_count": c.num_heads,
+        f"{family}.attention.head_count_kv": c.num_kv_heads,
+        f"{family}.block_count": c.num_layers,
+        f"{family}.context_length": c.max_context,
+        f"{family}.embedding_length": c.width,
+        f"{family}.expert_count": c.num_experts,
+        f"{family}.vocab_size": c.vocab_size,
+    }
+
+
+def capabilities(about: About) -> list[str]:
+    """In Ollama's words."""
+    return ["completion", "tools", "embedding", *(["vision"] if about.config.vision is not None else [])]
+
+
+async def ps(service: Service, request: Request, caller: Caller) -> Response:
+    """What is in memory."""
+    found = []
+    for held in service.models.held:
+        if held.llm is None:
+            continue
+        listed = service.models.catalogue.find(held.name)
+        until = FOREVER if held.keep_alive_s == FOREVER else time.time() + max(0.0, held.expires_in_s)
+        tag = _tag(listed, about_of(service, listed))
+        del tag["modified_at"]
+        found.append({**tag, "expires_at": stamp(until), "size_vram": 0, "context_length": held.llm.context})
+    return json_response({"models": found})
+
+
+async def copy(service: Service, request: Request, caller: Caller) -> Response:
+    """Another name for a model; it takes no room."""
+    asked, _ = COPY.read(await read_json(request, service.limits), strict=service.strict)
+    listed = service.models.catalogue.find(asked.source)
+    profile = listed.profile or Profile(listed.base)
+    _new_name(service, asked.destination, profile)
+    return Response(status_code=200)
+
+
+def _new_name(service: Service, name: str, profile: Profile) -> None:
+    name = name.removesuffix(LATEST)
+    known = service.models.catalogue.names()
+    if name in known and known[name].profile is None:
+        fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
+    service.models.catalogue.profiles.add(name, profile)
+
+
+async def create(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """A model made of another one, a system text and options."""
+    asked, _ = CREATE.read(await read_json(request, service.limits), strict=service.strict)
+    if not asked.from_:
+        raise Refused("from: missing: the model that it is made of", "from")
+    listed = service.models.catalogue.find(asked.from_)
+    old = listed.profile or Profile(listed.base)
+    licence = asked.license if isinstance(asked.license, str) else "\n".join(asked.license or ())
+    profile = Profile(
+        base=listed.base,
+        system=old.system if asked.system is None else asked.system,
+        options={**old.options, **sampling_of(asked.parameters)},
+        licence=licence or old.licence,
+    )
+    _new_name(service, asked.chosen(), profile)
+    return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
+
+
+async def delete(service: Service, request: Request, caller: Caller) -> Response:
+    """Forget a model: its files, if they were pulled; never files that were imported."""
+    asked, _ = DELETE.read(await read_json(request, service.limits), strict=service.strict)
+    listed = service.models.catalogue.find(asked.chosen())
+    if listed.profile is not None:
+        service.models.catalogue.profiles.remove(listed.name)
+        return Response(status_code=200)
+    if any(held.base == listed.name for held in service.models.catalogue.names().values() if held.profile):
+        fail(UsageError, f"{listed.name} is what other models are made of", do="delete those first")
+    if any(held.name == listed.name and held.users for held in service.models.held):
+        fail(Busy, f"{listed.name} is answering requests", do="ask again when they are done")
+    await service.models.unload(listed.name)
+    await asyncio.to_thread(store.rm, listed.name)
+    return Response(status_code=200)
+
+
+async def pull(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Fetch a model into the store, with its progress."""
+    asked, _ = PULL.read(await read_json(request, service.limits), strict=service.strict)
+    name = asked.chosen().removesuffix(LATEST)
+    if asked.stream is False:
+        await asyncio.to_thread(store.pull, name)
+        return json_response({"status": "success"})
+    return Stream(_pulling(name), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
+
+
+async def _pulling(name: str) -> AsyncGenerator[bytes, None]:
+    """Lines of progress. A reader that goes away does not stop what has begun: it is in the store for the next one."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    told_s = 0.0
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s > 0.2 or done == total:
+            told_s = time.monotonic()
+            line = {"status": what, "digest": what, "total": total, "completed": done}
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+
+    yield json_line(encode({"status": "pulling manifest"}))
+    task = asyncio.ensure_future(asyncio.to_thread(store.pull, name, progress=progress))
+    while not task.done() or not lines.empty():
+        wanted = asyncio.ensure_future(lines.get())
+        await asyncio.wait({wanted, task}, return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            yield json_line(encode(wanted.result()))
+        else:
+            wanted.cancel()
+    try:
+        task.result()
+        yield json_line(encode({"status": "success"}))
+    except (HerdError, OSError) as error:
+        yield json_line(encode({"error": str(error)}))
+
+
+async def push(service: Service, request: Request, caller: Caller) -> Response:
+    """There is nowhere to push to."""
+    fail(MissingExtra, "push: not supported", do="copy the model's files; herd show says where they lie")
+
+
+async def blob(service: Service, request: Request, caller: Caller) -> Response:
+    """Blobs are how Ollama's clients upload files; here files are imported where they lie."""
+    if request.method == "POST":
+        fail(MissingExtra, "blobs: not supported", do="import the file where it lies: herd import PATH")
+    fail(NotFound, "no blob of this digest")
+
+
+def _status_lines(service: Service, lines: list[dict[str, Any]], *, stream: bool) -> Response | Stream:
+    if not stream:
+        return json_response(lines[-1])
+
+    async def written() -> AsyncGenerator[bytes, None]:
+        for line in lines:
+            yield json_line(encode(line))
+
+    return Stream(written(), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
