@@ -3,6 +3,8 @@
 What it is not: generation (`engine`), a policy (`safety`).
 """
 
+import secrets
+import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +12,9 @@ from dataclasses import dataclass, replace
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
 from herd.replies import (
+    CallArgumentsEvent,
+    CallEndEvent,
+    CallStartEvent,
     DoneEvent,
     Edit,
     Editor,
@@ -23,6 +28,10 @@ from herd.replies import (
     Reply,
     TextEvent,
 )
+from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece, TextPiece
+from herd.text.messages import ToolCall
+
+_LETTERS = string.ascii_letters + string.digits
 
 
 def events(engine: Engine, samples: "Sequence[Sample]", refusal: Callable[[], str | None]) -> Iterator[Event]:
@@ -68,29 +77,70 @@ class Sample:
         index: int = 0,
         load_s: float = 0.0,
         policy: Policy | None = None,
+        calls: CallParser | None = None,
+        one_call: bool = False,
     ) -> None:
-        """spell: an id as text, for logprobs."""
+        """spell: an id as text, for logprobs. calls: finds calls of tools in the text; None: there are none.
+        one_call: the answer ends with its first call."""
         self.job = job
         self.index = index
         self.over = False
         self._spell, self._policy, self._load_s = spell, policy, load_s
         self._gate = _Gate(policy)
+        self._calls, self._one_call = calls, one_call
+        self._called: list[ToolCall] = []
+        self._id = ""
         self._shown = ""
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
 
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
-        self.add(step)
-        found = self._release(last=step.finish is not None)
+        found = self.add(step)
+        found += self._release(last=step.finish is not None)
         finish = step.finish
-        if self._gate.refused and finish is None:
+        if finish is None and (self._gate.refused or self._has_called):
             finish = self.job.reading.finish("stop")
         return [*found, self._done(finish)] if finish is not None else found
 
-    def add(self, step: Step) -> None:
-        """One more step."""
-        self._gate.add(step.text, step.token_id, None if step.logprob is None else self._named(step.logprob))
+    def add(self, step: Step) -> list[Event]:
+        """One more step; what its calls are, and text before them."""
+        logprob = None if step.logprob is None else self._named(step.logprob)
+        if self._calls is None:
+            self._gate.add(step.text, step.token_id, logprob)
+            return []
+        pieces = self._calls.push(step.token_id, step.text)
+        if step.finish is not None:
+            pieces += self._calls.finish()
+        found = [event for piece in pieces for event in self._piece(piece)]
+        self._gate.add("", step.token_id, logprob)
+        return found
+
+    @property
+    def _has_called(self) -> bool:
+        """Whether the one call that it may make is made."""
+        return self._one_call and bool(self._called)
+
+    def _piece(self, piece: Piece) -> list[Event]:
+        """Text waits for the policy; a call comes after all text before it."""
+        if self._gate.refused or self._has_called:
+            return []
+        match piece:
+            case TextPiece(text):
+                self._gate.add(text, None, None)
+                return []
+            case CallStart(index, name):
+                before = self._release(last=True)
+                if self._gate.refused:
+                    return before
+                self._id = "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
+                return [*before, CallStartEvent(index, self._id, name, self.index)]
+            case CallArguments(index, fragment):
+                return [CallArgumentsEvent(index, fragment, self.index)]
+            case CallEnd(index, call):
+                self._called.append(replace(call, id=self._id))
+                return [CallEndEvent(index, self._called[-1], self.index)]
+        raise AssertionError(piece)
 
     def refuse(self, text: str) -> list[Event]:
         """The policy said no before the first token."""
@@ -99,7 +149,9 @@ class Sample:
 
     def interrupt(self) -> list[Event]:
         """Somebody ended it: what was said stays said."""
-        return [*self._release(last=True), self._done(self.job.reading.finish("interrupted"))]
+        pieces = [] if self._calls is None else self._calls.finish()
+        found = [event for piece in pieces for event in self._piece(piece)]
+        return [*found, *self._release(last=True), self._done(self.job.reading.finish("interrupted"))]
 
     def _release(self, *, last: bool) -> list[Event]:
         """What may be shown now; the policy looks at it first."""
@@ -111,6 +163,8 @@ class Sample:
         self._keep(self._gate.rest())
         refused = self._gate.refused
         reason: FinishReason = "policy" if refused else finish.reason
+        if reason == "stop" and self._called:
+            reason = "tool_calls"
         asked = self.job.request.options.logprobs is not None
         reply = Reply(
             text=self._shown,
@@ -121,6 +175,7 @@ class Sample:
             logprobs=tuple(self._logprobs) if asked else None,
             ids=tuple(self._ids),
             stop=finish.stop,
+            tool_calls=tuple(self._called),
             notes=tuple(self._gate.notes),
             held=self._gate.held,
         )

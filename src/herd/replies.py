@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from herd.engine.request import Timings, Usage
-from herd.text.messages import Message
+from herd.text.messages import Message, ToolCall
 
-FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy"]
+FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy", "tool_calls"]
 """stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
-or a cancelled request; policy: a policy refused."""
+or a cancelled request; policy: a policy refused; tool_calls: it ended its turn to wait for what its calls bring."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Reply:
     """What a policy saw and which of its layers decided."""
     held: Held | None = None
     """None: no policy held anything back."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of the tools that it was given, each with an id; `text` holds what stood around them."""
 
     def __str__(self) -> str:
         return self.text
@@ -107,6 +109,7 @@ class Reply:
             stop=data.get("stop"),
             notes=tuple(Note(**x) for x in data.get("notes", ())),
             held=None if data.get("held") is None else Held(**data["held"]),
+            tool_calls=tuple(ToolCall(**call) for call in data.get("tool_calls", ())),
         )
 
 
@@ -136,6 +139,38 @@ class TextEvent:
 
 
 @dataclass(frozen=True)
+class CallStartEvent:
+    """A tool is called. call_index: which of the answer's calls."""
+
+    call_index: int
+    id: str
+    name: str
+    index: int = 0
+    """Which of several answers to one prompt."""
+    type: Literal["call_start"] = "call_start"
+
+
+@dataclass(frozen=True)
+class CallArgumentsEvent:
+    """A piece of a call's arguments; the pieces, joined, are one JSON object."""
+
+    call_index: int
+    fragment: str
+    index: int = 0
+    type: Literal["call_arguments"] = "call_arguments"
+
+
+@dataclass(frozen=True)
+class CallEndEvent:
+    """A call is complete."""
+
+    call_index: int
+    call: ToolCall
+    index: int = 0
+    type: Literal["call_end"] = "call_end"
+
+
+@dataclass(frozen=True)
 class DoneEvent:
     """The end of an answer: the whole reply, with what was said before an interruption."""
 
@@ -160,7 +195,7 @@ class DoneEvent:
         return self.reply.timings
 
 
-Event: TypeAlias = TextEvent | DoneEvent
+Event: TypeAlias = TextEvent | CallStartEvent | CallArgumentsEvent | CallEndEvent | DoneEvent
 
 
 @dataclass(frozen=True)

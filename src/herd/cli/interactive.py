@@ -120,7 +120,7 @@ class Session:
             for event in events:
                 if event.type == "done":
                     reply = event.reply
-                else:
+                elif event.type == "text":
                     said.append(event.text)
                     print(event.text, end="", flush=True)
         except KeyboardInterrupt:

@@ -143,7 +143,7 @@ def follow(events: "Iterator[Event]", *, show: bool) -> "Reply":
         for event in events:
             if event.type == "done":
                 return event.reply
-            if show and event.text:
+            if show and event.type == "text" and event.text:
                 last = event.text
                 print(last, end="", flush=True)
     finally:

@@ -225,10 +225,17 @@ class _Remote:
 
     def run(self, pieces: Sequence[Piece], routing: Any = None) -> Logits:
         """One pass that stands."""
+        return self._run(pieces, states=False)
+
+    def states(self, pieces: Sequence[Piece]) -> Logits:
+        """See Scorer."""
+        return self._run(pieces, states=True)
+
+    def _run(self, pieces: Sequence[Piece], *, states: bool) -> Logits:
         sent = [
             (self._handles[id(p.lease)][0], [int(i) for i in p.ids], None if p.rows is None else list(p.rows))
             for p in pieces
         ]
-        answer = self._child._ask(Run(sent))
+        answer = self._child._ask(Run(sent, states))
         assert isinstance(answer, Ran)
         return answer.logits_RV

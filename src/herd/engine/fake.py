@@ -103,6 +103,12 @@ class FakeModel:
             self.room.commit(piece.lease)
         return logits
 
+    def states(self, pieces: Sequence[Piece]) -> Logits:
+        """The bits of each id: no layer made them, but different texts have different ones."""
+        self.run(pieces)
+        ids_T = np.asarray([i for piece in pieces for i in piece.ids], np.int64)
+        return (ids_T[:, None] >> np.arange(16) & 1).astype(np.float32) * 2 - 1
+
     def first_not_finite(self, piece: Piece) -> str | None:
         """Layer 1, when a bad id is to blame."""
         return "layer 1" if "nan" in self.bad.values() else None

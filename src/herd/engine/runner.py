@@ -61,6 +61,9 @@ class Scorer(Protocol):
     def run(self, pieces: Sequence[Piece]) -> Logits:
         """One pass that stands. Logits of the wanted rows, piece after piece: [R, V]."""
 
+    def states(self, pieces: Sequence[Piece]) -> Logits:
+        """One pass that stands. What the last layer gave for all rows, before the final norm: [T, D]."""
+
 
 class ModelRunner(Protocol):
     """A model with a cache, whatever computes it. It is a Scorer, too."""
@@ -88,6 +91,9 @@ class ModelRunner(Protocol):
 
     def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """`compute`, and commit all rows."""
+
+    def states(self, pieces: Sequence[Piece]) -> Logits:
+        """See Scorer."""
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
@@ -211,6 +217,20 @@ class Runner:
         for piece in pieces:
             self.room.commit(piece.lease)
         return logits
+
+    def states(self, pieces: Sequence[Piece]) -> Logits:
+        """See Scorer. Raises what `check` does."""
+        self._check()
+        done = False
+        try:
+            placed = self.ops.place(self._step(pieces, ()))
+            states_TD = np.asarray(self.ops.numpy(self._hidden(pieces, placed, None)), np.float32)
+            self._check()
+            done = True
+        finally:
+            for piece in pieces:
+                self.room.commit(piece.lease, None if done else 0)
+        return states_TD
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """See ModelRunner. Raises what `check` does."""

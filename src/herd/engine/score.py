@@ -4,9 +4,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from herd.engine.runner import Logits, Piece, Scorer
 from herd.errors import ContextTooLong, UsageError, fail
+
+
+def _check(runner: Scorer, ids: Sequence[int]) -> None:
+    if not len(ids):
+        fail(UsageError, "ids", got="none", expected="at least one")
+    if len(ids) > runner.context:
+        fail(ContextTooLong, f"{len(ids)} tokens, the context holds {runner.context}", do="load with a larger context")
+    for i in ids:
+        if not 0 <= i < runner.vocab_size:
+            fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
 
 
 @dataclass(frozen=True)
@@ -23,13 +34,7 @@ def passes(runner: Scorer, ids: Sequence[int], piece: int = 512, first: int = 0)
 
     Raises ContextTooLong, UsageError.
     """
-    if not len(ids):
-        fail(UsageError, "ids", got="none", expected="at least one")
-    if len(ids) > runner.context:
-        fail(ContextTooLong, f"{len(ids)} tokens, the context holds {runner.context}", do="load with a larger context")
-    for i in ids:
-        if not 0 <= i < runner.vocab_size:
-            fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
+    _check(runner, ids)
     lease = runner.lease()
     try:
         for start in range(0, len(ids), piece):
@@ -40,6 +45,23 @@ def passes(runner: Scorer, ids: Sequence[int], piece: int = 512, first: int = 0)
                 yield start + skip, logits_RV
     finally:
         runner.drop(lease)
+
+
+def mean_state(runner: Scorer, ids: Sequence[int], piece: int = 512) -> npt.NDArray[np.float32]:
+    """[D], of unit length: the mean over the positions of the last layer's output, each row by its own root mean square
+    first, so that no position outweighs the others. Raises ContextTooLong, UsageError."""
+    _check(runner, ids)
+    total: npt.NDArray[np.float64] | None = None
+    lease = runner.lease()
+    try:
+        for start in range(0, len(ids), piece):
+            x_TD = runner.states([Piece(lease, ids[start : start + piece], rows=())]).astype(np.float64)
+            x_TD /= np.sqrt((x_TD**2).mean(axis=1, keepdims=True)) + 1e-12
+            total = x_TD.sum(axis=0) if total is None else total + x_TD.sum(axis=0)
+    finally:
+        runner.drop(lease)
+    assert total is not None
+    return (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
 
 
 def all_logits(runner: Scorer, ids: Sequence[int], piece: int = 512) -> Logits:

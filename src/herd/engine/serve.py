@@ -133,8 +133,8 @@ class _Server:
                 found = self._leases.pop(handle, None)
                 if found is not None:
                     self._worker.runner.room.drop(found)
-            case Run(pieces):
-                self._channel.send(Ran(self._run(pieces)))
+            case Run(pieces, states):
+                self._channel.send(Ran(self._run(pieces, states)))
 
     def _start(self, order: Order) -> None:
         routing = _Routes(self._channel, order.number) if order.traced else None
@@ -156,14 +156,14 @@ class _Server:
                 return
         self._worker.cancel(number)
 
-    def _run(self, pieces: list[tuple[int, list[int], list[int] | None]]) -> Logits:
+    def _run(self, pieces: list[tuple[int, list[int], list[int] | None]], states: bool) -> Logits:
         runner = self._worker.runner
         work = []
         for handle, ids, rows in pieces:
             if handle not in self._leases:
                 self._leases[handle] = runner.room.lease()
             work.append(Piece(self._leases[handle], ids, (), rows))
-        return runner.run(work)
+        return runner.states(work) if states else runner.run(work)
 
 
 class _Routes:

@@ -49,6 +49,8 @@ class Run(Message, frozen=True):
     """One pass: (handle of a sequence, ids, rows whose logits are wanted or None for the last)."""
 
     pieces: list[tuple[int, list[int], list[int] | None]]
+    states: bool = False
+    """The last layer's output of all rows is wanted instead."""
 
 
 class Drop(Message, frozen=True):
@@ -86,7 +88,7 @@ class Held(Message, frozen=True):
 
 
 class Ran(Message, frozen=True):
-    """Logits of a Run."""
+    """Logits of a Run, or states [T, D]."""
 
     logits_RV: np.ndarray
 

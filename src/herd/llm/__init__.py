@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +29,34 @@ from herd.engine.generate import Engine
 from herd.engine.matcher import Grammars
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import ModelRunner
-from herd.engine.score import all_logits, score
+from herd.engine.score import all_logits, mean_state, score
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend
 from herd.errors import Busy, UsageError, fail
+from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.llm.streams import AsyncStream, Prepared
-from herd.replies import DoneEvent, Event, Perplexity, Policy, Reply, TextEvent
+from herd.replies import (
+    CallArgumentsEvent,
+    CallEndEvent,
+    CallStartEvent,
+    DoneEvent,
+    Event,
+    Perplexity,
+    Policy,
+    Reply,
+    TextEvent,
+)
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "LLM",
+    "Asked",
     "AsyncStream",
+    "CallArgumentsEvent",
+    "CallEndEvent",
+    "CallStartEvent",
     "Dialog",
     "DoneEvent",
     "Event",
@@ -161,35 +176,14 @@ class LLM:
         found = {e.index: e.reply for e in self.stream(messages, n=n, **arguments) if isinstance(e, DoneEvent)}
         return [found[i] for i in sorted(found)]
 
-    def stream(
-        self,
-        messages: Dialog,
-        *,
-        system: str | None = None,
-        images: Sequence[ImageLike] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        n: int = 1,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Iterator[Event]:
-        """Answer a dialog piece by piece; an answer ends with a DoneEvent.
+    def stream(self, messages: Dialog, **arguments: Any) -> Iterator[Event]:
+        """Answer a dialog piece by piece; an answer ends with a DoneEvent, events of several are told apart by index.
 
-        images: paths or bytes, shown before the text of the last user turn. tools: definitions with name, description
-        and parameters. trace: a file that gets the routing, as JSON lines. n: answers, whose events are told apart by
-        their index. client: whose it is; clients share the engine fairly. tenant: cached prompts are shared within it
-        only. priority: higher goes first. timeout_s: after which it fails with TimedOut. options: fields of
-        SamplingOptions.
-
-        Arguments are checked at the call, not at the first piece. Closing the iterator ends the request; Ctrl-C while
-        it computes ends it with "interrupted".
+        Arguments are fields of `Asked` (tools, schema, n, ...) and of SamplingOptions. They are checked at the call,
+        not at the first piece. Closing the iterator ends the request; Ctrl-C while it computes ends it with
+        "interrupted".
         """
-        whose = _Whose(n, client, tenant, priority, timeout_s)
-        return self._run(self._dialog(messages, system, images, tools, policy, trace, whose, options))
+        return self._run(self._dialog(messages, arguments))
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
         """Answer several dialogs together; the replies in their order. Arguments as of `chat`, for all of them.
@@ -205,7 +199,7 @@ class LLM:
         try:
             while waiting or begun:
                 while waiting and len(begun) < most:
-                    prepared = self._dialog_of(waiting[0], **arguments)
+                    prepared = self._dialog(waiting[0], arguments)
                     refusal = prepared.refusal()  # now, not when its first event is read
                     prepared.refusal = _always(refusal)
                     try:
@@ -233,7 +227,7 @@ class LLM:
     def astream(self, messages: Dialog, **arguments: Any) -> AsyncStream:
         """`stream` for coroutines: an asynchronous iterator that checks its arguments in `ready`. No thread waits for
         it, so thousands can be open; leaving it (`aclose`, cancelling the task) ends the request."""
-        return AsyncStream(self._running(), lambda: self._dialog_of(messages, **arguments))
+        return AsyncStream(self._running(), lambda: self._dialog(messages, arguments))
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
@@ -241,26 +235,13 @@ class LLM:
         """Go on with a text, or with ids as they are; no chat format. Arguments: see `stream_complete`."""
         return _last(self.stream_complete(prompt, **arguments))
 
-    def stream_complete(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        n: int = 1,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Iterator[Event]:
-        """As `complete`, piece by piece. A policy sees the prompt as a user's turn. Other arguments: see `stream`."""
-        whose = _Whose(n, client, tenant, priority, timeout_s)
-        return self._run(self._text(prompt, policy, trace, whose, options))
+    def stream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> Iterator[Event]:
+        """As `complete`, piece by piece. Arguments: see `stream`; a policy sees the prompt as a user's turn."""
+        return self._run(self._text(prompt, arguments))
 
     def astream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> AsyncStream:
         """`stream_complete` for coroutines; see `astream`."""
-        return AsyncStream(self._running(), lambda: self._text_of(prompt, **arguments))
+        return AsyncStream(self._running(), lambda: self._text(prompt, arguments))
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -276,9 +257,11 @@ class LLM:
             return len(self.encode(messages))
         return len(self.prompt_ids(messages))
 
-    def prompt_ids(self, messages: Dialog, *, system: str | None = None) -> list[int]:
+    def prompt_ids(
+        self, messages: Dialog, *, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """What `chat` would send: the turns, and the open header of the answer."""
-        return self._ids(read_dialog(messages, system=system, images=(), vision=self.config.vision))
+        return self._ids(read_dialog(messages, system=system, images=(), vision=self.config.vision), tools)
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 
@@ -309,6 +292,19 @@ class LLM:
             )
         nll = found.nll_sum / found.scored_tokens
         return Perplexity(float(np.exp(nll)), nll, found.scored_tokens, found.windows)
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[n, D] of unit length: of each text the mean of the last layer's states.
+
+        A generative model's mean is a weak embedding beside a model trained for it. Requests wait meanwhile, a text at
+        a time. Raises UsageError (an empty text), ContextTooLong.
+        """
+        found = []
+        for text in texts:
+            ids = [*self._bos(), *self.encode(text)]
+            with self._running().alone() as runner:
+                found.append(mean_state(runner, ids, PIECE))
+        return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -345,81 +341,37 @@ class LLM:
     def _bos(self) -> list[int]:
         return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
 
-    def _dialog_of(
-        self,
-        messages: Dialog,
-        *,
-        system: str | None = None,
-        images: Sequence[ImageLike] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        n: int = 1,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Prepared:
-        """The arguments of `stream` -> a checked request."""
-        whose = _Whose(n, client, tenant, priority, timeout_s)
-        return self._dialog(messages, system, images, tools, policy, trace, whose, options)
+    def _dialog(self, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
+        """A checked request to answer a dialog."""
+        asked, options = Asked.of(arguments)
+        turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
+        return self._submit(self._ids(turns, asked.tools), options, asked, turns, tiles_of(turns))
 
-    def _dialog(
-        self,
-        messages: Dialog,
-        system: str | None,
-        images: Sequence[ImageLike],
-        tools: Sequence[Mapping[str, Any]] | None,
-        policy: Policy | None,
-        trace: str | Path | None,
-        whose: "_Whose",
-        options: Mapping[str, Any],
-    ) -> Prepared:
-        turns = read_dialog(messages, system=system, images=images, vision=self.config.vision)
-        return self._submit(self._ids(turns, tools), options, tiles_of(turns), trace, whose, policy, turns)
-
-    def _text_of(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        policy: Policy | None = None,
-        trace: str | Path | None = None,
-        n: int = 1,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        **options: Any,
-    ) -> Prepared:
-        """The arguments of `stream_complete` -> a checked request."""
-        return self._text(prompt, policy, trace, _Whose(n, client, tenant, priority, timeout_s), options)
-
-    def _text(
-        self,
-        prompt: str | Sequence[int],
-        policy: Policy | None,
-        trace: str | Path | None,
-        whose: "_Whose",
-        options: Mapping[str, Any],
-    ) -> Prepared:
+    def _text(self, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
+        """A checked request to go on with a text."""
+        asked, options = Asked.of(arguments)
+        if asked.tools or asked.images or asked.system is not None:
+            fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
         ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        turn = Message("user", prompt if isinstance(prompt, str) else self.decode(ids) if policy is not None else "")
-        return self._submit(ids, options, None, trace, whose, policy, (turn,))
+        text = prompt if isinstance(prompt, str) else self.decode(ids) if asked.policy is not None else ""
+        return self._submit(ids, options, asked, (Message("user", text),))
 
     def _submit(
         self,
         ids: Sequence[int],
         options: Mapping[str, Any],
-        tiles: Any,
-        trace: str | Path | None,
-        whose: "_Whose",
-        policy: Policy | None,
+        asked: Asked,
         turns: Sequence[Message],
+        tiles: Any = None,
     ) -> Prepared:
+        grammar = asked.grammar(self._format)
+        if grammar is not None:
+            if options.get("grammar") is not None:
+                fail(UsageError, "grammar", got="it beside a schema or a forced call", expected="one of them")
+            options = {**options, "grammar": grammar}
         chosen = self.defaults.with_(options)
         seed = chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1
-        if trace is not None and not any(layer.moe for layer in self.config.layers):
+        if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
@@ -432,15 +384,27 @@ class LLM:
             chosen,
             tiles,
             seed,
-            client=whose.client,
-            priority=whose.priority,
-            timeout_s=whose.timeout_s,
-            salt=hashlib.sha256(whose.tenant.encode()).digest() if whose.tenant else b"",
+            client=asked.client,
+            priority=asked.priority,
+            timeout_s=asked.timeout_s,
+            salt=hashlib.sha256(asked.tenant.encode()).digest() if asked.tenant else b"",
         )
-        jobs = engine.submit_samples(request, whose.n, start=False)
+        jobs = engine.submit_samples(request, asked.n, start=False)
         # opened last, so that a refused request leaves an old trace as it is
-        jobs[0].routing = None if trace is None else RoutingLog(trace)
-        samples = [Sample(job, self._spell, index=i, load_s=self.load_s, policy=policy) for i, job in enumerate(jobs)]
+        jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
+        policy, parser = asked.policy, asked.calls(self.tokenizer)
+        samples = [
+            Sample(
+                job,
+                self._spell,
+                index=i,
+                load_s=self.load_s,
+                policy=policy,
+                calls=None if parser is None else parser(),
+                one_call=not asked.parallel_tool_calls,
+            )
+            for i, job in enumerate(jobs)
+        ]
         return Prepared(samples, (lambda: None) if policy is None else lambda: policy.before(turns))
 
     def _run(self, prepared: Prepared) -> Iterator[Event]:
@@ -451,16 +415,6 @@ class LLM:
 
     def _spell(self, token_id: int) -> str:
         return self.tokenizer.decode([token_id])
-
-
-class _Whose(NamedTuple):
-    """For whom a request is, and how it is treated among others."""
-
-    n: int
-    client: str
-    tenant: str
-    priority: int
-    timeout_s: float | None
 
 
 def _always(answer: str | None) -> Callable[[], str | None]:

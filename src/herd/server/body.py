@@ -29,7 +29,8 @@ async def read_body(request: Request, limits: Limits, *, media: bool = False) ->
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         _too_large(declared, most)
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     stream = request.stream().__aiter__()
     while True:
         try:

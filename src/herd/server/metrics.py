@@ -11,27 +11,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        per_model = {"labelnames": ("model_name",), "registry": self.registry}
-        self.running = Gauge("herd_num_requests_running", "Requests under way.", **per_model)
+        model, registry = ("model_name",), self.registry
+        self.running = Gauge("herd_num_requests_running", "Requests under way.", model, registry=registry)
         self.finished = Counter(
-            "herd_request_success", "Requests that ended.", ("model_name", "finished_reason"), registry=self.registry
+            "herd_request_success", "Requests that ended.", ("model_name", "finished_reason"), registry=registry
         )
-        self.failed = Counter("herd_request_failure", "Requests that failed.", ("code",), registry=self.registry)
-        self.prompt_tokens = Counter("herd_prompt_tokens", "Tokens of prompts.", **per_model)
-        self.cached_tokens = Counter("herd_prefix_cache_hits", "Tokens of prompts found in the cache.", **per_model)
-        self.output_tokens = Counter("herd_generation_tokens", "Tokens generated.", **per_model)
-        self.first_token_s = Histogram(
-            "herd_time_to_first_token_seconds", "From request to first token.", buckets=SECONDS, **per_model
+        self.failed = Counter("herd_request_failure", "Requests that failed.", ("code",), registry=registry)
+        self.prompt_tokens = Counter("herd_prompt_tokens", "Tokens of prompts.", model, registry=registry)
+        self.cached_tokens = Counter(
+            "herd_prefix_cache_hits", "Tokens of prompts found in the cache.", model, registry=registry
         )
-        self.whole_s = Histogram(
-            "herd_e2e_request_latency_seconds", "From request to its end.", buckets=SECONDS, **per_model
-        )
-        self.output_token_s = Histogram(
-            "herd_request_time_per_output_token_seconds", "Mean time between tokens.", buckets=SECONDS, **per_model
-        )
+        self.output_tokens = Counter("herd_generation_tokens", "Tokens generated.", model, registry=registry)
+        self.first_token_s = self._histogram("herd_time_to_first_token_seconds", "From request to first token.")
+        self.whole_s = self._histogram("herd_e2e_request_latency_seconds", "From request to its end.")
+        self.output_token_s = self._histogram("herd_request_time_per_output_token_seconds", "Mean time between tokens.")
         self.policy = Counter(
-            "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=self.registry
+            "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=registry
         )
+
+    def _histogram(self, name: str, help_: str) -> Histogram:
+        return Histogram(name, help_, ("model_name",), buckets=SECONDS, registry=self.registry)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
-from herd.errors import HerdError
+from herd.errors import HerdError, NotFound
 from herd.server.door import dialect_of
 from herd.server.keys import Right
 from herd.server.problems import Dialect, problem
@@ -77,9 +77,8 @@ def elsewhere(service: Service, status: int, message: str) -> Callable[[Request,
             caller_of(service, request)
         except HerdError as error:
             return problem(error, dialect_of(request.url.path))
-        error = HerdError(message)
-        error.http_status = status  # type: ignore[misc]
-        error.code = "not_found" if status == 404 else "method_not_allowed"  # type: ignore[misc]
-        return problem(error, dialect_of(request.url.path))
+        found = problem(NotFound(message), dialect_of(request.url.path))
+        found.status_code = status
+        return found
 
     return answer

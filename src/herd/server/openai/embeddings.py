@@ -66,7 +66,8 @@ def shortened(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[
     if not 1 <= dimensions <= width:
         raise Refused(f"dimensions: got {dimensions}, expected 1 to {width}", "dimensions")
     cut = vectors[:, :dimensions]
-    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+    found: npt.NDArray[np.float32] = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def _written(vector: npt.NDArray[np.float32], form: str | None) -> list[float] | str:

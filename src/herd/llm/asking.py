@@ -1,0 +1,116 @@
+"""What a call may say beside its dialog or prompt and the sampling options; and what follows from tools and schemas."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from herd.dialogs import ImageLike
+from herd.engine.grammar import Grammar
+from herd.engine.schema_check import enforceable
+from herd.errors import UsageError, fail
+from herd.replies import Policy
+from herd.text.calls import CallParser, call_grammar, parameters_of
+from herd.text.chat import ChatFormat
+from herd.text.tokenizer import Tokenizer
+from herd.text.tools import function_of
+
+CHOICES = ("auto", "none", "required")
+MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
+"""Control tokens that Llama models put around calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Keyword arguments of `chat`, `stream` and their twins; all others are fields of SamplingOptions."""
+
+    system: str | None = None
+    images: Sequence[ImageLike] = ()
+    """Paths or bytes, shown before the text of the last user turn."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Definitions with name, description and parameters (a JSON schema), or OpenAI's form of them."""
+    tool_choice: str = "auto"
+    """auto: the model decides; none: tools are shown and calls stay text; required: it must call; or the name of the
+    one tool that it must call."""
+    parallel_tool_calls: bool = True
+    """Whether one answer may hold several calls."""
+    schema: Any = None
+    """What the answer must be: True for any JSON object, a JSON schema, or a type that has one (dataclass, msgspec,
+    pydantic)."""
+    policy: Policy | None = None
+    trace: str | Path | None = None
+    """A file that gets the routing, as JSON lines."""
+    n: int = 1
+    """Answers to one prompt, which is computed once; answer i draws with seed + i."""
+    client: str = ""
+    """Whose it is; clients share the engine fairly."""
+    tenant: str = ""
+    """Cached prompts are shared within it only."""
+    priority: int = 0
+    """Higher goes first."""
+    timeout_s: float | None = None
+    """After which it fails with TimedOut."""
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> "tuple[Asked, dict[str, Any]]":
+        """Arguments of a call, and those that are sampling options."""
+        own = {name: value for name, value in arguments.items() if name in _NAMES}
+        return cls(**own), {name: value for name, value in arguments.items() if name not in _NAMES}
+
+    def grammar(self, chat: Callable[[], ChatFormat]) -> Grammar | None:
+        """What the answer must be. Raises UsageError for a schema that cannot be enforced, or a tool that is none."""
+        names = [function_of(tool)["name"] for tool in self.tools or ()]
+        if self.tool_choice not in (*CHOICES, *names):
+            fail(UsageError, "tool_choice", got=self.tool_choice, expected=", ".join((*CHOICES, *names)))
+        forced = self.tool_choice not in ("auto", "none")
+        if forced and not names:
+            fail(UsageError, "tool_choice", got=self.tool_choice, expected="tools to choose from")
+        if not forced:
+            return _schema(self.schema)
+        if self.schema is not None:
+            fail(UsageError, "schema", got="it beside a forced call", expected="one of them")
+        tools = [function_of(tool) for tool in self.tools or ()]
+        only = None if self.tool_choice == "required" else self.tool_choice
+        for tool in tools:
+            if only in (None, tool["name"]) and tool.get("parameters"):
+                enforceable(json.dumps(tool["parameters"]))
+        hermes = chat().name == "chatml"
+        return Grammar(
+            "lark", call_grammar(tools, hermes=hermes, only=only, parallel=self.parallel_tool_calls and only is None)
+        )
+
+    def calls(self, tokenizer: Tokenizer) -> Callable[[], CallParser] | None:
+        """What finds calls in one answer; None where there are none to find."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        tools = parameters_of([function_of(tool) for tool in self.tools])
+        markers = [tokenizer.specials[name] for name in MARKERS if name in tokenizer.specials]
+        return lambda: CallParser(tools, markers)
+
+
+_NAMES = frozenset(field.name for field in fields(Asked))
+
+
+def _schema(schema: Any) -> Grammar | None:
+    if schema is None or schema is False:
+        return None
+    if schema is True:
+        return Grammar("json")
+    return Grammar("schema", json.dumps(json_schema(schema)))
+
+
+def json_schema(schema: Any) -> Mapping[str, Any]:
+    """A JSON schema: as given, or of a type. Raises UsageError for what has none."""
+    if isinstance(schema, Mapping):
+        return schema
+    own = getattr(schema, "model_json_schema", None)  # pydantic's
+    if own is not None:
+        found: Mapping[str, Any] = own()
+        return found
+    try:
+        return msgspec.json.schema(schema)
+    except TypeError:
+        fail(UsageError, "schema", got=schema, expected="True, a JSON schema, or a type that has one")
