@@ -8,13 +8,12 @@ unless it is allowed by name, and a Host header must be an address or a name tha
 import ipaddress
 import secrets
 import time
-import traceback
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from herd.errors import Forbidden, HerdError, PassFailed, UsageError, fail
+from herd.errors import Forbidden, HerdError, UsageError, fail
 from herd.server.log import Log
 from herd.server.problems import Dialect, problem
 
@@ -68,11 +67,9 @@ class Door:
         except HerdError as error:
             await problem(error, dialect_of(scope["path"]))(scope, receive, reply)
         except Exception as error:
-            # Its text may quote a prompt: the log gets the kind and the place.
-            self._log.event("error", id=request_id, error=type(error).__name__, at=_place(error))
+            hidden = self._log.mistake(request_id, error)
             if started:
                 raise
-            hidden = PassFailed(f"an internal error; the log has it under {request_id}")
             await problem(hidden, dialect_of(scope["path"]))(scope, receive, reply)
         finally:
             if scope["path"] not in ("/health", "/ready", "/metrics"):
@@ -159,8 +156,3 @@ def dialect_of(path: str) -> Dialect:
     if path.startswith("/api/"):
         return "ollama"
     return "anthropic" if path.startswith("/v1/messages") else "openai"
-
-
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames[-4:]))

@@ -9,7 +9,10 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from typing import Any, Literal, TextIO
+
+from herd.errors import PassFailed
 
 MOST_WAITING = 10_000
 """Lines."""
@@ -42,6 +45,13 @@ class Log:
             self._lines.put_nowait(line)
         except queue.Full:
             self.dropped += 1
+
+    def mistake(self, request_id: str, error: BaseException) -> PassFailed:
+        """An error that nobody foresaw: its kind and place are written down; what the client is told of it."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames[-4:]))
+        self.event("error", id=request_id, error=type(error).__name__, at=place)
+        return PassFailed(f"an internal error; the log has it under {request_id}")
 
     def close(self) -> None:
         """Write what is waiting, for a second at most."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
-from herd.errors import HerdError, NotFound
+from herd.errors import HerdError, NotFound, PassFailed
 from herd.server.door import dialect_of
 from herd.server.keys import Right
 from herd.server.problems import Dialect, problem
@@ -57,6 +57,9 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
         except HerdError as error:
             service.metrics.failed.labels(error.code).inc()
             return problem(error, route.dialect)
+        except Exception as error:  # a mistake of ours; its text may quote a prompt: the log gets kind and place alone
+            service.metrics.failed.labels(PassFailed.code).inc()
+            return problem(service.log.mistake(request.state.request_id, error), route.dialect)
 
     return answer
 

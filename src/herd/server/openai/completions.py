@@ -23,7 +23,8 @@ from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 class CompletionRequest(Sampling, kw_only=True):
     """The fields that have an effect."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[Any]
+    """A text, texts, ids, or lists of ids."""
     logprobs: int | None = None
     echo: bool | None = None
 
@@ -80,10 +81,13 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
     """One or several prompts out of the four forms. Raises Refused for none, or empty ones."""
     if isinstance(prompt, str):
         found: list[Any] = [prompt]
-    elif prompt and all(isinstance(one, int) for one in prompt):
+    elif prompt and all(type(one) is int for one in prompt):
         found = [list(prompt)]
     else:
         found = list(prompt)
+    for one in found:
+        if not isinstance(one, str) and not (isinstance(one, list) and all(type(i) is int for i in one)):
+            raise Refused("prompt: expected a text, texts, ids, or lists of ids", "prompt")
     if not found or any(not one for one in found):
         raise Refused("prompt: got nothing, expected text or ids", "prompt")
     return found

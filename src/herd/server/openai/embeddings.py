@@ -21,7 +21,8 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[Any]
+    """Texts; ids are refused."""
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 

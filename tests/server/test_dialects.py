@@ -1,0 +1,256 @@
+"""Each dialect's ordinary answers, over real sockets and FakeModel."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from serving import client_of, fake_service
+
+TURNS = [{"role": "user", "content": "Hi"}]
+WEATHER = {
+    "name": "weather",
+    "description": "of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+CALL = 'Let me see. [weather(city="Oslo")]'
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with client_of(fake_service(tmp_path_factory.mktemp("home"))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with client_of(fake_service(tmp_path_factory.mktemp("home"), CALL)) as found:
+        yield found
+
+
+def events(reply: httpx.Response) -> list[Any]:
+    """Data of server-sent events."""
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    data = [line[6:] for line in reply.text.splitlines() if line.startswith("data: ")]
+    return [x if x == "[DONE]" else json.loads(x) for x in data]
+
+
+def lines(reply: httpx.Response) -> list[Any]:
+    assert reply.status_code == 200, reply.text
+    return [json.loads(line) for line in reply.text.splitlines()]
+
+
+def ok(reply: httpx.Response) -> Any:
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+# -- OpenAI --------------------------------------------------------------------------------------------------------
+
+
+def test_chat(client: httpx.Client) -> None:
+    found = ok(client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS}))
+    assert found["object"] == "chat.completion"
+    assert found["choices"][0]["message"] == {"role": "assistant", "content": "Hello there.", "refusal": None}
+    assert found["choices"][0]["finish_reason"] == "stop"
+    usage = found["usage"]
+    assert usage["completion_tokens"] == len("Hello there.") + 1
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_chat_stream(client: httpx.Client) -> None:
+    body = {"model": "fake", "messages": TURNS, "stream": True, "stream_options": {"include_usage": True}}
+    found = events(client.post("/v1/chat/completions", json=body))
+    assert found[-1] == "[DONE]"
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(x["choices"][0]["delta"].get("content", "") for x in found[:-2]) == "Hello there."
+    assert [x["choices"][0]["finish_reason"] for x in found[:-2]][-1] == "stop"
+    assert found[-2]["choices"] == []
+    assert found[-2]["usage"]["completion_tokens"] == 13
+    assert all(x["usage"] is None for x in found[:-2])
+
+
+def test_chat_samples_and_logprobs(client: httpx.Client) -> None:
+    body = {"model": "fake", "messages": TURNS, "n": 3, "logprobs": True, "top_logprobs": 2, "max_tokens": 2}
+    found = ok(client.post("/v1/chat/completions", json=body))
+    assert [c["index"] for c in found["choices"]] == [0, 1, 2]
+    tokens = found["choices"][2]["logprobs"]["content"]
+    assert [t["token"] for t in tokens] == ["H", "e"]
+    assert len(tokens[0]["top_logprobs"]) == 2
+    assert tokens[0]["bytes"] == [72]
+
+
+def test_chat_calls(caller: httpx.Client) -> None:
+    tools = [{"type": "function", "function": WEATHER}]
+    body: dict[str, Any] = {"model": "fake", "messages": TURNS, "tools": tools}
+    (choice,) = ok(caller.post("/v1/chat/completions", json=body))["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
+    assert choice["message"]["content"] == "Let me see. "
+
+    found = events(caller.post("/v1/chat/completions", json={**body, "stream": True}))[:-1]
+    deltas = [c for x in found for c in x["choices"][0]["delta"].get("tool_calls", [])]
+    assert [d["function"].get("name") for d in deltas] == ["weather", None]
+    assert json.loads("".join(d["function"]["arguments"] for d in deltas)) == {"city": "Oslo"}
+    assert found[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+    history = [
+        *TURNS,
+        {"role": "assistant", "content": None, "tool_calls": choice["message"]["tool_calls"]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "Rain."},
+    ]
+    assert ok(caller.post("/v1/chat/completions", json={**body, "messages": history}))["choices"]
+
+
+def test_completions(client: httpx.Client, tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path, lambda ids: 65)) as plain:
+        body = {"model": "fake", "prompt": ["one", "two"], "max_tokens": 3, "echo": True, "logprobs": 1}
+        found = ok(plain.post("/v1/completions", json=body))
+        assert [c["text"] for c in found["choices"]] == ["oneAAA", "twoAAA"]
+        assert found["choices"][0]["logprobs"]["tokens"] == ["A", "A", "A"]
+        assert found["choices"][0]["logprobs"]["text_offset"] == [3, 4, 5]
+        assert found["usage"]["completion_tokens"] == 6
+        streamed = events(plain.post("/v1/completions", json={"model": "fake", "prompt": [66, 66], "stream": True}))
+        assert "".join(x["choices"][0]["text"] for x in streamed[:-1]) == "A" * 16
+        special = plain.post("/v1/completions", json={"model": "fake", "prompt": [300]})
+        assert special.status_code == 400
+
+
+def test_embeddings(client: httpx.Client) -> None:
+    numbers = ok(client.post("/v1/embeddings", json={"model": "fake", "input": ["one", "two"]}))["data"]
+    assert [d["index"] for d in numbers] == [0, 1]
+    coded = ok(client.post("/v1/embeddings", json={"model": "fake", "input": "one", "encoding_format": "base64"}))
+    vector = np.frombuffer(base64.b64decode(coded["data"][0]["embedding"]), "<f4")
+    np.testing.assert_allclose(vector, numbers[0]["embedding"], rtol=1e-6)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    ids = client.post("/v1/embeddings", json={"model": "fake", "input": [[1, 2]]})
+    assert ids.status_code == 400
+    assert "check_embedding_ctx_length" in ids.json()["error"]["message"]
+
+
+def test_models(client: httpx.Client) -> None:
+    found = ok(client.get("/v1/models"))["data"]
+    assert [m["id"] for m in found] == ["fake", "other"]
+    assert {"object", "created", "owned_by", "max_model_len", "context_length", "loaded"} <= set(found[0])
+    assert ok(client.get("/v1/models/fake"))["id"] == "fake"
+    missing = client.get("/v1/models/none")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+
+
+# -- Ollama --------------------------------------------------------------------------------------------------------
+
+
+def test_ollama_chat(client: httpx.Client) -> None:
+    found = lines(client.post("/api/chat", json={"model": "fake:latest", "messages": TURNS}))
+    assert "".join(x["message"]["content"] for x in found) == "Hello there."
+    assert [x["done"] for x in found] == [False] * (len(found) - 1) + [True]
+    assert found[-1]["done_reason"] == "stop"
+    assert found[-1]["eval_count"] == 13
+    whole = ok(client.post("/api/chat", json={"model": "fake", "messages": TURNS, "stream": False}))
+    assert whole["message"]["content"] == "Hello there."
+    assert whole["total_duration"] > 0
+
+
+def test_ollama_generate_and_loading(client: httpx.Client) -> None:
+    body = {"model": "fake", "prompt": "Hi", "system": "Be kind.", "options": {"num_predict": 5, "num_ctx": 10_485_760}}
+    found = lines(client.post("/api/generate", json=body))
+    assert "".join(x["response"] for x in found) == "Hello"
+    assert found[-1]["done_reason"] == "length"
+    assert ok(client.post("/api/generate", json={"model": "other"}))["done_reason"] == "load"
+    assert {m["model"] for m in ok(client.get("/api/ps"))["models"]} == {"fake:latest", "other:latest"}
+    assert ok(client.post("/api/chat", json={"model": "other", "keep_alive": 0}))["done_reason"] == "unload"
+    assert [m["model"] for m in ok(client.get("/api/ps"))["models"]] == ["fake:latest"]
+
+
+def test_ollama_num_ctx_is_a_ceiling(client: httpx.Client) -> None:
+    body = {"model": "fake", "messages": [{"role": "user", "content": "a" * 100}], "stream": False}
+    short = client.post("/api/chat", json={**body, "options": {"num_ctx": 50}})
+    assert short.status_code == 400
+    assert "num_ctx allows 50" in short.json()["error"]
+    cut = ok(client.post("/api/chat", json={**body, "options": {"num_ctx": 150}}))
+    assert cut["prompt_eval_count"] + cut["eval_count"] <= 150
+
+
+def test_ollama_calls(caller: httpx.Client) -> None:
+    body = {"model": "fake", "messages": TURNS, "tools": [{"type": "function", "function": WEATHER}]}
+    calls = [c for x in lines(caller.post("/api/chat", json=body)) for c in x["message"].get("tool_calls", [])]
+    assert calls == [{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
+
+
+def test_ollama_models(client: httpx.Client) -> None:
+    found = ok(client.get("/api/tags"))["models"]
+    assert {"name", "model", "modified_at", "size", "digest", "details"} <= set(found[0])
+    shown = ok(client.post("/api/show", json={"name": "fake"}))
+    assert shown["model_info"]["llama4.context_length"] > 0
+    assert "completion" in shown["capabilities"]
+    assert client.post("/api/copy", json={"source": "fake", "destination": "twin"}).status_code == 200
+    made = {"model": "pirate", "from": "twin", "system": "Arr.", "parameters": {"num_predict": 4}, "stream": False}
+    assert ok(client.post("/api/create", json=made)) == {"status": "success"}
+    assert ok(client.post("/api/show", json={"model": "pirate"}))["system"] == "Arr."
+    said = ok(client.post("/api/chat", json={"model": "pirate", "messages": TURNS, "stream": False}))
+    assert said["message"]["content"] == "Hell"
+    assert client.request("DELETE", "/api/delete", json={"model": "pirate"}).status_code == 200
+    assert client.post("/api/show", json={"model": "pirate"}).status_code == 404
+    assert client.post("/api/push", json={"model": "fake"}).status_code == 501
+    assert ok(client.get("/api/version"))["version"]
+
+
+def test_ollama_embed(client: httpx.Client) -> None:
+    found = ok(client.post("/api/embed", json={"model": "fake", "input": ["a", "b"]}))
+    assert len(found["embeddings"]) == 2
+    assert ok(client.post("/api/embeddings", json={"model": "fake", "prompt": "a"}))["embedding"] == pytest.approx(
+        found["embeddings"][0]
+    )
+
+
+# -- Anthropic -----------------------------------------------------------------------------------------------------
+
+
+def test_messages(client: httpx.Client) -> None:
+    body = {"model": "fake", "max_tokens": 50, "messages": TURNS, "system": [{"type": "text", "text": "Be kind."}]}
+    found = ok(client.post("/v1/messages", json=body))
+    assert found["content"] == [{"type": "text", "text": "Hello there.", "citations": None}]
+    assert (found["stop_reason"], found["stop_sequence"]) == ("end_turn", None)
+    stopped = ok(client.post("/v1/messages", json={**body, "stop_sequences": ["there"]}))
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "there")
+    counted = ok(client.post("/v1/messages/count_tokens", json={"model": "fake", "messages": TURNS}))
+    plain = ok(client.post("/v1/messages", json={"model": "fake", "max_tokens": 1, "messages": TURNS}))["usage"]
+    assert counted["input_tokens"] == plain["input_tokens"] + plain["cache_read_input_tokens"]
+
+
+def test_messages_stream_and_calls(caller: httpx.Client) -> None:
+    tool = {"name": "weather", "input_schema": WEATHER["parameters"]}
+    body = {"model": "fake", "max_tokens": 99, "messages": TURNS, "tools": [tool], "stream": True}
+    found = events(caller.post("/v1/messages", json=body))
+    kinds = [x["type"] for x in found if x["type"] not in ("ping", "content_block_delta")]
+    block = ["content_block_start", "content_block_stop"]
+    assert kinds == ["message_start", *block, *block, "message_delta", "message_stop"]
+    deltas = [x["delta"] for x in found if x["type"] == "content_block_delta"]
+    assert "".join(d.get("text", "") for d in deltas) == "Let me see. "
+    assert json.loads("".join(d.get("partial_json", "") for d in deltas)) == {"city": "Oslo"}
+    assert found[-2]["delta"]["stop_reason"] == "tool_use"
+    history = [
+        *TURNS,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "x", "name": "weather", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "Rain."}]},
+    ]
+    assert ok(caller.post("/v1/messages", json={**body, "stream": False, "messages": history}))["content"]
+
+
+# -- no dialect ----------------------------------------------------------------------------------------------------
+
+
+def test_tokenize_health_and_metrics(client: httpx.Client) -> None:
+    ids = ok(client.post("/tokenize", json={"model": "fake", "prompt": "<|eot|>é"}))["tokens"]
+    assert ids == list("<|eot|>é".encode())
+    assert ok(client.post("/detokenize", json={"model": "fake", "tokens": ids}))["prompt"] == "<|eot|>é"
+    assert ok(client.get("/health")) == {"status": "ok"}
+    assert ok(client.get("/ready"))["status"] == "ready"
+    text = client.get("/metrics").text
+    assert 'herd_request_success_total{finished_reason="stop",model_name="fake"}' in text
