@@ -214,7 +214,7 @@ def test_without_a_chat_format_complete_still_works() -> None:
 def test_an_image_for_a_text_model_is_one_line() -> None:
     llm = LLM(TINY_TEXT, FakeModel(lambda ids: 257), BYTES, Llama4(BYTES))
     with pytest.raises(UsageError, match=r"^an image was given to a text model; choose a model with vision$"):
-        llm.chat("what is this?", images=["cat.png"])
+        llm.chat("what is this?", images=[Path("cat.png")])
 
 
 def test_tiles_fill_the_patch_rows_in_order() -> None:

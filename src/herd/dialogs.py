@@ -1,27 +1,27 @@
 """What callers may write as a dialog -> messages and image tiles.
 
 A dialog is a user's text, or turns: `Message`, or {"role": "user", "content": ...} as the OpenAI API has them, content
-a text or a list of {"type": "text", "text": ...} and {"type": "image", "image": path or bytes}. Text stays text: what
-looks like a control token in it is encoded as the characters it is made of (`herd.text`).
+a text or a list of {"type": "text", "text": ...} and {"type": "image", "image": Path or bytes}. Text stays text: what
+looks like a control token in it is encoded as the characters it is made of (`herd.text`), and no text names a file: a
+path is a `pathlib.Path`, which nothing that came as JSON can hold.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from herd.config import VisionConfig
 from herd.errors import UsageError, fail
 from herd.text.messages import ROLES, Content, ImagePart, Message, TextPart, ToolCall
 
-if TYPE_CHECKING:
-    from herd.media import ImageSource
-
-ImageLike: TypeAlias = "ImageSource"
-"""A path, a file's bytes, or pixels as an array of uint8."""
+ImageLike: TypeAlias = os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[np.uint8]
+"""A `pathlib.Path`, a file's bytes, or pixels as an array of uint8. Never a text."""
 Dialog: TypeAlias = str | Sequence[Message | Mapping[str, Any]]
 
+_IMAGES = (os.PathLike, bytes, bytearray, memoryview, np.ndarray)
 _FIELDS = ("role", "content", "tool_calls", "name", "tool_call_id", "context", "end_of_message")
 
 
@@ -56,10 +56,13 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
     return np.concatenate([p.data for p in parts]) if parts else None
 
 
-def read_image(image: ImageLike, vision: VisionConfig | None) -> ImagePart:
+def read_image(image: ImageLike, vision: VisionConfig | None, where: str = "image") -> ImagePart:
     """An image, cut into tiles. Raises UsageError on a text model or for another type, BadMedia, NotFound."""
     if vision is None:
         fail(UsageError, "an image was given to a text model", do="choose a model with vision")
+    if not isinstance(image, _IMAGES):
+        got, do = type(image).__name__, "for a file: pathlib.Path(...)"
+        fail(UsageError, where, got=got, expected="a pathlib.Path, a file's bytes, or an array of pixels", do=do)
     from herd.media import load_image
 
     loaded = load_image(image, image_size=vision.image_size)
@@ -75,7 +78,7 @@ def _raw_images(dialog: Sequence[Message | Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def _check_images(images: Sequence[Any]) -> None:
-    """The limits of one request, before any image is read. What is no image fails where it is read."""
+    """The limits of one request, before any image is read. What is no image has no size, and fails where it is read."""
     if not images:
         return
     from herd.media import IMAGE_LIMITS
@@ -84,7 +87,7 @@ def _check_images(images: Sequence[Any]) -> None:
 
 
 def _size(image: Any) -> int:
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, os.PathLike):
         return os.stat(image).st_size if os.path.isfile(image) else 0
     return int(getattr(image, "nbytes", 0)) or (len(image) if isinstance(image, bytes | bytearray) else 0)
 
@@ -95,7 +98,9 @@ def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: V
         fail(UsageError, "images", got="no user turn to show them in", expected="at least one")
     turn = messages[last]
     rest = (TextPart(turn.content),) if isinstance(turn.content, str) else turn.content
-    shown = Message("user", (*(read_image(x, vision) for x in images), *rest), context=turn.context)
+    shown = Message(
+        "user", (*(read_image(x, vision, f"images[{i}]") for i, x in enumerate(images)), *rest), context=turn.context
+    )
     return [*messages[:last], shown, *messages[last + 1 :]]
 
 
@@ -111,16 +116,16 @@ def _message(turn: object, where: str, vision: VisionConfig | None) -> Message:
     if role not in ROLES:
         fail(UsageError, f"{where}.role", got="null" if role is None else role, expected="one of " + ", ".join(ROLES))
     calls = turn.get("tool_calls") or ()
-    if not isinstance(calls, Sequence):
+    if not isinstance(calls, list | tuple):
         fail(UsageError, f"{where}.tool_calls", got=type(calls).__name__, expected="a list")
     content = turn.get("content")
     context = turn.get("context")
     return Message(
         role,
         _content("" if content is None and calls else content, f"{where}.content", vision),
-        tool_calls=tuple(_call(call, f"{where}.tool_calls") for call in calls),
-        name=turn.get("name"),
-        tool_call_id=turn.get("tool_call_id"),
+        tool_calls=tuple(_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
+        name=_text_or_none(turn.get("name"), f"{where}.name"),
+        tool_call_id=_text_or_none(turn.get("tool_call_id"), f"{where}.tool_call_id"),
         context=None if context is None else _content(context, f"{where}.context", vision),
         end_of_message=turn.get("end_of_message") is True,
     )
@@ -131,7 +136,8 @@ def _call(call: object, where: str) -> ToolCall:
         return call
     if not isinstance(call, Mapping) or not isinstance(call.get("arguments"), Mapping):
         fail(UsageError, where, got=call, expected="objects with name and arguments")
-    return ToolCall(_text(call.get("name"), f"{where}.name"), call["arguments"], str(call.get("id", "")))
+    call_id = _text_or_none(call.get("id"), f"{where}.id")
+    return ToolCall(_text(call.get("name"), f"{where}.name"), call["arguments"], call_id or "")
 
 
 def _content(content: object, where: str, vision: VisionConfig | None) -> Content:
@@ -151,7 +157,7 @@ def _part(part: object, where: str, vision: VisionConfig | None) -> TextPart | I
         return TextPart(_text(part.get("text"), f"{where}.text"))
     if isinstance(part, Mapping) and kind == "image":
         image: Any = part.get("image")
-        return read_image(image, vision)
+        return read_image(image, vision, f"{where}.image")
     return fail(
         UsageError, where, got=part, expected='{"type": "text", "text": ...} or {"type": "image", "image": ...}'
     )
@@ -161,3 +167,7 @@ def _text(text: object, where: str) -> str:
     if not isinstance(text, str):
         fail(UsageError, where, got="null" if text is None else text, expected="a text")
     return text
+
+
+def _text_or_none(text: object, where: str) -> str | None:
+    return None if text is None else _text(text, where)

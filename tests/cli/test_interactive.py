@@ -175,6 +175,22 @@ def test_images_in_a_question_are_attached(tmp_path: Path) -> None:
     assert session.messages[3]["content"] == "and now?"
 
 
+def test_a_kept_conversation_still_shows_its_images(tmp_path: Path) -> None:
+    session = Session(talker.talker(talker.ECHO, sees=True), quiet=True)
+    path = picture(tmp_path / "a.png")
+    session.take(f"what is {path}")
+    session.take(f"/save {tmp_path / 'chat.json'}")
+    other = Session(talker.talker(talker.ECHO, sees=True), quiet=True)
+    other.take(f"/load {tmp_path / 'chat.json'}")
+    other.take("and now?")
+    other.take("/show")
+    assert len(other.messages) == 4
+    path.unlink()
+    with pytest.raises(NotFound, match="no image"):
+        other.take("and after that?")
+    assert len(other.messages) == 4
+
+
 # -- keys ---------------------------------------------------------------------------------------------------------
 
 

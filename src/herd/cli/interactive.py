@@ -115,7 +115,8 @@ class Session:
             console.note(f"{self.llm.name} cannot see images: {names} stays text", quiet=self.quiet)
         said: list[str] = []
         reply: Reply | None = None
-        events = self.llm.stream([*self.messages, turn], system=self.system, trace=self.trace, **self.options)
+        turns = _seen([*self.messages, turn])
+        events = self.llm.stream(turns, system=self.system, trace=self.trace, **self.options)
         try:
             for event in events:
                 if event.type == "done":
@@ -161,7 +162,7 @@ class Session:
     def show(self, _rest: str) -> None:
         """/show"""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        used = self.llm.count([*system, *self.messages]) if self.messages else 0
+        used = self.llm.count(_seen([*system, *self.messages])) if self.messages else 0
         print(f"{'model':<12}{self.llm.name}")
         print(f"{'context':<12}{used} of {self.llm.context} tokens, {len(self.messages)} messages")
         print(f"{'format':<12}{self.llm.chat_format}")
@@ -197,6 +198,19 @@ class Session:
     def help(self, _rest: str) -> None:
         """/?"""
         print(HELP)
+
+
+def _seen(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as the model takes them: images, which a conversation keeps as texts, become paths."""
+    return [
+        {**m, "content": [_part(part) for part in m["content"]]} if isinstance(m["content"], list) else m
+        for m in messages
+    ]
+
+
+def _part(part: Any) -> Any:
+    is_image = isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("image"), str)
+    return {**part, "image": Path(part["image"])} if is_image else part
 
 
 def read_chat(path: Path) -> tuple[str | None, dict[str, Any], list[dict[str, Any]]]:

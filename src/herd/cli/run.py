@@ -126,7 +126,8 @@ def _one_shot(
             fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
         events = llm.stream_complete(text, trace=trace, **chosen)
     else:
-        events = llm.stream(text, system=system, images=images, trace=trace, **chosen)
+        paths = [Path(image) for image in images]
+        events = llm.stream(text, system=system, images=paths, trace=trace, **chosen)
     reply = follow(events, show=not as_json)
     if as_json:
         console.print_json("run", {"model": llm.name, **reply.to_dict()})
