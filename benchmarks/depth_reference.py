@@ -6,12 +6,11 @@
 
 Every row of a layer feeds the keys and values of the next, so all rows of all layers are computed, but of the last one
 only the wanted rows. Work of 65,536 tokens: 18e12 operations in float64, about 0.4 GB an array of rows, 2.5 GB in all.
-Each layer is kept in a file when it is done, and an interrupted run goes on from there. Source of the mathematics:
-transformers' Llama 4 (rope on three layers of four, whose queries and keys are normed after it and see their chunk
-alone; the fourth sees everything and its queries have a temperature).
+Each chunk of a layer is kept in a file when it is done (in all 2.8 GB, until the end), and an interrupted run goes on
+from there. Source of the mathematics: transformers' Llama 4 (rope on three layers of four, whose queries and keys are
+normed after it and see their chunk alone; the fourth sees everything and its queries have a temperature).
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -71,43 +70,42 @@ def rotated(x_TNH, positions_T, base):
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
-def attention(q_RNH, at_R, k_TKH, v_TKH, chunked):
-    """softmax(q k^T / sqrt(H)) v of the queries at positions at_R (ascending): keys up to the own one, of the same
-    chunk where `chunked`. Each row of scores is held whole, so the softmax is the plain one."""
-    group = q_RNH.shape[1] // k_TKH.shape[1]
+def attention(q_RNH, at_R, k_SKH, v_SKH, first):
+    """softmax(q k^T / sqrt(H)) v of the queries at positions at_R (ascending), over the keys from position `first` to
+    the own one. Each row of scores is held whole, so the softmax is the plain one."""
+    group = q_RNH.shape[1] // k_SKH.shape[1]
     o_RNH = torch.empty_like(q_RNH)
     for a in range(0, len(at_R), QUERIES):
         at = at_R[a : a + QUERIES]
-        first, last = int(at[0]) // CHUNK * CHUNK if chunked else 0, int(at[-1]) + 1
-        keys = torch.arange(first, last)
-        hidden = keys > at[:, None]
-        if chunked:
-            hidden |= keys // CHUNK != at[:, None] // CHUNK
-        for k in range(k_TKH.shape[1]):
+        count = int(at[-1]) + 1 - first
+        later = torch.arange(first, first + count) > at[:, None]
+        for k in range(k_SKH.shape[1]):
             heads = slice(k * group, (k + 1) * group)
             q = q_RNH[a : a + QUERIES, heads].transpose(0, 1) / q_RNH.shape[-1] ** 0.5
-            scores = q.flatten(0, 1) @ k_TKH[first:last, k].T
-            scores.view(group, len(at), -1).masked_fill_(hidden, -torch.inf)
-            o = torch.softmax(scores, -1) @ v_TKH[first:last, k]
+            scores = q.flatten(0, 1) @ k_SKH[:count, k].T
+            scores.view(group, len(at), -1).masked_fill_(later, -torch.inf)
+            o = torch.softmax(scores, -1) @ v_SKH[:count, k]
             o_RNH[a : a + QUERIES, heads] = o.view(group, len(at), -1).transpose(0, 1)
     return o_RNH
 
 
 def attended(w, i, x_TD, at_R):
-    """o_RNH of layer i for the rows at_R."""
-    p, H, positions = f"blk.{i}.", w.head_size, torch.arange(len(x_TD))
-    norm, sees_all = w(p + "attn_norm"), (i + 1) % GLOBAL_EVERY == 0
+    """o_RNH of layer i for the rows at_R: of one chunk, unless the layer sees everything."""
+    p, sees_all = f"blk.{i}.", (i + 1) % GLOBAL_EVERY == 0
+    norm = w(p + "attn_norm")
+    first = 0 if sees_all else int(at_R[0]) // CHUNK * CHUNK
+    seen = torch.arange(first, int(at_R[-1]) + 1)
 
     def projected(name, x):
         matrix = w(p + name)
-        return by_rows(lambda rows: (rms(rows, w.eps) * norm) @ matrix.T, x).unflatten(-1, (-1, H))
+        return by_rows(lambda rows: (rms(rows, w.eps) * norm) @ matrix.T, x).unflatten(-1, (-1, w.head_size))
 
-    q, k, v = projected("attn_q", x_TD[at_R]), projected("attn_k", x_TD), projected("attn_v", x_TD)
+    q, k, v = projected("attn_q", x_TD[at_R]), projected("attn_k", x_TD[seen]), projected("attn_v", x_TD[seen])
     if sees_all:
         q *= (1 + ATTN_SCALE * torch.log1p(torch.floor((at_R + 1) / FLOOR_SCALE).double()))[:, None, None]
     else:
-        q, k = rms(rotated(q, at_R, w.rope_base), w.eps), rms(rotated(k, positions, w.rope_base), w.eps)
-    return attention(q, at_R, k, v, not sees_all)
+        q, k = rms(rotated(q, at_R, w.rope_base), w.eps), rms(rotated(k, seen, w.rope_base), w.eps)
+    return attention(q, at_R, k, v, first)
 
 
 def gated(x, gate, up, down):
@@ -129,6 +127,13 @@ def mixture(w, i, x_RD):
     return y, choice_R
 
 
+def layer(w, i, x_TD, at_R):
+    """Of the rows at_R after layer i: x_RD, the choice of each row, and what its attention gave, o_RNH."""
+    o = attended(w, i, x_TD, at_R)
+    x = x_TD[at_R] + o.flatten(1) @ w(f"blk.{i}.attn_output").T
+    return *mixture(w, i, x), o
+
+
 def save(path, **arrays):
     """Whole or not at all."""
     part = path.with_suffix(".part.npz")
@@ -136,36 +141,39 @@ def save(path, **arrays):
     part.rename(path)
 
 
+def chunk_file(kept, i, a):
+    """Rows from a on, after layer i."""
+    return Path(f"{kept}.layer{i}.{a}.npz")
+
+
+def all_rows(w, i, x_TD, kept):
+    """x_TD and choices_T after layer i, a chunk at a time; each chunk goes to a file, or comes from there."""
+    parts = []
+    for a in range(0, len(x_TD), CHUNK):
+        path = chunk_file(kept, i, a)
+        if not path.exists():
+            began = time.monotonic()
+            x, choice, _ = layer(w, i, x_TD, torch.arange(a, min(a + CHUNK, len(x_TD))))
+            save(path, x=x.numpy(), choice=choice.numpy().astype(np.int8))
+            print(f"  float64, layer {i} from {a}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        parts.append(dict(np.load(path)))
+    return torch.from_numpy(np.concatenate([p["x"] for p in parts])), np.concatenate([p["choice"] for p in parts])
+
+
 def reference(model, ids, at, kept):
     """{logits [R, V], attended [R, N, H] of the last layer, choices [L, T] (-1: not computed)} in float64 of the rows
-    `at`; layers go to files `kept`.layerN.npz."""
+    `at`, kept in the file `kept`.npz; files of chunks go when that is there."""
     done = kept.with_suffix(".npz")
     if done.exists():
         return dict(np.load(done))
     w, at_R = Weights(model), torch.as_tensor(at)
-    begun = [i for i in range(w.layers - 1) if layer_file(kept, i).exists()]
-    if begun:
-        state = np.load(layer_file(kept, begun[-1]))
-        x, choices, start = torch.from_numpy(state["x"]), state["choices"], begun[-1] + 1
-    else:
-        x, choices, start = w("token_embd")[torch.as_tensor(ids)], np.full((w.layers, len(ids)), -1, np.int8), 0
-    for i in range(start, w.layers):
-        began = time.monotonic()
-        rows = at_R if i == w.layers - 1 else torch.arange(len(ids))
-        o = attended(w, i, x, rows)
-        x = x[rows] + o.flatten(1) @ w(f"blk.{i}.attn_output").T
-        x, choice = mixture(w, i, x)
-        choices[i, rows.numpy()] = choice.numpy()
-        print(f"  float64, layer {i}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        if i < w.layers - 1:
-            save(layer_file(kept, i), x=x.numpy(), choices=choices)
-            if i:
-                os.unlink(layer_file(kept, i - 1))
+    x, choices = w("token_embd")[torch.as_tensor(ids)], np.full((w.layers, len(ids)), -1, np.int8)
+    for i in range(w.layers - 1):
+        x, choices[i] = all_rows(w, i, x, kept)
+    x, choice, o = layer(w, w.layers - 1, x, at_R)
+    choices[-1, at] = choice.numpy()
     logits = (rms(x, w.eps) * w("output_norm")) @ w("output").T
     save(done, logits=logits.numpy(), attended=o.numpy(), choices=choices)
-    layer_file(kept, w.layers - 2).unlink()
+    for path in done.parent.glob(f"{kept.name}.layer*.npz"):
+        path.unlink()
     return dict(np.load(done))
-
-
-def layer_file(kept, i):
-    return Path(f"{kept}.layer{i}.npz")
