@@ -254,3 +254,67 @@ def test_tokenize_health_and_metrics(client: httpx.Client) -> None:
     assert ok(client.get("/ready"))["status"] == "ready"
     text = client.get("/metrics").text
     assert 'herd_request_success_total{finished_reason="stop",model_name="fake"}' in text
+
+
+# -- OpenAI's responses --------------------------------------------------------------------------------------------
+
+
+def test_responses_are_stored_followed_and_forgotten(client: httpx.Client) -> None:
+    first = ok(client.post("/v1/responses", json={"model": "fake", "input": "Hi", "instructions": "Be kind."}))
+    assert (first["object"], first["status"]) == ("response", "completed")
+    assert first["output"][0]["content"][0]["text"] == "Hello there."
+    assert ok(client.get(f"/v1/responses/{first['id']}")) == first
+    items = [{"role": "user", "content": [{"type": "input_text", "text": "And?"}]}]
+    second = ok(
+        client.post("/v1/responses", json={"model": "fake", "input": items, "previous_response_id": first["id"]})
+    )
+    assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+    listed = ok(client.get(f"/v1/responses/{second['id']}/input_items"))["data"]
+    assert [x.get("role") for x in listed] == ["user", "assistant", "user", "assistant"]
+    assert ok(client.delete(f"/v1/responses/{first['id']}"))["deleted"]
+    assert client.get(f"/v1/responses/{first['id']}").status_code == 404
+    unstored = ok(client.post("/v1/responses", json={"model": "fake", "input": "Hi", "store": False}))
+    assert client.get(f"/v1/responses/{unstored['id']}").status_code == 404
+
+
+def test_responses_stream(caller: httpx.Client) -> None:
+    tools = [{"type": "function", **WEATHER}]
+    body = {"model": "fake", "input": "Hi", "tools": tools, "stream": True}
+    found = events(caller.post("/v1/responses", json=body))
+    assert [x["sequence_number"] for x in found] == list(range(len(found)))
+    kinds = list(dict.fromkeys(x["type"] for x in found))
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.completed",
+    ]
+    message, call = found[-1]["response"]["output"]
+    assert message["content"][0]["text"] == "Let me see. "
+    assert json.loads(call["arguments"]) == {"city": "Oslo"}
+    followed = [
+        {"role": "user", "content": "Hi"},
+        call,
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."},
+    ]
+    assert ok(caller.post("/v1/responses", json={"model": "fake", "input": followed}))["status"] == "completed"
+
+
+def test_responses_in_the_background_can_be_cancelled(client: httpx.Client) -> None:
+    body = {"model": "fake", "input": "Hi", "background": True}
+    begun = ok(client.post("/v1/responses", json=body))
+    for _ in range(200):
+        found = ok(client.get(f"/v1/responses/{begun['id']}"))
+        if found["status"] == "completed":
+            break
+    assert found["output"][0]["content"][0]["text"] == "Hello there."
+    assert ok(client.post(f"/v1/responses/{begun['id']}/cancel"))["status"] == "completed"
+    plain = ok(client.post("/v1/responses", json={"model": "fake", "input": "Hi"}))
+    assert client.post(f"/v1/responses/{plain['id']}/cancel").status_code == 400

@@ -24,6 +24,7 @@ from herd.server.limits import Limits
 from herd.server.log import Log
 from herd.server.metrics import Metrics
 from herd.server.models import Models
+from herd.server.response_store import ResponseStore
 
 PolicyFor = Callable[["Caller"], Policy | None]
 """A fresh policy for one request, or None for none."""
@@ -84,6 +85,7 @@ class Service:
         self.limits = limits or Limits()
         self.log = log or Log("off")
         self.metrics = Metrics()
+        self.responses = ResponseStore(self.limits.stored_responses)
         self.policies = policies
         self.strict = strict
         self.remote_media = remote_media

@@ -1,0 +1,161 @@
+"""Items of /v1/responses -> turns as `herd.dialogs` reads them, and replies -> items."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from herd.replies import Reply
+from herd.server.fields import Refused
+from herd.server.media import image_of
+from herd.server.openai.chat import dumps
+from herd.server.openai.turns import arguments_of
+from herd.text.messages import ToolCall
+
+
+class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
+    """Text of a user or the system."""
+
+    text: str
+
+
+class OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
+    """Text of an earlier answer."""
+
+    text: str
+
+
+class Refusal(msgspec.Struct, tag_field="type", tag="refusal"):
+    """An earlier answer refused; read as its text."""
+
+    refusal: str
+
+
+class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
+    """An image."""
+
+    image_url: str
+
+
+Part: TypeAlias = InputText | OutputText | Refusal | InputImage
+
+
+class Said(msgspec.Struct, tag_field="type", tag="message"):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+
+class Called(msgspec.Struct, tag_field="type", tag="function_call"):
+    """A call of an earlier answer."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class CallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+    """What came of it."""
+
+    call_id: str
+    output: str | list[Part]
+
+
+class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
+    """Thoughts of an earlier answer; not shown again."""
+
+
+Item: TypeAlias = Said | Called | CallOutput | Reasoning
+
+
+def with_kinds(items: list[Any]) -> list[Any]:
+    """Items with the type that OpenAI lets clients leave out: a role makes a message."""
+    return [
+        {"type": "message", **item} if isinstance(item, dict) and "type" not in item and "role" in item else item
+        for item in items
+    ]
+
+
+async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[str, Any]]:
+    """Turns; calls that follow each other, or a message of the assistant, are one. Raises Refused, BadMedia."""
+    found: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for i, item in enumerate(items):
+        where = f"input[{i}]"
+        match item:
+            case Said(role, content):
+                role_ = "system" if role == "developer" else role
+                found.append({"role": role_, "content": await _content(content, where, remote_media)})
+            case Called(call_id, name, arguments):
+                names[call_id] = name
+                if not found or found[-1]["role"] != "assistant":
+                    found.append({"role": "assistant", "content": ""})
+                call = {"name": name, "arguments": arguments_of(arguments, f"{where}.arguments"), "id": call_id}
+                found[-1].setdefault("tool_calls", []).append(call)
+            case CallOutput(call_id, output):
+                content_ = await _content(output, where, remote_media)
+                turn = {"role": "tool", "content": content_, "tool_call_id": call_id}
+                found.append({**turn, "name": names[call_id]} if call_id in names else turn)
+            case Reasoning():
+                pass
+    if not found:
+        raise Refused("input: got nothing, expected a text or items", "input")
+    return found
+
+
+async def _content(content: str | Sequence[Part], where: str, remote_media: bool) -> Any:
+    if isinstance(content, str):
+        return content
+    found: list[dict[str, Any]] = []
+    for i, part in enumerate(content):
+        match part:
+            case InputText(text) | OutputText(text) | Refusal(text):
+                found.append({"type": "text", "text": text})
+            case InputImage(url):
+                at = f"{where}.content[{i}].image_url"
+                found.append({"type": "image", "image": await image_of(url, at, remote=remote_media)})
+    return found
+
+
+def output_of(reply: Reply) -> list[dict[str, Any]]:
+    """The items of an answer."""
+    found = []
+    if reply.text or not reply.tool_calls:
+        found.append(message_item(message_id(), reply.text, "completed"))
+    return found + [call_item(item_id(), call, "completed") for call in reply.tool_calls]
+
+
+def message_id() -> str:
+    """A fresh one."""
+    return "msg_" + secrets.token_hex(16)
+
+
+def item_id() -> str:
+    """A fresh one, of a call."""
+    return "fc_" + secrets.token_hex(16)
+
+
+def message_item(id_: str, text: str | None, status: str) -> dict[str, Any]:
+    """The answer's text as an item; None: it has not begun."""
+    content = [] if text is None else [text_part(text)]
+    return {"id": id_, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """Text as a part."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def call_item(id_: str, call: ToolCall, status: str) -> dict[str, Any]:
+    """A call as an item."""
+    arguments = dumps(call.arguments) if status == "completed" else ""
+    return {
+        "id": id_,
+        "type": "function_call",
+        "status": status,
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": arguments,
+    }

@@ -1,0 +1,373 @@
+"""POST /v1/responses, and what is done with stored ones: retrieve, delete, cancel, list their input."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import HerdError, UsageError, fail
+from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.server.body import read_json
+from herd.server.common import json_response
+from herd.server.fields import Refused, Table
+from herd.server.openai.chat import IGNORED, NOT_KEPT, JsonObject, PlainText
+from herd.server.openai.response_items import (
+    Item,
+    call_item,
+    item_id,
+    message_id,
+    message_item,
+    output_of,
+    text_part,
+    turns_of,
+    with_kinds,
+)
+from herd.server.problems import body_of
+from herd.server.response_store import Kept
+from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.streams import Stream
+from herd.server.wire import SSE_PING, encode, sse
+from herd.text.messages import ToolCall
+
+
+class Function(msgspec.Struct, tag_field="type", tag="function"):
+    """A function that may be called."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Chosen(msgspec.Struct, tag_field="type", tag="function"):
+    """The one that must be called."""
+
+    name: str
+
+
+class SchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+    """JSON of a schema."""
+
+    schema: dict[str, Any]
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(msgspec.Struct):
+    """How the text is to be."""
+
+    format: PlainText | JsonObject | SchemaFormat | None = None
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    """The fields that have an effect."""
+
+    model: str
+    input: str | list[Any]
+    """A text, or items (see response_items)."""
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    tools: list[Function] | None = None
+    tool_choice: Literal["auto", "none", "required"] | Chosen | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+
+
+RESPONSES: Table[ResponsesRequest] = Table(
+    "POST /v1/responses",
+    ResponsesRequest,
+    reported={
+        "reasoning": "the model has no levels of reasoning",
+        "include": "what there is is always included",
+        "service_tier": "there is one",
+        "truncation": "a prompt that is too long is an error, never cut",
+        "safety_identifier": "see user",
+        "prompt_cache_key": "prefixes are found by their content",
+        "prompt_cache_retention": "prefixes stay as long as memory allows",
+        "stream_options": "nothing is obfuscated, usage always comes",
+        "text.verbosity": "the model has no levels of it",
+        "max_tool_calls": "clients call tools",
+    },
+    refused={"conversation": NOT_KEPT, "prompt": "there are no stored prompts"},
+)
+
+
+async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:
+    """Answer: whole, as a stream, or in the background."""
+    asked, ignored = RESPONSES.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
+    if asked.previous_response_id is not None:
+        items = [*service.responses.find(caller.key, asked.previous_response_id).items, *items]
+    ask = await _ask(service, asked, items)
+    kept = Kept(_body(asked), items)
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    if asked.background:
+        if asked.stream or asked.store is False:
+            raise Refused("background: got it with stream or without store", "background")
+        kept.body["status"] = "queued"
+        service.responses.keep(caller.key, kept)
+        kept.task = asyncio.create_task(_in_background(service, caller, ask, kept))
+        return Response(encode(kept.body), media_type="application/json", headers=headers)
+    answer = await service.open(caller, ask)
+    if asked.store is not False:
+        service.responses.keep(caller.key, kept)
+    if not asked.stream:
+        (reply,) = await answer.whole()
+        _finish(kept, reply, output_of(reply))
+        return Response(encode(kept.body), media_type="application/json", headers=headers)
+    return Stream(
+        _stream(answer, kept),
+        "text/event-stream",
+        headers=headers,
+        write_timeout_s=service.limits.write_timeout_s,
+        ping=SSE_PING,
+    )
+
+
+async def retrieve(service: Service, request: Request, caller: Caller) -> Response:
+    """A stored one."""
+    return json_response(service.responses.find(caller.key, request.path_params["id"]).body)
+
+
+async def delete(service: Service, request: Request, caller: Caller) -> Response:
+    """Forget a stored one."""
+    id_ = request.path_params["id"]
+    service.responses.drop(caller.key, id_)
+    return json_response({"id": id_, "object": "response", "deleted": True})
+
+
+async def cancel(service: Service, request: Request, caller: Caller) -> Response:
+    """End one that is answered in the background."""
+    kept = service.responses.find(caller.key, request.path_params["id"])
+    if kept.task is None:
+        fail(UsageError, "cancel", got="a response that was not made in the background", expected="one that was")
+    if kept.body["status"] in ("queued", "in_progress"):
+        kept.body["status"] = "cancelled"
+        kept.task.cancel()
+    return json_response(kept.body)
+
+
+async def input_items(service: Service, request: Request, caller: Caller) -> Response:
+    """What led to a stored one."""
+    kept = service.responses.find(caller.key, request.path_params["id"])
+    data = [{"id": f"item_{i}", **item} for i, item in enumerate(kept.items) if isinstance(item, dict)]
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return json_response({"object": "list", "data": data, "has_more": False, **ends})
+
+
+async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Ask:
+    try:
+        typed = msgspec.convert(items, list[Item])
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$")
+        raise Refused(f"input{where.rstrip('`')}: {text[:1].lower()}{text[1:]}", "input") from None
+    turns = await turns_of(typed, remote_media=service.remote_media)
+    if asked.instructions:
+        turns = [{"role": "system", "content": asked.instructions}, *turns]
+    tools = [
+        {"name": t.name, "description": t.description or "", "parameters": t.parameters or {"type": "object"}}
+        for t in asked.tools or ()
+    ]
+    choice = asked.tool_choice.name if isinstance(asked.tool_choice, Chosen) else asked.tool_choice or "auto"
+    form = asked.text.format if asked.text is not None else None
+    schema = True if isinstance(form, JsonObject) else form.schema if isinstance(form, SchemaFormat) else None
+    names = {"temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens"}
+    options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
+    if asked.top_logprobs is not None:
+        options["logprobs"] = asked.top_logprobs
+    return Ask(
+        model=asked.model,
+        messages=turns,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=asked.parallel_tool_calls is not False,
+        schema=schema,
+        options=options,
+        user=asked.user or "",
+    )
+
+
+def _body(asked: ResponsesRequest) -> dict[str, Any]:
+    """The response before its answer."""
+    choice: Any = asked.tool_choice or "auto"
+    if isinstance(choice, Chosen):
+        choice = {"type": "function", "name": choice.name}
+    return {
+        "id": "resp_" + secrets.token_hex(16),
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "background": asked.background is True,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": asked.instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "metadata": asked.metadata or {},
+        "model": asked.model,
+        "output": [],
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "previous_response_id": asked.previous_response_id,
+        "reasoning": {"effort": None, "summary": None},
+        "store": asked.store is not False,
+        "temperature": asked.temperature if asked.temperature is not None else 1.0,
+        "text": {"format": {"type": "text"}} if asked.text is None else msgspec.to_builtins(asked.text),
+        "tool_choice": choice,
+        "tools": [
+            {"type": "function", "name": t.name, "description": t.description, "parameters": t.parameters or {},
+             "strict": t.strict is not False}
+            for t in asked.tools or ()
+        ],
+        "top_p": asked.top_p if asked.top_p is not None else 1.0,
+        "truncation": "disabled",
+        "usage": None,
+        "user": asked.user,
+    }  # fmt: skip
+
+
+def _finish(kept: Kept, reply: Reply, output: list[dict[str, Any]]) -> None:
+    """The answer has come."""
+    body, usage = kept.body, reply.usage
+    body["output"] = output
+    body["status"] = "incomplete" if reply.finish_reason in ("length", "policy") else "completed"
+    if body["status"] == "incomplete":
+        reason = "max_output_tokens" if reply.finish_reason == "length" else "content_filter"
+        body["incomplete_details"] = {"reason": reason}
+    body["usage"] = {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+    }
+    kept.items = [*kept.items, *output]
+
+
+def _fail(kept: Kept, error: HerdError) -> None:
+    kept.body["status"] = "failed"
+    kept.body["error"] = {"code": "server_error", "message": str(error)}
+
+
+async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept) -> None:
+    try:
+        answer = await service.open(caller, ask)
+        kept.body["status"] = "in_progress"
+        (reply,) = await answer.whole()
+        _finish(kept, reply, output_of(reply))
+    except HerdError as error:
+        _fail(kept, error)
+
+
+async def _stream(answer: Answer, kept: Kept) -> AsyncGenerator[bytes, None]:
+    """Typed events with growing numbers; an error is one of them."""
+    writer = Writer()
+    try:
+        yield writer.event("response.created", response=kept.body)
+        yield writer.event("response.in_progress", response=kept.body)
+        async for event in answer.events():
+            match event:
+                case TextEvent():
+                    yield writer.text(event.text)
+                case CallStartEvent():
+                    yield writer.call(ToolCall(event.name, {}, event.id))
+                case CallArgumentsEvent():
+                    yield writer.arguments(event.fragment)
+                case CallEndEvent():
+                    yield writer.called(event.call)
+                case DoneEvent():
+                    yield writer.last()
+                    _finish(kept, event.reply, writer.items)
+                    yield writer.event(f"response.{kept.body['status']}", response=kept.body)
+    except HerdError as error:
+        _fail(kept, error)
+        yield writer.event("response.failed", response=kept.body)
+        inner = body_of(error, "openai")["error"]
+        yield writer.event("error", code=inner["code"], message=inner["message"], param=inner["param"])
+    finally:
+        await answer.aclose()
+        if kept.body["status"] == "in_progress":
+            kept.body["status"] = "cancelled"  # its reader went away
+
+
+class Writer:
+    """Events of the items of one answer."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        """Those that are complete."""
+        self._number = -1
+        self._message = ""
+        self._text = ""
+        self._item = ""
+
+    def event(self, kind: str, **members: Any) -> bytes:
+        """One event."""
+        self._number += 1
+        return sse(encode({"type": kind, "sequence_number": self._number, **members}), kind)
+
+    def text(self, text: str) -> bytes:
+        """A piece of text, in a message that is open or in a new one."""
+        before = b""
+        if not self._message:
+            self._message, self._text = message_id(), ""
+            before = self._added(message_item(self._message, None, "in_progress"))
+            before += self.event("response.content_part.added", part=text_part(""), **self._place())
+        self._text += text
+        return before + self.event("response.output_text.delta", delta=text, logprobs=[], **self._place())
+
+    def call(self, call: ToolCall) -> bytes:
+        """A call begins."""
+        before = self._close()
+        self._item = item_id()
+        return before + self._added(call_item(self._item, call, "in_progress"))
+
+    def arguments(self, fragment: str) -> bytes:
+        """A piece of its arguments."""
+        at = {"item_id": self._item, "output_index": len(self.items)}
+        return self.event("response.function_call_arguments.delta", delta=fragment, **at)
+
+    def called(self, call: ToolCall) -> bytes:
+        """It is complete."""
+        item = call_item(self._item, call, "completed")
+        at = {"item_id": self._item, "output_index": len(self.items)}
+        done = self.event("response.function_call_arguments.done", arguments=item["arguments"], name=call.name, **at)
+        return done + self._done(item)
+
+    def last(self) -> bytes:
+        """The end; an answer without anything is an empty message."""
+        return self._close() if self._message or self.items else self.text("") + self._close()
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._message, "output_index": len(self.items), "content_index": 0}
+
+    def _close(self) -> bytes:
+        """The message that is open is complete."""
+        if not self._message:
+            return b""
+        place, text = self._place(), self._text
+        found = self.event("response.output_text.done", text=text, logprobs=[], **place)
+        found += self.event("response.content_part.done", part=text_part(text), **place)
+        id_, self._message = self._message, ""
+        return found + self._done(message_item(id_, text, "completed"))
+
+    def _added(self, item: dict[str, Any]) -> bytes:
+        return self.event("response.output_item.added", output_index=len(self.items), item=item)
+
+    def _done(self, item: dict[str, Any]) -> bytes:
+        found = self.event("response.output_item.done", output_index=len(self.items), item=item)
+        self.items.append(item)
+        return found
