@@ -6,7 +6,7 @@ Preparing a request (tokens, images, a policy's first look) takes milliseconds t
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -36,13 +36,15 @@ class Prepared:
 
 
 class AsyncStream(AsyncIterator[Event]):
-    """Events of one request; `ready` tells whether it is one. Close it, or read it to its end."""
+    """Events of one request; `ready` tells whether it is one. Close it, or read it to its end. Once it is closed it has
+    no more events, and a request that had not begun never does."""
 
     def __init__(self, engine: Engine, prepare: Callable[[], Prepared]) -> None:
         """prepare: makes the request, on another thread; raises what is wrong with it."""
         self._engine = engine
         self._prepare = prepare
         self._prepared: Prepared | None = None
+        self._closed = False
         self._mailbox: Mailbox | None = None
         self._waiting: dict[int, Sample] = {}
         self._out: deque[Event] = deque()
@@ -54,28 +56,39 @@ class AsyncStream(AsyncIterator[Event]):
         return len(self._prepared.samples[0].job.request.ids)
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """With which its answers are drawn, by index, once it is ready."""
+        assert self._prepared is not None, "not ready yet"
+        return tuple(sample.job.request.seed for sample in self._prepared.samples)
+
+    @property
     def unread(self) -> int:
         """Events that have come and that nobody has read: of a reader that is slow, or gone."""
-        return len(self._out) + (len(self._mailbox) if self._mailbox is not None else 0)
+        return len(self._out) + (0 if self._mailbox is None or self._closed else len(self._mailbox))
 
     async def ready(self) -> None:
         """Prepare, check and queue it. Raises UsageError, ContextTooLong, BadMedia, Busy, EngineDied: nothing has begun
         then. Once it has returned this does nothing."""
-        if self._prepared is not None:
+        if self._prepared is not None or self._closed:
             return
-        loop = asyncio.get_running_loop()
-        prepared, instead = await loop.run_in_executor(_preparers(), self._first)
+        preparing = _preparers().submit(self._first)
+        try:
+            prepared, instead = await asyncio.wrap_future(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(_close_prepared)  # a thread may be at it still
+            raise
+        try:
+            if not self._closed and instead is None:
+                self._begin(prepared)
+        except BaseException:
+            prepared.close()
+            raise
         self._prepared = prepared
-        if instead is not None:
+        if not self._waiting:
+            prepared.close()
+        if instead is not None and not self._closed:
             for sample in prepared.samples:
                 self._out += sample.refuse(instead)
-            prepared.close()
-            return
-        self._mailbox = Mailbox()
-        for sample in prepared.samples:
-            sample.job.inbox = self._mailbox
-        self._engine.start(prepared.samples[0].job)
-        self._waiting = {sample.job.number: sample for sample in prepared.samples}
 
     async def __anext__(self) -> Event:
         """The next event. Raises what the request failed with; it is closed then."""
@@ -102,8 +115,20 @@ class AsyncStream(AsyncIterator[Event]):
 
     async def aclose(self) -> None:
         """End it, if it has not ended; at any time."""
+        self._closed = True
+        self._out.clear()
         for sample in list(self._waiting.values()):
             self._leave(sample)
+            assert self._mailbox is not None
+            self._mailbox.arrive(Ended(sample.job.number))  # whoever waits for an event learns that none will come
+
+    def _begin(self, prepared: Prepared) -> None:
+        """Queue it. Raises Busy, EngineDied."""
+        self._mailbox = Mailbox()
+        for sample in prepared.samples:
+            sample.job.inbox = self._mailbox
+        self._engine.start(prepared.samples[0].job)
+        self._waiting = {sample.job.number: sample for sample in prepared.samples}
 
     def _first(self) -> tuple[Prepared, str | None]:
         prepared = self._prepare()
@@ -120,6 +145,11 @@ class AsyncStream(AsyncIterator[Event]):
         if self._waiting and self._mailbox is not None and not self._mailbox.loop.is_closed():
             for sample in self._waiting.values():
                 self._mailbox.loop.call_soon_threadsafe(self._engine.leave, sample.job)
+
+
+def _close_prepared(preparing: "Future[tuple[Prepared, str | None]]") -> None:
+    if not preparing.cancelled() and preparing.exception() is None:
+        preparing.result()[0].close()
 
 
 @cache
