@@ -118,6 +118,11 @@ class Child(Backend):
                 if self._over is None:
                     self._send(Alone(False))
 
+    @property
+    def over(self) -> HerdError | None:
+        """See Backend."""
+        return self._over
+
     def close(self) -> None:
         """See Backend."""
         with self._lock:

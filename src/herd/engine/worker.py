@@ -43,6 +43,11 @@ class Backend(ABC):
     def alone(self) -> AbstractContextManager[Scorer]:
         """The runner with all of its cache; requests wait meanwhile."""
 
+    @property
+    @abstractmethod
+    def over(self) -> HerdError | None:
+        """Why it takes no more orders; None: it does."""
+
     @abstractmethod
     def close(self) -> None:
         """End everything; what is under way fails with EngineDied."""
@@ -123,6 +128,11 @@ class Worker(Backend):
                 with self._wake:
                     self._holds -= 1
                     self._wake.notify_all()
+
+    @property
+    def over(self) -> HerdError | None:
+        """See Backend."""
+        return self._over
 
     def close(self) -> None:
         """See Backend. Returns when the pass in progress has ended."""

@@ -306,6 +306,11 @@ class LLM:
                 found.append(mean_state(runner, ids, PIECE))
         return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers: not closed, and what computes has not died."""
+        return self._engine is not None and self._engine.backend.over is None
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

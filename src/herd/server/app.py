@@ -33,13 +33,14 @@ def create_app(service: Service, options: ServerOptions) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
+        watch = asyncio.create_task(service.models.watch())
         loads = [asyncio.create_task(_preload(service, name)) for name in service.preload]
         try:
             yield
         finally:
             service.stopping = True
-            for load in loads:
-                load.cancel()
+            for task in (watch, *loads):
+                task.cancel()
             await service.models.close()
             service.log.close()
 

@@ -19,6 +19,8 @@ from herd.server.log import Log
 Loader = Callable[[str], LLM]
 """The path of a model -> the loaded one; on a thread."""
 FOREVER = float("inf")
+WATCH_S = 1.0
+"""From look to look at what computes."""
 State = Literal["loading", "ready"]
 
 
@@ -100,6 +102,14 @@ class Models:
         if held.users == 0:
             await self._drop(held)
         return True
+
+    async def watch(self) -> None:
+        """Load models again whose engine has died, also when nobody asks; until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for held in self.held:
+                if held.llm is not None and not held.llm.alive:
+                    self._restart(held)
 
     async def close(self) -> None:
         """Let go of everything; what is under way fails."""

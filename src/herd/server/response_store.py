@@ -37,7 +37,7 @@ class ResponseStore:
 
     def find(self, key: Key, response_id: str) -> Kept:
         """One of a key's. Raises NotFound."""
-        found = self._kept.get(id(key), {}).get(response_id)
+        found = self._kept.get(id(key), OrderedDict()).get(response_id)
         if found is None:
             fail(NotFound, "response", got=response_id, expected="the id of a stored one")
         return found

@@ -1,0 +1,203 @@
+"""Models of a service: loaded once, kept, let go, and loaded again when what computes dies."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import FakeCatalogue, client_of, fake_llm, fake_service
+
+from helpers import TINY_TEXT, hf_folder
+from herd.engine.child import Child
+from herd.errors import DoesNotFit, NotFound, NotReady
+from herd.llm import LLM, load
+from herd.server.log import Log
+from herd.server.models import FOREVER, Models
+
+TURNS = [{"role": "user", "content": "Hi"}]
+
+
+class Loads:
+    """A loader that counts, and has room for so many."""
+
+    def __init__(self, room: int = 9, wait_s: float = 0.0) -> None:
+        self.names: list[str] = []
+        self.alive: set[str] = set()
+        self.room, self.wait_s = room, wait_s
+
+    def __call__(self, path: str) -> LLM:
+        name = Path(path).name
+        time.sleep(self.wait_s)
+        if len(self.alive) >= self.room:
+            raise DoesNotFit("no room")
+        self.names.append(name)
+        self.alive.add(name)
+        found = fake_llm("ok", name)
+        close = found.close
+
+        def closed() -> None:
+            self.alive.discard(name)
+            close()
+
+        found.close = closed  # type: ignore[method-assign]
+        return found
+
+
+def models(loads: Loads, tmp_path: Path, keep_alive_s: float = FOREVER) -> Models:
+    return Models(FakeCatalogue("a", "b", "c", folder=tmp_path), loads, keep_alive_s=keep_alive_s, log=Log("off"))
+
+
+async def used(all_models: Models, name: str, **arguments: Any) -> str:
+    async with all_models.use(name, **arguments) as llm:
+        return (await llm.achat("hi")).text
+
+
+def test_many_at_once_load_a_model_once(tmp_path: Path) -> None:
+    loads = Loads(wait_s=0.05)
+
+    async def run() -> list[str]:
+        found = models(loads, tmp_path)
+        texts = await asyncio.gather(*(used(found, "a") for _ in range(20)))
+        await found.close()
+        return texts
+
+    assert asyncio.run(run()) == ["ok"] * 20
+    assert loads.names == ["a"]
+    assert not loads.alive
+
+
+def test_an_unused_model_goes_after_its_time_and_a_used_one_never(tmp_path: Path) -> None:
+    loads = Loads()
+
+    async def run() -> None:
+        found = models(loads, tmp_path, keep_alive_s=0.05)
+        async with found.use("a"):
+            await asyncio.sleep(0.2)
+            assert loads.alive == {"a"}
+        await used(found, "b", keep_alive_s=FOREVER)
+        for _ in range(200):
+            if loads.alive == {"b"}:
+                break
+            await asyncio.sleep(0.01)
+        assert loads.alive == {"b"}
+        await used(found, "b", keep_alive_s=0)
+        for _ in range(200):
+            if not loads.alive:
+                break
+            await asyncio.sleep(0.01)
+        assert not loads.alive
+
+    asyncio.run(run())
+
+
+def test_where_memory_is_short_the_longest_idle_goes_and_a_used_one_stays(tmp_path: Path) -> None:
+    loads = Loads(room=2)
+
+    async def run() -> None:
+        found = models(loads, tmp_path)
+        await used(found, "a")
+        async with found.use("b"):
+            await used(found, "c")
+            assert loads.alive == {"b", "c"}
+            async with found.use("c"):
+                with pytest.raises(DoesNotFit):
+                    await used(found, "a")
+        await used(found, "a")
+        assert loads.alive == {"b", "a"}, "c was let go before b"
+        await found.close()
+        with pytest.raises(NotReady):
+            await used(found, "a")
+
+    asyncio.run(run())
+
+
+def test_a_load_that_fails_is_told_to_all_who_wait_and_tried_again(tmp_path: Path) -> None:
+    loads = Loads(room=0, wait_s=0.02)
+
+    async def run() -> None:
+        found = models(loads, tmp_path)
+        results = await asyncio.gather(*(used(found, "a") for _ in range(3)), return_exceptions=True)
+        assert [type(r) for r in results] == [DoesNotFit] * 3
+        assert not found.held
+        loads.room = 1
+        assert await used(found, "a") == "ok"
+        with pytest.raises(NotFound):
+            await used(found, "none")
+        with pytest.raises(NotFound):
+            await used(found, "../../etc/passwd")
+        await found.close()
+
+    asyncio.run(run())
+
+
+def test_a_killed_engine_ends_its_streams_with_an_event_and_is_back(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "tiny", TINY_TEXT)
+    loaded: list[LLM] = []
+
+    def start(path: str) -> LLM:
+        loaded.append(load(folder, engine="child", chat_format="llama4", force=True))
+        return loaded[-1]
+
+    service = fake_service(tmp_path, names=("tiny",), load=start)
+    body = {"model": "tiny", "messages": TURNS, "stream": True, "ignore_eos": True, "max_tokens": 10_000, "stop": []}
+    with client_of(service) as client:
+        seen: list[str] = []
+        started = threading.Event()
+
+        def read() -> None:
+            with client.stream("POST", "/v1/chat/completions", json={**body, "max_tokens": 60}) as reply:
+                for line in reply.iter_lines():
+                    seen.append(line)
+                    started.set()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert started.wait(60)
+        child = loaded[0]._running().backend
+        assert isinstance(child, Child)
+        os.kill(child._process.pid, signal.SIGKILL)
+        thread.join(30)
+        assert not thread.is_alive()
+        deadline = time.monotonic() + 30
+        while client.get("/ready").status_code != 200 or len(loaded) < 2:
+            assert time.monotonic() < deadline, "not restarted"
+            time.sleep(0.05)
+        again = client.post("/v1/chat/completions", json={"model": "tiny", "messages": TURNS, "max_tokens": 2})
+        assert again.status_code == 200, again.text
+    data = [line for line in seen if line.startswith("data: ")]
+    assert "engine_died" in data[-1] or data[-1] == "data: [DONE]"
+
+
+def test_ready_tells_what_is_loading(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def slow(path: str) -> LLM:
+        assert gate.wait(30)
+        return fake_llm("ok", Path(path).name)
+
+    service = fake_service(tmp_path, load=slow)
+    service.preload = ("fake",)
+    with client_of(service) as client:
+        waiting = client.get("/ready")
+        assert (waiting.status_code, waiting.json()["status"]) == (503, "loading")
+        assert "fake" in waiting.json()["seconds"]
+        assert client.get("/health").status_code == 200
+        gate.set()
+        deadline = time.monotonic() + 20
+        while client.get("/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_stopping_service_takes_no_more(tmp_path: Path) -> None:
+    service = fake_service(tmp_path)
+    with client_of(service) as client:
+        service.stopping = True
+        found: httpx.Response = client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS})
+        assert (found.status_code, found.json()["error"]["code"]) == (503, "not_ready")
+        assert client.get("/ready").status_code == 503
