@@ -8,6 +8,7 @@ import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
@@ -79,15 +80,16 @@ class Sample:
         policy: Policy | None = None,
         calls: CallParser | None = None,
         one_call: bool = False,
+        parse: Callable[[str], Any] | None = None,
     ) -> None:
         """spell: an id as text, for logprobs. calls: finds calls of tools in the text; None: there are none.
-        one_call: the answer ends with its first call."""
+        one_call: the answer ends with its first call. parse: what a whole text means, for `Reply.parsed`."""
         self.job = job
         self.index = index
         self.over = False
         self._spell, self._policy, self._load_s = spell, policy, load_s
         self._gate = _Gate(policy)
-        self._calls, self._one_call = calls, one_call
+        self._calls, self._one_call, self._parse = calls, one_call, parse
         self._called: list[ToolCall] = []
         self._id = ""
         self._shown = ""
@@ -184,6 +186,8 @@ class Sample:
             reply = replace(reply, text=instead, finish_reason="policy")
         if isinstance(self._policy, Editor):
             reply = replace(reply, notes=self._policy.notes(reply))
+        if self._parse is not None and reply.finish_reason == "stop" and reply.stop is None:
+            reply = replace(reply, parsed=self._parse(reply.text))
         return DoneEvent(reply, self.index)
 
     def _show(self, text: str, tokens: "list[_Token]") -> TextEvent:

@@ -5,7 +5,7 @@ and output that a caller passes in (`herd.safety` has some; this module knows no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from herd.engine.request import Timings, Usage
@@ -86,13 +86,16 @@ class Reply:
     """None: no policy held anything back."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of the tools that it was given, each with an id; `text` holds what stood around them."""
+    parsed: Any = field(default=None, compare=False)
+    """What `text` holds, where a schema was asked for: plain values, or an object of the type that was the schema. None
+    where it did not end by "stop", a stop string cut it, or the type's own checks refuse it. No part of `to_dict`."""
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: _plain(value) for name, value in asdict(replace(self, parsed=None)).items() if name != "parsed"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Reply":

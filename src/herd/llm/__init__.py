@@ -407,6 +407,7 @@ class LLM:
                 policy=policy,
                 calls=None if parser is None else parser(),
                 one_call=not asked.parallel_tool_calls,
+                parse=asked.parse(),
             )
             for i, job in enumerate(jobs)
         ]

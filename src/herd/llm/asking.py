@@ -90,6 +90,10 @@ class Asked:
         markers = [tokenizer.specials[name] for name in MARKERS if name in tokenizer.specials]
         return lambda: CallParser(tools, markers)
 
+    def parse(self) -> Callable[[str], Any] | None:
+        """What reads a whole answer that was to fit a schema; None without one."""
+        return None if self.schema is None or self.schema is False else lambda text: _parsed(text, self.schema)
+
 
 _NAMES = frozenset(field.name for field in fields(Asked))
 
@@ -100,6 +104,20 @@ def _schema(schema: Any) -> Grammar | None:
     if schema is True:
         return Grammar("json")
     return Grammar("schema", json.dumps(json_schema(schema)))
+
+
+def _parsed(text: str, schema: Any) -> Any:
+    """The value that a text spells, as an object where the schema is a type; None if it is none."""
+    try:
+        if schema is True or isinstance(schema, Mapping):
+            return json.loads(text)
+        own = getattr(schema, "model_validate_json", None)  # pydantic's
+        return own(text) if own is not None else msgspec.json.decode(text, type=schema)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a policy may have changed the text; a type may check more than its schema says
+        return None
 
 
 def json_schema(schema: Any) -> Mapping[str, Any]:
