@@ -64,6 +64,18 @@ def mean_state(runner: Scorer, ids: Sequence[int], piece: int = 512) -> npt.NDAr
     return (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
 
 
+def groups(texts: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
+    """Texts in their order, in groups of at most `most` ids together; a longer one stands alone."""
+    group: list[list[int]] = []
+    for ids in texts:
+        if group and sum(map(len, group)) + len(ids) > most:
+            yield group
+            group = []
+        group.append(ids)
+    if group:
+        yield group
+
+
 def all_logits(runner: Scorer, ids: Sequence[int], piece: int = 512) -> Logits:
     """[T, V] in float32: row t holds the logits of what follows ids[: t + 1]."""
     return np.concatenate([part for _, part in passes(runner, ids, piece)])

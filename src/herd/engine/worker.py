@@ -88,6 +88,8 @@ class Worker(Backend):
         self._thread: threading.Thread | None = None
         self._live: set[int] = set()
         self._holds = 0
+        self._owes = False
+        """Whether requests that waited for whoever was alone have had no turn since."""
         self._stepping = False
         self._over: HerdError | None = None
         self._single = threading.RLock()
@@ -113,9 +115,12 @@ class Worker(Backend):
 
     @contextmanager
     def alone(self) -> Iterator[ModelRunner]:
-        """See Backend. A request that runs gives its pages back and is computed again later; none is lost."""
+        """See Backend. A request that runs gives its pages back and is computed again later; none is lost. Whoever asks
+        again and again has it between turns of the requests, which make a pass each time."""
         with self._single:
             with self._wake:
+                while self._over is None and not self._holds and self._owes and self._has_work:
+                    self._wake.wait()
                 if self._over is not None:
                     raise self._over
                 self._holds += 1
@@ -127,6 +132,7 @@ class Worker(Backend):
             finally:
                 with self._wake:
                     self._holds -= 1
+                    self._owes = True
                     self._wake.notify_all()
 
     @property
@@ -155,6 +161,10 @@ class Worker(Backend):
                 self._thread.start()
             self._wake.notify_all()
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._orders) or self._core.busy
+
     def _loop(self) -> None:
         try:
             while self._turn():
@@ -173,13 +183,12 @@ class Worker(Backend):
         """Take orders, make a step; False when it is over."""
         with self._wake:
             self._stepping = False
-            if self._holds:
-                self._wake.notify_all()
-            while self._over is None and (self._holds or not (self._orders or self._core.busy)):
+            self._wake.notify_all()
+            while self._over is None and (self._holds or not self._has_work):
                 self._wake.wait()
             if self._over is not None:
                 return False
-            self._stepping = True
+            self._stepping, self._owes = True, False
             orders = list(self._orders)
             self._orders.clear()
         events: list[Event] = []

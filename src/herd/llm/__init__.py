@@ -29,10 +29,10 @@ from herd.engine.generate import Engine
 from herd.engine.matcher import Grammars
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import ModelRunner
-from herd.engine.score import all_logits, mean_state, score
+from herd.engine.score import all_logits, groups, mean_state, score
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend
-from herd.errors import Busy, UsageError, fail
+from herd.errors import Busy, ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.llm.streams import AsyncStream, Prepared
@@ -296,15 +296,31 @@ class LLM:
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
-        A generative model's mean is a weak embedding beside a model trained for it. Requests wait meanwhile, a text at
-        a time. Raises UsageError (an empty text), ContextTooLong.
+        A generative model's mean is a weak embedding beside a model trained for it. Requests wait meanwhile, for some
+        short texts or a long one at a time, and what they had in the cache is computed again. Raises UsageError (an
+        empty text), ContextTooLong, before anything is computed.
         """
         found = []
-        for text in texts:
-            ids = [*self._bos(), *self.encode(text)]
+        for group in groups([self._embeddable(texts, i) for i in range(len(texts))], PIECE):
             with self._running().alone() as runner:
-                found.append(mean_state(runner, ids, PIECE))
+                found += [mean_state(runner, ids, PIECE) for ids in group]
         return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
+
+    def _embeddable(self, texts: Sequence[str], i: int) -> list[int]:
+        text = texts[i]
+        if isinstance(texts, str):
+            fail(UsageError, "texts", got="a text", expected="a list of them")
+        if not isinstance(text, str) or not text:
+            got = "an empty text" if text == "" else type(text).__name__
+            fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
+        ids = [*self._bos(), *self.encode(text)]
+        if len(ids) > self.context:
+            fail(
+                ContextTooLong,
+                f"texts[{i}] has {len(ids)} tokens, the context holds {self.context}",
+                do="shorten it, or load the model with a larger context",
+            )
+        return ids
 
     @property
     def alive(self) -> bool:
