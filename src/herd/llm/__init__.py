@@ -8,8 +8,6 @@
 What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
 """
 
-import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,22 +17,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from herd.answers import Sample, events
+from herd.answers import events
 from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
-from herd.dialogs import Dialog, ImageLike, read_dialog, tiles_of
+from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import Engine
 from herd.engine.matcher import Grammars
-from herd.engine.request import Request, SamplingOptions
+from herd.engine.request import SamplingOptions
 from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, groups, mean_state, score
-from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend
 from herd.errors import Busy, ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
+from herd.llm.requests import Requests
 from herd.llm.streams import AsyncStream, Prepared
 from herd.replies import (
     CallArgumentsEvent,
@@ -138,13 +136,11 @@ class LLM:
         self.context = runner.context
         """Tokens a sequence may have."""
         self.tokenizer = tokenizer
-        self.defaults = defaults
-        """What calls use where they say nothing."""
         self.size_bytes = size_bytes
         """Of the weight files."""
         self.load_s = load_s
-        self._chat = chat
         self._checkpoint = checkpoint
+        self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._engine: Engine | None = Engine(
             runner,
@@ -156,9 +152,15 @@ class LLM:
         )
 
     @property
+    def defaults(self) -> SamplingOptions:
+        """What calls use where they say nothing."""
+        return self._requests.defaults
+
+    @property
     def chat_format(self) -> str:
         """The name of the chat format; "none" when it is not known (then `complete` works, `chat` does not)."""
-        return self._chat.name if isinstance(self._chat, ChatFormat) else "none"
+        chat = self._requests.chat
+        return chat.name if isinstance(chat, ChatFormat) else "none"
 
     # -- a dialog ----------------------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class LLM:
         not at the first piece. Closing the iterator ends the request; Ctrl-C while it computes ends it with
         "interrupted".
         """
-        return self._run(self._dialog(messages, arguments))
+        return self._run(self._requests.dialog(self._running(), messages, arguments))
 
     def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
         """Answer several dialogs together; the replies in their order. Arguments as of `chat`, for all of them.
@@ -199,7 +201,7 @@ class LLM:
         try:
             while waiting or begun:
                 while waiting and len(begun) < most:
-                    prepared = self._dialog(waiting[0], arguments)
+                    prepared = self._requests.dialog(engine, waiting[0], arguments)
                     refusal = prepared.refusal()  # now, not when its first event is read
                     prepared.refusal = _always(refusal)
                     try:
@@ -227,7 +229,7 @@ class LLM:
     def astream(self, messages: Dialog, **arguments: Any) -> AsyncStream:
         """`stream` for coroutines: an asynchronous iterator that checks its arguments in `ready`. No thread waits for
         it, so thousands can be open; leaving it (`aclose`, cancelling the task) ends the request."""
-        return AsyncStream(self._running(), lambda: self._dialog(messages, arguments))
+        return AsyncStream(self._running(), lambda: self._requests.dialog(self._running(), messages, arguments))
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
@@ -237,11 +239,11 @@ class LLM:
 
     def stream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> Iterator[Event]:
         """As `complete`, piece by piece. Arguments: see `stream`; a policy sees the prompt as a user's turn."""
-        return self._run(self._text(prompt, arguments))
+        return self._run(self._requests.text(self._running(), prompt, arguments))
 
     def astream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> AsyncStream:
         """`stream_complete` for coroutines; see `astream`."""
-        return AsyncStream(self._running(), lambda: self._text(prompt, arguments))
+        return AsyncStream(self._running(), lambda: self._requests.text(self._running(), prompt, arguments))
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -261,7 +263,7 @@ class LLM:
         self, messages: Dialog, *, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
         """What `chat` would send: the turns, and the open header of the answer."""
-        return self._ids(read_dialog(messages, system=system, images=(), vision=self.config.vision), tools)
+        return self._requests.ids(read_dialog(messages, system=system, images=(), vision=self.config.vision), tools)
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 
@@ -280,7 +282,7 @@ class LLM:
         """
         ids = self.encode(text) if isinstance(text, str) else list(text)
         width = self.context if context is None else context
-        bos = self._bos()
+        bos = self._requests.bos()
         with self._running().alone() as runner:
             found = score(
                 runner,
@@ -313,7 +315,7 @@ class LLM:
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
-        ids = [*self._bos(), *self.encode(text)]
+        ids = [*self._requests.bos(), *self.encode(text)]
         if len(ids) > self.context:
             fail(
                 ContextTooLong,
@@ -351,92 +353,11 @@ class LLM:
             fail(UsageError, f"{self.name} is closed", do="load it again")
         return self._engine
 
-    def _format(self) -> ChatFormat:
-        if not isinstance(self._chat, ChatFormat):
-            raise self._chat
-        return self._chat
-
-    def _ids(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        return self._format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
-
-    def _bos(self) -> list[int]:
-        return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
-
-    def _dialog(self, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
-        """A checked request to answer a dialog."""
-        asked, options = Asked.of(arguments)
-        turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
-        return self._submit(self._ids(turns, asked.tools), options, asked, turns, tiles_of(turns))
-
-    def _text(self, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
-        """A checked request to go on with a text."""
-        asked, options = Asked.of(arguments)
-        if asked.tools or asked.images or asked.system is not None:
-            fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
-        ids = [*self._bos(), *self.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        text = prompt if isinstance(prompt, str) else self.decode(ids) if asked.policy is not None else ""
-        return self._submit(ids, options, asked, (Message("user", text),))
-
-    def _submit(
-        self,
-        ids: Sequence[int],
-        options: Mapping[str, Any],
-        asked: Asked,
-        turns: Sequence[Message],
-        tiles: Any = None,
-    ) -> Prepared:
-        grammar = asked.grammar(self._format)
-        if grammar is not None:
-            if options.get("grammar") is not None:
-                fail(UsageError, "grammar", got="it beside a schema or a forced call", expected="one of them")
-            options = {**options, "grammar": grammar}
-        chosen = self.defaults.with_(options)
-        seed = chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1
-        if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
-            fail(
-                UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
-            )
-        engine = self._running()
-        if self._checkpoint is not None:
-            # weights are mapped, not copied: a file that was cut or overwritten must not answer
-            self._checkpoint.check_unchanged()
-        request = Request(
-            ids,
-            chosen,
-            tiles,
-            seed,
-            client=asked.client,
-            priority=asked.priority,
-            timeout_s=asked.timeout_s,
-            salt=hashlib.sha256(asked.tenant.encode()).digest() if asked.tenant else b"",
-        )
-        jobs = engine.submit_samples(request, asked.n, start=False)
-        # opened last, so that a refused request leaves an old trace as it is
-        jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
-        policy, parser = asked.policy, asked.calls(self.tokenizer)
-        samples = [
-            Sample(
-                job,
-                self._spell,
-                index=i,
-                load_s=self.load_s,
-                policy=policy,
-                calls=None if parser is None else parser(),
-                one_call=not asked.parallel_tool_calls,
-                parse=asked.parse(),
-            )
-            for i, job in enumerate(jobs)
-        ]
-        return Prepared(samples, (lambda: None) if policy is None else lambda: policy.before(turns))
-
     def _run(self, prepared: Prepared) -> Iterator[Event]:
         try:
             yield from events(self._running(), prepared.samples, prepared.refusal)
         finally:
             prepared.close()
-
-    def _spell(self, token_id: int) -> str:
-        return self.tokenizer.decode([token_id])
 
 
 def _always(answer: str | None) -> Callable[[], str | None]:

@@ -29,7 +29,7 @@ class Asked:
 
     system: str | None = None
     images: Sequence[ImageLike] = ()
-    """Paths or bytes, shown before the text of the last user turn."""
+    """`pathlib.Path`s or bytes, shown before the text of the last user turn."""
     tools: Sequence[Mapping[str, Any]] | None = None
     """Definitions with name, description and parameters (a JSON schema), or OpenAI's form of them."""
     tool_choice: str = "auto"

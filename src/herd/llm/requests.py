@@ -1,0 +1,130 @@
+"""Words and arguments -> checked requests that have not begun. The engine gets ids, tiles and options of them, no text.
+
+What it is not: who runs them (`herd.llm`, `herd.llm.streams`), what a call may say (`herd.llm.asking`).
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from herd.answers import Sample
+from herd.checkpoint.opened import Checkpoint
+from herd.config import Llama4Config
+from herd.dialogs import Dialog, read_dialog, tiles_of
+from herd.engine.generate import Engine, Job
+from herd.engine.request import Request, SamplingOptions
+from herd.engine.trace import RoutingLog
+from herd.errors import UsageError, fail
+from herd.llm.asking import Asked
+from herd.llm.streams import Prepared
+from herd.text.chat import ChatFormat, Message
+from herd.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Makes requests to one model."""
+
+    config: Llama4Config
+    tokenizer: Tokenizer
+    chat: ChatFormat | UsageError
+    """The format, or the error that a chat gets because none is known."""
+    defaults: SamplingOptions
+    """What calls use where they say nothing."""
+    load_s: float
+    """Told with every answer."""
+    checkpoint: Checkpoint | None
+    """The open files that the model is mapped from; each request looks first whether they are still what was loaded."""
+
+    def format(self) -> ChatFormat:
+        """The chat format. Raises UsageError where none is known."""
+        if not isinstance(self.chat, ChatFormat):
+            raise self.chat
+        return self.chat
+
+    def ids(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """A dialog, and the open header of its answer."""
+        return self.format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
+
+    def bos(self) -> list[int]:
+        """What the vocabulary wants before a text."""
+        return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+
+    def dialog(self, engine: Engine, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
+        """A checked request to answer a dialog."""
+        asked, options = Asked.of(arguments)
+        turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
+        return self._submit(engine, self.ids(turns, asked.tools), options, asked, turns, tiles_of(turns))
+
+    def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
+        """A checked request to go on with a text."""
+        asked, options = Asked.of(arguments)
+        if asked.tools or asked.images or asked.system is not None:
+            fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
+        ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
+        return self._submit(engine, ids, options, asked, (Message("user", text),))
+
+    def _submit(
+        self,
+        engine: Engine,
+        ids: Sequence[int],
+        options: Mapping[str, Any],
+        asked: Asked,
+        turns: Sequence[Message],
+        tiles: Any = None,
+    ) -> Prepared:
+        if self.checkpoint is not None:
+            # weights are mapped, not copied: a file that was cut or overwritten must not answer
+            self.checkpoint.check_unchanged()
+        if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
+            fail(
+                UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
+            )
+        chosen = self._options(options, asked)
+        request = Request(
+            ids,
+            chosen,
+            tiles,
+            chosen.seed if chosen.seed is not None else int.from_bytes(os.urandom(8), "big") >> 1,
+            client=asked.client,
+            priority=asked.priority,
+            timeout_s=asked.timeout_s,
+            salt=hashlib.sha256(asked.tenant.encode()).digest() if asked.tenant else b"",
+        )
+        jobs = engine.submit_samples(request, asked.n, start=False)
+        samples = self._samples(jobs, asked)
+        # opened last, so that a refused request leaves an old trace as it is
+        jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
+        policy = asked.policy
+        return Prepared(samples, (lambda: None) if policy is None else lambda: policy.before(turns))
+
+    def _options(self, options: Mapping[str, Any], asked: Asked) -> SamplingOptions:
+        """The model's, the call's, and what its schema or tools make of them."""
+        grammar = asked.grammar(self.format)
+        if grammar is not None:
+            if options.get("grammar") is not None:
+                fail(UsageError, "grammar", got="it beside a schema or a forced call", expected="one of them")
+            options = {**options, "grammar": grammar}
+        return self.defaults.with_(options)
+
+    def _samples(self, jobs: Sequence[Job], asked: Asked) -> list[Sample]:
+        parser = asked.calls(self.tokenizer)
+        return [
+            Sample(
+                job,
+                self._spell,
+                index=i,
+                load_s=self.load_s,
+                policy=asked.policy,
+                calls=None if parser is None else parser(),
+                one_call=not asked.parallel_tool_calls,
+                parse=asked.parse(),
+            )
+            for i, job in enumerate(jobs)
+        ]
+
+    def _spell(self, token_id: int) -> str:
+        return self.tokenizer.decode([token_id])
