@@ -12,7 +12,7 @@ from schemas import CASES
 
 from herd.engine import schema_check
 from herd.engine.grammar import MAX_TEXT_BYTES, Grammar
-from herd.engine.matcher import Grammars
+from herd.engine.matcher import MAX_COMPILED, Grammars
 from herd.errors import GrammarStuck, UsageError
 from herd.text.tokenizer import Tokenizer
 
@@ -213,6 +213,13 @@ def compiled_and_walked(grammar: Grammar) -> str:
     except GrammarStuck as error:
         return f"stuck: {error}"
     return "goes on"
+
+
+def test_many_grammars_are_not_kept() -> None:
+    grammars = Grammars(BYTES, BYTES.eos_ids)
+    for n in range(200):
+        grammars.matcher(Grammar("regex", f"a{{{n + 1}}}"))
+    assert len(grammars._compiled) == MAX_COMPILED
 
 
 def test_a_long_text_is_refused_before_it_is_read() -> None:
