@@ -23,13 +23,13 @@ from herd.errors import GrammarStuck, HerdError, UsageError, fail
 
 Ids = npt.NDArray[np.int64]
 
-MAX_COMPILED = 4
+MAX_COMPILED = 8
 """Compiled grammars kept for requests with the same text. What the lexer learns in a text stays with its grammar: up to
-60 MiB where a grammar is made to that end, 2 MiB as a rule. Compiling anew takes some milliseconds."""
+30 MiB where a grammar is made to that end, 2 MiB as a rule. Compiling anew takes some milliseconds."""
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,  # 20 ms of compiling
     "max_grammar_size": 250_000,
-    "max_lexer_states": 10_000,  # 6 KiB each: 60 MiB
+    "max_lexer_states": 10_000,  # 3 KiB each: 30 MiB
     "max_items_in_row": 2_000,
     "step_lexer_fuel": 200_000,  # 14 ms of a mask
     "step_max_items": 50_000,  # 3 ms

@@ -142,19 +142,24 @@ class LLM:
         self._checkpoint = checkpoint
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
+        self._grammars = Grammars(tokenizer, ends)
         self._engine: Engine | None = Engine(
             runner,
             lambda: StreamDecoder(tokenizer),
             ends,
             piece=PIECE,
             places=parallel,
-            grammars=Grammars(tokenizer, ends),
+            grammars=self._grammars,
         )
 
     @property
     def defaults(self) -> SamplingOptions:
         """What calls use where they say nothing."""
         return self._requests.defaults
+
+    def prepare_grammars(self) -> None:
+        """Build what grammars need of the vocabulary now (a second for 200,000 tokens), so that no request waits."""
+        self._grammars.prepare()
 
     @property
     def chat_format(self) -> str:
