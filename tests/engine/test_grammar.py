@@ -1,6 +1,8 @@
 """Texts that a grammar allows, from models that say anything: alone, among others, in samples, guessed, in a child."""
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,22 @@ def test_what_is_no_grammar_is_refused_before_it_is_queued() -> None:
     plain = Engine(FakeModel(babble), lambda: StreamDecoder(BYTES), BYTES.eos_ids)
     with pytest.raises(UsageError, match="knows no vocabulary"):
         plain.submit(Request([1], SamplingOptions(grammar=Grammar("json"))))
+
+
+def test_the_vocabulary_of_llama_4_spells_json_in_its_usual_tokens_and_no_control_token() -> None:
+    spec = find_spec("llama_models")
+    if spec is None or spec.origin is None:
+        pytest.skip("llama_models is not installed")
+    tokenizer = Tokenizer.from_rank_file(Path(spec.origin).parent / "llama4" / "tokenizer.model")
+    matcher = Grammars(tokenizer, tokenizer.eos_ids).matcher(
+        schema({"type": "object", "properties": {"note": {"type": "string"}}, "required": ["note"]})
+    )
+    specials = set(tokenizer.specials.values())
+    ids = tokenizer.encode('{"note": "naïve <|eot|> \\u0000 \U0001f600 <|python_start|>"}')
+    assert len(ids) < 30
+    for token_id in ids:
+        allowed = set(matcher.allowed().tolist())
+        assert token_id in allowed
+        assert not allowed & specials, "a text is no control token, whatever it says"
+        matcher.accept(token_id)
+    assert specials & set(matcher.allowed().tolist()) == tokenizer.eos_ids

@@ -147,6 +147,32 @@ def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
         assert sample(logits, o, History(), 0, 0) == 1
 
 
+def test_a_grammar_comes_after_penalties_and_bias_and_before_the_draw() -> None:
+    logits = np.asarray([5.0, 4.0, 3.0, 2.0, 1.0], np.float32)
+    allowed = np.asarray([1, 3, 4])
+    history = History([1])
+    history.add(1)
+    assert sample(logits, SamplingOptions(), history, 0, 0, allowed) == 1
+    assert sample(logits, SamplingOptions(presence_penalty=2.0, logit_bias={3: 0.5}), history, 0, 0, allowed) == 3
+    assert sample(logits, SamplingOptions(logit_bias={1: -100.0, 3: -100.0, 4: -100.0}), history, 0, 0, allowed) == 1
+    # top_p of what is left, not of everything: 1 holds 0.84 of the three, 0.23 of all
+    drawn = {sample(logits, SamplingOptions(temperature=1.0, top_p=0.8), History(), 7, n, allowed) for n in range(200)}
+    assert drawn == {1}
+    options = SamplingOptions(temperature=1.0, top_k=2)
+    drawn = {sample(logits, options, History(), 7, n, allowed) for n in range(200)}
+    assert drawn == {1, 3}
+    for step in range(50):
+        among = sample(logits[allowed], SamplingOptions(temperature=0.7, min_p=0.05), History(), 3, step)
+        options = SamplingOptions(temperature=0.7, min_p=0.05)
+        assert sample(logits, options, History(), 3, step, allowed) == allowed[among]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_grammar_hides_no_broken_logits(bad: float) -> None:
+    with pytest.raises(BadCheckpoint):
+        sample(np.asarray([1.0, bad, 0.0], np.float32), SamplingOptions(), History(), 0, 0, np.asarray([0, 2]))
+
+
 def test_greedy_sees_penalties_and_bias() -> None:
     logits = np.array([1.0, 5.0, 4.9], np.float32)
     history = History()
