@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from random_schemas import RandomSchema, random_text
 from schemas import CASES
 
 from herd.engine import schema_check
@@ -120,6 +121,39 @@ def test_a_wrong_schema_is_refused_with_its_place(text: str) -> None:
 def test_what_is_no_schema_at_all_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         schema_check.enforceable(text)
+
+
+SHARDS = 10
+
+
+def check_random_schemas(seeds: range) -> int:
+    """How many texts an independent validator took; none that it does not take."""
+    valid = 0
+    for seed in seeds:
+        schema = RandomSchema(seed).schema
+        judge = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+        try:
+            matcher = GRAMMARS.matcher(Grammar("schema", json.dumps(schema)))
+        except UsageError:
+            continue
+        for n in range(4):
+            text = random_text(matcher.copy(), BYTES.eos_ids, 10 * seed + n)
+            if text is not None:
+                value = json.loads(text)
+                json.dumps(value, ensure_ascii=False).encode()
+                judge.validate(value)
+                valid += 1
+    return valid
+
+
+def test_texts_of_random_schemas_are_valid() -> None:
+    assert check_random_schemas(range(150)) > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_texts_of_ten_thousand_random_schemas_are_valid(shard: int) -> None:
+    assert check_random_schemas(range(150 + shard, 10_150, SHARDS)) > 1_000
 
 
 def test_what_never_ends_is_never_begun() -> None:
