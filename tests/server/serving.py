@@ -70,7 +70,8 @@ def fake_llm(answer: str | Callable[[list[int]], Any], name: str = "fake", **arg
     open_header = Llama4(BYTES)._open()
 
     def next_id(ids: list[int]) -> int:
-        start = max(i for i in range(len(ids)) if ids[i : i + len(open_header)] == open_header) + len(open_header)
+        heads = [i for i in range(len(ids)) if ids[i : i + len(open_header)] == open_header]
+        start = heads[-1] + len(open_header) if heads else len(ids)
         said = [*str(answer).encode(), END]
         return said[min(len(ids) - start, len(said) - 1)]
 

@@ -51,7 +51,7 @@ class Table(Generic[S]):
             where = where.rstrip("`").lstrip(".")
             if not where and "field `" in text:
                 where = text.split("`")[-2]
-            raise Refused(f"{where or 'body'}: {text[:1].lower()}{text[1:]}", where) from None
+            raise Refused(_line(where or "body", text), where[:100]) from None
         # null has said nothing: clients send it for what they leave to the server
         ignored = tuple(path for path in unknown(body, self.honoured) if path not in self.refused)
         if strict and ignored:
@@ -66,6 +66,13 @@ class Table(Generic[S]):
             yield name, "reported", why
         for name, why in self.refused.items():
             yield name, "refused", why
+
+
+def _line(where: str, text: str) -> str:
+    """A message of msgspec's, which may quote the value, as one line of ours."""
+    line = f"{where[:100]}: {text[:1].lower()}{text[1:]}"
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:200])
+    return shown if len(line) <= 200 else shown + "…"
 
 
 def unknown(value: Any, type_: Any) -> Iterator[str]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from starlette.requests import Request
 
-from herd.errors import ContextTooLong, HerdError, NotReady, fail
+from herd.errors import ContextTooLong, HerdError, Interrupted, NotReady, fail
 from herd.llm import LLM, AsyncStream
 from herd.replies import DoneEvent, Event, Policy, Reply
 from herd.server.fields import within
@@ -183,6 +184,14 @@ class Service:
         )
 
 
+async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
+    """Cancel a task when the sender of its request, whose body has been read, goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    if task is not None:
+        task.cancel()
+
+
 def _under(ask: Ask, llm: LLM) -> Ask:
     """A request that stays under its own ceiling. Raises ContextTooLong with both counts."""
     assert ask.ceiling is not None
@@ -234,14 +243,22 @@ class Answer:
             await self._close(*sys.exc_info())
             raise
 
-    async def whole(self) -> list[Reply]:
-        """All replies, in the order of the samples; it is closed then."""
+    async def whole(self, request: Request | None = None) -> list[Reply]:
+        """All replies, in the order of the samples; it is closed then. request: whose sender may go away meanwhile,
+        which ends it. Raises Interrupted then."""
         found: dict[int, Reply] = {}
+        watcher = None if request is None else asyncio.create_task(_gone(request, asyncio.current_task()))
         try:
             async for event in self.events():
                 if isinstance(event, DoneEvent):
                     found[event.index] = event.reply
+        except asyncio.CancelledError:
+            if watcher is None or not watcher.done() or watcher.cancelled():
+                raise
+            raise Interrupted("whoever asked is gone") from None
         finally:
+            if watcher is not None:
+                watcher.cancel()
             await self.aclose()
         return [found[i] for i in sorted(found)]
 

@@ -109,7 +109,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
     answer = await service.open(caller, ask)
     headers = {IGNORED: ", ".join(ignored)} if ignored else {}
     if not asked.stream:
-        (reply,) = await answer.whole()
+        (reply,) = await answer.whole(request)
         return Response(encode(whole(reply, asked.model)), media_type="application/json", headers=headers)
     return Stream(
         stream(answer, asked.model),

@@ -115,7 +115,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
         return await _load(service, asked, {"message": {"role": "assistant", "content": ""}})
     turns = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(asked.messages)]
     ask = _ask(asked, messages=turns, tools=tools_of(asked.tools))
-    return await _answer(service, caller, asked, ask, ignored, _message)
+    return await _answer(service, request, caller, asked, ask, ignored, _message)
 
 
 async def generate(service: Service, request: Request, caller: Caller) -> Response | Stream:
@@ -132,7 +132,7 @@ async def generate(service: Service, request: Request, caller: Caller) -> Respon
         turns = [{"role": "system", "content": asked.system}] if asked.system else []
         turn = {"role": "user", "content": _content(prompt, asked.images, "images")}
         ask = _ask(asked, messages=[*turns, turn])
-    return await _answer(service, caller, asked, ask, ignored, _response)
+    return await _answer(service, request, caller, asked, ask, ignored, _response)
 
 
 def _ask(asked: Shared, **what: Any) -> Ask:
@@ -176,13 +176,19 @@ def _response(text: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _answer(
-    service: Service, caller: Caller, asked: Shared, ask: Ask, ignored: Sequence[str], said: Said
+    service: Service,
+    request: Request,
+    caller: Caller,
+    asked: Shared,
+    ask: Ask,
+    ignored: Sequence[str],
+    said: Said,
 ) -> Response | Stream:
     began_s = time.monotonic()
     answer = await service.open(caller, ask)
     headers = {IGNORED: ", ".join(ignored)} if ignored else {}
     if asked.stream is False:
-        (reply,) = await answer.whole()
+        (reply,) = await answer.whole(request)
         calls = [_call(c.name, c.arguments) for c in reply.tool_calls]
         last = {"done": True, "done_reason": done_of(reply), **counts_of(reply, time.monotonic() - began_s)}
         if reply.logprobs is not None:

@@ -181,7 +181,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
     headers = {IGNORED: ", ".join(ignored)} if ignored else {}
     writer = ChatWriter(asked.model, answer.created)
     if not asked.stream:
-        whole = writer.whole(await answer.whole())
+        whole = writer.whole(await answer.whole(request))
         return Response(encode(whole), media_type="application/json", headers=headers)
     usage = asked.stream_options is not None and asked.stream_options.include_usage is True
     return Stream(

@@ -64,7 +64,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
         writer = CompletionWriter(asked.model, answers[0].created, echo=asked.echo is True)
         headers = {IGNORED: ", ".join(ignored)} if ignored else {}
         if not asked.stream:
-            replies = [await answer.whole() for answer in answers]
+            replies = [await answer.whole(request) for answer in answers]
             return Response(encode(writer.whole(answers, replies)), media_type="application/json", headers=headers)
         stack.pop_all()  # the stream closes it
         usage = asked.stream_options is not None and asked.stream_options.include_usage is True

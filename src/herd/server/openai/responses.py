@@ -127,7 +127,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
     if not asked.stream:
-        (reply,) = await answer.whole()
+        (reply,) = await answer.whole(request)
         _finish(kept, reply, output_of(reply))
         return Response(encode(kept.body), media_type="application/json", headers=headers)
     return Stream(

@@ -1,0 +1,195 @@
+"""Who is let in: every route, spelt in every way, asks for its key; hosts and origins are this machine's (hazards 34 to
+37, 110 to 112)."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import client_of, fake_service, running
+
+from herd.server.app import ROUTES
+from herd.server.keys import plain_key
+from herd.server.limits import Limits
+
+SECRET = "a-secret-of-some-length"
+CLOSED = sorted({(r.method, r.path.replace("{id}", "x").replace("{digest}", "x").replace("{model:path}", "fake"))
+                 for r in ROUTES if r.right is not None})  # fmt: skip
+SPELLINGS = (
+    "{path}", "{path}/", "/{path}", "//{path}", "/.{path}", "/./{path}", "/x/..{path}", "/health/..{path}",
+    "/health/../..{path}", "/health;{path}", "/health%2f..{path}", "/health%00{path}", "{path}%00", "{path}%20",
+    "{path}?x=/health", "{path}#/health", "{path};/health", "{upper}", "{coded}", "{path}.json", "{path}%2f",
+    "/%2e%2e{path}", "/page/..{path}", "/page{path}", "http://localhost{path}", "http://evil.example{path}",
+    "http://localhost:1/health{path}", "{path}\\", "/\\{path}", "{path}%c0%af", "/health{path}",
+)  # fmt: skip
+
+
+def raw(address: str, data: bytes, wait_s: float = 10) -> bytes:
+    """What comes back of these bytes."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=wait_s) as s:
+        s.sendall(data)
+        found = b""
+        try:
+            while part := s.recv(65536):
+                found += part
+        except (ConnectionResetError, TimeoutError):
+            pass
+        return found
+
+
+def status(reply: bytes) -> int:
+    return int(reply.split(b" ")[1]) if reply.startswith(b"HTTP/1.1 ") else 0
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(fake_service(tmp_path_factory.mktemp("home"), keys=(plain_key(SECRET),))) as address:
+        yield address
+
+
+def test_there_are_many_routes() -> None:
+    assert len(CLOSED) > 30
+    assert [r.path for r in ROUTES if r.right is None and not r.path.startswith("/page") and r.path != "/"] == [
+        "/health"
+    ]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_of_any_route_is_answered_without_its_key(keyed: str, spelling: str) -> None:
+    for method, path in CLOSED:
+        coded = "/" + "".join(f"%{ord(c):02x}" if c.isalpha() else c for c in path[1:])
+        target = spelling.format(path=path, upper=path.upper(), coded=coded).replace("#", "%23").replace("\\", "%5c")
+        for headers in ("", "Authorization: Bearer wrong-secret-of-length\r\n", "x-api-key: \r\n"):
+            request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: 2\r\n"
+            reply = raw(keyed, f"{request}Connection: close\r\n\r\n{{}}".encode())
+            assert status(reply) in (400, 401, 403), (method, target, reply[:200])
+            assert b'"fake"' not in reply
+
+
+def test_with_its_key_each_route_is_reached(keyed: str) -> None:
+    with httpx.Client(base_url=keyed, headers={"authorization": f"Bearer {SECRET}"}) as client:
+        for method, path in CLOSED:
+            found = client.request(method, path, json={} if method == "POST" else None)
+            assert found.status_code not in (401, 403, 405, 500), (method, path, found.text)
+        assert client.get("/v1/none").status_code == 404
+        assert client.put("/v1/models").status_code == 405
+    with httpx.Client(base_url=keyed) as client:
+        assert client.get("/health").status_code == 200
+        wrong = client.get("/v1/models")
+        assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", 200), ("LOCALHOST:8484", 200), ("localhost.", 200), ("127.0.0.1:1", 200), ("[::1]:8484", 200),
+        ("192.168.0.7", 200), ("app.localhost", 200), ("evil.example", 403), ("evil.example:8484", 403),
+        ("localhost.evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost:x", 400), ("", 400),
+        ("local host", 400), ("localhost@evil.example", 400), ("localhost/evil", 400), ("[::1", 400), ("[x]", 400),
+        ("known.example", 200),
+    ],
+)  # fmt: skip
+def test_a_host_header_names_this_machine(tmp_path: Path, host: str, expected: int) -> None:
+    with running(fake_service(tmp_path), allow_hosts=("known.example",)) as address:
+        reply = raw(address, f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert status(reply) == expected, reply[:300]
+
+
+def test_no_host_or_two_are_refused(tmp_path: Path) -> None:
+    with running(fake_service(tmp_path)) as address:
+        for hosts in ("", "Host: localhost\r\nHost: localhost\r\n"):
+            assert status(raw(address, f"GET /health HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n".encode())) == 400
+
+
+def test_pages_of_other_origins_are_refused_unless_allowed(tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path), allow_origins=("https://app.example",)) as client:
+        own = f"http://{client.base_url.netloc.decode()}"
+        for origin, expected in (
+            (own, 200), ("https://app.example", 200), ("vscode-webview://abc", 200), ("http://evil.example", 403),
+            ("null", 403), ("https://app.example.evil.example", 403), ("http://localhost:1", 403), ("file://", 403),
+        ):  # fmt: skip
+            found = client.get("/v1/models", headers={"origin": origin})
+            assert found.status_code == expected, origin
+            assert found.headers.get("access-control-allow-origin", origin) == origin
+            asked = client.options("/v1/chat/completions", headers={"origin": origin})
+            assert asked.status_code == (204 if expected == 200 else 403)
+
+
+# -- bytes that are no request -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n X: folded\r\n\r\n\x16\x03\x01",
+        b"GET  /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_and_the_service_goes_on(tmp_path: Path, data: bytes) -> None:
+    with client_of(fake_service(tmp_path)) as client:
+        address = str(client.base_url)
+        reply = raw(address, data + b"\r\n\r\n", wait_s=3)
+        assert status(reply) in (0, 400, 200), reply[:200]
+        assert client.get("/health").status_code == 200
+
+
+def test_slow_headers_and_slow_bodies_are_cut(tmp_path: Path) -> None:
+    limits = Limits(header_timeout_s=1, body_timeout_s=1)
+    with client_of(fake_service(tmp_path, limits=limits)) as client:
+        host, port = str(client.base_url).removeprefix("http://").split(":")
+        began = time.monotonic()
+        slow = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2)]
+        slow[0].sendall(b"GET /health HT")
+        slow[1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert client.get("/health").status_code == 200
+        assert slow[0].recv(100) == b""
+        assert b" 504 " in slow[1].recv(1000)
+        assert time.monotonic() - began < 15
+        for s in slow:
+            s.close()
+
+
+def test_bodies_over_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    limits = Limits(body_bytes=1000, media_body_bytes=1000)
+    with running(fake_service(tmp_path, limits=limits)) as address:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        assert status(raw(address, head + b"Content-Length: 1001\r\n\r\n")) == 413
+        chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
+        assert status(raw(address, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)) == 413
+
+
+def test_idle_connections_are_capped_and_health_answers(tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path, limits=Limits(connections=50))) as client:
+        host, port = str(client.base_url).removeprefix("http://").split(":")
+        idle = [socket.create_connection((host, int(port)), timeout=20) for _ in range(120)]
+        assert client.get("/health").status_code == 200
+        deadline = time.monotonic() + 20
+        cut = 0
+        for s in idle:
+            s.setblocking(False)
+        while cut < 70 and time.monotonic() < deadline:
+            cut = 0
+            for s in idle:
+                try:
+                    cut += s.recv(1, socket.MSG_PEEK) == b""
+                except BlockingIOError:
+                    pass
+                except ConnectionResetError:
+                    cut += 1
+            time.sleep(0.05)
+        for s in idle:
+            s.close()
+        assert cut >= 70
+        assert client.get("/health").status_code == 200
