@@ -273,6 +273,10 @@ def test_schemas_inside_lark_are_checked_as_well() -> None:
         ('start: %json {"properties": {"a": {"not": true}}}', "schema #/properties/a/not: "),
         ('start: %json {"type": "object", "x-guidance": {"lenient": true}}', "schema #/x-guidance: "),
         ("start: %json oops", "%json without a schema"),
+        (
+            'start: %json {"items": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}',
+            "schema #/items: oneOf: a value",
+        ),
         ('start: %lark { start: "a" }', "%lark inside a grammar"),
     ):
         with pytest.raises(UsageError, match=re.escape(said)):

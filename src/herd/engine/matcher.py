@@ -175,18 +175,29 @@ def _compile(trie: Any, grammar: Grammar) -> Any:
     """A checked, compiled grammar at the beginning of its text. Raises UsageError."""
     if grammar.kind == "schema":
         return _compile_schema(trie, grammar.text)
-    return _started(trie, grammar.kind, _source(grammar))
-
-
-def _source(grammar: Grammar) -> str:
-    """A grammar that is no schema, as llguidance reads it."""
+    if grammar.kind == "lark":
+        return _compile_lark(trie, grammar.text)
+    if grammar.kind == "json":
+        return _started(trie, "json", _state(trie, _of_schema({"type": "object"})))
     from llguidance import LLMatcher
 
-    if grammar.kind == "json":
-        return _of_schema({"type": "object"})
-    if grammar.kind == "regex":
-        return LLMatcher.grammar_from_regex(grammar.text)
-    return LLMatcher.grammar_from_lark(lark_check.enforceable(grammar.text, _inner_schema))
+    return _started(trie, "regex", _state(trie, LLMatcher.grammar_from_regex(grammar.text)))
+
+
+def _compile_lark(trie: Any, text: str) -> Any:
+    from llguidance import LLMatcher
+
+    schemas: list[str] = []
+
+    def inner(schema: str) -> dict[str, Any]:
+        schemas.append(schema)
+        return schema_check.enforceable(schema).schema | {"x-guidance": JSON_STYLE}
+
+    state = _state(trie, LLMatcher.grammar_from_lark(lark_check.enforceable(text, inner)))
+    if state.is_error():
+        for schema in schemas:
+            _compile_schema(trie, schema)  # the one that is to blame tells its place
+    return _started(trie, "lark", state)
 
 
 def _compile_schema(trie: Any, text: str) -> Any:
@@ -202,10 +213,6 @@ def _compile_schema(trie: Any, text: str) -> Any:
     return _started(trie, "schema", state)
 
 
-def _inner_schema(text: str) -> dict[str, Any]:
-    return schema_check.enforceable(text).schema | {"x-guidance": JSON_STYLE}
-
-
 def _of_schema(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
@@ -218,9 +225,8 @@ def _state(trie: Any, source: str) -> Any:
     return llguidance.LLMatcher(trie, source, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
 
 
-def _started(trie: Any, kind: str, source: Any) -> Any:
-    """A state whose first mask is made, and leaves something to say. source: a state, or what makes one."""
-    state = _state(trie, source) if isinstance(source, str) else source
+def _started(trie: Any, kind: str, state: Any) -> Any:
+    """A state whose first mask is made, and leaves something to say."""
     if state.is_error():
         fail(UsageError, kind, got=_line(state.get_error()), expected="one that can be enforced")
     try:
