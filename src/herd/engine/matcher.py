@@ -10,6 +10,7 @@ What it is not: a sampler, a validator of finished text.
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
@@ -36,6 +37,8 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 """Of llguidance (`LLParserLimits`)."""
+BLAME_S = 0.5
+"""How long the place of what cannot be compiled is searched for; a coarser one is told then."""
 STUCK = "grammar: no token of this model can continue the text as it demands"
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
@@ -205,7 +208,11 @@ def _compile_schema(trie: Any, text: str) -> Any:
     state = _state(trie, _of_schema(checked.schema))
     if state.is_error():
         # llguidance tells no place: the smallest part that it refuses as well is to blame
+        until_s = time.monotonic() + BLAME_S
+
         def why_not(part: dict[str, Any]) -> str | None:
+            if time.monotonic() > until_s:
+                return None
             tried = _state(trie, _of_schema(part))
             return _line(tried.get_error()) if tried.is_error() else None
 
