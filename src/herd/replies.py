@@ -252,3 +252,11 @@ class Editor(Policy, Protocol):
 
     def notes(self, reply: Reply) -> tuple[Note, ...]:
         """All notes of a reply: those of the request, then `reply.notes`. Called last, after `after`."""
+
+
+@runtime_checkable
+class Cleaner(Protocol):
+    """A policy that changes what the model is shown."""
+
+    def cleaned(self, messages: Sequence[Message]) -> list[Message]:
+        """The dialog to send instead; `before` still looks at the one that came."""

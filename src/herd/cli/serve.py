@@ -71,6 +71,7 @@ class Alias(click.ParamType[tuple[str, str]]):
 @click.option(
     "--policy", type=click.Choice(["off", "observe", "redact", "block"]), default="observe", show_default=True
 )
+@click.option("--audit", type=click.Path(path_type=Path), help="Write what policies decide to this file, by hash.")
 @click.option("--no-page", is_flag=True, help="No web page at /.")
 @click.option("--in-process", is_flag=True, help="Compute in this process, not in a child that can be restarted.")
 @click.option("--log", type=click.Choice(["text", "json", "off"]), default="text", show_default=True)
@@ -104,6 +105,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             remote_media=values["remote_media"],
             strict=values["strict"],
             policy=values["policy"],
+            audit=values["audit"],
             page=not values["no_page"],
             log=values["log"],
         ),

@@ -19,6 +19,7 @@ from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.streams import Prepared
+from herd.replies import Cleaner
 from herd.text.chat import ChatFormat, Message
 from herd.text.tokenizer import Tokenizer
 
@@ -56,7 +57,8 @@ class Requests:
         """A checked request to answer a dialog."""
         asked, options = Asked.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
-        return self._submit(engine, self.ids(turns, asked.tools), options, asked, turns, tiles_of(turns))
+        shown = asked.policy.cleaned(turns) if isinstance(asked.policy, Cleaner) else turns
+        return self._submit(engine, self.ids(shown, asked.tools), options, asked, turns, tiles_of(turns))
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
@@ -65,7 +67,12 @@ class Requests:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
-        return self._submit(engine, ids, options, asked, (Message("user", text),))
+        turn = Message("user", text)
+        if isinstance(asked.policy, Cleaner):
+            (cleaned,) = asked.policy.cleaned([turn])
+            if cleaned != turn:
+                ids = [*self.bos(), *self.tokenizer.encode(cleaned.text)]
+        return self._submit(engine, ids, options, asked, (turn,))
 
     def _submit(
         self,

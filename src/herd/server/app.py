@@ -12,7 +12,8 @@ from herd.server import common
 from herd.server.anthropic import routes as anthropic
 from herd.server.door import Door
 from herd.server.ollama import routes as ollama
-from herd.server.openai import routes as openai
+from herd.server.openai import routes as openai_routes
+from herd.server.openapi import openapi
 from herd.server.options import ServerOptions
 from herd.server.routes import Route, elsewhere, starlette_routes
 from herd.server.service import Service
@@ -21,10 +22,11 @@ COMMON = (
     Route("GET", "/health", common.health, None),
     Route("GET", "/ready", common.ready, "models"),
     Route("GET", "/metrics", common.metrics, "metrics"),
+    Route("GET", "/openapi.json", openapi, "models"),
     Route("POST", "/tokenize", common.tokenize, "chat"),
     Route("POST", "/detokenize", common.detokenize, "chat"),
 )
-ROUTES: tuple[Route, ...] = (*COMMON, *openai.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
+ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
 """All ways in."""
 
 

@@ -23,6 +23,7 @@ from herd.text.messages import check_name
 Right = Literal["chat", "embed", "models", "manage", "metrics"]
 """chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics."""
 RIGHTS: tuple[Right, ...] = ("chat", "embed", "models", "manage", "metrics")
+POLICIES = ("", "off", "observe", "redact", "block")
 SHORTEST = 16
 """Characters of a key: shorter ones can be guessed."""
 
@@ -125,6 +126,9 @@ class Keyring:
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         names = [key.name for key in keys]
+        for key in keys:
+            if key.policy not in POLICIES:
+                fail(UsageError, f"key {key.name}: policy", got=key.policy, expected="off, observe, redact or block")
         for name in names:
             if names.count(name) > 1:
                 fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")

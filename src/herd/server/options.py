@@ -35,6 +35,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     """Refuse fields without effect instead of reporting them."""
     policy: Literal["off", "observe", "redact", "block"] = "observe"
+    audit: Path | None = None
+    """A file that gets what policies decided, by hash."""
     page: bool = True
     log: Literal["text", "json", "off"] = "text"
     limits: Limits = Limits()

@@ -10,10 +10,14 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from herd.errors import HerdError, UsageError, fail
+from herd.replies import Policy
+from herd.safety import Audit, Layers, Settings
+from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
 from herd.server.connection import uvicorn_options
@@ -21,12 +25,13 @@ from herd.server.keys import Keyring
 from herd.server.log import Log
 from herd.server.models import Loader, Models
 from herd.server.options import ServerOptions
-from herd.server.service import Service
+from herd.server.service import Ask, Caller, PolicyFor, Service
 
 
 def service_of(options: ServerOptions, load: Loader) -> Service:
     """The service that options describe. load: path of a model -> the loaded one."""
     log = Log(options.log)
+    audit = None if options.audit is None else Audit(options.audit)
     catalogue = StoreCatalogue(options.served, options.aliases)
     for name in options.preload:
         catalogue.find(name)  # a name that is wrong is said now, not in a log line later
@@ -37,8 +42,23 @@ def service_of(options: ServerOptions, load: Loader) -> Service:
         log=log,
         strict=options.strict,
         remote_media=options.remote_media,
+        policies=policies_of(options.policy, audit),
         preload=options.preload,
     )
+
+
+def policies_of(default: str, audit: Audit | None) -> PolicyFor:
+    """What checks a request: by its key's own setting, else by the service's."""
+
+    def policy(caller: Caller, ask: Ask) -> Policy | None:
+        mode = caller.key.policy or default
+        if mode == "off":
+            return None
+        structured = ask.schema is not None or bool(ask.tools)
+        settings = Settings(cast(Mode, mode))
+        return Layers(settings, audit=audit, request_id=caller.request_id, structured=structured)
+
+    return policy
 
 
 def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> None:

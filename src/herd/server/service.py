@@ -27,7 +27,7 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.response_store import ResponseStore
 
-PolicyFor = Callable[["Caller"], Policy | None]
+PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
 
@@ -76,7 +76,7 @@ class Service:
         keyring: Keyring | None = None,
         limits: Limits | None = None,
         log: Log | None = None,
-        policies: PolicyFor = lambda caller: None,
+        policies: PolicyFor = lambda caller, ask: None,
         strict: bool = False,
         remote_media: bool = False,
         preload: Sequence[str] = (),
@@ -167,7 +167,7 @@ class Service:
             "client": f"{key.name}/{ask.user}",
             "tenant": key.name if self.keyring else "",
             "priority": key.priority,
-            "policy": self.policies(caller),
+            "policy": self.policies(caller, ask),
             "n": ask.n,
         }
         if ask.prompt is not None:
@@ -293,6 +293,8 @@ class Answer:
             metrics.output_token_s.labels(name).observe(timings.decode_s / (usage.output_tokens - 1))
         metrics.whole_s.labels(name).observe(time.monotonic() - self._began_s)
         self.replies.append(reply)
+        for layer, decision in {(note.layer, note.decision) for note in reply.notes}:
+            metrics.policy.labels(layer, decision).inc()
         facts = self.caller.facts
         facts["prompt_tokens"] = usage.prompt_tokens
         facts["output_tokens"] = facts.get("output_tokens", 0) + usage.output_tokens

@@ -15,7 +15,7 @@ from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dia
 from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Table
-from herd.server.openai.chat import IGNORED
+from herd.server.openai.chat import IGNORED, notes_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
@@ -136,7 +136,7 @@ def whole(reply: Reply, model: str) -> dict[str, Any]:
     if reply.text or not reply.tool_calls:
         content.append({"type": "text", "text": reply.text, "citations": None})
     content += [_tool_use(c.id, c.name, c.arguments) for c in reply.tool_calls]
-    return {**_message(model), "content": content, **_ending(reply), "usage": usage_of(reply)}
+    return {**_message(model), "content": content, **_ending(reply), "usage": usage_of(reply), **notes_of(reply)}
 
 
 def _message(model: str) -> dict[str, Any]:
@@ -193,7 +193,7 @@ async def stream(answer: Answer, model: str) -> AsyncGenerator[bytes, None]:
                 case DoneEvent():
                     reply = event.reply
                     yield blocks.last()
-                    yield _event("message_delta", delta=_ending(reply), usage=usage_of(reply))
+                    yield _event("message_delta", delta=_ending(reply), usage=usage_of(reply), **notes_of(reply))
         yield _event("message_stop")
     except HerdError as error:
         yield sse(encode(body_of(error, "anthropic")), "error")

@@ -24,7 +24,7 @@ from herd.server.ollama.common import (
     now,
     sampling_of,
 )
-from herd.server.openai.chat import IGNORED
+from herd.server.openai.chat import IGNORED, notes_of
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
@@ -190,7 +190,12 @@ async def _answer(
     if asked.stream is False:
         (reply,) = await answer.whole(request)
         calls = [_call(c.name, c.arguments) for c in reply.tool_calls]
-        last = {"done": True, "done_reason": done_of(reply), **counts_of(reply, time.monotonic() - began_s)}
+        last = {
+            "done": True,
+            "done_reason": done_of(reply),
+            **counts_of(reply, time.monotonic() - began_s),
+            **notes_of(reply),
+        }
         if reply.logprobs is not None:
             last["logprobs"] = logprobs_of(reply.logprobs)
         found = {"model": asked.model, "created_at": now(), **said(reply.text, calls), **last}
@@ -219,7 +224,7 @@ async def _lines(answer: Answer, model: str, said: Said, began_s: float) -> Asyn
                     yield line("", [_call(event.call.name, event.call.arguments)])
                 case DoneEvent():
                     counts = counts_of(event.reply, time.monotonic() - began_s)
-                    yield line("", done=True, done_reason=done_of(event.reply), **counts)
+                    yield line("", done=True, done_reason=done_of(event.reply), **counts, **notes_of(event.reply))
     except HerdError as error:
         yield json_line(encode(body_of(error, "ollama")))
     finally:

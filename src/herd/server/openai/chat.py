@@ -208,6 +208,7 @@ class ChatWriter:
             "choices": [_choice(i, reply) for i, reply in enumerate(replies)],
             "usage": usage_of(replies),
             "timings": timings_of(replies[0]),
+            **notes_of(*replies),
         }
 
     async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
@@ -216,12 +217,14 @@ class ChatWriter:
         more: dict[str, Any] = {"usage": None} if usage else {}
         begun: set[int] = set()
 
-        def chunk(index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
+        def chunk(
+            index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None, **last: Any
+        ) -> bytes:
             if index not in begun:
                 begun.add(index)
                 delta = {"role": "assistant", "content": "", **delta}
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-            return sse(encode({**head, "choices": [choice], **more}))
+            return sse(encode({**head, "choices": [choice], **more, **last}))
 
         try:
             for index in range(answer.ask.n):
@@ -238,7 +241,7 @@ class ChatWriter:
                         call = {"index": event.call_index, "function": {"arguments": event.fragment}}
                         yield chunk(event.index, {"tool_calls": [call]})
                     case DoneEvent():
-                        yield chunk(event.index, {}, finish_of(event.reply))
+                        yield chunk(event.index, {}, finish_of(event.reply), **notes_of(event.reply))
             if usage:
                 last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
                 yield sse(encode({**head, "choices": [], **last}))
@@ -256,6 +259,12 @@ class ChatWriter:
             "model": self._model,
             "system_fingerprint": None,
         }
+
+
+def notes_of(*replies: Reply) -> dict[str, Any]:
+    """What policies saw and which layer decided, where there is something to say; never the text itself."""
+    found = [msgspec.to_builtins(note) for reply in replies for note in reply.notes]
+    return {"herd": {"policy": found}} if found else {}
 
 
 def finish_of(reply: Reply) -> str:

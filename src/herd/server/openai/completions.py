@@ -13,7 +13,16 @@ from herd.llm import LLM
 from herd.replies import DoneEvent, Logprob, Reply, TextEvent
 from herd.server.body import read_json
 from herd.server.fields import Refused, Table, within
-from herd.server.openai.chat import IGNORED, NOT_KEPT, Sampling, finish_of, options_of, timings_of, usage_of
+from herd.server.openai.chat import (
+    IGNORED,
+    NOT_KEPT,
+    Sampling,
+    finish_of,
+    notes_of,
+    options_of,
+    timings_of,
+    usage_of,
+)
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
@@ -124,7 +133,13 @@ class CompletionWriter:
                 choices.append(_choice(len(choices), before + reply.text, finish_of(reply), logprobs))
         usages = [usage_of(found) for found in replies]
         total = {name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-        return {**self._head, "choices": choices, "usage": total, "timings": timings_of(replies[0][0])}
+        return {
+            **self._head,
+            "choices": choices,
+            "usage": total,
+            "timings": timings_of(replies[0][0]),
+            **notes_of(*(r for found in replies for r in found)),
+        }
 
     async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
@@ -142,7 +157,7 @@ class CompletionWriter:
                     yield sse(encode({**self._head, "choices": [choice], **more}))
                 elif isinstance(event, DoneEvent):
                     choice = _choice(event.index, "", finish_of(event.reply), None)
-                    yield sse(encode({**self._head, "choices": [choice], **more}))
+                    yield sse(encode({**self._head, "choices": [choice], **more, **notes_of(event.reply)}))
             if usage:
                 last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
                 yield sse(encode({**self._head, "choices": [], **last}))

@@ -15,7 +15,7 @@ from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneE
 from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table
-from herd.server.openai.chat import IGNORED, NOT_KEPT, JsonObject, PlainText
+from herd.server.openai.chat import IGNORED, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
     call_item,
@@ -254,6 +254,7 @@ def _finish(kept: Kept, reply: Reply, output: list[dict[str, Any]]) -> None:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
+    body.update(notes_of(reply))
     kept.items = [*kept.items, *output]
 
 

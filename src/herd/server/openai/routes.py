@@ -4,6 +4,7 @@ from herd.server.openai.chat import chat
 from herd.server.openai.completions import complete
 from herd.server.openai.embeddings import embed
 from herd.server.openai.models import list_models, show_model
+from herd.server.openai.moderations import moderations
 from herd.server.openai.responses import cancel, delete, input_items, respond, retrieve
 from herd.server.routes import Route
 
@@ -11,6 +12,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions", chat, "chat"),
     Route("POST", "/v1/completions", complete, "chat"),
     Route("POST", "/v1/embeddings", embed, "embed"),
+    Route("POST", "/v1/moderations", moderations, "chat"),
     Route("POST", "/v1/responses", respond, "chat"),
     Route("GET", "/v1/responses/{id}", retrieve, "chat"),
     Route("DELETE", "/v1/responses/{id}", delete, "chat"),
