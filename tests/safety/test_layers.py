@@ -24,7 +24,8 @@ END = BYTES.specials["<|eot|>"]
 KEY = "sk-" + "a1B2c3D4e5F6g7H8i9J0" * 8
 PEM = "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA7bq\n" * 40 + "-----END RSA PRIVATE KEY-----"
 JWT = "eyJhbGciOiJIUzI1NiIs" + "InR5cCI6IkpXVCJ9." + "eyJzdWIiOiIxIn0" * 20 + ".c2lnbmF0dXJl"
-SECRETS = {"jane.doe@mail.example.org": "[EMAIL]", KEY: "[SECRET]", PEM: "[PRIVATE_KEY]", JWT: "[JWT]",
+LONG = "a" * 64 + "@" + "b" * 60 + ".example.org"
+SECRETS = {LONG: "[EMAIL]", "jane.doe@mail.example.org": "[EMAIL]", KEY: "[SECRET]", PEM: "[PRIVATE_KEY]", JWT: "[JWT]",
            "4111 1111 1111 1111": "[CARD]", "DE89 3704 0044 0532 0130 00": "[IBAN]", "\u202e\u202e": ""}  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_a_reply_past_the_engine_is_redacted_noted_and_its_cost_told() -> None:
 def test_text_without_finds_leaves_whole() -> None:
     rng = Random(3)
     for _ in range(20):
-        text = "".join(rng.choices(["word ", "Zahl 12 ", "漢字", "\n", "a.b ", "½ "], k=150))
+        text = "".join(rng.choices(["word ", "Zahl 12 ", "漢字", "\n", "a.b ", "½ ", "0.4111111111111111 "], k=150))
         assert shown(text, Layers(Settings("redact")), list(range(1, len(text) + 1))) == text
 
 

@@ -137,7 +137,8 @@ class Layers:
         """For a caller that knows no `edit`: refuse what under redact and block may not leave."""
         if self.mode == "observe":
             return None
-        note = self._stops(text, shown, len(text), whole=True)
+        found = self._found(text, shown)
+        note = self._notes(found[:1], "block")[0] if found else self._judge_output(text)
         return None if note is None else refusal(note)
 
     def edit(self, text: str, shown: int, ready: int) -> Edit:
@@ -147,13 +148,12 @@ class Layers:
         last = ready == len(text)
         if self._guard is not None and not last and ready - shown < GUARD_EVERY:
             return Edit(0, "")
-        note = self._stops(text, shown, ready, whole=False)
-        if note is not None:
-            return Edit(0, refusal(note), (note,), stop=True)
-        if self.mode == "block":
-            return Edit(ready - shown, text[shown:ready])
         found = self._found(text, shown)
+        if found and self.mode == "block":
+            return _stop(self._notes(found[:1], "block")[0])
         limit = ready if last else _settled(text, shown, ready, found)
+        if limit > shown and (note := self._judge_output(text)) is not None:
+            return _stop(note)
         leaving = [f for f in found if f.start < limit]
         moved = [replace(f, start=max(f.start, shown) - shown, end=min(f.end, limit) - shown) for f in leaving]
         notes = self._notes(leaving, "redact")
@@ -165,12 +165,8 @@ class Layers:
         found = scan(text[start:], self.settings.rules, "output")
         return [replace(f, start=f.start + start, end=f.end + start) for f in found if f.end + start > shown]
 
-    def _stops(self, text: str, shown: int, ready: int, *, whole: bool) -> Note | None:
-        """What ends the reply here: under block a rule's find, under redact too where the caller cannot edit (whole);
-        else the guard's."""
-        if (self.mode == "block" or whole) and (found := self._found(text, shown)):
-            return self._notes(found[:1], "block")[0]
-        return self._judge([*self._turns, Turn("assistant", text)], "output") if ready > shown else None
+    def _judge_output(self, text: str) -> Note | None:
+        return self._judge([*self._turns, Turn("assistant", text)], "output")
 
     def after(self, reply: Reply) -> str | None:
         """Nothing more: `edit` has seen the whole."""
@@ -181,7 +177,7 @@ class Layers:
         output = list(reply.notes)
         if self.mode == "observe" and reply.text:
             output += self._notes(scan(reply.text, self.settings.rules, "output"), "observe")
-            if (note := self._judge([*self._turns, Turn("assistant", reply.text)], "output")) is not None:
+            if (note := self._judge_output(reply.text)) is not None:
                 output.append(note)
         self._record("output", output, reply.text)
         return (*self._seen, *output)
@@ -208,6 +204,10 @@ class Layers:
             self._audit.write(self._request_id, where, said, notes)
 
 
+def _stop(note: Note) -> Edit:
+    return Edit(0, refusal(note), (note,), stop=True)
+
+
 def refusal(note: Note) -> str:
     """What is said instead."""
     what = "request" if note.where != "output" else "reply"
@@ -232,7 +232,7 @@ def _settled(text: str, shown: int, ready: int, found: Sequence[Finding]) -> int
     if run < RUN:
         limit = min(limit, len(text) - run)
     for finding in reversed(found):
-        if finding.start < limit < finding.end or (finding.start < limit and finding.end == len(text)):
+        if finding.start < limit < finding.end:
             limit = finding.start
     return max(limit, shown)
 
