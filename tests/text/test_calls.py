@@ -1,0 +1,170 @@
+"""Calls in answers: every form, any split, and everything that is no call comes out as it went in (hazards 63, 64)."""
+
+import ast
+import json
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, call_grammar, parameters_of
+from herd.text.messages import ToolCall
+from herd.text.tools import call_text
+
+TOOLS = {"f": ("a", "b"), "g.h": (), "code-2": ("x",)}
+Found = tuple[str, list[tuple[str, dict[str, Any]]]]
+
+
+def read(text: str, splits: list[int] | None = None) -> Found:
+    """(text, calls) of an answer that comes in pieces."""
+    parser = CallParser(TOOLS)
+    borders = [0, *sorted(splits or []), len(text)]
+    pieces = [p for a, b in pairwise(borders) for p in parser.push(None, text[a:b])]
+    pieces += parser.finish()
+    calls = [p.call for p in pieces if isinstance(p, CallEnd)]
+    assert [p.index for p in pieces if isinstance(p, CallStart)] == list(range(len(calls)))
+    return "".join(p.text for p in pieces if isinstance(p, TextPiece)), [(c.name, dict(c.arguments)) for c in calls]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('[f(a=1, b="x"), g.h()]', ("", [("f", {"a": 1, "b": "x"}), ("g.h", {})])),
+        ("Sure. [f(a=[1, {'k': None}], b='it\\'s')] Done.",
+         ("Sure.  Done.", [("f", {"a": [1, {"k": None}], "b": "it's"})])),
+        ("[f(1, True)]", ("", [("f", {"a": 1, "b": True})])),
+        ("[f(null, b=(1, 2,))]", ("", [("f", {"a": None, "b": [1, 2]})])),
+        ("[f(b={x=1, 'y': -1.5e3})]", ("", [("f", {"b": {"x": 1, "y": -1500.0}})])),
+        ('[f(a="""q"q\n""")]', ("", [("f", {"a": 'q"q\n'})])),
+        ('[f(a="\\u00e9\\x41\\n\\q")]', ("", [("f", {"a": "\u00e9A\n\\q"})])),
+        ("[ f ( a = 1 , ) , g.h( ) ]", ("", [("f", {"a": 1}), ("g.h", {})])),
+        ('{"name": "f", "parameters": {"a": "}"}}', ("", [("f", {"a": "}"})])),
+        ('{"type": "function", "name": "f", "parameters": {}}; {"name":"g.h"}', ("", [("f", {}), ("g.h", {})])),
+        ('{"arguments": "{\\"a\\": 2}", "name": "f"}', ("", [("f", {"a": 2})])),
+        ('{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}', ("", [("f", {"a": 1})])),
+        ('[{"name": "f", "parameters": {}}, {"name": "g.h", "parameters": {}}]', ("", [("f", {}), ("g.h", {})])),
+        ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n', ("", [("f", {"a": 1})])),
+        ('<function=f>{"a": 2}</function> ok', (" ok", [("f", {"a": 2})])),
+        ('```json\n{"name": "f", "parameters": {}}\n```', ("", [("f", {})])),
+        ("[[f(a=1)]]", ("[]", [("f", {"a": 1})])),
+        # what the end of the answer makes up for
+        ("[f(a=1)", ("", [("f", {"a": 1})])),
+        ('{"name": "f", "parameters": {"a": [1, 2', ("", [("f", {"a": [1, 2]})])),
+        ('<tool_call>{"name": "f", "arguments": {}}</tool', ("", [("f", {})])),
+        ('<function=f>{"a": 2}', ("", [("f", {"a": 2})])),
+    ],
+)  # fmt: skip
+def test_forms(answer: str, expected: Found) -> None:
+    assert read(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "", "Hello.", "[1, 2]", '{"x": 1}', "[h(a=1)]", "f(1)", '{"name": "h", "parameters": {}}', "[f(a=1", "[f(a='x",
+        '{"name": "f", "parameters": {"a": "', "[f(a=1, a=2)]", "[f(1, 2, 3)]", "[f(a=b)]", "[f(a=1}]", "[f(a=1e999)]",
+        "<tool_call>nothing</tool_call>", "<function=h>{}</function>", "<b>hi</b>", "```python\nprint([1])\n```",
+        '{"name": 1}', '{"name": "f", "parameters": [1]}', "<|python_start|>[x(1)]<|python_end|>", "`f`", "[f]", "[f(",
+        "a < b > c [d] {e}", '[f(a="\\u12")]', "[" * 50, '{"name"' * 50, "[f(a=" + "[" * 100,
+    ],
+)  # fmt: skip
+def test_what_is_no_call_stays_the_text_that_it_is(answer: str) -> None:
+    assert read(answer) == (answer, [])
+
+
+def test_control_tokens_around_a_call_have_no_text_and_text_that_spells_one_is_text() -> None:
+    parser = CallParser(TOOLS, markers=[7, 8])
+    found = [*parser.push(7, ""), *parser.push(1, "[f(a=1)]"), *parser.push(8, ""), *parser.finish()]
+    assert [p.call for p in found if isinstance(p, CallEnd)] == [ToolCall("f", {"a": 1})]
+    assert read("<|python_start|>[f(a=1)]") == ("<|python_start|>", [("f", {"a": 1})])
+
+
+FRAGMENTS = (
+    '[f(a=1, b="x")]', "[f(a=", '{"name": "f", "parameters": {"a": [1]}}', '{"name": "f"', "<tool_call>",
+    "</tool_call>", '{"a": 1}', "```json\n", "```", "<function=f>", "{}", "</function>", "[", "]", "{",
+    "}", "'", '"', "\\", " ", "\n", "; ", "text", "f(1)", "g.h()", ", ", "\N{GRINNING FACE}",
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.randoms(use_true_random=False))
+def test_any_split_gives_the_same_and_nothing_is_lost(parts: list[str], rng: random.Random) -> None:
+    answer = "".join(parts)
+    whole = read(answer)
+    assert read(answer, list(range(1, len(answer)))) == whole
+    assert read(answer, [rng.randrange(len(answer) + 1) for _ in range(5)]) == whole
+    if not whole[1]:
+        assert whole[0] == answer
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9, allow_nan=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", "long_name"]), VALUES, max_size=3))
+def test_values_are_those_of_python_and_of_json(arguments: dict[str, Any]) -> None:
+    python = "[f(" + ", ".join(f"{k}={v!r}" for k, v in arguments.items()) + ")]"
+    expected = {k: ast.literal_eval(repr(v)) for k, v in arguments.items()}
+    assert read(python) == ("", [("f", expected)])
+    for form in ("json", "function_tag"):
+        assert read(call_text(ToolCall("f", arguments), form)) == ("", [("f", json.loads(json.dumps(arguments)))])
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '[f(a="' + "x" * 2 * 10**6, '{"name": ' * 10**5, "[f(a=1), " * 10**5])
+def test_a_megabyte_of_brackets_is_text_read_once(text: str) -> None:
+    reads = 0
+
+    class Counting(CallParser):
+        def _send(self, char: str, found: list[Any]) -> bool:
+            nonlocal reads
+            reads += 1
+            return super()._send(char, found)
+
+    parser = Counting(TOOLS)
+    pieces = [*parser.push(None, text), *parser.finish()]
+    assert "".join(p.text for p in pieces if isinstance(p, TextPiece)) == text
+    assert reads <= 2 * len(text) + 2
+
+
+@pytest.mark.parametrize("hermes", [True, False])
+@pytest.mark.parametrize(("only", "parallel"), [(None, True), (None, False), ("g.h", False)])
+def test_forced_calls_are_calls_valid_under_their_schemas(hermes: bool, only: str | None, parallel: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    llguidance = pytest.importorskip("llguidance")
+    properties = {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}
+    schema = {"type": "object", "properties": properties, "required": ["a", "b"], "additionalProperties": False}
+    tools: list[dict[str, Any]] = [{"name": "f", "parameters": schema}, {"name": "g.h", "description": "nothing"}]
+    schemas = {t["name"]: t.get("parameters", {"type": "object", "maxProperties": 0}) for t in tools}
+    text = call_grammar(tools, hermes=hermes, only=only, parallel=parallel)
+    tokenizer = llguidance.LLTokenizer("byte")
+    rng = random.Random(5)
+    for _ in range(20):
+        matcher = llguidance.LLMatcher(tokenizer, llguidance.grammar_from("lark", text))
+        said = bytearray()
+        while not matcher.is_stopped() and len(said) < 2000:
+            mask = matcher.compute_bitmask()
+            allowed = [i for i in range(tokenizer.vocab_size) if mask[i // 8] >> (i % 8) & 1]
+            if tokenizer.eos_token in allowed and (len(said) > 150 or len(allowed) == 1 or rng.random() < 0.3):
+                break
+            token = rng.choice([i for i in allowed if i < 256])
+            assert matcher.consume_token(token)
+            said.append(token)
+        parser = CallParser(parameters_of(tools))
+        pieces = [*parser.push(None, said.decode()), *parser.finish()]
+        calls = [p.call for p in pieces if isinstance(p, CallEnd)]
+        if len(said) >= 2000:
+            continue  # a number without end
+        assert calls, said
+        assert not [p for p in pieces if isinstance(p, TextPiece) and p.text.strip()]
+        assert parallel or len(calls) == 1
+        for call in calls:
+            assert only in (None, call.name)
+            jsonschema.validate(dict(call.arguments), schemas[call.name])
