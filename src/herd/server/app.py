@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from herd.errors import HerdError
-from herd.server import common
+from herd.server import common, page
 from herd.server.anthropic import routes as anthropic
 from herd.server.door import Door
 from herd.server.ollama import routes as ollama
@@ -27,7 +27,7 @@ COMMON = (
     Route("POST", "/detokenize", common.detokenize, "chat"),
 )
 ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
-"""All ways in."""
+"""All ways in, but those of the web page."""
 
 
 def create_app(service: Service, options: ServerOptions) -> ASGIApp:
@@ -47,7 +47,7 @@ def create_app(service: Service, options: ServerOptions) -> ASGIApp:
             service.log.close()
 
     app = Starlette(
-        routes=starlette_routes(service, ROUTES),
+        routes=starlette_routes(service, (*(page.ROUTES if options.page else page.NO_PAGE), *ROUTES)),
         lifespan=life,
         exception_handlers={
             404: elsewhere(service, 404, "no such route; /openapi.json lists what there is"),

@@ -1,0 +1,116 @@
+"""The web page at `/`: static files, read once and kept in memory, compressed.
+
+It holds no secret, so it is open without a key; what it asks the service for is not. The policy below lets it load from
+this service alone and run no code but these files; nothing that a model says can add any (no HTML is ever parsed).
+"""
+
+import gzip
+import hashlib
+from functools import lru_cache
+from importlib import resources
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd.errors import NotFound, fail
+from herd.server.ollama.models import root
+from herd.server.routes import Route
+from herd.server.service import Caller, Service
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
+    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+"""Content-Security-Policy, https://www.w3.org/TR/CSP3/."""
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+"""File types that the page is made of."""
+INDEX = "index.html"
+
+
+class Asset(NamedTuple):
+    """One file of the page."""
+
+    body: bytes
+    packed: bytes
+    """gzip of the body."""
+    etag: str
+    """Weak, since it stands for both."""
+    media_type: str
+
+
+@lru_cache(maxsize=1)
+def assets() -> dict[str, Asset]:
+    """All files by name, `vendor/` in front of those that are not ours. What is not in here cannot be asked for."""
+    folder = resources.files("herd.server") / "page"
+    found = {}
+    for prefix, place in (("", folder), ("vendor/", folder / "vendor")):
+        for file in place.iterdir():
+            media_type = TYPES.get(file.name[file.name.rfind(".") :])
+            if file.is_file() and media_type is not None:
+                found[prefix + file.name] = _asset(file.read_bytes(), media_type)
+    return found
+
+
+def _asset(body: bytes, media_type: str) -> Asset:
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    return Asset(body, gzip.compress(body, mtime=0), f'W/"{digest}"', media_type)
+
+
+async def home(service: Service, request: Request, caller: Caller) -> Response:
+    """The page to a browser; to Ollama's clients, which ask whether somebody is there, what they expect."""
+    if "text/html" in request.headers.get("accept", ""):
+        reply = _reply(request, assets()[INDEX])
+    else:
+        reply = await root(service, request, caller)
+    reply.headers.add_vary_header("Accept")
+    return reply
+
+
+async def part(service: Service, request: Request, caller: Caller) -> Response:
+    """One file of the page: looked up by its name, never opened. Raises NotFound."""
+    asset = assets().get(request.path_params["name"])
+    if asset is None:
+        fail(NotFound, "the page has no such file")
+    return _reply(request, asset)
+
+
+def _reply(request: Request, asset: Asset) -> Response:
+    """The file, compressed if the browser takes it so; 304 if it has this very one. It asks again each time, so that
+    a new version of Herd never runs with half of an old page."""
+    headers = {
+        "etag": asset.etag,
+        "cache-control": "no-cache",
+        "vary": "Accept-Encoding",
+        "content-security-policy": POLICY,
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    if asset.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    body = asset.body
+    if accepts_gzip(request.headers.get("accept-encoding", "")):
+        body, headers["content-encoding"] = asset.packed, "gzip"
+    return Response(body, headers={**headers, "content-type": asset.media_type})
+
+
+def accepts_gzip(value: str) -> bool:
+    """Whether an Accept-Encoding header names gzip, and not with weight 0."""
+    for one in value.lower().split(","):
+        name, _, weight = one.partition(";")
+        if name.strip() == "gzip":
+            return weight.replace(" ", "").rstrip("0").rstrip(".") not in ("q=", "q=0")
+    return False
+
+
+ROUTES = (Route("GET", "/", home, None), Route("GET", "/page/{name:path}", part, None))
+NO_PAGE = (Route("GET", "/", root, None),)
+"""With --no-page: what Ollama's clients ask for stays."""

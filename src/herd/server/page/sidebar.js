@@ -1,0 +1,126 @@
+// The list of conversations: search, open, delete with a way back, export and import.
+
+import { byId, h, iconButton } from "./dom.js";
+
+const NARROW = matchMedia("(max-width: 56rem)");
+const DAY_MS = 24 * 3600 * 1000;
+
+export class Sidebar {
+  /** store; actions: {open(id), fresh(), removed(id), notice(text, button)}. */
+  constructor(store, actions) {
+    this.store = store;
+    this.actions = actions;
+    this.root = byId("sidebar");
+    this.list = byId("conversations");
+    this.field = byId("search");
+    this.current = null;
+    this.listen();
+    this.setOpen(!NARROW.matches && localStorage.getItem("herd.sidebar") !== "closed");
+  }
+
+  listen() {
+    byId("menu").addEventListener("click", () => this.setOpen(!this.open, true));
+    byId("shade").addEventListener("click", () => this.setOpen(false));
+    byId("new").addEventListener("click", () => this.actions.fresh());
+    byId("export").addEventListener("click", () => this.export());
+    byId("import").addEventListener("click", () => byId("import-file").click());
+    byId("import-file").addEventListener("change", (event) => {
+      this.import(event.target.files[0]);
+      event.target.value = "";
+    });
+    let timer = 0;
+    this.field.addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.refresh(), 150);
+    });
+    NARROW.addEventListener("change", () => this.setOpen(!NARROW.matches));
+  }
+
+  setOpen(open, byHand = false) {
+    this.open = open;
+    document.body.classList.toggle("with-sidebar", open);
+    this.root.inert = !open;
+    byId("menu").setAttribute("aria-expanded", String(open));
+    if (byHand && !NARROW.matches) localStorage.setItem("herd.sidebar", open ? "open" : "closed");
+    if (byHand && open && NARROW.matches) this.field.focus();
+  }
+
+  /** On a narrow screen the list lies over the conversation: make way for it. */
+  makeWay() {
+    if (NARROW.matches) this.setOpen(false);
+  }
+
+  find() {
+    this.setOpen(true);
+    this.field.focus();
+    this.field.select();
+  }
+
+  /** Read the list again. `current`: id of the conversation that is shown. */
+  async refresh(current = this.current) {
+    this.current = current;
+    const query = this.field.value.trim();
+    const [heads, found] = await Promise.all([this.store.heads(), query ? this.store.search(query) : null]);
+    const shown = heads.filter((head) => !found || found.has(head.id));
+    const groups = new Map();
+    for (const head of shown) {
+      const name = ageOf(head.updated);
+      groups.set(name, [...(groups.get(name) ?? []), head]);
+    }
+    this.list.replaceChildren(...[...groups].map(([name, heads]) => this.group(name, heads)));
+    if (!shown.length) this.list.append(h("p", { class: "none", text: query ? "Nothing found." : "Conversations stay in this browser." }));
+  }
+
+  group(name, heads) {
+    return h("section", {}, h("h2", { text: name }), h("ul", {}, heads.map((head) => this.entry(head))));
+  }
+
+  entry(head) {
+    const open = h("button", {
+      type: "button",
+      class: "open",
+      "aria-current": head.id === this.current && "page",
+      text: head.title || "Untitled",
+      on: { click: () => this.actions.open(head.id) },
+    });
+    return h("li", {}, open, iconButton("bin", `Delete ${head.title || "Untitled"}`, () => this.remove(head.id)));
+  }
+
+  async remove(id) {
+    const conversation = await this.store.load(id);
+    await this.store.remove(id);
+    await this.actions.removed(id);
+    await this.refresh();
+    this.field.focus();
+    const back = async () => {
+      await this.store.save(conversation);
+      await this.refresh();
+    };
+    this.actions.notice("Conversation deleted.", { label: "Undo", act: back });
+  }
+
+  async export() {
+    const blob = new Blob([await this.store.exported()], { type: "application/json" });
+    const link = h("a", { href: URL.createObjectURL(blob), download: `herd-${new Date().toISOString().slice(0, 10)}.json` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  async import(file) {
+    if (!file) return;
+    try {
+      const count = await this.store.imported(await file.text());
+      this.actions.notice(count === 1 ? "One conversation imported." : `${count} conversations imported.`);
+    } catch (error) {
+      this.actions.notice(error.message);
+    }
+    await this.refresh();
+  }
+}
+
+function ageOf(time) {
+  const midnight = new Date().setHours(0, 0, 0, 0);
+  if (time >= midnight) return "Today";
+  if (time >= midnight - DAY_MS) return "Yesterday";
+  return time >= midnight - 30 * DAY_MS ? "This month" : "Earlier";
+}
