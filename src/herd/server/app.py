@@ -47,7 +47,7 @@ def create_app(service: Service, options: ServerOptions) -> ASGIApp:
             service.log.close()
 
     app = Starlette(
-        routes=starlette_routes(service, (*(page.ROUTES if options.page else page.NO_PAGE), *ROUTES)),
+        routes=starlette_routes(service, (*ROUTES, *page.routes(page=options.page))),
         lifespan=life,
         exception_handlers={
             404: elsewhere(service, 404, "no such route; /openapi.json lists what there is"),

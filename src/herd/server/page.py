@@ -13,7 +13,6 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.errors import NotFound, fail
 from herd.server.ollama.models import root
 from herd.server.routes import Route
 from herd.server.service import Caller, Service
@@ -49,7 +48,7 @@ class Asset(NamedTuple):
 
 @lru_cache(maxsize=1)
 def assets() -> dict[str, Asset]:
-    """All files by name, `vendor/` in front of those that are not ours. What is not in here cannot be asked for."""
+    """All files by name, `vendor/` in front of those that are not ours."""
     folder = resources.files("herd.server") / "page"
     found = {}
     for prefix, place in (("", folder), ("vendor/", folder / "vendor")):
@@ -75,12 +74,20 @@ async def home(service: Service, request: Request, caller: Caller) -> Response:
     return reply
 
 
-async def part(service: Service, request: Request, caller: Caller) -> Response:
-    """One file of the page: looked up by its name, never opened. Raises NotFound."""
-    asset = assets().get(request.path_params["name"])
-    if asset is None:
-        fail(NotFound, "the page has no such file")
-    return _reply(request, asset)
+def _file(name: str, asset: Asset) -> Route:
+    """The way to one file: no path that a client writes is ever opened or looked up."""
+
+    async def file(service: Service, request: Request, caller: Caller) -> Response:
+        return _reply(request, asset)
+
+    return Route("GET", f"/page/{name}", file, None)
+
+
+def routes(*, page: bool) -> list[Route]:
+    """The ways to the page; without it (--no-page) what Ollama's clients ask for stays."""
+    if not page:
+        return [Route("GET", "/", root, None)]
+    return [Route("GET", "/", home, None), *(_file(name, asset) for name, asset in assets().items())]
 
 
 def _reply(request: Request, asset: Asset) -> Response:
@@ -109,8 +116,3 @@ def accepts_gzip(value: str) -> bool:
         if name.strip() == "gzip":
             return weight.replace(" ", "").rstrip("0").rstrip(".") not in ("q=", "q=0")
     return False
-
-
-ROUTES = (Route("GET", "/", home, None), Route("GET", "/page/{name:path}", part, None))
-NO_PAGE = (Route("GET", "/", root, None),)
-"""With --no-page: what Ollama's clients ask for stays."""
