@@ -80,7 +80,8 @@ class Alias(click.ParamType[tuple[str, str]]):
 def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     """Serve MODELs (all that the store has can be asked for) to OpenAI, Ollama and Anthropic clients, and a browser.
 
-    The first MODEL is loaded at once; without one, the only model that there is. Ctrl-C lets answers end, twice: stops.
+    The first MODEL is loaded at once; without one, the only model that there is. Without --ctx each gets the largest
+    context that fits in memory. Ctrl-C lets answers end, twice: stops.
     """
     from herd.server.limits import Limits, table
     from herd.server.options import ServerOptions
@@ -100,6 +101,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             preload=preload,
             aliases=dict(values["aliases"]),
             keep_alive_s=values["keep_alive"],
+            context=values["context"] or "auto",
             allow_hosts=values["hosts"],
             allow_origins=values["origins"],
             remote_media=values["remote_media"],
@@ -147,7 +149,7 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
 
     return load(
         path,
-        context=values["context"],
+        context=values["context"] or "auto",
         chat_format=values["chat_format"],
         threads=values["threads"],
         ops=values["ops"],

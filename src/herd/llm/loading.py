@@ -3,9 +3,12 @@
 which file, how long a context, which tokenizer and chat format, which defaults, which operations, does it fit, load
 """
 
+import gc
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.hashing import Progress, silent
@@ -22,12 +25,12 @@ from herd.llm.child import Load, start
 from herd.model import place_weights
 from herd.ops.contract import Ops
 from herd.plan.available import available_bytes
-from herd.plan.memory import check_fits, weights_bytes
+from herd.plan.context import USUAL, auto_context
+from herd.plan.memory import check_fits, need, weights_bytes
 from herd.text.chat import ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
 from herd.text.tokenizer import Tokenizer
 
-DEFAULT_CONTEXT = 8192
 PIECE = 512
 """Prompt rows a pass."""
 PARALLEL = 8
@@ -35,6 +38,11 @@ PARALLEL = 8
 (Scout in bf16: 50 MB)."""
 MAX_PARALLEL = 512
 MAX_THREADS = 4096
+Context = int | Literal["auto"] | None
+"""Tokens; auto: as many as fit in memory; None: the model's own, at most USUAL."""
+
+_promised: "weakref.WeakKeyDictionary[Runner | Child, int]" = weakref.WeakKeyDictionary()
+"""What each loaded model may take in bytes. A mapped weight or an empty page of a cache does not count as used."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Parts:
 
 def read_model(
     model: str | Path,
-    context: int | None,
+    context: Context,
     chat_format: str | None,
     threads: int | None,
     ops: str,
@@ -87,7 +95,7 @@ def read_model(
     checkpoint = open_checkpoint(path)
     try:
         config = checkpoint.config
-        size = _context(context, config)
+        _check_context(context, config)
         tokenizer = checkpoint.load_tokenizer()
         chat = _chat_format(tokenizer, checkpoint.template, chat_format)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
@@ -96,10 +104,12 @@ def read_model(
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress)
         kv_dtype = kv if kv != "auto" else "bf16" if op_set.name == "native" or device != "cpu" else "f32"
         available = available_bytes() if device == "cpu" else card_bytes(device)
+        # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
+        by_file = op_set.name == "native" or device != "cpu"
+        held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
+        gc.collect()  # models that were closed have promised nothing
+        size = context_for(context, config, held, available, kv_dtype, parallel)
         if available is not None and not force:
-            # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
-            by_file = op_set.name == "native" or device != "cpu"
-            held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
             check_fits(name, config, held, size, available, kv_dtype, PIECE, parallel)
         runner: Runner | Child
         if engine == "child":
@@ -117,6 +127,7 @@ def read_model(
                 sequences=parallel,
                 check=checkpoint.check_readable,
             )
+        _promised[runner] = need(config, held, size, kv_dtype, PIECE, parallel).total_bytes
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()
@@ -143,12 +154,28 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         fail(UsageError, name, got=value, expected=", ".join(choices))
 
 
-def _context(asked: int | None, config: Llama4Config) -> int:
-    if asked is None:
-        return min(config.max_context, DEFAULT_CONTEXT)
+def context_for(
+    asked: Context,
+    config: Llama4Config,
+    held_bytes: int,
+    available: int | None,
+    kv_dtype: str = "bf16",
+    parallel: int = PARALLEL,
+) -> int:
+    """Tokens of context that a load gets. held_bytes: of its weights; available: bytes, None when that is unknown."""
+    if isinstance(asked, int):
+        return asked
+    if asked is None or available is None:
+        return min(config.max_context, USUAL)
+    promised = sum(_promised.values())
+    return auto_context(config, held_bytes, available, kv_dtype, PIECE, parallel, promised=promised)
+
+
+def _check_context(asked: object, config: Llama4Config) -> None:
+    if asked is None or asked == "auto":
+        return
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
         fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")
-    return asked
 
 
 def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:

@@ -151,7 +151,8 @@ class Models:
             self._log.event("load failed", model=held.name, error=kind)
             raise
         held.state, held.loaded_at_s = "ready", time.time()
-        self._log.event("loaded", model=held.name, seconds=time.monotonic() - held.began_s)
+        seconds = time.monotonic() - held.began_s
+        self._log.event("loaded", model=held.name, context=held.llm.context, seconds=seconds)
 
     async def _fit(self, held: Held, path: str) -> LLM:
         while True:

@@ -28,6 +28,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     aliases: dict[str, str] = {}
     keep_alive_s: float = KEEP_ALIVE_S
+    context: int | Literal["auto"] = "auto"
+    """Tokens of context that models are loaded with; auto: as many as fit in memory, for each model."""
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     remote_media: bool = False

@@ -44,6 +44,7 @@ def service_of(options: ServerOptions, load: Loader) -> Service:
         remote_media=options.remote_media,
         policies=policies_of(options.policy, audit),
         preload=options.preload,
+        context=options.context,
     )
 
 

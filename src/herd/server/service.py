@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from herd.errors import ContextTooLong, HerdError, Interrupted, NotReady, fail
 from herd.llm import LLM, AsyncStream
+from herd.llm.loading import Context
 from herd.replies import DoneEvent, Event, Policy, Reply
 from herd.server.fields import within
 from herd.server.keys import Key, Keyring
@@ -80,6 +81,7 @@ class Service:
         strict: bool = False,
         remote_media: bool = False,
         preload: Sequence[str] = (),
+        context: Context = "auto",
     ) -> None:
         self.models = models
         self.keyring = keyring or Keyring()
@@ -91,6 +93,8 @@ class Service:
         self.strict = strict
         self.remote_media = remote_media
         self.preload = tuple(preload)
+        self.context = context
+        """What models are loaded with."""
         self.nobody = Key("nobody", rights=frozenset())
         """Who asks where no key is needed."""
         self.started_s = time.time()

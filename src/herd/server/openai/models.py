@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.llm.loading import DEFAULT_CONTEXT
+from herd.llm.loading import context_for
+from herd.plan.available import available_bytes
 from herd.server.catalogue import Listed
 from herd.server.service import Caller, Service
 from herd.server.wire import encode
@@ -26,7 +27,11 @@ async def show_model(service: Service, request: Request, caller: Caller) -> Resp
 
 
 def model_object(service: Service, listed: Listed) -> dict[str, Any]:
-    """A model, with what clients look for to learn its context: vLLM's, LM Studio's and OpenRouter's names."""
+    """A model, with what clients look for to learn its context: vLLM's, LM Studio's and OpenRouter's names.
+
+    Of one that is not loaded it is the context that loading it now would give, roughly: its cache may be of a smaller
+    type.
+    """
     held = next((h for h in service.models.held if h.name == listed.base and h.llm is not None), None)
     found: dict[str, Any] = {
         "id": listed.name,
@@ -36,8 +41,11 @@ def model_object(service: Service, listed: Listed) -> dict[str, Any]:
         "loaded": held is not None,
     }
     try:
-        own = service.models.catalogue.about(listed.name).config.max_context
+        config = service.models.catalogue.about(listed.name).config
     except HerdError:
         return found  # its files are gone or broken: whoever asks it is told so
-    now = held.llm.context if held is not None and held.llm is not None else min(own, DEFAULT_CONTEXT)
-    return {**found, "max_model_len": now, "context_length": now, "max_context_length": own}
+    if held is not None and held.llm is not None:
+        now = held.llm.context
+    else:
+        now = context_for(service.context, config, listed.size_bytes, available_bytes())
+    return {**found, "max_model_len": now, "context_length": now, "max_context_length": config.max_context}

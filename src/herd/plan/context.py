@@ -1,0 +1,42 @@
+"""How long a context a model gets when it may be as long as memory allows.
+
+What is left beside the weights is cache, all but a reserve for other programs and for what no plan counts. A model
+whose whole context takes less gets its whole context. Where little is left, a context of USUAL tokens may use up the
+reserve: less than that is no use to a conversation.
+"""
+
+from herd.config import Llama4Config
+from herd.plan.memory import largest_context, need
+
+USUAL = 8192
+"""Tokens of a load that nobody gave a context."""
+RESERVE = 8
+"""One part in so many of what is available is left alone, ..."""
+LEAST_RESERVE_BYTES = 1 << 30
+"""... and at least this."""
+
+
+def auto_context(
+    config: Llama4Config,
+    weights: int,
+    available: int,
+    kv_dtype: str = "bf16",
+    piece: int = 512,
+    sequences: int = 1,
+    *,
+    promised: int = 0,
+) -> int:
+    """Tokens: the largest context that fits in `available` bytes beside `weights` and the reserve.
+
+    promised: bytes that models loaded before may still take; a cache takes memory as it fills, so the machine does not
+    count them yet. The result may not fit: then nothing does, and `memory.check_fits` says so.
+    """
+    reserve = max(available // RESERVE, LEAST_RESERVE_BYTES)
+
+    def largest(room: int) -> int:
+        if need(config, weights, config.max_context, kv_dtype, piece, sequences).total_bytes <= room:
+            return config.max_context  # it need not be a multiple of anything
+        return largest_context(config, weights, room, kv_dtype, piece, sequences)
+
+    usual = min(config.max_context, USUAL)
+    return max(largest(available - promised - reserve), min(largest(available), usual)) or usual
