@@ -107,6 +107,75 @@ def test_int4_against_double_precision(ops, heads, rope):
         np.testing.assert_allclose(o[t], expected[0], rtol=0, atol=step * np.abs(values).max())
 
 
+def grouped(x_SKH, axis, group):
+    """Lowest value and range of the group of 64 that each value is coded in: slots of a channel (axis 0) or dims of a
+    slot (axis 2), as bf16 pages give them."""
+    S, K, H = x_SKH.shape
+    split = (S // group, group, K, H) if axis == 0 else (S, K, H // group, group)
+    values, along = bf16(x_SKH).astype(np.float64).reshape(split), axis + 1
+    whole = [np.broadcast_to(f(values, axis=along, keepdims=True), split) for f in (np.min, np.ptp)]
+    return [x.reshape(S, K, H) for x in whole]
+
+
+def coarse_error(x_SKH, axis, coarse_S):
+    """The most that int4 changes each value: bf16 (8 bits), then in coarse slots half a step of a
+    fifteenth of the group's range; a scale and a minimum in float16 (11 bits) move the ends of the range."""
+    low, span = grouped(x_SKH, axis, 64)
+    step = (span / 30 + (span + np.abs(low)) * 2.0**-11) * (1 + 2.0**-11) + 2.0**-24
+    return np.abs(x_SKH) * 2.0**-8 + np.where(coarse_S[:, None, None], step, 0)
+
+
+def score_error(q_NH, k_SKH, coarse_S):
+    """[N]: the most that any score of a query moves: by rounded keys, sum_d |q_d| dk_d / sqrt(H), and in coarse slots
+    by the query, whose products with the channels' scales become int8 and meet codes at most 7.5 from their middle."""
+    N, H = q_NH.shape
+    head_N = np.arange(N) // (N // k_SKH.shape[1])
+    scaled = np.abs(q_NH) * grouped(k_SKH, 0, 64)[1][:, head_N] / 15
+    step = np.minimum(scaled.max(axis=2, keepdims=True) / 254, scaled) * 7.5
+    keys = np.abs(q_NH) * coarse_error(k_SKH, 0, coarse_S)[:, head_N]
+    return (keys + np.where(coarse_S[:, None, None], step, 0)).sum(axis=2).max(axis=0) / np.sqrt(H)
+
+
+@pytest.mark.parametrize("heads", [(5, 1, 128), (4, 2, 64)])
+def test_int4_nope_attention_is_near_that_of_unrounded_keys(ops, heads):
+    """Float64 over keys and values as they came; all that int4 rounds lies inside a derived bound.
+
+    Scores move by at most e. Some moved by e and the others by -e move the logit of their share of the probabilities
+    by 2 e, so the share by at most tanh(e / 2) and the L1 norm by twice that. Their sum stays 1, so any constant c may
+    be taken off the values: |do| <= 2 tanh(e / 2) max |v - c| + max dv, and the rounding of probabilities on top.
+    Queries look at few channels (a quarter from one to the next), so that e is small while attention is not flat, and
+    keys have an offset in each channel as those of NoPE layers do.
+    """
+    rng = np.random.default_rng(11)
+    N, K, H = heads
+    s, pool = Sequence(rng, 1280, heads), Pages(rng, 12)
+    level_SK = rng.uniform(-1, 1, (s.length, K)).astype(np.float32)
+    s.k[..., 0] = level_SK + 2
+    s.v = level_SK[..., None] + np.float32(0.1) * s.v
+    s.q = (np.sign(s.q) * 1.5 * np.sqrt(H) * 0.25 ** np.arange(H)).astype(np.float32)
+    kv = ops.new_kv(12 * PAGE, K, H, "int4", exact_slots=40 * PAGE, rope=False)
+    o_TNH = run(ops, kv, pool, [(s, s.length)])[0]
+    rounded_p = ROUNDED if _native.isa_info()["chosen"] == "avx512bf16" else 5e-4
+    head_N = np.arange(N) // (N // K)
+    largest = {}
+    for t in (255, 511, 600, 767, 1024, 1279):
+        page = np.arange(s.length) // PAGE
+        coarse_S, seen_S = (page > 0) & (page < t // PAGE), slice(t + 1)
+        v = s.v[seen_S]
+        exact_NH = attend(s.q[t : t + 1], s.k[seen_S], v, t + 1)[0]
+        e_N = score_error(s.q[t], s.k, coarse_S)
+        assert e_N.max() < 0.3
+        moved_NH = 2 * np.tanh(e_N / 2)[:, None] * np.ptp(v, axis=0)[head_N] / 2
+        bound_NH = moved_NH + coarse_error(s.v, 2, coarse_S).max(axis=0)[head_N] + rounded_p * np.abs(v).max()
+        error_NH = np.abs(o_TNH[t] - exact_NH)
+        assert (error_NH <= bound_NH).all()
+        flat_NH = np.abs(v.mean(axis=0)[head_N] - exact_NH)
+        assert (flat_NH > bound_NH).all(), "the bound lets through what does not look at the keys"
+        largest[t] = error_NH.max()
+    exact, coarse = max(largest[255], largest[511]), min(largest[t] for t in largest if t > 511)
+    assert coarse > max(1e-3, 2 * exact), "no coarse page was read"
+
+
 @pytest.mark.parametrize("rope", [False, True])
 def test_what_int4_holds(ops, rope):
     """Codes of 4 bits of a scale and a minimum: per channel and 64 slots, or per slot and 64 dims."""
