@@ -39,6 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "const like a control token": ({"const": "<|eot|></s>"}, "<|eot|></s>", "<|eot|>"),
     "minimum": ({"type": "integer", "minimum": 7, "maximum": 99}, 7, 6),
     "maximum": ({"type": "integer", "maximum": 3, "minimum": -5}, 3, 4),
+    "widest bounds": ({"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1}, 2**53 - 1, 2**53),
     "exclusiveMinimum": ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, 0.5, 0),
     "exclusiveMaximum": ({"type": "number", "minimum": 0, "exclusiveMaximum": 1}, 0, 1),
     "exclusiveMaximum of draft 4": ({"type": "integer", "minimum": 0, "maximum": 9, "exclusiveMaximum": True}, 8, 9),

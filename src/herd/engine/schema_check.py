@@ -25,8 +25,9 @@ from herd.errors import UsageError, fail
 MAX_DEPTH = 64
 MAX_COUNT = 10_000
 """Of minItems, maxItems, minLength and their kind."""
-MAX_NUMBER = 1e15
-"""Of bounds of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON."""
+MAX_NUMBER = 2**53 - 1
+"""Of bounds of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON. zod's
+`int()` writes these bounds."""
 MAX_WORK = 200_000
 """Nodes looked at to find out whether every text comes to an end."""
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -291,7 +292,7 @@ def _check_value(value: Any, here: str) -> None:
         for name, one in value.items() if isinstance(value, dict) else enumerate(value):
             _check_value(one, f"{here}/{_escaped(str(name))}")
     elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
-        _refuse(here, f"got {str(value)[:40]}", f"a number from -{MAX_NUMBER:g} to {MAX_NUMBER:g}")
+        _refuse(here, f"got {str(value)[:40]}", f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
 
 
 def _schemas(keyword: str) -> "Keyword":
@@ -361,7 +362,7 @@ def _bound(keyword: str) -> "Keyword":
                 new[keyword] = given[plain]
             return
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
-            _refuse(here, f"got {json.dumps(value)[:40]}", f"a number from -{MAX_NUMBER:g} to {MAX_NUMBER:g}")
+            _refuse(here, f"got {json.dumps(value)[:40]}", f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
         if keyword == "multipleOf" and value <= 0:
             _refuse(here, f"got {value}", "a number above 0")
         new[keyword] = value

@@ -27,6 +27,12 @@ ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+TOO_LONG: dict[Dialect, str] = {
+    "openai": "this model's maximum context length is exceeded",
+    "ollama": "the prompt exceeds the available context size",
+    "anthropic": "prompt is too long",
+}
+"""What clients look for in a message to see that they have to shorten the prompt; the counts follow it."""
 _FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*): ")
 
 
@@ -38,6 +44,8 @@ def status_of(error: HerdError) -> int:
 def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
     """The JSON object of an error."""
     message, status = str(error), status_of(error)
+    if isinstance(error, ContextTooLong):
+        message = f"{TOO_LONG[dialect]}: {message}"
     if dialect == "ollama":
         return {"error": message}
     if dialect == "anthropic":
