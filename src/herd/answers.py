@@ -96,6 +96,11 @@ class Sample:
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
 
+    @property
+    def slow(self) -> bool:
+        """Whether its policy computes for longer than an event loop may wait."""
+        return self._policy is not None and getattr(self._policy, "slow", False)
+
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
         found = self.add(step)

@@ -71,6 +71,7 @@ class Alias(click.ParamType[tuple[str, str]]):
 @click.option(
     "--policy", type=click.Choice(["off", "observe", "redact", "block"]), default="observe", show_default=True
 )
+@click.option("--guard", metavar="MODEL", help="A Llama Guard 4 that judges requests and replies, after the rules.")
 @click.option("--audit", type=click.Path(path_type=Path), help="Write what policies decide to this file, by hash.")
 @click.option("--no-page", is_flag=True, help="No web page at /.")
 @click.option("--in-process", is_flag=True, help="Compute in this process, not in a child that can be restarted.")
@@ -83,6 +84,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     The first MODEL is loaded at once; without one, the only model that there is. Without --ctx each gets the largest
     context that fits in memory. Ctrl-C lets answers end, twice: stops.
     """
+    from herd.checkpoint import store
     from herd.server.limits import Limits, table
     from herd.server.options import ServerOptions
     from herd.server.run import serve as run_service
@@ -107,6 +109,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             remote_media=values["remote_media"],
             strict=values["strict"],
             policy=values["policy"],
+            guard=None if values["guard"] is None else store.resolve(values["guard"]),
             audit=values["audit"],
             page=not values["no_page"],
             log=values["log"],

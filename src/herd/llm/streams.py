@@ -104,12 +104,14 @@ class AsyncStream(AsyncIterator[Event]):
             job = sample.job
             try:
                 step = job.reading.take(Ended(job.number) if job.cancelled else event)
-                if step is not None:
+                if step is not None and sample.slow:
+                    self._out += await asyncio.to_thread(sample.take, step)
+                elif step is not None:
                     self._out += sample.take(step)
             except BaseException:
                 await self.aclose()
                 raise
-            if sample.over:
+            if sample.over and sample.job.number in self._waiting:
                 self._leave(sample)
         return self._out.popleft()
 

@@ -89,6 +89,11 @@ class Layers:
         self._turns: list[Turn] = []
         self._seen: list[Note] = []  # of the input
 
+    @property
+    def slow(self) -> bool:
+        """Whether a look takes as long as a model does; then it is made on a thread."""
+        return self._guard is not None
+
     # -- the input ---------------------------------------------------------------------------------------------------
 
     def cleaned(self, messages: Sequence[Message]) -> list[Message]:

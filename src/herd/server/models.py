@@ -157,12 +157,18 @@ class Models:
     async def _fit(self, held: Held, path: str) -> LLM:
         while True:
             try:
-                return await asyncio.to_thread(self._load, path)
+                return await asyncio.to_thread(self._loaded, path)
             except DoesNotFit:
                 idle = [h for h in self.held if h is not held and h.users == 0 and h.llm is not None]
                 if not idle:
                     raise
                 await self._drop(min(idle, key=lambda h: h.used_s))
+
+    def _loaded(self, path: str) -> LLM:
+        """A model that is ready for any request; on a thread."""
+        llm = self._load(path)
+        llm.prepare_grammars()
+        return llm
 
     def _restart(self, held: Held) -> None:
         """Its engine is dead: load it again at once, for whoever comes next."""

@@ -37,6 +37,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     """Refuse fields without effect instead of reporting them."""
     policy: Literal["off", "observe", "redact", "block"] = "observe"
+    guard: Path | None = None
+    """A Llama Guard 4 that judges what goes in and comes out, after the rules."""
     audit: Path | None = None
     """A file that gets what policies decided, by hash."""
     page: bool = True

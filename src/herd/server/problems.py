@@ -50,7 +50,7 @@ def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
         return {"error": message}
     if dialect == "anthropic":
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": _param(error), "code": error.code}}
 

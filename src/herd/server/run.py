@@ -16,7 +16,7 @@ import uvicorn
 
 from herd.errors import HerdError, UsageError, fail
 from herd.replies import Policy
-from herd.safety import Audit, Layers, Settings
+from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
@@ -32,6 +32,7 @@ def service_of(options: ServerOptions, load: Loader) -> Service:
     """The service that options describe. load: path of a model -> the loaded one."""
     log = Log(options.log)
     audit = None if options.audit is None else Audit(options.audit)
+    guard = None if options.guard is None else Guard(ModelJudge(load(str(options.guard))))
     catalogue = StoreCatalogue(options.served, options.aliases)
     for name in options.preload:
         catalogue.find(name)  # a name that is wrong is said now, not in a log line later
@@ -42,13 +43,14 @@ def service_of(options: ServerOptions, load: Loader) -> Service:
         log=log,
         strict=options.strict,
         remote_media=options.remote_media,
-        policies=policies_of(options.policy, audit),
+        policies=policies_of(options.policy, audit, guard),
+        guard=guard,
         preload=options.preload,
         context=options.context,
     )
 
 
-def policies_of(default: str, audit: Audit | None) -> PolicyFor:
+def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -> PolicyFor:
     """What checks a request: by its key's own setting, else by the service's."""
 
     def policy(caller: Caller, ask: Ask) -> Policy | None:
@@ -57,7 +59,7 @@ def policies_of(default: str, audit: Audit | None) -> PolicyFor:
             return None
         structured = ask.schema is not None or bool(ask.tools)
         settings = Settings(cast(Mode, mode))
-        return Layers(settings, audit=audit, request_id=caller.request_id, structured=structured)
+        return Layers(settings, guard=guard, audit=audit, request_id=caller.request_id, structured=structured)
 
     return policy
 

@@ -7,7 +7,7 @@ counters are here as well, so that no route can miss one of them.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ from herd.errors import ContextTooLong, HerdError, Interrupted, NotReady, fail
 from herd.llm import LLM, AsyncStream
 from herd.llm.loading import Context
 from herd.replies import DoneEvent, Event, Policy, Reply
+from herd.safety import Guard
 from herd.server.fields import within
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
@@ -27,6 +28,7 @@ from herd.server.log import Log
 from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.response_store import ResponseStore
+from herd.server.streams import Stream
 
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
@@ -78,6 +80,7 @@ class Service:
         limits: Limits | None = None,
         log: Log | None = None,
         policies: PolicyFor = lambda caller, ask: None,
+        guard: Guard | None = None,
         strict: bool = False,
         remote_media: bool = False,
         preload: Sequence[str] = (),
@@ -90,6 +93,8 @@ class Service:
         self.metrics = Metrics()
         self.responses = ResponseStore(self.limits.stored_responses)
         self.policies = policies
+        self.guard = guard
+        """Judges for /v1/moderations; None: there are only rules."""
         self.strict = strict
         self.remote_media = remote_media
         self.preload = tuple(preload)
@@ -139,6 +144,25 @@ class Service:
         finally:
             caller.key.leave(tokens)
         return vectors, tokens
+
+    def streamed(
+        self,
+        answer: "Answer",
+        chunks: AsyncGenerator[bytes, None],
+        media_type: str,
+        *,
+        headers: Mapping[str, str],
+        ping: bytes | None = None,
+    ) -> Stream:
+        """An answer as a stream, dropped when its reader is gone or falls behind."""
+        return Stream(
+            chunks,
+            media_type,
+            headers=headers,
+            write_timeout_s=self.limits.write_timeout_s,
+            ping=ping,
+            is_behind=lambda: answer.unread > self.limits.unread_events,
+        )
 
     def refuse_when_stopping(self) -> None:
         """Raise NotReady once the service takes no more requests."""
@@ -233,6 +257,11 @@ class Answer:
     def prompt_tokens(self) -> int:
         """Of its prompt."""
         return self._stream.prompt_tokens
+
+    @property
+    def unread(self) -> int:
+        """Events that its reader has not taken."""
+        return self._stream.unread
 
     async def events(self) -> AsyncIterator[Event]:
         """Everything that comes of it. An error ends it, and the answer is closed with it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,8 +15,8 @@ PING_S = 15.0
 class Stream:
     """An ASGI response out of an async generator of chunks.
 
-    ping: what may be sent at any time between chunks; None: nothing. The generator is closed however it ends: that is
-    what frees the request's place.
+    ping: what may be sent at any time between chunks; None: nothing. is_behind: whether too much waits for the reader.
+    The generator is closed however it ends: that is what frees the request's place.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class Stream:
         headers: Mapping[str, str],
         write_timeout_s: float,
         ping: bytes | None = None,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._chunks = chunks
         self._headers = [
@@ -37,6 +38,7 @@ class Stream:
         ]
         self._write_timeout_s = write_timeout_s
         self._ping = ping
+        self._is_behind = is_behind
         self._sent_s = time.monotonic()
         self._sending = False
 
@@ -71,7 +73,7 @@ class Stream:
                     break
             except TimeoutError:
                 silent_s = time.monotonic() - self._sent_s
-                if self._sending and silent_s > self._write_timeout_s:
+                if self._sending and (silent_s > self._write_timeout_s or self._is_behind()):
                     break
                 if self._ping is not None and not self._sending and silent_s > PING_S:
                     self._sent_s = time.monotonic()

@@ -22,6 +22,7 @@ from herd.server.streams import Stream
 from herd.server.wire import encode, sse
 
 PING = sse(b'{"type":"ping"}', "ping")
+EMPTY = {"type": "text", "text": "", "citations": None}
 STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "policy": "refusal"}
 
 
@@ -111,13 +112,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
     if not asked.stream:
         (reply,) = await answer.whole(request)
         return Response(encode(whole(reply, asked.model)), media_type="application/json", headers=headers)
-    return Stream(
-        stream(answer, asked.model),
-        "text/event-stream",
-        headers=headers,
-        write_timeout_s=service.limits.write_timeout_s,
-        ping=PING,
-    )
+    return service.streamed(answer, stream(answer, asked.model), "text/event-stream", headers=headers, ping=PING)
 
 
 async def count_tokens(service: Service, request: Request, caller: Caller) -> Response:
@@ -144,39 +139,41 @@ def _message(model: str) -> dict[str, Any]:
 
 
 def _tool_use(id_: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "tool_use", "id": id_, "name": name, "input": dict(arguments)}
+    return {"type": "tool_use", "id": id_, "name": name, "input": dict(arguments), "caller": {"type": "direct"}}
 
 
 def _ending(reply: Reply) -> dict[str, Any]:
+    found: dict[str, Any] = {"stop_sequence": None, "stop_details": None, "container": None}
     if reply.finish_reason == "stop" and reply.stop is not None:
-        return {"stop_reason": "stop_sequence", "stop_sequence": reply.stop}
-    return {"stop_reason": STOP.get(reply.finish_reason, "end_turn"), "stop_sequence": None}
+        return {**found, "stop_reason": "stop_sequence", "stop_sequence": reply.stop}
+    return {**found, "stop_reason": STOP.get(reply.finish_reason, "end_turn")}
 
 
 def usage_of(reply: Reply) -> dict[str, Any]:
     """Token counts; those read from the cache are counted apart."""
     usage = reply.usage
+    return _usage(usage.prompt_tokens - usage.cached_tokens, usage.output_tokens, usage.cached_tokens)
+
+
+def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
     return {
-        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
+        "input_tokens": prompt,
+        "output_tokens": output,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached_tokens,
+        "cache_read_input_tokens": cached,
         "cache_creation": None,
+        "output_tokens_details": None,
         "server_tool_use": None,
         "service_tier": "standard",
+        "inference_geo": None,
     }
 
 
 async def stream(answer: Answer, model: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events; an error comes as one, then the end."""
     blocks = Blocks()
-    start_usage = {
-        "input_tokens": answer.prompt_tokens,
-        "output_tokens": 0,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
-    }
-    begun = {**_message(model), "content": [], "stop_reason": None, "stop_sequence": None, "usage": start_usage}
+    ending = {"stop_reason": None, "stop_sequence": None, "stop_details": None, "container": None}
+    begun = {**_message(model), "content": [], **ending, "usage": _usage(answer.prompt_tokens, 0, 0)}
     try:
         yield _event("message_start", message=begun)
         yield PING
@@ -210,7 +207,7 @@ class Blocks:
 
     def text(self, text: str) -> bytes:
         """A piece of text, in the block that is open or in a new one."""
-        before = b"" if self._open == "text" else self.end() + self._start("text", {"type": "text", "text": ""})
+        before = b"" if self._open == "text" else self.end() + self._start("text", EMPTY)
         return before + self._delta({"type": "text_delta", "text": text})
 
     def call(self, id_: str, name: str) -> bytes:
@@ -229,7 +226,7 @@ class Blocks:
     def last(self) -> bytes:
         """Close what is open; a message without any block gets an empty one."""
         if self._index < 0:
-            return self._start("text", {"type": "text", "text": ""}) + self.end()
+            return self._start("text", EMPTY) + self.end()
         return self.end()
 
     def _start(self, kind: str, block: dict[str, Any]) -> bytes:

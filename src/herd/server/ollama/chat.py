@@ -200,12 +200,7 @@ async def _answer(
             last["logprobs"] = logprobs_of(reply.logprobs)
         found = {"model": asked.model, "created_at": now(), **said(reply.text, calls), **last}
         return Response(encode(found), media_type="application/json", headers=headers)
-    return Stream(
-        _lines(answer, asked.model, said, began_s),
-        LINES,
-        headers=headers,
-        write_timeout_s=service.limits.write_timeout_s,
-    )
+    return service.streamed(answer, _lines(answer, asked.model, said, began_s), LINES, headers=headers)
 
 
 async def _lines(answer: Answer, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:

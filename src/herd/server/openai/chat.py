@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd import __version__
 from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.body import read_json
@@ -21,6 +22,8 @@ from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""
 IGNORED = "x-herd-ignored"
+FINGERPRINT = f"herd-{__version__}"
+"""What computed an answer: with the same one, seed and options it comes again."""
 
 
 class PlainText(msgspec.Struct, tag_field="type", tag="text"):
@@ -184,12 +187,8 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
         whole = writer.whole(await answer.whole(request))
         return Response(encode(whole), media_type="application/json", headers=headers)
     usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-    return Stream(
-        writer.stream(answer, usage=usage),
-        "text/event-stream",
-        headers=headers,
-        write_timeout_s=service.limits.write_timeout_s,
-        ping=SSE_PING,
+    return service.streamed(
+        answer, writer.stream(answer, usage=usage), "text/event-stream", headers=headers, ping=SSE_PING
     )
 
 
@@ -257,7 +256,7 @@ class ChatWriter:
             "object": kind,
             "created": self._created,
             "model": self._model,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
         }
 
 

@@ -14,6 +14,7 @@ from herd.replies import DoneEvent, Logprob, Reply, TextEvent
 from herd.server.body import read_json
 from herd.server.fields import Refused, Table, within
 from herd.server.openai.chat import (
+    FINGERPRINT,
     IGNORED,
     NOT_KEPT,
     Sampling,
@@ -77,13 +78,8 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
             return Response(encode(writer.whole(answers, replies)), media_type="application/json", headers=headers)
         stack.pop_all()  # the stream closes it
         usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-        return Stream(
-            writer.stream(answers[0], usage=usage),
-            "text/event-stream",
-            headers=headers,
-            write_timeout_s=service.limits.write_timeout_s,
-            ping=SSE_PING,
-        )
+        chunks = writer.stream(answers[0], usage=usage)
+        return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
@@ -120,7 +116,7 @@ class CompletionWriter:
             "object": "text_completion",
             "created": created,
             "model": model,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def whole(self, answers: Sequence[Answer], replies: Sequence[Sequence[Reply]]) -> dict[str, Any]:

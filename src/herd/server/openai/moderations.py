@@ -15,7 +15,7 @@ from herd.server.common import json_response
 from herd.server.fields import Refused, Table, within
 from herd.server.service import Caller, Service
 
-RULES = "herd-rules"
+RULES, GUARD = "herd-rules", "herd-guard"
 """What judges, where no model is named."""
 
 
@@ -41,9 +41,11 @@ async def moderations(service: Service, request: Request, caller: Caller) -> Res
     asked, _ = MODERATIONS.read(await read_json(request, service.limits), strict=service.strict)
     texts = texts_of(asked.input)
     within("input", len(texts), service.limits.prompts)
-    found = await asyncio.to_thread(lambda: [moderate(text) for text in texts])
+    found = await asyncio.to_thread(lambda: [moderate(text, service.guard) for text in texts])
     results = [_result(one) for one in found]
-    return json_response({"id": "modr-" + secrets.token_hex(12), "model": RULES, "results": results})
+    return json_response(
+        {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD, "results": results}
+    )
 
 
 def texts_of(given: str | list[Any]) -> list[str]:

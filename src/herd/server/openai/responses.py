@@ -130,13 +130,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         (reply,) = await answer.whole(request)
         _finish(kept, reply, output_of(reply))
         return Response(encode(kept.body), media_type="application/json", headers=headers)
-    return Stream(
-        _stream(answer, kept),
-        "text/event-stream",
-        headers=headers,
-        write_timeout_s=service.limits.write_timeout_s,
-        ping=SSE_PING,
-    )
+    return service.streamed(answer, _stream(answer, kept), "text/event-stream", headers=headers, ping=SSE_PING)
 
 
 async def retrieve(service: Service, request: Request, caller: Caller) -> Response:
@@ -234,8 +228,7 @@ def _body(asked: ResponsesRequest) -> dict[str, Any]:
         ],
         "top_p": asked.top_p if asked.top_p is not None else 1.0,
         "truncation": "disabled",
-        "usage": None,
-        "user": asked.user,
+        **({} if asked.user is None else {"user": asked.user}),
     }  # fmt: skip
 
 
