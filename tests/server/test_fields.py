@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from herd.server.fields import Refused, Table
+from herd.server.fields import Refused, Table, told
 
 
 class Inner(msgspec.Struct, tag_field="type", tag="inner"):
@@ -71,3 +71,12 @@ def test_a_wrong_type_names_its_field(body: dict[str, Any], param: str) -> None:
         TABLE.read(body)
     assert caught.value.param.startswith(param)
     assert str(caught.value).startswith(caught.value.param)
+
+
+def test_names_of_fields_cannot_break_a_header() -> None:
+    assert told(()) == {}
+    found = told(["a", " ", "b\r\nset-cookie: x", "\u0100c", "d" * 1000, *(["e"] * 1000)])["x-herd-ignored"]
+    assert found.startswith("a, ?, bset-cookie:x, c, ddd")
+    assert "\r" not in found
+    assert "\n" not in found
+    assert len(found) < 300

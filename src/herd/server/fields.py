@@ -4,7 +4,7 @@ A `Table` is a route's fields as data: the struct of those that are honoured (ty
 they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -113,6 +113,12 @@ def _chosen(value: Any, union: inspect.UnionType) -> inspect.Type:
         elif isinstance(one, inspect.ListType) and isinstance(value, list):
             return one
     return inspect.AnyType()
+
+
+def told(ignored: Sequence[str]) -> dict[str, str]:
+    """The header that tells which fields had no effect. Names are a client's: what a header cannot hold is left out."""
+    kept = ("".join(c for c in name[:64] if "!" <= c <= "~" and c != ",") for name in ignored[:32])
+    return {"x-herd-ignored": ", ".join(name or "?" for name in kept)} if ignored else {}
 
 
 def within(name: str, value: int, most: int) -> None:

@@ -14,8 +14,8 @@ from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneE
 from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
 from herd.server.body import read_json
 from herd.server.common import json_response
-from herd.server.fields import Table
-from herd.server.openai.chat import IGNORED, notes_of
+from herd.server.fields import Table, told
+from herd.server.openai.chat import notes_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
@@ -108,7 +108,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
     )
     answer = await service.open(caller, ask)
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    headers = told(ignored)
     if not asked.stream:
         (reply,) = await answer.whole(request)
         return Response(encode(whole(reply, asked.model)), media_type="application/json", headers=headers)

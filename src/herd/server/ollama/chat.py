@@ -12,7 +12,7 @@ from herd.errors import HerdError
 from herd.replies import CallEndEvent, DoneEvent, Logprob, TextEvent
 from herd.server.body import read_json
 from herd.server.common import json_response
-from herd.server.fields import Refused, Table
+from herd.server.fields import Refused, Table, told
 from herd.server.media import base64_image
 from herd.server.ollama.common import (
     OPTIONS_REPORTED,
@@ -24,7 +24,7 @@ from herd.server.ollama.common import (
     now,
     sampling_of,
 )
-from herd.server.openai.chat import IGNORED, notes_of
+from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
@@ -186,7 +186,7 @@ async def _answer(
 ) -> Response | Stream:
     began_s = time.monotonic()
     answer = await service.open(caller, ask)
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    headers = told(ignored)
     if asked.stream is False:
         (reply,) = await answer.whole(request)
         calls = [_call(c.name, c.arguments) for c in reply.tool_calls]

@@ -12,7 +12,7 @@ from herd import __version__
 from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.body import read_json
-from herd.server.fields import Refused, Table
+from herd.server.fields import Refused, Table, told
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
@@ -21,7 +21,6 @@ from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""
-IGNORED = "x-herd-ignored"
 FINGERPRINT = f"herd-{__version__}"
 """What computed an answer: with the same one, seed and options it comes again."""
 
@@ -181,7 +180,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
         user=asked.user or "",
     )
     answer = await service.open(caller, ask)
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    headers = told(ignored)
     writer = ChatWriter(asked.model, answer.created)
     if not asked.stream:
         whole = writer.whole(await answer.whole(request))

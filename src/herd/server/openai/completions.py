@@ -12,10 +12,9 @@ from herd.errors import HerdError
 from herd.llm import LLM
 from herd.replies import DoneEvent, Logprob, Reply, TextEvent
 from herd.server.body import read_json
-from herd.server.fields import Refused, Table, within
+from herd.server.fields import Refused, Table, told, within
 from herd.server.openai.chat import (
     FINGERPRINT,
-    IGNORED,
     NOT_KEPT,
     Sampling,
     finish_of,
@@ -72,7 +71,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
             if not isinstance(prompt, str):
                 check_ids(answers[-1].llm, prompt)
         writer = CompletionWriter(asked.model, answers[0].created, echo=asked.echo is True)
-        headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+        headers = told(ignored)
         if not asked.stream:
             replies = [await answer.whole(request) for answer in answers]
             return Response(encode(writer.whole(answers, replies)), media_type="application/json", headers=headers)

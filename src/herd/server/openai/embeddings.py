@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.server.body import read_json
-from herd.server.fields import Refused, Table, within
-from herd.server.openai.chat import IGNORED
+from herd.server.fields import Refused, Table, told, within
 from herd.server.service import Caller, Service
 from herd.server.wire import encode
 
@@ -47,7 +46,7 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     found = {"object": "list", "data": data, "model": asked.model, "usage": usage}
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    headers = told(ignored)
     return Response(encode(found), media_type="application/json", headers=headers)
 
 

@@ -14,8 +14,8 @@ from herd.errors import HerdError, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.body import read_json
 from herd.server.common import json_response
-from herd.server.fields import Refused, Table
-from herd.server.openai.chat import IGNORED, NOT_KEPT, JsonObject, PlainText, notes_of
+from herd.server.fields import Refused, Table, told
+from herd.server.openai.chat import NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
     call_item,
@@ -115,7 +115,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         items = [*service.responses.find(caller.key, asked.previous_response_id).items, *items]
     ask = await _ask(service, asked, items)
     kept = Kept(_body(asked), items)
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    headers = told(ignored)
     if asked.background:
         if asked.stream or asked.store is False:
             raise Refused("background: got it with stream or without store", "background")
