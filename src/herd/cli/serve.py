@@ -149,6 +149,7 @@ def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
 
 def _load(path: str, values: dict[str, Any]) -> "LLM":
     from herd.llm import load
+    from herd.server.limits import Limits
 
     return load(
         path,
@@ -162,4 +163,5 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
         pack=not values["no_pack"],
         parallel=values["parallel"],
         engine="thread" if values["in_process"] else "child",
+        queue=Limits().queue,
     )

@@ -23,7 +23,7 @@ from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.defaults import LLAMA
-from herd.engine.generate import Engine
+from herd.engine.generate import MOST_WAITING, Engine
 from herd.engine.matcher import Grammars
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import ModelRunner
@@ -87,6 +87,7 @@ def load(
     device: str = "cpu",
     parallel: int = PARALLEL,
     engine: Literal["thread", "child"] = "thread",
+    queue: int = MOST_WAITING,
 ) -> "LLM":
     """Load a model by name or path.
 
@@ -100,10 +101,11 @@ def load(
     weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
     parallel: most answers at once; they share the cache, in which one fits with all of its context.
     engine: child computes in a process of its own: what crashes or is killed there ends requests with EngineDied here.
+    queue: most requests that wait for a place; one more is refused with Busy.
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
     parts = read_model(
-        model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel, engine
+        model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel, engine, queue
     )
     return LLM(**vars(parts))
 
@@ -125,10 +127,12 @@ class LLM:
         load_s: float = 0.0,
         checkpoint: Checkpoint | None = None,
         parallel: int = PARALLEL,
+        queue: int = MOST_WAITING,
     ) -> None:
         """runner: the model here, or a Backend that holds it elsewhere. chat: the format, or the error that a chat gets
         because none is known. checkpoint: the open files that the model is mapped from; each request looks first
-        whether they are still what was loaded. parallel: most answers at once. As a rule `load` makes an LLM.
+        whether they are still what was loaded. parallel: most answers at once. queue: most requests that
+        wait for a place; one client may have half of it. As a rule `load` makes an LLM.
         """
         self.config = config
         self.name = name
@@ -150,6 +154,7 @@ class LLM:
             ends,
             piece=PIECE,
             places=parallel,
+            most_waiting=queue,
             grammars=self._grammars,
         )
 

@@ -30,6 +30,7 @@ class Load(msgspec.Struct, frozen=True):
     pack: bool
     device: str
     parallel: int
+    queue: int
 
 
 def start(load: Load, progress: Progress) -> Child:
@@ -65,8 +66,10 @@ def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
         report,
         told.device,
         told.parallel,
+        "thread",
+        told.queue,
     )
     _loaded.append(parts)
     assert isinstance(parts.runner, Runner)
     grammars = Grammars(parts.tokenizer, end_ids(parts.config, parts.tokenizer, parts.chat))
-    return parts.runner, {"piece": PIECE, "places": told.parallel, "grammars": grammars}
+    return parts.runner, {"piece": PIECE, "places": told.parallel, "most_waiting": told.queue, "grammars": grammars}

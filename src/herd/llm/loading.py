@@ -18,6 +18,7 @@ from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.child import Child
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.generate import MOST_WAITING
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
@@ -60,6 +61,7 @@ class Parts:
     load_s: float
     checkpoint: Checkpoint
     parallel: int
+    queue: int
 
 
 def read_model(
@@ -76,6 +78,7 @@ def read_model(
     device: str = "cpu",
     parallel: int = PARALLEL,
     engine: str = "thread",
+    queue: int = MOST_WAITING,
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
     from herd.checkpoint import store
@@ -90,6 +93,8 @@ def read_model(
         fail(UsageError, "threads", got=threads, expected=f"1 to {MAX_THREADS}")
     if isinstance(parallel, bool) or not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
         fail(UsageError, "parallel", got=parallel, expected=f"1 to {MAX_PARALLEL}")
+    if isinstance(queue, bool) or not isinstance(queue, int) or queue < 1:
+        fail(UsageError, "queue", got=queue, expected="a whole number of 1 or more")
     path = store.resolve(model)
     name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
     checkpoint = open_checkpoint(path)
@@ -113,7 +118,7 @@ def read_model(
             check_fits(name, config, held, size, available, kv_dtype, PIECE, parallel)
         runner: Runner | Child
         if engine == "child":
-            runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel), progress)
+            runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel, queue), progress)
         else:
             with checkpoint.reading():
                 weights = place_weights(op_set, checkpoint.load())
@@ -133,7 +138,7 @@ def read_model(
         checkpoint.close()
         raise
     load_s = time.monotonic() - began_s
-    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel)
+    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel, queue)
 
 
 def end_ids(config: Llama4Config, tokenizer: Tokenizer, chat: ChatFormat | UsageError) -> frozenset[int]:

@@ -106,7 +106,8 @@ class Server(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises UsageError when the port is taken or the interface is not there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle off for sockets that say they are TCP, and those that accept give it on
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix" and sys.platform != "cygwin":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,155 @@
+"""The service under load in a process of its own: requests on stdin (see harness.Worker), one JSON line each back."""
+
+import asyncio
+import gc
+import json
+import os
+import socket
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from serve_model import NAME, Pace, paced
+
+from herd.errors import NotFound
+from herd.llm import AsyncStream
+from herd.replies import TextEvent
+from herd.server.app import create_app
+from herd.server.catalogue import Listed
+from herd.server.connection import uvicorn_options
+from herd.server.keys import Key, Keyring, digest_of
+from herd.server.limits import Limits
+from herd.server.log import Log
+from herd.server.models import FOREVER, Models
+from herd.server.options import ServerOptions
+from herd.server.profiles import Profiles
+from herd.server.run import bind
+from herd.server.service import Service
+
+FREE_S = 20.0
+"""How long a place or a page may take to come free before it counts as leaked."""
+
+
+class OneModel:
+    """A catalogue of one model without files."""
+
+    profiles = Profiles(Path("/nowhere/profiles.json"))
+
+    def names(self) -> dict[str, Listed]:
+        return {NAME: Listed(NAME, Path("/nowhere"), digest="", size_bytes=0, added_s=0.0)}
+
+    def find(self, name: str) -> Listed:
+        if name != NAME:
+            raise NotFound(f"model: got {name!r}, expected {NAME}")
+        return self.names()[name]
+
+
+class Running:
+    """The service on a thread, and what can be asked of it."""
+
+    def __init__(self, pace: Pace, keys: int, per_key: int) -> None:
+        self.period_s = pace.period_s
+        self.llm = paced(pace)
+        listening = bind("127.0.0.1", 0)
+        self.port = listening.getsockname()[1]
+        made = tuple(Key(f"key{i}", digest_of(secret_of(i))) for i in range(keys))
+        log, limits = Log("off"), Limits(per_key=per_key, queue=pace.queue)
+        models = Models(OneModel(), lambda path: self.llm, keep_alive_s=FOREVER, log=log)
+        self.service = Service(models, keyring=Keyring(made), limits=limits, log=log)
+        app = create_app(self.service, ServerOptions(port=0, keys=made, log="off", limits=limits))
+        self.server = uvicorn.Server(uvicorn.Config(app, **uvicorn_options(limits)))
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run, args=(listening,), daemon=True).start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def _run(self, listening: socket.socket) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self.server.serve(sockets=[listening]))
+
+    def usage(self) -> dict[str, float]:
+        """Of this process: CPU seconds so far, and what it holds now."""
+        gc.collect()
+        with open("/proc/self/statm") as f:
+            pages = int(f.read().split()[1])
+        return {
+            "cpu_s": time.process_time(),
+            "threads": threading.active_count(),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "rss_bytes": pages * os.sysconf("SC_PAGESIZE"),
+        }
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of this process so far."""
+        return {"cpu_s": time.process_time()}
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that the engine's front lets wait."""
+        return {"waiting": self.llm._engine._post.gate.total, "running": len(self.llm._engine._post.jobs)}
+
+    def wait_free(self) -> dict[str, float]:
+        """Seconds until no sequence runs or waits in the engine, which runs in this process, and none is expected."""
+        began_s = time.monotonic()
+        core = self.llm._engine.backend._core
+        while core._entries or self.llm._engine._post.jobs:
+            if time.monotonic() - began_s > FREE_S:
+                break
+            time.sleep(0.0005)
+        return {"seconds": time.monotonic() - began_s, "left": len(core._entries)}
+
+    def lost(self) -> dict[str, int]:
+        """Pages that nobody gave back, once cached prefixes are forgotten; slots likewise."""
+        with self.llm._engine.alone() as runner:
+            runner.room.check()
+            pages = sum(runner.room.total()) - sum(runner.room.free())
+        return {
+            "pages": pages,
+            "slots": len(self.llm._engine.backend._core._entries),
+            "requests": sum(key.under_way for key in self.service.keyring._keys),
+        }
+
+    def direct(self, tokens: int) -> dict[str, float]:
+        """A stream read on the service's own loop, without HTTP: CPU seconds a token, and delays as a client has."""
+        return asyncio.run_coroutine_threadsafe(self._direct(tokens), self.loop).result()
+
+    async def _direct(self, tokens: int) -> dict[str, float]:
+        stream: AsyncStream = self.llm.astream("Go on.", max_tokens=tokens)
+        await stream.ready()
+        delays, began_s = [], 0.0
+        async for event in stream:
+            if isinstance(event, TextEvent):
+                delays.append(time.monotonic() % self.period_s)
+                began_s = began_s or time.process_time()
+        return {
+            "cpu_s": (time.process_time() - began_s) / (len(delays) - 1),
+            "delay_s": statistics.median(delays),
+        }
+
+
+def secret_of(number: int) -> str:
+    """The secret of a key."""
+    return f"benchmark-key-{number:04d}"
+
+
+def main() -> None:
+    running: Running | None = None
+    for line in sys.stdin:
+        asked = json.loads(line)
+        do = asked.pop("do")
+        if do == "start":
+            running = Running(Pace(**asked.pop("pace")), **asked)
+            answer: dict[str, Any] = {"port": running.port}
+        else:
+            answer = getattr(running, do)(**asked)
+        print(json.dumps(answer), flush=True)
+    if running is not None:
+        running.llm.close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
