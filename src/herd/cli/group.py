@@ -89,6 +89,7 @@ def herd(ctx: click.Context) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; never raises what a user, a file or a machine caused."""
+    _open_standard_streams()
     try:
         status = herd.main(args=None if argv is None else list(argv), prog_name="herd", standalone_mode=False)
         sys.stdout.flush()
@@ -107,6 +108,20 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _say("out of memory; choose a smaller model, type or --ctx", 4)
     except OSError as e:
         return _say(_os_line(e), {errno.ENOENT: 3, errno.ENOSPC: 4, errno.EDQUOT: 4}.get(e.errno or 0, 1))
+
+
+def _open_standard_streams() -> None:
+    """Give stdin, stdout and stderr that a shell closed (`2>&-`) to the null device: the next file or socket that is
+    opened would get the number, and what is written for people or inherited by a child would go there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, f"the lowest free descriptor is {opened}, not {number}"
+            os.set_inheritable(number, True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _say(line: str, status: int) -> int:

@@ -4,7 +4,9 @@ A thread writes, so that a full pipe stops nothing; when lines come faster than 
 dropped and counted, and a reader that is gone is no reason to end.
 """
 
+import asyncio
 import json
+import logging
 import queue
 import sys
 import threading
@@ -70,6 +72,22 @@ class Log:
                 self._out.flush()
             except (OSError, ValueError):
                 self.dropped += 1
+
+
+class Libraries(logging.Handler):
+    """What libraries have to say, as lines of a Log: a message's first line and an error's kind. Their own form would
+    show an error's text, which may quote a request."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One message. A task that was cancelled is no news: whoever ended it knows."""
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is None or not issubclass(kind, asyncio.CancelledError):
+            said = record.getMessage().partition("\n")[0][:200]
+            self._log.event(record.name, said=said, error=kind.__name__ if kind else None)
 
 
 def _shown(value: Any) -> str:

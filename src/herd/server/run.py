@@ -3,18 +3,21 @@
 First SIGINT or SIGTERM: no more requests are taken, those under way have `drain_s` seconds; the second one ends it now.
 """
 
+import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import cast
 
 import uvicorn
 
-from herd.errors import HerdError, UsageError, fail
+from herd.errors import HerdError, Interrupted, UsageError, fail
 from herd.replies import Policy
 from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
@@ -22,10 +25,13 @@ from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
 from herd.server.connection import uvicorn_options
 from herd.server.keys import Keyring
-from herd.server.log import Log
+from herd.server.log import Libraries, Log
 from herd.server.models import Loader, Models
 from herd.server.options import ServerOptions
 from herd.server.service import Ask, Caller, PolicyFor, Service
+
+NOW_S = 1.0
+"""What ending at once may take: a thread that loads a model cannot be told to stop."""
 
 
 def service_of(options: ServerOptions, load: Loader) -> Service:
@@ -65,7 +71,10 @@ def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -
 
 
 def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> None:
-    """Serve until a signal ends it. say: gets the lines for people. Raises UsageError for a port that cannot be had."""
+    """Serve until a signal ends it. say: gets the lines for people.
+
+    Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way.
+    """
     service = service_of(options, load)
     main = bind(options.host, options.port)
     sockets = [main]
@@ -79,10 +88,14 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> N
         timeout_graceful_shutdown=options.limits.drain_s,
         **uvicorn_options(options.limits),
     )
+    logging.getLogger().addHandler(Libraries(service.log))
     server = Server(config, service)
     for line in greeting(service, sockets):
-        say(line)
+        with contextlib.suppress(OSError):  # whoever started it may not read what it says
+            say(line)
     server.run(sockets=sockets)
+    if server.force_exit:
+        raise Interrupted("stopped at once; answers under way were cut short")
 
 
 class Server(uvicorn.Server):
@@ -96,6 +109,9 @@ class Server(uvicorn.Server):
         """A signal came."""
         if self.should_exit:
             self.force_exit = True
+            last = threading.Timer(NOW_S, os._exit, (Interrupted.exit_status,))
+            last.daemon = True
+            last.start()
             signal.signal(sig, signal.SIG_DFL)  # a third one needs nobody's help
         self._service.stopping = True
         self.should_exit = True
