@@ -178,6 +178,34 @@ def test_the_log_tells_the_context_that_was_chosen(served: Served) -> None:
     until("no line of the load", lambda: any(f"context={TINY_TEXT.max_context}" in line for line in served.lines))
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+from herd.server.options import ServerOptions
+from herd.server.run import serve
+
+def load(path):
+    print("loads", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+model = Path(sys.argv[1])
+options = ServerOptions(port=0, ollama_port=None, served={"tiny": model}, preload=("tiny",))
+serve(options, load, lambda line: None)
+"""
+
+
+def test_a_model_that_is_still_loading_is_not_waited_for(model: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(model)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "loads\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+
+
 def test_a_port_that_is_taken_is_one_line_and_status_2(model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

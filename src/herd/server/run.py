@@ -31,7 +31,7 @@ from herd.server.options import ServerOptions
 from herd.server.service import Ask, Caller, PolicyFor, Service
 
 NOW_S = 1.0
-"""What ending at once may take: a thread that loads a model cannot be told to stop."""
+"""What the process may take to end once all is said: Python would wait for a thread that loads a model."""
 
 
 def service_of(options: ServerOptions, load: Loader) -> Service:
@@ -109,14 +109,22 @@ class Server(uvicorn.Server):
         """A signal came."""
         if self.should_exit:
             self.force_exit = True
-            last = threading.Timer(NOW_S, os._exit, (Interrupted.exit_status,))
-            last.daemon = True
-            last.start()
+            self._end_soon()
             signal.signal(sig, signal.SIG_DFL)  # a third one needs nobody's help
         self._service.stopping = True
         self.should_exit = True
         # uvicorn would raise the signal again at the end, and a drained service ends with 0
         self._captured_signals.clear()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain; then nothing is left to wait for, least of all a model that is still loading."""
+        await super().shutdown(sockets)
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        last = threading.Timer(NOW_S, os._exit, (Interrupted.exit_status if self.force_exit else 0,))
+        last.daemon = True
+        last.start()
 
 
 def bind(host: str, port: int) -> socket.socket:
