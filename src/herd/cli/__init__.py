@@ -22,6 +22,7 @@ COMMANDS = {
     "run": Command("herd.cli.run:run", "Answer one prompt, or chat", "Talk"),
     "chat": Command("herd.cli.run:chat", "Chat in the terminal", "Talk"),
     "serve": Command("herd.cli.serve:serve", "Serve models to OpenAI, Ollama and Anthropic clients", "Serve"),
+    "service": Command("herd.cli.service:service", "Serve in the background: a systemd user unit", "Serve"),
     "ps": Command("herd.cli.remote:ps", "Models that a running service holds in memory", "Serve"),
     "stop": Command("herd.cli.remote:stop", "Let a running service let go of a model", "Serve"),
     "pull": Command("herd.cli.models:pull", "Fetch a model: smollm2, or ORG/NAME of a hub", "Models"),
