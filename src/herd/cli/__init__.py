@@ -25,6 +25,7 @@ COMMANDS = {
     "service": Command("herd.cli.service:service", "Serve in the background: a systemd user unit", "Serve"),
     "ps": Command("herd.cli.remote:ps", "Models that a running service holds in memory", "Serve"),
     "stop": Command("herd.cli.remote:stop", "Let a running service let go of a model", "Serve"),
+    "connect": Command("herd.cli.connect:connect", "Settings that point a client at the service", "Serve"),
     "pull": Command("herd.cli.models:pull", "Fetch a model: smollm2, or ORG/NAME of a hub", "Models"),
     "import": Command("herd.cli.models:import_", "Register a file or folder where it lies", "Models"),
     "list": Command("herd.cli.models:list_", "Models on this machine (also: ls)", "Models"),

@@ -1,0 +1,58 @@
+"""`herd connect`: what a client is set to, so that it asks this service."""
+
+import os
+from pathlib import Path
+
+import click
+
+from herd.cli import console
+from herd.cli.remote import split_url, url_option
+from herd.errors import UsageError, fail
+
+YOUR_KEY = "YOUR-KEY"
+
+
+@click.command("connect")
+@click.argument("name", required=False)
+@url_option
+@click.option("--model", help="The model that the client asks for; default: the first of herd list.")
+@click.option("--write", is_flag=True, help="Merge the settings into the client's file; the old one is kept beside it.")
+def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
+    """Show how the client NAME is pointed at the service; without NAME list the clients that are known.
+
+    A key that stands in HERD_API_KEY is written by --write, and never shown.
+    """
+    from herd.server import connect as known
+    from herd.server.settings_files import merge_file, shown
+
+    if name is None:
+        rows = [(n, c.title, f"~/{c.file}" if c.file else "") for n, c in known.CLIENTS.items()]
+        console.table(("NAME", "CLIENT", "FILE"), rows)
+        return
+    client = known.find(name)
+    split_url(url)
+    if write and client.settings is None:
+        fail(
+            UsageError, f"{name} has no file that settings can be merged into", do=f"copy what herd connect {name} says"
+        )
+    key = os.environ.get("HERD_API_KEY", "").split()
+    secret = key[0] if key else known.NO_KEY
+    place = known.Place(url, model or _first_model(), secret if write else YOUR_KEY if key else known.NO_KEY)
+    if client.settings is None:
+        print(place.fill(client.text))
+        return
+    path, settings = Path.home() / client.file, place.fill_all(client.settings)
+    if write:
+        backup = merge_file(path, settings, client.kind)
+        console.note(f"{path} has the settings" + (f"; as it was: {backup}" if backup else ""))
+    else:
+        console.note(f"in {path} (or: herd connect {name} --write):")
+        print(shown(settings, client.kind))
+    if client.then:
+        console.note(f"then: {place.fill(client.then)}")
+
+
+def _first_model() -> str:
+    from herd.checkpoint import store
+
+    return next(iter(store.entries()), "smollm2")

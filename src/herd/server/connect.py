@@ -1,0 +1,200 @@
+"""How clients are pointed at the service, as data: `CLIENTS`. A new client is a new row.
+
+A row has either text to copy, or a file of the client's (JSON or TOML) with the settings that belong into it, which
+can be merged there (`server/settings_files.py`). In texts and settings $URL is the service, $V1 its OpenAI address,
+$MODEL a model's name, $KEY a key. What stands here are the clients' own settings, as their documentation has them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Template
+from typing import Any, Literal
+
+from herd.errors import NotFound, fail
+
+NO_KEY = "none"
+"""Clients insist on a key; a service without keys takes any."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client. text, or file with settings."""
+
+    title: str
+    text: str = ""
+    file: str = ""
+    """Below the home folder."""
+    kind: Literal["json", "toml"] = "json"
+    settings: Mapping[str, Any] | None = None
+    then: str = ""
+    """What to do with it once the settings are there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is filled in."""
+
+    url: str
+    model: str
+    key: str = NO_KEY
+
+    def fill(self, text: str) -> str:
+        """A text with its places filled."""
+        url = self.url.rstrip("/")
+        return Template(text).substitute(URL=url, V1=f"{url}/v1", MODEL=self.model, KEY=self.key)
+
+    def fill_all(self, value: Any) -> Any:
+        """Settings with their places filled, in names as well."""
+        if isinstance(value, Mapping):
+            return {self.fill(name): self.fill_all(member) for name, member in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.fill_all(member) for member in value]
+        return self.fill(value) if isinstance(value, str) else value
+
+
+CLIENTS: dict[str, Client] = {
+    "openai": Client(
+        "OpenAI's Python client",
+        'from openai import OpenAI\n\nclient = OpenAI(base_url="$V1", api_key="$KEY")\n'
+        'reply = client.chat.completions.create(model="$MODEL", messages=[{"role": "user", "content": "Hello"}])\n'
+        "print(reply.choices[0].message.content)",
+    ),
+    "openai-js": Client(
+        "OpenAI's JavaScript client",
+        'import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "$V1", apiKey: "$KEY" });\n'
+        'const messages = [{ role: "user", content: "Hello" }];\n'
+        'const reply = await client.chat.completions.create({ model: "$MODEL", messages });\n'
+        "console.log(reply.choices[0].message.content);",
+    ),
+    "ollama": Client(
+        "Ollama's command line and clients",
+        "export OLLAMA_HOST=$URL   # not needed where Herd has port 11434\nollama run $MODEL",
+    ),
+    "anthropic": Client(
+        "Anthropic's Python client",
+        'from anthropic import Anthropic\n\nclient = Anthropic(base_url="$URL", api_key="$KEY")\n'
+        'turns = [{"role": "user", "content": "Hello"}]\n'
+        'reply = client.messages.create(model="$MODEL", max_tokens=200, messages=turns)\n'
+        "print(reply.content[0].text)",
+    ),
+    "claude-code": Client(
+        "Claude Code",
+        file=".claude/settings.json",
+        settings={
+            "env": {
+                "ANTHROPIC_BASE_URL": "$URL",
+                "ANTHROPIC_AUTH_TOKEN": "$KEY",
+                "ANTHROPIC_MODEL": "$MODEL",
+                "ANTHROPIC_DEFAULT_HAIKU_MODEL": "$MODEL",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            }
+        },
+        then="claude",
+    ),
+    "codex": Client(
+        "Codex",
+        file=".codex/config.toml",
+        kind="toml",
+        settings={
+            "model_providers": {
+                "herd": {
+                    "name": "Herd",
+                    "base_url": "$V1",
+                    "wire_api": "responses",
+                    "experimental_bearer_token": "$KEY",
+                }
+            },
+            "profiles": {"herd": {"model": "$MODEL", "model_provider": "herd"}},
+        },
+        then="codex --profile herd",
+    ),
+    "opencode": Client(
+        "opencode",
+        file=".config/opencode/opencode.json",
+        settings={
+            "provider": {
+                "herd": {
+                    "npm": "@ai-sdk/openai-compatible",
+                    "name": "Herd",
+                    "options": {"baseURL": "$V1", "apiKey": "$KEY"},
+                    "models": {"$MODEL": {"name": "$MODEL"}},
+                }
+            }
+        },
+        then="opencode --model herd/$MODEL",
+    ),
+    "aider": Client(
+        "aider",
+        "aider --openai-api-base $V1 --openai-api-key $KEY --model openai/$MODEL",
+    ),
+    "continue": Client(
+        "Continue (~/.continue/config.yaml)",
+        "models:\n  - name: Herd\n    provider: openai\n    model: $MODEL\n    apiBase: $V1\n    apiKey: $KEY\n"
+        "    roles: [chat, edit, apply]",
+    ),
+    "cline": Client(
+        "Cline (its settings in VS Code)",
+        "API Provider   OpenAI Compatible\nBase URL       $V1\nAPI Key        $KEY\nModel ID       $MODEL",
+    ),
+    "zed": Client(
+        "Zed",
+        file=".config/zed/settings.json",
+        settings={
+            "language_models": {
+                "openai_compatible": {
+                    "Herd": {
+                        "api_url": "$V1",
+                        "available_models": [{"name": "$MODEL", "display_name": "$MODEL", "max_tokens": 8192}],
+                    }
+                }
+            }
+        },
+        then="the agent's settings ask for the key: $KEY",
+    ),
+    "open-webui": Client(
+        "Open WebUI",
+        "docker run -d --network host -e OPENAI_API_BASE_URL=$V1 -e OPENAI_API_KEY=$KEY \\\n"
+        "  -v open-webui:/app/backend/data --name open-webui ghcr.io/open-webui/open-webui:main",
+    ),
+    "llm": Client(
+        "llm",
+        "# extra-openai-models.yaml, beside the file that `llm logs path` prints\n"
+        "- model_id: herd\n  model_name: $MODEL\n  api_base: $V1\n  api_key_name: herd\n\n"
+        '# then: llm keys set herd --value $KEY; llm -m herd "Hello"',
+    ),
+    "langchain": Client(
+        "LangChain",
+        "from langchain_openai import ChatOpenAI\n\n"
+        'model = ChatOpenAI(base_url="$V1", api_key="$KEY", model="$MODEL")\nprint(model.invoke("Hello").content)',
+    ),
+    "litellm": Client(
+        "LiteLLM",
+        'import litellm\n\nturns = [{"role": "user", "content": "Hello"}]\n'
+        'reply = litellm.completion(model="openai/$MODEL", api_base="$V1", api_key="$KEY", messages=turns)\n'
+        "print(reply.choices[0].message.content)",
+    ),
+    "llama-index": Client(
+        "LlamaIndex",
+        "from llama_index.llms.openai_like import OpenAILike\n\n"
+        'model = OpenAILike(api_base="$V1", api_key="$KEY", model="$MODEL", is_chat_model=True)\n'
+        'print(model.complete("Hello"))',
+    ),
+    "copilot": Client(
+        "GitHub Copilot in VS Code, through Ollama's routes",
+        file=".config/Code/User/settings.json",
+        settings={"github.copilot.chat.byok.ollamaEndpoint": "$URL"},
+        then="Manage Models in the chat's model picker, then Ollama",
+    ),
+    "curl": Client(
+        "curl",
+        'curl $V1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n'
+        """  -d '{"model": "$MODEL", "messages": [{"role": "user", "content": "Hello"}]}'""",
+    ),
+}
+
+
+def find(name: str) -> Client:
+    """The client of that name. Raises NotFound."""
+    if name not in CLIENTS:
+        fail(NotFound, "client", got=name, expected=", ".join(CLIENTS))
+    return CLIENTS[name]

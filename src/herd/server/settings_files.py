@@ -1,0 +1,120 @@
+"""Settings merged into a file of another program's: nothing that stood there is lost, or nothing is written.
+
+JSON is read, merged and written again, which keeps everything but its spacing; a file with comments, or with a name
+twice, is refused. TOML gets tables appended, so that comments and order stay; a table that is there already, with other
+values, is refused. The file before is kept beside it.
+"""
+
+import json
+import shutil
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from herd.checkpoint.atomic import make_folders, new_file
+from herd.errors import BadFile, fail
+
+BY_HAND = "change it by hand: herd connect NAME prints what belongs there"
+
+
+def merge_file(path: Path, settings: Mapping[str, Any], kind: Literal["json", "toml"]) -> Path | None:
+    """Merge settings into a file, made if it is missing. The backup of what stood there; None: nothing did, or the file
+    has them already. Raises BadFile, with nothing written, for what cannot be merged safely."""
+    path = path.resolve()  # a link stays one
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError:
+        fail(BadFile, f"{path}: not UTF-8", do=BY_HAND)
+    after = (merged_json if kind == "json" else merged_toml)(before, settings, path)
+    if after == before:
+        return None
+    make_folders(path.parent)
+    backup = None
+    if before:
+        backup = path.with_name(f"{path.name}.before-herd-{time.strftime('%Y%m%d-%H%M%S')}")
+        with new_file(backup, overwrite=True) as temporary:
+            shutil.copy2(path, temporary)
+    with new_file(path, overwrite=True) as temporary:
+        temporary.chmod(path.stat().st_mode & 0o777 if before else 0o600)  # a new one may hold a key
+        temporary.write_text(after, encoding="utf-8")
+    return backup
+
+
+def merged_json(before: str, settings: Mapping[str, Any], path: Path) -> str:
+    """The file's text with the settings in it."""
+    try:
+        found = json.loads(before or "{}", object_pairs_hook=_once)
+    except ValueError as error:
+        fail(BadFile, f"{path}: not plain JSON ({error})", do=BY_HAND)
+    if not isinstance(found, dict):
+        fail(BadFile, f"{path}", got=type(found).__name__, expected="a JSON object", do=BY_HAND)
+    merged = _merged(found, settings, str(path))
+    return before if merged == found else json.dumps(merged, indent=2, ensure_ascii=False) + "\n"
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name that comes twice would lose a value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice in one object")
+    return found
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Objects member by member; of anything else the new value. Raises BadFile where one is an object and one not."""
+    found = dict(old)
+    for name, value in new.items():
+        have = found.get(name)
+        if isinstance(have, dict) and isinstance(value, Mapping):
+            found[name] = _merged(have, value, f"{where}: {name}")
+        elif have is not None and isinstance(have, dict) != isinstance(value, Mapping):
+            fail(BadFile, f"{where}: {name}", got=type(have).__name__, expected="what the client has there", do=BY_HAND)
+        else:
+            found[name] = value
+    return found
+
+
+def merged_toml(before: str, settings: Mapping[str, Any], path: Path) -> str:
+    """The file's text with the tables that are missing at its end."""
+    try:
+        found = tomllib.loads(before)
+        tables = [(names, table) for names, table in _tables(settings) if not _has(found, names, table, path)]
+        if not tables:
+            return before
+        gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+        after = before + gap + "\n".join(_table_text(names, table) for names, table in tables)
+        assert tomllib.loads(after) == _merged(found, settings, str(path)), "what was appended is not what was meant"
+    except tomllib.TOMLDecodeError as error:
+        fail(BadFile, f"{path}: not TOML that tables can be added to ({error})", do=BY_HAND)
+    return after
+
+
+def _tables(settings: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, str]]]:
+    """The innermost tables, by their names from the top: those that hold texts."""
+    if all(isinstance(value, str) for value in settings.values()):
+        return [(names, dict(settings))]
+    return [found for name, value in settings.items() for found in _tables(value, (*names, name))]
+
+
+def _has(found: Any, names: Sequence[str], table: Mapping[str, str], path: Path) -> bool:
+    """Whether a table is there. Raises BadFile for one with other values."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    if found is not None and found != table:
+        fail(BadFile, f"{path}: [{'.'.join(names)}] is there with other values", do=BY_HAND)
+    return found is not None
+
+
+def _table_text(names: Sequence[str], table: Mapping[str, str]) -> str:
+    """A table. JSON's strings are TOML's basic strings."""
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items()]
+    return f"[{'.'.join(names)}]\n" + "".join(lines)
+
+
+def shown(settings: Mapping[str, Any], kind: Literal["json", "toml"]) -> str:
+    """Settings as a person would write them into the file."""
+    if kind == "json":
+        return json.dumps(settings, indent=2, ensure_ascii=False)
+    return "\n".join(_table_text(names, table) for names, table in _tables(settings)).rstrip()

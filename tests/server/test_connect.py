@@ -1,0 +1,147 @@
+"""`herd connect`: every client's settings, and files of theirs that keep what they had."""
+
+import ast
+import json
+import shlex
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from herd.cli import main
+from herd.errors import BadFile
+from herd.server.connect import CLIENTS, Place
+from herd.server.settings_files import merge_file, shown
+
+PLACE = Place("http://127.0.0.1:8484/", "smollm2", "a-key")
+KEY = "a-key-that-is-long-enough"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HERD_API_KEY", raising=False)
+    monkeypatch.delenv("HERD_URL", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_every_client_is_told_where_the_service_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["connect", name, "--url", "http://10.0.0.7:9000", "--model", "some-model"]) == 0
+    out = capsys.readouterr()
+    assert "http://10.0.0.7:9000" in out.out
+    assert "some-model" in out.out or name in ("copilot", "open-webui")  # these ask for the list
+    assert "$" not in out.out + out.err and "//v1" not in out.out
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "langchain", "litellm", "llama-index"])
+def test_python_is_python(name: str) -> None:
+    ast.parse(PLACE.fill(CLIENTS[name].text))
+
+
+def test_curl_is_a_command_with_json() -> None:
+    words = shlex.split(PLACE.fill(CLIENTS["curl"].text))
+    assert words[:2] == ["curl", "http://127.0.0.1:8484/v1/chat/completions"]
+    assert json.loads(words[-1])["model"] == "smollm2"
+
+
+def test_the_list_has_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["connect"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(CLIENTS)
+    assert main(["connect", "nobody"]) == 3
+    assert "openai" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [n for n, c in CLIENTS.items() if c.settings is not None])
+def test_a_file_is_made_and_then_left_alone(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = home / CLIENTS[name].file
+    assert main(["connect", name, "--write"]) == 0
+    read = json.loads if CLIENTS[name].kind == "json" else tomllib.loads
+    text = path.read_text()
+    assert read(text) == Place("http://127.0.0.1:8484", "smollm2").fill_all(CLIENTS[name].settings)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert main(["connect", name, "--write"]) == 0
+    assert path.read_text() == text and list(path.parent.iterdir()) == [path]
+    assert read(shown(read(text), CLIENTS[name].kind)) == read(text)
+
+
+def test_a_key_is_written_and_not_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERD_API_KEY", KEY)
+    for name in CLIENTS:
+        assert main(["connect", name]) == 0
+    assert main(["connect", "claude-code", "--write"]) == 0
+    out = capsys.readouterr()
+    assert KEY not in out.out + out.err
+    assert json.loads((home / ".claude/settings.json").read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == KEY
+
+
+def test_json_keeps_what_it_had(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.json", tmp_path / "link.json"
+    before = '{"theme": "dark", "env": {"OTHER": "1", "ANTHROPIC_MODEL": "old"}, "list": [1, 2.5, null]}'
+    path.write_text(before)
+    path.chmod(0o640)
+    link.symlink_to(path)
+    backup = merge_file(link, {"env": {"ANTHROPIC_MODEL": "new", "URL": "ü"}}, "json")
+    assert json.loads(path.read_text()) == {
+        "theme": "dark",
+        "env": {"OTHER": "1", "ANTHROPIC_MODEL": "new", "URL": "ü"},
+        "list": [1, 2.5, None],
+    }
+    assert link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert backup is not None and backup.read_text() == before
+
+
+def test_toml_keeps_its_comments_and_order(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    before = '# mine\nmodel = "big"  # stays\n\n[profiles.mine]\nmodel = "x"'
+    path.write_text(before)
+    settings = {"model_providers": {"herd": {"url": 'a"b\\'}}, "profiles": {"herd": {"model": "m"}}}
+    assert merge_file(path, settings, "toml") is not None
+    after = path.read_text()
+    assert after.startswith(before + "\n\n[model_providers.herd]\n")
+    assert tomllib.loads(after) == {
+        "model": "big",
+        "profiles": {"mine": {"model": "x"}, "herd": {"model": "m"}},
+        "model_providers": {"herd": {"url": 'a"b\\'}},
+    }
+    assert merge_file(path, settings, "toml") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        ("json", '// comment\n{"a": 1}'),
+        ("json", '{"a": 1,}'),
+        ("json", '{"a": 1, "a": 2}'),
+        ("json", "[]"),
+        ("json", '{"herd": "text"}'),
+        ("json", "\ufeff{}"),
+        ("toml", "a = "),
+        ("toml", 'herd = {model = "m"}'),
+        ("toml", 'herd.t = "text"'),
+        ("toml", '[herd.t]\nmodel = "another"'),
+        ("toml", "[[herd]]\na = 1"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_and_left_alone(tmp_path: Path, kind: str, before: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(before)
+    with pytest.raises(BadFile, match="by hand"):
+        merge_file(path, {"herd": {"t": {"model": "m"}}}, kind)  # type: ignore[arg-type]
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(BadFile, match="UTF-8"):
+        merge_file(path, {"b": {}}, "json")
+
+
+def test_a_client_without_such_a_file_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["connect", "aider", "--write"]) == 2
+    assert "herd connect aider" in capsys.readouterr().err
