@@ -137,33 +137,54 @@ async def many(streams: int, rate: float, seconds: float) -> dict[str, float]:
 
 
 async def hangups(count: int, wave: int = 50) -> dict[str, float]:
-    """Clients that go away at a random byte of their request or of its answer; what is left of them."""
+    """Clients that go away at a random byte of their request or of its answer, in waves; what is left of them.
+
+    Then single ones that go away in the middle of an answer: how long until the engine has their place again.
+    """
     rng = random.Random(4)
-    period_s, freed = 0.02, []
+    period_s = 0.02
     with Service(period_s=period_s, places=wave, child=False) as service:
-        for dialect in TOKEN:
-            await (await service.stream(dialect, 5)).over
+        await _wave(service, rng, wave)  # once unseen: threads and modules that come with the first requests stay
         await asyncio.sleep(1.0)
         before = service.worker.usage()
-        for start in range(0, count, wave):
-            streams = []
-            for i in range(start, min(count, start + wave)):
-                dialect = rng.choice(list(TOKEN))
-                longest = 2 * len(request(dialect, NAME, 1000, secret_of(0)))
-                where = {"hang_up": rng.randint(1, longest if i % 2 else 20_000), "reset": rng.random() < 0.5}
-                streams.append(await service.stream(dialect, 1000, i, **where))
-            await asyncio.wait([s.over for s in streams])
-            freed.append((await asyncio.to_thread(service.worker.wait_free))["seconds"])
+        waves = [await _wave(service, rng, min(wave, count - start)) for start in range(0, count, wave)]
+        single = [await _middle(service, rng) for _ in range(20)]
         await asyncio.sleep(1.0)
         after, lost = service.worker.usage(), service.worker.lost()
     return {
         "disconnects": count,
         **{f"lost_{name}": value for name, value in lost.items()},
         **{f"lost_{name}": after[name] - before[name] for name in ("threads", "descriptors")},
-        "free_p50_ms": 1e3 * p(freed, 50),
-        "free_max_ms": 1e3 * max(freed),
+        "free_p50_ms": 1e3 * p(single, 50),
+        "free_max_ms": 1e3 * max(single),
+        "wave_free_p50_ms": 1e3 * p(waves, 50),
+        "wave_free_max_ms": 1e3 * max(waves),
         "step_ms": 1e3 * period_s,
     }
+
+
+async def _wave(service: Service, rng: random.Random, count: int) -> float:
+    """Seconds from the last of so many disconnects until the engine has nothing to do for any of them."""
+    streams = []
+    for key in range(count):
+        dialect = rng.choice(list(TOKEN))
+        longest = 2 * len(request(dialect, NAME, 1000, secret_of(0))) if key % 2 else 20_000
+        hang_up, reset = rng.randint(1, longest), rng.random() < 0.5
+        streams.append(await service.stream(dialect, 1000, key, hang_up=hang_up, reset=reset))
+    await asyncio.wait([s.over for s in streams])
+    return float((await asyncio.to_thread(service.worker.wait_free))["seconds"])
+
+
+async def _middle(service: Service, rng: random.Random) -> float:
+    """The same after one disconnect."""
+    stream = await service.stream(rng.choice(list(TOKEN)), 1000)
+    while len(stream.times) < 5:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(rng.random() * service.period_s)
+    began_s = time.monotonic()
+    stream.cut()
+    await asyncio.to_thread(service.worker.wait_free)
+    return time.monotonic() - began_s
 
 
 # -- more than it can do -----------------------------------------------------------------------------------------------

@@ -137,13 +137,18 @@ class Mailbox:
             self._waiting.set_result(None)
 
 
+TURN = 16
+"""Events that a loop is given at once: a step of a thousand sequences would keep all else on it waiting."""
+
+
 class _Carrier:
-    """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come."""
+    """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come, and between
+    two `TURN`s of them the loop does what else there is to do."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._lock = threading.Lock()
-        self._sent: list[tuple[Mailbox, Event]] = []
+        self._sent: deque[tuple[Mailbox, Event]] = deque()
         self._called = False
 
     def send(self, mailbox: Mailbox, event: Event) -> None:
@@ -159,8 +164,11 @@ class _Carrier:
 
     def _bring(self) -> None:
         with self._lock:
-            sent, self._sent, self._called = self._sent, [], False
-        for mailbox, event in sent:
+            turn = [self._sent.popleft() for _ in range(min(TURN, len(self._sent)))]
+            self._called = bool(self._sent)
+            if self._called:
+                asyncio.get_running_loop().call_soon(self._bring)
+        for mailbox, event in turn:
             mailbox.arrive(event)
 
 
