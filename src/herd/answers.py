@@ -118,7 +118,7 @@ class Sample:
             return []
         pieces = self._calls.push(step.token_id, step.text)
         if step.finish is not None:
-            pieces += self._calls.finish()
+            pieces += self._calls.finish(cut=step.finish.reason != "stop" or step.finish.stop is not None)
         found = [event for piece in pieces for event in self._piece(piece)]
         self._gate.add("", step.token_id, logprob)
         return found
@@ -156,7 +156,7 @@ class Sample:
 
     def interrupt(self) -> list[Event]:
         """Somebody ended it: what was said stays said."""
-        pieces = [] if self._calls is None else self._calls.finish()
+        pieces = [] if self._calls is None else self._calls.finish(cut=True)
         found = [event for piece in pieces for event in self._piece(piece)]
         return [*found, *self._release(last=True), self._done(self.job.reading.finish("interrupted"))]
 

@@ -250,6 +250,7 @@ def test_tokenize_health_and_metrics(client: httpx.Client) -> None:
     ids = ok(client.post("/tokenize", json={"model": "fake", "prompt": "<|eot|>é"}))["tokens"]
     assert ids == list("<|eot|>é".encode())
     assert ok(client.post("/detokenize", json={"model": "fake", "tokens": ids}))["prompt"] == "<|eot|>é"
+    ok(client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS}))
     assert ok(client.get("/health")) == {"status": "ok"}
     assert ok(client.get("/ready"))["status"] == "ready"
     text = client.get("/metrics").text

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from herd.errors import UsageError
 from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, call_grammar, parameters_of
 from herd.text.messages import ToolCall
 from herd.text.tools import call_text
@@ -52,9 +53,13 @@ def read(text: str, splits: list[int] | None = None) -> Found:
         ("[[f(a=1)]]", ("[]", [("f", {"a": 1})])),
         # what the end of the answer makes up for
         ("[f(a=1)", ("", [("f", {"a": 1})])),
-        ('{"name": "f", "parameters": {"a": [1, 2', ("", [("f", {"a": [1, 2]})])),
+        ('{"name": "f", "parameters": {"a": [1, 2]}', ("", [("f", {"a": [1, 2]})])),
+        ('[{"name": "f", "parameters": {}}, {"name": "g.h"}', ("", [("f", {}), ("g.h", {})])),
+        ('```json\n{"name": "f"}\n{"name": "g.h"}\n```', ("", [("f", {}), ("g.h", {})])),
+        ('[f(a="\\ud83d\\ude00")]', ("", [("f", {"a": "\N{GRINNING FACE}"})])),
         ('<tool_call>{"name": "f", "arguments": {}}</tool', ("", [("f", {})])),
         ('<function=f>{"a": 2}', ("", [("f", {"a": 2})])),
+        ("[f(a=1), g.h()", ("", [("f", {"a": 1}), ("g.h", {})])),
     ],
 )  # fmt: skip
 def test_forms(answer: str, expected: Found) -> None:
@@ -68,6 +73,11 @@ def test_forms(answer: str, expected: Found) -> None:
         '{"name": "f", "parameters": {"a": "', "[f(a=1, a=2)]", "[f(1, 2, 3)]", "[f(a=b)]", "[f(a=1}]", "[f(a=1e999)]",
         "<tool_call>nothing</tool_call>", "<function=h>{}</function>", "<b>hi</b>", "```python\nprint([1])\n```",
         '{"name": 1}', '{"name": "f", "parameters": [1]}', "<|python_start|>[x(1)]<|python_end|>", "`f`", "[f]", "[f(",
+        '{"name": "f", "parameters": {"a": 10', '{"name": "f", "parameters": {"a": [1, 2', '{"name": "f"',
+        '<function=f>{"a": 2',
+        '{"name": "f", "parameters": {"a": NaN}}', '{"name": "f", "parameters": {"a": 1e400}}',
+        '{"name": "f", "parameters": {"a": "\\ud800"}}', '[f(a="\\ud800")]', '{"name": "f", "description": "x"}',
+        '[{"name": "h", "parameters": {}}, {"name": "f"',
         "a < b > c [d] {e}", '[f(a="\\u12")]', "[" * 50, '{"name"' * 50, "[f(a=" + "[" * 100,
     ],
 )  # fmt: skip
@@ -168,3 +178,23 @@ def test_forced_calls_are_calls_valid_under_their_schemas(hermes: bool, only: st
         for call in calls:
             assert only in (None, call.name)
             jsonschema.validate(dict(call.arguments), schemas[call.name])
+
+
+def test_an_answer_that_was_cut_is_not_added_to() -> None:
+    for answer in ("[f(a=1)", '{"name": "f", "parameters": {"a": 1}', '<tool_call>{"name": "f"}'):
+        parser = CallParser(TOOLS)
+        pieces = [*parser.push(None, answer), *parser.finish(cut=True)]
+        assert pieces == [TextPiece(answer)], answer
+
+
+def test_an_answer_in_json_is_shown_while_it_comes() -> None:
+    for answer in ('{"name": "Ada", ', '{"x": 1', '[{"name": "Ada"'):
+        parser = CallParser(TOOLS)
+        assert "".join(p.text for p in parser.push(None, answer) if isinstance(p, TextPiece)) == answer
+
+
+def test_arguments_of_a_forced_call_are_an_object() -> None:
+    text = call_grammar([{"name": "f", "parameters": {"properties": {}}}], hermes=False, only=None, parallel=False)
+    assert '"type": "object"' in text.split("%json")[1]
+    with pytest.raises(UsageError, match="type of parameters"):
+        call_grammar([{"name": "f", "parameters": {"type": "integer"}}], hermes=False, only=None, parallel=False)

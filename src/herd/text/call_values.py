@@ -50,9 +50,9 @@ def word(char: str) -> Reader:
     return "".join(found), char
 
 
-def json_text(char: str, closed: bool = False) -> Reader:
-    """The text of a JSON object, from `{` to its `}`; is it JSON: json.loads knows. closed: at the end of the text the
-    missing brackets are added, if no string is open."""
+def json_text(char: str, whole: bool = True) -> Reader:
+    """The text of a JSON object, from `{` to its `}`; is it JSON: json.loads knows. whole: its last `}` must be there;
+    else at the end of the text it may be missing, if a `}` stands before it: then everything inside is complete."""
     if char != "{":
         raise NoCall
     found: list[str] = []
@@ -60,9 +60,9 @@ def json_text(char: str, closed: bool = False) -> Reader:
     in_string = False
     while True:
         if char == END:
-            if in_string or not closed:
+            if whole or len(open_) != 1 or "".join(found).rstrip()[-1:] != "}":
                 raise NoCall
-            return "".join(found) + "".join(reversed(open_)), END
+            return "".join(found) + "}", END
         found.append(char)
         if in_string:
             if char == "\\":
@@ -121,7 +121,14 @@ def string(quote: str) -> Reader:
             raise NoCall
         char = yield from _character(char, found)
     char = yield
-    return "".join(found), char
+    return whole_characters("".join(found)), char
+
+
+def whole_characters(text: str) -> str:
+    """The text, if it can be said in UTF-8. Raises NoCall for half of a surrogate pair."""
+    if not text.isascii() and any("\ud800" <= c < "\ue000" for c in text):
+        raise NoCall
+    return text
 
 
 def _long_string(quote: str) -> Reader:
@@ -136,7 +143,7 @@ def _long_string(quote: str) -> Reader:
             found.append(char)
             char = yield
             if run == 3:
-                return "".join(found[:-3]), char
+                return whole_characters("".join(found[:-3])), char
             continue
         run = 0
         char = yield from _character(char, found)
@@ -153,7 +160,10 @@ def _character(char: str, found: list[str]) -> Generator[None, str, str]:
         for _ in range({"x": 2, "u": 4, "U": 8}[char]):
             digits += yield
         try:
-            found.append(chr(int(digits, 16)))
+            code = int(digits, 16)
+            if 0xDC00 <= code < 0xE000 and found and "\ud800" <= found[-1] < "\udc00":
+                code = 0x10000 + (ord(found.pop()) - 0xD800 << 10) + code - 0xDC00  # JSON's way of writing one
+            found.append(chr(code))
         except (ValueError, OverflowError):
             raise NoCall from None
     elif char in _ESCAPES and char:

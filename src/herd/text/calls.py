@@ -9,16 +9,31 @@ Forms that are read, wherever they stand in the answer (Llama 4 writes several, 
     ```json ... ```                             around one of the first two
 
 Only names of tools that the request has make a call. Whatever turns out to be none comes out as the text it is. At the
-end of the answer a missing `]`, `}`, `</...>` or fence is made up for, if nothing else is missing. What it is not: a
-judge of arguments; those are the caller's.
+end of an answer that the model itself ended, a missing last `]`, `}`, `</...>` or fence is made up for, once all
+arguments are complete; an answer that was cut is not added to. What it is not: a judge of arguments; those are the
+caller's.
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from herd.text.call_values import END, SPACE, WORDS, NoCall, Reader, json_text, literal, spaces, value, word
+from herd.errors import UsageError, fail
+from herd.text.call_values import (
+    END,
+    SPACE,
+    WORDS,
+    NoCall,
+    Reader,
+    json_text,
+    literal,
+    spaces,
+    value,
+    whole_characters,
+    word,
+)
 from herd.text.messages import ToolCall
 from herd.text.tools import dumps
 
@@ -26,8 +41,9 @@ OPENERS = frozenset("[{<`")
 """Characters with which a call may begin."""
 MOST_HELD = 1 << 20
 """Characters that are held back while they may still be a call."""
-KEYS = ('"name"', '"type"', '"function"', '"parameters"', '"arguments"', '"id"')
-"""What a call in JSON can begin with: any other object is an answer, and not held back."""
+MEMBERS = {"name", "type", "function", "parameters", "arguments", "id"}
+"""Of a call in JSON; an object with another one is an answer."""
+KEYS = tuple(f'"{name}"' for name in sorted(MEMBERS))
 
 
 @dataclass(frozen=True)
@@ -94,10 +110,12 @@ class CallParser:
         self._flush(found)
         return found
 
-    def finish(self) -> list[Piece]:
-        """The end of the answer."""
+    def finish(self, *, cut: bool = False) -> list[Piece]:
+        """The end of the answer. cut: by a limit or by somebody, not by the model."""
         found: list[Piece] = []
-        if self._reader is not None:
+        if self._reader is not None and cut:
+            self._give_up()
+        elif self._reader is not None:
             self._send(END, found)
         self._space = ""
         self._flush(found)
@@ -196,15 +214,13 @@ class CallParser:
             name, char = yield from word(char)
             _, char = yield from literal(">", char)
             _, char = yield from spaces(char)
-            text, char = yield from json_text(char, closed=True)
+            text, char = yield from json_text(char)
             call = self._known(name, _object(text))
             _, char = yield from _closing("</function>", char)
             return [call], char
         _, char = yield from literal("tool_call>", char)
         _, char = yield from spaces(char)
-        if char not in ("{", "["):
-            raise NoCall
-        found, char = yield from self._bare(char)
+        found, char = yield from self._several(char)
         _, char = yield from _closing("</tool_call>", char)
         return found, char
 
@@ -213,24 +229,30 @@ class CallParser:
         while char and char.isalpha():
             char = yield
         _, char = yield from spaces(char)
-        if char not in ("{", "["):
-            raise NoCall
-        found, char = yield from self._bare(char)
+        found, char = yield from self._several(char)
         _, char = yield from _closing("```", char)
+        return found, char
+
+    def _several(self, char: str) -> Reader:
+        """One or more of `_bare`, with white space, `;` or `,` between them."""
+        found: list[ToolCall] = []
+        while char in ("{", "["):
+            calls, char = yield from self._bare(char)
+            found += calls
+            while char and char in SPACE + ";,":
+                char = yield
+        if not found:
+            raise NoCall
         return found, char
 
     def _json(self, char: str) -> Reader:
         """{"name": ..., "parameters" or "arguments": {...}}, or OpenAI's {"type": "function", "function": {...}}."""
-        text = json_text(char, closed=True)
+        text = json_text(char, whole=False)
         next(text)
-        seen, begins = "", True
+        head = _Head(self._tools)
         while True:
             char = yield
-            if begins and char and char not in SPACE:
-                seen += char
-                if not any(key.startswith(seen) or seen.startswith(key) for key in KEYS):
-                    raise NoCall
-                begins = seen not in KEYS
+            head.push(char)
             try:
                 text.send(char)
             except StopIteration as done:
@@ -242,6 +264,8 @@ class CallParser:
         if isinstance(inner, dict):
             found = inner
         name = found.get("name", inner)
+        if not found.keys() <= MEMBERS:
+            raise NoCall
         arguments = found.get("parameters", found.get("arguments", {}))
         if isinstance(arguments, str):  # OpenAI's JSON in JSON
             arguments = _object(arguments)
@@ -297,6 +321,29 @@ class CallParser:
         return ToolCall(name, arguments)
 
 
+class _Head:
+    """The beginning of an object that may be a call: its first member's name, and if that is "name", its value. What is
+    no call is told at once, so that an answer in JSON is not held back to its end."""
+
+    def __init__(self, tools: Collection[str]) -> None:
+        self._seen = ""
+        self._names = tuple(json.dumps(name) for name in tools)
+        self._wanted: tuple[str, ...] | None = KEYS
+
+    def push(self, char: str) -> None:
+        """One more character. Raises NoCall."""
+        if self._wanted is None or not char or (char in SPACE and not self._seen):
+            return
+        if self._wanted is self._names and not self._seen and char == ":":
+            return
+        self._seen += char
+        if not any(wanted.startswith(self._seen) for wanted in self._wanted):
+            raise NoCall
+        if self._seen in self._wanted:
+            self._wanted = self._names if self._seen == '"name"' else None
+            self._seen = ""
+
+
 def _closing(tag: str, char: str) -> Reader:
     """White space and a closing tag; at the end of the text it may be cut or missing."""
     _, char = yield from spaces(char)
@@ -311,12 +358,24 @@ def _closing(tag: str, char: str) -> Reader:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_constant, parse_float=_float)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise NoCall
+    if "\\u" in text:
+        whole_characters(json.dumps(found, ensure_ascii=False))
     return found
+
+
+def _constant(name: str) -> float:
+    """NaN and infinities are Python's, not JSON's: no client could read them."""
+    raise NoCall
+
+
+def _float(text: str) -> float:
+    found = float(text)
+    return found if math.isfinite(found) else _constant(text)
 
 
 def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[str]]:
@@ -328,6 +387,15 @@ def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[str]
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         found[str(inner["name"])] = tuple(properties) if isinstance(properties, Mapping) else ()
     return found
+
+
+def object_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments, which are an object whether it says so or not. Raises UsageError for another
+    type."""
+    given = tool.get("parameters") or {"properties": {}, "additionalProperties": False}
+    if given.get("type", "object") != "object":
+        fail(UsageError, f"tool {tool['name']}: type of parameters", got=given["type"], expected="object")
+    return {**given, "type": "object"}
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]], *, hermes: bool, only: str | None, parallel: bool) -> str:
@@ -345,7 +413,7 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], *, hermes: bool, only: str 
         key = "arguments" if hermes else "parameters"
         kind = "" if hermes else '"type": "function", '
         head = f'{{{kind}"name": {json.dumps(inner["name"])}, "{key}": '
-        schema = inner.get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
+        schema = object_schema(inner)
         rules += [f'call_{i}: {json.dumps(head)} args_{i} "}}"', f"args_{i}: %json {json.dumps(schema)}"]
         names.append(f"call_{i}")
     assert names, "no such tool"

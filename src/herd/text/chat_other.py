@@ -6,7 +6,7 @@ from herd.errors import UsageError, fail
 from herd.text.chat_base import ChatFormat, with_system
 from herd.text.messages import Message
 from herd.text.tokenizer import Tokenizer
-from herd.text.tools import Tool, definitions_text, dumps
+from herd.text.tools import Tool, dumps, hermes_text
 
 SMOLLM2_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 
@@ -29,11 +29,14 @@ class ChatML(ChatFormat):
         if self.default_system is not None and messages[0].role != "system":
             messages = [Message("system", self.default_system), *messages]
         if tools:
-            messages = with_system(messages, definitions_text(tools, "json"))
+            messages = with_system(messages, hermes_text(tools))
         encode = self.tokenizer.encode
         ids: list[int] = []
         for message in messages:
-            ids += self._header(message.role) + self._content(message.content, tokens_per_tile)
+            content = self._content(message.content, tokens_per_tile)
+            if message.role == "tool":
+                content = [*encode("<tool_response>\n"), *content, *encode("\n</tool_response>")]
+            ids += self._header(message.role) + content
             if message.context is not None:
                 ids += encode("\n\n") + self._content(message.context, tokens_per_tile)
             for call in message.tool_calls:

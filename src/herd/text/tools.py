@@ -51,6 +51,16 @@ def definitions_text(tools: Sequence[Tool], form: str) -> str:
     return f"You can call these functions:\n{listed}\n{_HOW[form]} If none of them helps, answer in words."
 
 
+def hermes_text(tools: Sequence[Tool]) -> str:
+    """The same in the form that ChatML models know (Nous Research's Hermes function calling)."""
+    listed = "\n".join(dumps({"type": "function", "function": function_of(tool)}) for tool in tools)
+    return (
+        f"You can call these functions:\n<tools>\n{listed}\n</tools>\n"
+        'To call one, answer with <tool_call>\n{"name": its name, "arguments": its arguments}\n</tool_call>. '
+        "If none of them helps, answer in words."
+    )
+
+
 def function_of(tool: Tool) -> dict[str, Any]:
     """A tool's name, description and parameters; OpenAI's {"type": "function", "function": {...}} is opened."""
     inner = tool.get("function", tool)
