@@ -46,7 +46,7 @@ def _python(group: str) -> Path:
         return python
     _run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install"]
-    _run(*pip, "--quiet", "--no-deps", "--requirement", str(lock))
+    _run(*pip, "--quiet", "--no-deps", "--no-compile", "--requirement", str(lock))  # most of it is never imported
     _stamp(folder, stamp)
     return python
 

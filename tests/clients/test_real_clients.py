@@ -24,8 +24,8 @@ from proxy import proxy_of
 MODEL = os.environ.get("HERD_SMOLLM2_GGUF", "")
 CONTEXT = 2048
 """Small, so that a prompt that is too long is quickly written."""
-START_S, GROUP_S = 120, 300
-GROUPS = ("sdks",)
+START_S, GROUP_S = 120, 600
+GROUPS = ("sdks", "chains", "objects", "indexes")
 
 pytestmark = [
     pytest.mark.slow,
