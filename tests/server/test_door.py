@@ -1,6 +1,7 @@
 """Who is let in: every route, spelt in every way, asks for its key; hosts and origins are this machine's (hazards 34 to
 37, 110 to 112)."""
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -159,6 +160,23 @@ def test_slow_headers_and_slow_bodies_are_cut(tmp_path: Path) -> None:
         assert time.monotonic() - began < 15
         for s in slow:
             s.close()
+
+
+def test_a_body_that_drips_is_cut_in_all(tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path, limits=Limits(body_timeout_s=1))) as client:
+        host, port = str(client.base_url).removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as s:
+            s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+            s.settimeout(0.2)
+            reply = b""
+            for _ in range(60):
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    s.sendall(b" ")
+                with contextlib.suppress(TimeoutError, ConnectionResetError):
+                    reply += s.recv(1000)
+                if reply:
+                    break
+        assert status(reply) == 504
 
 
 def test_bodies_over_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:

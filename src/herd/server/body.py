@@ -7,6 +7,7 @@ scan bounds nesting and the number of values, so that no body costs more than it
 import asyncio
 import json
 import re
+import time
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +19,8 @@ TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]|[,:]', re.DOTALL)
 """What counts in a scan. Strings are matched so that their content does not; possessive, so in linear time."""
 MOST_DIGITS = 400
 """Of one number: more than a double can tell apart, fewer than would be slow to read."""
+SLOWEST = 16 << 10
+"""Bytes a second: a body that comes more slowly, after its first seconds, holds a connection for nothing."""
 BY_THREAD = 1 << 20
 """Bodies from this size on are parsed beside the event loop."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -32,13 +35,16 @@ async def read_body(request: Request, limits: Limits, *, media: bool = False) ->
     pieces: list[bytes] = []
     size = 0
     stream = request.stream().__aiter__()
+    begun_s = time.monotonic()
     while True:
+        left_s = begun_s + limits.body_timeout_s + size / SLOWEST - time.monotonic()
         try:
-            piece = await asyncio.wait_for(anext(stream), limits.body_timeout_s)
+            piece = await asyncio.wait_for(anext(stream), max(left_s, 0.001))
         except StopAsyncIteration:
             return b"".join(pieces)
         except TimeoutError:
-            fail(TimedOut, "body", got="no more of it", expected=f"a piece within {limits.body_timeout_s} s")
+            expected = f"{SLOWEST} bytes a second after {limits.body_timeout_s} s"
+            fail(TimedOut, "body", got=f"{size} bytes in {time.monotonic() - begun_s:.0f} s", expected=expected)
         except ClientDisconnect:
             fail(UsageError, "body", got="a closed connection", expected="the rest of the body")
         size += len(piece)

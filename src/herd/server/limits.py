@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_s: int = 10
     """From a connection's first moment to the end of its headers."""
     body_timeout_s: int = 30
-    """Between two pieces of a body."""
+    """For a body, and as long again as its bytes take at 16 KiB a second."""
     idle_timeout_s: int = 75
     """A connection kept open between requests."""
     write_timeout_s: int = 60

@@ -154,7 +154,7 @@ def address(listening: socket.socket) -> str:
 def greeting(service: Service, sockets: list[socket.socket]) -> list[str]:
     """What is said at the start."""
     main = address(sockets[0])
-    lines = [f"Herd at {main}: OpenAI {main}/v1, Anthropic {main}, Ollama {main}"]
+    lines = [f"Herd at {main}: a page for people, OpenAI's clients at {main}/v1, Anthropic's and Ollama's at {main}"]
     if len(sockets) > 1:
         lines.append(f"also {address(sockets[1])}, where Ollama's clients look")
     if service.preload:
