@@ -39,8 +39,8 @@ class Page {
   }
 
   async start() {
-    this.fresh();
     const last = sessionStorage.getItem("herd.open");
+    this.fresh();
     if (last) await this.open(last);
     if (!this.store.kept) notice("This browser keeps nothing here: conversations end with this tab.");
     await this.refreshModels();

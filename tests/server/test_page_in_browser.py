@@ -1,0 +1,493 @@
+"""The page in a browser: Debian's Chromium, headless, over a service whose model says what a test wants."""
+
+import base64
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import BYTES, END, fake_service, running
+
+from herd.server.keys import Key, digest_of
+from herd.text.chat import Llama4
+
+pytestmark = pytest.mark.slow
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parent / "page/axe.min.js"
+SECRET = "a-secret-of-the-test"
+ANSWER = ".message.assistant:not(.writing)"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A visitor's window. `requests`: all that were made; `problems`: what the console complained of."""
+
+    def __init__(self, browser: Any, address: str, **context: Any) -> None:
+        self.address = address
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.requests: list[Any] = []
+        self.problems: list[str] = []
+        self.context.on("request", lambda request: self.requests.append(request))
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.goto(address)
+        self.expect = sync_api.expect
+
+    def ready(self) -> "Visit":
+        self.page.wait_for_selector("#model option", state="attached")
+        return self
+
+    def say(self, text: str, *, wait: bool = True) -> None:
+        """Send a message, and wait for the answer's end."""
+        number = self.page.locator(ANSWER).count()
+        self.page.fill("#prompt", text)
+        self.page.keyboard.press("Enter")
+        if wait:
+            self.expect(self.page.locator(ANSWER)).to_have_count(number + 1)
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Bodies of the requests for answers."""
+        return [json.loads(r.post_data) for r in self.requests if r.url.endswith("/v1/chat/completions")]
+
+    def answer(self) -> Any:
+        return self.page.locator(ANSWER).last.locator(".body")
+
+    def check(self) -> None:
+        """Nothing was complained of, nothing was asked for elsewhere."""
+        assert not self.problems
+        assert {r.url for r in self.requests if not r.url.startswith((self.address, "blob:", "data:"))} == set()
+
+
+@pytest.fixture
+def visit(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
+    """visit(answer, **service): a window on a service of its own. What it must never do is checked at the end."""
+    ends: list[Callable[[], None]] = []
+
+    def open_one(answer: Any = "Hello there.", *, context: dict[str, Any] | None = None, **service: Any) -> Visit:
+        runs = running(fake_service(tmp_path, answer, **service))
+        found = Visit(browser, runs.__enter__(), **(context or {}))
+        ends.extend([lambda: runs.__exit__(None, None, None), found.context.close])
+        checks.append(found.check)
+        return found
+
+    checks: list[Callable[[], None]] = []
+    yield open_one
+    try:
+        for check in checks:
+            check()
+    finally:
+        for end in reversed(ends):
+            end()
+
+
+def slowly(text: str, seconds: float) -> Callable[[list[int]], int]:
+    """A model that takes its time for each byte."""
+    header = Llama4(BYTES)._open()
+    said = [*text.encode(), END]
+
+    def next_id(ids: list[int]) -> int:
+        time.sleep(seconds)
+        begins = (i for i in range(len(ids), -1, -1) if ids[i : i + len(header)] == header)
+        return said[min(len(ids) - next(begins) - len(header), len(said) - 1)]
+
+    return next_id
+
+
+def test_an_answer_streams_and_says_how_fast_it_was(visit):
+    seen = visit(slowly("One sentence. " * 8, 0.01)).ready()
+    seen.say("Hello", wait=False)
+    seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("One sentence.")
+    assert seen.page.locator("#send").get_attribute("aria-label") == "Stop"
+    seen.expect(seen.answer()).to_have_text(("One sentence. " * 8).strip())
+    seen.expect(seen.page.locator(f"{ANSWER} .stats")).to_have_text(
+        re.compile(r"113 tokens · [\d.]+ tokens/s · first after [\d.]+ s")
+    )
+    seen.expect(seen.page.locator("#model-state")).to_have_text("loaded")
+    seen.expect(seen.page.locator("#meter")).to_contain_text("of 4.1k tokens")
+    assert "One sentence." in seen.page.locator("#speaker").inner_text()
+
+
+def test_stop_keeps_the_text_and_frees_the_model(visit):
+    seen = visit(slowly("abcdefgh " * 400, 0.01)).ready()
+    seen.say("Hello", wait=False)
+    seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("abcdefgh abc")
+    seen.page.keyboard.press("Escape")
+    seen.expect(seen.page.locator(f"{ANSWER} .stats")).to_have_text("stopped")
+    text = seen.answer().inner_text()
+    assert text.startswith("abcdefgh abc")
+    assert len(text) < 3000
+    seen.say("Again", wait=False)
+    seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("abc")
+    assert seen.sent()[-1]["messages"][1] == {"role": "assistant", "content": seen.answer().inner_text()}
+    seen.page.keyboard.press("Escape")
+
+
+def test_answer_again_and_edit_make_branches(visit):
+    seen = visit().ready()
+    seen.say("First question")
+    seen.page.locator(ANSWER).hover()
+    seen.page.get_by_label("Answer again").click()
+    seen.expect(seen.page.locator(".branches")).to_have_text("2/2")
+    seen.page.get_by_label("Earlier branch").click()
+    seen.expect(seen.page.locator(".branches")).to_have_text("1/2")
+    seen.page.locator(".message.user").hover()
+    seen.page.get_by_label("Edit message").click()
+    seen.page.locator(".edit textarea").fill("Second question")
+    seen.page.keyboard.press("Enter")
+    seen.expect(seen.page.locator(".message.user .body")).to_have_text("Second question")
+    seen.expect(seen.page.locator(ANSWER)).to_have_count(1)
+    assert [m["content"] for m in seen.sent()[-1]["messages"]] == ["Second question"]
+    seen.page.locator(".message.user").hover()
+    seen.page.locator(".message.user").get_by_label("Earlier branch").click()
+    seen.expect(seen.page.locator(".message.user .body")).to_have_text("First question")
+
+
+def test_a_conversation_outlives_the_page_and_is_found_again(visit):
+    seen = visit("The answer is forty-two.").ready()
+    seen.say("What is it?")
+    seen.page.reload()
+    seen.ready()
+    seen.expect(seen.answer()).to_have_text("The answer is forty-two.")
+    seen.page.keyboard.press("Control+Shift+O")
+    seen.expect(seen.page.locator(".message")).to_have_count(0)
+    seen.page.keyboard.press("Control+K")
+    seen.page.keyboard.type("nothing like this")
+    seen.expect(seen.page.locator("#conversations .none")).to_have_text("Nothing found.")
+    seen.page.fill("#search", "forty-two")
+    seen.page.locator("#conversations .open").click()
+    seen.expect(seen.answer()).to_have_text("The answer is forty-two.")
+
+
+def test_conversations_are_exported_deleted_and_imported(visit, tmp_path):
+    seen = visit().ready()
+    seen.say("Remember me")
+    with seen.page.expect_download() as download:
+        seen.page.locator("#export").click()
+    file = tmp_path / "export.json"
+    download.value.save_as(file)
+    kept = json.loads(file.read_text())
+    assert [m["text"] for m in kept["conversations"][0]["messages"]] == ["Remember me", "Hello there."]
+    seen.page.get_by_label("Delete Remember me").click()
+    seen.expect(seen.page.locator("#conversations .open")).to_have_count(0)
+    seen.page.locator("#import-file").set_input_files(file)
+    seen.page.locator("#conversations .open").click()
+    seen.expect(seen.answer()).to_have_text("Hello there.")
+    file.write_text('{"format": "herd-conversations", "conversations": [{"messages": [{"role": "system"}]}]}')
+    seen.page.locator("#import-file").set_input_files(file)
+    seen.expect(seen.page.locator("#notices")).to_contain_text("message 0: role: got system")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(visit):
+    seen = visit(keys=(Key("me", digest_of(SECRET)),))
+    seen.expect(seen.page.locator("#key-dialog")).to_be_visible()
+    seen.page.fill("#key", "a-wrong-secret-1234")
+    seen.page.keyboard.press("Enter")
+    seen.expect(seen.page.locator("#key-problem")).to_have_text("The service does not know this key.")
+    seen.page.fill("#key", SECRET)
+    seen.page.keyboard.press("Enter")
+    seen.ready().say("Hello")
+    seen.expect(seen.answer()).to_have_text("Hello there.")
+    stored = seen.page.evaluate("() => [JSON.stringify(localStorage), JSON.stringify(sessionStorage)]")
+    assert SECRET not in stored[0]
+    assert SECRET in stored[1]
+    seen.problems[:] = [text for text in seen.problems if "401" not in text]  # Chromium reports each refusal
+
+
+def test_pictures_and_text_files_are_sent(visit):
+    seen = visit().ready()
+    seen.page.locator("#files").set_input_files(
+        [
+            {"name": "dot.png", "mimeType": "image/png", "buffer": PIXEL},
+            {"name": "notes.md", "mimeType": "text/markdown", "buffer": b"```\ncode\n```"},
+        ]
+    )
+    seen.expect(seen.page.locator("#attached li")).to_have_count(2)
+    drop = """bytes => {
+        const carried = new DataTransfer();
+        carried.items.add(new File([new Uint8Array(bytes)], "second.png", {type: "image/png"}));
+        window.dispatchEvent(new DragEvent("drop", {dataTransfer: carried, bubbles: true, cancelable: true}));
+    }"""
+    seen.page.evaluate(drop, list(PIXEL))
+    seen.expect(seen.page.locator("#attached li")).to_have_count(3)
+    seen.page.get_by_label("Remove picture 2").click()
+    seen.say("What is this?")
+    parts = seen.sent()[-1]["messages"][0]["content"]
+    url = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+    assert parts == [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "File notes.md:\n````\n```\ncode\n```\n````\n\nWhat is this?"},
+    ]
+    seen.page.locator("#files").set_input_files(
+        [{"name": "x.bin", "mimeType": "application/octet-stream", "buffer": b"\x00\xff"}]
+    )
+    seen.expect(seen.page.locator("#notices")).to_contain_text("x.bin is neither a picture nor text in UTF-8.")
+    seen.problems[:] = [text for text in seen.problems if "400" not in text]  # the fake model sees no pictures
+
+
+def test_parameters_are_sent(visit):
+    seen = visit().ready()
+    seen.page.locator("#parameters").click()
+    for name, value in {
+        "system": "Be brief.",
+        "temperature": "0.5",
+        "top_p": "7",
+        "max_tokens": "5",
+        "seed": "3",
+    }.items():
+        seen.page.fill(f"#set-{name}", value)
+    seen.page.keyboard.press("Escape")
+    seen.say("Hello")
+    body = seen.sent()[-1]
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.5, 5, 3)
+    assert "top_p" not in body, "7 is no probability"
+    seen.expect(seen.answer()).to_have_text("Hello")
+
+
+def test_an_error_stands_in_its_place_and_can_be_tried_again(visit):
+    seen = visit().ready()
+    seen.page.route("**/v1/chat/completions", lambda route: route.abort())
+    seen.say("Hello")
+    seen.expect(seen.page.locator(".error")).to_contain_text("The service cannot be reached.")
+    seen.page.unroute("**/v1/chat/completions")
+    seen.page.get_by_text("Try again").click()
+    seen.expect(seen.answer()).to_have_text("Hello there.")
+    seen.expect(seen.page.locator(".error")).to_have_count(0)
+    seen.expect(seen.page.locator(".message")).to_have_count(2)
+    seen.problems[:] = [text for text in seen.problems if "ERR_FAILED" not in text]
+
+
+MARKDOWN = r"""# Title
+
+Some *italic*, **bold**, ***both***, ~~gone~~, `code <b>` and snake_case_name, 2 * 3 * 4.
+A [link](https://example.org/a_(b) "title"), https://example.org/x. and <mailto:a@b.org>
+
+1. one
+   - inner
+2. two
+
+- [x] done
+
+> quoted
+> more
+
+| a | b |
+|:--|--:|
+| 1 | x \| y |
+
+```python
+if a < b:
+    print("```")
+```
+
+Inline $E = mc^2$ costs $5 and $6.
+
+$$
+\int_0^1 x\,dx = \frac12
+$$
+"""
+
+
+def test_markdown_code_and_math_are_shown(visit):
+    seen = visit(MARKDOWN).ready()
+    seen.say("Show")
+    body = seen.answer()
+    assert body.locator("h3").inner_text() == "Title"
+    assert body.locator("em").all_inner_texts() == ["italic", "both"]
+    assert body.locator("strong").all_inner_texts() == ["bold", "both"]
+    assert body.locator("del").inner_text() == "gone"
+    assert body.locator("p code").inner_text() == "code <b>"
+    assert "snake_case_name, 2 * 3 * 4." in body.inner_text()
+    links = body.locator("a")
+    assert [a.get_attribute("href") for a in links.all()] == [
+        "https://example.org/a_(b)",
+        "https://example.org/x",
+        "mailto:a@b.org",
+    ]
+    assert {a.get_attribute("rel") for a in links.all()} == {"noopener noreferrer"}
+    assert body.locator("ol > li").count() == 2
+    assert body.locator("ol > li ul li").inner_text() == "inner"
+    assert body.locator(".task").get_attribute("aria-label") == "done"
+    assert body.locator("blockquote").inner_text() == "quoted\nmore"
+    assert body.locator("td").all_inner_texts() == ["1", "x | y"]
+    assert body.locator("pre code").inner_text() == 'if a < b:\n    print("```")'
+    seen.expect(body.locator("math")).to_have_count(2)
+    assert "$5 and $6" in body.inner_text()
+    assert any(r.url.endswith("/page/vendor/temml.mjs") for r in seen.requests)
+    seen.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    body.get_by_label("Copy code").click()
+    assert seen.page.evaluate("() => navigator.clipboard.readText()") == 'if a < b:\n    print("```")'
+
+
+def test_math_is_not_loaded_for_those_who_need_none(visit):
+    seen = visit().ready()
+    seen.say("Hello")
+    assert not [r.url for r in seen.requests if "vendor" in r.url]
+
+
+def test_a_stream_is_shown_as_the_whole_text_is(visit):
+    """Whatever the pieces, blocks that were frozen are what the whole text gives."""
+    seen = visit().ready()
+    same = """async text => {
+        const {Markdown} = await import("/page/markdown.js");
+        const whole = document.createElement("div"), grown = document.createElement("div");
+        new Markdown(whole).show(text);
+        const markdown = new Markdown(grown);
+        for (let i = 1; i <= text.length; i++) markdown.show(text.slice(0, i));
+        return [whole.innerHTML, grown.innerHTML];
+    }"""
+    whole, grown = seen.page.evaluate(same, MARKDOWN.replace("$", ""))
+    assert "<h3>" in whole
+    assert grown == whole
+
+
+HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit=2">
+
+[a](javascript:window.hit=3) [b](data:text/html,<script>window.hit=4</script>) <javascript:window.hit=5>
+
+![p](https://evil.example/pixel.png) ![q](//evil.example/q.png) ![r](/page/icon.svg "x")
+![s](data:image/svg+xml;base64,PHN2Zz4=)
+
+[c](  java\tscript:window.hit=6) [d](https://user:pw@evil.example/) [e](/v1/models) [f](vbscript:x)
+
+$\\href{javascript:window.hit=7}{x} \\includegraphics{https://evil.example/m.png}$ $\\href{javascript:alert(1)}{y}$
+
+```html
+<script>window.hit = 8</script>
+```
+
+| <svg onload="window.hit=9"> | b |
+|---|---|
+| <iframe src="https://evil.example/"></iframe> | <style>@import "https://evil.example/s.css"</style> |
+"""
+
+
+def test_hostile_output_is_text_and_nothing_else(visit):
+    seen = visit(HOSTILE).ready()
+    seen.say("Attack")
+    seen.page.wait_for_timeout(500)
+    body = seen.answer()
+    assert seen.page.evaluate("() => window.hit") is None
+    assert body.locator("script, img, iframe, svg:not(.icon), style, object, form").count() == 0
+    assert {a.get_attribute("href").split(":")[0] for a in body.locator("a").all()} <= {"https"}
+    assert body.locator("math a, math [href]").count() == 0
+    assert "<script>window.hit = 1</script>" in body.inner_text()
+    assert "picture not loaded: p" in body.inner_text()
+
+
+@pytest.mark.parametrize("mark", ["*", "_", "~~", "`", "[", "![", "$", "\\(", "> ", "- ", "(", "[a](", "<http://", "|"])
+def test_no_text_is_slow_to_read(visit, mark):
+    """20,000 opening marks that nothing closes: read in linear time, else it would take minutes."""
+    seen = visit().ready()
+    show = """async text => {
+        const {Markdown} = await import("/page/markdown.js");
+        const root = document.createElement("div");
+        new Markdown(root).show(text);
+        return root.textContent.length;
+    }"""
+    assert seen.page.evaluate(show, f"a {mark}b " * 20_000) > 20_000
+    assert seen.page.evaluate(show, mark * 20_000) >= 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(visit, theme, width):
+    context = {
+        "color_scheme": theme,
+        "viewport": {"width": width, "height": 844},
+        "reduced_motion": "reduce",
+        "bypass_csp": True,
+    }
+    seen = visit(MARKDOWN, context=context).ready()
+    seen.page.add_script_tag(path=AXE)
+    run = "() => axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html + n.failureSummary)]))"
+    assert seen.page.evaluate(run) == []
+    seen.say("Show")
+    seen.page.wait_for_selector("math")
+    assert seen.page.evaluate(run) == []
+    seen.page.locator("#parameters").click()
+    assert seen.page.evaluate(run) == []
+    seen.page.keyboard.press("Escape")
+    if width < 800:
+        seen.page.locator("#menu").click()
+        assert seen.page.evaluate(run) == []
+
+
+def long_conversation(num_messages: int) -> str:
+    """A file to import."""
+    messages = [
+        {
+            "id": f"m{i}",
+            "parent": f"m{i - 1}" if i else None,
+            "role": "assistant" if i % 2 else "user",
+            "text": MARKDOWN * 2 if i % 2 else f"Question {i}",
+        }
+        for i in range(num_messages)
+    ]
+    talk = {"id": "long", "title": "Long talk", "head": messages[-1]["id"], "messages": messages}
+    return json.dumps({"format": "herd-conversations", "version": 1, "conversations": [talk]})
+
+
+def test_two_hundred_messages_are_as_quick_as_two(visit, tmp_path):
+    """No task of the page takes over 100 ms while somebody types, scrolls through all of it, or an answer streams."""
+    file = tmp_path / "long.json"
+    file.write_text(long_conversation(200))
+    seen = visit().ready()
+    chunk = json.dumps({"choices": [{"index": 0, "delta": {"content": "word **bold** `code` and more.\n\n"}}]})
+    end = json.dumps({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9}})
+    stream = f"data: {chunk}\n\n" * 400 + f"data: {end}\n\ndata: [DONE]\n\n"
+    seen.page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
+    )
+    seen.page.locator("#import-file").set_input_files(file)
+    seen.page.locator("#conversations .open").click()
+    seen.expect(seen.page.locator(".message").last).to_be_visible()
+    assert seen.page.locator(".message").count() < 60
+    seen.page.wait_for_selector("math")
+    seen.page.evaluate("""() => {
+        window.long = [];
+        new PerformanceObserver(list => window.long.push(...list.getEntries().map(e => e.duration)))
+            .observe({type: "longtask"});
+    }""")
+    seen.page.locator("#prompt").press_sequentially("How does this go on? " * 3)
+    seen.page.keyboard.press("Enter")
+    seen.expect(seen.page.locator(ANSWER).last).to_contain_text("word bold code and more.")
+    seen.expect(seen.page.locator(".message.writing")).to_have_count(0)
+    seen.page.locator("#prompt").press_sequentially("And on? " * 3)
+    for _ in range(12):
+        seen.page.evaluate("() => { document.querySelector('#scroller').scrollTop = 0 }")
+        seen.page.wait_for_timeout(150)
+    seen.expect(seen.page.locator(".message").first).to_contain_text("Question 0")
+    seen.page.locator("#prompt").press_sequentially("And with all of it shown? ")
+    assert [ms for ms in seen.page.evaluate("() => window.long") if ms > 100] == []
+
+
+def test_the_theme_is_chosen_and_kept(visit):
+    seen = visit(context={"color_scheme": "light"}).ready()
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    light = seen.page.evaluate(ground)
+    seen.page.get_by_label("Light or dark").click()
+    dark = seen.page.evaluate(ground)
+    assert dark != light
+    seen.page.reload()
+    assert seen.ready().page.evaluate(ground) == dark
