@@ -13,6 +13,7 @@ import { openStore } from "./store.js";
 
 const SAVE_MS = 1000; // while an answer grows, it is saved that often
 const NOTICE_MS = 8000;
+const READ_MS = 10; // a burst of an answer is read for that long, then the page may draw
 
 class Page {
   constructor(store) {
@@ -160,6 +161,7 @@ class Page {
   async read(body, { conversation, message, control }) {
     const began = performance.now();
     let saved = began;
+    let rested = began;
     let first;
     for await (const { text, usage, timings } of this.api.chat(body, control.signal)) {
       if (text) {
@@ -172,6 +174,10 @@ class Page {
       if (performance.now() - saved > SAVE_MS) {
         saved = performance.now();
         this.save(conversation);
+      }
+      if (performance.now() - rested > READ_MS) {
+        await new Promise((resolve) => setTimeout(resolve));
+        rested = performance.now();
       }
     }
   }

@@ -5,7 +5,8 @@ import { siblingsOf } from "./conversation.js";
 import { byId, copyButton, h, icon, iconButton } from "./dom.js";
 import { Markdown } from "./markdown.js";
 
-const WINDOW = 24; // messages shown at first, and added at a time
+const WINDOW = 16; // messages shown at first
+const EARLIER = 4; // added at a time: few, so that scrolling never waits
 const NEAR_PX = 64; // so close to the end counts as the end
 
 export class MessageList {
@@ -21,10 +22,11 @@ export class MessageList {
     this.atEnd = true;
     this.frame = 0;
     this.sentinel = h("div", { class: "sentinel" });
-    new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.showEarlier(), {
+    this.watcher = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.showEarlier(), {
       root: this.scroller,
       rootMargin: "400px 0px 0px",
-    }).observe(this.sentinel);
+    });
+    this.watcher.observe(this.sentinel);
     this.scroller.addEventListener("scroll", () => this.noteEnd(), { passive: true });
     this.toEnd.addEventListener("click", () => this.scrollToEnd());
   }
@@ -54,7 +56,7 @@ export class MessageList {
 
   showEarlier() {
     if (this.first === 0) return;
-    const from = Math.max(0, this.first - WINDOW);
+    const from = Math.max(0, this.first - EARLIER);
     const views = this.path.slice(from, this.first).map((message) => new MessageView(message, this.actions));
     views.forEach((view) => view.refresh(siblingsOf(this.conversation, view.message)));
     const below = this.scroller.scrollHeight - this.scroller.scrollTop;
@@ -62,6 +64,8 @@ export class MessageList {
     this.views.unshift(...views);
     this.place();
     this.scroller.scrollTop = this.scroller.scrollHeight - below;
+    this.watcher.unobserve(this.sentinel); // observed anew, it reports again: short messages may not fill the screen
+    this.watcher.observe(this.sentinel);
   }
 
   viewOf(message) {
