@@ -211,9 +211,10 @@ async def _arrivals(service: Service, per_s: float, seconds: float, tokens: int)
         await asyncio.sleep(max(0.0, next_s - time.monotonic()))
         streams.append(await service.stream("chat", tokens, rng.randrange(KEYS)))
         if time.monotonic() > look_s:
-            look_s = time.monotonic() + 0.5
-            waiting.append(service.worker.waiting()["waiting"])
-            rss.append(service.worker.usage()["rss_bytes"])
+            now = await asyncio.to_thread(service.worker.now)
+            waiting.append(now["waiting"])
+            rss.append(now["rss_bytes"])
+            look_s = time.monotonic() + 1.0
     await asyncio.wait([s.over for s in streams])
     admitted = [s for s in streams if s.status == 200]
     refused = [s for s in streams if s.status == 429]

@@ -38,7 +38,7 @@ class Pace(msgspec.Struct, frozen=True):
 
     period_s: float
     places: int
-    queue: int = 4096
+    queue: int = 1024
     child: bool = True
     """Whether it runs in a process of its own, as `herd serve` has it."""
 

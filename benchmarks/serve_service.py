@@ -72,24 +72,22 @@ class Running:
         self.loop.run_until_complete(self.server.serve(sockets=[listening]))
 
     def usage(self) -> dict[str, float]:
-        """Of this process: CPU seconds so far, and what it holds now."""
+        """What this process holds, once all that is garbage is gone."""
         gc.collect()
-        with open("/proc/self/statm") as f:
-            pages = int(f.read().split()[1])
-        return {
-            "cpu_s": time.process_time(),
-            "threads": threading.active_count(),
-            "descriptors": len(os.listdir("/proc/self/fd")),
-            "rss_bytes": pages * os.sysconf("SC_PAGESIZE"),
-        }
+        return {"threads": threading.active_count(), "descriptors": len(os.listdir("/proc/self/fd"))}
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds of this process so far."""
         return {"cpu_s": time.process_time()}
 
-    def waiting(self) -> dict[str, int]:
-        """Requests that the engine's front lets wait."""
-        return {"waiting": self.llm._engine._post.gate.total, "running": len(self.llm._engine._post.jobs)}
+    def now(self) -> dict[str, int]:
+        """Requests that wait, and resident memory. Cheap: to collect garbage here would hold up the service."""
+        with open("/proc/self/statm") as f:
+            pages = int(f.read().split()[1])
+        return {
+            "waiting": self.llm._engine._post.gate.total,
+            "rss_bytes": pages * os.sysconf("SC_PAGESIZE"),
+        }
 
     def wait_free(self) -> dict[str, float]:
         """Seconds until no sequence runs or waits in the engine, which runs in this process, and none is expected."""
