@@ -51,6 +51,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(address)
         self.expect = sync_api.expect
+        self.expect.set_options(timeout=30_000)  # of a busy machine
 
     def ready(self) -> "Visit":
         self.page.wait_for_selector("#model option", state="attached")
