@@ -14,6 +14,12 @@ from herd.media.limits import IMAGE_LIMITS
 _DATA = re.compile(r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}/[a-zA-Z0-9.+-]{1,64})?(?:;[a-zA-Z0-9=.+-]{1,64}){0,4};base64,")
 
 
+def check_count(count: int) -> None:
+    """Raise BadMedia for more images than one request may show; before any of them is decoded or fetched."""
+    if count > IMAGE_LIMITS.request_images:
+        fail(BadMedia, "images in one request", got=count, expected=f"at most {IMAGE_LIMITS.request_images}")
+
+
 async def image_of(url: str, where: str, *, remote: bool) -> bytes:
     """The bytes behind an image's address. Raises BadMedia, Forbidden, and what fetching raises."""
     if url[:5].lower() == "data:":

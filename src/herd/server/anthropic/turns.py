@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.server.fields import Refused
-from herd.server.media import base64_image, image_of
+from herd.server.media import base64_image, check_count, image_of
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -111,10 +111,19 @@ async def dialog_of(
     if system:
         text = system if isinstance(system, str) else "\n".join(block.text for block in system)
         found.append({"role": "system", "content": text})
+    check_count(sum(_images(turn.content) for turn in turns))
     names: dict[str, str] = {}
     for i, turn in enumerate(turns):
         found += await _turns(turn, f"messages[{i}]", names, remote_media)
     return found
+
+
+def _images(content: str | Sequence[Block]) -> int:
+    """How many a message shows, those in results of tools among them."""
+    if isinstance(content, str):
+        return 0
+    inner = sum(_images(b.content) for b in content if isinstance(b, ToolResult) and b.content is not None)
+    return inner + sum(isinstance(block, Image) for block in content)
 
 
 def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from herd.replies import CallEndEvent, DoneEvent, Logprob, TextEvent
 from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table, told
-from herd.server.media import base64_image
+from herd.server.media import base64_image, check_count
 from herd.server.ollama.common import (
     OPTIONS_REPORTED,
     Options,
@@ -113,6 +113,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
     asked, ignored = CHAT.read(await read_json(request, service.limits, media=True), strict=service.strict)
     if not asked.messages:
         return await _load(service, asked, {"message": {"role": "assistant", "content": ""}})
+    check_count(sum(len(turn.images or ()) for turn in asked.messages))
     turns = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(asked.messages)]
     ask = _ask(asked, messages=turns, tools=tools_of(asked.tools))
     return await _answer(service, request, caller, asked, ask, ignored, _message)
@@ -123,6 +124,7 @@ async def generate(service: Service, request: Request, caller: Caller) -> Respon
     asked, ignored = GENERATE.read(await read_json(request, service.limits, media=True), strict=service.strict)
     if not asked.prompt and not asked.images:
         return await _load(service, asked, {"response": ""})
+    check_count(len(asked.images or ()))
     prompt = asked.prompt or ""
     if asked.raw:
         if asked.images or asked.system:

@@ -8,7 +8,7 @@ import msgspec
 
 from herd.replies import Reply
 from herd.server.fields import Refused
-from herd.server.media import image_of
+from herd.server.media import check_count, image_of
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
 from herd.text.messages import ToolCall
@@ -80,6 +80,8 @@ def with_kinds(items: list[Any]) -> list[Any]:
 
 async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[str, Any]]:
     """Turns; calls that follow each other, or a message of the assistant, are one. Raises Refused, BadMedia."""
+    contents = [x.content if isinstance(x, Said) else x.output for x in items if isinstance(x, Said | CallOutput)]
+    check_count(sum(isinstance(p, InputImage) for content in contents if isinstance(content, list) for p in content))
     found: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for i, item in enumerate(items):

@@ -8,7 +8,7 @@ import msgspec
 
 from herd.errors import UsageError
 from herd.server.fields import Refused
-from herd.server.media import image_of
+from herd.server.media import check_count, image_of
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -98,6 +98,7 @@ ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
 
 async def dialog_of(turns: Sequence[Turn], *, remote_media: bool) -> list[dict[str, Any]]:
     """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
+    check_count(sum(isinstance(p, Image) for turn in turns if isinstance(turn.content, list) for p in turn.content))
     return [await _turn(turn, f"messages[{i}]", remote_media) for i, turn in enumerate(turns)]
 
 
