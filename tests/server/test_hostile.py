@@ -297,7 +297,7 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
                     with contextlib.suppress(TimeoutError):
                         s.recv(rng.randrange(1, 2000))
         engine = loaded[0]._running()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while (engine._post.jobs or service.keyring.find("", "").under_way) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not engine._post.jobs

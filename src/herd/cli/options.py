@@ -167,3 +167,9 @@ def loading(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def load_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `herd.load` out of a command's, the flags of `loading`."""
+    names = ("context", "chat_format", "threads", "ops", "device", "kv", "force")
+    return {**{name: values[name] for name in names}, "pack": not values["no_pack"]}

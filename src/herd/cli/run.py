@@ -89,18 +89,7 @@ def _is_interactive() -> bool:
 def _load(model: str, values: Mapping[str, Any]) -> "LLM":
     from herd.llm import load
 
-    return load(
-        model,
-        context=values["context"],
-        chat_format=values["chat_format"],
-        threads=values["threads"],
-        ops=values["ops"],
-        device=values["device"],
-        kv=values["kv"],
-        force=values["force"],
-        pack=not values["no_pack"],
-        progress=console.progress(quiet=values["quiet"]),
-    )
+    return load(model, **options.load_arguments(values), progress=console.progress(quiet=values["quiet"]))
 
 
 def _chat(model: str, values: Mapping[str, Any]) -> None:

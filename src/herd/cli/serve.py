@@ -151,16 +151,10 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
     from herd.llm import load
     from herd.server.limits import Limits
 
+    arguments = options.load_arguments(values)
     return load(
         path,
-        context=values["context"] or "auto",
-        chat_format=values["chat_format"],
-        threads=values["threads"],
-        ops=values["ops"],
-        device=values["device"],
-        kv=values["kv"],
-        force=values["force"],
-        pack=not values["no_pack"],
+        **{**arguments, "context": arguments["context"] or "auto"},
         parallel=values["parallel"],
         engine="thread" if values["in_process"] else "child",
         queue=Limits().queue,
