@@ -31,7 +31,7 @@ SECRETS = {LONG: "[EMAIL]", "jane.doe@mail.example.org": "[EMAIL]", KEY: "[SECRE
 
 def say(text: str, policy: Layers, ask: str = "hi", **options: object) -> tuple[list[str], Reply]:
     """What a model that says `text` shows past the policy."""
-    llm = LLM(TINY, FakeModel(_speaker(text, ask)), BYTES, Llama4(BYTES))
+    llm = LLM(TINY, FakeModel(_speaker(text)), BYTES, Llama4(BYTES))
     pieces, reply = [], None
     for event in llm.stream(ask, policy=policy, temperature=0, max_tokens=4000, **options):
         if isinstance(event, TextEvent):
@@ -42,10 +42,15 @@ def say(text: str, policy: Layers, ask: str = "hi", **options: object) -> tuple[
     return pieces, reply
 
 
-def _speaker(text: str, ask: str) -> object:
-    start = len(Llama4(BYTES).encode([Message("user", ask)]))
-    said = [*text.encode(), END]
-    return lambda ids: said[min(len(ids) - start, len(said) - 1)]
+def _speaker(text: str) -> object:
+    """Says `text` after the header of its turn, wherever that is: a policy may have changed what stands before."""
+    head, said = Llama4(BYTES)._open(), [*text.encode(), END]
+
+    def next_id(ids: list[int]) -> int:
+        start = max(i for i in range(len(ids)) if ids[i : i + len(head)] == head) + len(head)
+        return said[min(len(ids) - start, len(said) - 1)]
+
+    return next_id
 
 
 def shown(text: str, policy: Layers, ends: list[int]) -> str:
