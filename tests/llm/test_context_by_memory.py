@@ -1,9 +1,9 @@
 """`herd.load(context="auto")`: as much context as memory holds."""
 
-import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_models_share_what_memory_there_is(folder: Path, monkeypatch: pytest.Mon
     """A cache takes memory as it fills: what is promised to one model is not given to the next."""
     long = hf_folder(folder.parent / "long", replace(TINY, max_context=1 << 20))
     monkeypatch.setattr(loading, "available_bytes", lambda: 1500 << 20)
-    gc.collect()  # models that other tests have left would give their share back in the middle
+    monkeypatch.setattr(loading, "_promised", WeakKeyDictionary())  # models that other tests have left
     first = herd.load(long, threads=1, context="auto")
     second = herd.load(long, threads=1, context="auto")
     found = first.context, second.context

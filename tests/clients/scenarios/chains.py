@@ -30,7 +30,14 @@ def get_weather(city: Literal["Paris", "Oslo"]) -> str:
 
 def of_openai(url: str, tokens: int = 8, **more: object) -> ChatOpenAI:
     return ChatOpenAI(
-        base_url=f"{url}/v1", api_key="none", model=MODEL, max_tokens=tokens, timeout=TIMEOUT_S, max_retries=0, **more
+        base_url=f"{url}/v1",
+        api_key="none",
+        model=MODEL,
+        max_tokens=tokens,
+        temperature=0,
+        timeout=TIMEOUT_S,
+        max_retries=0,
+        **more,
     )
 
 
@@ -40,7 +47,14 @@ def of_ollama(url: str, tokens: int = 8, **more: object) -> ChatOllama:
 
 def of_anthropic(url: str, tokens: int = 8, **more: object) -> ChatAnthropic:
     return ChatAnthropic(
-        base_url=url, api_key="none", model=MODEL, max_tokens=tokens, timeout=TIMEOUT_S, max_retries=0, **more
+        base_url=url,
+        api_key="none",
+        model=MODEL,
+        max_tokens=tokens,
+        temperature=0,
+        timeout=TIMEOUT_S,
+        max_retries=0,
+        **more,
     )
 
 
