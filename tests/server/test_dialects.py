@@ -195,6 +195,7 @@ def test_ollama_models(client: httpx.Client) -> None:
     assert ok(client.post("/api/show", json={"model": "pirate"}))["system"] == "Arr."
     said = ok(client.post("/api/chat", json={"model": "pirate", "messages": TURNS, "stream": False}))
     assert said["message"]["content"] == "Hell"
+    assert client.post("/v1/chat/completions", json={"model": "pirate", "messages": []}).status_code == 400
     assert client.request("DELETE", "/api/delete", json={"model": "pirate"}).status_code == 200
     assert client.post("/api/show", json={"model": "pirate"}).status_code == 404
     assert client.post("/api/push", json={"model": "fake"}).status_code == 501

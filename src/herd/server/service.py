@@ -102,7 +102,6 @@ class Service:
         """What models are loaded with."""
         self.nobody = Key("nobody", rights=frozenset())
         """Who asks where no key is needed."""
-        self.started_s = time.time()
         self.stopping = False
 
     async def open(self, caller: Caller, ask: Ask) -> "Answer":
@@ -185,7 +184,7 @@ class Service:
         if profile is None:
             return ask
         messages = ask.messages
-        if messages is not None and profile.system and messages[0].get("role") != "system":
+        if messages and profile.system and messages[0].get("role") != "system":
             messages = [{"role": "system", "content": profile.system}, *messages]
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
