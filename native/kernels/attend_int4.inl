@@ -68,7 +68,7 @@ struct Int4 {
         }
         for (int r = 0; r < R; r++) {
             const float top = peak(most[r]);
-            by[r] = set1(top > 1e-30f ? 127.0f / top : 0.0f), scale[r] = top / 127.0f;
+            by[r] = set1(top > LEAST ? 127.0f / top : 0.0f), scale[r] = top / 127.0f;
         }
         for (int64_t i = 0; i < t.width; i += W) {
             F s = load(factor + i);

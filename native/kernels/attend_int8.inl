@@ -49,7 +49,8 @@ INLINE F to_float(I x) { return __builtin_convertvector(x, F); }
 
 // 1.5 * 2^23. Added to |x| < 2^22 it rounds to the nearest integer, whose low 22 bits are those of the sum.
 constexpr float ROUNDING = 12582912.0f;
-INLINE I nearest(F x) { return (I)(x + ROUNDING) - (I)set1(ROUNDING); }
+// Any other x gives any integer: the scale beside it is then NaN (or 0).
+INLINE I nearest(F x) { return (I)((U)(x + ROUNDING) - (U)set1(ROUNDING)); }
 
 // The lowest byte of each lane.
 INLINE void put_bytes(uint8_t *p, I x) {
@@ -68,21 +69,24 @@ INLINE int32_t total_of(I x) {
     return (int32_t)sum;
 }
 
+// What is below rounds to 0: WHOLE over it might be infinite.
+constexpr float LEAST = 1e-30f;
+
 // n values (whole vectors) as whole numbers up to WHOLE in two signed digits, 128 * high + low; returns their scale.
 // sum: of the whole numbers.
 INLINE float whole_digits(const float *x, int64_t n, uint8_t *high, uint8_t *low, int32_t &sum) {
     F most{}, all{};
     for (int64_t i = 0; i < n; i += W) most = largest(most, absolute(load(x + i))), all += load(x + i) * 0.0f;
     const float top = peak(most);
-    const float by = top > 0 ? (float)WHOLE / top : 0.0f;
-    I count{};
+    const float by = top > LEAST ? (float)WHOLE / top : 0.0f;
+    U count{};
     for (int64_t i = 0; i < n; i += W) {
-        I v = nearest(load(x + i) * by), h = (v + 64) >> 7;
-        count += v;
+        I v = nearest(load(x + i) * by), h = (I)((U)v + 64) >> 7;
+        count += (U)v;
         put_bytes(high + i, h);
         put_bytes(low + i, v - (I)((U)h << 7));
     }
-    sum = total_of(count);
+    sum = total_of((I)count);
     return top / (float)WHOLE + total(all);  // NaN when a value is none
 }
 
@@ -97,7 +101,7 @@ INLINE float fold_row(const float *p, int64_t n, S scale_at, uint8_t *high, uint
         all += x * 0.0f;
     }
     const float top = peak(most);
-    const float by = top > 0 ? (float)WHOLE / top : 0.0f;
+    const float by = top > LEAST ? (float)WHOLE / top : 0.0f;
     for (int64_t j = 0; j < n; j += W) {
         I v = (I)fused(load(p + j) * scale_at(j), set1(by), set1(ROUNDING));  // its low 14 bits are the number
         put_bytes(high + j, v >> 7);

