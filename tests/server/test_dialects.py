@@ -175,6 +175,10 @@ def test_ollama_num_ctx_is_a_ceiling(client: httpx.Client) -> None:
     assert "num_ctx allows 50" in short.json()["error"]
     cut = ok(client.post("/api/chat", json={**body, "options": {"num_ctx": 150}}))
     assert cut["prompt_eval_count"] + cut["eval_count"] <= 150
+    tools = [{"type": "function", "function": WEATHER}]
+    long = client.post("/api/chat", json={**body, "tools": tools, "options": {"num_ctx": 150}})
+    assert long.status_code == 400, "tools are part of the prompt"
+    assert "num_ctx allows 150" in long.json()["error"]
 
 
 def test_ollama_calls(caller: httpx.Client) -> None:

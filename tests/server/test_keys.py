@@ -1,11 +1,16 @@
 """Keys: who is let in, and how often."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from serving import fake_service
 
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError
 from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_keys
+from herd.server.limits import Limits
+from herd.server.service import Ask, Caller
 
 SECRET = "a-secret-of-some-length"
 
@@ -51,6 +56,21 @@ def test_rights_requests_at_once_and_quotas() -> None:
     with pytest.raises(QuotaSpent) as caught:
         key.enter(64)
     assert 0 < caught.value.retry_after_s <= 20
+
+
+def test_only_where_there_are_keys_has_each_a_share(tmp_path: Path) -> None:
+    async def two_at_once(*keys: Key) -> None:
+        service = fake_service(tmp_path, limits=Limits(per_key=1), keys=keys)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(service.models.close)
+            for i in range(2):
+                caller = Caller(service.keyring.find("", SECRET), str(i), "/test")
+                answer = await service.open(caller, Ask(model="fake", prompt="Hi"))
+                stack.push_async_callback(answer.aclose)
+
+    asyncio.run(two_at_once())
+    with pytest.raises(Busy, match="expected at most 1"):
+        asyncio.run(two_at_once(plain_key(SECRET, "b")))
 
 
 def test_a_bucket_fills_up_by_the_monotonic_clock() -> None:

@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue: int = 1024
     """Requests that wait for a place in a model."""
     per_key: int = 64
-    """Requests of one key under way at once."""
+    """Requests of one key under way at once; where no key is needed, `queue` is the limit."""
     connections: int = 4096
     """Open at once; over that the one that has been idle longest is closed."""
     header_bytes: int = 64 << 10

@@ -111,7 +111,7 @@ class Service:
         """
         self._check(ask)
         caller.facts.update(key=caller.key.name, model=ask.model)
-        caller.key.enter(self.limits.per_key)
+        caller.key.enter(self._at_once)
         stack = AsyncExitStack()
         try:
             llm = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
@@ -134,7 +134,7 @@ class Service:
         self.refuse_when_stopping()
         within("model", len(model), self.limits.name_bytes)
         caller.facts.update(key=caller.key.name, model=model)
-        caller.key.enter(self.limits.per_key)
+        caller.key.enter(self._at_once)
         tokens = 0
         try:
             async with self.models.use(model, keep_alive_s) as llm:
@@ -162,6 +162,11 @@ class Service:
             ping=ping,
             is_behind=lambda: answer.unread > self.limits.unread_events,
         )
+
+    @property
+    def _at_once(self) -> int:
+        """Most requests of one key under way. Without keys there is nobody else to leave room for."""
+        return self.limits.per_key if self.keyring else self.limits.queue
 
     def refuse_when_stopping(self) -> None:
         """Raise NotReady once the service takes no more requests."""
@@ -223,7 +228,7 @@ def _under(ask: Ask, llm: LLM) -> Ask:
     """A request that stays under its own ceiling. Raises ContextTooLong with both counts."""
     assert ask.ceiling is not None
     if ask.messages is not None:
-        used = len(llm.prompt_ids(ask.messages))
+        used = len(llm.prompt_ids(ask.messages, tools=ask.tools or None))
     else:
         assert ask.prompt is not None
         used = len(llm.encode(ask.prompt)) if isinstance(ask.prompt, str) else len(ask.prompt)
