@@ -2,20 +2,25 @@
 
 A client that sends headers one byte at a time is cut at the time-out, the number of connections is bounded (over it the
 one that has idled longest goes), and there are no websockets. h11 refuses what parsers disagree about: two lengths,
-length beside chunks, NUL in a header.
+length beside chunks, NUL in a header. When the system has no descriptor for another one, some idle ones are closed.
 """
 
 import asyncio
 import json
 import resource
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from herd.server.limits import Limits
+from herd.server.log import Log
+from herd.server.problems import NO_FILES
 
 SPARE_FILES = 128
 """File descriptors that are not for connections."""
+ROOM = 16
+"""Idle connections that are closed when there are none left."""
 
 
 def connection_class(limits: Limits) -> type[asyncio.Protocol]:
@@ -67,6 +72,14 @@ class Connection(H11Protocol):
         elif self._late is None:
             self._expect_headers()
 
+    @classmethod
+    def make_room(cls, places: int) -> int:
+        """Cut so many connections as are idle, the one that has been so longest first; how many there were."""
+        idle = [one for one in cls.open if one.idle][:places]
+        for one in idle:
+            one.cut()
+        return len(idle)
+
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
@@ -94,6 +107,28 @@ class Connection(H11Protocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+def for_event_loop(
+    connections: type[Connection], log: Log
+) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """An exception handler for the loop that accepts connections.
+
+    asyncio calls it for every place in the queue of the socket while the system gives no descriptor, and tries again
+    after a second: once a second is often enough to make room and to say so.
+    """
+    told_s = float("-inf")
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told_s
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in NO_FILES or "socket" not in context:
+            loop.default_exception_handler(context)
+        elif loop.time() - told_s >= 0.5:
+            told_s = loop.time()
+            log.event("no file descriptors", connections=len(connections.open), closed=connections.make_room(ROOM))
+
+    return handle
 
 
 def uvicorn_options(limits: Limits) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Errors as each dialect's clients know them. One tree of errors (`herd.errors`) in, one JSON object out."""
 
+import errno
+import os
 import re
 from typing import Any, Literal
 
@@ -33,6 +35,9 @@ TOO_LONG: dict[Dialect, str] = {
     "anthropic": "prompt is too long",
 }
 """What clients look for in a message to see that they have to shorten the prompt; the counts follow it."""
+NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What the system says when it has no descriptor or buffer for another file or socket."""
+NO_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*): ")
 
 
@@ -73,6 +78,15 @@ def problem(error: HerdError, dialect: Dialect) -> Response:
         media_type="application/json",
         headers=headers_of(error),
     )
+
+
+def of_machine(error: OSError) -> HerdError | None:
+    """What a client is told when the machine lacks something, without any path. None: it is a mistake of ours."""
+    if error.errno in NO_FILES:
+        return Busy("the service has no file descriptor free; ask again in a moment")
+    if error.errno in NO_DISK:
+        return HerdError(f"the service's files: {os.strerror(error.errno)}; whoever runs it has to mend that")
+    return None
 
 
 def _param(error: HerdError) -> str | None:

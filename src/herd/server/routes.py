@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
-from herd.errors import HerdError, NotFound, PassFailed
+from herd.errors import HerdError, NotFound
 from herd.server.door import dialect_of
 from herd.server.keys import Right
-from herd.server.problems import Dialect, problem
+from herd.server.problems import Dialect, of_machine, problem
 from herd.server.service import Caller, Service
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -57,9 +57,11 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
         except HerdError as error:
             service.metrics.failed.labels(error.code).inc()
             return problem(error, route.dialect)
-        except Exception as error:  # a mistake of ours; its text may quote a prompt: the log gets kind and place alone
-            service.metrics.failed.labels(PassFailed.code).inc()
-            return problem(service.log.mistake(request.state.request_id, error), route.dialect)
+        except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
+            hidden = service.log.mistake(request.state.request_id, error)
+            told = (of_machine(error) if isinstance(error, OSError) else None) or hidden
+            service.metrics.failed.labels(told.code).inc()
+            return problem(told, route.dialect)
 
     return answer
 

@@ -3,6 +3,7 @@
 First SIGINT or SIGTERM: no more requests are taken, those under way have `drain_s` seconds; the second one ends it now.
 """
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -23,7 +24,7 @@ from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
-from herd.server.connection import uvicorn_options
+from herd.server.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Keyring
 from herd.server.log import Libraries, Log
 from herd.server.models import Loader, Models
@@ -115,6 +116,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
         # uvicorn would raise the signal again at the end, and a drained service ends with 0
         self._captured_signals.clear()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        connections = cast(type[Connection], self.config.http)
+        asyncio.get_running_loop().set_exception_handler(for_event_loop(connections, self._service.log))
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain; then nothing is left to wait for, least of all a model that is still loading."""
