@@ -6,7 +6,7 @@ reserve: less than that is no use to a conversation.
 """
 
 from herd.config import Llama4Config
-from herd.plan.memory import largest_context, need
+from herd.plan.memory import largest_context
 
 USUAL = 8192
 """Tokens of a load that nobody gave a context."""
@@ -34,8 +34,6 @@ def auto_context(
     reserve = max(available // RESERVE, LEAST_RESERVE_BYTES)
 
     def largest(room: int) -> int:
-        if need(config, weights, config.max_context, kv_dtype, piece, sequences).total_bytes <= room:
-            return config.max_context  # it need not be a multiple of anything
         return largest_context(config, weights, room, kv_dtype, piece, sequences)
 
     usual = min(config.max_context, USUAL)

@@ -116,11 +116,17 @@ def largest_context(
     piece: int = 512,
     sequences: int = 1,
 ) -> int:
-    """Most tokens of context that fit, a multiple of 256, at most the model's own; 0 when not even 256 do."""
+    """Most tokens of context that fit: the model's whole context, or a multiple of 256; 0 when not even 256 do."""
+
+    def fits(context: int) -> bool:
+        return need(config, weights, context, kv_dtype, piece, sequences).total_bytes <= available
+
+    if fits(config.max_context):
+        return config.max_context
     low, high = 0, config.max_context // 256
     while low < high:
         middle = (low + high + 1) // 2
-        if need(config, weights, middle * 256, kv_dtype, piece, sequences).total_bytes <= available:
+        if fits(middle * 256):
             low = middle
         else:
             high = middle - 1
