@@ -20,19 +20,25 @@ def tool(name):
     return found
 
 
-def build(kind, *options):
+def build(kind, *options, source=HERE):
     """Compile into build/KIND, which later runs reuse."""
     folder = ROOT / "build" / kind
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for command in (
-            [tool("cmake"), "-S", HERE, "-B", folder, *options],
+            [tool("cmake"), "-S", source, "-B", folder, *options],
             [tool("cmake"), "--build", folder, "-j", "2"],
         ):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
             assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return folder
+
+
+def build_sanitized():
+    """Beside the module, as `scripts/test --native` builds it: its kernels are compiled once."""
+    options = ("-DHERD_SANITIZE=ON", "-DHERD_CHECK=ON", f"-DPython_EXECUTABLE={sys.executable}")
+    return build("sanitize", *options, source=ROOT)
 
 
 def passes(*command):
@@ -106,14 +112,14 @@ def test_kernels_share_no_code_with_the_baseline():
 @pytest.mark.slow
 def test_kernels_under_sanitizers():
     """Every instruction set here; avxvnni among them where the processor has AVX-VNNI."""
-    folder = build("check-sanitize", "-DHERD_SANITIZE=ON")
+    folder = build_sanitized()
     for name in instruction_sets(folder):
         passes(folder / "check", name)
 
 
 @pytest.mark.slow
 def test_avxvnni_kernels_under_sanitizers():
-    avxvnni_in_the_avx512_form(build("check-sanitize", "-DHERD_SANITIZE=ON"))
+    avxvnni_in_the_avx512_form(build_sanitized())
 
 
 @pytest.mark.slow
