@@ -168,6 +168,12 @@ def test_ollama_generate_and_loading(client: httpx.Client) -> None:
     assert [m["model"] for m in ok(client.get("/api/ps"))["models"]] == ["fake:latest"]
 
 
+@pytest.mark.parametrize("keep_alive", [1e12, 1e300, "1000000000h", -1])
+def test_ollama_keeps_a_model_for_ever(client: httpx.Client, keep_alive: float | str) -> None:
+    ok(client.post("/api/generate", json={"model": "fake", "keep_alive": keep_alive}))
+    assert ok(client.get("/api/ps"))["models"][0]["expires_at"] == "9999-12-31T23:59:59Z"
+
+
 def test_ollama_num_ctx_is_a_ceiling(client: httpx.Client) -> None:
     body = {"model": "fake", "messages": [{"role": "user", "content": "a" * 100}], "stream": False}
     short = client.post("/api/chat", json={**body, "options": {"num_ctx": 50}})

@@ -16,6 +16,8 @@ from herd.server.fields import Refused
 from herd.server.service import Service
 
 FOREVER = float("inf")
+CENTURY_S = 100 * 365.25 * 86_400
+"""Whoever keeps a model for longer keeps it for ever: a date so far off cannot be written."""
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -111,7 +113,7 @@ def keep_alive_of(value: float | str | None) -> float | None:
         seconds = float(value)
     if seconds != seconds:
         raise Refused("keep_alive: got NaN, expected seconds", "keep_alive")
-    return FOREVER if seconds < 0 else seconds
+    return FOREVER if seconds < 0 or seconds > CENTURY_S else seconds
 
 
 def format_of(form: Any) -> Mapping[str, Any] | bool | None:
