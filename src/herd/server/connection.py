@@ -9,6 +9,7 @@ import asyncio
 import json
 import resource
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -53,7 +54,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self.open[self] = None
         if len(self.open) > self.most:
-            next((one for one in self.open if one.idle), self).cut()
+            self.make_room(1)
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,7 +76,7 @@ class Connection(H11Protocol):
     @classmethod
     def make_room(cls, places: int) -> int:
         """Cut so many connections as are idle, the one that has been so longest first; how many there were."""
-        idle = [one for one in cls.open if one.idle][:places]
+        idle = list(islice((one for one in cls.open if one.idle), places))
         for one in idle:
             one.cut()
         return len(idle)

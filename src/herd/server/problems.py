@@ -80,8 +80,10 @@ def problem(error: HerdError, dialect: Dialect) -> Response:
     )
 
 
-def of_machine(error: OSError) -> HerdError | None:
+def of_machine(error: Exception) -> HerdError | None:
     """What a client is told when the machine lacks something, without any path. None: it is a mistake of ours."""
+    if not isinstance(error, OSError):
+        return None
     if error.errno in NO_FILES:
         return Busy("the service has no file descriptor free; ask again in a moment")
     if error.errno in NO_DISK:

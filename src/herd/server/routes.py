@@ -55,13 +55,12 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
             request.state.facts = caller.facts
             return await route.handler(service, request, caller)
         except HerdError as error:
-            service.metrics.failed.labels(error.code).inc()
-            return problem(error, route.dialect)
+            told = error
         except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
             hidden = service.log.mistake(request.state.request_id, error)
-            told = (of_machine(error) if isinstance(error, OSError) else None) or hidden
-            service.metrics.failed.labels(told.code).inc()
-            return problem(told, route.dialect)
+            told = of_machine(error) or hidden
+        service.metrics.failed.labels(told.code).inc()
+        return problem(told, route.dialect)
 
     return answer
 

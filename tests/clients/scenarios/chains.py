@@ -13,6 +13,7 @@ from report import MODEL, QUESTION, TIMEOUT_S, expect, run, scenario
 
 ASKS_WEATHER = "What is the weather in Paris?"
 CALL_TOKENS = 100
+GREEDY = {"api_key": "none", "model": MODEL, "temperature": 0, "timeout": TIMEOUT_S, "max_retries": 0}
 
 
 class Weather(BaseModel):
@@ -29,16 +30,7 @@ def get_weather(city: Literal["Paris", "Oslo"]) -> str:
 
 
 def of_openai(url: str, tokens: int = 8, **more: object) -> ChatOpenAI:
-    return ChatOpenAI(
-        base_url=f"{url}/v1",
-        api_key="none",
-        model=MODEL,
-        max_tokens=tokens,
-        temperature=0,
-        timeout=TIMEOUT_S,
-        max_retries=0,
-        **more,
-    )
+    return ChatOpenAI(base_url=f"{url}/v1", max_tokens=tokens, **GREEDY, **more)
 
 
 def of_ollama(url: str, tokens: int = 8, **more: object) -> ChatOllama:
@@ -46,16 +38,7 @@ def of_ollama(url: str, tokens: int = 8, **more: object) -> ChatOllama:
 
 
 def of_anthropic(url: str, tokens: int = 8, **more: object) -> ChatAnthropic:
-    return ChatAnthropic(
-        base_url=url,
-        api_key="none",
-        model=MODEL,
-        max_tokens=tokens,
-        temperature=0,
-        timeout=TIMEOUT_S,
-        max_retries=0,
-        **more,
-    )
+    return ChatAnthropic(base_url=url, max_tokens=tokens, **GREEDY, **more)
 
 
 # -- what every chat model of LangChain's can --

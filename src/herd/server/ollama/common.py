@@ -16,8 +16,8 @@ from herd.server.fields import Refused
 from herd.server.service import Service
 
 FOREVER = float("inf")
-CENTURY_S = 100 * 365.25 * 86_400
-"""Whoever keeps a model for longer keeps it for ever: a date so far off cannot be written."""
+LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""The last date that can be written: for ever, and whatever lies beyond it."""
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -113,7 +113,7 @@ def keep_alive_of(value: float | str | None) -> float | None:
         seconds = float(value)
     if seconds != seconds:
         raise Refused("keep_alive: got NaN, expected seconds", "keep_alive")
-    return FOREVER if seconds < 0 or seconds > CENTURY_S else seconds
+    return FOREVER if seconds < 0 else seconds
 
 
 def format_of(form: Any) -> Mapping[str, Any] | bool | None:
@@ -134,9 +134,8 @@ def now() -> str:
 
 def stamp(unix_s: float) -> str:
     """A time as RFC 3339."""
-    if unix_s == FOREVER:
-        return "9999-12-31T23:59:59Z"
-    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
+    at = LAST if unix_s >= LAST.timestamp() else datetime.fromtimestamp(unix_s, UTC)
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def counts_of(reply: Reply, took_s: float) -> dict[str, Any]:
