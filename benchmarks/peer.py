@@ -5,8 +5,9 @@
 A round is the limit's probe, ours and the peer, one after another; figures are medians of rounds, ratios the medians of
 the rounds' ratios. The peer first runs briefly in each setting (weights repacked or not, flash attention on or off; f16
 cache); those near its best are measured in full, and a row holds the one that it is fastest in, all others beside it.
-What does not fit in memory together is loaded in turn (A-B-A-B). Every row is printed, and added to FILE as a line of
-JSON, as soon as it is there: {workload, ours, peer, ratio, runs, probe, machine, ...}.
+What does not fit in memory together is loaded in turn (A-B-A-B). Every setting is printed, and added to FILE as a line
+of JSON {measured, model, setting, ours, peer, ratio, runs}, as soon as it is measured, so a run that is cut off keeps
+what it had; a row {workload, ours, peer, ratio, runs, probe, machine, ...} when all settings of its files are there.
 """
 
 import argparse
@@ -28,12 +29,15 @@ AIR = 2.5e9
 """Bytes beside the weights: probe, caches, interpreters."""
 
 
-def rows(plan, model, path, workloads):
-    """The rows of one file, in the order of the table."""
+def rows(plan, model, path, workloads, report):
+    """The rows of one file, in the order of the table; each setting is reported at once."""
     size = os.path.getsize(path)
     needs = size + size * (1 if model in NO_REPACK else 1.9) + AIR
     run = together if needs < (available_bytes() or 1 << 62) else in_turn
-    found = list(run(plan, model, path, workloads))
+    found = []
+    for m in run(plan, model, path, workloads):
+        found.append(m)
+        report.measured(m)
     for w in workloads:
         yield w, [m for m in found if m.workload is w]
 
@@ -49,17 +53,22 @@ def row(w, found):
         "unit": "share" if w.op == "busy" else "tok/s", "runs": len(m.rounds),
         "probe": {"limit": w.probe, "median": m.probe}, "share_of_read": share, "others": m.others,
         "model": m.model, "setting": str(m.setting), "rows_a_pass": w.piece, "mode": m.mode,
-        "settings": [
-            {"model": x.model, "setting": str(x.setting), "ours": x.ours, "peer": x.peer, "ratio": x.ratio}
-            for x in found
-        ],
+        "settings": [setting(x) for x in found],
         "ours_load_s": m.loaded["load_s"], "ours_kv": m.loaded["kv"], "ours_layout": m.loaded["layout"],
         "machine": machine(), "date": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
 
 
+def setting(m):
+    """The JSON object of one setting of the peer."""
+    return {
+        "model": m.model, "setting": str(m.setting), "ours": m.ours, "peer": m.peer, "ratio": m.ratio,
+        "runs": len(m.rounds),
+    }  # fmt: skip
+
+
 class Report:
-    """Rows as they come: a line of the table, a line of the file."""
+    """Rows and their settings as they come: a line of the table, a line of the file."""
 
     def __init__(self, path):
         self.file = open(path, "a") if path else None  # noqa: SIM115 (it stays open)
@@ -67,10 +76,24 @@ class Report:
             f"{'workload':<24}{'ours':>9}{'peer':>9}{'ratio':>7}{'asked':>7}{'':<8}{'others':>7}  probe; peer's setting"
         )
 
-    def add(self, r):
+    def _keep(self, r):
         if self.file:
             self.file.write(json.dumps(r) + "\n")
             self.file.flush()
+
+    def measured(self, m):
+        """One setting of a row that is still being measured."""
+        x = setting(m)
+        self._keep({"measured": m.workload.name, **x})
+        name = f"  {m.workload.name}"
+        print(
+            f"{name:<24}{_cell(x['ours'])}{_cell(x['peer'])}{_cell(x['ratio'], 7)}  {x['model']}, {x['setting']}; "
+            f"rounds {x['runs']}",
+            flush=True,
+        )
+
+    def add(self, r):
+        self._keep(r)
         ratio = r["ratio"]
         verdict = "" if ratio is None else "ok" if ratio >= r["target"] else "SHORT"
         verdict = {True: "ok", False: "SHORT"}.get(r.get("met"), verdict)
@@ -84,9 +107,6 @@ class Report:
             f"{100 * r['others']:>6.1f}%  {'; '.join(notes)}",
             flush=True,
         )  # fmt: skip
-        for x in r.get("settings", []):
-            if len(r["settings"]) > 1:
-                print(f"    {x['model']}, {x['setting']}: {_cell(x['ours'])}{_cell(x['peer'])}{_cell(x['ratio'], 7)}")
 
 
 def _cell(x, width=9):
@@ -121,7 +141,7 @@ def main():
         here = [w for w in here if w.op not in ("load", "million")]
         if not here:
             continue
-        for w, some in rows(plan, model, path, here):
+        for w, some in rows(plan, model, path, here, report):
             found.setdefault(w, []).extend(some)
             if w.models[-1] == model:
                 report.add(row(w, found[w]))
