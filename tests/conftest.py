@@ -1,14 +1,21 @@
 """Makes `helpers` importable: pytest puts this folder on the path because this file is in it."""
 
+import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 # A shell without job control starts what runs in its background with interrupts ignored, and children inherit that:
 # tests that interrupt a child would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in every run, so that what fails is what changed. HERD_RANDOM=1 draws others, to look for more.
+hypothesis.settings.register_profile("same", derandomize=True)
+if not os.environ.get("HERD_RANDOM"):
+    hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True, scope="session")

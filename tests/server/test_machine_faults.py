@@ -49,18 +49,19 @@ def test_without_descriptors_idle_connections_make_room(model: Path) -> None:
 
 def test_a_disk_that_takes_nothing_is_said_in_one_line(model: Path, tmp_path: Path) -> None:
     """Models answer all the same; only what has to be written fails, without the path of anything."""
-    may = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-    if may.returncode:
-        pytest.skip("only root may mount a read-only disk")
     home = tmp_path / "home"
     home.mkdir()
-    serve = '"$0" -m herd serve "$1" --port "$2" --no-ollama-port --threads 1'
-    line = f'mount -t tmpfs -o ro none "$HERD_HOME" && exec {serve}'
+    mount = 'mount -t tmpfs -o ro none "$HERD_HOME"'
+    env = {**os.environ, "HERD_HOME": str(home)}
+    may = subprocess.run(["unshare", "-m", "sh", "-c", mount], env=env, capture_output=True, check=False, text=True)
+    if may.returncode:
+        pytest.skip(f"a read-only disk cannot be mounted here: {may.stderr.strip()}")
+    line = f'{mount} && exec "$0" -m herd serve "$1" --port "$2" --no-ollama-port --threads 1'
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = ["unshare", "-m", "sh", "-c", line, sys.executable, str(model), port]
-    process = subprocess.Popen(command, env={**os.environ, "HERD_HOME": str(home)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
             until("it does not answer", lambda: process.poll() is not None or _is_ready(client))
