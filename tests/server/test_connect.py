@@ -1,21 +1,26 @@
 """`herd connect`: every client's settings, and files of theirs that keep what they had."""
 
 import ast
+import importlib
 import json
+import re
 import shlex
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from herd.cli import main
-from herd.errors import BadFile
-from herd.server.connect import CLIENTS, Place
+from herd.errors import BadFile, HerdError, NetworkError
+from herd.server.connect import CLIENTS, MAX_OUTPUT, Place
 from herd.server.settings_files import merge_file, shown
 
 PLACE = Place("http://127.0.0.1:8484/", "smollm2", "a-key")
 KEY = "a-key-that-is-long-enough"
+DOCS = Path(__file__).parents[2] / "docs" / "connect.md"
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +28,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("HERD_API_KEY", raising=False)
     monkeypatch.delenv("HERD_URL", raising=False)
+    service(monkeypatch, NetworkError("nobody answers"))
     return tmp_path
+
+
+def service(monkeypatch: pytest.MonkeyPatch, says: Mapping[str, Any] | HerdError) -> None:
+    """What the service says of its models, none of it over a socket."""
+
+    def ask(method: str, path: str, url: str) -> Mapping[str, Any]:
+        assert (method, path) == ("GET", "/v1/models")
+        if isinstance(says, HerdError):
+            raise says
+        return says
+
+    monkeypatch.setattr(importlib.import_module("herd.cli.connect"), "ask", ask)
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -31,7 +49,7 @@ def test_every_client_is_told_where_the_service_is(name: str, capsys: pytest.Cap
     assert main(["connect", name, "--url", "http://10.0.0.7:9000", "--model", "some-model"]) == 0
     out = capsys.readouterr()
     assert "http://10.0.0.7:9000" in out.out
-    assert "some-model" in out.out or name in ("copilot", "open-webui")  # these ask for the list
+    assert "some-model" in out.out or name == "open-webui"  # it asks for the list
     assert "$" not in out.out + out.err and "//v1" not in out.out
 
 
@@ -44,6 +62,56 @@ def test_curl_is_a_command_with_json() -> None:
     words = shlex.split(PLACE.fill(CLIENTS["curl"].text))
     assert words[:2] == ["curl", "http://127.0.0.1:8484/v1/chat/completions"]
     assert json.loads(words[-1])["model"] == "smollm2"
+
+
+def test_the_editor_takes_json_with_comments() -> None:
+    first, _, rest = PLACE.fill(CLIENTS["copilot"].text).partition("\n")
+    (group,) = json.loads(rest)
+    (model,) = group["models"]
+    assert first.startswith("//") and model["maxInputTokens"] + model["maxOutputTokens"] == PLACE.context
+
+
+def test_numbers_are_numbers_and_texts_are_texts() -> None:
+    large = Place("http://127.0.0.1:8484", "scout", context=10_485_760)
+    models = large.fill_all(CLIENTS["opencode"].settings)["provider"]["herd"]["models"]
+    assert models["scout"]["limit"] == {"context": 10_485_760, "output": MAX_OUTPUT}
+    assert large.fill_all(CLIENTS["claude-code"].settings)["env"]["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "10485760"
+    assert PLACE.fill("$CONTEXT $INPUT $OUTPUT") == "8192 6144 2048"
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_is_sized_if_the_context_stands_in_what_it_is_told(name: str) -> None:
+    client, small, large = CLIENTS[name], Place("", "m", context=4096), Place("", "m", context=8192)
+    differ = small.fill(client.text) != large.fill(client.text)
+    assert client.sized == (differ or small.fill_all(client.settings) != large.fill_all(client.settings))
+
+
+def test_the_service_says_what_the_model_holds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service(monkeypatch, {"data": [{"id": "other", "max_model_len": 1}, {"id": "mine", "max_model_len": 65536}]})
+    assert main(["connect", "zed", "--model", "mine"]) == 0
+    out = capsys.readouterr()
+    assert '"max_tokens": 65536' in out.out and "guess" not in out.err
+
+
+@pytest.mark.parametrize(
+    "says",
+    [NetworkError("nobody answers"), {}, {"data": 3}, {"data": [3, {"id": "mine"}]}, {"data": [{"max_model_len": 1}]}],
+)
+def test_a_context_that_nobody_told_is_called_a_guess(
+    says: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service(monkeypatch, says)
+    assert main(["connect", "zed", "--model", "mine"]) == 0
+    out = capsys.readouterr()
+    assert '"max_tokens": 8192' in out.out and "8,192 tokens, a guess" in out.err
+
+
+def test_the_document_has_every_client() -> None:
+    """In the order of the list."""
+    told = re.findall(r"^\| `([a-z-]+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert told == list(CLIENTS)
 
 
 def test_the_list_has_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +141,7 @@ def test_a_key_is_written_and_not_shown(
     monkeypatch.setenv("HERD_API_KEY", KEY)
     for name in CLIENTS:
         assert main(["connect", name]) == 0
-    assert main(["connect", "claude-code", "--write"]) == 0
+        assert main(["connect", name, "--write"]) == (0 if CLIENTS[name].settings else 2)
     out = capsys.readouterr()
     assert KEY not in out.out + out.err
     assert json.loads((home / ".claude/settings.json").read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == KEY
@@ -99,15 +167,27 @@ def test_toml_keeps_its_comments_and_order(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     before = '# mine\nmodel = "big"  # stays\n\n[profiles.mine]\nmodel = "x"'
     path.write_text(before)
-    settings = {"model_providers": {"herd": {"url": 'a"b\\'}}, "profiles": {"herd": {"model": "m"}}}
+    settings = {"model_providers": {"herd": {"url": 'a"b\\'}}, "profiles": {"herd": {"model": "m", "on": False}}}
     assert merge_file(path, settings, "toml") is not None
     after = path.read_text()
     assert after.startswith(before + "\n\n[model_providers.herd]\n")
     assert tomllib.loads(after) == {
         "model": "big",
-        "profiles": {"mine": {"model": "x"}, "herd": {"model": "m"}},
+        "profiles": {"mine": {"model": "x"}, "herd": {"model": "m", "on": False}},
         "model_providers": {"herd": {"url": 'a"b\\'}},
     }
+    assert merge_file(path, settings, "toml") is None
+
+
+def test_toml_values_of_the_top_stand_before_every_table(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    before = "# mine\n[herd]\nmore = true\n"
+    path.write_text(before)
+    settings = {"model": "m", "window": 8192, "agents": {"enabled": False}}
+    assert merge_file(path, settings, "toml") is not None
+    after = path.read_text()
+    assert after == 'model = "m"\nwindow = 8192\n\n' + before + "\n[agents]\nenabled = false\n"
+    path.write_text(after.replace("false", "false\nmore = 1"))  # what is more is the user's
     assert merge_file(path, settings, "toml") is None
 
 
@@ -121,6 +201,7 @@ def test_toml_keeps_its_comments_and_order(tmp_path: Path) -> None:
         ("json", '{"herd": "text"}'),
         ("json", "\ufeff{}"),
         ("toml", "a = "),
+        ("toml", 'top = "another"'),
         ("toml", 'herd = {model = "m"}'),
         ("toml", 'herd.t = "text"'),
         ("toml", '[herd.t]\nmodel = "another"'),
@@ -131,7 +212,7 @@ def test_what_cannot_be_merged_is_refused_and_left_alone(tmp_path: Path, kind: s
     path = tmp_path / "file"
     path.write_text(before)
     with pytest.raises(BadFile, match="by hand"):
-        merge_file(path, {"herd": {"t": {"model": "m"}}}, kind)  # type: ignore[arg-type]
+        merge_file(path, {"top": "m", "herd": {"t": {"model": "m"}}}, kind)  # type: ignore[arg-type]
     assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
 
 

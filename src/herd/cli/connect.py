@@ -1,13 +1,14 @@
 """`herd connect`: what a client is set to, so that it asks this service."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from herd.cli import console
-from herd.cli.remote import split_url, url_option
-from herd.errors import UsageError, fail
+from herd.cli.remote import ask, split_url, url_option
+from herd.errors import HerdError, UsageError, fail
 
 YOUR_KEY = "YOUR-KEY"
 
@@ -20,7 +21,8 @@ YOUR_KEY = "YOUR-KEY"
 def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
     """Show how the client NAME is pointed at the service; without NAME list the clients that are known.
 
-    A key that stands in HERD_API_KEY is written by --write, and never shown.
+    A key that stands in HERD_API_KEY is written by --write, and never shown. Clients that are told how much the model
+    holds get what the service says of it.
     """
     from herd.server import connect as known
     from herd.server.settings_files import merge_file, shown
@@ -36,18 +38,20 @@ def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
             UsageError, f"{name} has no file that settings can be merged into", do=f"copy what herd connect {name} says"
         )
     key = os.environ.get("HERD_API_KEY", "").split()
-    secret = key[0] if key else known.NO_KEY
-    place = known.Place(url, model or _first_model(), secret if write else YOUR_KEY if key else known.NO_KEY)
+    asked = model or _first_model()
+    context = _context(url, asked, known.CONTEXT) if client.sized else known.CONTEXT
+    place = known.Place(url, asked, YOUR_KEY if key else known.NO_KEY, context)
     if client.settings is None:
         print(place.fill(client.text))
         return
-    path, settings = Path.home() / client.file, place.fill_all(client.settings)
+    path = Path.home() / client.file
     if write:
+        settings = (replace(place, key=key[0]) if key else place).fill_all(client.settings)
         backup = merge_file(path, settings, client.kind)
         console.note(f"{path} has the settings" + (f"; as it was: {backup}" if backup else ""))
     else:
         console.note(f"in {path} (or: herd connect {name} --write):")
-        print(shown(settings, client.kind))
+        print(shown(place.fill_all(client.settings), client.kind))
     if client.then:
         console.note(f"then: {place.fill(client.then)}")
 
@@ -56,3 +60,17 @@ def _first_model() -> str:
     from herd.checkpoint import store
 
     return next(iter(store.entries()), "smollm2")
+
+
+def _context(url: str, model: str, otherwise: int) -> int:
+    """How many tokens the model holds, as the service has it; `otherwise` and a word where it does not say."""
+    try:
+        rows = ask("GET", "/v1/models", url).get("data")
+        why = f"{url} has no {model}"
+    except HerdError as error:
+        rows, why = [], str(error)
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and row.get("id") == model and isinstance(row.get("max_model_len"), int):
+            return int(row["max_model_len"])
+    console.note(f"the context is written as {otherwise:,} tokens, a guess: {why}")
+    return otherwise

@@ -2,11 +2,14 @@
 
 A row has either text to copy, or a file of the client's (JSON or TOML) with the settings that belong into it, which
 can be merged there (`server/settings_files.py`). In texts and settings $URL is the service, $V1 its OpenAI address,
-$MODEL a model's name, $KEY a key. What stands here are the clients' own settings, as their documentation has them.
+$MODEL a model's name, $KEY a key, $CONTEXT the tokens that the model holds, of which $OUTPUT are left for an answer and
+$INPUT for what it is asked. What stands here are the clients' own settings, as they are today: docs/connect.md says
+which version of each was tried.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from string import Template
 from typing import Any, Literal
 
@@ -14,6 +17,17 @@ from herd.errors import NotFound, fail
 
 NO_KEY = "none"
 """Clients insist on a key; a service without keys takes any."""
+CONTEXT = 8192
+"""Where the service does not say what a model holds: smollm2's."""
+MAX_OUTPUT = 32_000
+"""Of a large context an answer needs no more; agents ask for as much."""
+
+
+class Number(Enum):
+    """A number in settings, where the client takes no text."""
+
+    CONTEXT = "$CONTEXT"
+    OUTPUT = "$OUTPUT"
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,8 @@ class Client:
     settings: Mapping[str, Any] | None = None
     then: str = ""
     """What to do with it once the settings are there."""
+    sized: bool = False
+    """Whether the context stands in them: the service is asked for it."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +53,16 @@ class Place:
     url: str
     model: str
     key: str = NO_KEY
+    context: int = CONTEXT
 
     def fill(self, text: str) -> str:
         """A text with its places filled."""
         url = self.url.rstrip("/")
-        return Template(text).substitute(URL=url, V1=f"{url}/v1", MODEL=self.model, KEY=self.key)
+        output = min(self.context // 4, MAX_OUTPUT)
+        return Template(text).substitute(
+            URL=url, V1=f"{url}/v1", MODEL=self.model, KEY=self.key, CONTEXT=self.context, OUTPUT=output,
+            INPUT=self.context - output,
+        )  # fmt: skip
 
     def fill_all(self, value: Any) -> Any:
         """Settings with their places filled, in names as well."""
@@ -49,6 +70,8 @@ class Place:
             return {self.fill(name): self.fill_all(member) for name, member in value.items()}
         if isinstance(value, list | tuple):
             return [self.fill_all(member) for member in value]
+        if isinstance(value, Number):
+            return int(self.fill(value.value))
         return self.fill(value) if isinstance(value, str) else value
 
 
@@ -85,17 +108,32 @@ CLIENTS: dict[str, Client] = {
                 "ANTHROPIC_BASE_URL": "$URL",
                 "ANTHROPIC_AUTH_TOKEN": "$KEY",
                 "ANTHROPIC_MODEL": "$MODEL",
+                # the names that its agents and its model picker know
                 "ANTHROPIC_DEFAULT_HAIKU_MODEL": "$MODEL",
+                "ANTHROPIC_DEFAULT_SONNET_MODEL": "$MODEL",
+                "ANTHROPIC_DEFAULT_OPUS_MODEL": "$MODEL",
+                # of a model that it does not know it takes the context to be 1,000,000 tokens
+                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "$CONTEXT",
+                "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "$OUTPUT",
+                # no messages of role "system" amid the dialog, which /v1/messages refuses
+                "CLAUDE_CODE_MODEL_CAPABILITIES": "-mid_conv_system",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             }
         },
         then="claude",
+        sized=True,
     ),
     "codex": Client(
         "Codex",
-        file=".codex/config.toml",
+        file=".codex/herd.config.toml",  # a profile is a file of its own, over config.toml
         kind="toml",
         settings={
+            "model": "$MODEL",
+            "model_provider": "herd",
+            "model_context_window": Number.CONTEXT,
+            # tools of kinds that /v1/responses refuses: "web_search", which OpenAI runs, and "namespace"
+            "web_search": "disabled",
+            "agents": {"enabled": False},
             "model_providers": {
                 "herd": {
                     "name": "Herd",
@@ -104,9 +142,9 @@ CLIENTS: dict[str, Client] = {
                     "experimental_bearer_token": "$KEY",
                 }
             },
-            "profiles": {"herd": {"model": "$MODEL", "model_provider": "herd"}},
         },
         then="codex --profile herd",
+        sized=True,
     ),
     "opencode": Client(
         "opencode",
@@ -117,23 +155,33 @@ CLIENTS: dict[str, Client] = {
                     "npm": "@ai-sdk/openai-compatible",
                     "name": "Herd",
                     "options": {"baseURL": "$V1", "apiKey": "$KEY"},
-                    "models": {"$MODEL": {"name": "$MODEL"}},
+                    # without limits it asks for 32,000 tokens, which a smaller context refuses
+                    "models": {
+                        "$MODEL": {"name": "$MODEL", "limit": {"context": Number.CONTEXT, "output": Number.OUTPUT}}
+                    },
                 }
             }
         },
         then="opencode --model herd/$MODEL",
+        sized=True,
     ),
     "aider": Client(
         "aider",
-        "aider --openai-api-base $V1 --openai-api-key $KEY --model openai/$MODEL",
+        "aider --openai-api-base $V1 --openai-api-key $KEY --model openai/$MODEL --no-show-model-warnings",
     ),
     "continue": Client(
-        "Continue (~/.continue/config.yaml)",
+        "Continue, in editors and as cn",
+        "# ~/.continue/config.yaml; where there is one, it gets the entry below models\n"
+        "name: Herd\nversion: 1.0.0\nschema: v1\n"
         "models:\n  - name: Herd\n    provider: openai\n    model: $MODEL\n    apiBase: $V1\n    apiKey: $KEY\n"
-        "    roles: [chat, edit, apply]",
+        "    roles: [chat, edit, apply]\n"
+        "    defaultCompletionOptions:\n      contextLength: $CONTEXT\n      maxTokens: $OUTPUT",
+        sized=True,
     ),
     "cline": Client(
-        "Cline (its settings in VS Code)",
+        "Cline, in the terminal and in VS Code",
+        "cline auth openai-compatible --baseurl $V1 --apikey $KEY --modelid $MODEL\ncline\n\n"
+        "# in VS Code, its settings:\n"
         "API Provider   OpenAI Compatible\nBase URL       $V1\nAPI Key        $KEY\nModel ID       $MODEL",
     ),
     "zed": Client(
@@ -144,12 +192,15 @@ CLIENTS: dict[str, Client] = {
                 "openai_compatible": {
                     "Herd": {
                         "api_url": "$V1",
-                        "available_models": [{"name": "$MODEL", "display_name": "$MODEL", "max_tokens": 8192}],
+                        "available_models": [
+                            {"name": "$MODEL", "display_name": "$MODEL", "max_tokens": Number.CONTEXT}
+                        ],
                     }
                 }
             }
         },
-        then="the agent's settings ask for the key: $KEY",
+        then="Settings, AI, LLM Providers asks for the key, $KEY, unless HERD_API_KEY has it",
+        sized=True,
     ),
     "open-webui": Client(
         "Open WebUI",
@@ -159,7 +210,8 @@ CLIENTS: dict[str, Client] = {
     "llm": Client(
         "llm",
         "# extra-openai-models.yaml, beside the file that `llm logs path` prints\n"
-        "- model_id: herd\n  model_name: $MODEL\n  api_base: $V1\n  api_key_name: herd\n\n"
+        "- model_id: herd\n  model_name: $MODEL\n  api_base: $V1\n  api_key_name: herd\n"
+        "  supports_schema: true\n  supports_tools: true\n\n"
         '# then: llm keys set herd --value $KEY; llm -m herd "Hello"',
     ),
     "langchain": Client(
@@ -180,10 +232,19 @@ CLIENTS: dict[str, Client] = {
         'print(model.complete("Hello"))',
     ),
     "copilot": Client(
-        "GitHub Copilot in VS Code, through Ollama's routes",
-        file=".config/Code/User/settings.json",
-        settings={"github.copilot.chat.byok.ollamaEndpoint": "$URL"},
-        then="Manage Models in the chat's model picker, then Ollama",
+        "GitHub Copilot in VS Code",
+        "// chatLanguageModels.json: Chat: Manage Language Models, Add Models, Custom Endpoint\n"
+        '[\n  {\n    "name": "Herd",\n    "vendor": "customendpoint",\n    "apiKey": "$KEY",\n    "models": [\n'
+        '      {\n        "id": "$MODEL",\n        "name": "$MODEL",\n        "url": "$V1/chat/completions",\n'
+        '        "toolCalling": true,\n        "vision": true,\n        "maxInputTokens": $INPUT,\n'
+        '        "maxOutputTokens": $OUTPUT\n      }\n    ]\n  }\n]',
+        sized=True,
+    ),
+    "copilot-cli": Client(
+        "GitHub Copilot's command line",
+        "export COPILOT_PROVIDER_BASE_URL=$V1 COPILOT_PROVIDER_API_KEY=$KEY COPILOT_MODEL=$MODEL\n"
+        "export COPILOT_PROVIDER_MAX_PROMPT_TOKENS=$INPUT COPILOT_PROVIDER_MAX_OUTPUT_TOKENS=$OUTPUT\ncopilot",
+        sized=True,
     ),
     "curl": Client(
         "curl",

@@ -1,8 +1,8 @@
 """Settings merged into a file of another program's: nothing that stood there is lost, or nothing is written.
 
 JSON is read, merged and written again, which keeps everything but its spacing; a file with comments, or with a name
-twice, is refused. TOML gets tables appended, so that comments and order stay; a table that is there already, with other
-values, is refused. The file before is kept beside it.
+twice, is refused. TOML gets tables appended, and values outside tables put before all else, so that comments and order
+stay; a table that is there already, with other values, is refused. The file before is kept beside it.
 """
 
 import json
@@ -77,40 +77,46 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[
 
 
 def merged_toml(before: str, settings: Mapping[str, Any], path: Path) -> str:
-    """The file's text with the tables that are missing at its end."""
+    """The file's text with the tables that are missing at its end, and before it values that stand in no table."""
     try:
         found = tomllib.loads(before)
         tables = [(names, table) for names, table in _tables(settings) if not _has(found, names, table, path)]
         if not tables:
             return before
-        gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
-        after = before + gap + "\n".join(_table_text(names, table) for names, table in tables)
+        top = [_table_text(names, table) for names, table in tables if not names]
+        rest = [_table_text(names, table) for names, table in tables if names]
+        ended = before if before.endswith("\n") else f"{before}\n"
+        after = "\n".join([*top, *([ended] if before else []), *rest])
         assert tomllib.loads(after) == _merged(found, settings, str(path)), "what was appended is not what was meant"
     except tomllib.TOMLDecodeError as error:
         fail(BadFile, f"{path}: not TOML that tables can be added to ({error})", do=BY_HAND)
     return after
 
 
-def _tables(settings: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, str]]]:
-    """The innermost tables, by their names from the top: those that hold texts."""
-    if all(isinstance(value, str) for value in settings.values()):
-        return [(names, dict(settings))]
-    return [found for name, value in settings.items() for found in _tables(value, (*names, name))]
+def _tables(settings: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Tables that have values of their own, by their names from the top; the top, without a name, comes first."""
+    own = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    inner = [found for n, v in settings.items() if isinstance(v, Mapping) for found in _tables(v, (*names, n))]
+    return [(names, own), *inner] if own else inner
 
 
-def _has(found: Any, names: Sequence[str], table: Mapping[str, str], path: Path) -> bool:
+def _has(found: Any, names: Sequence[str], table: Mapping[str, Any], path: Path) -> bool:
     """Whether a table is there. Raises BadFile for one with other values."""
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
-    if found is not None and found != table:
-        fail(BadFile, f"{path}: [{'.'.join(names)}] is there with other values", do=BY_HAND)
-    return found is not None
+    have = {name: found[name] for name in table if name in found} if isinstance(found, dict) else found
+    if have is None or (not names and not have):
+        return False
+    if have != table:
+        where = f"[{'.'.join(names)}]" if names else ", ".join(table)
+        fail(BadFile, f"{path}: {where} is there with other values", do=BY_HAND)
+    return True
 
 
-def _table_text(names: Sequence[str], table: Mapping[str, str]) -> str:
-    """A table. JSON's strings are TOML's basic strings."""
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items()]
-    return f"[{'.'.join(names)}]\n" + "".join(lines)
+def _table_text(names: Sequence[str], table: Mapping[str, Any]) -> str:
+    """A table; the top has no head. JSON's strings, numbers and truth values are TOML's."""
+    head = f"[{'.'.join(names)}]\n" if names else ""
+    return head + "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in table.items())
 
 
 def shown(settings: Mapping[str, Any], kind: Literal["json", "toml"]) -> str:
