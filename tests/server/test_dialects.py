@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from serving import client_of, fake_service
 
+from herd import __version__
+
 TURNS = [{"role": "user", "content": "Hi"}]
 WEATHER = {
     "name": "weather",
@@ -209,7 +211,9 @@ def test_ollama_models(client: httpx.Client) -> None:
     assert client.request("DELETE", "/api/delete", json={"model": "pirate"}).status_code == 200
     assert client.post("/api/show", json={"model": "pirate"}).status_code == 404
     assert client.post("/api/push", json={"model": "fake"}).status_code == 501
-    assert ok(client.get("/api/version"))["version"]
+    version = ok(client.get("/api/version"))
+    assert tuple(map(int, version["version"].split("."))) >= (0, 6, 4), "VS Code refuses what is older"
+    assert version["herd"] == __version__
 
 
 def test_ollama_embed(client: httpx.Client) -> None:
@@ -252,6 +256,23 @@ def test_messages_stream_and_calls(caller: httpx.Client) -> None:
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "Rain."}]},
     ]
     assert ok(caller.post("/v1/messages", json={**body, "stream": False, "messages": history}))["content"]
+
+
+def test_messages_of_the_system_amid_the_dialog(client: httpx.Client) -> None:
+    """Claude Code sends them."""
+    said = [*TURNS, {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+    used = ok(client.post("/v1/messages", json={"model": "fake", "max_tokens": 9, "messages": said}))["usage"]
+    counted = ok(client.post("/v1/messages/count_tokens", json={"model": "fake", "messages": said}))["input_tokens"]
+    chat = ok(
+        client.post(
+            "/v1/chat/completions",
+            json={"model": "fake", "messages": [*TURNS, {"role": "system", "content": "Be brief."}]},
+        )
+    )
+    assert used["input_tokens"] + used["cache_read_input_tokens"] == counted == chat["usage"]["prompt_tokens"]
+    result = {"type": "tool_result", "tool_use_id": "x", "content": "Rain."}
+    body = {"model": "fake", "max_tokens": 9, "messages": [*TURNS, {"role": "system", "content": [result]}]}
+    assert client.post("/v1/messages", json=body).status_code == 400
 
 
 # -- no dialect ----------------------------------------------------------------------------------------------------
@@ -317,6 +338,39 @@ def test_responses_stream(caller: httpx.Client) -> None:
         {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."},
     ]
     assert ok(caller.post("/v1/responses", json={"model": "fake", "input": followed}))["status"] == "completed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_of_tools_in_a_namespace(tmp_path: Path, stream: bool) -> None:
+    """Codex sends tools of MCP servers so; the model has one name, the client gets its two back."""
+    space = {"type": "namespace", "name": "mcp__sky", "description": "of the sky", "tools": [
+        {"type": "function", **WEATHER}]}  # fmt: skip
+    body = {"model": "fake", "input": "Hi", "tools": [{"type": "function", **WEATHER}, space], "stream": stream}
+    with client_of(fake_service(tmp_path, '[mcp__sky__weather(city="Oslo")]')) as client:
+        reply = client.post("/v1/responses", json=body)
+        found = events(reply)[-1]["response"] if stream else ok(reply)
+        (call,) = found["output"]
+        assert (call["namespace"], call["name"]) == ("mcp__sky", "weather")
+        assert found["tools"][1]["tools"][0]["name"] == "weather"
+        if stream:
+            named = [x for x in events(reply) if x["type"] == "response.function_call_arguments.done"]
+            assert [x["name"] for x in named] == ["weather"]
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."}
+        followed = {**body, "stream": False, "input": [{"role": "user", "content": "Hi"}, call, output]}
+        assert ok(client.post("/v1/responses", json=followed))["status"] == "completed"
+        kept = {**body, "stream": False, "input": [output], "previous_response_id": found["id"]}
+        assert ok(client.post("/v1/responses", json=kept))["status"] == "completed"
+
+
+def test_responses_offered_a_search_of_the_web_say_that_there_is_none(tmp_path: Path) -> None:
+    body = {"model": "fake", "input": "Hi", "tools": [{"type": "web_search", "external_web_access": False}]}
+    with client_of(fake_service(tmp_path)) as client:
+        reply = client.post("/v1/responses", json=body)
+        assert ok(reply)["tools"] == [{"type": "web_search"}]
+        assert "tools[].web_search" in reply.headers["x-herd-ignored"].split(", ")
+    with client_of(fake_service(tmp_path, strict=True)) as client:
+        plain = {**body, "tools": [{"type": "web_search"}]}
+        assert client.post("/v1/responses", json=plain).status_code == 400
 
 
 def test_responses_in_the_background_can_be_cancelled(client: httpx.Client) -> None:

@@ -169,7 +169,7 @@ def context_for(
 ) -> int:
     """Tokens of context that a load gets. held_bytes: of its weights; available: bytes, None when that is unknown."""
     if isinstance(asked, int):
-        return asked
+        return min(asked, config.max_context)
     if asked is None or available is None:
         return min(config.max_context, USUAL)
     promised = sum(_promised.values())

@@ -82,7 +82,7 @@ Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | Thinking | H
 class Turn(msgspec.Struct):
     """A message."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
 
@@ -172,10 +172,10 @@ async def _turns(turn: Turn, where: str, names: dict[str, str], remote_media: bo
                 pass
             case _:
                 parts += await _parts(block, at, remote_media)
-    if results and turn.role == "assistant":
-        raise Refused(f"{where}: got a tool_result of the assistant, expected one of the user", where)
-    if calls and turn.role == "user":
-        raise Refused(f"{where}: got a tool_use of the user, expected one of the assistant", where)
+    if results and turn.role != "user":
+        raise Refused(f"{where}: got a tool_result of the {turn.role}, expected one of the user", where)
+    if calls and turn.role != "assistant":
+        raise Refused(f"{where}: got a tool_use of the {turn.role}, expected one of the assistant", where)
     if not parts and not calls:
         return results
     content: Any = parts or ""

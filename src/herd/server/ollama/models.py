@@ -33,6 +33,9 @@ from herd.server.service import Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import encode, json_line
 
+OLLAMA_VERSION = "0.12.0"
+"""Its routes and fields are these. Clients refuse what is older than what they need (VS Code: 0.6.4)."""
+
 
 class Named(msgspec.Struct, kw_only=True):
     """A model by either of the two names that clients use for it."""
@@ -102,8 +105,8 @@ async def root(service: Service, request: Request, caller: Caller) -> Response:
 
 
 async def version(service: Service, request: Request, caller: Caller) -> Response:
-    """Herd's."""
-    return json_response({"version": __version__})
+    """The one whose routes these are, which clients compare with what they need; Herd's own beside it."""
+    return json_response({"version": OLLAMA_VERSION, "herd": __version__})
 
 
 async def tags(service: Service, request: Request, caller: Caller) -> Response:

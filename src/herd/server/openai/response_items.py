@@ -1,7 +1,7 @@
 """Items of /v1/responses -> turns as `herd.dialogs` reads them, and replies -> items."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -54,6 +54,7 @@ class Called(msgspec.Struct, tag_field="type", tag="function_call"):
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
 
 
 class CallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
@@ -68,6 +69,13 @@ class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
 
 
 Item: TypeAlias = Said | Called | CallOutput | Reasoning
+Spaces: TypeAlias = Mapping[str, tuple[str, str]]
+"""The name of a tool as the model has it -> the namespace that a client keeps it in, and its name there."""
+
+
+def name_in(namespace: str | None, name: str) -> str:
+    """What the model is told a tool of a namespace is called: models know no namespaces."""
+    return f"{namespace}__{name}" if namespace else name
 
 
 def with_kinds(items: list[Any]) -> list[Any]:
@@ -90,8 +98,8 @@ async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[st
             case Said(role, content):
                 role_ = "system" if role == "developer" else role
                 found.append({"role": role_, "content": await _content(content, where, remote_media)})
-            case Called(call_id, name, arguments):
-                names[call_id] = name
+            case Called(call_id, name, arguments, namespace):
+                names[call_id] = name = name_in(namespace, name)
                 if not found or found[-1]["role"] != "assistant":
                     found.append({"role": "assistant", "content": ""})
                 call = {"name": name, "arguments": arguments_of(arguments, f"{where}.arguments"), "id": call_id}
@@ -121,12 +129,12 @@ async def _content(content: str | Sequence[Part], where: str, remote_media: bool
     return found
 
 
-def output_of(reply: Reply) -> list[dict[str, Any]]:
+def output_of(reply: Reply, spaces: Spaces) -> list[dict[str, Any]]:
     """The items of an answer."""
     found = []
     if reply.text or not reply.tool_calls:
         found.append(message_item(message_id(), reply.text, "completed"))
-    return found + [call_item(item_id(), call, "completed") for call in reply.tool_calls]
+    return found + [call_item(item_id(), call, "completed", spaces) for call in reply.tool_calls]
 
 
 def message_id() -> str:
@@ -150,14 +158,9 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def call_item(id_: str, call: ToolCall, status: str) -> dict[str, Any]:
-    """A call as an item."""
+def call_item(id_: str, call: ToolCall, status: str, spaces: Spaces) -> dict[str, Any]:
+    """A call as an item, with the names that the client knows."""
+    namespace, name = spaces.get(call.name, ("", call.name))
     arguments = dumps(call.arguments) if status == "completed" else ""
-    return {
-        "id": id_,
-        "type": "function_call",
-        "status": status,
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": arguments,
-    }
+    item = {"id": id_, "type": "function_call", "status": status, "call_id": call.id, "name": name}
+    return {**item, "arguments": arguments, **({"namespace": namespace} if namespace else {})}

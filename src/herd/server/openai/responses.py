@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -18,10 +18,12 @@ from herd.server.fields import Refused, Table, told
 from herd.server.openai.chat import NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
+    Spaces,
     call_item,
     item_id,
     message_id,
     message_item,
+    name_in,
     output_of,
     text_part,
     turns_of,
@@ -42,6 +44,21 @@ class Function(msgspec.Struct, tag_field="type", tag="function"):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+
+class Namespace(msgspec.Struct, tag_field="type", tag="namespace"):
+    """Functions under a name of their own; an MCP server's, for instance."""
+
+    name: str
+    tools: list[Function]
+    description: str | None = None
+
+
+class WebSearch(msgspec.Struct, tag_field="type", tag="web_search"):
+    """What OpenAI would search itself. Agents offer it without being asked."""
+
+
+Tool: TypeAlias = Function | Namespace | WebSearch
 
 
 class Chosen(msgspec.Struct, tag_field="type", tag="function"):
@@ -80,7 +97,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
-    tools: list[Function] | None = None
+    tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | Chosen | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -88,6 +105,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
 
 
+NO_WEB = "the service has no access to the web"
 RESPONSES: Table[ResponsesRequest] = Table(
     "POST /v1/responses",
     ResponsesRequest,
@@ -102,6 +120,7 @@ RESPONSES: Table[ResponsesRequest] = Table(
         "stream_options": "nothing is obfuscated, usage always comes",
         "text.verbosity": "the model has no levels of it",
         "max_tool_calls": "clients call tools",
+        "tools[].web_search": NO_WEB,
     },
     refused={"conversation": NOT_KEPT, "prompt": "there are no stored prompts"},
 )
@@ -110,27 +129,32 @@ RESPONSES: Table[ResponsesRequest] = Table(
 async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer: whole, as a stream, or in the background."""
     asked, ignored = RESPONSES.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
+        if service.strict:
+            raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
+        ignored = (*ignored, "tools[].web_search")
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
     if asked.previous_response_id is not None:
         items = [*service.responses.find(caller.key, asked.previous_response_id).items, *items]
     ask = await _ask(service, asked, items)
     kept = Kept(_body(asked), items)
+    spaces = {name_in(space, f.name): (space, f.name) for space, f in _functions(asked.tools or ()) if space}
     headers = told(ignored)
     if asked.background:
         if asked.stream or asked.store is False:
             raise Refused("background: got it with stream or without store", "background")
         kept.body["status"] = "queued"
         service.responses.keep(caller.key, kept)
-        kept.task = asyncio.create_task(_in_background(service, caller, ask, kept))
+        kept.task = asyncio.create_task(_in_background(service, caller, ask, kept, spaces))
         return Response(encode(kept.body), media_type="application/json", headers=headers)
     answer = await service.open(caller, ask)
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
     if not asked.stream:
         (reply,) = await answer.whole(request)
-        _finish(kept, reply, output_of(reply))
+        _finish(kept, reply, output_of(reply, spaces))
         return Response(encode(kept.body), media_type="application/json", headers=headers)
-    return service.streamed(answer, _stream(answer, kept), "text/event-stream", headers=headers, ping=SSE_PING)
+    return service.streamed(answer, _stream(answer, kept, spaces), "text/event-stream", headers=headers, ping=SSE_PING)
 
 
 async def retrieve(service: Service, request: Request, caller: Caller) -> Response:
@@ -174,8 +198,12 @@ async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> A
     if asked.instructions:
         turns = [{"role": "system", "content": asked.instructions}, *turns]
     tools = [
-        {"name": t.name, "description": t.description or "", "parameters": t.parameters or {"type": "object"}}
-        for t in asked.tools or ()
+        {
+            "name": name_in(space, f.name),
+            "description": f.description or "",
+            "parameters": f.parameters or {"type": "object"},
+        }
+        for space, f in _functions(asked.tools or ())
     ]
     choice = asked.tool_choice.name if isinstance(asked.tool_choice, Chosen) else asked.tool_choice or "auto"
     form = asked.text.format if asked.text is not None else None
@@ -194,6 +222,28 @@ async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> A
         options=options,
         user=asked.user or "",
     )
+
+
+def _functions(tools: Sequence[Tool]) -> Iterator[tuple[str, Function]]:
+    """(its namespace or "", function)."""
+    for tool in tools:
+        match tool:
+            case Function():
+                yield "", tool
+            case Namespace(name, functions):
+                yield from ((name, f) for f in functions)
+
+
+def _shown(tool: Tool) -> dict[str, Any]:
+    """A tool as the response tells it."""
+    match tool:
+        case Function(name, description, parameters, strict):
+            shown = {"type": "function", "name": name, "description": description, "parameters": parameters or {}}
+            return {**shown, "strict": strict is not False}
+        case Namespace(name, functions, description):
+            inner = [_shown(f) for f in functions]
+            return {"type": "namespace", "name": name, "description": description or "", "tools": inner}
+    return {"type": "web_search"}
 
 
 def _body(asked: ResponsesRequest) -> dict[str, Any]:
@@ -221,11 +271,7 @@ def _body(asked: ResponsesRequest) -> dict[str, Any]:
         "temperature": asked.temperature if asked.temperature is not None else 1.0,
         "text": {"format": {"type": "text"}} if asked.text is None else msgspec.to_builtins(asked.text),
         "tool_choice": choice,
-        "tools": [
-            {"type": "function", "name": t.name, "description": t.description, "parameters": t.parameters or {},
-             "strict": t.strict is not False}
-            for t in asked.tools or ()
-        ],
+        "tools": [_shown(tool) for tool in asked.tools or ()],
         "top_p": asked.top_p if asked.top_p is not None else 1.0,
         "truncation": "disabled",
         **({} if asked.user is None else {"user": asked.user}),
@@ -256,19 +302,19 @@ def _fail(kept: Kept, error: HerdError) -> None:
     kept.body["error"] = {"code": "server_error", "message": str(error)}
 
 
-async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept) -> None:
+async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept, spaces: Spaces) -> None:
     try:
         answer = await service.open(caller, ask)
         kept.body["status"] = "in_progress"
         (reply,) = await answer.whole()
-        _finish(kept, reply, output_of(reply))
+        _finish(kept, reply, output_of(reply, spaces))
     except HerdError as error:
         _fail(kept, error)
 
 
-async def _stream(answer: Answer, kept: Kept) -> AsyncGenerator[bytes, None]:
+async def _stream(answer: Answer, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
     """Typed events with growing numbers; an error is one of them."""
-    writer = Writer()
+    writer = Writer(spaces)
     try:
         yield writer.event("response.created", response=kept.body)
         yield writer.event("response.in_progress", response=kept.body)
@@ -300,9 +346,10 @@ async def _stream(answer: Answer, kept: Kept) -> AsyncGenerator[bytes, None]:
 class Writer:
     """Events of the items of one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, spaces: Spaces) -> None:
         self.items: list[dict[str, Any]] = []
         """Those that are complete."""
+        self._spaces = spaces
         self._number = -1
         self._message = ""
         self._text = ""
@@ -327,7 +374,7 @@ class Writer:
         """A call begins."""
         before = self._close()
         self._item = item_id()
-        return before + self._added(call_item(self._item, call, "in_progress"))
+        return before + self._added(call_item(self._item, call, "in_progress", self._spaces))
 
     def arguments(self, fragment: str) -> bytes:
         """A piece of its arguments."""
@@ -336,9 +383,9 @@ class Writer:
 
     def called(self, call: ToolCall) -> bytes:
         """It is complete."""
-        item = call_item(self._item, call, "completed")
+        item = call_item(self._item, call, "completed", self._spaces)
         at = {"item_id": self._item, "output_index": len(self.items)}
-        done = self.event("response.function_call_arguments.done", arguments=item["arguments"], name=call.name, **at)
+        done = self.event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at)
         return done + self._done(item)
 
     def last(self) -> bytes:
