@@ -115,8 +115,6 @@ CLIENTS: dict[str, Client] = {
                 # of a model that it does not know it takes the context to be 1,000,000 tokens
                 "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "$CONTEXT",
                 "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "$OUTPUT",
-                # no messages of role "system" amid the dialog, which /v1/messages refuses
-                "CLAUDE_CODE_MODEL_CAPABILITIES": "-mid_conv_system",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             }
         },
@@ -131,9 +129,8 @@ CLIENTS: dict[str, Client] = {
             "model": "$MODEL",
             "model_provider": "herd",
             "model_context_window": Number.CONTEXT,
-            # tools of kinds that /v1/responses refuses: "web_search", which OpenAI runs, and "namespace"
+            # OpenAI runs it; the service would only say that it has none
             "web_search": "disabled",
-            "agents": {"enabled": False},
             "model_providers": {
                 "herd": {
                     "name": "Herd",
