@@ -15,7 +15,7 @@ import pytest
 
 from herd.cli import main
 from herd.errors import BadFile, HerdError, NetworkError
-from herd.server.connect import CLIENTS, MAX_OUTPUT, Place
+from herd.server.connect import CLIENTS, CONTEXT, MAX_OUTPUT, Place
 from herd.server.settings_files import merge_file, shown
 
 PLACE = Place("http://127.0.0.1:8484/", "smollm2", "a-key")
@@ -33,10 +33,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def service(monkeypatch: pytest.MonkeyPatch, says: Mapping[str, Any] | HerdError) -> None:
-    """What the service says of its models, none of it over a socket."""
+    """What the service says of a model, none of it over a socket."""
 
     def ask(method: str, path: str, url: str) -> Mapping[str, Any]:
-        assert (method, path) == ("GET", "/v1/models")
+        assert method == "GET" and path.startswith("/v1/models/")
         if isinstance(says, HerdError):
             raise says
         return says
@@ -89,7 +89,7 @@ def test_a_client_is_sized_if_the_context_stands_in_what_it_is_told(name: str) -
 def test_the_service_says_what_the_model_holds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service(monkeypatch, {"data": [{"id": "other", "max_model_len": 1}, {"id": "mine", "max_model_len": 65536}]})
+    service(monkeypatch, {"id": "mine", "max_model_len": 65536})
     assert main(["connect", "zed", "--model", "mine"]) == 0
     out = capsys.readouterr()
     assert '"max_tokens": 65536' in out.out and "guess" not in out.err
@@ -97,15 +97,17 @@ def test_the_service_says_what_the_model_holds(
 
 @pytest.mark.parametrize(
     "says",
-    [NetworkError("nobody answers"), {}, {"data": 3}, {"data": [3, {"id": "mine"}]}, {"data": [{"max_model_len": 1}]}],
+    [NetworkError("nobody answers"), {}, *({"max_model_len": x} for x in (None, True, 0, -5, "8192"))],
 )
-def test_a_context_that_nobody_told_is_called_a_guess(
-    says: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_context_that_nobody_told_is_shown_as_a_guess_and_not_written(
+    says: Any, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service(monkeypatch, says)
     assert main(["connect", "zed", "--model", "mine"]) == 0
     out = capsys.readouterr()
     assert '"max_tokens": 8192' in out.out and "8,192 tokens, a guess" in out.err
+    assert main(["connect", "zed", "--model", "mine", "--write"]) != 0
+    assert list(home.iterdir()) == [] and len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_document_has_every_client() -> None:
@@ -123,7 +125,8 @@ def test_the_list_has_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, c in CLIENTS.items() if c.settings is not None])
-def test_a_file_is_made_and_then_left_alone(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_made_and_then_left_alone(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service(monkeypatch, {"max_model_len": CONTEXT})
     path = home / CLIENTS[name].file
     assert main(["connect", name, "--write"]) == 0
     read = json.loads if CLIENTS[name].kind == "json" else tomllib.loads
@@ -139,12 +142,18 @@ def test_a_key_is_written_and_not_shown(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERD_API_KEY", KEY)
+    service(monkeypatch, {"max_model_len": CONTEXT})
     for name in CLIENTS:
         assert main(["connect", name]) == 0
         assert main(["connect", name, "--write"]) == (0 if CLIENTS[name].settings else 2)
     out = capsys.readouterr()
     assert KEY not in out.out + out.err
-    assert json.loads((home / ".claude/settings.json").read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == KEY
+    path = home / ".claude/settings.json"
+    assert json.loads(path.read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == KEY
+    monkeypatch.delenv("HERD_API_KEY")
+    before = path.read_text()
+    assert main(["connect", "claude-code", "--write"]) == main(["connect", "codex", "--write"]) == 0
+    assert path.read_text() == before, "no key takes the place of a key"
 
 
 def test_json_keeps_what_it_had(tmp_path: Path) -> None:
@@ -161,6 +170,27 @@ def test_json_keeps_what_it_had(tmp_path: Path) -> None:
     }
     assert link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o640
     assert backup is not None and backup.read_text() == before
+
+
+def test_every_file_that_there_was_is_kept(tmp_path: Path) -> None:
+    """Also those of one second."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"mine": 1}')
+    backups = [merge_file(path, {"model": name}, "json") for name in ("a", "b", "c")]
+    assert [json.loads(backup.read_text()) for backup in backups if backup] == [
+        {"mine": 1},
+        {"mine": 1, "model": "a"},
+        {"mine": 1, "model": "b"},
+    ]
+
+
+def test_toml_that_differs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    merge_file(path, {"model": "m", "window": 1, "t": {"url": "u"}}, "toml")
+    with pytest.raises(BadFile, match=r"config.toml: window: not there"):
+        merge_file(path, {"model": "m", "window": 2, "t": {"url": "u"}}, "toml")
+    with pytest.raises(BadFile, match=r"config.toml: t.url: not there"):
+        merge_file(path, {"model": "m", "window": 1, "t": {"url": "v"}}, "toml")
 
 
 def test_toml_keeps_its_comments_and_order(tmp_path: Path) -> None:

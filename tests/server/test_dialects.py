@@ -12,6 +12,7 @@ import pytest
 from serving import client_of, fake_service
 
 from herd import __version__
+from herd.server.openai.response_items import name_in
 
 TURNS = [{"role": "user", "content": "Hi"}]
 WEATHER = {
@@ -362,11 +363,47 @@ def test_responses_of_tools_in_a_namespace(tmp_path: Path, stream: bool) -> None
         assert ok(client.post("/v1/responses", json=kept))["status"] == "completed"
 
 
+def test_responses_names_of_namespaces_are_kept_apart(tmp_path: Path) -> None:
+    def space(name: str, *functions: str, said: str = "") -> dict[str, Any]:
+        tools = [{"type": "function", **WEATHER, "name": f} for f in functions]
+        return {"type": "namespace", "name": name, "description": said, "tools": tools}
+
+    long = space("mcp__" + 30 * "s", 30 * "t")
+    with client_of(fake_service(tmp_path, "Hello.")) as client:
+
+        def asked(*tools: Any, choice: Any = "auto") -> httpx.Response:
+            body = {"model": "fake", "input": "Hi", "tools": tools, "tool_choice": choice}
+            return client.post("/v1/responses", json=body)
+
+        for two in (
+            [space("a__b", "c"), space("a", "b__c")],
+            [{"type": "function", **WEATHER, "name": "sky__weather"}, space("sky", "weather")],
+            [space("sky", "weather"), space("sky", "weather")],
+        ):
+            refused = asked(*two)
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "tools", refused.text
+        assert ok(asked(long))["usage"]["input_tokens"] > 0
+        told, plain = (ok(asked(space("sky", "a", "b", said=x)))["usage"]["input_tokens"] for x in ("W" * 400, ""))
+        assert told == plain + 400 + len(r"\n\n"), "what is said of a namespace is said once (a byte is a token here)"
+    choice = {"type": "function", "name": 30 * "t", "namespace": "mcp__" + 30 * "s"}
+    called = f'[{name_in(choice["namespace"], choice["name"])}(city="Oslo")]'
+    with client_of(fake_service(tmp_path, called)) as client:
+        body = {"model": "fake", "input": "Hi", "tools": [long, space("other", "x")]}
+        assert ok(client.post("/v1/responses", json={**body, "tool_choice": choice}))["tool_choice"] == choice
+        wrong = {**body, "tool_choice": {**choice, "namespace": "other"}}
+        assert client.post("/v1/responses", json=wrong).status_code == 400
+        (call,) = ok(client.post("/v1/responses", json=body))["output"]
+        assert {"type": "function", "name": call["name"], "namespace": call["namespace"]} == choice
+        history = [{"role": "user", "content": "Hi"}, call]
+        assert ok(client.post("/v1/responses", json={**body, "input": history}))["status"] == "completed"
+
+
 def test_responses_offered_a_search_of_the_web_say_that_there_is_none(tmp_path: Path) -> None:
-    body = {"model": "fake", "input": "Hi", "tools": [{"type": "web_search", "external_web_access": False}]}
+    searches = [{"type": "web_search", "external_web_access": False}, {"type": "web_search_preview"}]
+    body = {"model": "fake", "input": "Hi", "tools": searches}
     with client_of(fake_service(tmp_path)) as client:
         reply = client.post("/v1/responses", json=body)
-        assert ok(reply)["tools"] == [{"type": "web_search"}]
+        assert [tool["type"] for tool in ok(reply)["tools"]] == ["web_search", "web_search_preview"]
         assert "tools[].web_search" in reply.headers["x-herd-ignored"].split(", ")
     with client_of(fake_service(tmp_path, strict=True)) as client:
         plain = {**body, "tools": [{"type": "web_search"}]}

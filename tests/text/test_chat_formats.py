@@ -270,6 +270,15 @@ def test_llama4_hf_has_the_ids_of_transformers_template(llama4):
         assert chat.encode(dialog, tools) == expected, rendered[0]
 
 
+def test_llama4_hf_gives_tools_to_no_turn_of_the_system(llama4):
+    """The template would write a second system text as the user's, with the tools."""
+    chat = choose_format(llama4, None, "llama4-hf")
+    rest = [Message("user", "Hi"), Message("assistant", "Yes."), Message("system", "Be kind."), Message("user", "And?")]
+    two = [Message("system", "Be brief."), Message("system", "Be quick."), *rest]
+    assert chat.encode(two, HF_TOOLS) == chat.encode([Message("system", "Be brief.\n\nBe quick."), *rest], HF_TOOLS)
+    assert chat.encode(two) != chat.encode([Message("system", "Be brief.\n\nBe quick."), *rest])
+
+
 # ChatML, plain, and the choice between formats
 
 

@@ -3,12 +3,13 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from herd.cli import console
 from herd.cli.remote import ask, split_url, url_option
-from herd.errors import HerdError, UsageError, fail
+from herd.errors import HerdError, NetworkError, UsageError, fail
 
 YOUR_KEY = "YOUR-KEY"
 
@@ -39,7 +40,7 @@ def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
         )
     key = os.environ.get("HERD_API_KEY", "").split()
     asked = model or _first_model()
-    context = _context(url, asked, known.CONTEXT) if client.sized else known.CONTEXT
+    context = _context(url, asked, None if write else known.CONTEXT) if client.sized else known.CONTEXT
     place = known.Place(url, asked, YOUR_KEY if key else known.NO_KEY, context)
     if client.settings is None:
         print(place.fill(client.text))
@@ -62,15 +63,16 @@ def _first_model() -> str:
     return next(iter(store.entries()), "smollm2")
 
 
-def _context(url: str, model: str, otherwise: int) -> int:
-    """How many tokens the model holds, as the service has it; `otherwise` and a word where it does not say."""
+def _context(url: str, model: str, otherwise: int | None) -> int:
+    """How many tokens the model holds, as the service has it; where it does not say, `otherwise` and a word, or what it
+    does say is raised: a guess is shown, never written."""
     try:
-        rows = ask("GET", "/v1/models", url).get("data")
-        why = f"{url} has no {model}"
+        found = ask("GET", f"/v1/models/{quote(model, safe='')}", url).get("max_model_len")
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            fail(NetworkError, f"{url} does not say how many tokens {model} holds", do="see its log")
+        return found
     except HerdError as error:
-        rows, why = [], str(error)
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and row.get("id") == model and isinstance(row.get("max_model_len"), int):
-            return int(row["max_model_len"])
-    console.note(f"the context is written as {otherwise:,} tokens, a guess: {why}")
-    return otherwise
+        if otherwise is None:
+            raise
+        console.note(f"the context is shown as {otherwise:,} tokens, a guess: {error}")
+        return otherwise

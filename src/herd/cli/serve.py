@@ -1,7 +1,7 @@
 """`herd serve`: the service over HTTP."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
         console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
         return
     served, preload = _models(models)
-    named = {str(store.resolve(model)) for model in models}
+    first = str(store.resolve(models[0])) if models else None
     run_service(
         ServerOptions(
             host=values["host"],
@@ -115,7 +115,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             page=not values["no_page"],
             log=values["log"],
         ),
-        lambda path: _load(path, values, named),
+        lambda path: _load(path, values, first),
         console.note,
     )
 
@@ -148,15 +148,15 @@ def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
     return (*given, *(read_keys(file) if file is not None else ()))
 
 
-def _load(path: str, values: dict[str, Any], named: Collection[str]) -> "LLM":
-    """A model as the options have it. Of one that they do not name, --ctx is a ceiling."""
+def _load(path: str, values: dict[str, Any], first: str | None) -> "LLM":
+    """A model as the options have it. --ctx is a ceiling for all but the first MODEL, which has to have as much."""
     from herd.checkpoint.open import open_checkpoint
     from herd.llm import load
     from herd.server.limits import Limits
 
     arguments = options.load_arguments(values)
     context = arguments["context"] or "auto"
-    if isinstance(context, int) and path not in named:
+    if isinstance(context, int) and path != first:
         context = min(context, open_checkpoint(path).config.max_context)
     return load(
         path,

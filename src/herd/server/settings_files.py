@@ -1,6 +1,6 @@
-"""Settings merged into a file of another program's: nothing that stood there is lost, or nothing is written.
+"""Settings merged into a file of another program's: what they do not name is kept, or nothing is written.
 
-JSON is read, merged and written again, which keeps everything but its spacing; a file with comments, or with a name
+JSON is read, merged and written again, which keeps all else but its spacing; a file with comments, or with a name
 twice, is refused. TOML gets tables appended, and values outside tables put before all else, so that comments and order
 stay; a table that is there already, with other values, is refused. The file before is kept beside it.
 """
@@ -15,13 +15,15 @@ from typing import Any, Literal
 
 from herd.checkpoint.atomic import make_folders, new_file
 from herd.errors import BadFile, fail
+from herd.server.connect import NO_KEY
 
 BY_HAND = "change it by hand: herd connect NAME prints what belongs there"
 
 
 def merge_file(path: Path, settings: Mapping[str, Any], kind: Literal["json", "toml"]) -> Path | None:
     """Merge settings into a file, made if it is missing. The backup of what stood there; None: nothing did, or the file
-    has them already. Raises BadFile, with nothing written, for what cannot be merged safely."""
+    has them already. NO_KEY takes the place of no other text. Raises BadFile, with nothing written, for what cannot be
+    merged safely."""
     path = path.resolve()  # a link stays one
     try:
         before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -33,13 +35,19 @@ def merge_file(path: Path, settings: Mapping[str, Any], kind: Literal["json", "t
     make_folders(path.parent)
     backup = None
     if before:
-        backup = path.with_name(f"{path.name}.before-herd-{time.strftime('%Y%m%d-%H%M%S')}")
-        with new_file(backup, overwrite=True) as temporary:
+        backup = _free(path.with_name(f"{path.name}.before-herd-{time.strftime('%Y%m%d-%H%M%S')}"))
+        with new_file(backup) as temporary:
             shutil.copy2(path, temporary)
     with new_file(path, overwrite=True) as temporary:
         temporary.chmod(path.stat().st_mode & 0o777 if before else 0o600)  # a new one may hold a key
         temporary.write_text(after, encoding="utf-8")
     return backup
+
+
+def _free(path: Path) -> Path:
+    """That name, or it with a number: a backup is never written over."""
+    names = (path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 def merged_json(before: str, settings: Mapping[str, Any], path: Path) -> str:
@@ -71,7 +79,7 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[
             found[name] = _merged(have, value, f"{where}: {name}")
         elif have is not None and isinstance(have, dict) != isinstance(value, Mapping):
             fail(BadFile, f"{where}: {name}", got=type(have).__name__, expected="what the client has there", do=BY_HAND)
-        else:
+        elif have is None or value != NO_KEY:
             found[name] = value
     return found
 
@@ -107,9 +115,11 @@ def _has(found: Any, names: Sequence[str], table: Mapping[str, Any], path: Path)
     have = {name: found[name] for name in table if name in found} if isinstance(found, dict) else found
     if have is None or (not names and not have):
         return False
-    if have != table:
-        where = f"[{'.'.join(names)}]" if names else ", ".join(table)
-        fail(BadFile, f"{path}: {where} is there with other values", do=BY_HAND)
+    others = [name for name, value in table.items() if name not in have or (have[name] != value != NO_KEY)]
+    if others:
+        where = "".join(f"{name}." for name in names)
+        there = ", ".join(f"{where}{name}" for name in others)
+        fail(BadFile, f"{path}: {there}: not there, or with another value", do=BY_HAND)
     return True
 
 

@@ -110,9 +110,12 @@ class Llama4HF(Llama4):
     def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
         ids, rest = self._special("<|begin_of_text|>"), list(messages)
         if rest[0].role == "system":
+            said = [plain_text(rest.pop(0).content).strip()]
+            while tools and rest and rest[0].role == "system":  # the turn after it would get the tools, as a user's
+                said.append(plain_text(rest.pop(0).content).strip())
             ids += self._roles["system"]
             ids += self.tokenizer.encode("Environment: ipython\n") if tools else []
-            ids += self.tokenizer.encode(plain_text(rest.pop(0).content).strip()) + self._special(self.eot)
+            ids += self.tokenizer.encode("\n\n".join(said)) + self._special(self.eot)
         if tools:
             if not rest:
                 fail(UsageError, "chat format llama4-hf puts tools into the first user turn", got="no user turn")

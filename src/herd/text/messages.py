@@ -8,7 +8,8 @@ from typing import Any
 from herd.errors import UsageError, fail
 
 ROLES = ("system", "user", "assistant", "tool")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MOST_NAME = 64
+_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MOST_NAME}}}")
 
 
 @dataclass(frozen=True)
@@ -115,5 +116,5 @@ def _has_image(content: Content) -> bool:
 def check_name(name: object, what: str) -> str:
     """A tool's or a speaker's name, if it is one: letters, digits, `_`, `.`, `-`, at most 64. Raises UsageError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        fail(UsageError, what, got=name, expected="1 to 64 of A-Z a-z 0-9 _ . -")
+        fail(UsageError, what, got=name, expected=f"1 to {MOST_NAME} of A-Z a-z 0-9 _ . -")
     return name

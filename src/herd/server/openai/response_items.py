@@ -1,5 +1,6 @@
 """Items of /v1/responses -> turns as `herd.dialogs` reads them, and replies -> items."""
 
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -11,7 +12,7 @@ from herd.server.fields import Refused
 from herd.server.media import check_count, image_of
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
-from herd.text.messages import ToolCall
+from herd.text.messages import MOST_NAME, ToolCall
 
 
 class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
@@ -74,8 +75,14 @@ Spaces: TypeAlias = Mapping[str, tuple[str, str]]
 
 
 def name_in(namespace: str | None, name: str) -> str:
-    """What the model is told a tool of a namespace is called: models know no namespaces."""
-    return f"{namespace}__{name}" if namespace else name
+    """What the model is told a tool of a namespace is called: models know no namespaces. Of what is longer than a name
+    may be, the start and a digest."""
+    if not namespace:
+        return name
+    whole = f"{namespace}__{name}"
+    if len(whole) <= MOST_NAME:
+        return whole
+    return f"{whole[: MOST_NAME - 9]}_{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def with_kinds(items: list[Any]) -> list[Any]:

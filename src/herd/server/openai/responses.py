@@ -58,13 +58,18 @@ class WebSearch(msgspec.Struct, tag_field="type", tag="web_search"):
     """What OpenAI would search itself. Agents offer it without being asked."""
 
 
-Tool: TypeAlias = Function | Namespace | WebSearch
+class WebSearchPreview(WebSearch, tag_field="type", tag="web_search_preview"):
+    """Its former name."""
+
+
+Tool: TypeAlias = Function | Namespace | WebSearch | WebSearchPreview
 
 
 class Chosen(msgspec.Struct, tag_field="type", tag="function"):
     """The one that must be called."""
 
     name: str
+    namespace: str | None = None
 
 
 class SchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
@@ -132,13 +137,13 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
         if service.strict:
             raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
-        ignored = (*ignored, "tools[].web_search")
+        ignored = ("tools[].web_search", *ignored)
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
     if asked.previous_response_id is not None:
         items = [*service.responses.find(caller.key, asked.previous_response_id).items, *items]
     ask = await _ask(service, asked, items)
     kept = Kept(_body(asked), items)
-    spaces = {name_in(space, f.name): (space, f.name) for space, f in _functions(asked.tools or ()) if space}
+    spaces = _spaces(asked.tools or ())
     headers = told(ignored)
     if asked.background:
         if asked.stream or asked.store is False:
@@ -205,7 +210,8 @@ async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> A
         }
         for space, f in _functions(asked.tools or ())
     ]
-    choice = asked.tool_choice.name if isinstance(asked.tool_choice, Chosen) else asked.tool_choice or "auto"
+    wanted = asked.tool_choice
+    choice = name_in(wanted.namespace, wanted.name) if isinstance(wanted, Chosen) else wanted or "auto"
     form = asked.text.format if asked.text is not None else None
     schema = True if isinstance(form, JsonObject) else form.schema if isinstance(form, SchemaFormat) else None
     names = {"temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens"}
@@ -225,13 +231,30 @@ async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> A
 
 
 def _functions(tools: Sequence[Tool]) -> Iterator[tuple[str, Function]]:
-    """(its namespace or "", function)."""
+    """(its namespace or "", function). What is said of a namespace is said with the first of its functions."""
     for tool in tools:
         match tool:
             case Function():
                 yield "", tool
-            case Namespace(name, functions):
-                yield from ((name, f) for f in functions)
+            case Namespace(name, functions, description):
+                for f in functions:
+                    said = "\n\n".join(text for text in (description, f.description) if text)
+                    yield name, msgspec.structs.replace(f, description=said)
+                    description = None
+
+
+def _spaces(tools: Sequence[Tool]) -> Spaces:
+    """Where each function of a namespace is. Raises Refused where the model would know two by one name."""
+    plain = {f.name for space, f in _functions(tools) if not space}
+    found: dict[str, tuple[str, str]] = {}
+    for space, f in _functions(tools):
+        if not space:
+            continue
+        name = name_in(space, f.name)
+        if name in plain or name in found:
+            raise Refused(f"tools: two are called {name[:64]!r}; a namespace goes before a name with __", "tools")
+        found[name] = space, f.name
+    return found
 
 
 def _shown(tool: Tool) -> dict[str, Any]:
@@ -243,14 +266,16 @@ def _shown(tool: Tool) -> dict[str, Any]:
         case Namespace(name, functions, description):
             inner = [_shown(f) for f in functions]
             return {"type": "namespace", "name": name, "description": description or "", "tools": inner}
-    return {"type": "web_search"}
+        case _:
+            return {"type": tool.__struct_config__.tag}
 
 
 def _body(asked: ResponsesRequest) -> dict[str, Any]:
     """The response before its answer."""
     choice: Any = asked.tool_choice or "auto"
     if isinstance(choice, Chosen):
-        choice = {"type": "function", "name": choice.name}
+        space = {"namespace": choice.namespace} if choice.namespace else {}
+        choice = {"type": "function", "name": choice.name, **space}
     return {
         "id": "resp_" + secrets.token_hex(16),
         "object": "response",
