@@ -93,7 +93,8 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
         console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
         return
     served, preload = _models(models)
-    first = str(store.resolve(models[0])) if models else None
+    if models and values["context"]:
+        _check_context(models[0], values["context"])
     run_service(
         ServerOptions(
             host=values["host"],
@@ -115,7 +116,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             page=not values["no_page"],
             log=values["log"],
         ),
-        lambda path: _load(path, values, first),
+        lambda path: _load(path, values),
         console.note,
     )
 
@@ -148,15 +149,25 @@ def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
     return (*given, *(read_keys(file) if file is not None else ()))
 
 
-def _load(path: str, values: dict[str, Any], first: str | None) -> "LLM":
-    """A model as the options have it. --ctx is a ceiling for all but the first MODEL, which has to have as much."""
+def _check_context(model: str, asked: int) -> None:
+    """The model that is loaded at the start has to hold as much as is asked: said now, not in a log line later."""
+    from herd.checkpoint import store
+    from herd.checkpoint.open import open_checkpoint
+
+    most = open_checkpoint(store.resolve(model)).config.max_context
+    if asked > most:
+        fail(UsageError, "--ctx", got=asked, expected=f"at most what {Path(model).name} has, {most}")
+
+
+def _load(path: str, values: dict[str, Any]) -> "LLM":
+    """A model as the options have it. Of models that hold less than --ctx it is a ceiling."""
     from herd.checkpoint.open import open_checkpoint
     from herd.llm import load
     from herd.server.limits import Limits
 
     arguments = options.load_arguments(values)
     context = arguments["context"] or "auto"
-    if isinstance(context, int) and path != first:
+    if isinstance(context, int):
         context = min(context, open_checkpoint(path).config.max_context)
     return load(
         path,
