@@ -305,8 +305,21 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
         assert [h.users for h in service.models.held] == [0]
         assert threading.active_count() <= num_threads + 6, "those that prepare, and asyncio's own"
         assert isinstance(engine.runner, FakeModel)
-        engine.runner.room.check()
+        _nothing_is_lost(engine.runner)
         assert client.post("/v1/chat/completions", json={**GOOD[CHAT.name], "max_tokens": 2}).status_code == 200
+
+
+def _nothing_is_lost(runner: FakeModel) -> None:
+    """Pages add up. The last job is gone from the post before the engine's thread has put back all that it held, so a
+    look from here may come in between: what is lost stays lost."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return runner.room.check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def test_a_reader_that_reads_nothing_is_dropped(tmp_path: Path) -> None:
