@@ -151,24 +151,23 @@ def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
 
 def _check_context(model: str, asked: int) -> None:
     """The model that is loaded at the start has to hold as much as is asked: said now, not in a log line later."""
-    from herd.checkpoint import store
-    from herd.checkpoint.open import open_checkpoint
+    from herd.checkpoint.about import describe
 
-    most = open_checkpoint(store.resolve(model)).config.max_context
+    most = describe(model).config.max_context
     if asked > most:
         fail(UsageError, "--ctx", got=asked, expected=f"at most what {Path(model).name} has, {most}")
 
 
 def _load(path: str, values: dict[str, Any]) -> "LLM":
     """A model as the options have it. Of models that hold less than --ctx it is a ceiling."""
-    from herd.checkpoint.open import open_checkpoint
+    from herd.checkpoint.about import describe
     from herd.llm import load
     from herd.server.limits import Limits
 
     arguments = options.load_arguments(values)
     context = arguments["context"] or "auto"
     if isinstance(context, int):
-        context = min(context, open_checkpoint(path).config.max_context)
+        context = min(context, describe(path).config.max_context)
     return load(
         path,
         **{**arguments, "context": context},

@@ -10,6 +10,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,8 +47,8 @@ def merge_file(path: Path, settings: Mapping[str, Any], kind: Literal["json", "t
 
 def _free(path: Path) -> Path:
     """That name, or it with a number: a backup is never written over."""
-    names = (path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000)))
-    return next(name for name in names if not name.exists())
+    numbered = (path.with_name(f"{path.name}-{n}") for n in count(2))
+    return next(name for name in chain([path], numbered) if not name.exists())
 
 
 def merged_json(before: str, settings: Mapping[str, Any], path: Path) -> str:

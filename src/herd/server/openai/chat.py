@@ -95,6 +95,7 @@ class ChatRequest(Sampling, kw_only=True):
 
 
 NOT_KEPT = "nothing is stored here"
+NO_WEB = "the service has no access to the web"
 CHAT: Table[ChatRequest] = Table(
     "POST /v1/chat/completions",
     ChatRequest,
@@ -119,7 +120,7 @@ CHAT: Table[ChatRequest] = Table(
         "functions": "use tools",
         "function_call": "use tool_choice",
         "audio": "answers are text",
-        "web_search_options": "the service has no access to the web",
+        "web_search_options": NO_WEB,
     },
 )
 

@@ -15,7 +15,7 @@ from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneE
 from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table, told
-from herd.server.openai.chat import NOT_KEPT, JsonObject, PlainText, notes_of
+from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
     Spaces,
@@ -110,7 +110,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
 
 
-NO_WEB = "the service has no access to the web"
 RESPONSES: Table[ResponsesRequest] = Table(
     "POST /v1/responses",
     ResponsesRequest,
