@@ -6,22 +6,20 @@ under 50 MiB whatever the content.
 
 import json
 import os
-import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from herd.errors import BadCheckpoint, BadFile, HerdError, NotFound, fail
+from herd.strict_json import excess, unique
 
 MAX_BYTES = 1 << 20
 """Of config.json and its like."""
 MAX_INDEX_BYTES = 8 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
-
-# A quote that begins no whole string is a token of its own, so that a string without end is met once, not once a quote.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+"""Members of objects; elements of lists may be twice as many."""
 
 
 def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result:
@@ -73,36 +71,23 @@ def parse_object(data: bytes, what: str, error: type[HerdError] = BadFile) -> di
     if len(data) > MAX_BYTES and not data.isascii():
         # Python holds such a text at 4 bytes a character; an index has no need of it.
         fail(error, f"{what}: over {MAX_BYTES} bytes and not all ASCII")
-    depth = 0
-    for count, match in enumerate(_TOKEN.finditer(data)):
-        token = match[0]
-        if token in (b"[", b"{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                fail(error, f"{what}: nested more than {MAX_DEPTH} deep")
-        elif token in (b"]", b"}"):
-            depth -= 1
-        elif token == b'"':
-            fail(error, f"{what}: a string has no end")
-        if count > 3 * MAX_VALUES:
-            fail(error, f"{what}: more than {MAX_VALUES} values")
+    found = excess(data, depth=MAX_DEPTH, values=2 * MAX_VALUES)
+    if found is not None:
+        most = f"nested more than {MAX_DEPTH} deep" if found == "deeper nesting" else f"more than {MAX_VALUES} values"
+        fail(error, f"{what}: {most}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as problem:
         fail(error, f"{what}: not UTF-8 at byte {problem.start}")
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            keys = [key for key, _ in items]
-            fail(error, f"{what}: a key stands twice", got=next(key for key in keys if keys.count(key) > 1))
-        return found
+    def twice(name: str) -> NoReturn:
+        fail(error, f"{what}: a key stands twice", got=name)
 
     def constant(name: str) -> NoReturn:
         fail(error, f"{what}: {name} is not JSON")
 
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(text, object_pairs_hook=unique(twice), parse_constant=constant)
     except HerdError:
         raise
     except (ValueError, RecursionError) as problem:

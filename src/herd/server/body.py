@@ -12,11 +12,10 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from herd import strict_json
 from herd.errors import TimedOut, TooLarge, UsageError, fail
 from herd.server.limits import Limits
 
-TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]|[,:]', re.DOTALL)
-"""What counts in a scan. Strings are matched so that their content does not; possessive, so in linear time."""
 MOST_DIGITS = 400
 """Of one number: more than a double can tell apart, fewer than would be slow to read."""
 SLOWEST = 16 << 10
@@ -96,32 +95,14 @@ def parse(data: bytes, limits: Limits) -> Any:
 
 def _scan(data: bytes, limits: Limits) -> None:
     """Raise UsageError for nesting or numbers of values beyond the limits, before anything is built."""
-    opened = data.count(b"[") + data.count(b"{")
-    values = data.count(b",") + data.count(b":")
-    if opened <= limits.json_depth and values <= limits.json_values:
-        return
-    depth = values = 0
-    for match in TOKENS.finditer(data):
-        first = data[match.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > limits.json_depth:
-                fail(UsageError, "body", got="deeper nesting", expected=f"at most {limits.json_depth} levels")
-        elif first in b"]}":
-            depth -= 1
-        elif first in b",:":
-            values += 1
-            if values > limits.json_values:
-                fail(UsageError, "body", got="more values", expected=f"at most {limits.json_values}")
+    most = {"deeper nesting": f"{limits.json_depth} levels", "more values": f"{limits.json_values}"}
+    found = strict_json.excess(data, depth=limits.json_depth, values=limits.json_values)
+    if found is not None:
+        fail(UsageError, "body", got=found, expected=f"at most {most[found]}")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        fail(UsageError, f"field {twice!r}", got="it twice", expected="each field once")
-    return found
+def _twice(name: str) -> NoReturn:
+    fail(UsageError, "body", got=f"twice the field {name!r}", expected="each field once")
 
 
 def _constant(name: str) -> NoReturn:
@@ -142,7 +123,10 @@ def _float(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_constant=_constant, parse_int=lambda text: int(_number(text)), parse_float=_float
+    object_pairs_hook=strict_json.unique(_twice),
+    parse_constant=_constant,
+    parse_int=lambda text: int(_number(text)),
+    parse_float=_float,
 )
 
 

@@ -1,5 +1,6 @@
 """What Ollama's routes share: options, keep-alive, times, a model's details."""
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from herd.server.service import Service
 FOREVER = float("inf")
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """The last date that can be written: for ever, and whatever lies beyond it."""
-_DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+LONGEST_TIME = 64
+"""Characters of a time: looked at before anything reads it."""
+_DURATION = re.compile(r"(-?[0-9]++(?:\.[0-9]++)?+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -99,21 +102,27 @@ def keep_alive_of(value: float | str | None) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
+        seconds = _seconds(value)
+    else:
         try:
             seconds = float(value)
-        except ValueError:
-            pieces = _DURATION.findall(value)
-            if "".join(number + unit for number, unit in pieces) != value:
-                raise Refused(
-                    f"keep_alive: got {value[:40]!r}, expected seconds, or a time like 5m", "keep_alive"
-                ) from None
-            sign = -1.0 if value.startswith("-") else 1.0
-            seconds = sign * sum(abs(float(number)) * _UNITS[unit] for number, unit in pieces)
-    else:
-        seconds = float(value)
+        except OverflowError:  # an integer beyond any double
+            seconds = FOREVER
     if seconds != seconds:
         raise Refused("keep_alive: got NaN, expected seconds", "keep_alive")
     return FOREVER if seconds < 0 else seconds
+
+
+def _seconds(text: str) -> float:
+    """Of a number, or of a time like 1h30m. Raises Refused."""
+    if len(text) <= LONGEST_TIME:
+        with contextlib.suppress(ValueError):
+            return float(text)
+        pieces = _DURATION.findall(text)
+        if "".join(number + unit for number, unit in pieces) == text:
+            sign = -1.0 if text.startswith("-") else 1.0
+            return sign * sum(abs(float(number)) * _UNITS[unit] for number, unit in pieces)
+    raise Refused(f"keep_alive: got {text[:40]!r}, expected seconds, or a time like 5m", "keep_alive")
 
 
 def format_of(form: Any) -> Mapping[str, Any] | bool | None:
