@@ -111,6 +111,8 @@ class Mailbox:
         self.loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
+        self.num_tokens = 0
+        """That have arrived, read or not."""
 
     def put(self, event: Event) -> None:
         """See Inbox."""
@@ -133,6 +135,7 @@ class Mailbox:
     def arrive(self, event: Event) -> None:
         """One more; on the loop."""
         self._events.append(event)
+        self.num_tokens += isinstance(event, Token)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 

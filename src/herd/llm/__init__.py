@@ -240,7 +240,7 @@ class LLM:
     def astream(self, messages: Dialog, **arguments: Any) -> AsyncStream:
         """`stream` for coroutines: an asynchronous iterator that checks its arguments in `ready`. No thread waits for
         it, so thousands can be open; leaving it (`aclose`, cancelling the task) ends the request."""
-        return AsyncStream(self._running(), lambda: self._requests.dialog(self._running(), messages, arguments))
+        return self._astream(lambda engine: self._requests.dialog(engine, messages, arguments), arguments)
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class LLM:
 
     def astream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> AsyncStream:
         """`stream_complete` for coroutines; see `astream`."""
-        return AsyncStream(self._running(), lambda: self._requests.text(self._running(), prompt, arguments))
+        return self._astream(lambda engine: self._requests.text(engine, prompt, arguments), arguments)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without specials."""
@@ -363,6 +363,12 @@ class LLM:
         if self._engine is None:
             fail(UsageError, f"{self.name} is closed", do="load it again")
         return self._engine
+
+    def _astream(self, prepare: Callable[[Engine], Prepared], arguments: Mapping[str, Any]) -> AsyncStream:
+        owner = arguments.get("tenant", "")
+        return AsyncStream(
+            self._running(), lambda: prepare(self._running()), owner=owner if isinstance(owner, str) else ""
+        )
 
     def _run(self, prepared: Prepared) -> Iterator[Event]:
         try:

@@ -1,23 +1,21 @@
 """A request that a coroutine reads. No thread waits for it: the engine wakes the loop when something has come.
 
-Preparing a request (tokens, images, a policy's first look) takes milliseconds to seconds, so a few threads do that.
+Preparing a request (tokens, images, a policy's first look) takes milliseconds to seconds, so threads do that, and
+nobody's waits behind another's (`herd.llm.lanes`).
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 
 from herd.answers import Sample
 from herd.engine.generate import Engine
 from herd.engine.orders import Ended
 from herd.engine.reading import Mailbox
+from herd.llm.lanes import computing
 from herd.replies import Event
-
-PREPARERS = 4
-"""Requests that are prepared at once."""
 
 
 @dataclass
@@ -39,11 +37,16 @@ class AsyncStream(AsyncIterator[Event]):
     """Events of one request; `ready` tells whether it is one. Close it, or read it to its end. Once it is closed it has
     no more events, and a request that had not begun never does."""
 
-    def __init__(self, engine: Engine, prepare: Callable[[], Prepared]) -> None:
-        """prepare: makes the request, on another thread; raises what is wrong with it."""
+    def __init__(self, engine: Engine, prepare: Callable[[], Prepared], *, owner: str = "") -> None:
+        """prepare: makes the request, on another thread; raises what is wrong with it. owner: whose lane that is."""
         self._engine = engine
         self._prepare = prepare
+        self._owner = owner
+        self.size_bytes = 0
+        """Of what there is to prepare, about; set before: large requests of an owner are prepared one at a time."""
         self._prepared: Prepared | None = None
+        self._instead: str | None = None
+        self._begun = False
         self._closed = False
         self._mailbox: Mailbox | None = None
         self._waiting: dict[int, Sample] = {}
@@ -62,33 +65,56 @@ class AsyncStream(AsyncIterator[Event]):
         return tuple(sample.job.request.seed for sample in self._prepared.samples)
 
     @property
+    def most_tokens(self) -> int:
+        """That its answers may take together, once it is prepared: max_tokens, or what the context leaves."""
+        assert self._prepared is not None, "not ready yet"
+        request = self._prepared.samples[0].job.request
+        left = max(self._engine.backend.context - len(request.ids), 0)
+        most = request.options.max_tokens
+        return len(self._prepared.samples) * (left if most is None else min(most, left))
+
+    @property
+    def made_tokens(self) -> int:
+        """That have come of it so far, read or not."""
+        return 0 if self._mailbox is None else self._mailbox.num_tokens
+
+    @property
     def unread(self) -> int:
         """Events that have come and that nobody has read: of a reader that is slow, or gone."""
         return len(self._out) + (0 if self._mailbox is None or self._closed else len(self._mailbox))
 
-    async def ready(self) -> None:
-        """Prepare, check and queue it. Raises UsageError, ContextTooLong, BadMedia, Busy, EngineDied: nothing has begun
-        then. Once it has returned this does nothing."""
+    async def prepare(self) -> None:
+        """Make and check it; nothing is queued. Raises UsageError, ContextTooLong, BadMedia. Once it has returned this
+        does nothing."""
         if self._prepared is not None or self._closed:
             return
-        preparing = _preparers().submit(self._first)
+        preparing = computing().submit(self._owner, self._first, self.size_bytes)
         try:
             prepared, instead = await asyncio.wrap_future(preparing)
         except asyncio.CancelledError:
             preparing.add_done_callback(_close_prepared)  # a thread may be at it still
             raise
+        self._prepared, self._instead = prepared, instead
+
+    async def ready(self) -> None:
+        """Prepare, check and queue it. Raises what `prepare` raises, Busy, EngineDied: nothing has begun then. Once it
+        has returned this does nothing."""
+        await self.prepare()
+        prepared = self._prepared
+        if prepared is None or self._begun:
+            return
         try:
-            if not self._closed and instead is None:
+            if not self._closed and self._instead is None:
                 self._begin(prepared)
         except BaseException:
             prepared.close()
             raise
-        self._prepared = prepared
+        self._begun = True
         if not self._waiting:
             prepared.close()
-        if instead is not None and not self._closed:
+        if self._instead is not None and not self._closed:
             for sample in prepared.samples:
-                self._out += sample.refuse(instead)
+                self._out += sample.refuse(self._instead)
 
     async def __anext__(self) -> Event:
         """The next event. Raises what the request failed with; it is closed then."""
@@ -119,6 +145,8 @@ class AsyncStream(AsyncIterator[Event]):
         """End it, if it has not ended; at any time."""
         self._closed = True
         self._out.clear()
+        if self._prepared is not None and not self._begun:
+            self._prepared.close()
         for sample in list(self._waiting.values()):
             self._leave(sample)
             assert self._mailbox is not None
@@ -152,8 +180,3 @@ class AsyncStream(AsyncIterator[Event]):
 def _close_prepared(preparing: "Future[tuple[Prepared, str | None]]") -> None:
     if not preparing.cancelled() and preparing.exception() is None:
         preparing.result()[0].close()
-
-
-@cache
-def _preparers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(PREPARERS, thread_name_prefix="herd-prepare")
