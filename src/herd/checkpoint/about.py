@@ -20,7 +20,9 @@ from herd.config import Llama4Config, is_dense_llama
 from herd.weights import Counts
 
 MAX_CARD_BYTES = 64 << 10
-_FRONT = re.compile(r"^(license|license_name):\s*[\"']?([A-Za-z0-9._ -]{1,64})[\"']?\s*$", re.MULTILINE)
+_FRONT = re.compile(
+    r"^(license|license_name):[ \t]*+[\"']?+([A-Za-z0-9._-][A-Za-z0-9._ -]{0,63}+)[\"']?+[ \t\r]*+$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _stated(checkpoint: Checkpoint) -> str | None:
     with card.open("rb") as f:
         head = f.read(MAX_CARD_BYTES).decode("utf-8", "replace")
     front = head[3:].partition("\n---")[0] if head.startswith("---") else ""
-    found = dict(_FRONT.findall(front))
+    found = {name: value.rstrip() for name, value in _FRONT.findall(front)}
     return found.get("license_name") if found.get("license") == "other" else found.get("license")
 
 

@@ -18,8 +18,8 @@ EXPERTS = ("moe_w_in_eD_F", "moe_w_swiglu_eD_F", "moe_w_out_eF_D")
 SCALES = ("w1", "w3", "w2")
 """The same in the files with scales."""
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_VISION_LAYER = re.compile(r"vision_model\.model\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,4}+)\.(.+)")
+_VISION_LAYER = re.compile(r"vision_model\.model\.layers\.([0-9]{1,4}+)\.(.+)")
 _ENCODER = "vision_embeddings.vision_encoder."
 
 Where = tuple[str, int | None]

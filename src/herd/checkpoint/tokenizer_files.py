@@ -19,7 +19,7 @@ from herd.text.tokenizer_json import MAX_FILE_BYTES
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """GGUF's token types."""
-_PAD = re.compile(r"\[PAD\d+\]")
+_PAD = re.compile(r"\[PAD[0-9]++\]")
 _TURN_ENDS = {"eot": ("<|eot|>", "<|eot_id|>"), "eom": ("<|eom|>", "<|eom_id|>")}
 
 

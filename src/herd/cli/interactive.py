@@ -250,10 +250,10 @@ def _whole_text(ask: Callable[[str], str]) -> str:
     line = ask(">>> ")
     if not line.lstrip().startswith('"""'):
         return line
-    text = line.lstrip()[3:]
-    while not text.rstrip().endswith('"""'):
-        text += "\n" + ask("... ")
-    return text.rstrip()[:-3].strip("\n")
+    lines = [line.lstrip()[3:]]
+    while not lines[-1].rstrip().endswith('"""'):
+        lines.append(ask("... "))
+    return "\n".join(lines).rstrip()[:-3].strip("\n")
 
 
 def _prompter() -> Callable[[str], str]:

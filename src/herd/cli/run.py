@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 MAX_PROMPT_BYTES = 64 << 20
 IMAGE_PATH = re.compile(
     r"""'([^'\n]+\.(?:png|jpe?g|webp|gif|bmp))'|"([^"\n]+\.(?:png|jpe?g|webp|gif|bmp))\"|"""
-    r"""((?:\\.|[^\s\\])+\.(?:png|jpe?g|webp|gif|bmp))(?=\s|$)""",
+    r"""(?<!\S)(?<!\\[^\S\n])((?:\\.|[^\s\\])+\.(?:png|jpe?g|webp|gif|bmp))(?=\s|$)""",
     re.IGNORECASE,
 )
-"""A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file."""
+"""A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file. The latter begins after a
+space that is not escaped: no word is looked at from its middle."""
 
 
 def _shared(command: options.F) -> options.F:

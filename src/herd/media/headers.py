@@ -40,7 +40,7 @@ _REFUSED = (
     (b"PK\x03\x04", "ZIP"),
     (b"\x1f\x8b", "gzip"),
 )
-_MARKUP = re.compile(rb"^(\xef\xbb\xbf)?\s*<(\?xml|!doctype|svg|html|!--)", re.IGNORECASE)
+_MARKUP = re.compile(rb"(\xef\xbb\xbf)?+\s*+<(\?xml|!doctype|svg|html|!--)", re.IGNORECASE)
 
 
 def sniff(data: bytes, name: str) -> str:
@@ -108,7 +108,8 @@ def _png(data: bytes, name: str, limits: ImageLimits) -> Size:
 
 
 # A marker is FF and a code; in scan data FF is followed by 00 (a data byte) or by D0..D7 (restart), which are neither.
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+# Of several FF the last one is the marker's: so no run of them is looked at twice.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _FRAMES = {0xC0, 0xC1, 0xC2}
 """Baseline, extended, progressive; each with Huffman coding."""
 

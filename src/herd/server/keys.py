@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError, fail
+from herd.strict_json import first_twice
 from herd.text.messages import check_name
 
 Right = Literal["chat", "embed", "models", "manage", "metrics"]
@@ -125,13 +126,11 @@ class Keyring:
     """All keys. Empty: whoever reaches the service is LOCAL."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
-        names = [key.name for key in keys]
         for key in keys:
             if key.policy not in POLICIES:
                 fail(UsageError, f"key {key.name}: policy", got=key.policy, expected="off, observe, redact or block")
-        for name in names:
-            if names.count(name) > 1:
-                fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
+        if (name := first_twice(key.name for key in keys)) is not None:
+            fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
         self._keys = tuple(keys)
         self._local = Key("local")
 

@@ -38,7 +38,7 @@ TOO_LONG: dict[Dialect, str] = {
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What the system says when it has no descriptor or buffer for another file or socket."""
 NO_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-_FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*): ")
+_FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*+): ")
 
 
 def status_of(error: HerdError) -> int:

@@ -89,10 +89,11 @@ class CallParser:
 
     def __init__(self, tools: Mapping[str, Sequence[str]], markers: Collection[int] = ()) -> None:
         self._tools = tools
+        self._names = tuple(json.dumps(name) for name in tools)
         self._markers = frozenset(markers)
         self._index = 0
         self._text: list[str] = []
-        self._space = ""
+        self._space: list[str] = []
         """White space after a call: dropped before another call and at the end."""
         self._called = False
         self._held: list[str] = []
@@ -117,7 +118,7 @@ class CallParser:
             self._give_up()
         elif self._reader is not None:
             self._send(END, found)
-        self._space = ""
+        self._space = []
         self._flush(found)
         return found
 
@@ -129,7 +130,7 @@ class CallParser:
             self._held = [char]
             next(self._reader)
         elif self._called and char in SPACE + ";,":
-            self._space += char
+            self._space.append(char)
         else:
             self._say(char)
 
@@ -144,7 +145,7 @@ class CallParser:
         except StopIteration as done:
             self._reader = None
             calls, after = done.value
-            self._space = ""
+            self._space = []
             self._flush(found)
             for call in calls:
                 found += self._pieces(call)
@@ -162,8 +163,8 @@ class CallParser:
         self._say("".join(self._held))
 
     def _say(self, text: str) -> None:
-        self._text += [self._space, text]
-        self._space, self._called = "", False
+        self._text += [*self._space, text]
+        self._space, self._called = [], False
 
     def _flush(self, found: list[Piece]) -> None:
         text = "".join(self._text)
@@ -249,7 +250,7 @@ class CallParser:
         """{"name": ..., "parameters" or "arguments": {...}}, or OpenAI's {"type": "function", "function": {...}}."""
         text = json_text(char, whole=False)
         next(text)
-        head = _Head(self._tools)
+        head = _Head(self._names)
         while True:
             char = yield
             head.push(char)
@@ -325,9 +326,10 @@ class _Head:
     """The beginning of an object that may be a call: its first member's name, and if that is "name", its value. What is
     no call is told at once, so that an answer in JSON is not held back to its end."""
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """names: of tools, as JSON."""
         self._seen = ""
-        self._names = tuple(json.dumps(name) for name in tools)
+        self._names = names
         self._wanted: tuple[str, ...] | None = KEYS
 
     def push(self, char: str) -> None:

@@ -110,9 +110,10 @@ class Llama4HF(Llama4):
     def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
         ids, rest = self._special("<|begin_of_text|>"), list(messages)
         if rest[0].role == "system":
-            said = [plain_text(rest.pop(0).content).strip()]
-            while tools and rest and rest[0].role == "system":  # the turn after it would get the tools, as a user's
-                said.append(plain_text(rest.pop(0).content).strip())
+            first_other = next((i for i, m in enumerate(rest) if m.role != "system"), len(rest))
+            leading = first_other if tools else 1  # the turn after it would get the tools, as a user's
+            said = [plain_text(m.content).strip() for m in rest[:leading]]
+            rest = rest[leading:]
             ids += self._roles["system"]
             ids += self.tokenizer.encode("Environment: ipython\n") if tools else []
             ids += self.tokenizer.encode("\n\n".join(said)) + self._special(self.eot)

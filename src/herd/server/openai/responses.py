@@ -376,7 +376,7 @@ class Writer:
         self._spaces = spaces
         self._number = -1
         self._message = ""
-        self._text = ""
+        self._text: list[str] = []
         self._item = ""
 
     def event(self, kind: str, **members: Any) -> bytes:
@@ -388,10 +388,10 @@ class Writer:
         """A piece of text, in a message that is open or in a new one."""
         before = b""
         if not self._message:
-            self._message, self._text = message_id(), ""
+            self._message, self._text = message_id(), []
             before = self._added(message_item(self._message, None, "in_progress"))
             before += self.event("response.content_part.added", part=text_part(""), **self._place())
-        self._text += text
+        self._text.append(text)
         return before + self.event("response.output_text.delta", delta=text, logprobs=[], **self._place())
 
     def call(self, call: ToolCall) -> bytes:
@@ -423,7 +423,7 @@ class Writer:
         """The message that is open is complete."""
         if not self._message:
             return b""
-        place, text = self._place(), self._text
+        place, text = self._place(), "".join(self._text)
         found = self.event("response.output_text.done", text=text, logprobs=[], **place)
         found += self.event("response.content_part.done", part=text_part(text), **place)
         id_, self._message = self._message, ""
