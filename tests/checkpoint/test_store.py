@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from herd.checkpoint import about, fetch, registry, save_hf, store
@@ -237,9 +238,8 @@ def test_verify_finds_what_changed_before_any_digest_was_known(model: Path) -> N
     [
         b"{",
         b"[" * 100_000,
-        b'{"version": 1, "models": {"a": {"current": "x", "versions": []}}}',
         b'{"version": 9, "models": {}}',
-        b'{"version": 1, "models": {"a": 3}}',
+        b'{"version": 1, "models": [3]}',
         b"\xff\xfe",
     ],
 )
@@ -249,6 +249,47 @@ def test_a_broken_registry_is_one_clear_error(home: Path, content: bytes) -> Non
     with pytest.raises(BadFile, match=r"models\.json") as error:
         store.entries()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (b'{"current": "x", "versions": []}', "a version that it does not have"),
+        (b"3", "[Ee]xpected `object`"),
+        (b'{"current": "x", "versions": "\xff"}', "utf-8|UTF-8|array"),
+        (b'{"current": "' + b"x" * registry.MAX_RECORD_BYTES + b'", "versions": []}', "at most"),
+    ],
+)
+def test_a_broken_record_costs_one_model(model: Path, home: Path, record: bytes, why: str) -> None:
+    store.import_path(model, "tiny")
+    file = home / "models.json"
+    file.write_bytes(file.read_bytes().replace(b'"models": {', b'"models": {"bad": ' + record + b",", 1))
+    assert list(store.entries()) == ["tiny"]
+    with pytest.raises(BadFile, match=why):
+        store.resolve("bad")
+    store.import_path(model, "other")
+    kept = b'"bad":' + b"".join(record.split())
+    assert kept in b"".join(file.read_bytes().split()), "a record that was not understood is kept"
+    store.rm("bad")
+    assert b'"bad"' not in file.read_bytes() and list(store.entries()) == ["other", "tiny"]
+
+
+def test_a_registry_that_could_not_be_read_again_is_not_written(model: Path, home: Path) -> None:
+    _, version = store.import_path(model, "tiny")
+    before = (home / "models.json").read_bytes()
+    long = msgspec.structs.replace(version, source="x" * registry.MAX_RECORD_BYTES)
+    for name in ("tiny", "other"):
+        with pytest.raises(UsageError, match=r"models\.json"):
+            registry.add(name, long)
+    longest = msgspec.structs.replace(version, source="x" * (registry.MAX_RECORD_BYTES - 10_000))
+
+    def many() -> None:
+        with registry.edit() as models:
+            models.models |= {f"m{i}": registry.Entry(version.id, (longest,)) for i in range(9)}
+
+    with pytest.raises(UsageError, match=r"at most 67108864"):
+        many()
+    assert (home / "models.json").read_bytes() == before
 
 
 def test_a_failed_edit_changes_nothing(model: Path, home: Path) -> None:

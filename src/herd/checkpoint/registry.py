@@ -15,16 +15,20 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from herd.checkpoint.atomic import explain_full_disk, make_folders, new_file
+from herd.checkpoint.atomic import explain_full_disk, make_folders
+from herd.checkpoint.records import UNREADABLE, Broken, File, Records, understood
 from herd.errors import BadFile, UsageError, fail
 
 REGISTRY_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 MAX_REGISTRY_BYTES = 64 << 20
+MAX_RECORD_BYTES = 8 << 20
+"""Of one name: its versions, and what each file of them was like."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,11 +89,20 @@ class Entry(msgspec.Struct, frozen=True):
         return next(v for v in self.versions if v.id == self.current)
 
 
-class Registry(msgspec.Struct):
-    """Everything models.json holds."""
+class _Stored(msgspec.Struct):
+    """models.json, as it is written."""
 
     version: int = REGISTRY_VERSION
-    models: dict[str, Entry] = {}
+    models: dict[str, msgspec.Raw] = {}
+
+
+@dataclass
+class Registry:
+    """Everything models.json holds."""
+
+    models: dict[str, Entry] = field(default_factory=dict)
+    broken: dict[str, Broken] = field(default_factory=dict)
+    """Records that cannot be understood: no models, and kept as they are."""
 
 
 def home() -> Path:
@@ -113,34 +126,46 @@ def folder(name: str) -> Path:
 
 
 def read() -> Registry:
-    """The registry, empty when there is none. Raises BadFile when it cannot be understood."""
-    path = home() / "models.json"
+    """The registry, empty when there is none; not to be changed (see `edit`). Raises BadFile when the file as a whole
+    cannot be understood; a record that cannot be is in `broken`."""
+    found = _file.now(home() / "models.json")
+    return Registry() if found is None else found
+
+
+def _read(path: Path, data: bytes) -> Registry:
     try:
-        if path.stat().st_size > MAX_REGISTRY_BYTES:
-            fail(BadFile, str(path), got=f"{path.stat().st_size} bytes", expected=f"at most {MAX_REGISTRY_BYTES}")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return Registry()
-    try:
-        registry = msgspec.json.decode(data, type=Registry)
-    except (msgspec.DecodeError, RecursionError) as e:
-        fail(BadFile, str(path), got=str(e), do="move it away and import or pull the models again")
-    if registry.version != REGISTRY_VERSION:
-        fail(BadFile, f"{path}: version", got=registry.version, expected=REGISTRY_VERSION, do="use the newer herd")
-    for name, entry in registry.models.items():
-        if all(v.id != entry.current for v in entry.versions):
-            fail(BadFile, f"{path}: {name} uses a version it does not have", got=entry.current)
-    return registry
+        stored = msgspec.json.decode(data, type=_Stored)
+    except UNREADABLE as error:
+        fail(BadFile, str(path), got=str(error), do="move it away and import or pull the models again")
+    if stored.version != REGISTRY_VERSION:
+        fail(BadFile, f"{path}: version", got=stored.version, expected=REGISTRY_VERSION, do="use the newer herd")
+    found = understood(stored.models, Entry, _check, MAX_RECORD_BYTES)
+    return Registry(found.good, found.broken)
+
+
+def _check(name: str, entry: Entry) -> None:
+    """A record from the file. Raises UsageError, BadFile."""
+    check_name(name)
+    if all(v.id != entry.current for v in entry.versions):
+        fail(BadFile, "it uses a version that it does not have", got=entry.current)
+
+
+_file = File(_read, MAX_REGISTRY_BYTES)
 
 
 @contextmanager
 def edit() -> Iterator[Registry]:
-    """Change the registry: locked, read, handed out, written back whole unless the block raises."""
+    """Change the registry: locked, read, handed out, written back whole unless the block raises. Raises UsageError for
+    what could not be read again."""
     with lock("registry"):
-        registry = read()
+        now = read()
+        registry = Registry(dict(now.models), dict(now.broken))
         yield registry
-        with new_file(home() / "models.json", overwrite=True) as temporary:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(registry), indent=1))
+        for name in registry.models:
+            registry.broken.pop(name, None)
+        stored = _Stored(models=Records(registry.models, registry.broken).raw())
+        data = msgspec.json.format(msgspec.json.encode(stored), indent=1)
+        _file.write(home() / "models.json", data, lambda found: found.models == registry.models)
 
 
 @contextmanager

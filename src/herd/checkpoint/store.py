@@ -21,7 +21,7 @@ from herd.checkpoint import fetch, packed_store, registry
 from herd.checkpoint.hashing import Progress, digest_of, quick_id, scan, sha256, silent
 from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.registry import Entry, FileRecord, Version
-from herd.errors import BadCheckpoint, NotFound, UsageError, fail
+from herd.errors import BadCheckpoint, BadFile, NotFound, UsageError, fail
 
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
@@ -128,6 +128,10 @@ def rm(name: str) -> Removed:
     Of a name whose version in use goes, the newest other one is used.
     """
     base, _, digest = name.partition("@")
+    if base in registry.read().broken:
+        with registry.edit() as all_models:
+            all_models.broken.pop(base, None)
+        return Removed(base, 0, ())
     if base not in registry.read().models:
         _unknown(name)
     with registry.lock(base):
@@ -253,6 +257,9 @@ def _unknown(name: str) -> NoReturn:
     from difflib import get_close_matches
 
     base = name.partition("@")[0]
+    broken = registry.read().broken.get(base)
+    if broken is not None:
+        fail(BadFile, f"{base}: its record in models.json is broken: {broken.why}", do="import or pull it again")
     near = get_close_matches(base, {*registry.read().models, *fetch.KNOWN}, n=3, cutoff=0.5)
     if base in fetch.KNOWN:
         do = f"herd pull {base}"

@@ -146,7 +146,7 @@ def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
     from herd.server.keys import plain_key, read_keys
 
     given = [plain_key(secret, f"key{i}" if i else "key") for i, secret in enumerate(secrets)]
-    return (*given, *(read_keys(file) if file is not None else ()))
+    return (*given, *(read_keys(file, console.note) if file is not None else ()))
 
 
 def _check_context(model: str, asked: int) -> None:

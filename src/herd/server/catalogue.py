@@ -3,20 +3,27 @@
 A name from the network is looked up, never opened: it cannot be a path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from herd.checkpoint import store
+from herd.checkpoint import registry
 from herd.checkpoint.about import About, describe
-from herd.checkpoint.registry import Version
-from herd.errors import NotFound, fail
+from herd.checkpoint.records import Broken
+from herd.checkpoint.registry import Entry, Version
+from herd.errors import HerdError, NotFound, fail
 from herd.server.profiles import Profile, Profiles
 
 LATEST = ":latest"
 """Ollama's clients put it behind every name that has no tag."""
+MOST_TOLD = 1000
+"""Lines about broken records."""
+MOST_ALIKE = 200
+"""Names that a wrong one is compared with, which takes time."""
+R = TypeVar("R")
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Catalogue(Protocol):
@@ -68,19 +75,55 @@ class StoreCatalogue:
     served: name -> path of models given at the start. aliases: name -> name.
     """
 
-    def __init__(self, served: Mapping[str, Path] | None = None, aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        served: Mapping[str, Path] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """tell: hears once of each record, or file of records, that is broken; the others are there."""
         self.profiles = Profiles()
         self._served = dict(served or {})
         self._aliases = dict(aliases or {})
+        self._tell = tell
+        self._told: set[str] = set()
+        self._broken: dict[str, str] = {}
+        """Why models are left out, by name."""
+        self._last: tuple[Mapping[str, Entry], Mapping[str, Profile], dict[str, Listed]] | None = None
 
     def names(self) -> dict[str, Listed]:
         """See Catalogue."""
-        found = {name: _of_store(name, entry.now) for name, entry in store.entries().items()}
+        self._broken = {}
+        entries = self._read("models.json", lambda: (registry.read().models, registry.read().broken))
+        profiles = self._read("profiles.json", lambda: (self.profiles.read(), self.profiles.broken))
+        last = self._last
+        if last is not None and last[0] is entries and last[1] is profiles:
+            return last[2]
+        found = {name: _of_store(name, entry.now) for name, entry in entries.items()}
         found |= {name: _of_path(name, path) for name, path in self._served.items()}
-        for name, profile in self.profiles.read().items():
+        for name, profile in profiles.items():
             if name not in found and profile.base in found:
                 found[name] = _derived(name, profile, found[profile.base])
-        return dict(sorted(found.items()))
+        found = dict(sorted(found.items()))
+        self._last = entries, profiles, found
+        return found
+
+    def _read(self, file: str, read: Callable[[], tuple[Mapping[str, R], Mapping[str, Broken]]]) -> Mapping[str, R]:
+        """The records of a file that can be understood."""
+        try:
+            good, broken = read()
+        except HerdError as error:
+            self._say(f"{file} is left out: {error}")
+            return _NOTHING
+        for name, one in broken.items():
+            self._broken[name] = one.why
+            self._say(f"{file}: {name[:100]!r} is left out: {one.why}")
+        return good
+
+    def _say(self, line: str) -> None:
+        if line not in self._told and len(self._told) < MOST_TOLD:
+            self._told.add(line)
+            self._tell(line)
 
     def find(self, name: str) -> Listed:
         """See Catalogue."""
@@ -89,7 +132,7 @@ class StoreCatalogue:
             chosen = self._aliases.get(tried, tried)
             if chosen in known:
                 return known[chosen]
-        return _unknown(name, [*known, *self._aliases])
+        return _unknown(name, [*known, *self._aliases], self._broken.get(name.removesuffix(LATEST)))
 
     def about(self, name: str) -> About:
         """See Catalogue."""
@@ -126,8 +169,11 @@ def _derived(name: str, profile: Profile, base: Listed) -> Listed:
 
 
 def _of_path(name: str, path: Path) -> Listed:
-    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()] if path.is_dir() else []
-    stats = [file.stat() for file in files]
+    try:
+        files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()] if path.is_dir() else []
+        stats = [file.stat() for file in files]
+    except OSError:  # what became of it is told by who loads it
+        stats = []
     return Listed(
         name,
         path,
@@ -137,8 +183,11 @@ def _of_path(name: str, path: Path) -> Listed:
     )
 
 
-def _unknown(name: str, known: list[str]) -> NoReturn:
-    near = get_close_matches(name, known, n=3, cutoff=0.4)
+def _unknown(name: str, known: list[str], broken: str | None) -> NoReturn:
+    if broken is not None:
+        fail(NotFound, "model", got=name, do=f"its record is broken ({broken}); make it again, or remove it")
+    alike = known if len(known) <= MOST_ALIKE else [one for one in known if one[:2].lower() == name[:2].lower()]
+    near = get_close_matches(name[:100], alike[:MOST_ALIKE], n=3, cutoff=0.4)
     fail(
         NotFound,
         "model",

@@ -27,6 +27,8 @@ RIGHTS: tuple[Right, ...] = ("chat", "embed", "models", "manage", "metrics")
 POLICIES = ("", "off", "observe", "redact", "block")
 SHORTEST = 16
 """Characters of a key: shorter ones can be guessed."""
+MOST_FILE_BYTES = 4 << 20
+"""Of a file of keys."""
 
 
 class KeyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,8 +129,7 @@ class Keyring:
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         for key in keys:
-            if key.policy not in POLICIES:
-                fail(UsageError, f"key {key.name}: policy", got=key.policy, expected="off, observe, redact or block")
+            _check_policy(key.name, key.policy)
         if (name := first_twice(key.name for key in keys)) is not None:
             fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
         self._keys = tuple(keys)
@@ -161,6 +162,11 @@ class Keyring:
         return found
 
 
+def _check_policy(name: str, policy: str) -> None:
+    if policy not in POLICIES:
+        fail(UsageError, f"key {name}: policy", got=policy, expected="off, observe, redact or block")
+
+
 def digest_of(secret: str) -> bytes:
     """SHA-256: keys are random and long, so nothing slower is needed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
@@ -173,27 +179,48 @@ def plain_key(secret: str, name: str = "key") -> Key:
     return Key(name, digest_of(secret))
 
 
-def read_keys(path: Path) -> list[Key]:
-    """The keys of a TOML file of [[key]] tables. Raises NotFound, UsageError, also for a file that others may read."""
+def read_keys(path: Path, tell: Callable[[str], None] = lambda line: None) -> list[Key]:
+    """The keys of a TOML file of [[key]] tables. tell: hears of a table that is no key; it is left out.
+
+    Raises NotFound, and UsageError for a file that others may read, that is no TOML, or in which no table is a key:
+    without any key the service would be open.
+    """
     try:
         mode = path.stat().st_mode
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST_FILE_BYTES + 1)
     except OSError as error:
         fail(NotFound, f"keys file {path}: {error.strerror}")
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         fail(
             UsageError, f"keys file {path}", got=f"mode {stat.S_IMODE(mode):o}", expected="600", do=f"chmod 600 {path}"
         )
+    if len(raw) > MOST_FILE_BYTES:
+        fail(UsageError, f"keys file {path}", got="more bytes", expected=f"at most {MOST_FILE_BYTES}")
     try:
-        tables: Any = tomllib.loads(raw.decode()).get("key", [])
-        options = msgspec.convert(tables, list[KeyOptions])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        tables: Any = tomllib.loads(raw.decode()).get("key")
+    except (ValueError, RecursionError) as error:
         fail(UsageError, f"keys file {path}", got=str(error), expected="[[key]] tables with name, secret, rights")
-    return [_key(one, path) for one in options]
+    found: dict[str, Key] = {}
+    why = "no [[key]] table"
+    for i, table in enumerate(tables if isinstance(tables, list) else ()):
+        try:
+            key = _key(msgspec.convert(table, KeyOptions), path)
+            if key.name in found:
+                fail(UsageError, f"{path}: key", got=f"the name {key.name} twice", expected="a name for each")
+        except (msgspec.ValidationError, UsageError) as error:
+            why = f"[[key]] number {i + 1}: {error}"
+            tell(f"{path.name}: left out: {why}")
+        else:
+            found[key.name] = key
+    if not found:
+        fail(UsageError, f"keys file {path}: {why}", expected="[[key]] tables with name, secret, rights")
+    return list(found.values())
 
 
 def _key(one: KeyOptions, path: Path) -> Key:
     check_name(one.name, f"{path}: name")
+    _check_policy(one.name, one.policy)
     if one.secret:
         digest = plain_key(one.secret).digest
     else:

@@ -5,8 +5,9 @@
 What it is not: weights. Forgetting a profile frees a name, and nothing on the disk.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from typing import Any
 import msgspec
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import make_folders, new_file
+from herd.checkpoint.atomic import make_folders
+from herd.checkpoint.records import UNREADABLE, Broken, File, Records, understood
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, UsageError, fail
 
 MAX_BYTES = 16 << 20
+"""Of the file."""
+MAX_PROFILE_BYTES = 256 << 10
+"""Of one profile as JSON: a system text, settings, a licence."""
 MAX_PROFILES = 10_000
 
 
@@ -35,49 +40,83 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Profiles:
-    """All of them; every read looks at the file, so that two services see the same."""
+    """All of them; every read looks whether the file is another one, so that two services see the same."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        self._file: File[Records[Profile]] = File(_read, MAX_BYTES)
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> Path:
         """The file."""
         return self._path if self._path is not None else registry.home() / "profiles.json"
 
-    def read(self) -> dict[str, Profile]:
-        """By name. Raises BadFile."""
+    def read(self) -> Mapping[str, Profile]:
+        """By name, shared by all who ask; without those whose record is broken. Raises BadFile for a broken file."""
+        return self._records().good
+
+    @property
+    def broken(self) -> Mapping[str, Broken]:
+        """Records that cannot be understood, by name. Raises BadFile for a broken file."""
+        return self._records().broken
+
+    def is_broken(self, name: str) -> bool:
+        """Whether a record of that name cannot be understood, in a file that can be."""
         try:
-            if self.path.stat().st_size > MAX_BYTES:
-                fail(BadFile, f"{self.path}", got="more than 16 MiB", expected="a file of profiles")
-            return msgspec.json.decode(self.path.read_bytes(), type=dict[str, Profile])
-        except FileNotFoundError:
-            return {}
-        except msgspec.MsgspecError as error:
-            fail(BadFile, f"{self.path}: {error}", do="mend or remove it")
+            return name in self._records().broken
+        except BadFile:
+            return False
+
+    def _records(self) -> Records[Profile]:
+        with self._lock:  # routes read on the loop, and write on threads
+            found = self._file.now(self.path)
+        return Records() if found is None else found
 
     def add(self, name: str, profile: Profile) -> None:
-        """A new meaning of a name. Raises UsageError for a name or options that are none."""
+        """A new meaning of a name. Raises UsageError for a name or options that are none, and for more than the file
+        may hold; it stays as it was then."""
         registry.check_name(name)
         SamplingOptions().with_(profile.options)
+        size = len(msgspec.json.encode(profile))
+        if size > MAX_PROFILE_BYTES:
+            fail(UsageError, f"model {name}", got=f"{size} bytes", expected=f"at most {MAX_PROFILE_BYTES}")
         with self._edit() as profiles:
-            if len(profiles) >= MAX_PROFILES:
-                fail(UsageError, "profiles", got=len(profiles), expected=f"at most {MAX_PROFILES}")
-            profiles[name] = msgspec.structs.replace(profile, created_s=time.time())
+            if name not in profiles.good and len(profiles.good) >= MAX_PROFILES:
+                fail(UsageError, "profiles", got=len(profiles.good), expected=f"at most {MAX_PROFILES}")
+            profiles.broken.pop(name, None)
+            profiles.good[name] = msgspec.structs.replace(profile, created_s=time.time())
 
     def remove(self, name: str) -> bool:
-        """Forget one; whether it was there."""
+        """Forget one, broken or not; whether it was there."""
         with self._edit() as profiles:
-            return profiles.pop(name, None) is not None
+            found = name in profiles.good or name in profiles.broken
+            profiles.good.pop(name, None)
+            profiles.broken.pop(name, None)
+            return found
 
     @contextmanager
-    def _edit(self) -> Iterator[dict[str, Profile]]:
+    def _edit(self) -> Iterator[Records[Profile]]:
         """The profiles, written back whole if they have changed, under a lock of the kernel's."""
         make_folders(self.path.parent)
         with registry.lock("profiles"):
-            profiles = self.read()
-            before = dict(profiles)
-            yield profiles
-            if profiles != before:
-                with new_file(self.path, overwrite=True) as temporary:
-                    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(profiles), indent=1))
+            now = self._records()
+            edited = Records(dict(now.good), dict(now.broken))
+            yield edited
+            if edited != now:
+                data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
+                self._file.write(self.path, data, lambda found: found.good == edited.good)
+
+
+def _read(path: Path, data: bytes) -> Records[Profile]:
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except UNREADABLE as error:
+        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
+    return understood(raw, Profile, _check, MAX_PROFILE_BYTES)
+
+
+def _check(name: str, profile: Profile) -> None:
+    """A record from the file. Raises UsageError."""
+    registry.check_name(name)
+    SamplingOptions().with_(profile.options)

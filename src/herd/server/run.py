@@ -40,7 +40,7 @@ def service_of(options: ServerOptions, load: Loader) -> Service:
     log = Log(options.log)
     audit = None if options.audit is None else Audit(options.audit)
     guard = None if options.guard is None else Guard(ModelJudge(load(str(options.guard))))
-    catalogue = StoreCatalogue(options.served, options.aliases)
+    catalogue = StoreCatalogue(options.served, options.aliases, lambda line: log.event("record", said=line))
     for name in options.preload:
         catalogue.find(name)  # a name that is wrong is said now, not in a log line later
     return Service(

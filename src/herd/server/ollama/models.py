@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from herd import __version__
-from herd.checkpoint import store
+from herd.checkpoint import registry, store
 from herd.checkpoint.about import About
-from herd.errors import Busy, HerdError, MissingExtra, NotFound, UsageError, fail
+from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
 from herd.server.body import read_json
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
@@ -28,7 +28,7 @@ from herd.server.ollama.common import (
     stamp,
     tagged,
 )
-from herd.server.profiles import Profile
+from herd.server.profiles import Profile, Profiles
 from herd.server.service import Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import encode, json_line
@@ -189,16 +189,16 @@ async def copy(service: Service, request: Request, caller: Caller) -> Response:
     asked, _ = COPY.read(await read_json(request, service.limits), strict=service.strict)
     listed = service.models.catalogue.find(asked.source)
     profile = listed.profile or Profile(listed.base)
-    _new_name(service, asked.destination, profile)
+    await _new_name(service, asked.destination, profile)
     return Response(status_code=200)
 
 
-def _new_name(service: Service, name: str, profile: Profile) -> None:
+async def _new_name(service: Service, name: str, profile: Profile) -> None:
     name = name.removesuffix(LATEST)
     known = service.models.catalogue.names()
     if name in known and known[name].profile is None:
         fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
-    service.models.catalogue.profiles.add(name, profile)
+    await asyncio.to_thread(service.models.catalogue.profiles.add, name, profile)
 
 
 async def create(service: Service, request: Request, caller: Caller) -> Response | Stream:
@@ -215,16 +215,19 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
         options={**old.options, **sampling_of(asked.parameters)},
         licence=licence or old.licence,
     )
-    _new_name(service, asked.chosen(), profile)
+    await _new_name(service, asked.chosen(), profile)
     return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
 
 
 async def delete(service: Service, request: Request, caller: Caller) -> Response:
     """Forget a model: its files, if they were pulled; never files that were imported."""
     asked, _ = DELETE.read(await read_json(request, service.limits), strict=service.strict)
+    profiles, name = service.models.catalogue.profiles, asked.chosen().removesuffix(LATEST)
+    if await asyncio.to_thread(_forgotten, profiles, name):
+        return Response(status_code=200)
     listed = service.models.catalogue.find(asked.chosen())
     if listed.profile is not None:
-        service.models.catalogue.profiles.remove(listed.name)
+        await asyncio.to_thread(profiles.remove, listed.name)
         return Response(status_code=200)
     if any(held.base == listed.name for held in service.models.catalogue.names().values() if held.profile):
         fail(UsageError, f"{listed.name} is what other models are made of", do="delete those first")
@@ -233,6 +236,19 @@ async def delete(service: Service, request: Request, caller: Caller) -> Response
     await service.models.unload(listed.name)
     await asyncio.to_thread(store.rm, listed.name)
     return Response(status_code=200)
+
+
+def _forgotten(profiles: Profiles, name: str) -> bool:
+    """Whether there was a broken record of that name, which is no model; it is gone."""
+    if profiles.is_broken(name):
+        return profiles.remove(name)
+    try:
+        broken = name in registry.read().broken
+    except BadFile:
+        return False
+    if broken:
+        store.rm(name)
+    return broken
 
 
 async def pull(service: Service, request: Request, caller: Caller) -> Response | Stream:

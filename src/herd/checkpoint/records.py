@@ -1,0 +1,111 @@
+"""JSON files of records by name that several programs read and write: each record is understood by itself.
+
+One that is broken costs itself alone: it is told with the reason, kept as it stands when the file is written again, and
+the others are there. What was read stays in memory until the file is another one; what could not be read back is not
+written.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from herd.checkpoint.atomic import new_file
+from herd.errors import BadFile, HerdError, UsageError, fail
+
+T = TypeVar("T")
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What a parser says of bytes that are not what they should be."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that cannot be understood."""
+
+    raw: bytes
+    """As it stands in the file."""
+    why: str
+
+
+@dataclass
+class Records(Generic[T]):
+    """What one file holds."""
+
+    good: dict[str, T] = field(default_factory=dict)
+    broken: dict[str, Broken] = field(default_factory=dict)
+
+    def raw(self) -> dict[str, msgspec.Raw]:
+        """All of them as they are written."""
+        kept = {name: msgspec.Raw(one.raw) for name, one in self.broken.items()}
+        return kept | {name: msgspec.Raw(msgspec.json.encode(one)) for name, one in self.good.items()}
+
+
+def understood(
+    raw: Mapping[str, msgspec.Raw], kind: type[T], check: Callable[[str, T], None], most_bytes: int
+) -> Records[T]:
+    """Records of one file. check: raises a HerdError for one that makes no sense. most_bytes: of one record."""
+    found: Records[T] = Records()
+    for name, one in raw.items():
+        data = bytes(one)
+        try:
+            if len(data) > most_bytes:
+                fail(BadFile, "record", got=f"{len(data)} bytes", expected=f"at most {most_bytes}")
+            value = msgspec.json.decode(data, type=kind)
+            check(name, value)
+        except (*UNREADABLE, HerdError) as error:
+            found.broken[name] = Broken(data, str(error))
+        else:
+            found.good[name] = value
+    return found
+
+
+class File(Generic[T]):
+    """A file that is read again only when it is another one. read: its bytes -> what they say; raises BadFile."""
+
+    def __init__(self, read: Callable[[Path, bytes], T], most_bytes: int) -> None:
+        self._read = read
+        self._most = most_bytes
+        self._last: tuple[object, T | BadFile] | None = None
+
+    def now(self, path: Path) -> T | None:
+        """What it says, shared by all who ask: not to be changed. None: there is no such file. Raises BadFile."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        seen = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._last is None or self._last[0] != seen:
+            self._last = seen, self._fresh(path)
+        found = self._last[1]
+        if isinstance(found, BadFile):
+            raise BadFile(str(found))
+        return found
+
+    def write(self, path: Path, data: bytes, says: Callable[[T], bool]) -> None:
+        """Replace it. says: whether what is read of it is what was meant. Raises UsageError, with the file as it was,
+        for more than may be read again."""
+        if len(data) > self._most:
+            fail(UsageError, path.name, got=f"{len(data)} bytes with this", expected=f"at most {self._most}")
+        try:
+            back = self._read(path, data)
+        except BadFile as error:
+            fail(UsageError, f"{path.name} could not be read again: {error}")
+        if not says(back):
+            fail(UsageError, f"{path.name} would say something else when it is read again")
+        with new_file(path, overwrite=True) as temporary:
+            temporary.write_bytes(data)
+
+    def _fresh(self, path: Path) -> "T | BadFile":
+        try:
+            with path.open("rb") as file:
+                data = file.read(self._most + 1)
+            if len(data) > self._most:
+                fail(BadFile, str(path), got=f"more than {self._most} bytes", expected="fewer", do="move it away")
+            return self._read(path, data)
+        except BadFile as error:
+            return error
+        except OSError as error:
+            return BadFile(f"{path}: {error.strerror}")
