@@ -54,6 +54,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """From the first signal to the end of what is under way."""
     stored_responses: int = 1000
     """Of /v1/responses, a key; the oldest go."""
+    key_stored_bytes: int = 128 << 20
+    """Of a key's stored responses, as JSON; the oldest go."""
+    stored_bytes: int = 256 << 20
+    """Of all keys' stored responses; the oldest of the key that has most go."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

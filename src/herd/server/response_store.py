@@ -1,54 +1,208 @@
-"""Responses that are kept for later: per key, in memory, a bounded number; the oldest go first."""
+"""Responses that are kept for later: per key, in memory, bounded in number and in bytes; the oldest go first.
+
+They are held as JSON, so that their size is known. A response that goes on from another one holds its own items alone:
+those before it are shared, however long the dialog grows.
+"""
 
 import asyncio
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from herd.errors import NotFound, fail
+import msgspec
+
+from herd.errors import NotFound, TooLarge, fail
 from herd.server.keys import Key
+from herd.server.wire import encode
+
+OVERHEAD_BYTES = 1024
+"""Of one response, and of one link of a dialog, beside their JSON: objects and entries of tables."""
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+def _json(value: Any) -> bytes:
+    """In as many bytes as it has: what an encoder returns may lie in half as many again."""
+    return bytes(memoryview(encode(value)))
+
+
+class Items:
+    """Items of a dialog: some, after those that came before. Never changed, and held once by all who go on from it."""
+
+    def __init__(self, before: "Items | None", own: list[Any]) -> None:
+        self.before = before
+        self._own = _json(own)
+        self.size_bytes = len(self._own) + OVERHEAD_BYTES
+        """Of its own."""
+        self.whole_bytes: int = self.size_bytes + (0 if before is None else before.whole_bytes)
+        """With all before it."""
+        self.holders = 0
+        """Kept responses and later items that hold it (see ResponseStore)."""
+
+    def chain(self) -> "Iterator[Items]":
+        """It, and what came before, the latest first."""
+        link: Items | None = self
+        while link is not None:
+            yield link
+            link = link.before
+
+    def all(self) -> list[Any]:
+        """Of the whole dialog."""
+        return [item for link in reversed([*self.chain()]) for item in msgspec.json.decode(link._own)]
 
 
 class Kept:
     """One response: as clients see it, and the items that led to it and came of it."""
 
-    def __init__(self, body: dict[str, Any], items: list[Any]) -> None:
-        self.body = body
+    def __init__(self, body: dict[str, Any], items: Items) -> None:
+        self.id: str = body["id"]
         self.items = items
-        """Of the whole dialog: what a next one goes on from, as JSON."""
+        """Of the whole dialog: what a next one goes on from."""
         self.task: asyncio.Task[None] | None = None
         """Of one that is answered in the background."""
+        self.status: Status = "in_progress"
+        self.json = b""
+        """The response as it is now."""
+        self._body = body
+        self.say()
+
+    def say(self, **members: Any) -> None:
+        """Change members of it."""
+        if not self._body:  # it was over
+            self._body = msgspec.json.decode(self.json)
+        self._body.update(members)
+        self.status = self._body["status"]
+        self.json = _json(self._body)
+        if self.status not in ("queued", "in_progress"):
+            self._body = {}  # it is read more often than changed
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes."""
+        return not self._body
+
+    @property
+    def size_bytes(self) -> int:
+        """Of itself, without its items."""
+        return len(self.json) + OVERHEAD_BYTES
+
+
+class _Mine:
+    """What one key keeps."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[str, Kept] = OrderedDict()
+        self.counted: dict[str, tuple[int, Items]] = {}
+        """What each was counted as."""
+        self.size_bytes = 0
+
+    def count(self, kept: Kept) -> None:
+        """It is kept, or has changed."""
+        before = self.counted.get(kept.id)
+        self.counted[kept.id] = kept.size_bytes, kept.items
+        self.size_bytes += kept.size_bytes
+        self._hold(kept.items)
+        if before is not None:
+            self._let_go(*before)
+
+    def forget(self, response_id: str) -> Kept:
+        """It is kept no longer."""
+        self._let_go(*self.counted.pop(response_id))
+        return self.kept.pop(response_id)
+
+    def end(self, response_id: str) -> None:
+        """It is kept no longer, and nobody need answer it."""
+        kept = self.forget(response_id)
+        if kept.task is not None:
+            kept.task.cancel()
+
+    def _hold(self, items: Items) -> None:
+        for link in items.chain():
+            link.holders += 1
+            if link.holders > 1:
+                break
+            self.size_bytes += link.size_bytes
+
+    def _let_go(self, size_bytes: int, items: Items) -> None:
+        self.size_bytes -= size_bytes
+        for link in items.chain():
+            link.holders -= 1
+            if link.holders:
+                break
+            self.size_bytes -= link.size_bytes
 
 
 class ResponseStore:
-    """All that are kept. A key sees its own: another key's id is not found, as is one that never was."""
+    """All that are kept. A key sees its own: another key's id is not found, as is one that never was.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: dict[int, OrderedDict[str, Kept]] = {}
+    most: of one key. key_bytes: of one key. all_bytes: of all keys; whoever has most gives way.
+    """
+
+    def __init__(self, most: int, key_bytes: int, all_bytes: int) -> None:
+        self._most, self._key_bytes, self._all_bytes = most, min(key_bytes, all_bytes), all_bytes
+        self._keys: dict[str, _Mine] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all keys."""
+        return sum(mine.size_bytes for mine in self._keys.values())
+
+    def check(self, kept: Kept) -> None:
+        """Raise TooLarge for one that can never be kept."""
+        size = kept.size_bytes + kept.items.whole_bytes
+        if size > self._key_bytes:
+            do = 'send "store": false, or begin a new dialog'
+            fail(TooLarge, "a stored response", got=f"{size} bytes", expected=f"at most {self._key_bytes}", do=do)
 
     def keep(self, key: Key, kept: Kept) -> None:
-        """One more."""
-        mine = self._kept.setdefault(id(key), OrderedDict())
-        mine[kept.body["id"]] = kept
-        while len(mine) > self._most:
-            _, oldest = mine.popitem(last=False)
-            if oldest.task is not None:
-                oldest.task.cancel()
+        """One more. Raises TooLarge."""
+        self.check(kept)
+        mine = self._keys.setdefault(key.name, _Mine())
+        mine.kept[kept.id] = kept
+        mine.count(kept)
+        self._make_room(mine, kept)
+
+    def changed(self, key: Key, kept: Kept) -> None:
+        """One has been written to; no news if it is not kept. Raises TooLarge, and it is kept no longer."""
+        mine = self._keys.get(key.name)
+        if mine is None or mine.kept.get(kept.id) is not kept:
+            return
+        try:
+            self.check(kept)
+        except TooLarge:
+            mine.forget(kept.id)
+            raise
+        mine.count(kept)
+        self._make_room(mine, kept)
 
     def find(self, key: Key, response_id: str) -> Kept:
         """One of a key's. Raises NotFound."""
-        found = self._kept.get(id(key), OrderedDict()).get(response_id)
+        mine = self._keys.get(key.name)
+        found = None if mine is None else mine.kept.get(response_id)
         if found is None:
             fail(NotFound, "response", got=response_id, expected="the id of a stored one")
         return found
 
     def drop(self, key: Key, response_id: str) -> None:
         """Forget one. Raises NotFound."""
-        kept = self.find(key, response_id)
-        if kept.task is not None:
-            kept.task.cancel()
-        del self._kept[id(key)][response_id]
+        self.find(key, response_id)
+        self._keys[key.name].end(response_id)
 
     def __len__(self) -> int:
         """Of all keys."""
-        return sum(len(mine) for mine in self._kept.values())
+        return sum(len(mine.kept) for mine in self._keys.values())
+
+    def _make_room(self, mine: _Mine, new: Kept) -> None:
+        """Forget the oldest others until all limits hold."""
+        while len(mine.kept) > self._most or mine.size_bytes > self._key_bytes:
+            mine.end(_oldest(mine, new))
+        while self.size_bytes > self._all_bytes:
+            largest = max((one for one in self._keys.values() if one.kept.keys() - {new.id}), key=_size_of)
+            largest.end(_oldest(largest, new))
+
+
+def _oldest(mine: _Mine, but: Kept) -> str:
+    return next(response_id for response_id in mine.kept if response_id != but.id)
+
+
+def _size_of(mine: _Mine) -> int:
+    return mine.size_bytes

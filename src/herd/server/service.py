@@ -91,7 +91,9 @@ class Service:
         self.limits = limits or Limits()
         self.log = log or Log("off")
         self.metrics = Metrics()
-        self.responses = ResponseStore(self.limits.stored_responses)
+        self.responses = ResponseStore(
+            self.limits.stored_responses, self.limits.key_stored_bytes, self.limits.stored_bytes
+        )
         self.policies = policies
         self.guard = guard
         """Judges for /v1/moderations; None: there are only rules."""

@@ -3,14 +3,16 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.errors import HerdError, UsageError, fail
+from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.body import read_json
 from herd.server.common import json_response
@@ -30,7 +32,7 @@ from herd.server.openai.response_items import (
     with_kinds,
 )
 from herd.server.problems import body_of
-from herd.server.response_store import Kept
+from herd.server.response_store import Items, Kept
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import SSE_PING, encode, sse
@@ -138,32 +140,47 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
             raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
         ignored = ("tools[].web_search", *ignored)
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
+    before = None
     if asked.previous_response_id is not None:
-        items = [*service.responses.find(caller.key, asked.previous_response_id).items, *items]
-    ask = await _ask(service, asked, items)
-    kept = Kept(_body(asked), items)
+        before = service.responses.find(caller.key, asked.previous_response_id).items
+    own = await asyncio.to_thread(Items, before, items)
+    kept = Kept(_body(asked), own)
+    if asked.store is not False:
+        service.responses.check(kept)
+    ask = await _ask(service, asked, items if before is None else await asyncio.to_thread(own.all))
     spaces = _spaces(asked.tools or ())
     headers = told(ignored)
     if asked.background:
         if asked.stream or asked.store is False:
             raise Refused("background: got it with stream or without store", "background")
-        kept.body["status"] = "queued"
+        kept.say(status="queued")
         service.responses.keep(caller.key, kept)
         kept.task = asyncio.create_task(_in_background(service, caller, ask, kept, spaces))
-        return Response(encode(kept.body), media_type="application/json", headers=headers)
+        return _response(kept, headers)
     answer = await service.open(caller, ask)
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
-    if not asked.stream:
+    if asked.stream:
+        chunks = _stream(service, answer, kept, spaces)
+        return service.streamed(answer, chunks, "text/event-stream", headers=headers, ping=SSE_PING)
+    try:
         (reply,) = await answer.whole(request)
-        _finish(kept, reply, output_of(reply, spaces))
-        return Response(encode(kept.body), media_type="application/json", headers=headers)
-    return service.streamed(answer, _stream(answer, kept, spaces), "text/event-stream", headers=headers, ping=SSE_PING)
+        _finish(service, caller, kept, reply, output_of(reply, spaces))
+    except HerdError as error:
+        _fail(service, caller, kept, error)
+        raise
+    finally:
+        _left(service, caller, kept)
+    return _response(kept, headers)
+
+
+def _response(kept: Kept, headers: Mapping[str, str]) -> Response:
+    return Response(kept.json, media_type="application/json", headers=headers)
 
 
 async def retrieve(service: Service, request: Request, caller: Caller) -> Response:
     """A stored one."""
-    return json_response(service.responses.find(caller.key, request.path_params["id"]).body)
+    return _response(service.responses.find(caller.key, request.path_params["id"]), {})
 
 
 async def delete(service: Service, request: Request, caller: Caller) -> Response:
@@ -178,16 +195,16 @@ async def cancel(service: Service, request: Request, caller: Caller) -> Response
     kept = service.responses.find(caller.key, request.path_params["id"])
     if kept.task is None:
         fail(UsageError, "cancel", got="a response that was not made in the background", expected="one that was")
-    if kept.body["status"] in ("queued", "in_progress"):
-        kept.body["status"] = "cancelled"
-        kept.task.cancel()
-    return json_response(kept.body)
+    kept.task.cancel()
+    _left(service, caller, kept)
+    return _response(kept, {})
 
 
 async def input_items(service: Service, request: Request, caller: Caller) -> Response:
     """What led to a stored one."""
     kept = service.responses.find(caller.key, request.path_params["id"])
-    data = [{"id": f"item_{i}", **item} for i, item in enumerate(kept.items) if isinstance(item, dict)]
+    items = await asyncio.to_thread(kept.items.all)
+    data = [{"id": f"item_{i}", **item} for i, item in enumerate(items) if isinstance(item, dict)]
     ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
     return json_response({"object": "list", "data": data, "has_more": False, **ends})
 
@@ -302,46 +319,76 @@ def _body(asked: ResponsesRequest) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finish(kept: Kept, reply: Reply, output: list[dict[str, Any]]) -> None:
-    """The answer has come."""
-    body, usage = kept.body, reply.usage
-    body["output"] = output
-    body["status"] = "incomplete" if reply.finish_reason in ("length", "policy") else "completed"
-    if body["status"] == "incomplete":
-        reason = "max_output_tokens" if reply.finish_reason == "length" else "content_filter"
-        body["incomplete_details"] = {"reason": reason}
-    body["usage"] = {
+def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: list[dict[str, Any]]) -> None:
+    """The answer has come. Where it is too much to be kept, the response says so; one that can only be fetched, since
+    it was made in the background, has failed then."""
+    usage = reply.usage
+    reason = {"length": "max_output_tokens", "policy": "content_filter"}.get(reply.finish_reason)
+    counts = {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens},
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
-    body.update(notes_of(reply))
-    kept.items = [*kept.items, *output]
+    asked, kept.items = kept.items, Items(kept.items, output)
+    kept.say(
+        output=output,
+        status="completed" if reason is None else "incomplete",
+        incomplete_details=None if reason is None else {"reason": reason},
+        usage=counts,
+        **notes_of(reply),
+    )
+    try:
+        service.responses.changed(caller.key, kept)
+    except TooLarge as error:
+        if kept.task is None:
+            kept.say(store=False)
+            return
+        kept.items = asked
+        kept.say(output=[], status="failed", error={"code": "server_error", "message": str(error)})
+        with suppress(TooLarge):
+            service.responses.keep(caller.key, kept)
 
 
-def _fail(kept: Kept, error: HerdError) -> None:
-    kept.body["status"] = "failed"
-    kept.body["error"] = {"code": "server_error", "message": str(error)}
+def _fail(service: Service, caller: Caller, kept: Kept, error: HerdError) -> None:
+    if not kept.over:
+        gone = isinstance(error, Interrupted)
+        said = {"code": "server_error", "message": str(error)}
+        kept.say(status="cancelled") if gone else kept.say(status="failed", error=said)
+        _recount(service, caller, kept)
+
+
+def _left(service: Service, caller: Caller, kept: Kept) -> None:
+    """Nobody goes on with it: a reader that went away, or a request that was cancelled."""
+    if not kept.over:
+        kept.say(status="cancelled")
+        _recount(service, caller, kept)
+
+
+def _recount(service: Service, caller: Caller, kept: Kept) -> None:
+    with suppress(TooLarge):  # a few bytes more were too many
+        service.responses.changed(caller.key, kept)
 
 
 async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept, spaces: Spaces) -> None:
     try:
         answer = await service.open(caller, ask)
-        kept.body["status"] = "in_progress"
+        kept.say(status="in_progress")
         (reply,) = await answer.whole()
-        _finish(kept, reply, output_of(reply, spaces))
+        _finish(service, caller, kept, reply, output_of(reply, spaces))
     except HerdError as error:
-        _fail(kept, error)
+        _fail(service, caller, kept, error)
+    finally:
+        _left(service, caller, kept)
 
 
-async def _stream(answer: Answer, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
+async def _stream(service: Service, answer: Answer, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
     """Typed events with growing numbers; an error is one of them."""
-    writer = Writer(spaces)
+    writer, caller = Writer(spaces), answer.caller
     try:
-        yield writer.event("response.created", response=kept.body)
-        yield writer.event("response.in_progress", response=kept.body)
+        yield writer.event("response.created", response=Raw(kept.json))
+        yield writer.event("response.in_progress", response=Raw(kept.json))
         async for event in answer.events():
             match event:
                 case TextEvent():
@@ -354,17 +401,16 @@ async def _stream(answer: Answer, kept: Kept, spaces: Spaces) -> AsyncGenerator[
                     yield writer.called(event.call)
                 case DoneEvent():
                     yield writer.last()
-                    _finish(kept, event.reply, writer.items)
-                    yield writer.event(f"response.{kept.body['status']}", response=kept.body)
+                    _finish(service, caller, kept, event.reply, writer.items)
+                    yield writer.event(f"response.{kept.status}", response=Raw(kept.json))
     except HerdError as error:
-        _fail(kept, error)
-        yield writer.event("response.failed", response=kept.body)
+        _fail(service, caller, kept, error)
+        yield writer.event("response.failed", response=Raw(kept.json))
         inner = body_of(error, "openai")["error"]
         yield writer.event("error", code=inner["code"], message=inner["message"], param=inner["param"])
     finally:
         await answer.aclose()
-        if kept.body["status"] == "in_progress":
-            kept.body["status"] = "cancelled"  # its reader went away
+        _left(service, caller, kept)
 
 
 class Writer:
