@@ -10,13 +10,13 @@ import pytest
 
 from herd.safety import KINDS, RULES, Rule, scan
 from herd.safety.checksums import IBAN_LENGTHS, luhn, mod97, verhoeff
-from herd.safety.rules import Pattern, Phrases
+from herd.safety.rules import Phrases
 from herd.safety.table import markdown
 from herd.safety.views import _TABLES, INVISIBLE, KEEP, View, _Table
 
 DOCS = Path(__file__).parents[2] / "docs" / "safety.md"
 BY_ID = {rule.id: rule for rule in RULES}
-PATTERNS = [rule for rule in RULES if isinstance(rule.finder, Pattern)]
+PATTERNS = [rule for rule in RULES if rule.patterns]
 
 
 def named(rules: list[Rule]) -> Any:
@@ -94,7 +94,7 @@ def test_a_finding_does_not_hold_the_text() -> None:
 # -- check digits ----------------------------------------------------------------------------------------------------
 
 
-@named([rule for rule in PATTERNS if rule.finder.check is not None and rule.id.split("_")[0] in (
+@named([rule for rule in PATTERNS if any(p.check for p in rule.patterns) and rule.id.split("_")[0] in (
     "personal.de", "personal.fr", "personal.es", "personal.it", "personal.br", "personal.se", "personal.pl",
     "personal.ca", "personal.in", "personal.ch", "personal.fi", "personal.nl", "personal.be", "personal.iban",
     "personal.card",
@@ -154,8 +154,10 @@ def steps(pattern: Any) -> int:
 
 @named(PATTERNS)
 def test_an_attempt_takes_a_bounded_number_of_steps(rule: Rule) -> None:
-    assert isinstance(rule.finder, Pattern)
-    assert steps(parser.parse(rule.finder.regex, rule.finder.flags)) < 300_000
+    for pattern in rule.patterns:
+        assert steps(parser.parse(pattern.regex, pattern.flags)) < 300_000
+        if pattern.cue is not None and pattern.cue.regex:
+            assert steps(parser.parse(pattern.cue.regex)) < 1_000
 
 
 @pytest.mark.parametrize("regex", ["a+b", "(a{1,3}){1,3}", "a{2,}+", "a??b"])
@@ -183,19 +185,22 @@ def test_the_work_of_a_hostile_text_grows_with_its_length_alone(unit: str, monke
 
 
 def _searches(rule: Rule, text: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often a rule's regex is started on a text."""
-    assert isinstance(rule.finder, Pattern)
-    real, count = rule.finder.compiled, 0
+    """How often a rule's regexes are started on a text."""
+    count = 0
 
     class Counted:
-        def search(self, string: str, at: int) -> Any:
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def search(self, *place: Any) -> Any:
             nonlocal count
             count += 1
-            return real.search(string, at)
+            return self.real.search(*place)
 
-    monkeypatch.setitem(rule.finder.__dict__, "compiled", Counted())
-    list(scan(text, (rule,)))
-    monkeypatch.setitem(rule.finder.__dict__, "compiled", real)
+    with monkeypatch.context() as patch:
+        for pattern in rule.patterns:
+            patch.setitem(pattern.__dict__, "compiled", Counted(pattern.compiled))
+        list(scan(text, (rule,)))
     return count
 
 

@@ -27,8 +27,8 @@ _ISSUERS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (3400, 3499, (15,)), (3700, 3799, (15,)),  # American Express
     (3000, 3059, (14,)), (3600, 3699, (14,)), (3800, 3999, (14,)),  # Diners
     (3528, 3589, (16,)),  # JCB
-    (4000, 4999, (13, 16, 19)),  # Visa
-    (5000, 5099, (12, 13, 14, 15, 16, 17, 18, 19)), (5600, 5899, (12, 13, 14, 15, 16, 17, 18, 19)),  # Maestro
+    (4000, 4999, (16, 19)),  # Visa
+    (5000, 5099, (15, 16, 18, 19)), (5600, 5899, (15, 16, 18, 19)),  # Maestro
     (2221, 2720, (16,)), (5100, 5599, (16,)),  # Mastercard
     (6011, 6011, (16, 19)), (6440, 6599, (16, 19)),  # Discover
     (6200, 6299, (16, 17, 18, 19)),  # UnionPay
@@ -73,10 +73,10 @@ def mod97(text: str) -> int:
 
 
 def iban(found: str) -> Span | None:
-    """As long as its country says, and 1 mod 97 with its first four characters last. More may follow it."""
+    """As long as its country says, and 1 mod 97 with its first four characters last. More may follow it, apart."""
     length = IBAN_LENGTHS.get(found[:2].upper())
     end = None if length is None else _nth(found, length)
-    if end is None:
+    if end is None or found[end : end + 1].isalnum():
         return None
     code = alnum(found[:end])
     return (0, end) if mod97(code[4:] + code[:4]) == 1 else None
@@ -100,8 +100,8 @@ def card(found: str) -> bool:
 
 
 def telephone(found: str) -> Span | None:
-    """E.164: at most 15 digits, at least 8 with the country's."""
-    return (0, len(found)) if 8 <= len(digits(found)) <= 15 else None
+    """E.164: at most 15 digits; local ones have 7."""
+    return (0, len(found)) if 7 <= len(digits(found)) <= 15 else None
 
 
 def address(found: str) -> Span | None:
@@ -114,6 +114,14 @@ def address(found: str) -> Span | None:
     return (0, len(text)) if parsed.is_global else None
 
 
+def bare_address(found: str) -> Span | None:
+    """Four numbers without a word that says that they are an address: not all so small that they are a version's or a
+    section's (of addresses one in 250 has no number over 63), unless they are the same."""
+    numbers = [int(part) for part in found.split(".")]
+    version = max(numbers) < 64 and (len(set(numbers)) > 1 or numbers[0] < 2)
+    return None if version or numbers[2:] == [0, 0] else address(found)
+
+
 def whole(valid: Callable[[str], bool]) -> Check:
     """A check of all that was found."""
     return lambda found: (0, len(found)) if valid(found) else None
@@ -121,7 +129,8 @@ def whole(valid: Callable[[str], bool]) -> Check:
 
 def us_ssn(found: str) -> bool:
     """No check digit: areas 000, 666, 900 and above, group 00 and serial 0000 were never given."""
-    area, group, serial = found.split("-")
+    number = alnum(found)
+    area, group, serial = number[:3], number[3:5], number[5:]
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 
@@ -156,7 +165,7 @@ _ODD_IT = (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14,
 
 def it_fiscal(found: str) -> bool:
     """Places counted from one: odd ones by a table, even ones as they are; the sum mod 26 is the last letter."""
-    values = [int(c) if c.isdigit() else ord(c) - 65 for c in found.upper()]
+    values = [int(c) if c.isdigit() else ord(c) - 65 for c in alnum(found)]
     total = sum(_ODD_IT[v] if i % 2 == 0 else v for i, v in enumerate(values[:15]))
     return total % 26 == values[15]
 
@@ -186,7 +195,7 @@ def pl_pesel(found: str) -> bool:
 
 def fi_person(found: str) -> bool:
     """Birth date and serial as one number, mod 31."""
-    numbers = found[:6] + found[7:10]
+    numbers = found[:6] + found[7:10]  # the sign between them is the century
     return "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(numbers) % 31] == found[10].upper()
 
 

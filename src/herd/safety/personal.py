@@ -1,15 +1,27 @@
-"""Rules about data of persons. Where a number has check digits they must be right; the rest are shapes."""
+"""Rules about data of persons. Where a number has check digits they must be right; the rest are shapes.
+
+Digits in groups of three are how every number is written, so what is only that is found behind a word that says what it
+is, and nowhere else.
+"""
 
 import re
 
 from herd.safety import checksums
 from herd.safety.checksums import whole
-from herd.safety.rules import Pattern, Rule
+from herd.safety.cues import Cue
+from herd.safety.rules import Either, Pattern, Rule
+from herd.safety.shapes import ALONE, ALONE_END, DIGITS, END, S1, S2, SEP, START, after, words
+from herd.safety.telephones import TELEPHONE
 
-_NO_WORD = r"(?![A-Za-z0-9])"
-_START = r"(?<![A-Za-z0-9])"
-_DIGITS = r"(?<![\w.,-])"
-_DIGITS_END = r"(?![\w])"
+_POINTS = Cue(regex=r"[0-9]\.[0-9]{1,3}+\.[0-9]", before=48, after=16)
+_DASH = r"[-\u2010]"
+_V4 = r"(?:\d{1,3}+\.){3}\d{1,3}+"
+_V4_END = r"(?!\.?+\d)(?![A-Za-z0-9])"
+_VERSION = (
+    r"(?:(?<![A-Za-z])(?i:v|ver|version|versi\u00f3n|vers\u00e3o|versione|rev|revision|release|build|firmware)"
+    r"[ .:=\"'(]{0,4}+|[A-Za-z0-9_)][/_]|[A-Za-z_)][-+]|[=<>~^][= ]{0,2}+|\d\.)\d{1,9}+(?:\.\d{1,9}+){3,8}+"
+    r"|" + START + _V4 + r"[-+~_][A-Za-z0-9]"
+)
 
 PERSONAL = (
     Rule(
@@ -20,7 +32,7 @@ PERSONAL = (
         Pattern(
             r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}+\.(?=[A-Za-z0-9])){1,8}+"
             r"(?<=\.)[A-Za-z][A-Za-z0-9-]{1,62}+",
-            needs=("@",),
+            cue=Cue(("@",), before=66, after=640),
         ),
         "[EMAIL]",
         ("write to jane.doe+news@mail.example.org.", "ｊａｎｅ＠ｅｘａｍｐｌｅ．ｏｒｇ", "ja\u200bne@example.org"),
@@ -30,16 +42,38 @@ PERSONAL = (
         "personal.phone",
         "personal",
         "medium",
-        "telephone numbers: international with +, 8 to 15 digits; North American ones in groups",
-        Pattern(
-            r"(?<![\w+])\+[1-9](?:[ ().\-/\u2010-\u2012\u00a0]{0,2}+\d){7,14}+(?!\d)"
-            r"|(?<![\w+(])(?:\([2-9]\d\d\) ?+|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}(?!\w)",
-            needs=tuple("0123456789"),
-            check=checksums.telephone,
-        ),
+        "telephone numbers: international with +, 8 to 15 digits; in groups as countries write them; behind a word",
+        TELEPHONE,
         "[PHONE]",
-        ("call +49 (0)30 1234-5678", "+14155550123", "(415) 555-0123", "415-555-0123"),
-        ("+1 2", "1 + 23456789", "2024-11-28 10:20", "555-0123"),
+        (
+            "call +49 (0)30 1234-5678",
+            "+14155550123",
+            "(415) 555-0123",
+            "415-555-0123",
+            "1.415.555.0123",
+            "電話090-1234-5678です",
+            "請打13812345678",
+            "тел. 8 (495) 123-45-67",
+            "06 12 34 56 78",
+            "โทร081 234 5678",
+            "phone: 555-0123",
+            "هاتف٠٥٠١٢٣٤٥٦٧",
+            "फ़ोन९८७६५४३२१०",
+            "0171/1234567",
+            "(11) 91234-5678",
+        ),
+        (
+            "+1 2",
+            "1 + 23456789",
+            "2024-11-28 10:20",
+            "555-0123",
+            "hotel 12345678",
+            "1 234 567 890",
+            "01-02-2024",
+            "01 02 03 04 05 06",
+            "0.4155550123",
+            "1234-5678",
+        ),
     ),
     Rule(
         "personal.iban",
@@ -47,13 +81,16 @@ PERSONAL = (
         "high",
         "bank accounts (IBAN): the country's length, mod 97",
         Pattern(
-            _START + r"[A-Za-z]{2}\d\d(?:[ -]?+[A-Za-z0-9]){11,30}+",
-            needs=tuple("0123456789"),
-            check=checksums.iban,
+            START + r"[A-Za-z]{2}\d\d(?:[ \t.\-\u2010]{0,2}+[A-Za-z0-9]){11,30}+", cue=DIGITS, check=checksums.iban
         ),
         "[IBAN]",
-        ("DE89 3704 0044 0532 0130 00 is mine", "gb82west12345698765432", "NL91ABNA0417164300."),
-        ("DE89 3704 0044 0532 0130 01", "XX89370400440532013000", "DE8937040044053201300"),
+        (
+            "DE89 3704 0044 0532 0130 00 is mine",
+            "gb82west12345698765432",
+            "NL91ABNA0417164300.",
+            "口座DE89370400440532013000です",
+        ),
+        ("DE89 3704 0044 0532 0130 01", "XX89370400440532013000", "DE8937040044053201300", "DE89370400440532013000A"),
     ),
     Rule(
         "personal.card",
@@ -61,37 +98,96 @@ PERSONAL = (
         "high",
         "payment cards: an issuer's first digits and lengths, Luhn",
         Pattern(
-            r"(?<![\w.])(?:\d{12,19}+|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}+|\d{4}([ -])\d{6}\2\d{4,5}+)(?!\d)",
-            needs=tuple("0123456789"),
+            START + r"(?<![0-9][.,])(?:\d{14,19}+|\d{4}(?:" + SEP + r"{1,2}+\d{4}){2}" + SEP + r"{1,2}+\d{4,7}+"
+            r"|\d{4}" + SEP + r"{1,2}+\d{6}" + SEP + r"{1,2}+\d{4,5}+"
+            "|(?<![0-9]" + SEP + r")\d(?:" + SEP + r"\d){13,18}+(?!" + SEP + "[0-9]))" + END,
+            cue=DIGITS,
             check=whole(checksums.card),
         ),
         "[CARD]",
-        ("4111 1111 1111 1111", "5555-5555-5555-4444,", "378282246310005", "2 4111 1111 1111 1111"),
-        ("4111 1111 1111 1112", "1234567812345670", "0.4111111111111111"),
+        (
+            "4111 1111 1111 1111",
+            "5555-5555-5555-4444,",
+            "378282246310005",
+            "2 4111 1111 1111 1111",
+            "4111\t1111–1111/1111",
+            "カード4111111111111111です",
+            "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1",
+        ),
+        ("4111 1111 1111 1112", "1234567812345670", "0.4111111111111111", "4222222222222"),
     ),
     Rule(
         "personal.ip",
         "personal",
         "low",
         "IP addresses, version 4 and 6, that are routed (not private, local or for examples)",
-        Pattern(
-            r"(?<![\w.])(?:\d{1,3}+\.){3}\d{1,3}+(?!\.?+\d)(?!\w)|(?<![\w:.])(?=[0-9A-Fa-f]{0,4}+:)[0-9A-Fa-f:.]{4,45}+(?!\w)",
-            needs=(".", ":"),
-            check=checksums.address,
+        Either(
+            (
+                Pattern(
+                    _VERSION + "|" + START + "(" + _V4 + ")" + _V4_END,
+                    cue=_POINTS,
+                    check=checksums.bare_address,
+                    group=None,
+                ),
+                Pattern(
+                    r"(?:" + words("ip", "ipv4", "addr", "address", "host", "server", "dns", "ping") + r"[^0-9\n]{0,8}+"
+                    r"|//|@|\[)(" + _V4 + ")" + _V4_END,
+                    cue=_POINTS,
+                    check=checksums.address,
+                    group=None,
+                ),
+                Pattern(r"(?<![A-Za-z0-9:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{3,41}+" + END, check=checksums.address),
+            )
         ),
         "[IP]",
-        ("from 8.8.8.8.", "2001:4860:4860::8888", "[2606:4700:4700::1111]"),
-        ("192.168.1.1", "127.0.0.1", "1.2.3.4.5", "999.1.1.1", "12:30:45", "::1", "std::vector"),
+        (
+            "from 8.8.8.8.",
+            "2001:4860:4860::8888",
+            "[2606:4700:4700::1111]",
+            "地址203.119.25.7。",
+            "http://5.9.1.2/",
+            "IP: 5.9.1.2",
+        ),
+        (
+            "192.168.1.1",
+            "127.0.0.1",
+            "1.2.3.4.5",
+            "999.1.1.1",
+            "12:30:45",
+            "::1",
+            "std::vector",
+            "v1.2.3.4",
+            "1.2.3.4",
+            "Chrome/120.0.0.0",
+            "version 10.4.141.2",
+            "lib-5.8.141.2.tar",
+            "dead::beef",
+            "5.8.0.141-1",
+            "a==5.9.141.2",
+        ),
     ),
     Rule(
         "personal.us_ssn",
         "personal",
         "high",
         "social security numbers of the United States (no check digit: with hyphens, numbers that were given)",
-        Pattern(_DIGITS + r"\d{3}-\d\d-\d{4}" + r"(?![\w-])", needs=("-",), check=whole(checksums.us_ssn)),
+        Pattern(
+            after(words("ssn", "social security", "seguro social"), r"\d{3}" + S2 + r"\d\d" + S2 + r"\d{4}" + END)
+            + "|"
+            + ALONE
+            + r"(\d{3}"
+            + _DASH
+            + r"\d\d"
+            + _DASH
+            + r"\d{4})"
+            + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.us_ssn),
+            group=None,
+        ),
         "[SSN]",
-        ("SSN 219-09-9999",),
-        ("000-12-3456", "666-12-3456", "900-12-3456", "219-09-99999", "2024-11-2800"),
+        ("SSN 219-09-9999", "219‑09‑9999", "social security number: 219 09 9999", "SSN219099999"),
+        ("000-12-3456", "666-12-3456", "900-12-3456", "219-09-99999", "2024-11-2800", "219 09 9999", "219099999"),
     ),
     Rule(
         "personal.uk_nino",
@@ -99,7 +195,18 @@ PERSONAL = (
         "high",
         "national insurance numbers of the United Kingdom (no check digit: prefixes that are given)",
         Pattern(
-            _START + r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?+\d\d ?+\d\d ?+\d\d ?+[A-D]" + _NO_WORD,
+            START
+            + r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
+            + S1
+            + r"\d\d"
+            + S1
+            + r"\d\d"
+            + S1
+            + r"\d\d"
+            + S1
+            + "[A-D]"
+            + END,
+            cue=DIGITS,
             check=whole(checksums.uk_nino),
         ),
         "[NATIONAL_ID]",
@@ -112,7 +219,8 @@ PERSONAL = (
         "high",
         "pension insurance numbers of Germany: check digit",
         Pattern(
-            _START + r"\d\d ?+[0-3]\d[01]\d\d\d ?+[A-Z] ?+\d{3}" + _NO_WORD,
+            START + r"\d\d" + S1 + r"[0-3]\d[01]\d\d\d" + S1 + "[A-Z]" + S1 + r"\d{3}" + END,
+            cue=DIGITS,
             check=whole(checksums.de_pension),
         ),
         "[NATIONAL_ID]",
@@ -125,7 +233,10 @@ PERSONAL = (
         "high",
         "social security numbers of France: key mod 97",
         Pattern(
-            _DIGITS + r"[12] ?+\d\d ?+[0-9]\d ?+(?:\d\d|2[AB]) ?+\d{3} ?+\d{3} ?+\d\d" + _DIGITS_END,
+            ALONE
+            + S1.join(("[12]", r"\d\d", r"(?:0[1-9]|1[0-2]|[2-9]\d)", r"(?:\d\d|2[AB])", r"\d{3}", r"\d{3}", r"\d\d"))
+            + ALONE_END,
+            cue=DIGITS,
             check=whole(checksums.fr_nir),
         ),
         "[NATIONAL_ID]",
@@ -137,10 +248,14 @@ PERSONAL = (
         "personal",
         "high",
         "identity numbers of Spain (DNI, NIE): letter mod 23",
-        Pattern(_START + r"(?:\d{8}|[XYZ]\d{7})-?+[A-HJ-NP-TV-Z]" + _NO_WORD, check=whole(checksums.es_dni)),
+        Pattern(
+            ALONE + r"(?:\d{8}|\d\d\.\d{3}\.\d{3}|[XYZ]-?+\d{7})[-\u2010]?+[A-HJ-NP-TV-Z]" + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.es_dni),
+        ),
         "[NATIONAL_ID]",
-        ("12345678Z", "X1234567L", "12345678-Z"),
-        ("12345678A", "X1234567A"),
+        ("12345678Z", "X1234567L", "12345678-Z", "12.345.678-Z", "身分12345678Zです"),
+        ("12345678A", "X1234567A", "12 345 678 Z", "f-12345678Z"),
     ),
     Rule(
         "personal.it_fiscal",
@@ -148,7 +263,8 @@ PERSONAL = (
         "high",
         "tax codes of Italy: check letter",
         Pattern(
-            _START + r"[A-Z]{6}\d\d[A-EHLMPR-T]\d\d[A-Z]\d{3}[A-Z]" + _NO_WORD,
+            START + S1.join(("[A-Z]{3}", "[A-Z]{3}", r"\d\d[A-EHLMPR-T]\d\d", r"[A-Z]\d{3}[A-Z]")) + END,
+            cue=DIGITS,
             check=whole(checksums.it_fiscal),
             flags=re.IGNORECASE,
         ),
@@ -161,19 +277,26 @@ PERSONAL = (
         "personal",
         "high",
         "taxpayer numbers of Brazil (CPF), as they are written: two check digits",
-        Pattern(_DIGITS + r"\d{3}\.\d{3}\.\d{3}-\d\d" + _DIGITS_END, needs=("-",), check=whole(checksums.br_cpf)),
+        Pattern(
+            after(words("cpf", "cadastro de pessoas físicas"), S2.join((r"\d{3}", r"\d{3}", r"\d{3}", r"\d\d")) + END)
+            + "|"
+            + ALONE
+            + r"(\d{3}\.\d{3}\.\d{3}[-\u2010/.]\d\d)"
+            + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.br_cpf),
+            group=None,
+        ),
         "[NATIONAL_ID]",
-        ("CPF 529.982.247-25",),
-        ("529.982.247-26", "111.111.111-11"),
+        ("CPF 529.982.247-25", "529.982.247–25", "cpf 52998224725", "CPF: 529 982 247 25"),
+        ("529.982.247-26", "111.111.111-11", "52998224725"),
     ),
     Rule(
         "personal.se_person",
         "personal",
         "high",
         "personal numbers of Sweden: a day that exists, Luhn",
-        Pattern(
-            _DIGITS + r"(?:19|20)?+\d{6}[-+]\d{4}" + _DIGITS_END, needs=("-", "+"), check=whole(checksums.se_person)
-        ),
+        Pattern(ALONE + r"(?:19|20)?+\d{6}[-+\u2010]\d{4}" + ALONE_END, cue=DIGITS, check=whole(checksums.se_person)),
         "[NATIONAL_ID]",
         ("811218-9876", "19811218-9876"),
         ("811218-9875", "811318-9875"),
@@ -183,7 +306,12 @@ PERSONAL = (
         "personal",
         "high",
         "identity numbers of Poland (PESEL): a day that exists, check digit",
-        Pattern(_DIGITS + r"\d{11}" + _DIGITS_END, needs=tuple("0123456789"), check=whole(checksums.pl_pesel)),
+        Pattern(
+            after(words("pesel"), r"\d{11}" + END) + r"|" + ALONE + r"(\d\d[0-3]\d[0-3]\d{6})" + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.pl_pesel),
+            group=None,
+        ),
         "[NATIONAL_ID]",
         ("PESEL: 44051401359",),
         ("44051401358", "44991401359"),
@@ -192,15 +320,23 @@ PERSONAL = (
         "personal.ca_sin",
         "personal",
         "high",
-        "social insurance numbers of Canada, in groups of three: Luhn",
+        "social insurance numbers of Canada, with hyphens or behind a word: Luhn",
         Pattern(
-            _DIGITS + r"[1-79]\d\d([ -])\d{3}\1\d{3}" + r"(?![\w-])(?! \d)",
-            needs=(" ", "-"),
+            after(
+                words("sin", "nas", "social insurance", "assurance sociale"),
+                S2.join((r"[1-79]\d\d", r"\d{3}", r"\d{3}")) + END,
+            )
+            + "|"
+            + ALONE
+            + r"([1-79]\d\d[-\u2010]\d{3}[-\u2010]\d{3})"
+            + ALONE_END,
+            cue=DIGITS,
             check=whole(lambda found: checksums.luhn(checksums.digits(found))),
+            group=None,
         ),
         "[NATIONAL_ID]",
-        ("130 692 544", "130-692-544"),
-        ("130 692 545", "046 454 286"),
+        ("SIN: 130 692 544", "130-692-544", "NAS 130692544"),
+        ("130 692 545", "046 454 286", "130 692 544", "130-692-545", "1 130 692 544"),
     ),
     Rule(
         "personal.in_aadhaar",
@@ -208,12 +344,18 @@ PERSONAL = (
         "high",
         "identity numbers of India (Aadhaar), in groups of four: Verhoeff's check digit",
         Pattern(
-            r"(?<![\w.,-])(?<!\d )[2-9]\d{3} \d{4} \d{4}" + r"(?![\w-])(?! \d)",
-            needs=(" ",),
+            after(words("aadhaar", "aadhar", "आधार", "uidai"), S2.join((r"[2-9]\d{3}", r"\d{4}", r"\d{4}")) + END, 24)
+            + "|"
+            + ALONE
+            + r"(?<!\d[ \t])([2-9]\d{3}[ \t\-\u2010]\d{4}[ \t\-\u2010]\d{4})"
+            + ALONE_END
+            + r"(?![ \t]\d)",
+            cue=DIGITS,
             check=whole(lambda found: checksums.verhoeff(checksums.digits(found))),
+            group=None,
         ),
         "[NATIONAL_ID]",
-        ("2341 2341 2346",),
+        ("2341 2341 2346", "आधार२३४१२३४१२३४६", "Aadhaar no. 234123412346"),
         ("2341 2341 2347", "2341 2341 2346 1111"),
     ),
     Rule(
@@ -222,7 +364,7 @@ PERSONAL = (
         "high",
         "social security numbers of Switzerland (AHV): check digit of EAN-13",
         Pattern(
-            _DIGITS + r"756\.?+\d{4}\.?+\d{4}\.?+\d\d" + _DIGITS_END, needs=("756",), check=whole(checksums.ch_ahv)
+            ALONE + S1.join(("756", r"\d{4}", r"\d{4}", r"\d\d")) + ALONE_END, cue=DIGITS, check=whole(checksums.ch_ahv)
         ),
         "[NATIONAL_ID]",
         ("756.9217.0769.85", "7569217076985"),
@@ -234,7 +376,9 @@ PERSONAL = (
         "high",
         "personal identity codes of Finland: check character mod 31",
         Pattern(
-            _START + r"[0-3]\d[01]\d{3}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]" + _NO_WORD, check=whole(checksums.fi_person)
+            ALONE + r"[0-3]\d[01]\d{3}[-+\u2010A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]" + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.fi_person),
         ),
         "[NATIONAL_ID]",
         ("131052-308T",),
@@ -246,13 +390,13 @@ PERSONAL = (
         "high",
         "citizen service numbers of the Netherlands, where the word BSN stands before them: the eleven test",
         Pattern(
-            r"(?i:\bbsn\b)[^\w\n]{0,4}+(\d{9})" + _DIGITS_END,
-            needs=("bsn", "BSN", "Bsn"),
+            after(words("bsn", "burgerservicenummer", "sofinummer"), r"\d(?:" + S1 + r"\d){8}" + END),
+            cue=DIGITS,
             check=whole(checksums.nl_bsn),
             group=1,
         ),
         "[NATIONAL_ID]",
-        ("BSN: 111222333",),
+        ("BSN: 111222333", "burgerservicenummer 1112 22 333"),
         ("BSN: 111222334", "111222333"),
     ),
     Rule(
@@ -261,7 +405,9 @@ PERSONAL = (
         "high",
         "national numbers of Belgium, as they are written: mod 97",
         Pattern(
-            _DIGITS + r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d" + _DIGITS_END, needs=("-",), check=whole(checksums.be_national)
+            ALONE + r"\d\d\.\d\d\.\d\d[-\u2010 ]\d{3}[.\-\u2010]\d\d" + ALONE_END,
+            cue=DIGITS,
+            check=whole(checksums.be_national),
         ),
         "[NATIONAL_ID]",
         ("85.07.30-033.28",),

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Literal, Protocol, TypeAlias
 
 from herd.safety.checksums import Check, Span
+from herd.safety.cues import Cue
 from herd.safety.views import Name, Views, fold
 
 Kind: TypeAlias = Literal["hidden", "personal", "secret", "injection"]
@@ -44,16 +45,17 @@ class Pattern:
     """A regular expression over a view.
 
     regex   repetitions bounded and possessive
-    needs   texts of which one must occur, else the regex is not tried; empty: always
+    cue     what every match holds, so that it is tried near that alone; None: it is tried everywhere
     check   which characters of a match count; None: it was none, and the search goes on one character later
-    group   the part of the match that is found and checked
+    group   the part of the match that is found and checked. None: the last group that took part; a match without one
+            is what the rule must not find, and is passed over whole
     """
 
     regex: str
     view: Name = "plain"
-    needs: tuple[str, ...] = ()
+    cue: Cue | None = None
     check: Check | None = None
-    group: int = 0
+    group: int | None = 0
     flags: int = 0
 
     @cached_property
@@ -64,17 +66,44 @@ class Pattern:
     def spans(self, views: Views) -> Iterator[Span]:
         """Matches whose check holds."""
         view = views[self.view]
-        if self.needs and not any(need in view.text for need in self.needs):
-            return
         at = 0
-        while (match := self.compiled.search(view.text, at)) is not None:
-            start, end = match.span(self.group)
-            part = (0, end - start) if self.check is None else self.check(view.text[start:end])
-            if part is None:
-                at = match.start() + 1
+        for start, end in [(0, len(view.text))] if self.cue is None else view.windows(self.cue):
+            at = max(at, start)
+            while (match := self.compiled.search(view.text, at, end)) is not None:
+                found, at = self._found(match)
+                if found is not None:
+                    yield view.span(*found)
+
+    def _found(self, match: re.Match[str]) -> tuple[Span | None, int]:
+        """What of a match is found, and where the search goes on."""
+        group = match.lastindex if self.group is None else self.group
+        if group is None:
+            return None, max(match.end(), match.start() + 1)
+        start, end = match.span(group)
+        part = (0, end - start) if self.check is None else self.check(match.string[start:end])
+        if part is None:
+            return None, match.start() + 1
+        return (start + part[0], start + part[1]), max(start + part[1], match.start() + 1)
+
+
+@dataclass(frozen=True)
+class Either:
+    """What any of several patterns finds, each place once."""
+
+    patterns: tuple[Pattern, ...]
+
+    def spans(self, views: Views) -> Iterator[Span]:
+        """Finds that overlap are one."""
+        last: Span | None = None
+        for start, end in sorted(span for pattern in self.patterns for span in pattern.spans(views)):
+            if last is not None and start < last[1]:
+                last = last[0], max(end, last[1])
                 continue
-            yield view.span(start + part[0], start + part[1])
-            at = max(start + part[1], match.start() + 1)
+            if last is not None:
+                yield last
+            last = start, end
+        if last is not None:
+            yield last
 
 
 @dataclass(frozen=True)
@@ -114,6 +143,13 @@ class Rule:
     mark: str
     positive: tuple[str, ...] = field(repr=False)
     negative: tuple[str, ...] = field(repr=False)
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Its regular expressions; none: it has phrases."""
+        if isinstance(self.finder, Either):
+            return self.finder.patterns
+        return (self.finder,) if isinstance(self.finder, Pattern) else ()
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,19 @@ import math
 from collections import Counter
 
 from herd.safety.checksums import Span, whole
+from herd.safety.cues import Cue
 from herd.safety.rules import Pattern, Rule
 
 BITS = 3.0
 """Shannon entropy a character, over the value itself, from which an assigned value counts as random. Of 16 random hex
 digits it is 3.2 on average; of words it is lower, and `_random` wants digits among the letters, too."""
+
+_NAMES = (
+    "password", "passwd", "passphrase", "secret", "token", "apikey", "api_key", "api-key", "accesskey", "access_key",
+    "access-key", "privatekey", "private_key", "private-key", "authkey", "auth_key", "auth-key", "credentials",
+    "credential", "bearer",
+)  # fmt: skip
+"""Names that random values are assigned to."""
 
 _START, _END = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_-])"
 
@@ -40,11 +48,15 @@ def _web_token(found: str) -> Span | None:
     return (0, len(found)) if '"alg"' in text or '"typ"' in text else None
 
 
+def _cue(*words: str, after: int = 4096) -> Cue:
+    """What a key begins with; its pattern is tried there."""
+    return Cue(tuple(word.lower() for word in words), after=after)
+
+
 def _key(name: str, finds: str, regex: str, needs: tuple[str, ...], positive: tuple[str, ...], *no: str) -> Rule:
     """A shape that an issuer gave its keys."""
-    return Rule(
-        f"secret.{name}", "secret", "high", finds, Pattern(_START + regex, needs=needs), "[SECRET]", positive, no
-    )
+    pattern = Pattern(_START + regex, cue=_cue(*needs))
+    return Rule(f"secret.{name}", "secret", "high", finds, pattern, "[SECRET]", positive, no)
 
 
 _A36 = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
@@ -70,7 +82,7 @@ SECRETS = (
          ("AIza" + _A36[:35],), "AIza" + _A36[:20]),
     _key("hugging_face", "tokens of Hugging Face", r"hf_[A-Za-z]{34}" + _END, ("hf_",),
          ("hf" + "_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH",), "hf_abc", "hf_hub_download"),
-    _key("stripe", "live keys of Stripe", r"(?:sk|rk)_live_[A-Za-z0-9]{16,250}+", ("_live_",),
+    _key("stripe", "live keys of Stripe", r"(?:sk|rk)_live_[A-Za-z0-9]{16,250}+", ("sk_live_", "rk_live_"),
          ("sk" + "_live_" + _A36,), "sk_test_" + _A36, "sk_live_"),
     _key("npm", "tokens of npm", r"npm_[A-Za-z0-9]{36}" + _END, ("npm_",), ("npm" + "_" + _A36,), "npm_install"),
     Rule(
@@ -78,7 +90,7 @@ SECRETS = (
         Pattern(
             r"-----BEGIN (?:(?!PRIVATE )[A-Z0-9]{1,16}+ ){0,3}+PRIVATE KEY(?: BLOCK)?+-----"
             r"(?:[A-Za-z0-9+/=\s:,.]|-(?!----)){0,16384}+(?:-----END [A-Z0-9 ]{0,60}+-----)?+",
-            needs=("-----BEGIN ",),
+            cue=_cue("-----BEGIN ", after=20_000),
         ),
         "[PRIVATE_KEY]",
         ("-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----",
@@ -88,7 +100,8 @@ SECRETS = (
     Rule(
         "secret.jwt", "secret", "high", "JSON web tokens: the first part decodes to a header",
         Pattern(
-            _START + r"eyJ[A-Za-z0-9_-]{13,2048}+(?:\.[A-Za-z0-9_-]{0,8192}+){0,2}+", needs=("eyJ",), check=_web_token
+            _START + r"eyJ[A-Za-z0-9_-]{13,2048}+(?:\.[A-Za-z0-9_-]{0,8192}+){0,2}+",
+            cue=_cue("eyJ", after=20_000), check=_web_token,
         ),
         "[JWT]",
         ("eyJhbGciOiJIUzI1NiIs" + "InR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",),
@@ -97,8 +110,7 @@ SECRETS = (
     Rule(
         "secret.url_password", "secret", "high", "passwords in URLs",
         Pattern(
-            r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}+://[^\s/:@?#]{1,64}+:([^\s/@?#]{3,128}+)@[A-Za-z0-9]",
-            needs=("://",), group=1,
+            r"(?<=[A-Za-z0-9+.-])://[^\s/:@?#]{0,64}+:([^\s/@?#]{3,128}+)@[A-Za-z0-9]", cue=_cue("://"), group=1,
         ),
         "[SECRET]",
         ("postgres://app:hunter2@db.example.org/x",),
@@ -107,10 +119,9 @@ SECRETS = (
     Rule(
         "secret.assigned", "secret", "medium", "random values assigned to names like password, token, secret, api_key",
         Pattern(
-            r"(?i:passw(?:or)?+d|passphrase|secret|token|api[_-]?+key|access[_-]?+key|private[_-]?+key|auth[_-]?+key"
-            r"|credentials?+|bearer)(?i:[_-]?+(?:key|id|value))?+[\"']?+\s{0,4}+"
+            r"(?i:" + "|".join(_NAMES) + r")(?i:[_-]?+(?:key|id|value))?+[\"']?+\s{0,4}+"
             r"(?:[:=]{1,2}+>?+\s{0,4}+|(?<=[Bb]earer ))[\"']?+([A-Za-z0-9+/_=.~!$%^&*-]{12,512}+)",
-            check=whole(_random), group=1,
+            cue=_cue(*_NAMES), check=whole(_random), group=1,
         ),
         "[SECRET]",
         ('password = "h7Gk2' + 'pQ9xZ4mR8w"', "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG" + "/bPxRfiCYEXAMPLEKEY",

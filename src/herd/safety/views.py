@@ -1,18 +1,21 @@
 """A text as the rules read it: characters folded, and the way back to where they stood.
 
     raw      as it is: for characters that must not be there
-    plain    each character's NFKC form, decimal digits of every script as ASCII, invisible characters left out: for
-             shapes of letters and digits (`ｊａｎｅ＠ｅｘａｍｐｌｅ．ｏｒｇ` reads jane@example.org)
+    plain    each character's NFKC form, decimal digits of every script as ASCII, every dash but the hyphen-minus as
+             U+2010, invisible characters and marks left out: for shapes of letters and digits
+             (`ｊａｎｅ＠ｅｘａｍｐｌｅ．ｏｒｇ` reads jane@example.org)
     folded   letters only, without case and accents, look-alikes joined (0 and o; 1, !, |, l and i; Cyrillic а and a):
              for phrases, however they are spaced or spelt
 
 Characters are folded one by one, so a view costs one pass, and an offset is the count of what came before it. What
-composes (a letter and an accent behind it) keeps its parts in `plain`. NFKC: Unicode Standard Annex 15.
+composes (a letter and an accent behind it) loses its accent in `plain`. NFKC: Unicode Standard Annex 15.
 """
 
 import unicodedata
 from functools import cached_property
 from typing import Literal, TypeAlias
+
+from herd.safety.cues import Cue, Window, lowered
 
 Name: TypeAlias = Literal["raw", "plain", "folded"]
 
@@ -24,6 +27,7 @@ INVISIBLE = frozenset(
     for first, last in (
         (0x00AD, 0x00AD),  # soft hyphen
         (0x034F, 0x034F),  # combining grapheme joiner
+        (0x061C, 0x061C),  # Arabic letter mark
         (0x115F, 0x1160),  # Hangul fillers
         (0x180B, 0x180F),  # Mongolian selectors
         (0x200B, 0x200F),  # zero width, direction marks
@@ -61,12 +65,24 @@ class _Table(dict[int, str]):
         raise NotImplementedError
 
 
+DASH = "\u2010"
+"""What every dash but the hyphen-minus reads as in `plain`."""
+
+_SEPARATORS = {"\u2800": " ", "\u2212": DASH, "\u066b": ".", "\u066c": ","}
+"""The blank of Braille, the minus sign, Arabic points: they separate digits and have no NFKC form that does."""
+
+
 class _Plain(_Table):
     def fold(self, char: str) -> str:
-        if char in INVISIBLE:
+        category = unicodedata.category(char)
+        if char in INVISIBLE or category[0] == "M":
             return ""
-        digit = unicodedata.decimal(char, None)
-        return unicodedata.normalize("NFKC", char) if digit is None else str(digit)
+        if char in _SEPARATORS:
+            return _SEPARATORS[char]
+        if (digit := unicodedata.decimal(char, None)) is not None:
+            return str(digit)
+        folded = unicodedata.normalize("NFKC", char)
+        return DASH if category == "Pd" and folded != "-" else folded
 
 
 class _Folded(_Table):
@@ -93,6 +109,17 @@ class View:
     def __init__(self, raw: str, name: Name) -> None:
         self.text = fold(raw, name)
         self._raw, self._name = raw, name
+        self._windows: dict[Cue, list[Window]] = {}
+
+    @cached_property
+    def _lower(self) -> str:
+        return lowered(self.text)
+
+    def windows(self, cue: Cue) -> list[Window]:
+        """The parts that can hold a match of a pattern with this cue."""
+        if cue not in self._windows:
+            self._windows[cue] = cue.windows(self.text, self._lower)
+        return self._windows[cue]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Characters start to end of the view, end > start -> of the raw text; what is left out between them counts
