@@ -24,7 +24,7 @@ from herd.server.log import Log
 from herd.server.models import FOREVER, Models
 from herd.server.options import ServerOptions
 from herd.server.profiles import Profiles
-from herd.server.run import bind
+from herd.server.run import QUEUE, bind
 from herd.server.service import Service
 from herd.text.chat import Llama4
 from herd.text.tokenizer import Tokenizer
@@ -112,6 +112,7 @@ def running(service: Service, **options: Any) -> Iterator[str]:
     while not server.started:
         assert time.monotonic() < deadline, "the service did not start"
         time.sleep(0.01)
+    listening.listen(QUEUE)
     try:
         yield address
     finally:

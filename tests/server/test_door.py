@@ -119,31 +119,7 @@ def test_pages_of_other_origins_are_refused_unless_allowed(tmp_path: Path) -> No
             assert asked.status_code == (204 if expected == 200 else 403)
 
 
-# -- bytes that are no request -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\n X: folded\r\n\r\n\x16\x03\x01",
-        b"GET  /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
-    ],
-)
-def test_what_is_no_http_is_refused_and_the_service_goes_on(tmp_path: Path, data: bytes) -> None:
-    with client_of(fake_service(tmp_path)) as client:
-        address = str(client.base_url)
-        reply = raw(address, data + b"\r\n\r\n", wait_s=3)
-        assert status(reply) in (0, 400, 200), reply[:200]
-        assert client.get("/health").status_code == 200
+# -- what is slow, large or idle ---------------------------------------------------------------------------------
 
 
 def test_slow_headers_and_slow_bodies_are_cut(tmp_path: Path) -> None:
@@ -155,7 +131,7 @@ def test_slow_headers_and_slow_bodies_are_cut(tmp_path: Path) -> None:
         slow[0].sendall(b"GET /health HT")
         slow[1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         assert client.get("/health").status_code == 200
-        assert slow[0].recv(100) == b""
+        assert slow[0].recv(1000).startswith(b"HTTP/1.1 408 ")
         assert b" 504 " in slow[1].recv(1000)
         assert time.monotonic() - began < 15
         for s in slow:

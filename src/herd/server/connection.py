@@ -1,33 +1,42 @@
 """Connections: uvicorn's protocol over h11, with what it leaves open closed.
 
-A client that sends headers one byte at a time is cut at the time-out, the number of connections is bounded (over it the
-one that has idled longest goes), and there are no websockets. h11 refuses what parsers disagree about: two lengths,
-length beside chunks, NUL in a header. When the system has no descriptor for another one, some idle ones are closed.
+Requests are framed strictly before h11 sees them (`framing`); what is no request is answered in one line of JSON with
+the status that RFC 9110 has for it. A client that sends headers one byte at a time is cut at the time-out, the number
+of connections is bounded (`crowd`), and there are no websockets. A request that is answered before it has come whole
+ends its connection: what comes after is read and thrown away for a moment, so that the answer is not lost. When the
+system has no descriptor for another connection, some idle ones are closed.
 """
 
 import asyncio
-import json
+import contextlib
 import resource
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Hashable
+from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from herd.server.crowd import Crowd, Does
+from herd.server.framing import Framing, Refusal
 from herd.server.limits import Limits
 from herd.server.log import Log
 from herd.server.problems import NO_FILES
+from herd.server.wire import encode
 
 SPARE_FILES = 128
 """File descriptors that are not for connections."""
 ROOM = 16
 """Idle connections that are closed when there are none left."""
+BATCH = 64
+"""Connections that are accepted in one turn of the event loop, at most."""
+NO_PLACE = 503, "the service has as many connections as it takes; ask again in a moment"
 
 
 def connection_class(limits: Limits) -> type[asyncio.Protocol]:
     """A protocol for uvicorn with these limits; connections of one class are counted together."""
     most = min(limits.connections, _allow_files(limits.connections + SPARE_FILES) - SPARE_FILES)
-    members = {"limits": limits, "most": max(1, most), "open": {}}
+    members = {"limits": limits, "crowd": Crowd(max(1, most), limits.newcomer_share)}
     return cast(type[asyncio.Protocol], type("HerdConnection", (Connection,), members))
 
 
@@ -40,74 +49,281 @@ def _allow_files(wanted: int) -> int:
     return soft
 
 
+class Gate:
+    """A transport as uvicorn sees it: to close it and to read on are decided by the connection."""
+
+    def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
+        self._transport = transport
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more will be written."""
+        return self._connection.ends or self._transport.is_closing()
+
+    def close(self) -> None:
+        """All is said."""
+        self._connection.hang_up()
+
+    def resume_reading(self) -> None:
+        """More of a body may come, or another request."""
+        self._connection.read_on()
+
+
 class Connection(H11Protocol):
     """One connection. Make classes with `connection_class`."""
 
     limits: ClassVar[Limits]
-    most: ClassVar[int]
-    open: ClassVar[dict["Connection", None]]
-    """All of them, the one that has been idle longest first."""
-    _late: asyncio.TimerHandle | None = None
+    crowd: ClassVar[Crowd]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and begin to wait for headers."""
-        super().connection_made(transport)
-        self.open[self] = None
-        if len(self.open) > self.most:
-            self.make_room(1)
-        self._expect_headers()
+        super().connection_made(cast(asyncio.Transport, Gate(transport, self)))
+        self._real = transport
+        self.app = self._answer
+        self.peer: Hashable = self.client[0] if self.client else ""
+        self.owner: Hashable = self.peer
+        self.ends = False
+        """Whether all is said: what comes is thrown away."""
+        self._framing = Framing(self.limits)
+        self._ahead = bytearray()
+        """What has come and was not looked at: of a next request, or beyond what is read in one turn."""
+        self._turn: asyncio.Handle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+        self._upload_began_s = 0.0
+        self._thrown_away = 0
+        self.crowd.move(self, Does.IDLE)
+        if self.crowd.make_room_for(self):
+            self._wait_s(self.limits.header_timeout_s)
+        else:
+            self.refuse(Refusal(*NO_PLACE))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self.open.pop(self, None)
-        self._headers_came()
+        self.crowd.leave(self)
+        self.ends = True
+        for pending in (self._late, self._turn, self._stuck):
+            if pending is not None:
+                pending.cancel()
+        self._ahead.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: of headers as long as no request is under way."""
-        self.open.pop(self, None)
-        self.open[self] = None
-        super().data_received(data)
-        if not self.idle:
-            self._headers_came()
-        elif self._late is None:
-            self._expect_headers()
+        """Bytes came."""
+        self._unset_keepalive_if_required()
+        if self.ends:
+            self._thrown_away += len(data)
+            if self._thrown_away > self.limits.linger_bytes:
+                self._real.abort()
+            return
+        self._ahead += data
+        if self._turn is None:
+            self._read()
 
-    @classmethod
-    def make_room(cls, places: int) -> int:
-        """Cut so many connections as are idle, the one that has been so longest first; how many there were."""
-        idle = list(islice((one for one in cls.open if one.idle), places))
-        for one in idle:
-            one.cut()
-        return len(idle)
+    def on_response_complete(self) -> None:
+        """A request is answered: the next one may have come already."""
+        super().on_response_complete()
+        if not self._real.is_closing() and not self.ends:
+            self._framing = Framing(self.limits)
+            self.crowd.move(self, Does.IDLE)
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Read what has come already, then more."""
+        if self._ahead and not self._framing.complete:
+            self._soon()
+        self._mind_reading()
 
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
 
+    def rate(self) -> float:
+        """Bytes a second of the body that is coming; the first second counts whole."""
+        return self._framing.body_bytes / max(1.0, self.loop.time() - self._upload_began_s)
+
     def cut(self) -> None:
         """Close it without a word."""
-        self._headers_came()
-        self.transport.abort()
+        self.ends = True
+        self._real.abort()
+
+    def give_way(self) -> None:
+        """Another connection gets its place."""
+        self.refuse(Refusal(*NO_PLACE))
+        self._real.close()
+
+    def hang_up(self) -> None:
+        """All is said: close it once that is sent."""
+        if self.ends or self._real.is_closing():
+            return
+        if self._ahead or (self._framing.begun and not self._framing.complete):
+            self._linger()
+            return
+        self.ends = True
+        self._real.close()
+        if self._real.get_write_buffer_size():
+            self._expect_reading()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what is no request, or none that can be taken; nothing more is read of it."""
+        if not self.idle:
+            if self.cycle.response_started:
+                self.cut()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.logger.warning("refused with %d", refusal.status)
+        self._real.write(_reply(refusal, self._framing.method == b"HEAD"))
+        self._linger()
 
     def send_400_response(self, msg: str) -> None:
-        """What was sent is no HTTP."""
-        if not self.idle:
+        """h11 takes less than `framing` lets through; there is nothing known."""
+        self.refuse(Refusal(400, "no valid HTTP request"))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is upgraded, and nobody has to know."""
+
+    def pause_writing(self) -> None:
+        """The client does not read what it is sent."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _linger(self) -> None:
+        """As long as the client sends, closing would lose it what was said last: wait, within bounds."""
+        self.ends = True
+        self._ahead.clear()
+        self.crowd.move(self, Does.LINGERS)
+        self._wait_s(self.limits.linger_s)
+        with contextlib.suppress(OSError):  # it is gone
+            self._real.write_eof()
+        self._real.resume_reading()
+
+    def _expect_reading(self) -> None:
+        """Cut it unless its client has read something by the time-out."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+        unsent = self._real.get_write_buffer_size()
+        self._stuck = self.loop.call_later(self.limits.write_timeout_s, self._has_it_read, unsent)
+
+    def _has_it_read(self, unsent: int) -> None:
+        if self._real.get_write_buffer_size() < unsent:
+            self._expect_reading()
+        else:
             self.cut()
+
+    def _read(self) -> None:
+        """Give h11 what has come: a head and a part of its body in one turn of the event loop."""
+        self._turn = None
+        try:
+            if self._take() and self._take() and self._can_take:
+                self._soon()
+        except Refusal as refusal:
+            self.refuse(refusal)
             return
-        body = json.dumps({"error": {"message": "not a valid HTTP request", "type": "invalid_request_error"}}).encode()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
+        self._mind_head()
+        self._mind_reading()
 
-    def _expect_headers(self) -> None:
-        self._late = self.loop.call_later(self.limits.header_timeout_s, self.cut)
+    @property
+    def _can_take(self) -> bool:
+        """Whether the request under way has use for what has come."""
+        return bool(self._ahead) and not (self.ends or self._framing.complete or self.flow.read_paused)
 
-    def _headers_came(self) -> None:
+    def _take(self) -> bool:
+        """Give h11 a part of a request, if anything has come; whether it did. Raises Refusal."""
+        if not self._can_take:
+            return False
+        had_head, length = self._framing.has_head, len(self._ahead)
+        given = self._framing.take(self._ahead)
+        if self._framing.has_head and not had_head and not self._begin():
+            raise Refusal(*NO_PLACE)
+        if given:
+            self.conn.receive_data(given)
+            self.handle_events()
+        return len(self._ahead) < length
+
+    def _begin(self) -> bool:
+        """A request has begun. Whether there is a place for it."""
+        framing = self._framing
+        if framing.path != b"/health" and not self.crowd.admit(self):
+            return False
+        self.owner = (self.peer, hash(framing.credentials))
+        self._upload_began_s = self.loop.time()
+        self.crowd.move(self, Does.WORKS if framing.complete else Does.UPLOADS)
+        return True
+
+    def _mind_head(self) -> None:
+        """Wait for the rest of a head, no longer for one that is there; a body that is there is no upload."""
+        framing = self._framing
+        if self.ends:
+            return
+        if framing.has_head:
+            self._wait_s(None)
+            if framing.complete and not self.idle:
+                self.crowd.move(self, Does.WORKS)
+        elif framing.begun and self.idle:
+            if self._late is None:
+                self._wait_s(self.limits.header_timeout_s)
+            if self.crowd.does(self) is not Does.HEAD:
+                self.crowd.move(self, Does.HEAD)
+
+    def _mind_reading(self) -> None:
+        """Read while there is use for what comes."""
+        full = self._ahead and (self._framing.complete or self._turn is not None)
+        if self.ends or not (full or self.flow.read_paused):
+            self._real.resume_reading()
+        else:
+            self._real.pause_reading()
+
+    def _soon(self) -> None:
+        if self._turn is None:
+            self._turn = self.loop.call_soon(self._read)
+
+    def _wait_s(self, seconds: float | None) -> None:
+        """Close it unless something happens by then; None: nothing has to."""
         if self._late is not None:
             self._late.cancel()
-            self._late = None
+        self._late = None if seconds is None else self.loop.call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        self._late = None
+        if self.ends or not self._framing.begun:
+            self.cut()
+        else:
+            self.refuse(Refusal(408, f"no whole head of a request in {self.limits.header_timeout_s} s"))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application; a request that is answered before it has come whole is the connection's last."""
+
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start" and not self.ends:
+                if not self._framing.complete:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+                self.crowd.move(self, Does.WORKS)
+            await send(message)
+
+        await self.config.loaded_app(scope, receive, reply)
+
+
+def _reply(refusal: Refusal, no_body: bool) -> bytes:
+    """The answer to what is no request."""
+    kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    code = "not_ready" if refusal.status == 503 else "invalid_request"
+    body = encode({"error": {"message": str(refusal), "type": kind, "param": None, "code": code}})
+    head = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}", "content-type: application/json"]
+    head += [f"content-length: {len(body)}", "connection: close", "cache-control: no-store"]
+    head += ["retry-after: 1"] if refusal.status == 503 else []
+    return "\r\n".join([*head, "", ""]).encode() + (b"" if no_body else body)
 
 
 def for_event_loop(
@@ -127,23 +343,27 @@ def for_event_loop(
             loop.default_exception_handler(context)
         elif loop.time() - told_s >= 0.5:
             told_s = loop.time()
-            log.event("no file descriptors", connections=len(connections.open), closed=connections.make_room(ROOM))
+            crowd = connections.crowd
+            log.event("no file descriptors", connections=len(crowd), closed=crowd.make_room(ROOM))
 
     return handle
 
 
 def uvicorn_options(limits: Limits) -> dict[str, Any]:
     """Arguments for uvicorn.Config that belong to connections."""
+    connections = cast(type[Connection], connection_class(limits))
+    crowd = connections.crowd
     return {
-        "http": connection_class(limits),
+        "http": connections,
         "ws": "none",
         "lifespan": "on",
         "timeout_keep_alive": limits.idle_timeout_s,
-        "h11_max_incomplete_event_size": limits.header_bytes,
+        "h11_max_incomplete_event_size": 2 * limits.header_bytes,
         "server_header": False,
         "date_header": False,
         "access_log": False,
         "log_config": None,
         "proxy_headers": False,
-        "backlog": 2048,
+        # all of a batch are counted before anything is read of one: it must not be more than the places kept free
+        "backlog": max(1, min(BATCH, (crowd.most - crowd.busiest) // 2)),
     }

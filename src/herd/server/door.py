@@ -60,7 +60,7 @@ class Door:
         try:
             self._check_host(headers)
             self._check_origin(headers, origin)
-            if scope["method"] == "OPTIONS" and origin:
+            if scope["method"] == "OPTIONS" and (origin or scope["path"] == "*"):
                 await _preflight(reply, headers)
             else:
                 await self._app(scope, receive, reply)
@@ -115,10 +115,11 @@ class Door:
 
 
 async def _preflight(send: Send, headers: Headers) -> None:
-    """Answer a browser that asks what it may send; the origin has been checked."""
+    """Answer a browser that asks what it may send, its origin checked, or whoever asks what there is (OPTIONS *)."""
     asked = headers.get("access-control-request-headers", "")
     allowed = ", ".join(h for h in (x.strip() for x in asked.split(",")) if h.replace("-", "").isalnum())[:2048]
     found = [
+        (b"allow", ALLOWED_METHODS.encode()),
         (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
         (b"access-control-allow-headers", allowed.encode()),
         (b"access-control-max-age", b"600"),

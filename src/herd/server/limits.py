@@ -38,8 +38,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     per_key: int = 64
     """Requests of one key under way at once; where no key is needed, `queue` is the limit."""
     connections: int = 4096
-    """Open at once; over that the one that has been idle longest is closed."""
+    """Open at once; over that the one that has been idle longest is closed, or the slowest that sends its body."""
+    newcomer_share: int = 8
+    """One connection in so many is kept for those that have begun no request, and for /health."""
+    request_line_bytes: int = 8 << 10
     header_bytes: int = 64 << 10
+    """Of a request's head, its line and the empty one included."""
+    headers: int = 100
+    """Fields of a head."""
     header_timeout_s: int = 10
     """From a connection's first moment to the end of its headers."""
     body_timeout_s: int = 30
@@ -48,6 +54,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A connection kept open between requests."""
     write_timeout_s: int = 60
     """For a reader that reads nothing."""
+    linger_s: int = 5
+    """That a connection whose request was answered before its end is read on, so that its answer arrives."""
+    linger_bytes: int = 16 << 20
+    """That are read then, and thrown away."""
     unread_events: int = 4096
     """Of a stream whose reader is slow; then it is dropped."""
     drain_s: int = 30

@@ -31,6 +31,8 @@ from herd.server.models import Loader, Models
 from herd.server.options import ServerOptions
 from herd.server.service import Ask, Caller, PolicyFor, Service
 
+QUEUE = 2048
+"""Connections that wait in the system to be accepted. uvicorn would accept as many in one turn of its event loop."""
 NOW_S = 1.0
 """What the process may take to end once all is said: Python would wait for a thread that loads a model."""
 
@@ -122,6 +124,8 @@ class Server(uvicorn.Server):
         connections = cast(type[Connection], self.config.http)
         asyncio.get_running_loop().set_exception_handler(for_event_loop(connections, self._service.log))
         await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(QUEUE)  # uvicorn makes one of the two numbers the other
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain; then nothing is left to wait for, least of all a model that is still loading."""
@@ -143,7 +147,7 @@ def bind(host: str, port: int) -> socket.socket:
         if os.name == "posix" and sys.platform != "cygwin":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
-        found.listen(2048)
+        found.listen(QUEUE)
         found.setblocking(False)
     except OSError as error:
         found.close()

@@ -1,0 +1,140 @@
+"""All connections of a service, by what each of them does: how many there may be, and which goes when all places are
+taken.
+
+    LINGERS    answered, its client still sends            goes first
+    IDLE       no request has begun                        then the one that has been so longest
+    HEAD       a head has begun                            likewise
+    UPLOADS    a body is coming, nothing answered          of whoever has most of them the slowest; told so
+    WORKS      computed or answered                        stays
+
+Requests that have begun (UPLOADS, WORKS) leave a share of the places to the others, so that a newcomer is always heard.
+Each choice looks at a bounded number of connections.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from enum import Enum
+from itertools import islice
+from typing import Protocol
+
+SCAN = 64
+"""Connections that are compared for one that has to go, those first that have been longest as they are."""
+
+
+class Does(Enum):
+    """What a connection does."""
+
+    LINGERS = 0
+    IDLE = 1
+    HEAD = 2
+    UPLOADS = 3
+    WORKS = 4
+
+
+class Member(Protocol):
+    """A connection, as it is seen here."""
+
+    peer: Hashable
+    """The address of its client."""
+    owner: Hashable
+    """Whom its request is for: the address, and what it named as its key."""
+
+    def rate(self) -> float:
+        """Bytes a second of the body that it sends."""
+
+    def cut(self) -> None:
+        """Close it now, without a word."""
+
+    def give_way(self) -> None:
+        """Answer that there is no place for its body, and close it."""
+
+
+class Crowd:
+    """See the module. most: places. share: one in so many is not for requests that have begun."""
+
+    def __init__(self, most: int, share: int) -> None:
+        self.most = most
+        self.busiest = max(1, most - max(1, most // share))
+        """Requests that may be under way."""
+        self._does: dict[Member, Does] = {}
+        self._all: dict[Does, dict[Member, None]] = {does: {} for does in Does}
+        self._uploads: dict[Hashable, dict[Member, None]] = {}
+        self._peers: Counter[Hashable] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._does)
+
+    def count(self, does: Does) -> int:
+        """How many do that."""
+        return len(self._all[does])
+
+    def does(self, member: Member) -> Does | None:
+        """What it does; None: it is gone."""
+        return self._does.get(member)
+
+    def move(self, member: Member, does: Does) -> None:
+        """It begins to do that, last of all that do; a new one is counted."""
+        if member in self._does:
+            self._forget(member)
+        else:
+            self._peers[member.peer] += 1
+        self._does[member] = does
+        self._all[does][member] = None
+        if does is Does.UPLOADS:
+            self._uploads.setdefault(member.owner, {})[member] = None
+
+    def leave(self, member: Member) -> None:
+        """It is gone."""
+        if member in self._does:
+            self._forget(member)
+            del self._does[member]
+            self._peers[member.peer] -= 1
+            if not self._peers[member.peer]:
+                del self._peers[member.peer]
+
+    def admit(self, member: Member) -> bool:
+        """Whether a place can be had for the request that `member` begins; an upload gives way where it must."""
+        if self.count(Does.UPLOADS) + self.count(Does.WORKS) < self.busiest:
+            return True
+        return self._slowest_gives_way()
+
+    def make_room(self, places: int, keep: Member | None = None) -> int:
+        """Close so many that do nothing, `keep` not among them; how many there were."""
+        for closed in range(places):
+            found = next(self._doing_nothing(keep), None)
+            if found is None:
+                return closed
+            found.cut()
+            self.leave(found)
+        return places
+
+    def make_room_for(self, newcomer: Member) -> bool:
+        """Whether `newcomer`, which is counted, has a place; somebody else's, if need be."""
+        over = len(self) - self.most
+        if over <= 0 or self.make_room(over, newcomer) == over:
+            return True
+        return self._slowest_gives_way()
+
+    def _doing_nothing(self, keep: Member | None) -> Iterator[Member]:
+        for does in (Does.LINGERS, Does.IDLE, Does.HEAD):
+            first = [member for member in islice(self._all[does], SCAN + 1) if member is not keep]
+            if first:
+                yield max(first, key=lambda member: self._peers[member.peer])
+
+    def _slowest_gives_way(self) -> bool:
+        if not self._uploads:
+            return False
+        most = max(self._uploads.values(), key=len)
+        found = min(islice(most, SCAN), key=lambda member: member.rate())
+        found.give_way()
+        self.leave(found)
+        return True
+
+    def _forget(self, member: Member) -> None:
+        does = self._does[member]
+        del self._all[does][member]
+        if does is Does.UPLOADS:
+            mine = self._uploads[member.owner]
+            del mine[member]
+            if not mine:
+                del self._uploads[member.owner]

@@ -1,0 +1,231 @@
+"""Who goes when all places are taken: never somebody who is being answered, never a newcomer before what does nothing,
+and of those that upload the slowest of whoever has most."""
+
+import contextlib
+import json
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Hashable
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import client_of, fake_service
+
+from herd.server.crowd import Crowd, Does
+from herd.server.keys import plain_key
+from herd.server.limits import Limits
+
+SECRET = "a-secret-of-some-length"
+BEGUN = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
+
+
+class Fake:
+    """A connection that notes how it ended."""
+
+    def __init__(self, peer: Hashable = "a", owner: Hashable = "a", rate: float = 0.0) -> None:
+        self.peer, self.owner = peer, owner
+        self.end = ""
+        self._rate = rate
+
+    def rate(self) -> float:
+        return self._rate
+
+    def cut(self) -> None:
+        self.end = "cut"
+
+    def give_way(self) -> None:
+        self.end = "gave way"
+
+
+def crowd_of(most: int, **members: tuple[Does, Fake]) -> Crowd:
+    crowd = Crowd(most, 8)
+    for does, fake in members.values():
+        crowd.move(fake, does)
+    return crowd
+
+
+def test_what_lingers_goes_first_then_what_is_idle_longest_then_heads() -> None:
+    fakes = {name: Fake() for name in ("works", "head", "idle", "later", "lingers")}
+    crowd = crowd_of(
+        5,
+        works=(Does.WORKS, fakes["works"]),
+        head=(Does.HEAD, fakes["head"]),
+        idle=(Does.IDLE, fakes["idle"]),
+        later=(Does.IDLE, fakes["later"]),
+        lingers=(Does.LINGERS, fakes["lingers"]),
+    )
+    for gone in ("lingers", "idle", "later", "head"):
+        assert crowd.make_room(1) == 1
+        assert fakes.pop(gone).end == "cut"
+        assert not any(fake.end for fake in fakes.values())
+    assert crowd.make_room(1) == 0, "who is answered stays"
+
+
+def test_a_peer_that_has_most_loses_first() -> None:
+    crowd = Crowd(100, 8)
+    alone, many = Fake(peer="alone"), [Fake(peer="many") for _ in range(5)]
+    for fake in (alone, *many):
+        crowd.move(fake, Does.IDLE)
+    assert crowd.make_room(4) == 4
+    assert [fake.end for fake in many] == ["cut"] * 4 + [""] and not alone.end
+
+
+def test_the_slowest_upload_of_who_has_most_gives_way() -> None:
+    crowd = Crowd(8, 8)
+    mine = Fake(owner="mine", rate=1.0)
+    theirs = [Fake(owner="theirs", rate=rate) for rate in (9.0, 3.0, 5.0)]
+    for fake in (mine, *theirs):
+        crowd.move(fake, Does.UPLOADS)
+    for _ in range(3):
+        crowd.move(Fake(), Does.WORKS)
+    newcomer = Fake()
+    crowd.move(newcomer, Does.IDLE)
+    assert crowd.admit(newcomer)
+    assert [fake.end for fake in theirs] == ["", "gave way", ""] and not mine.end
+
+
+def test_requests_under_way_leave_a_share_and_are_never_ended() -> None:
+    crowd = Crowd(16, 8)
+    working = [Fake() for _ in range(14)]
+    for fake in working:
+        assert crowd.admit(fake)
+        crowd.move(fake, Does.WORKS)
+    assert not crowd.admit(Fake())
+    assert not any(fake.end for fake in working)
+
+
+def test_any_course_of_things_keeps_the_count() -> None:
+    rng = random.Random(5)
+    crowd, here = Crowd(20, 4), list[Fake]()
+    for _ in range(5000):
+        if rng.random() < 0.5:
+            new = Fake(rng.randrange(3), rng.randrange(3), rng.random())
+            crowd.move(new, Does.IDLE)
+            if crowd.make_room_for(new):
+                here.append(new)
+            else:
+                crowd.leave(new)
+        elif here:
+            one, does = rng.choice(here), rng.choice([*Does, None])
+            if does is None:
+                crowd.leave(one)
+                here.remove(one)
+            elif (does not in (Does.UPLOADS, Does.WORKS) or crowd.admit(one)) and not one.end:
+                crowd.move(one, does)
+        here = [fake for fake in here if not fake.end]
+        assert len(crowd) == len(here) == sum(crowd.count(does) for does in Does) <= 20
+        assert crowd.count(Does.UPLOADS) + crowd.count(Does.WORKS) <= crowd.busiest
+
+
+# -- over sockets --------------------------------------------------------------------------------------------------
+
+
+def opened(client: httpx.Client, data: bytes = b"") -> socket.socket:
+    found = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=20)
+    with contextlib.suppress(ConnectionError):
+        found.sendall(data)
+    return found
+
+
+def rest_of(s: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := s.recv(65536):
+            found += part
+    return found
+
+
+def send_for_a_while(s: socket.socket, data: bytes) -> None:
+    """Until the other side has had enough."""
+    s.setblocking(False)
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(BlockingIOError):
+            s.sendall(data)
+        time.sleep(0.05)
+
+
+def test_begun_uploads_neither_fill_the_places_nor_end_an_answer(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def slow(ids: list[int]) -> int:
+        gate.wait(20)
+        return 65
+
+    chat = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    with client_of(fake_service(tmp_path, slow, limits=Limits(connections=40))) as client:
+        data = json.dumps(chat).encode()
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        )
+        answered = opened(client, head % len(data) + data)
+        begun = [opened(client, BEGUN) for _ in range(150)]
+        for _ in range(3):
+            fresh = httpx.get(f"{client.base_url}/health", timeout=20)
+            assert fresh.status_code == 200
+        wrong = httpx.post(f"{client.base_url}/v1/chat/completions", json={"model": "none"}, timeout=20)
+        assert wrong.status_code == 400, "a whole request of a newcomer has a place"
+        gate.set()
+        assert rest_of(answered).startswith(b"HTTP/1.1 200 ")
+        told = select.select(begun, [], [], 0)[0]
+        assert len(told) >= 150 - 35, "over the share of requests under way"
+        for s in told:
+            reply = rest_of(s)
+            assert reply.startswith(b"HTTP/1.1 503 ") and reply.endswith(b"}"), reply
+        for s in begun:
+            s.close()
+
+
+def test_an_answer_before_the_body_arrives_and_ends_the_connection(tmp_path: Path) -> None:
+    """The client goes on sending for a while; it is read and thrown away, so that nothing is reset."""
+    with client_of(fake_service(tmp_path, keys=(plain_key(SECRET),))) as client:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n"
+        with opened(client, head) as s:
+            assert s.recv(1, socket.MSG_PEEK) == b"H"
+            for _ in range(80):
+                s.sendall(b" " * 100_000)
+            reply = rest_of(s)
+            assert reply.startswith(b"HTTP/1.1 401 ") and b"\r\nconnection: close\r\n" in reply and reply.endswith(b"}")
+
+
+def test_who_sends_on_without_end_after_its_answer_is_cut(tmp_path: Path) -> None:
+    limits = Limits(linger_bytes=1 << 20, linger_s=600)
+    with client_of(fake_service(tmp_path, keys=(plain_key(SECRET),), limits=limits)) as client:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000000\r\n\r\n"
+        with opened(client, head) as s, pytest.raises(ConnectionError):
+            s.sendall(b" " * 90_000_000)
+
+
+def test_who_does_not_leave_after_its_answer_is_cut(tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path, limits=Limits(linger_s=1))) as client, opened(client, b"\x00") as s:
+        assert rest_of(s).startswith(b"HTTP/1.1 400 ")
+        with pytest.raises(ConnectionError):
+            send_for_a_while(s, b"x")
+
+
+def test_a_whole_reply_that_nobody_reads_is_dropped(tmp_path: Path) -> None:
+    limits = Limits(write_timeout_s=1)
+    with client_of(fake_service(tmp_path, limits=limits)) as client:
+        get = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect((client.base_url.host, client.base_url.port or 80))
+        with s, pytest.raises(ConnectionError):
+            send_for_a_while(s, get * 100)
+
+
+def test_many_small_chunks_let_others_go_first(tmp_path: Path) -> None:
+    """A body in chunks of a byte each is read in turns: the event loop answers others between them."""
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b'{"model": "fake", "prompt": "' + b"x" * 60_000 + b'"}'
+    with client_of(fake_service(tmp_path)) as client, opened(client, head) as s:
+        sender = threading.Thread(target=s.sendall, args=(b"".join(b"1\r\n%c\r\n" % c for c in body) + b"0\r\n\r\n",))
+        sender.start()
+        for _ in range(5):
+            assert client.get("/health").status_code == 200
+        assert rest_of(s).startswith(b"HTTP/1.1 200 ")
+        sender.join(20)
