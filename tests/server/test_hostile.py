@@ -22,11 +22,11 @@ from herd.llm import LLM
 from herd.server.anthropic.messages import COUNT, MESSAGES
 from herd.server.app import ROUTES
 from herd.server.common import DETOKENIZE, TOKENIZE
-from herd.server.fetcher import is_public
+from herd.server.fetcher import fetch, is_public
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
 from herd.server.log import Log
-from herd.server.media import image_of
+from herd.server.media import Images
 from herd.server.ollama.chat import CHAT as OLLAMA_CHAT
 from herd.server.ollama.chat import GENERATE
 from herd.server.ollama.embed import EMBED, OLD
@@ -439,17 +439,13 @@ def test_no_prompt_answer_or_key_is_in_logs_metrics_or_errors(tmp_path: Path) ->
     ],
 )
 def test_addresses_of_other_kinds_are_refused(url: str) -> None:
-    import asyncio
-
     with pytest.raises(BadMedia):
-        asyncio.run(image_of(url, "image", remote=True))
+        Images(remote=True).part(url, "image")
 
 
 def test_the_network_is_closed_unless_it_was_opened() -> None:
-    import asyncio
-
     with pytest.raises(Forbidden, match="base64"):
-        asyncio.run(image_of("https://example.com/x.png", "image", remote=False))
+        Images(remote=False).part("https://example.com/x.png", "image")
 
 
 @pytest.mark.parametrize(
@@ -466,7 +462,7 @@ def test_private_addresses_are_refused_after_resolution(url: str) -> None:
     from herd.errors import HerdError
 
     with pytest.raises(HerdError):
-        asyncio.run(image_of(url, "image", remote=True))
+        asyncio.run(fetch(url, "image"))
 
 
 def test_which_addresses_are_public() -> None:

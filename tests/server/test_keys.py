@@ -50,9 +50,9 @@ def test_rights_requests_at_once_and_quotas() -> None:
     key.enter(64)
     with pytest.raises(Busy, match="under way"):
         key.enter(64)
-    key.leave(0)
+    key.leave()
     key.enter(64)
-    key.leave(0)
+    key.leave()
     with pytest.raises(QuotaSpent) as caught:
         key.enter(64)
     assert 0 < caught.value.retry_after_s <= 20
@@ -65,6 +65,7 @@ def test_only_where_there_are_keys_has_each_a_share(tmp_path: Path) -> None:
             stack.push_async_callback(service.models.close)
             for i in range(2):
                 caller = Caller(service.keyring.find("", SECRET), str(i), "/test")
+                stack.callback(caller.enter(service).close)
                 answer = await service.open(caller, Ask(model="fake", prompt="Hi"))
                 stack.push_async_callback(answer.aclose)
 

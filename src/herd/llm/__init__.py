@@ -319,6 +319,10 @@ class LLM:
                 found += [mean_state(runner, ids, PIECE) for ids in group]
         return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
 
+    def embed_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
+        return sum(len(self._embeddable(texts, i)) for i in range(len(texts)))
+
     def _embeddable(self, texts: Sequence[str], i: int) -> list[int]:
         text = texts[i]
         if isinstance(texts, str):
@@ -326,6 +330,7 @@ class LLM:
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
+        self._requests.check_fits(text, self.context, f"texts[{i}]")
         ids = [*self._requests.bos(), *self.encode(text)]
         if len(ids) > self.context:
             fail(

@@ -53,6 +53,8 @@ class Asked:
     """Higher goes first."""
     timeout_s: float | None = None
     """After which it fails with TimedOut."""
+    ceiling: int | None = None
+    """Most tokens of prompt and answer together; None: the context. Memory grows with use in any case."""
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "tuple[Asked, dict[str, Any]]":

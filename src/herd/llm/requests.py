@@ -16,12 +16,16 @@ from herd.dialogs import Dialog, read_dialog, tiles_of
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.trace import RoutingLog
-from herd.errors import UsageError, fail
+from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.streams import Prepared
 from herd.replies import Cleaner
 from herd.text.chat import ChatFormat, Message
+from herd.text.messages import TextPart
 from herd.text.tokenizer import Tokenizer
+
+SHORT = 1 << 16
+"""Characters that are made tokens in no time: of such a prompt the exact count is told."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,25 @@ class Requests:
         """What the vocabulary wants before a text."""
         return [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
 
+    def check_fits(self, text: Any, context: int, what: str = "the prompt") -> None:
+        """Raise ContextTooLong for what has more characters than a whole context of the longest token has bytes; before
+        any of it is made tokens. text: a text, or messages, tools and lists that hold texts."""
+        if self.tokenizer.missing_bytes:
+            return  # such a vocabulary may leave any number of characters out
+        characters = _characters(text)
+        least = -(-characters // self.tokenizer.longest_bytes)
+        if least > context and characters > SHORT:
+            fail(
+                ContextTooLong,
+                f"{what} has at least {least} tokens, the context holds {context}",
+                do="shorten it, or load the model with a larger context",
+            )
+
     def dialog(self, engine: Engine, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to answer a dialog."""
         asked, options = Asked.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
+        self.check_fits((turns, asked.tools), engine.backend.context)
         shown = asked.policy.cleaned(turns) if isinstance(asked.policy, Cleaner) else turns
         return self._submit(engine, self.ids(shown, asked.tools), options, asked, turns, tiles_of(turns))
 
@@ -65,6 +84,7 @@ class Requests:
         asked, options = Asked.of(arguments)
         if asked.tools or asked.images or asked.system is not None:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
+        self.check_fits(prompt, engine.backend.context)
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
@@ -90,7 +110,7 @@ class Requests:
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
-        chosen = self._options(options, asked)
+        chosen = _under(self._options(options, asked), asked.ceiling, len(ids))
         request = Request(
             ids,
             chosen,
@@ -135,3 +155,30 @@ class Requests:
 
     def _spell(self, token_id: int) -> str:
         return self.tokenizer.decode([token_id])
+
+
+def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> SamplingOptions:
+    """Options of a request that stays under its own ceiling. Raises ContextTooLong with both counts."""
+    if ceiling is None:
+        return options
+    if num_prompt >= ceiling:
+        fail(ContextTooLong, f"the prompt has {num_prompt} tokens, num_ctx allows {ceiling}", do="raise num_ctx")
+    return options.with_({"max_tokens": min(options.max_tokens or ceiling, ceiling - num_prompt)})
+
+
+def _characters(text: Any) -> int:
+    """Characters of a text, or of all texts in messages, objects and lists."""
+    found, waiting = 0, [text]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            found += len(one)
+        elif isinstance(one, Message):
+            waiting += (one.content, one.context, [call.arguments for call in one.tool_calls])
+        elif isinstance(one, TextPart):
+            found += len(one.text)
+        elif isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return found

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NoReturn
 
 from herd.answers import Sample
 from herd.engine.generate import Engine
@@ -162,7 +163,9 @@ class AsyncStream(AsyncIterator[Event]):
 
     def _first(self) -> tuple[Prepared, str | None]:
         prepared = self._prepare()
-        return prepared, prepared.refusal()
+        self._prepare = _once_only
+        instead, prepared.refusal = prepared.refusal(), _once_only  # texts and images are held no longer
+        return prepared, instead
 
     def _leave(self, sample: Sample) -> None:
         del self._waiting[sample.job.number]
@@ -180,3 +183,7 @@ class AsyncStream(AsyncIterator[Event]):
 def _close_prepared(preparing: "Future[tuple[Prepared, str | None]]") -> None:
     if not preparing.cancelled() and preparing.exception() is None:
         preparing.result()[0].close()
+
+
+def _once_only() -> NoReturn:
+    raise AssertionError("it has been prepared")

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -20,17 +21,21 @@ MOST_DIGITS = 400
 """Of one number: more than a double can tell apart, fewer than would be slow to read."""
 SLOWEST = 16 << 10
 """Bytes a second: a body that comes more slowly, after its first seconds, holds a connection for nothing."""
-BY_THREAD = 1 << 20
-"""Bodies from this size on are parsed beside the event loop."""
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-async def read_body(request: Request, limits: Limits, *, media: bool = False) -> bytes:
-    """The body. Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come."""
+async def read_body(
+    request: Request, limits: Limits, hold: Callable[[int], None], *, media: bool = False
+) -> list[bytes]:
+    """The body in pieces. hold: asked for room before any of it is kept: for what is declared, else as it comes.
+
+    Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come, what `hold` raises.
+    """
     most = limits.media_body_bytes if media else limits.body_bytes
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        _too_large(declared, most)
+    declared = _declared(request)
+    if declared > most:
+        _too_large(str(declared), most)
+    hold(declared)
     pieces: list[bytes] = []
     size = 0
     stream = request.stream().__aiter__()
@@ -40,7 +45,7 @@ async def read_body(request: Request, limits: Limits, *, media: bool = False) ->
         try:
             piece = await asyncio.wait_for(anext(stream), max(left_s, 0.001))
         except StopAsyncIteration:
-            return b"".join(pieces)
+            return pieces
         except TimeoutError:
             expected = f"{SLOWEST} bytes a second after {limits.body_timeout_s} s"
             fail(TimedOut, "body", got=f"{size} bytes in {time.monotonic() - begun_s:.0f} s", expected=expected)
@@ -49,23 +54,27 @@ async def read_body(request: Request, limits: Limits, *, media: bool = False) ->
         size += len(piece)
         if size > most:
             _too_large(f"more than {most}", most)
+        if size > declared:
+            hold(min(len(piece), size - declared))
         pieces.append(piece)
+
+
+def _declared(request: Request) -> int:
+    """The length that a body's header gives; 0 without one. h11 has refused what is none."""
+    given = request.headers.get("content-length", "0")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
 
 
 def _too_large(got: str, most: int) -> NoReturn:
     fail(TooLarge, "body", got=f"{got} bytes", expected=f"at most {most}")
 
 
-async def read_json(request: Request, limits: Limits, *, media: bool = False) -> dict[str, Any]:
-    """The body as a JSON object. Raises UsageError for what is none, and what `read_body` raises.
+def read_object(data: bytes, limits: Limits) -> dict[str, Any]:
+    """The body as a JSON object. Raises UsageError for what is none.
 
     The content type is not looked at: curl's default is a form's.
     """
-    data = await read_body(request, limits, media=media)
-    if len(data) < BY_THREAD:
-        found = parse(data, limits)
-    else:
-        found = await asyncio.to_thread(parse, data, limits)
+    found = parse(data, limits)
     if not isinstance(found, dict):
         fail(UsageError, "body", got=_kind(found), expected="a JSON object")
     return found

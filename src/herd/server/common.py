@@ -1,14 +1,17 @@
 """Routes of no dialect: /health, /ready, /metrics, /tokenize, /detokenize."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.body import read_json
+from herd.replies import Reply
 from herd.server.fields import Table
+from herd.server.intake import read_as
+from herd.server.media import Images
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import Turn, dialog_of
 from herd.server.service import Caller, Service
@@ -18,6 +21,33 @@ from herd.server.wire import encode
 def json_response(value: Any, status: int = 200) -> Response:
     """An object as a reply."""
     return Response(encode(value), status, media_type="application/json")
+
+
+SHORT = 16 << 10
+"""Bytes of JSON that are written in less time than it takes to ask another thread."""
+
+
+async def json_reply(
+    service: Service,
+    caller: Caller,
+    build: Callable[[], Any],
+    replies: Sequence[Reply],
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answers as one object, written beside the event loop where they are long."""
+    size = sum(_size(reply) for reply in replies)
+    if size <= SHORT:
+        data = encode(build())
+    else:
+        data = await service.compute(caller, lambda: encode(build()), size)
+    return Response(data, media_type="application/json", headers=headers)
+
+
+def _size(reply: Reply) -> int:
+    """About how many bytes an answer is as JSON."""
+    calls = sum(len(call.name) + 256 for call in reply.tool_calls)
+    per_token = 0 if not reply.logprobs else 128 * (1 + len(reply.logprobs[0].top))
+    return len(reply.text) + calls + 4 * len(reply.ids) + per_token * len(reply.logprobs or ())
 
 
 async def health(service: Service, request: Request, caller: Caller) -> Response:
@@ -69,18 +99,34 @@ DETOKENIZE: Table[DetokenizeRequest] = Table("POST /detokenize", DetokenizeReque
 
 async def tokenize(service: Service, request: Request, caller: Caller) -> Response:
     """Ids of a text, specials never among them; or of a dialog as it would be sent."""
-    asked, _ = TOKENIZE.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    images = Images(remote=service.remote_media)
+
+    def read(body: dict[str, Any]) -> tuple[TokenizeRequest, list[dict[str, Any]]]:
+        asked, _ = TOKENIZE.read(body, strict=service.strict)
+        return asked, dialog_of(asked.messages or (), images)
+
+    asked, dialog = await read_as(service, request, caller, read, media=True)
+    size = caller.admission.size_bytes
     async with service.models.use(asked.model) as llm:
         if asked.messages is not None:
-            dialog = await dialog_of(asked.messages, remote_media=service.remote_media)
-            ids = llm.prompt_ids(dialog)
+            ids = await service.prompt_ids(caller, llm, dialog, images)
         else:
-            ids = llm.encode(asked.prompt if asked.prompt is not None else asked.content or "")
-        return json_response({"tokens": ids, "count": len(ids), "max_model_len": llm.context})
+            text = asked.prompt if asked.prompt is not None else asked.content or ""
+            ids = await service.compute(caller, lambda: llm.encode(text), size)
+            service.charge(caller, len(ids))
+        found = {"tokens": ids, "count": len(ids), "max_model_len": llm.context}
+    return Response(await service.compute(caller, lambda: encode(found), size), media_type="application/json")
 
 
 async def detokenize(service: Service, request: Request, caller: Caller) -> Response:
     """Text of ids, special ones spelt out."""
-    asked, _ = DETOKENIZE.read(await read_json(request, service.limits), strict=service.strict)
+    asked = await read_as(service, request, caller, lambda body: DETOKENIZE.read(body, strict=service.strict)[0])
+    service.charge(caller, len(asked.tokens))
+
+    def written() -> bytes:
+        text = llm.decode(asked.tokens)
+        return encode({"prompt": text, "content": text})
+
     async with service.models.use(asked.model) as llm:
-        return json_response({"prompt": llm.decode(asked.tokens), "content": llm.decode(asked.tokens)})
+        data = await service.compute(caller, written, caller.admission.size_bytes)
+    return Response(data, media_type="application/json")

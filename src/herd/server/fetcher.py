@@ -7,12 +7,14 @@ while bytes come. No cookies, no credentials, no proxy settings.
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import h11
 
 from herd.errors import BadMedia, Forbidden, NetworkError, fail
+from herd.llm.lanes import waiting
 from herd.media.limits import IMAGE_LIMITS
 
 MOST_REDIRECTS = 3
@@ -21,12 +23,15 @@ WHOLE_S = 20.0
 PORTS = {"http": 80, "https": 443}
 
 
-async def fetch(url: str, where: str) -> bytes:
-    """What an address holds. Raises BadMedia (not an address, too large), Forbidden (not public), NetworkError."""
+async def fetch(url: str, where: str, owner: str = "") -> bytes:
+    """What an address holds. owner: in whose lane its name is looked up.
+
+    Raises BadMedia (not an address, too large), Forbidden (not public), NetworkError.
+    """
     try:
         async with asyncio.timeout(WHOLE_S):
             for _ in range(MOST_REDIRECTS + 1):
-                status, location, body = await _get(url, where)
+                status, location, body = await _get(url, where, owner)
                 if status in (301, 302, 303, 307, 308) and location:
                     url = urljoin(url, location)
                 elif status == 200:
@@ -40,13 +45,13 @@ async def fetch(url: str, where: str) -> bytes:
     return fail(NetworkError, f"{where}: more than {MOST_REDIRECTS} redirects")
 
 
-async def _get(url: str, where: str) -> tuple[int, str, bytes]:
+async def _get(url: str, where: str, owner: str) -> tuple[int, str, bytes]:
     """(status, where it redirects to, body) of one request."""
     parts = _parts(url, where)
     host = parts.hostname
     assert host is not None
-    address, port = await _public(host, parts.port or PORTS[parts.scheme], where)
-    secure = ssl.create_default_context() if parts.scheme == "https" else None
+    address, port = await _public(host, parts.port or PORTS[parts.scheme], where, owner)
+    secure = await waiting().run(owner, ssl.create_default_context) if parts.scheme == "https" else None
     reader, writer = await asyncio.open_connection(
         address, port, ssl=secure, server_hostname=host if secure is not None else None
     )
@@ -74,11 +79,10 @@ def _parts(url: str, where: str) -> SplitResult:
     return parts
 
 
-async def _public(host: str, port: int, where: str) -> tuple[str, int]:
+async def _public(host: str, port: int, where: str, owner: str) -> tuple[str, int]:
     """An address of a host, if all that it has are public. Raises Forbidden, NetworkError."""
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=1)  # SOCK_STREAM
+        found = await waiting().run(owner, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except OSError:
         fail(NetworkError, f"{where}: no such host", got=host)
     addresses = [info[4][0] for info in found]

@@ -62,6 +62,9 @@ class Key:
     priority: int = 0
     policy: str = ""
     under_way: int = 0
+    """Requests."""
+    bytes_held: int = 0
+    """Of bodies and media of its requests under way; see `admission.InFlight`."""
     requests: "Bucket" = field(default_factory=lambda: Bucket(None))
     tokens: "Bucket" = field(default_factory=lambda: Bucket(None))
 
@@ -79,37 +82,55 @@ class Key:
         allowed = most if self.at_once is None else min(most, self.at_once)
         if self.under_way >= allowed:
             fail(Busy, f"requests of key {self.name} under way", got=self.under_way, expected=f"at most {allowed}")
-        for bucket, what in ((self.requests, "requests"), (self.tokens, "tokens")):
-            wait_s = bucket.wait_s()
-            if wait_s > 0:
-                error = QuotaSpent(f"key {self.name}: its {what} of this minute are used up; again in {wait_s:.0f} s")
-                error.retry_after_s = wait_s
-                raise error
+        self.check_quota(self.requests, "requests", 1)
+        self.check_quota(self.tokens, "tokens", 1)
         self.requests.take(1)
         self.under_way += 1
 
-    def leave(self, tokens: int) -> None:
-        """A request is over; it used so many tokens."""
+    def check_quota(self, bucket: "Bucket", what: str, count: int) -> None:
+        """Raise QuotaSpent where a quota has less than that left."""
+        wait_s = bucket.wait_s(count)
+        if wait_s > 0:
+            error = QuotaSpent(f"key {self.name}: its {what} of this minute are used up; again in {wait_s:.0f} s")
+            error.retry_after_s = wait_s
+            raise error
+
+    def leave(self) -> None:
+        """A request is over."""
         self.under_way -= 1
-        self.tokens.take(tokens)
 
 
 class Bucket:
-    """A quota: fills up at `per_minute`, may be overdrawn once (an answer's length is known only at its end)."""
+    """A quota that fills up at `per_minute`. What is reserved counts as used until it is given back; it is overdrawn
+    only by what takes more than it could reserve."""
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = None if per_minute is None else per_minute / 60.0
         self._most = float(per_minute or 0)
         self._left = self._most
+        self._reserved = 0
         self._clock = clock
         self._at_s = clock()
 
-    def wait_s(self) -> float:
-        """Seconds until there is at least one."""
+    def wait_s(self, count: int = 1) -> float:
+        """Seconds until so many are left; where that is more than it ever holds, until it is full."""
         if self._rate is None:
             return 0.0
         self._fill()
-        return max(0.0, (1.0 - self._left) / self._rate)
+        return max(0.0, (min(count, self._most) - self._left + self._reserved) / self._rate)
+
+    def reserve(self, count: int) -> int:
+        """Set aside so many, or as many as there are; how many that were. Take or give back each of them."""
+        if self._rate is None:
+            return 0
+        self._fill()
+        found = max(0, min(count, int(self._left) - self._reserved))
+        self._reserved += found
+        return found
+
+    def give_back(self, count: int) -> None:
+        """So many that were set aside were not used, or have been taken now."""
+        self._reserved -= count
 
     def take(self, count: int) -> None:
         """Use up so many."""

@@ -18,6 +18,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A body without media."""
     media_body_bytes: int = 96 << 20
     """A body on a route that takes images as base64: 64 MiB of images, a third more in base64, and text."""
+    bytes_in_flight: int = 512 << 20
+    """Of bodies and fetched images of all requests under way; a key may hold as many as are free."""
     json_depth: int = 64
     """Nesting of a body."""
     json_values: int = 200_000

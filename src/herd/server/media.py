@@ -7,9 +7,11 @@ Data addresses are decoded here, within limits that count before decoding. Addre
 import base64
 import binascii
 import re
+from typing import Any
 
 from herd.errors import BadMedia, Forbidden, fail
 from herd.media.limits import IMAGE_LIMITS
+from herd.server.admission import Admission
 
 _DATA = re.compile(r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}/[a-zA-Z0-9.+-]{1,64})?(?:;[a-zA-Z0-9=.+-]{1,64}){0,4};base64,")
 
@@ -20,17 +22,42 @@ def check_count(count: int) -> None:
         fail(BadMedia, "images in one request", got=count, expected=f"at most {IMAGE_LIMITS.request_images}")
 
 
-async def image_of(url: str, where: str, *, remote: bool) -> bytes:
-    """The bytes behind an image's address. Raises BadMedia, Forbidden, and what fetching raises."""
-    if url[:5].lower() == "data:":
-        return data_image(url, where)
-    if url[:7].lower() != "http://" and url[:8].lower() != "https://":
-        fail(BadMedia, where, got=f"an address of kind {url[:12].split(':')[0]!r}", expected="data:, http: or https:")
-    if not remote:
-        fail(Forbidden, f"{where}: addresses on the network", do="send the image as data:image/...;base64,...")
-    from herd.server.fetcher import fetch
+class Images:
+    """Images of one request: decoded where they came with it; those on the network wait until they are fetched.
 
-    return await fetch(url, where)
+    remote: whether they may be addresses on the network.
+    """
+
+    def __init__(self, *, remote: bool) -> None:
+        self._remote = remote
+        self._waiting: list[tuple[dict[str, Any], str, str]] = []
+
+    def part(self, url: str, where: str) -> dict[str, Any]:
+        """A part of a turn for the image behind an address. Raises BadMedia, Forbidden."""
+        part: dict[str, Any] = {"type": "image"}
+        if url[:5].lower() == "data:":
+            part["image"] = data_image(url, where)
+        elif url[:7].lower() != "http://" and url[:8].lower() != "https://":
+            got = f"an address of kind {url[:12].split(':')[0]!r}"
+            fail(BadMedia, where, got=got, expected="data:, http: or https:")
+        elif not self._remote:
+            fail(Forbidden, f"{where}: addresses on the network", do="send the image as data:image/...;base64,...")
+        else:
+            self._waiting.append((part, url, where))
+        return part
+
+    async def fetch(self, owner: str, admission: Admission) -> None:
+        """Fetch those on the network, one after another, into their parts. owner: in whose lane names are looked up.
+
+        Room for the largest image is held before it comes. Raises what fetching raises, Busy.
+        """
+        from herd.server.fetcher import fetch
+
+        waiting, self._waiting = self._waiting, []
+        for part, url, where in waiting:
+            admission.hold(IMAGE_LIMITS.file_bytes)
+            part["image"] = await fetch(url, where, owner)
+            admission.let_go(IMAGE_LIMITS.file_bytes - len(part["image"]))
 
 
 def data_image(url: str, where: str) -> bytes:

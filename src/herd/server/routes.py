@@ -12,10 +12,12 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from herd.errors import HerdError, NotFound
+from herd.server.admission import Admission
 from herd.server.door import dialect_of
 from herd.server.keys import Right
 from herd.server.problems import Dialect, of_machine, problem
 from herd.server.service import Caller, Service
+from herd.server.streams import Stream
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Service, Request, Caller], Awaitable[Any]]
@@ -33,6 +35,11 @@ class Route(NamedTuple):
     """None: open to everybody."""
     dialect: Dialect = "openai"
 
+    @property
+    def enters(self) -> bool:
+        """Whether its requests count: all but short looks at what there is."""
+        return self.right is not None and not (self.method == "GET" and self.right in ("models", "metrics"))
+
 
 def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
     """Who asks. Raises Unauthorised."""
@@ -41,8 +48,23 @@ def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
     return Caller(key, request.state.request_id, route)
 
 
+class _Admitted:
+    """A reply that is sent while its request is under way; then the request is over."""
+
+    def __init__(self, reply: Reply, admission: Admission) -> None:
+        self._reply, self._admission = reply, admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await self._reply(scope, receive, send)
+        finally:
+            if not self._admission.goes_on:
+                self._admission.close()
+
+
 def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Any]]:
-    """The handler behind its key."""
+    """The handler behind its key. The key enters before anything of a body is read."""
 
     async def answer(request: Request) -> Any:
         request.state.route = f"{route.method} {route.path}"
@@ -53,7 +75,9 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
                 caller = caller_of(service, request, request.state.route)
                 caller.key.check_right(route.right)
             request.state.facts = caller.facts
-            return await route.handler(service, request, caller)
+            if not route.enters:
+                return await route.handler(service, request, caller)
+            return await _admitted(service, route, request, caller)
         except HerdError as error:
             told = error
         except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
@@ -63,6 +87,18 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
         return problem(told, route.dialect)
 
     return answer
+
+
+async def _admitted(service: Service, route: Route, request: Request, caller: Caller) -> _Admitted:
+    admission = caller.enter(service)
+    try:
+        reply = await route.handler(service, request, caller)
+    except BaseException:
+        admission.close()
+        raise
+    if isinstance(reply, Stream) and not admission.goes_on:
+        admission.let_go()  # what was asked has been read, and nobody holds it any more
+    return _Admitted(reply, admission)
 
 
 def starlette_routes(service: Service, routes: Iterable[Route]) -> list[StarletteRoute]:

@@ -10,26 +10,30 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
-from herd.errors import ContextTooLong, HerdError, Interrupted, NotReady, fail
+from herd.errors import HerdError, Interrupted, NotReady
 from herd.llm import LLM, AsyncStream
+from herd.llm.lanes import computing, waiting
 from herd.llm.loading import Context
 from herd.replies import DoneEvent, Event, Policy, Reply
 from herd.safety import Guard
-from herd.server.fields import within
+from herd.server.admission import Admission, InFlight, Spending
+from herd.server.fields import Refused, within
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
+from herd.server.media import Images
 from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.response_store import ResponseStore
 from herd.server.streams import Stream
 
+T = TypeVar("T")
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
@@ -41,6 +45,8 @@ class Ask:
     model: str
     messages: Sequence[Mapping[str, Any]] | None = None
     """Turns as `herd.dialogs` reads them; images are bytes, never a path."""
+    images: Images | None = None
+    """Those of the turns, some of which may have to be fetched."""
     prompt: str | Sequence[int] | None = None
     """Text or ids to go on with, without a chat format."""
     tools: Sequence[Mapping[str, Any]] = ()
@@ -67,6 +73,18 @@ class Caller:
     request_id: str
     route: str
     facts: dict[str, Any] = field(default_factory=dict)
+    _admission: Admission | None = None
+
+    @property
+    def admission(self) -> Admission:
+        """What its request holds; every route that reads a body or makes tokens has let it in first."""
+        assert self._admission is not None, f"{self.route} does not enter"
+        return self._admission
+
+    def enter(self, service: "Service") -> Admission:
+        """Let its request in; whoever asked closes what comes of it. Raises Busy, QuotaSpent."""
+        self._admission = Admission(self.key, service.at_once, service.in_flight)
+        return self._admission
 
 
 class Service:
@@ -91,6 +109,7 @@ class Service:
         self.limits = limits or Limits()
         self.log = log or Log("off")
         self.metrics = Metrics()
+        self.in_flight = InFlight(self.limits.bytes_in_flight)
         self.responses = ResponseStore(
             self.limits.stored_responses, self.limits.key_stored_bytes, self.limits.stored_bytes
         )
@@ -113,21 +132,25 @@ class Service:
         """
         self._check(ask)
         caller.facts.update(key=caller.key.name, model=ask.model)
-        caller.key.enter(self._at_once)
+        if ask.images is not None:
+            await ask.images.fetch(self.lane_of(caller), caller.admission)
         stack = AsyncExitStack()
         try:
             llm = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
-            ask = self._settled(ask)
-            if ask.ceiling is not None and ask.ceiling < llm.context:
-                ask = await asyncio.to_thread(_under, ask, llm)
-            stream = self._stream(llm, caller, ask)
+            if ask.prompt is not None and not isinstance(ask.prompt, str):
+                ids = ask.prompt
+                await self.compute(caller, lambda: check_ids(llm, ids))
+            stream = self._stream(llm, caller, self._settled(ask))
+            stream.size_bytes = caller.admission.size_bytes
             stack.push_async_callback(stream.aclose)
+            await stream.prepare()
+            spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
+            stack.callback(spending.settle)
             await stream.ready()
         except BaseException:
-            caller.key.leave(0)
             await stack.__aexit__(*sys.exc_info())
             raise
-        return Answer(self, caller, ask, llm, stream, stack)
+        return Answer(self, caller, ask, llm, stream, spending, stack)
 
     async def embed(
         self, caller: Caller, model: str, texts: Sequence[str], keep_alive_s: float | None = None
@@ -136,15 +159,42 @@ class Service:
         self.refuse_when_stopping()
         within("model", len(model), self.limits.name_bytes)
         caller.facts.update(key=caller.key.name, model=model)
-        caller.key.enter(self._at_once)
-        tokens = 0
-        try:
-            async with self.models.use(model, keep_alive_s) as llm:
-                tokens = await asyncio.to_thread(lambda: sum(len(llm.encode(text)) for text in texts))
-                vectors = await asyncio.to_thread(llm.embed, texts)
-        finally:
-            caller.key.leave(tokens)
-        return vectors, tokens
+        async with self.models.use(model, keep_alive_s) as llm:
+            size = caller.admission.size_bytes
+            tokens = await self.compute(caller, lambda: llm.embed_tokens(texts), size)
+            self.charge(caller, tokens)
+            return await self.wait(caller, lambda: llm.embed(texts), size), tokens
+
+    async def prompt_ids(
+        self,
+        caller: Caller,
+        llm: LLM,
+        messages: Sequence[Mapping[str, Any]],
+        images: Images,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
+        """What a dialog is as a prompt. Raises what reading it raises."""
+        await images.fetch(self.lane_of(caller), caller.admission)
+        size = caller.admission.size_bytes
+        ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None), size)
+        self.charge(caller, len(ids))
+        return ids
+
+    def charge(self, caller: Caller, tokens: int) -> None:
+        """Tokens that were read, of a request that makes none. Raises QuotaSpent."""
+        Spending(caller.key, tokens, 0).settle()
+
+    def lane_of(self, caller: Caller) -> str:
+        """Whose lane a request's work waits in: its key's, which is also whom cached prompts are shared within."""
+        return caller.key.name if self.keyring else ""
+
+    async def compute(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
+        """Compute beside the event loop, behind nobody's work but its key's own. size_bytes: of what it works on."""
+        return await computing().run(self.lane_of(caller), work, size_bytes)
+
+    async def wait(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
+        """As `compute`, for work that mostly waits for something else."""
+        return await waiting().run(self.lane_of(caller), work, size_bytes)
 
     def streamed(
         self,
@@ -166,7 +216,7 @@ class Service:
         )
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
         """Most requests of one key under way. Without keys there is nobody else to leave room for."""
         return self.limits.per_key if self.keyring else self.limits.queue
 
@@ -199,7 +249,8 @@ class Service:
         key = caller.key
         whose: dict[str, Any] = {
             "client": f"{key.name}/{ask.user}",
-            "tenant": key.name if self.keyring else "",
+            "tenant": self.lane_of(caller),
+            "ceiling": ask.ceiling,
             "priority": key.priority,
             "policy": self.policies(caller, ask),
             "n": ask.n,
@@ -218,6 +269,15 @@ class Service:
         )
 
 
+def check_ids(llm: LLM, ids: Sequence[int]) -> None:
+    """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
+    tokenizer = llm.tokenizer
+    for i in ids:
+        if tokenizer.is_special(i) and i != tokenizer.bos_id:
+            why = "specials are the service's own; send them as a dialog"
+            raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
+
+
 async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
     """Cancel a task when the sender of its request, whose body has been read, goes away."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -226,27 +286,21 @@ async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
         task.cancel()
 
 
-def _under(ask: Ask, llm: LLM) -> Ask:
-    """A request that stays under its own ceiling. Raises ContextTooLong with both counts."""
-    assert ask.ceiling is not None
-    if ask.messages is not None:
-        used = len(llm.prompt_ids(ask.messages, tools=ask.tools or None))
-    else:
-        assert ask.prompt is not None
-        used = len(llm.encode(ask.prompt)) if isinstance(ask.prompt, str) else len(ask.prompt)
-    if used >= ask.ceiling:
-        fail(ContextTooLong, f"the prompt has {used} tokens, num_ctx allows {ask.ceiling}", do="raise num_ctx")
-    most = min(ask.options.get("max_tokens") or ask.ceiling, ask.ceiling - used)
-    return replace(ask, options={**ask.options, "max_tokens": most})
-
-
 class Answer:
     """A request under way. Close it, however it ends."""
 
     def __init__(
-        self, service: Service, caller: Caller, ask: Ask, llm: LLM, stream: AsyncStream, stack: AsyncExitStack
+        self,
+        service: Service,
+        caller: Caller,
+        ask: Ask,
+        llm: LLM,
+        stream: AsyncStream,
+        spending: Spending,
+        stack: AsyncExitStack,
     ) -> None:
-        self.ask = ask
+        self.n = ask.n
+        """Samples."""
         self.llm = llm
         self.caller = caller
         self.replies: list[Reply] = []
@@ -254,6 +308,7 @@ class Answer:
         self.created = int(time.time())
         self._service = service
         self._stream = stream
+        self._spending = spending
         self._stack: AsyncExitStack | None = stack
         self._began_s = time.monotonic()
         self._model = llm.name
@@ -273,6 +328,7 @@ class Answer:
         """Everything that comes of it. An error ends it, and the answer is closed with it."""
         try:
             async for event in self._stream:
+                self._spending.made(self._stream.made_tokens)
                 if isinstance(event, DoneEvent):
                     self._count(event.reply)
                 yield event
@@ -309,8 +365,7 @@ class Answer:
         stack, self._stack = self._stack, None
         if stack is None:
             return
-        tokens = sum(r.usage.output_tokens for r in self.replies)
-        self.caller.key.leave(tokens + (self.prompt_tokens if self.replies else 0))
+        self._spending.made(self._stream.made_tokens)
         self._service.metrics.running.labels(self._model).dec()
         try:
             await stack.__aexit__(kind, error, trace)

@@ -5,6 +5,7 @@ lists (`merge_list.py`, Herd's own in C++). A third, `bytes_only`, is for tests:
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +112,12 @@ class Tokenizer:
             add_bos=True,
             split="bytes",
         )
+
+    @cached_property
+    def longest_bytes(self) -> int:
+        """Bytes of the longest ordinary token, at least 1: no text has fewer tokens than its bytes over this."""
+        ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._special_ids)
+        return max(ordinary, default=1) or 1
 
     def with_file(self, *, eos_ids: Iterable[int], template: str | None) -> "Tokenizer":
         """The same vocabulary with what files beside it say: ids that end an answer, the chat template."""

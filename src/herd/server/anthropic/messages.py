@@ -1,6 +1,5 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -12,9 +11,10 @@ from starlette.responses import Response
 from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
-from herd.server.body import read_json
-from herd.server.common import json_response
+from herd.server.common import json_reply, json_response
 from herd.server.fields import Table, told
+from herd.server.intake import read_as
+from herd.server.media import Images
 from herd.server.openai.chat import notes_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
@@ -91,15 +91,28 @@ COUNT: Table[Counted] = Table("POST /v1/messages/count_tokens", Counted, reporte
 
 async def messages(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer a dialog."""
-    asked, ignored = MESSAGES.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
+    answer = await service.open(caller, ask)
+    headers = told(ignored)
+    if not asked.stream:
+        (reply,) = await answer.whole(request)
+        return await json_reply(service, caller, lambda: whole(reply, asked.model), [reply], headers)
+    return service.streamed(answer, stream(answer, asked.model), "text/event-stream", headers=headers, ping=PING)
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tuple[str, ...], Ask]:
+    """What is asked. Raises Refused, BadMedia."""
+    asked, ignored = MESSAGES.read(body, strict=service.strict)
     names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop_sequences": "stop"}
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
+    images = Images(remote=service.remote_media)
     tools = tools_of(asked.tools)
     form = asked.output_config.format if asked.output_config is not None else None
     choice = asked.tool_choice
     ask = Ask(
         model=asked.model,
-        messages=await dialog_of(asked.messages, asked.system, remote_media=service.remote_media),
+        messages=dialog_of(asked.messages, asked.system, images),
+        images=images,
         tools=tools,
         tool_choice=choice_of(choice, tools),
         parallel_tool_calls=not (choice is not None and choice.disable_parallel_tool_use),
@@ -107,21 +120,20 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
         options={**options, "max_tokens": asked.max_tokens},
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
     )
-    answer = await service.open(caller, ask)
-    headers = told(ignored)
-    if not asked.stream:
-        (reply,) = await answer.whole(request)
-        return Response(encode(whole(reply, asked.model)), media_type="application/json", headers=headers)
-    return service.streamed(answer, stream(answer, asked.model), "text/event-stream", headers=headers, ping=PING)
+    return asked, ignored, ask
 
 
 async def count_tokens(service: Service, request: Request, caller: Caller) -> Response:
     """Tokens that a dialog has as a prompt."""
-    asked, _ = COUNT.read(await read_json(request, service.limits, media=True), strict=service.strict)
-    dialog = await dialog_of(asked.messages, asked.system, remote_media=service.remote_media)
-    tools = tools_of(asked.tools)
-    async with service.models.use(asked.model) as llm:
-        ids = await asyncio.to_thread(llm.prompt_ids, dialog, tools=tools or None)
+    images = Images(remote=service.remote_media)
+
+    def read(body: dict[str, Any]) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+        asked, _ = COUNT.read(body, strict=service.strict)
+        return asked.model, dialog_of(asked.messages, asked.system, images), tools_of(asked.tools)
+
+    model, dialog, tools = await read_as(service, request, caller, read, media=True)
+    async with service.models.use(model) as llm:
+        ids = await service.prompt_ids(caller, llm, dialog, images, tools)
     return json_response({"input_tokens": len(ids)})
 
 

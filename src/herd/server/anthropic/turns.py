@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.server.fields import Refused
-from herd.server.media import base64_image, check_count, image_of
+from herd.server.media import Images, base64_image, check_count
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -103,9 +103,7 @@ class Choice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-async def dialog_of(
-    turns: Sequence[Turn], system: str | Sequence[Text] | None, *, remote_media: bool
-) -> list[dict[str, Any]]:
+def dialog_of(turns: Sequence[Turn], system: str | Sequence[Text] | None, images: Images) -> list[dict[str, Any]]:
     """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
     found: list[dict[str, Any]] = []
     if system:
@@ -114,7 +112,7 @@ async def dialog_of(
     check_count(sum(_images(turn.content) for turn in turns))
     names: dict[str, str] = {}
     for i, turn in enumerate(turns):
-        found += await _turns(turn, f"messages[{i}]", names, remote_media)
+        found += _turns(turn, f"messages[{i}]", names, images)
     return found
 
 
@@ -153,7 +151,7 @@ def choice_of(choice: Choice | None, tools: Sequence[dict[str, Any]]) -> str:
     return choice.name
 
 
-async def _turns(turn: Turn, where: str, names: dict[str, str], remote_media: bool) -> list[dict[str, Any]]:
+def _turns(turn: Turn, where: str, names: dict[str, str], images: Images) -> list[dict[str, Any]]:
     """One message is one turn, and one before it for each result of a tool."""
     if isinstance(turn.content, str):
         return [{"role": turn.role, "content": turn.content}]
@@ -164,14 +162,14 @@ async def _turns(turn: Turn, where: str, names: dict[str, str], remote_media: bo
         at = f"{where}.content[{i}]"
         match block:
             case ToolResult():
-                results.append(await _result(block, at, names, remote_media))
+                results.append(_result(block, at, names, images))
             case ToolUse(id, name, arguments):
                 names[id] = name
                 calls.append({"name": name, "arguments": arguments, "id": id})
             case Thinking() | HiddenThinking():
                 pass
             case _:
-                parts += await _parts(block, at, remote_media)
+                parts += _parts(block, at, images)
     if results and turn.role != "user":
         raise Refused(f"{where}: got a tool_result of the {turn.role}, expected one of the user", where)
     if calls and turn.role != "assistant":
@@ -185,10 +183,10 @@ async def _turns(turn: Turn, where: str, names: dict[str, str], remote_media: bo
     return [*results, found]
 
 
-async def _result(block: ToolResult, where: str, names: dict[str, str], remote_media: bool) -> dict[str, Any]:
+def _result(block: ToolResult, where: str, names: dict[str, str], images: Images) -> dict[str, Any]:
     content: Any = block.content or ""
     if not isinstance(content, str):
-        parts = [await _parts(one, f"{where}.content[{i}]", remote_media) for i, one in enumerate(content)]
+        parts = [_parts(one, f"{where}.content[{i}]", images) for i, one in enumerate(content)]
         content = [part for some in parts for part in some]
     if block.is_error:
         words = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -199,14 +197,14 @@ async def _result(block: ToolResult, where: str, names: dict[str, str], remote_m
     return found
 
 
-async def _parts(block: Block, where: str, remote_media: bool) -> list[dict[str, Any]]:
+def _parts(block: Block, where: str, images: Images) -> list[dict[str, Any]]:
     match block:
         case Text(text):
             return [{"type": "text", "text": text}]
         case Image(Base64Source(data)):
             return [{"type": "image", "image": base64_image(data, where)}]
         case Image(UrlSource(url)):
-            return [{"type": "image", "image": await image_of(url, where, remote=remote_media)}]
+            return [images.part(url, where)]
         case Document(source, title, context):
             head = "\n".join(line for line in (title, context) if line)
             return [{"type": "text", "text": f"{head}\n\n{source.data}" if head else source.data}]

@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.replies import CallEndEvent, DoneEvent, Logprob, TextEvent
-from herd.server.body import read_json
-from herd.server.common import json_response
+from herd.replies import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.server.common import json_reply, json_response
 from herd.server.fields import Refused, Table, told
+from herd.server.intake import read_as
 from herd.server.media import base64_image, check_count
 from herd.server.ollama.common import (
     OPTIONS_REPORTED,
@@ -20,6 +20,7 @@ from herd.server.ollama.common import (
     counts_of,
     done_of,
     format_of,
+    keep_alive_for,
     keep_alive_of,
     now,
     sampling_of,
@@ -108,51 +109,74 @@ GENERATE: Table[GenerateRequest] = Table(
 )
 
 
+class _Read(NamedTuple):
+    """What a body asks for. ask: None: nothing but the model."""
+
+    asked: Shared
+    ask: Ask | None
+    ignored: tuple[str, ...]
+
+
 async def chat(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer a dialog; without messages: load the model, or let go of it."""
-    asked, ignored = CHAT.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    read = await read_as(service, request, caller, lambda body: _read_chat(service, caller, body), media=True)
+    if read.ask is None:
+        return await _load(service, caller, read.asked, {"message": {"role": "assistant", "content": ""}})
+    return await _answer(service, request, caller, read.asked, read.ask, read.ignored, _message)
+
+
+def _read_chat(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
+    asked, ignored = CHAT.read(body, strict=service.strict)
     if not asked.messages:
-        return await _load(service, asked, {"message": {"role": "assistant", "content": ""}})
+        return _Read(asked, None, ignored)
     check_count(sum(len(turn.images or ()) for turn in asked.messages))
     turns = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(asked.messages)]
-    ask = _ask(asked, messages=turns, tools=tools_of(asked.tools))
-    return await _answer(service, request, caller, asked, ask, ignored, _message)
+    return _asking(caller, asked, ignored, messages=turns, tools=tools_of(asked.tools))
 
 
 async def generate(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer one prompt; raw: without a chat format. Without a prompt: load the model, or let go of it."""
-    asked, ignored = GENERATE.read(await read_json(request, service.limits, media=True), strict=service.strict)
+    read = await read_as(service, request, caller, lambda body: _read_generate(service, caller, body), media=True)
+    if read.ask is None:
+        return await _load(service, caller, read.asked, {"response": ""})
+    return await _answer(service, request, caller, read.asked, read.ask, read.ignored, _response)
+
+
+def _read_generate(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
+    asked, ignored = GENERATE.read(body, strict=service.strict)
     if not asked.prompt and not asked.images:
-        return await _load(service, asked, {"response": ""})
+        return _Read(asked, None, ignored)
     check_count(len(asked.images or ()))
     prompt = asked.prompt or ""
     if asked.raw:
         if asked.images or asked.system:
             raise Refused("raw: images and system need a chat format", "raw")
-        ask = _ask(asked, prompt=prompt)
-    else:
-        turns = [{"role": "system", "content": asked.system}] if asked.system else []
-        turn = {"role": "user", "content": _content(prompt, asked.images, "images")}
-        ask = _ask(asked, messages=[*turns, turn])
-    return await _answer(service, request, caller, asked, ask, ignored, _response)
+        return _asking(caller, asked, ignored, prompt=prompt)
+    turns = [{"role": "system", "content": asked.system}] if asked.system else []
+    turn = {"role": "user", "content": _content(prompt, asked.images, "images")}
+    return _asking(caller, asked, ignored, messages=[*turns, turn])
 
 
-def _ask(asked: Shared, **what: Any) -> Ask:
+def _asking(caller: Caller, asked: Shared, ignored: tuple[str, ...], **what: Any) -> _Read:
     options = sampling_of(asked.options)
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
-    return Ask(
+    keep_alive_s, without_effect = keep_alive_for(caller, asked.keep_alive)
+    ask = Ask(
         model=asked.model,
         schema=format_of(asked.format),
         options=options,
-        keep_alive_s=keep_alive_of(asked.keep_alive),
+        keep_alive_s=keep_alive_s,
         ceiling=asked.options.num_ctx if asked.options is not None else None,
         **what,
     )
+    return _Read(asked, ask, (*without_effect, *ignored))
 
 
-async def _load(service: Service, asked: Shared, empty: dict[str, Any]) -> Response:
-    """What a request for nothing means: load the model, or with keep_alive 0 let go of it."""
+async def _load(service: Service, caller: Caller, asked: Shared, empty: dict[str, Any]) -> Response:
+    """What a request for nothing means: load the model, or with keep_alive 0 let go of it. Raises Forbidden for a key
+    that may not manage."""
+    caller.key.check_right("manage")
     keep_alive_s = keep_alive_of(asked.keep_alive)
     if keep_alive_s == 0:
         await service.models.unload(asked.model)
@@ -191,18 +215,25 @@ async def _answer(
     headers = told(ignored)
     if asked.stream is False:
         (reply,) = await answer.whole(request)
-        calls = [_call(c.name, c.arguments) for c in reply.tool_calls]
-        last = {
-            "done": True,
-            "done_reason": done_of(reply),
-            **counts_of(reply, time.monotonic() - began_s),
-            **notes_of(reply),
-        }
-        if reply.logprobs is not None:
-            last["logprobs"] = logprobs_of(reply.logprobs)
-        found = {"model": asked.model, "created_at": now(), **said(reply.text, calls), **last}
-        return Response(encode(found), media_type="application/json", headers=headers)
+        took_s = time.monotonic() - began_s
+        return await json_reply(service, caller, lambda: _whole(reply, asked.model, said, took_s), [reply], headers)
     return service.streamed(answer, _lines(answer, asked.model, said, began_s), LINES, headers=headers)
+
+
+def _whole(reply: Reply, model: str, said: Said, took_s: float) -> dict[str, Any]:
+    """The answer as one object."""
+    calls = [_call(c.name, c.arguments) for c in reply.tool_calls]
+    found = {
+        "model": model,
+        "created_at": now(),
+        **said(reply.text, calls),
+        "done": True,
+        "done_reason": done_of(reply),
+    }
+    found |= {**counts_of(reply, took_s), **notes_of(reply)}
+    if reply.logprobs is not None:
+        found["logprobs"] = logprobs_of(reply.logprobs)
+    return found
 
 
 async def _lines(answer: Answer, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:

@@ -14,7 +14,7 @@ from herd.errors import HerdError
 from herd.replies import Reply
 from herd.server.catalogue import LATEST, Listed
 from herd.server.fields import Refused
-from herd.server.service import Service
+from herd.server.service import Caller, Service
 
 FOREVER = float("inf")
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -123,6 +123,14 @@ def _seconds(text: str) -> float:
             sign = -1.0 if text.startswith("-") else 1.0
             return sign * sum(abs(float(number)) * _UNITS[unit] for number, unit in pieces)
     raise Refused(f"keep_alive: got {text[:40]!r}, expected seconds, or a time like 5m", "keep_alive")
+
+
+def keep_alive_for(caller: Caller, value: float | str | None) -> tuple[float | None, tuple[str, ...]]:
+    """(what `keep_alive_of` says, fields without effect): how long a model stays is for keys that may manage alone."""
+    seconds = keep_alive_of(value)
+    if seconds is None or "manage" in caller.key.rights:
+        return seconds, ()
+    return None, ("keep_alive",)
 
 
 def format_of(form: Any) -> Mapping[str, Any] | bool | None:

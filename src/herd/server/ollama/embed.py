@@ -1,17 +1,18 @@
 """POST /api/embed and the older /api/embeddings."""
 
 import time
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.body import read_json
-from herd.server.common import json_response
-from herd.server.fields import Refused, Table, within
-from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_of
+from herd.server.fields import Refused, Table, told, within
+from herd.server.intake import read_as
+from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_for
 from herd.server.openai.embeddings import shortened
 from herd.server.service import Caller, Service
+from herd.server.wire import encode
 
 
 class EmbedRequest(msgspec.Struct, kw_only=True):
@@ -44,29 +45,41 @@ OLD: Table[OldRequest] = Table("POST /api/embeddings", OldRequest, reported=NO_S
 async def embed(service: Service, request: Request, caller: Caller) -> Response:
     """Vectors of unit length, one a text."""
     began_s = time.monotonic()
-    asked, _ = EMBED.read(await read_json(request, service.limits), strict=service.strict)
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    within("input", len(texts), service.limits.embed_inputs)
-    if not texts or not all(texts):
-        raise Refused("input: got an empty text, expected at least one character", "input")
-    vectors, tokens = await service.embed(caller, asked.model, texts, keep_alive_of(asked.keep_alive))
-    if asked.dimensions is not None:
-        vectors = shortened(vectors, asked.dimensions)
-    return json_response(
-        {
+    asked, texts = await read_as(service, request, caller, lambda body: _read(service, body))
+    keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
+    vectors, tokens = await service.embed(caller, asked.model, texts, keep_alive_s)
+
+    def written() -> bytes:
+        chosen = vectors if asked.dimensions is None else shortened(vectors, asked.dimensions)
+        found = {
             "model": asked.model,
-            "embeddings": vectors.tolist(),
+            "embeddings": chosen.tolist(),
             "total_duration": int((time.monotonic() - began_s) * 1e9),
             "load_duration": 0,
             "prompt_eval_count": tokens,
         }
-    )
+        return encode(found)
+
+    data = await service.compute(caller, written, vectors.nbytes)
+    return Response(data, media_type="application/json", headers=told(ignored))
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
+    """What is asked. Raises Refused."""
+    asked, _ = EMBED.read(body, strict=service.strict)
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    within("input", len(texts), service.limits.embed_inputs)
+    if not texts or not all(texts):
+        raise Refused("input: got an empty text, expected at least one character", "input")
+    return asked, texts
 
 
 async def embed_old(service: Service, request: Request, caller: Caller) -> Response:
     """One vector."""
-    asked, _ = OLD.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: OLD.read(body, strict=service.strict))
     if not asked.prompt:
         raise Refused("prompt: got an empty text, expected at least one character", "prompt")
-    vectors, _ = await service.embed(caller, asked.model, [asked.prompt], keep_alive_of(asked.keep_alive))
-    return json_response({"embedding": vectors[0].tolist()})
+    keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
+    vectors, _ = await service.embed(caller, asked.model, [asked.prompt], keep_alive_s)
+    found = {"embedding": vectors[0].tolist()}
+    return Response(encode(found), media_type="application/json", headers=told(ignored))

@@ -13,10 +13,10 @@ from herd import __version__
 from herd.checkpoint import registry, store
 from herd.checkpoint.about import About
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
-from herd.server.body import read_json
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table
+from herd.server.intake import read_as
 from herd.server.ollama.chat import LINES
 from herd.server.ollama.common import (
     FOREVER,
@@ -128,7 +128,7 @@ def _tag(listed: Listed, about: About | None) -> dict[str, Any]:
 
 async def show(service: Service, request: Request, caller: Caller) -> Response:
     """One model: shape, licence, what it can do."""
-    asked, _ = SHOW.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: SHOW.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.chosen())
     about = service.models.catalogue.about(listed.name)
     profile = listed.profile or Profile(listed.base)
@@ -186,24 +186,24 @@ async def ps(service: Service, request: Request, caller: Caller) -> Response:
 
 async def copy(service: Service, request: Request, caller: Caller) -> Response:
     """Another name for a model; it takes no room."""
-    asked, _ = COPY.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: COPY.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.source)
     profile = listed.profile or Profile(listed.base)
-    await _new_name(service, asked.destination, profile)
+    await _new_name(service, caller, asked.destination, profile)
     return Response(status_code=200)
 
 
-async def _new_name(service: Service, name: str, profile: Profile) -> None:
+async def _new_name(service: Service, caller: Caller, name: str, profile: Profile) -> None:
     name = name.removesuffix(LATEST)
     known = service.models.catalogue.names()
     if name in known and known[name].profile is None:
         fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
-    await asyncio.to_thread(service.models.catalogue.profiles.add, name, profile)
+    await service.wait(caller, lambda: service.models.catalogue.profiles.add(name, profile))
 
 
 async def create(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """A model made of another one, a system text and options."""
-    asked, _ = CREATE.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: CREATE.read(body, strict=service.strict))
     if not asked.from_:
         raise Refused("from: missing: the model that it is made of", "from")
     listed = service.models.catalogue.find(asked.from_)
@@ -215,26 +215,26 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
         options={**old.options, **sampling_of(asked.parameters)},
         licence=licence or old.licence,
     )
-    await _new_name(service, asked.chosen(), profile)
+    await _new_name(service, caller, asked.chosen(), profile)
     return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
 
 
 async def delete(service: Service, request: Request, caller: Caller) -> Response:
     """Forget a model: its files, if they were pulled; never files that were imported."""
-    asked, _ = DELETE.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: DELETE.read(body, strict=service.strict))
     profiles, name = service.models.catalogue.profiles, asked.chosen().removesuffix(LATEST)
-    if await asyncio.to_thread(_forgotten, profiles, name):
+    if await service.wait(caller, lambda: _forgotten(profiles, name)):
         return Response(status_code=200)
     listed = service.models.catalogue.find(asked.chosen())
     if listed.profile is not None:
-        await asyncio.to_thread(profiles.remove, listed.name)
+        await service.wait(caller, lambda: profiles.remove(listed.name))
         return Response(status_code=200)
     if any(held.base == listed.name for held in service.models.catalogue.names().values() if held.profile):
         fail(UsageError, f"{listed.name} is what other models are made of", do="delete those first")
     if any(held.name == listed.name and held.users for held in service.models.held):
         fail(Busy, f"{listed.name} is answering requests", do="ask again when they are done")
     await service.models.unload(listed.name)
-    await asyncio.to_thread(store.rm, listed.name)
+    await service.wait(caller, lambda: store.rm(listed.name))
     return Response(status_code=200)
 
 
@@ -253,15 +253,15 @@ def _forgotten(profiles: Profiles, name: str) -> bool:
 
 async def pull(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Fetch a model into the store, with its progress."""
-    asked, _ = PULL.read(await read_json(request, service.limits), strict=service.strict)
+    asked, _ = await read_as(service, request, caller, lambda body: PULL.read(body, strict=service.strict))
     name = asked.chosen().removesuffix(LATEST)
     if asked.stream is False:
-        await asyncio.to_thread(store.pull, name)
+        await service.wait(caller, lambda: store.pull(name))
         return json_response({"status": "success"})
-    return Stream(_pulling(name), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
+    return Stream(_pulling(service, caller, name), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
 
 
-async def _pulling(name: str) -> AsyncGenerator[bytes, None]:
+async def _pulling(service: Service, caller: Caller, name: str) -> AsyncGenerator[bytes, None]:
     """Lines of progress. A reader that goes away does not stop what has begun: it is in the store for the next one."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -275,7 +275,7 @@ async def _pulling(name: str) -> AsyncGenerator[bytes, None]:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
     yield json_line(encode({"status": "pulling manifest"}))
-    task = asyncio.ensure_future(asyncio.to_thread(store.pull, name, progress=progress))
+    task = asyncio.ensure_future(service.wait(caller, lambda: store.pull(name, progress=progress)))
     while not task.done() or not lines.empty():
         wanted = asyncio.ensure_future(lines.get())
         await asyncio.wait({wanted, task}, return_when=asyncio.FIRST_COMPLETED)

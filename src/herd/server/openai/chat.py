@@ -11,8 +11,10 @@ from starlette.responses import Response
 from herd import __version__
 from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
-from herd.server.body import read_json
+from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told
+from herd.server.intake import read_as
+from herd.server.media import Images
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
@@ -157,7 +159,21 @@ def schema_of(form: ResponseFormat | None) -> Mapping[str, Any] | bool | None:
 
 async def chat(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer a dialog."""
-    body = await read_json(request, service.limits, media=True)
+    asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
+    answer = await service.open(caller, ask)
+    headers = told(ignored)
+    writer = ChatWriter(asked.model, answer.created)
+    if not asked.stream:
+        replies = await answer.whole(request)
+        return await json_reply(service, caller, lambda: writer.whole(replies), replies, headers)
+    usage = asked.stream_options is not None and asked.stream_options.include_usage is True
+    return service.streamed(
+        answer, writer.stream(answer, usage=usage), "text/event-stream", headers=headers, ping=SSE_PING
+    )
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[str, ...], Ask]:
+    """What is asked. Raises Refused, BadMedia."""
     asked, ignored = CHAT.read(body, strict=service.strict)
     options = options_of(asked)
     if asked.max_completion_tokens is not None:
@@ -168,10 +184,12 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
         options["logprobs"] = asked.top_logprobs or 0
     elif asked.top_logprobs:
         raise Refused("top_logprobs: expected logprobs to be true with it", "top_logprobs")
+    images = Images(remote=service.remote_media)
     tools = tools_of(asked.tools)
     ask = Ask(
         model=asked.model,
-        messages=await dialog_of(asked.messages, remote_media=service.remote_media),
+        messages=dialog_of(asked.messages, images),
+        images=images,
         tools=tools,
         tool_choice=choice_of(asked.tool_choice, tools),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
@@ -180,16 +198,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
         options=options,
         user=asked.user or "",
     )
-    answer = await service.open(caller, ask)
-    headers = told(ignored)
-    writer = ChatWriter(asked.model, answer.created)
-    if not asked.stream:
-        whole = writer.whole(await answer.whole(request))
-        return Response(encode(whole), media_type="application/json", headers=headers)
-    usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-    return service.streamed(
-        answer, writer.stream(answer, usage=usage), "text/event-stream", headers=headers, ping=SSE_PING
-    )
+    return asked, ignored, ask
 
 
 class ChatWriter:
@@ -226,7 +235,7 @@ class ChatWriter:
             return sse(encode({**head, "choices": [choice], **more, **last}))
 
         try:
-            for index in range(answer.ask.n):
+            for index in range(answer.n):
                 yield chunk(index, {})
             async for event in answer.events():
                 match event:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -11,8 +12,9 @@ from starlette.responses import Response
 from herd.errors import HerdError
 from herd.llm import LLM
 from herd.replies import DoneEvent, Logprob, Reply, TextEvent
-from herd.server.body import read_json
+from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
+from herd.server.intake import read_as
 from herd.server.openai.chat import (
     FINGERPRINT,
     NOT_KEPT,
@@ -44,12 +46,32 @@ COMPLETIONS: Table[CompletionRequest] = Table(
     reported={"metadata": NOT_KEPT, "best_of": "every sample is returned; see n"},
     refused={"suffix": "the model does not fill in gaps"},
 )
-SPECIAL = "specials are the service's own; send them as a dialog"
 
 
 async def complete(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Go on with one or several prompts."""
-    body = await read_json(request, service.limits)
+    asked, ignored, asks = await read_as(service, request, caller, lambda body: _read(service, body))
+    async with AsyncExitStack() as stack:
+        answers: list[Answer] = []
+        for ask in asks:
+            answers.append(await service.open(caller, ask))
+            stack.push_async_callback(answers[-1].aclose)
+        llm = answers[0].llm
+        prompts = [await service.compute(caller, partial(_spelt, llm, ask)) for ask in asks] if asked.echo else []
+        writer = CompletionWriter(asked.model, answers[0].created, prompts)
+        headers = told(ignored)
+        if not asked.stream:
+            replies = [await answer.whole(request) for answer in answers]
+            flat = [reply for found in replies for reply in found]
+            return await json_reply(service, caller, lambda: writer.whole(replies), flat, headers)
+        stack.pop_all()  # the stream closes it
+        usage = asked.stream_options is not None and asked.stream_options.include_usage is True
+        chunks = writer.stream(answers[0], usage=usage)
+        return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tuple[str, ...], list[Ask]]:
+    """What is asked, a request a prompt. Raises Refused."""
     asked, ignored = COMPLETIONS.read(body, strict=service.strict)
     prompts = prompts_of(asked.prompt)
     within("prompt", len(prompts), service.limits.prompts)
@@ -62,23 +84,17 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
     if asked.stream and len(prompts) > 1:
         raise Refused("prompt: got several with stream, expected one", "prompt")
     n = 1 if asked.n is None else asked.n
-    async with AsyncExitStack() as stack:
-        answers = []
-        for prompt in prompts:
-            ask = Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "")
-            answers.append(await service.open(caller, ask))
-            stack.push_async_callback(answers[-1].aclose)
-            if not isinstance(prompt, str):
-                check_ids(answers[-1].llm, prompt)
-        writer = CompletionWriter(asked.model, answers[0].created, echo=asked.echo is True)
-        headers = told(ignored)
-        if not asked.stream:
-            replies = [await answer.whole(request) for answer in answers]
-            return Response(encode(writer.whole(answers, replies)), media_type="application/json", headers=headers)
-        stack.pop_all()  # the stream closes it
-        usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-        chunks = writer.stream(answers[0], usage=usage)
-        return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
+    return (
+        asked,
+        ignored,
+        [Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "") for prompt in prompts],
+    )
+
+
+def _spelt(llm: LLM, ask: Ask) -> str:
+    """A prompt as text."""
+    assert ask.prompt is not None
+    return ask.prompt if isinstance(ask.prompt, str) else llm.decode(ask.prompt)
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
@@ -97,19 +113,11 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
     return found
 
 
-def check_ids(llm: LLM, ids: Sequence[int]) -> None:
-    """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
-    specials = set(llm.tokenizer.specials.values())
-    for i in ids:
-        if i in specials and i != llm.tokenizer.bos_id:
-            raise Refused(f"prompt: got the id {i} of a control token; {SPECIAL}", "prompt")
-
-
 class CompletionWriter:
-    """Events -> text_completion."""
+    """Events -> text_completion. echoed: the prompts, where they are asked back."""
 
-    def __init__(self, model: str, created: int, *, echo: bool) -> None:
-        self._echo = echo
+    def __init__(self, model: str, created: int, echoed: Sequence[str]) -> None:
+        self._echoed = echoed
         self._head = {
             "id": "cmpl-" + secrets.token_hex(12),
             "object": "text_completion",
@@ -118,11 +126,11 @@ class CompletionWriter:
             "system_fingerprint": FINGERPRINT,
         }
 
-    def whole(self, answers: Sequence[Answer], replies: Sequence[Sequence[Reply]]) -> dict[str, Any]:
-        """All answers as one object."""
+    def whole(self, replies: Sequence[Sequence[Reply]]) -> dict[str, Any]:
+        """All answers as one object, by prompt."""
         choices: list[dict[str, Any]] = []
-        for answer, found in zip(answers, replies, strict=True):
-            before = self._before(answer)
+        for i, found in enumerate(replies):
+            before = self._before(i)
             for reply in found:
                 logprobs = logprobs_of(reply.logprobs, len(before))
                 choices.append(_choice(len(choices), before + reply.text, finish_of(reply), logprobs))
@@ -139,11 +147,12 @@ class CompletionWriter:
     async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
         more: dict[str, Any] = {"usage": None} if usage else {}
-        shown = [len(self._before(answer))] * answer.ask.n
+        before = self._before(0)
+        shown = [len(before)] * answer.n
         try:
-            if self._echo:
-                for i in range(answer.ask.n):
-                    yield sse(encode({**self._head, "choices": [_choice(i, self._before(answer), None, None)], **more}))
+            if self._echoed:
+                for i in range(answer.n):
+                    yield sse(encode({**self._head, "choices": [_choice(i, before, None, None)], **more}))
             async for event in answer.events():
                 if isinstance(event, TextEvent):
                     logprobs = logprobs_of(event.logprobs, shown[event.index])
@@ -162,13 +171,9 @@ class CompletionWriter:
         finally:
             await answer.aclose()
 
-    def _before(self, answer: Answer) -> str:
-        """The prompt, where it is asked back."""
-        if not self._echo:
-            return ""
-        prompt = answer.ask.prompt
-        assert prompt is not None
-        return prompt if isinstance(prompt, str) else answer.llm.decode(prompt)
+    def _before(self, prompt: int) -> str:
+        """A prompt, where it is asked back."""
+        return self._echoed[prompt] if self._echoed else ""
 
 
 def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:

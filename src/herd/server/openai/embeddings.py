@@ -10,8 +10,8 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.body import read_json
 from herd.server.fields import Refused, Table, told, within
+from herd.server.intake import read_as
 from herd.server.service import Caller, Service
 from herd.server.wire import encode
 
@@ -33,21 +33,28 @@ EMBEDDINGS: Table[EmbeddingRequest] = Table(
 
 async def embed(service: Service, request: Request, caller: Caller) -> Response:
     """Vectors of unit length, one a text, in their order."""
-    body = await read_json(request, service.limits)
+    asked, ignored, texts = await read_as(service, request, caller, lambda body: _read(service, body))
+    vectors, tokens = await service.embed(caller, asked.model, texts)
+
+    def written() -> bytes:
+        chosen = vectors if asked.dimensions is None else shortened(vectors, asked.dimensions)
+        data = [
+            {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
+            for i, vector in enumerate(chosen)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+
+    data = await service.compute(caller, written, vectors.nbytes)
+    return Response(data, media_type="application/json", headers=told(ignored))
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[EmbeddingRequest, tuple[str, ...], list[str]]:
+    """What is asked. Raises Refused."""
     asked, ignored = EMBEDDINGS.read(body, strict=service.strict)
     texts = texts_of(asked.input)
     within("input", len(texts), service.limits.embed_inputs)
-    vectors, tokens = await service.embed(caller, asked.model, texts)
-    if asked.dimensions is not None:
-        vectors = shortened(vectors, asked.dimensions)
-    data = [
-        {"object": "embedding", "index": i, "embedding": _written(vector, asked.encoding_format)}
-        for i, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    found = {"object": "list", "data": data, "model": asked.model, "usage": usage}
-    headers = told(ignored)
-    return Response(encode(found), media_type="application/json", headers=headers)
+    return asked, ignored, texts
 
 
 def texts_of(given: str | Sequence[Any]) -> list[str]:

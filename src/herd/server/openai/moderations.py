@@ -1,7 +1,7 @@
 """POST /v1/moderations. Rules know shapes, not content: without a guard no category is ever set (docs/safety.md)."""
 
-import asyncio
 import secrets
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from herd.safety import Moderation, moderate
 from herd.safety.moderation import OPENAI
-from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table, within
+from herd.server.intake import read_as
 from herd.server.service import Caller, Service
 
+CHARACTERS = 4
+"""That count as a token of a key's quota: rules have no vocabulary."""
 RULES, GUARD = "herd-rules", "herd-guard"
 """What judges, where no model is named."""
 
@@ -38,14 +40,22 @@ MODERATIONS: Table[ModerationRequest] = Table("POST /v1/moderations", Moderation
 
 async def moderations(service: Service, request: Request, caller: Caller) -> Response:
     """Judge texts, each by itself."""
-    asked, _ = MODERATIONS.read(await read_json(request, service.limits), strict=service.strict)
-    texts = texts_of(asked.input)
-    within("input", len(texts), service.limits.prompts)
-    found = await asyncio.to_thread(lambda: [moderate(text, service.guard) for text in texts])
-    results = [_result(one) for one in found]
+    texts = await read_as(service, request, caller, lambda body: _read(service, body))
+    service.charge(caller, sum(len(text) for text in texts) // CHARACTERS)
+    size = caller.admission.size_bytes
+    moderated = [await service.compute(caller, partial(moderate, text, service.guard), size) for text in texts]
+    results = [_result(one) for one in moderated]
     return json_response(
         {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD, "results": results}
     )
+
+
+def _read(service: Service, body: dict[str, Any]) -> list[str]:
+    """The texts to judge. Raises Refused."""
+    asked, _ = MODERATIONS.read(body, strict=service.strict)
+    texts = texts_of(asked.input)
+    within("input", len(texts), service.limits.prompts)
+    return texts
 
 
 def texts_of(given: str | list[Any]) -> list[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from herd.replies import Reply
 from herd.server.fields import Refused
-from herd.server.media import check_count, image_of
+from herd.server.media import Images, check_count
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
 from herd.text.messages import MOST_NAME, ToolCall
@@ -93,7 +93,7 @@ def with_kinds(items: list[Any]) -> list[Any]:
     ]
 
 
-async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[str, Any]]:
+def turns_of(items: Sequence[Item], images: Images) -> list[dict[str, Any]]:
     """Turns; calls that follow each other, or a message of the assistant, are one. Raises Refused, BadMedia."""
     contents = [x.content if isinstance(x, Said) else x.output for x in items if isinstance(x, Said | CallOutput)]
     check_count(sum(isinstance(p, InputImage) for content in contents if isinstance(content, list) for p in content))
@@ -104,7 +104,7 @@ async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[st
         match item:
             case Said(role, content):
                 role_ = "system" if role == "developer" else role
-                found.append({"role": role_, "content": await _content(content, where, remote_media)})
+                found.append({"role": role_, "content": _content(content, where, images)})
             case Called(call_id, name, arguments, namespace):
                 names[call_id] = name = name_in(namespace, name)
                 if not found or found[-1]["role"] != "assistant":
@@ -112,7 +112,7 @@ async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[st
                 call = {"name": name, "arguments": arguments_of(arguments, f"{where}.arguments"), "id": call_id}
                 found[-1].setdefault("tool_calls", []).append(call)
             case CallOutput(call_id, output):
-                content_ = await _content(output, where, remote_media)
+                content_ = _content(output, where, images)
                 turn = {"role": "tool", "content": content_, "tool_call_id": call_id}
                 found.append({**turn, "name": names[call_id]} if call_id in names else turn)
             case Reasoning():
@@ -122,7 +122,7 @@ async def turns_of(items: Sequence[Item], *, remote_media: bool) -> list[dict[st
     return found
 
 
-async def _content(content: str | Sequence[Part], where: str, remote_media: bool) -> Any:
+def _content(content: str | Sequence[Part], where: str, images: Images) -> Any:
     if isinstance(content, str):
         return content
     found: list[dict[str, Any]] = []
@@ -131,8 +131,7 @@ async def _content(content: str | Sequence[Part], where: str, remote_media: bool
             case InputText(text) | OutputText(text) | Refusal(text):
                 found.append({"type": "text", "text": text})
             case InputImage(url):
-                at = f"{where}.content[{i}].image_url"
-                found.append({"type": "image", "image": await image_of(url, at, remote=remote_media)})
+                found.append(images.part(url, f"{where}.content[{i}].image_url"))
     return found
 
 

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
-from herd.server.body import read_json
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table, told
+from herd.server.intake import read_as
+from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
@@ -134,28 +135,15 @@ RESPONSES: Table[ResponsesRequest] = Table(
 
 async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer: whole, as a stream, or in the background."""
-    asked, ignored = RESPONSES.read(await read_json(request, service.limits, media=True), strict=service.strict)
-    if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
-        if service.strict:
-            raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
-        ignored = ("tools[].web_search", *ignored)
-    items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
-    before = None
-    if asked.previous_response_id is not None:
-        before = service.responses.find(caller.key, asked.previous_response_id).items
-    own = await asyncio.to_thread(Items, before, items)
-    kept = Kept(_body(asked), own)
-    if asked.store is not False:
-        service.responses.check(kept)
-    ask = await _ask(service, asked, items if before is None else await asyncio.to_thread(own.all))
-    spaces = _spaces(asked.tools or ())
-    headers = told(ignored)
+    read = await read_as(service, request, caller, lambda body: _read(service, caller, body), media=True)
+    asked, ask, kept, spaces, headers = read
     if asked.background:
-        if asked.stream or asked.store is False:
-            raise Refused("background: got it with stream or without store", "background")
         kept.say(status="queued")
         service.responses.keep(caller.key, kept)
+        admission = caller.admission
+        admission.goes_on = True
         kept.task = asyncio.create_task(_in_background(service, caller, ask, kept, spaces))
+        kept.task.add_done_callback(lambda _: admission.close())
         return _response(kept, headers)
     answer = await service.open(caller, ask)
     if asked.store is not False:
@@ -172,6 +160,37 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     finally:
         _left(service, caller, kept)
     return _response(kept, headers)
+
+
+class _Read(NamedTuple):
+    """What a body asks for."""
+
+    asked: ResponsesRequest
+    ask: Ask
+    kept: Kept
+    spaces: Spaces
+    headers: dict[str, str]
+
+
+def _read(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
+    """What is asked. Raises Refused, NotFound, TooLarge, BadMedia."""
+    asked, ignored = RESPONSES.read(body, strict=service.strict)
+    if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
+        if service.strict:
+            raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
+        ignored = ("tools[].web_search", *ignored)
+    if asked.background and (asked.stream or asked.store is False):
+        raise Refused("background: got it with stream or without store", "background")
+    items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
+    before = None
+    if asked.previous_response_id is not None:
+        before = service.responses.find(caller.key, asked.previous_response_id).items
+    own = Items(before, items)
+    kept = Kept(_body(asked), own)
+    if asked.store is not False:
+        service.responses.check(kept)
+    ask = _ask(service, asked, items if before is None else own.all())
+    return _Read(asked, ask, kept, _spaces(asked.tools or ()), told(ignored))
 
 
 def _response(kept: Kept, headers: Mapping[str, str]) -> Response:
@@ -203,19 +222,24 @@ async def cancel(service: Service, request: Request, caller: Caller) -> Response
 async def input_items(service: Service, request: Request, caller: Caller) -> Response:
     """What led to a stored one."""
     kept = service.responses.find(caller.key, request.path_params["id"])
-    items = await asyncio.to_thread(kept.items.all)
-    data = [{"id": f"item_{i}", **item} for i, item in enumerate(items) if isinstance(item, dict)]
-    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-    return json_response({"object": "list", "data": data, "has_more": False, **ends})
+
+    def written() -> bytes:
+        data = [{"id": f"item_{i}", **item} for i, item in enumerate(kept.items.all()) if isinstance(item, dict)]
+        ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+        return encode({"object": "list", "data": data, "has_more": False, **ends})
+
+    data = await service.compute(caller, written, kept.items.whole_bytes)
+    return Response(data, media_type="application/json")
 
 
-async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Ask:
+def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Ask:
     try:
         typed = msgspec.convert(items, list[Item])
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
         raise Refused(f"input{where.rstrip('`')}: {text[:1].lower()}{text[1:]}", "input") from None
-    turns = await turns_of(typed, remote_media=service.remote_media)
+    images = Images(remote=service.remote_media)
+    turns = turns_of(typed, images)
     if asked.instructions:
         turns = [{"role": "system", "content": asked.instructions}, *turns]
     tools = [
@@ -237,6 +261,7 @@ async def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> A
     return Ask(
         model=asked.model,
         messages=turns,
+        images=images,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls is not False,

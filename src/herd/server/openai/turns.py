@@ -8,7 +8,7 @@ import msgspec
 
 from herd.errors import UsageError
 from herd.server.fields import Refused
-from herd.server.media import check_count, image_of
+from herd.server.media import Images, check_count
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -96,10 +96,10 @@ class Choice(msgspec.Struct):
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
 
 
-async def dialog_of(turns: Sequence[Turn], *, remote_media: bool) -> list[dict[str, Any]]:
+def dialog_of(turns: Sequence[Turn], images: Images) -> list[dict[str, Any]]:
     """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
     check_count(sum(isinstance(p, Image) for turn in turns if isinstance(turn.content, list) for p in turn.content))
-    return [await _turn(turn, f"messages[{i}]", remote_media) for i, turn in enumerate(turns)]
+    return [_turn(turn, f"messages[{i}]", images) for i, turn in enumerate(turns)]
 
 
 def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
@@ -141,10 +141,10 @@ def arguments_of(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-async def _turn(turn: Turn, where: str, remote_media: bool) -> dict[str, Any]:
+def _turn(turn: Turn, where: str, images: Images) -> dict[str, Any]:
     content: Any = turn.content
     if isinstance(content, list):
-        content = [await _part(part, f"{where}.content[{i}]", remote_media) for i, part in enumerate(content)]
+        content = [_part(part, f"{where}.content[{i}]", images) for i, part in enumerate(content)]
     found: dict[str, Any] = {"role": "system" if turn.role == "developer" else turn.role, "content": content}
     if turn.tool_calls:
         at = f"{where}.tool_calls[].function.arguments"
@@ -159,12 +159,12 @@ async def _turn(turn: Turn, where: str, remote_media: bool) -> dict[str, Any]:
     return found
 
 
-async def _part(part: Part, where: str, remote_media: bool) -> dict[str, Any]:
+def _part(part: Part, where: str, images: Images) -> dict[str, Any]:
     match part:
         case Text(text):
             return {"type": "text", "text": text}
         case Refusal(refusal):
             return {"type": "text", "text": refusal}
         case Image(image_url):
-            return {"type": "image", "image": await image_of(image_url.url, where, remote=remote_media)}
+            return images.part(image_url.url, where)
     raise UsageError(f"{where}: unknown part")

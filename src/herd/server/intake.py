@@ -1,0 +1,36 @@
+"""A request's body -> what a route makes of it: read within its key's share, understood in its key's lane.
+
+What it is not: the parser (`body`), what a route's fields mean (the dialects).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from herd.server.body import read_body, read_object
+from herd.server.limits import Limits
+from herd.server.service import Caller, Service
+
+T = TypeVar("T")
+INLINE = 16 << 10
+"""Bytes of a body that are read in less time than it takes to ask another thread."""
+
+
+async def read_as(
+    service: Service, request: Request, caller: Caller, make: Callable[[dict[str, Any]], T], *, media: bool = False
+) -> T:
+    """What `make` makes of the body's JSON object, beside the event loop where it is long. media: images may be in it.
+
+    Raises UsageError for what is no such object, Busy for a body beyond the key's share, what `make` raises, and
+    TooLarge and TimedOut as `read_body` does.
+    """
+    pieces = await read_body(request, service.limits, caller.admission.hold, media=media)
+    size = sum(len(piece) for piece in pieces)
+    if size <= INLINE:
+        return _made(pieces, service.limits, make)
+    return await service.compute(caller, lambda: _made(pieces, service.limits, make), size)
+
+
+def _made(pieces: Sequence[bytes], limits: Limits, make: Callable[[dict[str, Any]], T]) -> T:
+    return make(read_object(b"".join(pieces), limits))
