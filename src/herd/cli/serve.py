@@ -164,7 +164,7 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
     from herd.llm import load
     from herd.server.limits import Limits
 
-    arguments = options.load_arguments(values)
+    arguments, limits = options.load_arguments(values), Limits()
     context = arguments["context"] or "auto"
     if isinstance(context, int):
         context = min(context, describe(path).config.max_context)
@@ -173,5 +173,7 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
         **{**arguments, "context": context},
         parallel=values["parallel"],
         engine="thread" if values["in_process"] else "child",
-        queue=Limits().queue,
+        queue=limits.queue,
+        grammar_s=limits.grammar_s,
+        grammar_bytes=limits.grammar_bytes,
     )

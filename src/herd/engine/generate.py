@@ -227,7 +227,7 @@ class Engine:
         if options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
-            self._grammars.matcher(options.grammar)
+            self._grammars.matcher(options.grammar, request.salt, request.client)
         return self._digests(request)
 
     def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> Job:

@@ -10,15 +10,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import UsageError, fail
 
 MAX_NESTING = 64
 _PIECES = re.compile(
-    r'"(?:[^"\\\n]|\\.)*"'  # a string
-    r"|/(?![/*])(?:[^/\\\n]|\\.)+/"  # a regular expression
+    r'"(?:[^"\\\n]++|\\.)*+(?P<string>"?)'
+    r"|/(?![/*])(?P<regex>(?:[^/\\]++|\\.)++)(?P<end>/?)"
     r"|//[^\n]*|\#[^\n]*"  # a comment
     r"|%(?:json|lark|regex)\b|%[a-z]+|[(\[{]|[)\]}]",
 )
+"""A string or an expression without an end is met once: nothing is looked for behind it."""
+_SPACE = re.compile(r"\s*")
 
 
 def enforceable(text: str, schema: Callable[[str], Any]) -> str:
@@ -30,12 +33,17 @@ def enforceable(text: str, schema: Callable[[str], Any]) -> str:
         out.append(text[at : found.end()])
         at = found.end()
         word = found[0]
+        if "" in (found["string"], found["end"]):
+            fail(UsageError, "lark", got="a string or expression without an end", expected="a closing quote or slash")
+        if found["regex"] is not None and repeats(found["regex"]) > MAX_REPEATS:
+            many = f"counts inside counts that multiply to more than {MAX_REPEATS}"
+            fail(UsageError, "lark", got=many, expected="smaller ones")
         if word in ("(", "[", "{"):
             depth += 1
         elif word in (")", "]", "}"):
             depth -= 1
         elif word == "%json":
-            begin = at + len(text[at:]) - len(text[at:].lstrip())
+            begin = _end_of_space(text, at)
             end = _end_of_json(decoder, text, begin)
             out.append(" " + json.dumps(schema(text[begin:end])))
             at = end
@@ -44,6 +52,12 @@ def enforceable(text: str, schema: Callable[[str], Any]) -> str:
         if depth > MAX_NESTING:
             fail(UsageError, "lark", got=f"more than {MAX_NESTING} open brackets", expected=f"at most {MAX_NESTING}")
     return "".join(out) + text[at:]
+
+
+def _end_of_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
 
 
 def _end_of_json(decoder: json.JSONDecoder, text: str, begin: int) -> int:

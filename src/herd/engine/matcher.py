@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +20,17 @@ import numpy.typing as npt
 
 from herd.engine import lark_check, schema_check
 from herd.engine.grammar import Grammar
+from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 
 Ids = npt.NDArray[np.int64]
 
+Judge = Callable[[Grammar, str], None]
 MAX_COMPILED = 8
-"""Compiled grammars kept for requests with the same text. What the lexer learns in a text stays with its grammar: up to
-30 MiB where a grammar is made to that end, 2 MiB as a rule. Compiling anew takes some milliseconds."""
+"""Compiled grammars kept for a tenant's requests with the same text. What the lexer learns in a text stays with its
+grammar: up to 30 MiB where a grammar is made to that end, 2 MiB as a rule. Compiling anew takes some milliseconds."""
+MAX_COMPILED_IN_ALL = 24
+"""Of all tenants."""
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,  # 20 ms of compiling
     "max_grammar_size": 250_000,
@@ -59,44 +63,78 @@ class Vocabulary(Protocol):
 
 
 class Grammars:
-    """Compiles grammars over one vocabulary. Any thread may ask; the first builds the trie. end_ids: end a text."""
+    """Compiles grammars over one vocabulary. Any thread may ask; the first builds the trie.
 
-    def __init__(self, vocabulary: Vocabulary, end_ids: Collection[int]) -> None:
+    end_ids: end a text. judge: raises what is wrong with a grammar before it is compiled here, told whose it is.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, end_ids: Collection[int], judge: Judge | None = None) -> None:
         self._vocabulary = vocabulary
         self._end_ids = sorted(i for i in end_ids if i < vocabulary.vocab_size)
         self._lock = threading.Lock()
         self._trie: Any = None
-        self._compiled: OrderedDict[Grammar, Any] = OrderedDict()
+        self._judge = judge
+        self._compiled = _Compiled()
 
     def prepare(self) -> None:
         """Build the trie now (about a second for 200,000 tokens, and 80 MiB), so that no request waits for it."""
         with self._lock:
             self._built()
 
-    def matcher(self, grammar: Grammar) -> "Matcher":
-        """A matcher at the beginning of the text. Raises UsageError that says what is wrong with the grammar."""
+    def matcher(self, grammar: Grammar, tenant: bytes = b"", client: str = "") -> "Matcher":
+        """A matcher at the beginning of the text. tenant: within which what is compiled is shared; client: whose it is,
+        where there are no tenants. Raises UsageError that says what is wrong with the grammar."""
         with self._lock:
-            found = self._compiled.get(grammar)
-            if found is not None:
-                self._compiled.move_to_end(grammar)
-            trie = self._built()
+            found = self._compiled.get(tenant, grammar)
         if found is None:
-            found = _guarded(trie, grammar)
+            if not self._end_ids:
+                fail(UsageError, "grammar", got="a vocabulary without an end token", expected="a chat model's")
+            if self._judge is not None:
+                self._judge(grammar, tenant.hex() or client)
             with self._lock:
-                self._compiled[grammar] = found
-                while len(self._compiled) > MAX_COMPILED:
-                    self._compiled.popitem(last=False)
+                trie = self._built()
+            found = compiled(trie, grammar)
+            with self._lock:
+                self._compiled.keep(tenant, grammar, found)
         return Matcher(found, self._vocabulary.vocab_size, self._end_ids[0]).copy()
 
     def _built(self) -> Any:
         if self._trie is None:
             import llguidance
 
-            if not self._end_ids:
-                fail(UsageError, "grammar", got="a vocabulary without an end token", expected="a chat model's")
             words: Any = _Words(self._vocabulary, self._end_ids[0])
             self._trie = llguidance.LLTokenizer(words, eos_token=self._end_ids)
         return self._trie
+
+
+class _Compiled:
+    """Compiled grammars, the last ones of each tenant: whether one is there tells others nothing."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[bytes, OrderedDict[Grammar, Any]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(kept) for kept in self._tenants.values())
+
+    def get(self, tenant: bytes, grammar: Grammar) -> Any | None:
+        """The state of a tenant's grammar, if it is kept."""
+        kept = self._tenants.get(tenant, OrderedDict())
+        if grammar in kept:
+            kept.move_to_end(grammar)
+        return kept.get(grammar)
+
+    def keep(self, tenant: bytes, grammar: Grammar, state: Any) -> None:
+        """Keep one; the oldest of the tenant goes, or of whoever has most."""
+        kept = self._tenants.setdefault(tenant, OrderedDict())
+        self._tenants.move_to_end(tenant)
+        kept[grammar] = state
+        while len(kept) > MAX_COMPILED:
+            kept.popitem(last=False)
+        while len(self) > MAX_COMPILED_IN_ALL:
+            most = max(self._tenants, key=lambda one: len(self._tenants[one]))
+            self._tenants[most].popitem(last=False)
+            if not self._tenants[most]:
+                del self._tenants[most]
 
 
 class Matcher:
@@ -163,8 +201,9 @@ class _Words:
         return self._encode(text)
 
 
-def _guarded(trie: Any, grammar: Grammar) -> Any:
-    """`_compile`, and a UsageError for whatever llguidance raises: its Rust panics are no Exception."""
+def compiled(trie: Any, grammar: Grammar) -> Any:
+    """A checked grammar's state at the beginning of its text, its first mask made. Raises UsageError, also for whatever
+    llguidance raises: its Rust panics are no Exception."""
     try:
         return _compile(trie, grammar)
     except (HerdError, KeyboardInterrupt):
@@ -175,7 +214,6 @@ def _guarded(trie: Any, grammar: Grammar) -> Any:
 
 
 def _compile(trie: Any, grammar: Grammar) -> Any:
-    """A checked, compiled grammar at the beginning of its text. Raises UsageError."""
     if grammar.kind == "schema":
         return _compile_schema(trie, grammar.text)
     if grammar.kind == "lark":
@@ -184,6 +222,9 @@ def _compile(trie: Any, grammar: Grammar) -> Any:
         return _started(trie, "json", _state(trie, _of_schema({"type": "object"})))
     from llguidance import LLMatcher
 
+    if repeats(grammar.text) > MAX_REPEATS:
+        many = f"counts inside counts that multiply to more than {MAX_REPEATS}"
+        fail(UsageError, "regex", got=many, expected="smaller ones")
     return _started(trie, "regex", _state(trie, LLMatcher.grammar_from_regex(grammar.text)))
 
 

@@ -17,10 +17,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from decimal import Decimal
+from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote
 
+from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import UsageError, fail
+from herd.strict_json import excess, unique
 
 MAX_DEPTH = 64
 MAX_COUNT = 10_000
@@ -29,7 +32,9 @@ MAX_NUMBER = 2**53 - 1
 """Of bounds of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON. zod's
 `int()` writes these bounds."""
 MAX_WORK = 200_000
-"""Nodes looked at to find out whether every text comes to an end."""
+"""Nodes looked at to find out whether every text comes to an end, and which options of `oneOf` share values."""
+MAX_OPTIONAL = 400
+"""Members of one object that may be left out."""
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 TABLES = ("properties", "patternProperties")
 SINGLE = ("additionalProperties", "items")
@@ -37,6 +42,9 @@ SINGLE = ("additionalProperties", "items")
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 Node = dict[str, Any]
+Place: TypeAlias = "tuple[Place, str | int] | None"
+"""Where a node stands: its parent's place and its key there; None: the whole schema. Spelt only when it is told: the
+names above many small nodes may be long."""
 
 ANNOTATIONS = (
     *("$schema", "$id", "id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary", "$dynamicAnchor"),
@@ -99,10 +107,10 @@ def enforceable(text: str) -> "Checked":
 
 def parsed(text: str) -> Any:
     """JSON within limits. Raises UsageError."""
-    if _depth(text) > MAX_DEPTH:
+    if excess(text.encode("utf-8", "surrogatepass"), depth=MAX_DEPTH, values=len(text)):
         fail(UsageError, "schema", got=f"more than {MAX_DEPTH} levels", expected=f"at most {MAX_DEPTH}")
     try:
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+        found = json.loads(text, object_pairs_hook=unique(_twice), parse_constant=_constant, parse_float=_finite)
         json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is no text
         return found
     except (ValueError, RecursionError) as error:
@@ -111,13 +119,8 @@ def parsed(text: str) -> Any:
         fail(UsageError, "schema", got=f"no JSON ({error})", expected="a JSON schema")
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> Node:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        fail(UsageError, "schema", got=f"the key {twice!r} twice in one object", expected="each key once")
-    return found
+def _twice(name: str) -> NoReturn:
+    fail(UsageError, "schema", got=f"the key {name!r} twice in one object", expected="each key once")
 
 
 def _finite(text: str) -> float:
@@ -129,25 +132,13 @@ def _constant(name: str) -> NoReturn:
     fail(UsageError, "schema", got=name, expected="finite numbers")
 
 
-def _depth(text: str) -> int:
-    """Of brackets outside strings."""
-    deepest = depth = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.DOTALL):
-        if found[0] in ("[", "{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif found[0] in ("]", "}"):
-            depth -= 1
-    return deepest
-
-
 @dataclass
 class Checked:
     """A schema of the same meaning, in the words that masks enforce."""
 
     schema: Node
-    places: dict[int, str]
-    """id of each node in it -> JSON pointer to where it came from."""
+    places: dict[int, Place]
+    """id of each node in it -> where it came from."""
 
 
 def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> NoReturn:
@@ -159,7 +150,7 @@ def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> 
     node, tries, seen = checked.schema, MAX_TRIES, set[int]()
     while id(node) not in seen:
         seen.add(id(node))
-        inner = [defs[node["$ref"].removeprefix("#/$defs/")]] if "$ref" in node else []
+        inner = [defs[_name(node)]] if "$ref" in node else []
         for part in (*inner, *children(node)):
             if not isinstance(part, dict) or tries == 0:
                 continue
@@ -172,7 +163,7 @@ def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> 
     for beginning, (words, instead) in REASONS.items():
         if why.startswith(beginning):
             why, do = words + why.removeprefix(beginning), instead
-    _refuse(checked.places.get(id(node), ""), why, do)
+    _refuse(checked.places.get(id(node)), why, do)
 
 
 MAX_TRIES = 100
@@ -192,42 +183,49 @@ class _Rewriter:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._places: dict[int, str] = {}
-        self._names: dict[str, str] = {}
-        """JSON pointer -> name in `$defs`."""
+        self._places: dict[int, Place] = {}
+        self._targets: list[tuple[Any, Place]] = []
+        """What references lead to, in the order of their names in `$defs`."""
+        self._names: dict[int, str] = {}
+        """id of each of them -> its name: one node is one definition, however its pointer is spelt."""
         self._defs: dict[str, Any] = {}
 
     def whole(self) -> Checked:
-        schema = self.node(self._root, "")
+        schema = self.node(self._root, None)
         if schema is False:
-            _refuse("", "the schema is false", "no text matches it")
+            _refuse(None, "the schema is false", "no text matches it")
         schema = {} if schema is True else schema
-        waiting = list(self._names)
-        while waiting:
-            pointer = waiting.pop()
-            self._defs[self._names[pointer]] = self.node(_at(self._root, pointer), pointer)
-            waiting += [p for p in self._names if self._names[p] not in self._defs and p not in waiting]
-        self._check_loops()
+        for target, place in self._targets:  # which grows meanwhile
+            self._defs[self._names[id(target)]] = self.node(target, place)
+        inner_first = self._check_loops()
         _Ends(self._defs).check(schema, self._places)
         _split_one_of([schema, *self._defs.values()], self._defs)
+        _Divisors(self._places).check({name: self._defs[name] for name in inner_first}, schema)
         if self._defs:
             schema["$defs"] = self._defs
         return Checked(schema, self._places)
 
-    def _check_loops(self) -> None:
-        """Refuse references that come back to where they began without a step into a value."""
-        leads_to = {f"#/$defs/{name}": _references(s) for name, s in self._defs.items()}
-        for name, schema in self._defs.items():
-            seen, waiting = set[str](), list(_references(schema))
-            while waiting:
-                target = waiting.pop()
-                if target == f"#/$defs/{name}":
-                    _refuse(self._places[id(schema)], "its references lead back to itself", "end the loop")
-                if target not in seen:
-                    seen.add(target)
-                    waiting += leads_to[target]
+    def _check_loops(self) -> list[str]:
+        """Refuse references that come back to where they began without a step into a value. Names of the definitions,
+        each after those that it leads to."""
+        over: dict[str, None] = {}
+        under_way: dict[str, Iterator[str]] = {}
+        for begin in self._defs:
+            if begin not in over:
+                under_way[begin] = _references(self._defs[begin])
+            while under_way:
+                name = next(reversed(under_way))
+                target = next(under_way[name], None)
+                if target is None:
+                    del under_way[name]
+                    over[name] = None
+                elif target in under_way:
+                    _refuse(self._places[id(self._defs[target])], "its references lead back to itself", "end the loop")
+                elif target not in over:
+                    under_way[target] = _references(self._defs[target])
+        return list(over)
 
-    def node(self, schema: Any, place: str) -> Any:
+    def node(self, schema: Any, place: Place) -> Any:
         """A schema rewritten: true, false or an object."""
         if isinstance(schema, bool):
             return schema
@@ -236,113 +234,124 @@ class _Rewriter:
         new: Node = {}
         self._places[id(new)] = place
         for keyword, value in schema.items():
-            here = f"{place}/{_escaped(keyword)}"
+            here = place, keyword
             if keyword in REFUSED:
                 if not any(value is v or (value == v and type(value) is type(v)) for v in VACUOUS.get(keyword, ())):
                     _refuse(here, f"{keyword} cannot be enforced", REFUSED[keyword])
             elif keyword in KEYWORDS:
                 KEYWORDS[keyword](self, new, value, here, schema)
-            elif keyword == "$id" and place:
+            elif keyword == "$id" and place is not None:
                 _refuse(here, "$id inside a schema changes what a $ref means", "leave it out")
         return new
 
-    def reference(self, new: Node, value: Any, here: str) -> None:
+    def reference(self, new: Node, value: Any, here: Place) -> None:
         """`$ref`."""
         if not isinstance(value, str) or not (value == "#" or value.startswith("#/")):
             _refuse(here, f"got {json.dumps(value)[:80]}", "write a reference into this schema, like #/$defs/name")
-        pointer = unquote(value[1:])
         try:
-            _at(self._root, pointer)
+            target, place = _at(self._root, unquote(value[1:]))
         except LookupError:
             _refuse(here, f"{value[:80]} leads nowhere", "write a reference into this schema, like #/$defs/name")
-        name = self._names.setdefault(pointer, f"d{len(self._names)}")
-        new["$ref"] = f"#/$defs/{name}"
+        if id(target) not in self._names:
+            self._names[id(target)] = f"d{len(self._names)}"
+            self._targets.append((target, place))
+        new["$ref"] = f"#/$defs/{self._names[id(target)]}"
 
 
 # -- keywords: (the rewriter, the new node, the value, its place, the node as given) ----------------------------------
 
 
-def _reference(to: _Rewriter, new: Node, value: Any, here: str, _: Node) -> None:
+def _reference(to: _Rewriter, new: Node, value: Any, here: Place, _: Node) -> None:
     to.reference(new, value, here)
 
 
-def _type(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _type(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(n, str) and n in TYPES for n in names):
         _refuse(here, f"got {json.dumps(value)[:80]}", "one of " + ", ".join(TYPES))
-    new["type"] = value
+    new["type"] = list(dict.fromkeys(value)) if isinstance(value, list) else value
 
 
-def _enum(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _enum(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if not isinstance(value, list) or not value:
         _refuse(here, f"got {json.dumps(value)[:80]}", "a list of one or more values")
     for i, one in enumerate(value):
-        _check_value(one, f"{here}/{i}")
+        _check_value(one, (here, i))
     new["enum"] = value
 
 
-def _const(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _const(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     _check_value(value, here)
     new["const"] = value
 
 
-def _check_value(value: Any, here: str) -> None:
+def _check_value(value: Any, here: Place) -> None:
     """A value that may be written as it stands."""
     if isinstance(value, dict | list):
         for name, one in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_value(one, f"{here}/{_escaped(str(name))}")
+            _check_value(one, (here, name))
     elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
         _refuse(here, f"got {str(value)[:40]}", f"a number from -{MAX_NUMBER} to {MAX_NUMBER}")
 
 
 def _schemas(keyword: str) -> "Keyword":
-    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    def read(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
         if not isinstance(value, list) or not value:
             _refuse(here, f"got {_kind(value)}", "a list of one or more schemas")
-        new.setdefault(keyword, []).extend(to.node(s, f"{here}/{i}") for i, s in enumerate(value))
+        new.setdefault(keyword, []).extend(to.node(s, (here, i)) for i, s in enumerate(value))
 
     return read
 
 
 def _by_name(keyword: str) -> "Keyword":
-    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    def read(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
         if not isinstance(value, dict):
             _refuse(here, f"got {_kind(value)}", "an object of schemas")
         if keyword == "patternProperties":
             for pattern in value:
-                _check_pattern(pattern, f"{here}/{_escaped(pattern)}")
-        new[keyword] = {name: to.node(s, f"{here}/{_escaped(name)}") for name, s in value.items()}
+                _check_pattern(pattern, (here, pattern))
+        else:
+            _check_optional(value, given.get("required"), here)
+        new[keyword] = {name: to.node(s, (here, name)) for name, s in value.items()}
 
     return read
 
 
+def _check_optional(names: Mapping[str, Any], required: Any, here: Place) -> None:
+    """Any of them may come next, and a mask has a bound for what may."""
+    listed = {n for n in required if isinstance(n, str)} if isinstance(required, list) else set[str]()
+    optional = sum(name not in listed for name in names)
+    if optional > MAX_OPTIONAL:
+        _refuse(here, f"{optional} members that may be left out", f"at most {MAX_OPTIONAL}; list others in `required`")
+
+
 def _schema(keyword: str) -> "Keyword":
-    def read(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    def read(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
         new[keyword] = to.node(value, here)
 
     return read
 
 
-def _items(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _items(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if isinstance(value, list):  # before 2020-12: one schema a place
-        new["prefixItems"] = [to.node(s, f"{here}/{i}") for i, s in enumerate(value)]
+        new["prefixItems"] = [to.node(s, (here, i)) for i, s in enumerate(value)]
     else:
         new["items"] = to.node(value, here)
 
 
-def _additional_items(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _additional_items(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if isinstance(given.get("items"), list):
         new["items"] = to.node(value, here)
 
 
-def _required(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _required(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if not isinstance(value, list) or not all(isinstance(n, str) for n in value):
         _refuse(here, f"got {_kind(value)}", "a list of names")
     new["required"] = list(dict.fromkeys(value))
 
 
 def _count(keyword: str) -> "Keyword":
-    def read(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    def read(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
@@ -355,7 +364,7 @@ def _count(keyword: str) -> "Keyword":
 
 
 def _bound(keyword: str) -> "Keyword":
-    def read(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+    def read(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
         if isinstance(value, bool) and keyword.startswith("exclusive"):  # draft 4: makes the bound beside it exclusive
             plain = "m" + keyword.removeprefix("exclusiveM")
             if value and plain in given:
@@ -370,23 +379,25 @@ def _bound(keyword: str) -> "Keyword":
     return read
 
 
-def _pattern(_: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _pattern(_: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if not isinstance(value, str):
         _refuse(here, f"got {_kind(value)}", "a regular expression")
     _check_pattern(value, here)
     new["pattern"] = value
 
 
-def _check_pattern(pattern: str, here: str) -> None:
+def _check_pattern(pattern: str, here: Place) -> None:
     if _UNLIKE.search(re.sub(r"\\.", "", pattern, flags=re.DOTALL)):
         _refuse(here, "[], [^], and [, &&, -- and ~~ inside [...] mean other things to other readers", "escape them")
+    if repeats(pattern) > MAX_REPEATS:
+        _refuse(here, f"counts inside counts multiply to more than {MAX_REPEATS}", "write smaller ones")
 
 
 _UNLIKE = re.compile(r"\[\^?(?:\]|[^\]]*?(?:\[|&&|--|~~))")
 """What ECMA 262, which patterns are written in, and llguidance read differently, once escapes are gone."""
 
 
-def _format(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> None:
+def _format(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
     if not isinstance(value, str) or value not in (*FORMATS, *FREE_FORMATS):
         _refuse(here, f"got {json.dumps(value)[:80]}", "one of " + ", ".join(FORMATS) + "; or give a pattern")
     if value in FREE_FORMATS:
@@ -402,7 +413,7 @@ def _format(to: _Rewriter, new: Node, value: Any, here: str, given: Node) -> Non
         new.setdefault("allOf", []).append(also)
 
 
-Keyword = Callable[[_Rewriter, Node, Any, str, Node], None]
+Keyword = Callable[[_Rewriter, Node, Any, Place, Node], None]
 
 KEYWORDS: dict[str, Keyword] = {
     "type": _type,
@@ -436,17 +447,35 @@ KEYWORDS: dict[str, Keyword] = {
 """Enforced: how each is read."""
 
 
-def _references(schema: Any) -> list[str]:
-    """Where the references of a schema lead that are for the same value as itself."""
-    found: list[str] = []
+def _references(schema: Any) -> Iterator[str]:
+    """Names in `$defs` to which the references of a schema lead that are for the same value as itself."""
     waiting = [schema]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            found += [node["$ref"]] if "$ref" in node else []
+            if "$ref" in node:
+                yield _name(node)
             for keyword in ("allOf", "anyOf", "oneOf"):
                 waiting += node.get(keyword, ())
-    return found
+
+
+def _name(node: Node) -> str:
+    """Of the definition that a node's reference leads to."""
+    reference: str = node["$ref"]
+    return reference.removeprefix("#/$defs/")
+
+
+class _Work:
+    """Counts steps that references may multiply."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def one_more(self) -> None:
+        """Refuse what takes too many."""
+        self._steps += 1
+        if self._steps > MAX_WORK:
+            _refuse(None, "its references are too entangled", "write it with fewer of them")
 
 
 class _Ends:
@@ -455,16 +484,16 @@ class _Ends:
     def __init__(self, defs: Mapping[str, Any]) -> None:
         self._defs = defs
         self._ending: set[str] = set()
-        self._work = 0
+        self._work = _Work()
 
-    def check(self, root: Node, places: Mapping[int, str]) -> None:
+    def check(self, root: Node, places: Mapping[int, Place]) -> None:
         before = -1
         while before < len(self._ending):
             before = len(self._ending)
             self._ending.update(n for n, s in self._defs.items() if n not in self._ending and self._ends(s))
         if not self._ends(root):
             endless = [s for n, s in self._defs.items() if n not in self._ending and isinstance(s, dict)]
-            place = places[id(endless[0])] if endless else ""
+            place = places[id(endless[0])] if endless else None
             _refuse(place, "no text that matches it ever ends", "let what refers to itself be left out, or be null")
         for node in _nodes([root, *self._defs.values()]):
             self._prune(node)
@@ -480,12 +509,10 @@ class _Ends:
                 node[keyword] = self._ends(value) and value
 
     def _ends(self, schema: Any) -> bool:
-        self._work += 1
-        if self._work > MAX_WORK:
-            _refuse("", "its references are too entangled", "write it with fewer of them")
+        self._work.one_more()
         if isinstance(schema, bool):
             return schema
-        if "$ref" in schema and schema["$ref"].removeprefix("#/$defs/") not in self._ending:
+        if "$ref" in schema and _name(schema) not in self._ending:
             return False
         if not all(self._ends(s) for s in schema.get("allOf", ())):
             return False
@@ -500,7 +527,8 @@ class _Ends:
             properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
             patterns, required = schema.get("patternProperties", {}), schema.get("required", ())
             if schema.get("minProperties", 0) > len(required):
-                others = [s for n, s in properties.items() if n not in required]
+                listed = set(required)
+                others = [s for n, s in properties.items() if n not in listed]
                 if not any(self._ends(s) for s in (*others, *patterns.values(), rest)):
                     return False
             return all(self._ends(properties.get(n, True if patterns else rest)) for n in required)
@@ -511,13 +539,74 @@ class _Ends:
         return True
 
 
+class _Divisors:
+    """How large the numbers are that a value has to be divided by. A lexer has a state for each remainder, and several
+    `multipleOf` of one value are one of their least common multiple."""
+
+    def __init__(self, places: Mapping[int, Place]) -> None:
+        self._places = places
+        self._defs: dict[str, int] = {}
+        self._different: set[int] = set()
+
+    def check(self, defs: Mapping[str, Any], root: Any) -> None:
+        """Refuse one that is too large, and too many. defs: each after those that it refers to for the same value."""
+        for name, schema in defs.items():
+            self._defs[name] = self._product(schema)
+        self._product(root)
+        for node in _nodes([*defs.values(), root]):
+            for inner in (*node.get("prefixItems", ()), *_values(node)):
+                self._product(inner)
+        if sum(self._different) > MAX_DIVISORS:
+            _refuse(None, f"its different multipleOf add up to more than {MAX_DIVISORS}", "write fewer or smaller ones")
+
+    def _product(self, schema: Any) -> int:
+        """At least the least common multiple of all that one value has to be divided by."""
+        if not isinstance(schema, dict):
+            return 1
+        found = _divisor(schema["multipleOf"], schema.get("type") == "integer") if "multipleOf" in schema else 1
+        found *= self._defs[_name(schema)] if "$ref" in schema else 1
+        for one in schema.get("allOf", ()):
+            found *= self._product(one)
+            found = min(found, MAX_DIVISOR + 1)
+        for keyword in ("anyOf", "oneOf"):
+            found *= max((self._product(one) for one in schema.get(keyword, ())), default=1)
+        if found > MAX_DIVISOR:
+            does = f"its multipleOf, without zeros at the end, come to more than {MAX_DIVISOR}"
+            _refuse(self._places[id(schema)], does, "write a smaller one")
+        if found > 1:
+            self._different.add(found)
+        return found
+
+
+MAX_DIVISOR = 10_000
+MAX_DIVISORS = 20_000
+
+
+def _divisor(value: float, whole: bool) -> int:
+    """How many remainders there are to tell apart, about: of whole numbers, digits of a fraction count as well."""
+    number = Decimal(repr(value)).normalize()
+    if whole or number == number.to_integral_value():
+        return int("".join(map(str, number.as_tuple().digits)))
+    return math.ceil(value)
+
+
+def _values(node: Node) -> Iterator[Any]:
+    """The schemas inside one that are of other values than its own, by name or for the rest."""
+    for keyword in TABLES:
+        yield from node.get(keyword, {}).values()
+    for keyword in SINGLE:
+        if keyword in node:
+            yield node[keyword]
+
+
 def _split_one_of(schemas: Sequence[Any], defs: Mapping[str, Any]) -> None:
     """Turn `oneOf` into `anyOf` wherever no value matches two of its options."""
+    work = _Work()
     for node in _nodes(schemas):
         options = node.get("oneOf")
         if options and len(options) <= MAX_OPTIONS and "anyOf" not in node:
-            known = [_Values.of(s, defs) for s in options]
-            if all(a.apart(b) for i, a in enumerate(known) for b in known[:i]):
+            known = [_Values.of(s, defs, work) for s in options]
+            if all(a.apart(b, work) for i, a in enumerate(known) for b in known[:i]):
                 renamed = {"anyOf" if k == "oneOf" else k: v for k, v in node.items()}
                 node.clear()
                 node.update(renamed)
@@ -557,12 +646,13 @@ class _Values:
     """Of an object: what its required members are."""
 
     @classmethod
-    def of(cls, schema: Any, defs: Mapping[str, Any], depth: int = 0) -> "_Values":
+    def of(cls, schema: Any, defs: Mapping[str, Any], work: "_Work", depth: int = 0) -> "_Values":
         """As far as references and required members go, a few levels deep."""
+        work.one_more()
         if not isinstance(schema, dict) or depth > 4:
             return cls(frozenset(TYPES))
         if "$ref" in schema and len(schema) == 1:
-            return cls.of(defs[schema["$ref"].removeprefix("#/$defs/")], defs, depth + 1)
+            return cls.of(defs[_name(schema)], defs, work, depth + 1)
         listed = [schema["const"]] if "const" in schema else schema.get("enum")
         exact = None if listed is None else frozenset(json.dumps(v, sort_keys=True) for v in listed)
         types = schema.get("type", TYPES if listed is None else [_type_of(v) for v in listed])
@@ -570,11 +660,12 @@ class _Values:
         if "number" in found:
             found.add("integer")
         properties = schema.get("properties", {})
-        parts = {n: cls.of(properties.get(n), defs, depth + 1) for n in schema.get("required", ())}
+        parts = {n: cls.of(properties.get(n), defs, work, depth + 1) for n in schema.get("required", ())}
         return cls(frozenset(found), exact, parts)
 
-    def apart(self, other: "_Values") -> bool:
+    def apart(self, other: "_Values", work: "_Work") -> bool:
         """Whether no value is in both."""
+        work.one_more()
         if not self.types & other.types:
             return True
         if self.exact is not None and other.exact is not None:
@@ -583,7 +674,7 @@ class _Values:
             return not (self.exact & other.exact) and not (numbers & self.types and numbers & other.types)
         if self.types & other.types != {"object"}:
             return False
-        return any(n in other.parts and part.apart(other.parts[n]) for n, part in self.parts.items())
+        return any(n in other.parts and part.apart(other.parts[n], work) for n, part in self.parts.items())
 
 
 def _type_of(value: Any) -> str:
@@ -600,24 +691,35 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), type(value).__name__)
 
 
-def _at(root: Any, pointer: str) -> Any:
-    """What a JSON pointer leads to. Raises LookupError."""
+def _at(root: Any, pointer: str) -> tuple[Any, Place]:
+    """What a JSON pointer leads to, and where that is. Raises LookupError."""
+    place: Place = None
     for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
+        name: str | int = part.replace("~1", "/").replace("~0", "~")
         if isinstance(root, list):
-            if not name.isdecimal():
-                raise LookupError(name)
-            root = root[int(name)]
-        elif isinstance(root, dict):
-            root = root[name]
-        else:
-            raise LookupError(name)
-    return root
+            if not (part.isascii() and part.isdecimal() and len(part) < 7):
+                raise LookupError(part)
+            name = int(part)
+        elif not isinstance(root, dict):
+            raise LookupError(part)
+        root, place = root[name], (place, name)
+    return root, place
 
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _refuse(place: str, why: str, do: str) -> NoReturn:
-    fail(UsageError, f"schema #{place}: {why}", do=do)
+def _refuse(place: Place, why: str, do: str) -> NoReturn:
+    parts: list[str] = []
+    while place is not None:
+        place, key = place
+        parts.append("/" + _escaped(str(key)))
+    pointer = "".join(reversed(parts))
+    if len(pointer) > MAX_POINTER:
+        pointer = f"{pointer[: MAX_POINTER // 2]}...{pointer[-MAX_POINTER // 2 :]}"
+    fail(UsageError, f"schema #{pointer}: {why}", do=do)
+
+
+MAX_POINTER = 400
+"""Characters of a place that are told."""

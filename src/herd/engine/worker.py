@@ -103,7 +103,7 @@ class Worker(Backend):
         if order.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
-            self._matchers[order.number] = self._grammars.matcher(order.options.grammar)
+            self._matchers[order.number] = self._grammars.matcher(order.options.grammar, order.salt, order.client)
         if routing is not None:
             self._routes[order.number] = routing
         self._send(order)

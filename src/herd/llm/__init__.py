@@ -34,6 +34,7 @@ from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.llm.requests import Requests
 from herd.llm.streams import AsyncStream, Prepared
+from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.replies import (
     CallArgumentsEvent,
     CallEndEvent,
@@ -88,6 +89,8 @@ def load(
     parallel: int = PARALLEL,
     engine: Literal["thread", "child"] = "thread",
     queue: int = MOST_WAITING,
+    grammar_s: float = GRAMMAR_S,
+    grammar_bytes: int = GRAMMAR_BYTES,
 ) -> "LLM":
     """Load a model by name or path.
 
@@ -102,12 +105,15 @@ def load(
     parallel: most answers at once; they share the cache, in which one fits with all of its context.
     engine: child computes in a process of its own: what crashes or is killed there ends requests with EngineDied here.
     queue: most requests that wait for a place; one more is refused with Busy.
+    grammar_s, grammar_bytes: most seconds and memory that trying a schema or grammar of a request may take; what takes
+    more is refused (`herd.llm.trials`).
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
+    check_limits(grammar_s, grammar_bytes)
     parts = read_model(
         model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel, engine, queue
     )
-    return LLM(**vars(parts))
+    return LLM(**vars(parts), grammar_s=grammar_s, grammar_bytes=grammar_bytes)
 
 
 class LLM:
@@ -128,11 +134,14 @@ class LLM:
         checkpoint: Checkpoint | None = None,
         parallel: int = PARALLEL,
         queue: int = MOST_WAITING,
+        grammar_s: float = GRAMMAR_S,
+        grammar_bytes: int = GRAMMAR_BYTES,
     ) -> None:
         """runner: the model here, or a Backend that holds it elsewhere. chat: the format, or the error that a chat gets
         because none is known. checkpoint: the open files that the model is mapped from; each request looks first
         whether they are still what was loaded. parallel: most answers at once. queue: most requests that
-        wait for a place; one client may have half of it. As a rule `load` makes an LLM.
+        wait for a place; one client may have half of it. grammar_s, grammar_bytes: see `load`, which makes an LLM as
+        a rule.
         """
         self.config = config
         self.name = name
@@ -147,7 +156,8 @@ class LLM:
         self._checkpoint = checkpoint
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
-        self._grammars = Grammars(tokenizer, ends)
+        self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
+        self._grammars = Grammars(tokenizer, ends, self._trials.judge)
         self._engine: Engine | None = Engine(
             runner,
             lambda: StreamDecoder(tokenizer),
@@ -352,6 +362,7 @@ class LLM:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        self._trials.close()
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None

@@ -10,7 +10,6 @@ import msgspec
 
 from herd.dialogs import ImageLike
 from herd.engine.grammar import Grammar
-from herd.engine.schema_check import enforceable
 from herd.errors import UsageError, fail
 from herd.replies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
@@ -63,7 +62,8 @@ class Asked:
         return cls(**own), {name: value for name, value in arguments.items() if name not in _NAMES}
 
     def grammar(self, chat: Callable[[], ChatFormat]) -> Grammar | None:
-        """What the answer must be. Raises UsageError for a schema that cannot be enforced, or a tool that is none."""
+        """What the answer must be. Raises UsageError for what is too long, or a tool that is none; whether it can be
+        enforced is told where it is tried."""
         names = [function_of(tool)["name"] for tool in self.tools or ()]
         if self.tool_choice not in (*CHOICES, *names):
             fail(UsageError, "tool_choice", got=self.tool_choice, expected=", ".join((*CHOICES, *names)))
@@ -76,9 +76,6 @@ class Asked:
             fail(UsageError, "schema", got="it beside a forced call", expected="one of them")
         tools = [function_of(tool) for tool in self.tools or ()]
         only = None if self.tool_choice == "required" else self.tool_choice
-        for tool in tools:
-            if only in (None, tool["name"]) and tool.get("parameters"):
-                enforceable(json.dumps(tool["parameters"]))
         hermes = chat().name == "chatml"
         return Grammar(
             "lark", call_grammar(tools, hermes=hermes, only=only, parallel=self.parallel_tool_calls and only is None)

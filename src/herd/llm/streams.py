@@ -16,6 +16,7 @@ from herd.engine.generate import Engine
 from herd.engine.orders import Ended
 from herd.engine.reading import Mailbox
 from herd.llm.lanes import computing
+from herd.llm.leaving import Leaving
 from herd.replies import Event
 
 
@@ -49,6 +50,7 @@ class AsyncStream(AsyncIterator[Event]):
         self._instead: str | None = None
         self._begun = False
         self._closed = False
+        self._leaving = Leaving()
         self._mailbox: Mailbox | None = None
         self._waiting: dict[int, Sample] = {}
         self._out: deque[Event] = deque()
@@ -93,6 +95,7 @@ class AsyncStream(AsyncIterator[Event]):
         try:
             prepared, instead = await asyncio.wrap_future(preparing)
         except asyncio.CancelledError:
+            self._leaving.leave()
             preparing.add_done_callback(_close_prepared)  # a thread may be at it still
             raise
         self._prepared, self._instead = prepared, instead
@@ -145,6 +148,7 @@ class AsyncStream(AsyncIterator[Event]):
     async def aclose(self) -> None:
         """End it, if it has not ended; at any time."""
         self._closed = True
+        self._leaving.leave()
         self._out.clear()
         if self._prepared is not None and not self._begun:
             self._prepared.close()
@@ -162,10 +166,11 @@ class AsyncStream(AsyncIterator[Event]):
         self._waiting = {sample.job.number: sample for sample in prepared.samples}
 
     def _first(self) -> tuple[Prepared, str | None]:
-        prepared = self._prepare()
-        self._prepare = _once_only
-        instead, prepared.refusal = prepared.refusal(), _once_only  # texts and images are held no longer
-        return prepared, instead
+        with self._leaving.here():
+            prepared = self._prepare()
+            self._prepare = _once_only
+            instead, prepared.refusal = prepared.refusal(), _once_only  # texts and images are held no longer
+            return prepared, instead
 
     def _leave(self, sample: Sample) -> None:
         del self._waiting[sample.job.number]

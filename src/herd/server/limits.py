@@ -27,6 +27,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     messages: int = 10_000
     tools: int = 128
     schema_bytes: int = 64 << 10
+    grammar_s: int = 2
+    """For trying a schema or grammar before the engine has it."""
+    grammar_bytes: int = 256 << 20
+    """Memory of that."""
     samples: int = 16
     """n: answers to one prompt."""
     prompts: int = 64

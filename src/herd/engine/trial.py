@@ -1,0 +1,172 @@
+"""Be the process that tries grammars of requests before the engine compiles them: what `herd.llm.trials` starts.
+
+    in    Alphabet, then Tried, one after another, until the parent is gone: then this process leaves at once
+    out   Ready, then a Verdict for each
+
+Compiling may take any time and any memory, whatever is counted before; a process can be killed and limited. What is
+compiled cannot cross to the engine: what passes here is compiled again there, with the same work. How long that takes
+does not depend on the words of a vocabulary, so the one here has the 256 bytes and the special tokens.
+"""
+
+import os
+import queue
+import random
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from herd.engine.grammar import Grammar
+from herd.engine.matcher import STUCK, Matcher, compiled
+from herd.engine.wire import Channel
+from herd.errors import GrammarStuck, HerdError, UsageError, fail
+
+WALKS = 3
+STEPS = 32
+"""Bytes of each text that is begun: what meets a limit so soon is of no use to anybody."""
+_RESERVED = 256 << 20
+"""Addresses that allocators reserve for threads and do not use."""
+_KEPT = 8
+"""A process that has grown by this part of its limit makes place for a new one."""
+
+
+class Alphabet(msgspec.Struct, frozen=True, tag=True):
+    """First of all: what a vocabulary has beside words."""
+
+    vocab_size: int
+    specials: dict[int, bytes]
+    """Control tokens by id: a grammar may name them."""
+    end_ids: list[int]
+    memory_bytes: int
+    """Most that all of a trial may take, beyond what the process has when it begins."""
+
+
+class Tried(msgspec.Struct, frozen=True, tag=True):
+    """A grammar to compile."""
+
+    grammar: Grammar
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Started: trials may come."""
+
+
+class Verdict(msgspec.Struct, frozen=True, tag=True):
+    """What came of one."""
+
+    refusal: str | None
+    """None: it passes."""
+    grown: bool
+    """Whether this process has kept much memory, and is to be replaced."""
+
+
+Down = Alphabet | Tried
+Up = Ready | Verdict
+
+
+def main() -> None:
+    """Be the process. Returns never but by leaving."""
+    channel = Channel(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"), Down)
+    os.dup2(2, 1)  # whatever prints must not speak between the frames
+    alphabet = channel.receive()
+    trie = _trie(alphabet)
+    inbox: queue.SimpleQueue[Tried] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    base = _limit(alphabet.memory_bytes)
+    channel.send(Ready())
+    while True:
+        refusal = refusal_of(trie, inbox.get().grammar)
+        channel.send(Verdict(refusal, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
+
+
+def refusal_of(trie: Any, grammar: Grammar) -> str | None:
+    """Why a grammar is refused; None: it compiles, and texts in it can be begun."""
+    try:
+        state = compiled(trie, grammar)
+        for seed in range(WALKS):
+            _walk(Matcher(state, trie.vocab_size, trie.eos_token).copy(), grammar, set(trie.eos_tokens), seed)
+    except HerdError as error:
+        return str(error)
+    return None
+
+
+def _walk(matcher: Matcher, grammar: Grammar, ends: set[int], seed: int) -> None:
+    """Begin a text. Raises UsageError where it meets a limit; whether a text can always go on is not told."""
+    pick = random.Random(seed)
+    try:
+        for _ in range(STEPS):
+            ids = [i for i in matcher.allowed().tolist() if i not in ends]
+            if not ids or matcher.is_over:
+                return
+            plain = [i for i in ids if i < 256 and chr(i).isalnum()] if seed else ids
+            matcher.accept(pick.choice(plain or ids))
+    except GrammarStuck as error:
+        if str(error) != STUCK:
+            why = str(error).removeprefix(STUCK).strip(" ()")
+            fail(UsageError, grammar.kind, got=f"too large a one to follow ({why[:160]})", expected="a smaller one")
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+class _Bytes:
+    """A vocabulary of bytes as llguidance reads it (its TokenizerWrapper). Ids that are neither bytes nor special stand
+    for nothing: a grammar may name them by number."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, size: int, specials: Mapping[int, bytes], end_id: int) -> None:
+        free = (i for i in range(max(size, 256 + len(specials))) if i not in specials)
+        named = dict(specials) | {next(free): bytes([byte]) for byte in range(256)}
+        self.tokens = [named.get(i, b"") for i in range(max(size, 1 + max(named)))]
+        self.special_token_ids = sorted(specials)
+        self.eos_token_id = end_id
+
+    def __call__(self, text: str) -> list[int]:
+        return list(text.encode())
+
+
+def _trie(alphabet: Alphabet) -> Any:
+    import llguidance
+
+    words: Any = _Bytes(alphabet.vocab_size, alphabet.specials, alphabet.end_ids[0])
+    return llguidance.LLTokenizer(words, eos_token=alphabet.end_ids)
+
+
+def _listen(channel: Channel, inbox: "queue.SimpleQueue[Tried]") -> None:
+    """Read on, so that the end of the parent is seen even during a trial."""
+    try:
+        while True:
+            inbox.put(channel.receive())
+    except BaseException:
+        os._exit(0)
+
+
+def _limit(memory_bytes: int) -> int:
+    """Bound the memory of this process from now on, where the system can; what it has now."""
+    base = _data_bytes()
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for kind, held in ((resource.RLIMIT_DATA, base), (resource.RLIMIT_AS, _pages(0) + _RESERVED)):
+            if base:
+                resource.setrlimit(kind, (held + memory_bytes, held + memory_bytes))
+    return base
+
+
+def _data_bytes() -> int:
+    return _pages(5)
+
+
+def _pages(field: int) -> int:
+    """Bytes of a field of /proc/self/statm: 0 all addresses, 5 data; 0 where there is no such file."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
