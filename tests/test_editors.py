@@ -7,8 +7,9 @@ import pytest
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.llm import LLM, Message, Reply, TextEvent
-from herd.replies import Edit, Editor, Note
+from herd.replies import Cut, Edit, Editor, Note
 from herd.text.chat import Llama4
+from herd.text.said import Said
 from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -32,14 +33,14 @@ class Digits:
     def after(self, reply: Reply) -> str | None:
         return None
 
-    def edit(self, text: str, shown: int, ready: int) -> Edit:
-        self.asked.append((len(text), shown, ready))
-        if self.stop_at in text:
-            return Edit(0, "[no]", stop=True)
-        out = "".join("#" if c.isdigit() else c for c in text[shown:ready])
-        return Edit(ready - shown, out, (SEEN,) * (out != text[shown:ready]))
+    def edit(self, said: Said, shown: int, ready: int) -> Edit:
+        self.asked.append((said.length, shown, ready))
+        if self.stop_at in said.text:
+            return Edit(shown, instead="[no]")
+        cuts = tuple(Cut(i, i + 1, "#") for i in range(shown, ready) if said.text[i].isdigit())
+        return Edit(ready, cuts, (SEEN,) * bool(cuts))
 
-    def notes(self, reply: Reply) -> tuple[Note, ...]:
+    def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
         return (Note("test", "asked", "request", "observe", "input"), *reply.notes)
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from herd.engine.request import Timings, Usage
 from herd.text.messages import Message, ToolCall
+from herd.text.said import Said
+from herd.text.tools import Tool
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy", "tool_calls"]
 """stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
@@ -47,10 +49,13 @@ class Note:
     decision: Literal["observe", "redact", "block"]
     where: Literal["input", "output", "tool"] = "output"
     message: int | None = None
-    """Which message of the dialog; None: the reply."""
+    """Which message of the dialog; None: the reply, or a tool's definition."""
     start: int = 0
     end: int = 0
-    """Characters of the message's text, or of the model's own output; both 0: the whole."""
+    """Characters of the text in that place; both 0: the whole. Of what goes on in another place, the part in this."""
+    place: str = "text"
+    """Of a message: text, context, name, calls[0] (its first call). Of a request: tools[0]. Of a reply: text (the
+    model's own, calls left out), calls[0], stop (the stop string that ended it)."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,14 @@ class Perplexity:
     windows: int
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """All that a model is to read: a dialog, and definitions of tools."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+
+
 class Policy(Protocol):
     """Checks of what goes in and what comes out. Each method returns None to go on, or the text to answer instead;
     then the reply ends with finish_reason "policy"."""
@@ -223,21 +236,32 @@ class Policy(Protocol):
         """The dialog, before the first token."""
 
     def window(self, text: str, shown: int) -> str | None:
-        """The output so far; text[:shown] is already out. Called before more of it is let out."""
+        """The output so far, calls of tools as their names and decoded arguments where they stand; text[:shown] is
+        already out. Called before more of it is let out."""
 
     def after(self, reply: Reply) -> str | None:
-        """The whole reply, before it is returned; a returned text replaces `reply.text` (a stream has already shown
+        """The whole reply, before it is returned; a returned text stands for all of it (a stream has already shown
         what `window` let through)."""
 
 
 @dataclass(frozen=True)
-class Edit:
-    """What becomes of the next `taken` characters of the output: `text` is shown for them. stop: the reply ends."""
+class Cut:
+    """Characters start to end of the output do not leave; `mark` stands for them."""
 
-    taken: int
-    text: str
+    start: int
+    end: int
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of the output up to character `until`: it leaves but for the cuts, which are in order and apart.
+    instead: said in place of what has not left; the reply ends."""
+
+    until: int
+    cuts: tuple[Cut, ...] = ()
     notes: tuple[Note, ...] = ()
-    stop: bool = False
+    instead: str | None = None
 
 
 @runtime_checkable
@@ -245,12 +269,12 @@ class Editor(Policy, Protocol):
     """A policy that may change what is shown, and says what it saw. `window` is then not called. Ids and logprobs of
     tokens whose text was changed or withheld are withheld, too."""
 
-    def edit(self, text: str, shown: int, ready: int) -> Edit:
-        """text: the model's own output so far; text[:shown] is settled; text[:ready] has `hold_tokens` tokens behind
-        it, or is the whole at the end. Settles at most text[shown:ready]; what it leaves comes again, and at the end
-        is dropped."""
+    def edit(self, said: Said, shown: int, ready: int) -> Edit:
+        """said: the model's own output so far; what is before character `shown` is settled, what is before `ready` has
+        `hold_tokens` tokens behind it, or is the whole at the end. Settles at most shown to ready; what it leaves comes
+        again. A call leaves whole once all of it is settled, and no cut may touch one."""
 
-    def notes(self, reply: Reply) -> tuple[Note, ...]:
+    def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
         """All notes of a reply: those of the request, then `reply.notes`. Called last, after `after`."""
 
 
@@ -258,5 +282,5 @@ class Editor(Policy, Protocol):
 class Cleaner(Protocol):
     """A policy that changes what the model is shown."""
 
-    def cleaned(self, messages: Sequence[Message]) -> list[Message]:
-        """The dialog to send instead; `before` still looks at the one that came."""
+    def cleaned(self, prompt: Prompt) -> Prompt:
+        """What to send instead. Called once, before `before`, which still gets the dialog that came."""

@@ -51,6 +51,11 @@ class Reading:
         self._first_s: float | None = None
         self._last_s = 0.0
 
+    @property
+    def holding(self) -> bool:
+        """Whether text of steps that were taken is held back: it may become a stop string."""
+        return self._stops.holding
+
     def take(self, event: Event) -> Step | None:
         """What one event means; None: nothing to show. Raises what the job failed with."""
         if isinstance(event, Began):

@@ -22,6 +22,11 @@ class Stops:
         self.hit: str | None = None
         """The stop string that was found."""
 
+    @property
+    def holding(self) -> bool:
+        """Whether text is held back."""
+        return bool(self._held)
+
     def push(self, text: str) -> str:
         """More text -> what may be shown of all so far. After a hit: nothing any more."""
         if self.hit is not None:

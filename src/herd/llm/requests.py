@@ -19,7 +19,7 @@ from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.streams import Prepared
-from herd.replies import Cleaner
+from herd.replies import Cleaner, Policy, Prompt
 from herd.text.chat import ChatFormat, Message
 from herd.text.messages import TextPart
 from herd.text.tokenizer import Tokenizer
@@ -76,8 +76,8 @@ class Requests:
         asked, options = Asked.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
         self.check_fits((turns, asked.tools), engine.backend.context)
-        shown = asked.policy.cleaned(turns) if isinstance(asked.policy, Cleaner) else turns
-        return self._submit(engine, self.ids(shown, asked.tools), options, asked, turns, tiles_of(turns))
+        shown = _shown(asked.policy, Prompt(turns, asked.tools or ()))
+        return self._submit(engine, self.ids(shown.messages, shown.tools), options, asked, turns, tiles_of(turns))
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
@@ -88,10 +88,9 @@ class Requests:
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
-        if isinstance(asked.policy, Cleaner):
-            (cleaned,) = asked.policy.cleaned([turn])
-            if cleaned != turn:
-                ids = [*self.bos(), *self.tokenizer.encode(cleaned.text)]
+        (shown,) = _shown(asked.policy, Prompt((turn,))).messages
+        if shown != turn:
+            ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
         return self._submit(engine, ids, options, asked, (turn,))
 
     def _submit(
@@ -182,3 +181,8 @@ def _characters(text: Any) -> int:
         elif isinstance(one, list | tuple):
             waiting += one
     return found
+
+
+def _shown(policy: Policy | None, prompt: Prompt) -> Prompt:
+    """What the model is to read of a prompt."""
+    return policy.cleaned(prompt) if isinstance(policy, Cleaner) else prompt

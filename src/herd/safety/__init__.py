@@ -1,7 +1,7 @@
 """Checks of what goes into a model and what comes out: rules that need no download, a guard model, an audit log.
 
     policy = Layers(Settings("redact"))  # one a request
-    for event in model.stream(policy.cleaned(messages), policy=policy):
+    for event in model.stream(messages, policy=policy):
         ...
 
 What it is not: a judge of content. Rules find characters and shapes; Llama Guard 4 judges, and misses (docs/safety.md).

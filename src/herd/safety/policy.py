@@ -5,22 +5,29 @@
               leaves. A guard's finding cannot be cut out of a text: it blocks
     block     a find ends the reply, or keeps the request from the model
 
-In structured output (a schema, a grammar, tool calls) a mark would break the structure or change what a tool is told,
-so redact is block there. Several samples of one prompt may share a policy: `edit` decides by its arguments alone.
+A mark would break what is not prose: names, arguments of a call that a tool is about to get, an answer that follows a
+schema or a grammar. There redact is block. Several samples of one prompt may share a policy: `edit` decides by its
+arguments alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Literal, TypeAlias
 
 from herd.errors import UsageError, fail
-from herd.replies import Edit, Note, Reply
+from herd.replies import Cut, Edit, Note, Prompt, Reply
 from herd.safety.audit import Audit
 from herd.safety.guard import Guard, Turn
-from herd.safety.rules import KINDS, SEVERITIES, Finding, Kind, Rule, Severity, Where, scan
+from herd.safety.places import Place, places, rewritten
+from herd.safety.reading import Found, Text, read
+from herd.safety.rules import KINDS, SEVERITIES, Kind, Rule, Severity, Where
 from herd.safety.table import chosen
-from herd.text.messages import Content, Message, TextPart, plain_text
+from herd.safety.views import fold
+from herd.text.messages import Message, plain_text
+from herd.text.said import Passage, Said
+from herd.text.tools import dumps
 
 Mode: TypeAlias = Literal["observe", "redact", "block"]
 MODES: tuple[Mode, ...] = ("observe", "redact", "block")
@@ -28,19 +35,23 @@ MODES: tuple[Mode, ...] = ("observe", "redact", "block")
 HOLD_TOKENS = 64
 """Tokens that wait under redact and block."""
 
+HOLD_CHARS = 96
+"""Characters that wait at least, as rules read them: tokens of rare characters are pieces of one."""
+
 BEFORE = 512
 """Characters before the window that a scan of it sees, for what a rule wants to its left, phrases begun there."""
 
 RUN = 512
 """Most characters of a run without spaces at the end that wait for the rest of it: a long key shows late what it is."""
 
+FAR = 4096
+"""Characters from the end at which what waits is settled, however many of them no rule reads."""
+
 GUARD_EVERY = 1024
 """Characters of output between two looks of the guard; they wait for it."""
 
 MOST_NOTES = 100
-"""Notes of one text; what is redacted or blocked beyond them still is."""
-
-_PRINTABLE = "".join(map(chr, range(33, 127)))
+"""Notes of a request, and of a reply; what is redacted or blocked beyond them still is."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Settings:
 
 
 _chosen = cache(chosen)
+_PRINTABLE = "".join(map(chr, range(33, 127)))
 
 
 class Layers:
@@ -88,6 +100,7 @@ class Layers:
         self._guard, self._audit, self._request_id = guard, audit, request_id
         self._turns: list[Turn] = []
         self._seen: list[Note] = []  # of the input
+        self._cleaned = False
 
     @property
     def slow(self) -> bool:
@@ -96,103 +109,89 @@ class Layers:
 
     # -- the input ---------------------------------------------------------------------------------------------------
 
-    def cleaned(self, messages: Sequence[Message]) -> list[Message]:
-        """The dialog that the model may see: under redact with marks, else as it is. For a caller to send instead."""
-        if self.settings.mode != "redact":
-            return list(messages)
-        return [self._cleaned(message) for message in messages]
-
-    def _cleaned(self, message: Message) -> Message:
-        where = _where(message)
-        if where is None:
-            return message
-
-        def clean(content: Content) -> Content:
-            if isinstance(content, str):
-                return redacted(content, scan(content, self.settings.rules, where))
-            return tuple(TextPart(str(clean(p.text))) if isinstance(p, TextPart) else p for p in content)
-
-        context = None if message.context is None else clean(message.context)
-        return replace(message, content=clean(message.content), context=context)
+    def cleaned(self, prompt: Prompt) -> Prompt:
+        """What the model may see: under redact with marks, else as it is. Raises UsageError for arguments or
+        definitions that nest too deep."""
+        self._cleaned = True
+        return self._look(prompt, may_mark=True)
 
     def before(self, messages: Sequence[Message]) -> str | None:
-        """Looks at what came from outside: turns of the user and results of tools."""
-        self._turns = [Turn(m.role, _said(m)) for m in messages]
-        self._seen = []
-        for i, message in enumerate(messages):
-            if (where := _where(message)) is not None:
-                found = scan(_said(message), self.settings.rules, where)
-                self._seen += [replace(note, message=i) for note in self._notes(found, self.settings.mode)]
-        if self._seen and self.settings.mode == "block":
-            return self._refuse_input(self._seen[0])
-        if (note := self._judge(self._turns, "input")) is not None:
-            self._seen.append(note)
-            if note.decision == "block":
-                return self._refuse_input(note)
+        """What was decided about a prompt that was `cleaned`; else looks at these turns now, and as nobody puts marks
+        into them, redact is block."""
+        if not self._cleaned:
+            self._look(Prompt(messages), may_mark=False)
+        self._cleaned = False
+        blocked = next((note for note in self._seen if note.decision == "block"), None)
+        if blocked is None and (blocked := self._judge(self._turns, "input")) is not None:
+            self._seen.append(blocked)
         self._record("input", self._seen)
-        return None
+        return None if blocked is None or blocked.decision != "block" else refusal(blocked)
 
-    def _refuse_input(self, note: Note) -> str:
-        self._record("input", self._seen)
-        return refusal(note)
+    def _look(self, prompt: Prompt, *, may_mark: bool) -> Prompt:
+        """Find, decide and do it; notes are made of what is done."""
+        texts = places(prompt)
+        found = found_in(texts, self.settings.rules)
+        decision = self.settings.mode
+        if decision == "redact" and not (may_mark and all(texts[s.nth].markable for f in found for s in f.spans)):
+            decision = "block"
+        if found and decision == "redact":
+            clean = iter(marked(texts, found))
+            prompt = rewritten(prompt, lambda place: next(clean))
+        self._seen = [_input_note(f, texts[f.first.nth], decision) for f in found[:MOST_NOTES]]
+        self._turns = [Turn(m.role, _said(m)) for m in prompt.messages]
+        return prompt
 
     # -- the output --------------------------------------------------------------------------------------------------
 
     def window(self, text: str, shown: int) -> str | None:
         """For a caller that knows no `edit`: refuse what under redact and block may not leave."""
-        if self.mode == "observe":
-            return None
-        found = self._found(text, shown)
-        note = self._notes(found[:1], "block")[0] if found else self._judge_output(text)
-        return None if note is None else refusal(note)
+        said = Said()
+        said.add(text)
+        edit = self.edit(said, shown, len(text))
+        if edit.cuts:
+            return refusal(replace(edit.notes[0], decision="block"))
+        return edit.instead
 
-    def edit(self, text: str, shown: int, ready: int) -> Edit:
+    def edit(self, said: Said, shown: int, ready: int) -> Edit:
         """See `replies.Editor`."""
         if self.mode == "observe":
-            return Edit(ready - shown, text[shown:ready])
-        last = ready == len(text)
+            return Edit(ready)
+        last = ready == said.length
         if self._guard is not None and not last and ready - shown < GUARD_EVERY:
-            return Edit(0, "")
-        found = self._found(text, shown)
-        if found and self.mode == "block":
-            return _stop(self._notes(found[:1], "block")[0])
-        limit = ready if last else _settled(text, shown, ready, found)
-        if limit > shown and (note := self._judge_output(text)) is not None:
-            return _stop(note)
+            return Edit(shown)
+        near = said.since(max(0, shown - BEFORE))
+        found = [f for f in _finds(near, self.settings.rules) if f.end > shown]
+        stopping = found if self.mode == "block" else [f for f in found if not f.markable]
+        if stopping:
+            return _stop(shown, stopping[0].note("block"))
+        limit = ready if last else _settled(near, shown, ready, found)
+        if limit > shown and (note := self._judge_output(said)) is not None:
+            return _stop(shown, note)
         leaving = [f for f in found if f.start < limit]
-        moved = [replace(f, start=max(f.start, shown) - shown, end=min(f.end, limit) - shown) for f in leaving]
-        notes = self._notes(leaving, "redact")
-        return Edit(limit - shown, redacted(text[shown:limit], moved), tuple(notes))
+        notes = tuple(f.note("redact") for f in leaving[:MOST_NOTES])
+        return Edit(limit, tuple(_cuts(leaving, shown, limit)), notes)
 
-    def _found(self, text: str, shown: int) -> list[Finding]:
-        """Finds that are not wholly out, with offsets of the whole text."""
-        start = max(0, shown - BEFORE)
-        found = scan(text[start:], self.settings.rules, "output")
-        return [replace(f, start=f.start + start, end=f.end + start) for f in found if f.end + start > shown]
-
-    def _judge_output(self, text: str) -> Note | None:
-        return self._judge([*self._turns, Turn("assistant", text)], "output")
+    def _judge_output(self, said: Said) -> Note | None:
+        if self._guard is None:
+            return None
+        return self._judge([*self._turns, Turn("assistant", _aloud(said.all()))], "output")
 
     def after(self, reply: Reply) -> str | None:
         """Nothing more: `edit` has seen the whole."""
         return None
 
-    def notes(self, reply: Reply) -> tuple[Note, ...]:
+    def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
         """Of the input, of the output; under observe the output is looked at now. Written to the audit log."""
-        output = list(reply.notes)
-        if self.mode == "observe" and reply.text:
-            output += self._notes(scan(reply.text, self.settings.rules, "output"), "observe")
-            if (note := self._judge_output(reply.text)) is not None:
+        output = list(reply.notes[:MOST_NOTES])
+        if self.mode == "observe" and said.length:
+            found = islice(_finds(said.all(), self.settings.rules), MOST_NOTES)
+            output += [f.note("observe") for f in found]
+            if (note := self._judge_output(said)) is not None:
                 output.append(note)
         self._record("output", output, reply.text)
         return (*self._seen, *output)
 
     # -- both --------------------------------------------------------------------------------------------------------
-
-    def _notes(self, found: Sequence[Finding], decision: Mode) -> list[Note]:
-        return [
-            Note("rules", f.rule.id, f.rule.kind, decision, f.where, None, f.start, f.end) for f in found[:MOST_NOTES]
-        ]
 
     def _judge(self, turns: Sequence[Turn], where: Literal["input", "output"]) -> Note | None:
         if self._guard is None or not turns:
@@ -209,8 +208,8 @@ class Layers:
             self._audit.write(self._request_id, where, said, notes)
 
 
-def _stop(note: Note) -> Edit:
-    return Edit(0, refusal(note), (note,), stop=True)
+def _stop(shown: int, note: Note) -> Edit:
+    return Edit(shown, (), (note,), instead=refusal(note))
 
 
 def refusal(note: Note) -> str:
@@ -219,33 +218,116 @@ def refusal(note: Note) -> str:
     return f"This {what} was stopped by a safety policy ({note.layer}: {note.rule})."
 
 
-def redacted(text: str, found: Sequence[Finding]) -> str:
-    """The text with marks for finds, which are in order; of those that overlap, the first one's mark."""
-    out, at = [], 0
-    for finding in found:
-        if finding.start >= at:
-            out += [text[at : finding.start], finding.rule.mark]
-        at = max(at, finding.end)
-    return "".join(out) + text[at:]
+# -- the input -------------------------------------------------------------------------------------------------------
 
 
-def _settled(text: str, shown: int, ready: int, found: Sequence[Finding]) -> int:
-    """How much of text[shown:ready] can leave: no find that goes beyond it is cut, nor a run of characters without a
-    space that reaches the end of the text and may still become one."""
-    limit = ready
-    run = len(text[-RUN:]) - len(text[-RUN:].rstrip(_PRINTABLE))
-    if run < RUN:
-        limit = min(limit, len(text) - run)
-    for finding in reversed(found):
-        if finding.start < limit < finding.end:
-            limit = finding.start
-    return max(limit, shown)
+def found_in(texts: Sequence[Place], rules: tuple[Rule, ...]) -> list[Found]:
+    """What rules find in the places of a request, in order. Definitions of tools are the application's: they are read
+    for themselves, without what stands in two of their texts."""
+    first = next((i for i, text in enumerate(texts) if text.message is not None), len(texts))
+    found = read(texts[:first], rules, over_borders=False)
+    return found + [f.moved(first) for f in read(texts[first:], rules)]
 
 
-def _where(message: Message) -> Where | None:
-    """Whether it came from outside; the system's text and the model's own did not."""
-    return "tool" if message.role == "tool" else "input" if message.role == "user" else None
+def marked(texts: Sequence[Text], found: Sequence[Found]) -> list[str]:
+    """The texts with marks for finds, which are in order; of those that overlap, the first one's mark."""
+    out: list[list[str]] = [[] for _ in texts]
+    at = [0] * len(texts)
+    for one in found:
+        for nth, (i, start, end) in enumerate(one.spans):
+            if start >= at[i]:
+                out[i] += [texts[i].text[at[i] : start], "" if nth else one.rule.mark]
+            at[i] = max(at[i], end)
+    return ["".join(parts) + text.text[done:] for parts, text, done in zip(out, texts, at, strict=True)]
+
+
+def _input_note(found: Found, place: Place, decision: Mode) -> Note:
+    rule, (_, start, end) = found.rule, found.first
+    where: Where = "tool" if place.where == "tool" else "input"
+    at = (place.at + start, place.at + end) if place.kind == "text" and place.message is not None else (0, 0)
+    return Note("rules", rule.id, rule.kind, decision, where, place.message, *at, place=place.place)
 
 
 def _said(message: Message) -> str:
-    return message.text if message.context is None else f"{message.text}\n\n{plain_text(message.context)}"
+    """What a turn says, for a guard."""
+    calls = [f"{call.name} {dumps(dict(call.arguments), ascii_only=False)}" for call in message.tool_calls]
+    context = [] if message.context is None else [plain_text(message.context)]
+    return "\n\n".join([message.text, *context, *calls])
+
+
+# -- the output ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Find:
+    """A find in the output: characters start to end of it. passage: in which it begins. markable: all of it is text."""
+
+    rule: Rule
+    start: int
+    end: int
+    passage: Passage
+    markable: bool
+
+    def note(self, decision: Mode) -> Note:
+        """What is told of it."""
+        rule, passage = self.rule, self.passage
+        if passage.kind == "text":
+            at = passage.own - passage.start  # notes leave calls out
+            return Note(
+                "rules", rule.id, rule.kind, decision, "output", None, self.start + at, min(self.end, passage.end) + at
+            )
+        place = "stop" if passage.kind == "stop" else f"calls[{passage.call}]"
+        return Note("rules", rule.id, rule.kind, decision, "output", place=place)
+
+
+def _finds(near: Sequence[Passage], rules: tuple[Rule, ...]) -> Iterator[_Find]:
+    """Finds in passages, by place."""
+    texts = [Text(p.text, p.kind, where="output") for p in near]
+    for found in read(texts, rules):
+        first, last = found.first, found.spans[-1]
+        markable = all(near[span.nth].kind in ("text", "stop") for span in found.spans)
+        passage = near[first.nth]
+        start, end = passage.start + first.start, near[last.nth].start + last.end
+        yield _Find(found.rule, start, end, passage, markable)
+
+
+def _aloud(passages: Sequence[Passage]) -> str:
+    """An answer for a guard: what stands in calls on lines of its own."""
+    return "".join(p.text if p.kind in ("text", "stop") else f"\n{p.text}\n" for p in passages)
+
+
+def _cuts(leaving: Sequence[_Find], shown: int, limit: int) -> Iterator[Cut]:
+    """What is left out up to `limit`, apart; of finds that overlap, the first one's mark."""
+    at = shown
+    for find in leaving:
+        start, end = max(find.start, at), min(find.end, limit)
+        if start < end:
+            yield Cut(start, end, find.rule.mark if find.start >= at else "")
+        at = max(at, end)
+
+
+def _settled(near: Sequence[Passage], shown: int, ready: int, found: Sequence[_Find]) -> int:
+    """How much of what is ready can leave: no find that goes beyond it is cut, and what may still become one stays."""
+    tail = "".join(p.text for p in near)[-FAR:]
+    end = near[-1].end if near else shown
+    limit = min(ready, end - len(tail) + _open_from(tail))
+    for find in reversed(found):
+        if find.start < limit < find.end:
+            limit = find.start
+    return max(limit, shown)
+
+
+def _open_from(tail: str) -> int:
+    """From which character of an output's end on something may still become a find: its last HOLD_CHARS, and up to RUN
+    of a run without spaces, both counted as rules read them."""
+    if tail.isascii():
+        last = tail[-RUN:]
+        return len(tail) - max(HOLD_CHARS, len(last) - len(last.rstrip(_PRINTABLE)))
+    count, in_run = 0, True
+    for i in range(len(tail), 0, -1):
+        plain = fold(tail[i - 1], "plain")
+        in_run = in_run and not plain.strip(_PRINTABLE)
+        if count >= HOLD_CHARS and not (in_run and count < RUN):
+            return i
+        count += len(plain)
+    return 0

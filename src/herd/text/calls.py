@@ -99,6 +99,11 @@ class CallParser:
         self._held: list[str] = []
         self._reader: Reader | None = None
 
+    @property
+    def holding(self) -> bool:
+        """Whether something that was pushed has come out as neither text nor call yet."""
+        return self._reader is not None or bool(self._space)
+
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """One more token, or some text."""
         found: list[Piece] = []
