@@ -1,6 +1,8 @@
 """Keys: who is let in, and how often."""
 
 import asyncio
+import io
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from serving import fake_service
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError
 from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_keys
 from herd.server.limits import Limits
+from herd.server.log import Log
+from herd.server.response_store import Items, Kept
+from herd.server.run import reload_keys
 from herd.server.service import Ask, Caller
 
 SECRET = "a-secret-of-some-length"
@@ -85,6 +90,75 @@ def test_a_bucket_fills_up_by_the_monotonic_clock() -> None:
     bucket.take(60)
     assert bucket.wait_s() == pytest.approx(1.0)
     assert Bucket(None).wait_s() == 0.0
+
+
+def test_keys_that_stay_go_on_counting_and_others_come_and_go() -> None:
+    ring = Keyring([Key("a", digest_of("a" * 20), requests_per_minute=3), Key("b", digest_of("b" * 20))])
+    stays = ring.find("", "a" * 20)
+    stays.enter(9)
+    stays.enter(9)
+    new = [Key("a", digest_of("A" * 20), requests_per_minute=4, at_once=3, policy="block"), plain_key("c" * 20, "c")]
+    assert ring.replace(new) == ["b"]
+    for gone in ("a" * 20, "b" * 20):
+        with pytest.raises(Unauthorised):
+            ring.find("", gone)
+    assert ring.find("", "A" * 20) is stays, "another secret of the same key"
+    assert (stays.under_way, stays.policy, ring.find("", "c" * 20).name, len(ring)) == (2, "block", "c", 2)
+    stays.enter(9)
+    with pytest.raises(Busy, match="under way"):
+        stays.enter(9)
+    stays.leave()
+    stays.enter(9)
+    stays.leave()
+    with pytest.raises(QuotaSpent):
+        stays.enter(9)
+
+
+def test_keys_that_are_wrong_change_nothing() -> None:
+    ring = Keyring([plain_key(SECRET, "a")])
+    for wrong in ([], [Key("x"), Key("x")], [Key("x", policy="all")]):
+        with pytest.raises(UsageError):
+            ring.replace(wrong)
+        assert ring.find("", SECRET).name == "a"
+
+
+def test_a_bucket_that_changes_remembers_what_was_used() -> None:
+    now_s = 0.0
+    bucket = Bucket(10, lambda: now_s)
+    bucket.take(10)
+    bucket.change(20)
+    assert bucket.wait_s(10) == 0 < bucket.wait_s(11)
+    bucket.change(None)
+    bucket.take(100)
+    assert bucket.wait_s(1000) == 0
+    bucket.change(5)
+    assert bucket.wait_s(5) == 0 < bucket.wait_s() + 1
+
+
+def test_a_reload_says_in_the_log_what_it_did(tmp_path: Path) -> None:
+    file, out = tmp_path / "keys.toml", io.StringIO()
+    file.touch(0o600)
+
+    def reload(text: str) -> None:
+        file.write_text(text)
+        asyncio.run(reload_keys(service, lambda tell: read_keys(file, tell)))
+
+    log = Log("json", out)
+    service = fake_service(tmp_path, keys=(plain_key(SECRET, "a"),), log=log)
+    service.responses.keep(
+        service.keyring.find("", SECRET), Kept({"id": "resp_1", "status": "completed"}, Items(None, []))
+    )
+    entry = '[[key]]\nname = "{}"\nsecret = "{}"\n'
+    for wrong in ("", "[[key]", entry.format("b", "short"), entry.format("a", SECRET) + "[[key]]\nname = 3\n"):
+        reload(wrong)
+        assert service.keyring.find("", SECRET).name == "a" and len(service.responses) == 1
+    reload(entry.format("b", "b" * 20))
+    assert service.keyring.find("", "b" * 20).name == "b" and len(service.responses) == 0
+    log.close()
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["event"] for line in told] == ["keys stay as they were"] * 4 + ["keys"]
+    assert (told[-1]["keys"], told[-1]["gone"]) == (1, 1)
+    assert SECRET not in out.getvalue() and "short" not in out.getvalue()
 
 
 def test_a_keys_file(tmp_path: Path) -> None:

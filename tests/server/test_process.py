@@ -173,6 +173,32 @@ def test_an_idle_service_ends_in_silence(served: Served) -> None:
     assert not any(word in line for line in served.lines for word in ("Traceback", "Error")), served.lines
 
 
+def test_the_file_of_keys_is_read_again_at_a_signal(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.touch(0o600)
+    line = '[[key]]\nname = "{0}"\nsecret = "{1}"\n'
+    file.write_text(line.format("old", "o" * 20) + line.format("stays", "s" * 20))
+    served = Served(str(model), "--keys", str(file))
+
+    def status(letter: str) -> int:
+        return served.client.get("/v1/models", headers={"x-api-key": letter * 20}).status_code
+
+    try:
+        assert [status(letter) for letter in "osn"] == [200, 200, 401]
+        file.write_text(line.format("stays", "s" * 20) + line.format("new", "n" * 20))
+        served.process.send_signal(signal.SIGHUP)
+        until("the new key does not act", lambda: status("n") == 200)
+        assert [status(letter) for letter in "os"] == [401, 200]
+        file.write_text("[[key")
+        served.process.send_signal(signal.SIGHUP)
+        until("nothing was said", lambda: any("keys stay as they were" in line for line in served.lines))
+        assert [status(letter) for letter in "osn"] == [401, 200, 200]
+        served.process.send_signal(signal.SIGTERM)
+        assert served.wait() == 0
+    finally:
+        served.end()
+
+
 def test_the_log_tells_the_context_that_was_chosen(served: Served) -> None:
     assert ask(served.client).status_code == 200
     until("no line of the load", lambda: any(f"context={TINY_TEXT.max_context}" in line for line in served.lines))

@@ -66,6 +66,12 @@ def test_a_life(asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     ]
 
 
+def test_only_with_a_file_of_keys_can_it_be_told_to_read_it_again(tmp_path: Path) -> None:
+    for arguments in (["--keys", "k.toml"], ["--keys=k.toml"]):
+        assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in unit.unit(arguments, tmp_path)
+    assert "ExecReload" not in unit.unit(["smollm2"], tmp_path)
+
+
 def test_without_systemd_one_line_says_what_to_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +116,7 @@ def test_without_an_absolute_config_home_it_is_the_users(value: str, monkeypatch
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
-@pytest.mark.parametrize("arguments", [[], ["a model", '100% "$sure"', "--log", "json"]])
+@pytest.mark.parametrize("arguments", [[], ["a model", '100% "$sure"', "--keys", "k.toml"]])
 def test_systemd_finds_nothing_wrong_with_it(arguments: list[str], tmp_path: Path) -> None:
     unit.install(arguments, tmp_path, {"HERD_API_KEY": KEY})
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}

@@ -1,7 +1,7 @@
 """`herd serve`: the service over HTTP."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +95,13 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     served, preload = _models(models)
     if models and values["context"]:
         _check_context(models[0], values["context"])
+    file: Path | None = values["keys_file"]
     run_service(
         ServerOptions(
             host=values["host"],
             port=values["port"],
             ollama_port=None if values["no_ollama_port"] else values["ollama_port"],
-            keys=_keys(values["api_keys"], values["keys_file"]),
+            keys=_keys(values["api_keys"], file),
             served=served,
             preload=preload,
             aliases=dict(values["aliases"]),
@@ -118,6 +119,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
         ),
         lambda path: _load(path, values),
         console.note,
+        None if file is None else lambda tell: _keys(values["api_keys"], file, tell),
     )
 
 
@@ -142,11 +144,11 @@ def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
     return served, tuple(names[:1])
 
 
-def _keys(secrets: Sequence[str], file: Path | None) -> "tuple[Key, ...]":
+def _keys(secrets: Sequence[str], file: Path | None, tell: Callable[[str], None] = console.note) -> "tuple[Key, ...]":
     from herd.server.keys import plain_key, read_keys
 
     given = [plain_key(secret, f"key{i}" if i else "key") for i, secret in enumerate(secrets)]
-    return (*given, *(read_keys(file, console.note) if file is not None else ()))
+    return (*given, *(read_keys(file, tell) if file is not None else ()))
 
 
 def _check_context(model: str, asked: int) -> None:

@@ -72,6 +72,14 @@ class Key:
         self.requests = Bucket(self.requests_per_minute)
         self.tokens = Bucket(self.tokens_per_minute)
 
+    def become(self, other: "Key") -> None:
+        """Take what a file says of it now; what it has used and what is under way stay."""
+        self.digest, self.rights, self.at_once = other.digest, other.rights, other.at_once
+        self.requests_per_minute, self.tokens_per_minute = other.requests_per_minute, other.tokens_per_minute
+        self.priority, self.policy = other.priority, other.policy
+        self.requests.change(other.requests_per_minute)
+        self.tokens.change(other.tokens_per_minute)
+
     def check_right(self, right: str) -> None:
         """Raise Forbidden without that right."""
         if right not in self.rights:
@@ -112,6 +120,16 @@ class Bucket:
         self._clock = clock
         self._at_s = clock()
 
+    def change(self, per_minute: int | None) -> None:
+        """Another quota from now on; what was used of the former one is used of this."""
+        if self._rate is not None:
+            self._fill()
+        used = self._most - self._left
+        self._rate = None if per_minute is None else per_minute / 60.0
+        self._most = float(per_minute or 0)
+        self._left = 0.0 if per_minute is None else self._most - used
+        self._at_s = self._clock()
+
     def wait_s(self, count: int = 1) -> float:
         """Seconds until so many are left; where that is more than it ever holds, until it is full."""
         if self._rate is None:
@@ -149,15 +167,27 @@ class Keyring:
     """All keys. Empty: whoever reaches the service is LOCAL."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
-        for key in keys:
-            _check_policy(key.name, key.policy)
-        if (name := first_twice(key.name for key in keys)) is not None:
-            fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
+        _check(keys)
         self._keys = tuple(keys)
         self._local = Key("local")
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def replace(self, keys: Sequence[Key]) -> list[str]:
+        """Other keys from now on; the names of those that are gone. A key that stays, by its name, goes on counting.
+
+        Raises UsageError, and nothing has changed, also for none at all: the service would be open.
+        """
+        _check(keys)
+        if not keys:
+            fail(UsageError, "keys", got="none", expected="one at least")
+        old = {key.name: key for key in self._keys}
+        for key in keys:
+            if key.name in old:
+                old[key.name].become(key)
+        self._keys = tuple(old.pop(key.name, key) for key in keys)
+        return list(old)
 
     def find(self, authorization: str, x_api_key: str) -> Key:
         """The key of a request's headers: `Authorization: Bearer KEY`, or `x-api-key: KEY`. Raises Unauthorised.
@@ -181,6 +211,13 @@ class Keyring:
                 expected="a key of this service",
             )
         return found
+
+
+def _check(keys: Sequence[Key]) -> None:
+    for key in keys:
+        _check_policy(key.name, key.policy)
+    if (name := first_twice(key.name for key in keys)) is not None:
+        fail(UsageError, "keys", got=f"the name {name} twice", expected="a name for each")
 
 
 def _check_policy(name: str, policy: str) -> None:

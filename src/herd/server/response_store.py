@@ -187,6 +187,12 @@ class ResponseStore:
         self.find(key, response_id)
         self._keys[key.name].end(response_id)
 
+    def forget(self, name: str) -> None:
+        """A key of that name is no more: what it kept is nobody's, least of all another's of the same name."""
+        for response_id in [*self._keys.get(name, _Mine()).kept]:
+            self._keys[name].end(response_id)
+        self._keys.pop(name, None)
+
     def __len__(self) -> int:
         """Of all keys."""
         return sum(len(mine.kept) for mine in self._keys.values())

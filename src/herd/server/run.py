@@ -1,6 +1,7 @@
 """The service as a process: sockets, signals, the lines that it prints. `herd serve` calls `serve`.
 
 First SIGINT or SIGTERM: no more requests are taken, those under way have `drain_s` seconds; the second one ends it now.
+SIGHUP: the file of keys is read again, if there is one.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import cast
 
@@ -25,7 +26,7 @@ from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
 from herd.server.connection import Connection, for_event_loop, uvicorn_options
-from herd.server.keys import Keyring
+from herd.server.keys import Key, Keyring
 from herd.server.log import Libraries, Log
 from herd.server.models import Loader, Models
 from herd.server.options import ServerOptions
@@ -73,8 +74,12 @@ def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -
     return policy
 
 
-def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> None:
-    """Serve until a signal ends it. say: gets the lines for people.
+ReadKeys = Callable[[Callable[[str], None]], Sequence[Key]]
+"""All keys as they are now; what it is given hears of those that were left out. Raises HerdError."""
+
+
+def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read_keys: ReadKeys | None = None) -> None:
+    """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP.
 
     Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way.
     """
@@ -92,7 +97,7 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> N
         **uvicorn_options(options.limits),
     )
     logging.getLogger().addHandler(Libraries(service.log))
-    server = Server(config, service)
+    server = Server(config, service, read_keys)
     for line in greeting(service, sockets):
         with contextlib.suppress(OSError):  # whoever started it may not read what it says
             say(line)
@@ -104,9 +109,11 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None]) -> N
 class Server(uvicorn.Server):
     """uvicorn's, with two signals of either kind: drain, then now."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, read_keys: ReadKeys | None = None) -> None:
         super().__init__(config)
         self._service = service
+        self._read_keys = read_keys
+        self._reading: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
@@ -123,6 +130,8 @@ class Server(uvicorn.Server):
         """Begin to accept."""
         connections = cast(type[Connection], self.config.http)
         asyncio.get_running_loop().set_exception_handler(for_event_loop(connections, self._service.log))
+        if self._read_keys is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up, self._read_keys)
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(QUEUE)  # uvicorn makes one of the two numbers the other
@@ -132,10 +141,32 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         self._end_soon()
 
+    def _hang_up(self, read: ReadKeys) -> None:
+        self._reading = asyncio.create_task(reload_keys(self._service, read, self._reading))
+
     def _end_soon(self) -> None:
         last = threading.Timer(NOW_S, os._exit, (Interrupted.exit_status if self.force_exit else 0,))
         last.daemon = True
         last.start()
+
+
+async def reload_keys(service: Service, read: ReadKeys, before: "asyncio.Task[None] | None" = None) -> None:
+    """Take the keys that there are now, after another reload that is under way. Where one of them is wrong nothing
+    changes, and the log says why."""
+    if before is not None:
+        await asyncio.wait([before])
+    left_out: list[str] = []
+    try:
+        keys = await asyncio.to_thread(read, left_out.append)
+        if left_out:
+            fail(UsageError, left_out[0])
+        gone = service.keyring.replace(keys)
+    except HerdError as error:
+        service.log.event("keys stay as they were", said=str(error))
+        return
+    for name in gone:
+        service.responses.forget(name)
+    service.log.event("keys", keys=len(keys), gone=len(gone))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -30,7 +30,7 @@ StartLimitBurst=5
 [Service]
 Type=exec
 ExecStart={command}
-WorkingDirectory=-{folder}
+{reload}WorkingDirectory=-{folder}
 EnvironmentFile=-{environment}
 # a wrong flag stays wrong (2), a model that does not fit stays too large (4)
 Restart=on-failure
@@ -51,6 +51,10 @@ UMask=0077
 
 [Install]
 WantedBy=default.target
+"""
+RELOAD = """\
+# reads the file of keys again; without one the signal would end it
+ExecReload=/bin/kill -HUP $MAINPID
 """
 
 
@@ -73,7 +77,9 @@ def environment_path() -> Path:
 def unit(arguments: Sequence[str], folder: Path, limits: Limits | None = None) -> str:
     """The unit's text. arguments: of `herd serve`; folder: what relative paths in them begin at. Raises UsageError."""
     words = [sys.executable, "-m", "herd", "serve", *arguments]
+    has_file = any(word == "--keys" or word.startswith("--keys=") for word in arguments)
     return UNIT.format(
+        reload=RELOAD if has_file else "",
         command=" ".join(quoted(word) for word in words),
         folder=plain(str(folder)),
         environment=plain(str(environment_path())),
