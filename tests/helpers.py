@@ -64,6 +64,23 @@ def byte_tokenizer_files(vocab_size: int = 320) -> dict[str, str]:
     return {"tokenizer.json": json.dumps(tokenizer), "tokenizer_config.json": json.dumps(config)}
 
 
-def hf_folder(folder: Path, config: Llama4Config = TINY, seed: int = 0, **texts: str) -> Path:
-    """A whole tiny checkpoint on disk; `texts`: further files, name -> content."""
-    return save_hf(folder, config, weights(config, seed), texts={**byte_tokenizer_files(config.vocab_size), **texts})
+def wanting(token_id: int, config: Llama4Config = TINY) -> Any:
+    """A model to which nothing is likelier than this id, whatever it has read; all others are as likely as each other.
+    Every position's state is the same vector of ones, and only this id's row of the head is not zero."""
+    model = random_model(config, 0)
+    arrays = [model.head.w, *(block.o.w for block in model.blocks)]
+    for block in model.blocks:
+        mlps = (block.ffn,) if block.ffn.kind == "mlp" else (block.ffn.shared, block.ffn)
+        arrays += [mlp.down.w for mlp in mlps]
+    for array in arrays:
+        array[:] = 0
+    model.embed.w[:] = 1
+    model.norm.w[:] = 1
+    model.head.w[token_id] = 1
+    return model
+
+
+def hf_folder(folder: Path, config: Llama4Config = TINY, seed: int = 0, model: Any = None, **texts: str) -> Path:
+    """A whole tiny checkpoint on disk; `texts`: further files, name -> content. model: its weights; None: random."""
+    model = weights(config, seed) if model is None else model
+    return save_hf(folder, config, model, texts={**byte_tokenizer_files(config.vocab_size), **texts})

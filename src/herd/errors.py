@@ -213,7 +213,19 @@ def fail(error: type[HerdError], what: str, *, got: object = None, expected: obj
     raise error(f"{line}; {do}" if do else line)
 
 
+def herd_error(error: BaseException) -> HerdError:
+    """An error as one of this tree: itself, or PassFailed with its kind and first words."""
+    if isinstance(error, HerdError):
+        return error
+    found = PassFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    found.__cause__ = error
+    return found
+
+
 def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # a number of thousands of digits, a list within a list without end
+        text = f"a value of {type(value).__name__}"
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:121])
     return text if len(text) <= 120 else text[:119] + "…"

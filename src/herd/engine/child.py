@@ -211,7 +211,7 @@ class _Remote:
 
     def __init__(self, child: Child) -> None:
         self._child = child
-        self.vocab_size, self.context = child.vocab_size, child.context
+        self.vocab_size, self.context, self.patch_id = child.vocab_size, child.context, child.patch_id
         self._handles: dict[int, tuple[int, Lease]] = {}
         self._next = 0
 

@@ -6,12 +6,14 @@ the name of the layer where they first appear. Because a row's result does not d
 sequence gives the same tokens whoever it shares the steps with.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from herd.cache import Lease
+from herd.engine.door import Meaning
 from herd.engine.matcher import Matcher
 from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
 from herd.engine.pace import Pace
@@ -22,7 +24,7 @@ from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
 from herd.engine.speculative import PromptLookup, Proposer, Worth
 from herd.engine.tiles import Tiles
-from herd.errors import BadCheckpoint, HerdError, PassFailed
+from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
 
 Router = Callable[[int], Any]
 """Number of a traced sequence -> the `Routing` that hears of its experts."""
@@ -79,7 +81,8 @@ class Core:
     """Sequences over one runner.
 
     budget: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. clock: monotonic
-    seconds. router: see Router; None when nothing is traced. proposer: makes each sequence its own.
+    seconds. router: see Router; None when nothing is traced. proposer: makes each sequence its own. num_tokens: see
+    Meaning.
     """
 
     def __init__(
@@ -92,8 +95,11 @@ class Core:
         clock: Callable[[], float] = time.monotonic,
         router: Router | None = None,
         proposer: Callable[[], Proposer | None] = PromptLookup,
+        num_tokens: int | None = None,
     ) -> None:
         self.runner = runner
+        self._meaning = Meaning.of(runner, num_tokens)
+        self._barred_B = self._meaning.barred()
         self.scheduler: Scheduler[Entry] = Scheduler(
             runner.room, budget=budget, places=places, most_waiting=most_waiting
         )
@@ -108,7 +114,16 @@ class Core:
     # -- orders ------------------------------------------------------------------------------------------------------
 
     def add(self, order: Order, matcher: Matcher | None = None) -> None:
-        """Queue an order, and its further samples with it. matcher: at the beginning of its grammar. Raises Busy."""
+        """Queue an order, and its further samples with it. matcher: at the beginning of its grammar.
+
+        Raises Busy, and UsageError for an order that no front should have let in: nothing has changed then.
+        """
+        self._meaning.check_order(order)
+        taken = self._entries.keys() & set(order.numbers)
+        if taken:
+            fail(UsageError, "number", got=min(taken), expected="one that no sequence under way has")
+        if (order.options.grammar is None) != (matcher is None):
+            fail(UsageError, "grammar", got="it without a matcher, or the reverse", expected="both or neither")
         first = self._entry(order, order.number, order.seed, matcher)
         self.scheduler.add(first)
         self._entries[first.number] = first
@@ -195,14 +210,24 @@ class Core:
                 left = min(left, entry.options.max_tokens - entry.num_output - 1)
             most = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
             if most > 0:
-                for i in entry.proposer.propose(entry.ids, most):
-                    if i == self.runner.patch_id:
-                        break  # its row would need an image
-                    entry.proposal.append(i)
-                if entry.matcher is not None and entry.proposal:
-                    del entry.proposal[entry.matcher.num_allowed(entry.proposal) :]
-                entry.extra = len(entry.proposal)
+                self._guess(entry, most)
         return len(decoding)
+
+    def _guess(self, entry: Entry, most: int) -> None:
+        """A guess is worth no failure: without one the sequence goes on as well."""
+        assert entry.proposer is not None
+        try:
+            found = list(itertools.takewhile(self._may_say, entry.proposer.propose(entry.ids, most)))
+            if entry.matcher is not None and found:
+                del found[entry.matcher.num_allowed(found) :]
+        except BaseException as error:
+            _not_ours(error)
+            return
+        entry.proposal, entry.extra = found, len(found)
+
+    def _may_say(self, token_id: int) -> bool:
+        """Whether an answer may hold it: a row of a patch would need an image."""
+        return token_id != self.runner.patch_id and token_id < self._meaning.num_tokens
 
     def _began(self, entry: Entry) -> None:
         if not entry.begun:
@@ -215,8 +240,8 @@ class Core:
         for entry, n in work:
             try:
                 ready.append((entry, self._piece(entry, n)))
-            except Exception as error:
-                self._failed(entry, error)
+            except BaseException as error:
+                self._failed(entry, _not_ours(error))
         began_s = self._clock()
         decodes = sum(entry.todo == 1 for entry, _ in ready)
         extra = sum(len(piece.ids) - 1 for entry, piece in ready if entry.todo == 1)
@@ -234,7 +259,8 @@ class Core:
             for entry, _ in ready:
                 self._close(entry, Ended(entry.number))
             return False
-        except Exception as error:
+        except BaseException as error:
+            _not_ours(error)
             self.counters.failed_passes += 1
             certain = [(entry, _certain(entry, piece)) for entry, piece in ready]
             if len(ready) == 1 and certain[0][1] is ready[0][1]:
@@ -261,7 +287,7 @@ class Core:
             entry.began_s = self._clock()
         ids = entry.ids[start : start + n] + entry.proposal[: max(0, n - todo)]
         features: tuple[Any, ...] = ()
-        if entry.tiles is not None:
+        if entry.tiles is not None and start < entry.num_prompt:  # no answer holds a patch
             patch_id = self.runner.patch_id
             first = sum(i == patch_id for i in entry.ids[:start])
             wanted = sum(i == patch_id for i in ids)
@@ -300,8 +326,8 @@ class Core:
             while self._say(entry, *drawn) is None and kept < len(proposed) and drawn[0] == proposed[kept]:
                 kept += 1
                 drawn = self._choose(entry, logits_RV[kept])
-        except Exception as error:
-            self._failed(entry, error, piece)
+        except BaseException as error:
+            self._failed(entry, _not_ours(error), piece)
             return
         if proposed:
             entry.worth.seen(len(proposed), kept)
@@ -315,7 +341,7 @@ class Core:
     def _choose(self, entry: Entry, logits_V: Logits) -> tuple[int, TokenLogprob | None]:
         options = entry.options
         allowed_A = None if entry.matcher is None else entry.matcher.allowed()
-        token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output, allowed_A)
+        token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output, allowed_A, self._barred_B)
         return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
 
     def _say(self, entry: Entry, token_id: int, chosen: TokenLogprob | None) -> Reason | None:
@@ -362,8 +388,8 @@ class Core:
         self._began(sibling)
         try:
             self._say(sibling, *self._choose(sibling, logits_V))
-        except Exception as error:
-            self._failed(sibling, error)
+        except BaseException as error:
+            self._failed(sibling, _not_ours(error))
             return
         if sibling.ended:
             self._leave(sibling)
@@ -400,7 +426,7 @@ class Core:
                 other.parent = heir
             self.scheduler.readd(heir)
 
-    def _failed(self, entry: Entry, error: Exception, piece: Piece | None = None) -> None:
+    def _failed(self, entry: Entry, error: BaseException, piece: Piece | None = None) -> None:
         """An error inside one sequence ends that one."""
         lease: Lease | None = entry.lease
         if lease is not None and lease.pending:
@@ -413,14 +439,14 @@ class Core:
             error = wrapped
         self._close(entry, Ended(entry.number, error))
 
-    def _where(self, piece: Piece, error: Exception) -> Exception:
+    def _where(self, piece: Piece, error: BaseException) -> BaseException:
         """The same piece once more, looking at the output of every layer."""
         if piece.lease.pending:
             self.runner.room.commit(piece.lease, 0)
         try:
             name = self.runner.first_not_finite(piece)
-        except Exception as again:
-            return again
+        except BaseException as again:
+            return _not_ours(again)
         if name is None:
             return error
         found = BadCheckpoint(f"{name}: its output is not finite; verify the model's files")
@@ -434,7 +460,15 @@ def _certain(entry: Entry, piece: Piece) -> Piece:
     return piece if len(piece.ids) <= todo else Piece(piece.lease, piece.ids[:todo], piece.features)
 
 
-def _line(error: Exception) -> str:
+def _not_ours(error: BaseException) -> BaseException:
+    """An error that is a sequence's own, given back; raises one that ends the process. A panic of a library in Rust is
+    the sequence's, too, and no Exception."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    return error
+
+
+def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:199] + "…"
 

@@ -16,12 +16,15 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 import numpy as np
 
+from herd.engine.checks import whole
+from herd.engine.door import MOST_SAMPLES, Meaning
 from herd.engine.fair import Gate
+from herd.engine.home import Home
 from herd.engine.matcher import Grammars
 from herd.engine.orders import Ended, Event, Order, Token
 from herd.engine.reading import Decoder, Inbox, Reading
@@ -29,7 +32,7 @@ from herd.engine.request import Request, Step
 from herd.engine.runner import ModelRunner, Scorer
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend, Worker
-from herd.errors import ContextTooLong, UsageError, fail
+from herd.errors import UsageError, fail
 
 MOST_WAITING = 1024
 """Requests that wait; one client may have half of them, see Gate."""
@@ -67,7 +70,8 @@ class Engine:
 
     runner: a model with its cache, which then runs on a thread of this process, or a Backend. decoder: makes a fresh
     id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
-    grammars: compile those of requests over the vocabulary; None: requests with a grammar are refused.
+    grammars: compile those of requests over the vocabulary; None: requests with a grammar are refused. num_tokens: ids
+    below it are tokens of the vocabulary, see door.Meaning. A fork of the process gets a UsageError for every use.
     """
 
     def __init__(
@@ -80,13 +84,18 @@ class Engine:
         places: int = 8,
         most_waiting: int = MOST_WAITING,
         grammars: Grammars | None = None,
+        num_tokens: int | None = None,
     ) -> None:
         assert piece > 0, piece
+        self._home = Home()
         self.backend: Backend = (
             runner
             if isinstance(runner, Backend)
-            else Worker(runner, piece=piece, places=places, most_waiting=most_waiting, grammars=grammars)
+            else Worker(
+                runner, piece=piece, places=places, most_waiting=most_waiting, grammars=grammars, num_tokens=num_tokens
+            )
         )
+        self._meaning = Meaning.of(self.backend, num_tokens)
         self._decoder = decoder
         self._end_ids = tuple(sorted(end_ids))
         self._post = _Post(most_waiting)
@@ -112,9 +121,9 @@ class Engine:
 
     def submit_samples(self, request: Request, n: int, *, start: bool = True) -> list[Job]:
         """n continuations of one prompt, which is computed once; sample i draws with seed + i. See `submit`."""
-        if not 1 <= n <= MOST_SAMPLES:
-            fail(UsageError, "samples", got=n, expected=f"1 to {MOST_SAMPLES}")
-        digests = self._check(request)
+        self._home.check()
+        whole("samples", n, 1, MOST_SAMPLES)
+        request, digests = self._check(request)
         with self._post.lock:
             self._post.gate.check(request.client)
             numbers = range(self._number, self._number + n)
@@ -131,6 +140,7 @@ class Engine:
 
     def start(self, job: Job) -> None:
         """Queue a submitted job, with all samples of its group; nothing when it has started. Raises Busy."""
+        self._home.check()
         jobs = job.group
         with self._post.lock:
             if job.started_s is not None:
@@ -167,6 +177,7 @@ class Engine:
             if not jobs[0].cancelled:
                 self.start(jobs[0])
             while waiting:
+                self._home.check()
                 event = inbox.get()
                 if event.number in waiting:
                     job = waiting[event.number]
@@ -184,20 +195,28 @@ class Engine:
 
     def leave(self, job: Job) -> None:
         """Nobody reads a job any more: end it, unless it has ended."""
+        if not self._home.is_here:
+            return  # it is the other process's
         self._post.forget(job)
         if job.started_s is not None and (not job.reading.ended or job.cancelled):
             self.backend.cancel(job.number)
 
     def cancel(self, job: Job) -> None:
         """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
+        self._home.check()
         job.cancelled = True
         job.inbox.put(Ended(job.number))  # whoever reads wakes now
         if job.started_s is not None:
             self.backend.cancel(job.number)
 
+    def check_here(self) -> None:
+        """Raise UsageError in a fork of the process that it was made in."""
+        self._home.check()
+
     @contextmanager
     def alone(self) -> Iterator[Scorer]:
         """The runner, with all of its cache, to the exclusion of requests; they go on afterwards."""
+        self._home.check()
         with self.backend.alone() as runner:
             yield runner
 
@@ -207,44 +226,21 @@ class Engine:
 
     # -- a request ---------------------------------------------------------------------------------------------------
 
-    def _check(self, request: Request) -> tuple[bytes, ...]:
-        """Raise what is wrong with a request; digests of its tiles."""
-        ids, options, context, vocab_size = request.ids, request.options, self.backend.context, self.backend.vocab_size
-        if not len(ids):
-            fail(UsageError, "prompt", got="no tokens", expected="at least one")
-        if min(ids) < 0 or max(ids) >= vocab_size:
-            wrong = next(i for i in ids if not 0 <= i < vocab_size)
-            fail(UsageError, "prompt", got=f"id {wrong}", expected=f"ids from 0 to {vocab_size - 1}")
-        if len(ids) > context:
-            fail(
-                ContextTooLong,
-                f"the prompt has {len(ids)} tokens, the context holds {context}",
-                do="shorten it, or load the model with a larger context",
-            )
-        if options.max_tokens is not None and options.max_tokens > context:
-            fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {context}")
-        options.fits(vocab_size)
-        if options.grammar is not None:
+    def _check(self, request: Request) -> tuple[Request, tuple[bytes, ...]]:
+        """The request with plain ids, and digests of its tiles. Raises what is wrong with it."""
+        if not isinstance(request, Request):
+            fail(UsageError, "request", got=type(request).__name__, expected="a Request")
+        request = replace(request, ids=self._meaning.check(request))
+        self._meaning.check_context(request.ids, request.options)
+        if request.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
-            self._grammars.matcher(options.grammar, request.salt, request.client)
-        return self._digests(request)
+            self._grammars.matcher(request.options.grammar, request.salt, request.client)
+        tiles = () if request.pixels_I3SS is None else request.pixels_I3SS
+        return request, tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 
     def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> Job:
         return Job(request, number, Reading(request, self._decoder()), digests=digests)
-
-    def _digests(self, request: Request) -> tuple[bytes, ...]:
-        tiles, patch_id = request.pixels_I3SS, self.backend.patch_id
-        given = 0 if tiles is None else len(tiles)
-        if given and patch_id is None:
-            fail(UsageError, "an image was given to a text model", do="choose a model with vision")
-        rows = 0 if patch_id is None else sum(i == patch_id for i in request.ids)
-        size = self.backend.tokens_per_tile
-        if rows != given * size:
-            fail(UsageError, "image tokens in the prompt", got=rows, expected=f"{size} for each of {given} tiles")
-        if tiles is None:
-            return ()
-        return tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 
     def _order(self, jobs: Sequence[Job]) -> Order:
         first = jobs[0]
@@ -264,9 +260,6 @@ class Engine:
             traced=first.routing is not None,
             samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
         )
-
-
-MOST_SAMPLES = 128
 
 
 class _Post:

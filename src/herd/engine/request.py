@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from herd.engine.checks import MAX_ID, flag, number, shown, whole
 from herd.engine.grammar import Grammar
 from herd.errors import UsageError, fail
 
@@ -50,7 +51,8 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     repetition_window: int = 256
     """How many last tokens (prompt included) the repetition penalty looks at; 0: all of them."""
     logit_bias: dict[int, float] = {}
-    """Added to the logits of these ids; -100 to 100, at most 1,024 entries."""
+    """Added to the logits of these ids; -100 to 100, at most 1,024 entries. An id that no answer holds (a patch of an
+    image, a row that pads the vocabulary) stays out of it whatever is added."""
     seed: int | None = None
     """0 to 2^63 - 1; the same seed, prompt and options draw the same tokens. None: a fresh one, told in the result."""
     max_tokens: int | None = None
@@ -69,27 +71,30 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the text must be. It ends with "stop" only where it is complete (or at a stop string of the caller's)."""
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0.0, 100.0)
-        _whole("top_k", self.top_k, 0, 1 << 24)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
-        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _whole("repetition_window", self.repetition_window, 0, MAX_WINDOW)
+        self.check()
+
+    def check(self) -> None:
+        """Raise UsageError naming the first field whose value is none of its own."""
+        number("temperature", self.temperature, 0.0, 100.0)
+        whole("top_k", self.top_k, 0, 1 << 24)
+        number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        number("min_p", self.min_p, 0.0, 1.0)
+        number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
+        number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        whole("repetition_window", self.repetition_window, 0, MAX_WINDOW)
         _bias(self.logit_bias)
         if self.seed is not None:
-            _whole("seed", self.seed, 0, MAX_SEED)
+            whole("seed", self.seed, 0, MAX_SEED)
         if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1, MAX_TOKENS)
+            whole("max_tokens", self.max_tokens, 1, MAX_TOKENS)
         _stops(self.stop)
         _ids("stop_ids", self.stop_ids)
         if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if not isinstance(self.ignore_eos, bool):
-            fail(UsageError, "ignore_eos", got=self.ignore_eos, expected="true or false")
-        if self.speculate not in ("auto", "off"):
-            fail(UsageError, "speculate", got=_shown(self.speculate), expected="auto or off")
+            whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        flag("ignore_eos", self.ignore_eos)
+        if not isinstance(self.speculate, str) or self.speculate not in ("auto", "off"):
+            fail(UsageError, "speculate", got=shown(self.speculate), expected="auto or off")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             fail(UsageError, "grammar", got=type(self.grammar).__name__, expected="a Grammar")
         if self.grammar is not None and self.ignore_eos:
@@ -108,7 +113,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises UsageError for an unknown field or a bad value.
         """
-        unknown = sorted(set(options) - set(self.__struct_fields__))
+        unknown = [name for name in options if name not in self.__struct_fields__]
         if unknown:
             fail(UsageError, "option", got=unknown[0], expected="one of " + ", ".join(self.__struct_fields__))
         fields = dict(options)
@@ -133,35 +138,11 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
                     fail(UsageError, name, got=i, expected=f"an id from 0 to {vocab_size - 1}")
 
 
-def _shown(value: object) -> object:
-    return "null" if value is None else value
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        fail(UsageError, name, got=_shown(value), expected=f"a whole number from {low} to {high}")
-
-
-def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not low <= value <= high  # NaN compares false
-        or (open_low and value == low)
-    ):
-        fail(
-            UsageError,
-            name,
-            got=_shown(value),
-            expected=f"a number {'above' if open_low else 'from'} {low:g} to {high:g}",
-        )
-
-
 def _ids(name: str, ids: object) -> None:
     if not isinstance(ids, tuple) or len(ids) > MAX_STOP_IDS:
         fail(UsageError, name, got=ids, expected=f"up to {MAX_STOP_IDS} token ids")
     for i in ids:
-        _whole(name, i, 0, 1 << 24)
+        whole(name, i, 0, MAX_ID)
 
 
 def _bias(bias: object) -> None:
@@ -170,8 +151,8 @@ def _bias(bias: object) -> None:
     if len(bias) > MAX_LOGIT_BIAS:
         fail(UsageError, "logit_bias", got=f"{len(bias)} entries", expected=f"at most {MAX_LOGIT_BIAS}")
     for key, value in bias.items():
-        _whole("logit_bias", key, 0, 1 << 24)
-        _number("logit_bias", value, -100.0, 100.0)
+        whole("logit_bias", key, 0, MAX_ID)
+        number("logit_bias", value, -100.0, 100.0)
 
 
 def _stops(stops: object) -> None:

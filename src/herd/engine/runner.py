@@ -51,6 +51,8 @@ class Scorer(Protocol):
 
     vocab_size: int
     context: int
+    patch_id: int | None
+    """The id whose rows are image features; None: a text model."""
 
     def lease(self) -> Lease:
         """A new, empty sequence."""

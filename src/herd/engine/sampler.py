@@ -6,7 +6,8 @@ The order, fixed and documented, because each filter sees what the one before le
                             (CTRL, arXiv:1909.05858, section 4.1)
        presence, frequency  output ids: l - presence - frequency * count
     2. logit_bias           l + bias
-    3. grammar              from here on only the ids that it allows take part (engine.matcher)
+    3. barred, grammar      ids that no answer holds are out of it, whatever was added (engine.door); from here on only
+                            the ids that the grammar allows take part (engine.matcher)
     4. greedy               the largest l, at a tie the lowest id; or
     5. temperature          p = softmax(l / temperature)
     6. top_k                the k largest; ids tied with the k-th: the lowest ids stay
@@ -28,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.engine.request import SamplingOptions, TokenLogprob
-from herd.errors import BadCheckpoint, fail
+from herd.errors import BadCheckpoint, GrammarStuck, fail
 
 Logits = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -154,21 +155,37 @@ def sample(
     seed: int,
     step: int,
     allowed_A: npt.NDArray[np.int64] | None = None,
+    barred_B: npt.NDArray[np.int64] | None = None,
 ) -> int:
     """The next token id. `step` counts the output tokens of this request, from 0. allowed_A: the ids that a grammar
-    allows, ascending; None: all."""
+    allows, ascending; None: all. barred_B: ids that are never drawn.
+
+    Raises BadCheckpoint where the largest logit is no number, GrammarStuck where all that is allowed is barred.
+    """
     plain = not options.logit_bias and options.repetition_penalty == 1.0
     greedily = options.greedy and plain and not options.presence_penalty and not options.frequency_penalty
     l_V: npt.NDArray[Any] = logits_V if greedily else adjusted(logits_V, options, history)
     best = _best(l_V)
+    if barred_B is not None and len(barred_B) and not (greedily and allowed_A is None and best not in barred_B):
+        l_V = _without(l_V, barred_B)
+        best = _best(l_V)
     if allowed_A is not None:
         l_V = l_V[allowed_A]
+        if barred_B is not None and np.isneginf(l_V).all():
+            raise GrammarStuck("grammar: it allows only what no answer holds, such as a patch of an image")
         best = _best(l_V)
     if not options.greedy:
         p, id_at = candidates(l_V, options)
         at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
-        best = id_at(min(at, len(p) - 1))  # the sum may round to just below 1
+        best = id_at(at if at < len(p) else int(np.flatnonzero(p)[-1]))  # the sum may round to just below 1
     return best if allowed_A is None else int(allowed_A[best])
+
+
+def _without(l_V: Logits, barred_B: npt.NDArray[np.int64]) -> Logits:
+    """A copy in which these ids cannot be drawn."""
+    left_V = l_V.copy()
+    left_V[barred_B] = -np.inf
+    return left_V
 
 
 def _best(l_V: Logits) -> int:

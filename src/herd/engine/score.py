@@ -18,6 +18,8 @@ def _check(runner: Scorer, ids: Sequence[int]) -> None:
     for i in ids:
         if not 0 <= i < runner.vocab_size:
             fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
+        if i == runner.patch_id:
+            fail(UsageError, "ids", got=f"{i}, a patch of an image", expected="ids of text")
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,11 @@ def score(
     Each window begins with `bos_id` when given (counted in `context`). It scores the tokens that no window before it
     scored; a token without anything before it in its window is not scored.
     """
-    if not 2 <= context <= runner.context:
+    if type(context) is not int or not 2 <= context <= runner.context:
         fail(UsageError, "context", got=context, expected=f"2 to the model's loaded context, {runner.context}")
     head = [] if bos_id is None else [bos_id]
     width = context - len(head)
-    if not 1 <= stride <= width:
+    if type(stride) is not int or not 1 <= stride <= width:
         fail(UsageError, "stride", got=stride, expected=f"1 to {width}")
     total, scored, windows, done = 0.0, 0, 0, 0
     for begin in range(0, len(ids), stride):

@@ -30,9 +30,9 @@ from herd.engine.wire import (
     Ready,
     Routed,
     Run,
-    herd_error,
 )
 from herd.engine.worker import Worker
+from herd.errors import herd_error
 
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""

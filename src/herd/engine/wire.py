@@ -2,6 +2,7 @@
 
     frame   8 bytes, little-endian: length; then one message
 
+What cannot be read raises BadFrame, and memory is taken only as bytes come, whatever a length says.
 Only ids, numbers, options, tiles and results cross, each message of a fixed type; nothing that is read makes code run
 (no pickle). An error crosses as the name of its class in herd.errors and its line; a name that is not there becomes
 PassFailed.
@@ -17,10 +18,13 @@ import numpy as np
 
 from herd import errors
 from herd.engine.orders import Began, Ended, Order, Token
-from herd.errors import HerdError, PassFailed
+from herd.errors import HerdError, PassFailed, UsageError, fail
 
 HEADER = struct.Struct("<Q")
-MAX_FRAME = 1 << 34
+MAX_FRAME = 1 << 32
+"""Of one message. Logits of a pass of 512 rows over 200,000 tokens take a tenth of it."""
+STEP_BYTES = 1 << 20
+"""Most memory that is taken for bytes that have not come yet, while what has come is no longer."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -103,8 +107,14 @@ class Routed(Message, frozen=True):
     scores_TA: list[list[float]]
 
 
+DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
+"""Of arrays that cross: tiles, logits and states."""
 Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop
 Up: TypeAlias = Progress | Ready | Failed | Held | Ran | Routed | Began | Token | Ended
+
+
+class BadFrame(OSError):
+    """Bytes that are no message: the pipe is of no use any more."""
 
 
 class Channel:
@@ -117,39 +127,44 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, *messages: Any) -> None:
-        """Write messages, together."""
+        """Write messages, together. Raises UsageError for one that cannot be written: nothing is sent then."""
         frames = []
         for message in messages:
-            data = self._encoder.encode(message)
+            try:
+                data = self._encoder.encode(message)
+            except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+                fail(UsageError, f"a message ({type(message).__name__}) cannot be sent", got=str(error))
+            if len(data) > MAX_FRAME:
+                fail(UsageError, "a message", got=f"{len(data)} bytes", expected=f"at most {MAX_FRAME}")
             frames += [HEADER.pack(len(data)), data]
         with self._lock:
             self._target.write(b"".join(frames))
             self._target.flush()
 
     def receive(self) -> Any:
-        """The next message."""
+        """The next message. Raises BadFrame for what is none."""
         (length,) = HEADER.unpack(self._exactly(HEADER.size))
         if length > MAX_FRAME:
-            raise EOFError(f"a frame of {length} bytes")
-        return self._decoder.decode(self._exactly(length))
+            raise BadFrame(f"a frame of {length} bytes, the most is {MAX_FRAME}")
+        data = self._exactly(length)
+        try:
+            return self._decoder.decode(data)
+        except Exception as error:  # whatever the parts of a message make of hostile bytes
+            raise BadFrame(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
     def close(self) -> None:
         """Close what is written to; the other end reads an end of file."""
         with suppress(OSError):  # unsent bytes for a process that is gone
             self._target.close()
 
-    def _exactly(self, size: int) -> bytes:
-        data = self._source.read(size)
-        if data is None or len(data) < size:
-            raise EOFError("the other end is gone")
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray()
+        while len(data) < size:
+            more = self._source.read(min(size - len(data), max(STEP_BYTES, len(data))))
+            if not more:
+                raise EOFError("the other end is gone")
+            data += more
         return data
-
-
-def herd_error(error: BaseException) -> HerdError:
-    """As it may cross: itself, or PassFailed with its words."""
-    if isinstance(error, HerdError):
-        return error
-    return PassFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _plain(x: Any) -> Any:
@@ -175,7 +190,7 @@ def _made(kind: type, x: Any) -> Any:
         return PassFailed(line)
     if kind is np.ndarray:
         dtype, shape, data = x
-        if np.dtype(dtype).hasobject:
-            raise ValueError("an array of objects does not cross")
+        if dtype not in DTYPES:
+            raise ValueError(f"an array of {str(dtype)[:20]} does not cross")
         return np.frombuffer(data, dtype).reshape(shape)
     raise NotImplementedError(f"{kind} does not cross")

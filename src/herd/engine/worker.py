@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from herd.engine.core import Core
+from herd.engine.home import Home
 from herd.engine.matcher import Grammars, Matcher
 from herd.engine.orders import Ended, Event, Order
 from herd.engine.runner import ModelRunner, Scorer
 from herd.engine.trace import Traced
-from herd.errors import EngineDied, HerdError, UsageError, fail
+from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 
 Deliver = Callable[[Sequence[Event]], None]
 
@@ -57,7 +58,7 @@ class Worker(Backend):
     """A core on a thread of this process.
 
     piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. grammars: compile those
-    of orders; None: there are none.
+    of orders; None: there are none. num_tokens: ids below it are tokens, see door.Meaning.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Worker(Backend):
         places: int = 8,
         most_waiting: int = 1024,
         grammars: Grammars | None = None,
+        num_tokens: int | None = None,
     ) -> None:
         self.runner = runner
+        self._home = Home()
         self.vocab_size, self.context = runner.vocab_size, runner.context
         self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
         self._routes: dict[int, Traced] = {}
@@ -81,6 +84,7 @@ class Worker(Backend):
             places=min(places, piece),
             most_waiting=most_waiting,
             router=self._routes.get,
+            num_tokens=num_tokens,
         )
         self._deliver: Deliver = lambda events: None
         self._orders: deque[Order | int] = deque()
@@ -100,6 +104,7 @@ class Worker(Backend):
 
     def start(self, order: Order, routing: Traced | None = None) -> None:
         """See Backend. A grammar is compiled here, on the caller's thread."""
+        self._home.check()
         if order.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
@@ -110,13 +115,14 @@ class Worker(Backend):
 
     def cancel(self, number: int) -> None:
         """See Backend."""
-        if self._over is None:
+        if self._over is None and self._home.is_here:
             self._send(number)
 
     @contextmanager
     def alone(self) -> Iterator[ModelRunner]:
         """See Backend. A request that runs gives its pages back and is computed again later; none is lost. Whoever asks
         again and again has it between turns of the requests, which make a pass each time."""
+        self._home.check()
         with self._single:
             with self._wake:
                 while self._over is None and not self._holds and self._owes and self._has_work:
@@ -141,7 +147,9 @@ class Worker(Backend):
         return self._over
 
     def close(self) -> None:
-        """See Backend. Returns when the pass in progress has ended."""
+        """See Backend. Returns when the pass in progress has ended. In a fork there is nothing to end."""
+        if not self._home.is_here:
+            return
         with self._wake:
             self._over = self._over or EngineDied("the model was closed while this request was under way")
             self._wake.notify_all()
@@ -197,8 +205,8 @@ class Worker(Backend):
                 self._live.update(item.numbers)
                 try:
                     self._core.add(item, self._matchers.pop(item.number, None))
-                except HerdError as error:
-                    events += [Ended(n, error) for n in item.numbers]
+                except Exception as error:
+                    events += [Ended(n, herd_error(error)) for n in item.numbers]
             else:
                 self._core.cancel(item)
         events += self._core.step()

@@ -22,8 +22,11 @@ from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
+from herd.engine.checks import shown
+from herd.engine.checks import text as check_text
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import MOST_WAITING, Engine
+from herd.engine.home import Home
 from herd.engine.matcher import Grammars
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import ModelRunner
@@ -154,6 +157,7 @@ class LLM:
         """Of the weight files."""
         self.load_s = load_s
         self._checkpoint = checkpoint
+        self._home = Home()
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
@@ -166,6 +170,7 @@ class LLM:
             places=parallel,
             most_waiting=queue,
             grammars=self._grammars,
+            num_tokens=tokenizer.vocab_size,
         )
 
     @property
@@ -175,6 +180,7 @@ class LLM:
 
     def prepare_grammars(self) -> None:
         """Build what grammars need of the vocabulary now (a second for 200,000 tokens), so that no request waits."""
+        self._running()
         self._grammars.prepare()
 
     @property
@@ -190,8 +196,9 @@ class LLM:
 
         Raises UsageError, ContextTooLong, BadMedia. Ctrl-C returns what was said, with finish_reason "interrupted".
         """
-        if arguments.get("n", 1) != 1:
-            fail(UsageError, "n", got=arguments["n"], expected="1", do="use chat_samples for several answers")
+        n = arguments.get("n", 1)
+        if type(n) is not int or n != 1:
+            fail(UsageError, "n", got=shown(n), expected="1", do="use chat_samples for several answers")
         return _last(self.stream(messages, **arguments))
 
     def chat_samples(self, messages: Dialog, n: int, **arguments: Any) -> list[Reply]:
@@ -215,6 +222,8 @@ class LLM:
         the last one's.
         """
         engine = self._running()
+        if isinstance(dialogs, str | bytes) or not isinstance(dialogs, Sequence):
+            fail(UsageError, "dialogs", got=type(dialogs).__name__, expected="a list of them")
         most = TOGETHER if arguments.get("trace") is None else 1
         waiting = deque(dialogs)
         begun: deque[tuple[Prepared, Iterator[Event]]] = deque()
@@ -267,12 +276,13 @@ class LLM:
         return self._astream(lambda engine: self._requests.text(engine, prompt, arguments), arguments)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text, without specials."""
+        """Ids of plain text, without specials. Raises UsageError for a lone surrogate."""
+        check_text("text", text)
         return self.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special ones spelt out."""
-        return self.tokenizer.decode(ids)
+        """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
+        return self.tokenizer.decode(self._requests.given(ids, "ids"))
 
     def count(self, messages: Dialog) -> int:
         """Tokens of a plain text, or of turns as `chat` would send them."""
@@ -290,8 +300,9 @@ class LLM:
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """[T, V], float32: after each id, the logits of the next. Raises UsageError, ContextTooLong."""
+        given = self._requests.given(ids, "ids")
         with self._running().alone() as runner:
-            return all_logits(runner, ids, PIECE)
+            return all_logits(runner, given, PIECE)
 
     def perplexity(
         self, text: str | Sequence[int], *, context: int | None = None, stride: int | None = None
@@ -301,7 +312,7 @@ class LLM:
         Windows of `context` tokens (None: the model's) every `stride` (None: one after another); each scores the
         tokens that none before it scored. Where the vocabulary wants a first token, every window begins with it.
         """
-        ids = self.encode(text) if isinstance(text, str) else list(text)
+        ids = self.encode(text) if isinstance(text, str) else self._requests.given(text, "text")
         width = self.context if context is None else context
         bos = self._requests.bos()
         with self._running().alone() as runner:
@@ -323,20 +334,24 @@ class LLM:
         short texts or a long one at a time, and what they had in the cache is computed again. Raises UsageError (an
         empty text), ContextTooLong, before anything is computed.
         """
+        self._running()
         found = []
-        for group in groups([self._embeddable(texts, i) for i in range(len(texts))], PIECE):
+        for group in groups(self._embeddables(texts), PIECE):
             with self._running().alone() as runner:
                 found += [mean_state(runner, ids, PIECE) for ids in group]
         return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
-        return sum(len(self._embeddable(texts, i)) for i in range(len(texts)))
+        return sum(map(len, self._embeddables(texts)))
+
+    def _embeddables(self, texts: Sequence[str]) -> list[list[int]]:
+        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+            fail(UsageError, "texts", got=type(texts).__name__, expected="a list of texts")
+        return [self._embeddable(texts, i) for i in range(len(texts))]
 
     def _embeddable(self, texts: Sequence[str], i: int) -> list[int]:
         text = texts[i]
-        if isinstance(texts, str):
-            fail(UsageError, "texts", got="a text", expected="a list of them")
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
@@ -353,12 +368,15 @@ class LLM:
     @property
     def alive(self) -> bool:
         """Whether it still answers: not closed, and what computes has not died."""
-        return self._engine is not None and self._engine.backend.over is None
+        return self._engine is not None and self._home.is_here and self._engine.backend.over is None
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back memory; calls after this are refused, streams under way fail with EngineDied."""
+        """Give back memory; calls after this are refused, streams under way fail with EngineDied. In a fork of the
+        process that loaded it there is nothing to give back."""
+        if not self._home.is_here:
+            return
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -378,6 +396,7 @@ class LLM:
     def _running(self) -> Engine:
         if self._engine is None:
             fail(UsageError, f"{self.name} is closed", do="load it again")
+        self._home.check()
         return self._engine
 
     def _astream(self, prepare: Callable[[Engine], Prepared], arguments: Mapping[str, Any]) -> AsyncStream:

@@ -72,4 +72,10 @@ def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
     _loaded.append(parts)
     assert isinstance(parts.runner, Runner)
     grammars = Grammars(parts.tokenizer, end_ids(parts.config, parts.tokenizer, parts.chat))
-    return parts.runner, {"piece": PIECE, "places": told.parallel, "most_waiting": told.queue, "grammars": grammars}
+    return parts.runner, {
+        "piece": PIECE,
+        "places": told.parallel,
+        "most_waiting": told.queue,
+        "grammars": grammars,
+        "num_tokens": parts.tokenizer.vocab_size,
+    }

@@ -13,6 +13,7 @@ from herd.answers import Sample
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
+from herd.engine.checks import token_ids
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.trace import RoutingLog
@@ -71,6 +72,10 @@ class Requests:
                 do="shorten it, or load the model with a larger context",
             )
 
+    def given(self, ids: Sequence[int], name: str = "prompt") -> list[int]:
+        """Ids that a caller gave, as plain numbers. Raises UsageError for what is none of this vocabulary."""
+        return token_ids(name, ids, self.tokenizer.vocab_size)
+
     def dialog(self, engine: Engine, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to answer a dialog."""
         asked, options = Asked.of(arguments)
@@ -85,7 +90,7 @@ class Requests:
         if asked.tools or asked.images or asked.system is not None:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
         self.check_fits(prompt, engine.backend.context)
-        ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
+        ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
         (shown,) = _shown(asked.policy, Prompt((turn,))).messages

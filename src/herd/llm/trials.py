@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from herd.engine.grammar import Grammar
+from herd.engine.home import Home
 from herd.engine.matcher import Vocabulary
 from herd.engine.trial import Alphabet, Tried, Up, Verdict
 from herd.engine.wire import Channel
@@ -208,6 +209,7 @@ class _Process:
     def __init__(self, alphabet: Alphabet) -> None:
         import herd
 
+        self._home = Home()
         root = str(Path(herd.__file__).parents[1])
         program = f"import sys; sys.path.append({root!r}); from herd.engine.trial import main; main()"
         self._process = subprocess.Popen(
@@ -249,7 +251,9 @@ class _Process:
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it, and leave nothing of it."""
+        """Kill it, and leave nothing of it. In a fork it is another process's."""
+        if not self._home.is_here:
+            return
         self.kill()
         self._process.wait()
         self._channel.close()

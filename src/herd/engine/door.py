@@ -1,0 +1,128 @@
+"""What a request may be, for one model: checked where it enters the engine, and again where it enters the core.
+
+The first check is for whoever asks, and names what is wrong. The second one is for the core: whatever came past the
+first costs its own request alone, since nothing that a schedule or a pass works with can be of another type or reach.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.engine.checks import number, text, token_ids, whole
+from herd.engine.orders import Order
+from herd.engine.request import Request, SamplingOptions
+from herd.errors import ContextTooLong, UsageError, fail
+
+MAX_PRIORITY = 1 << 31
+MAX_TIMEOUT_S = 1e9
+MAX_NUMBER = (1 << 63) - 1
+MAX_DRAW = (1 << 64) - 1
+"""Of seeds in use: sample i of a prompt draws with seed + i."""
+MOST_SAMPLES = 128
+DIGEST_BYTES = 32
+
+
+class Runs(Protocol):
+    """What holds a model, as far as its ids go (a ModelRunner, a Backend)."""
+
+    vocab_size: int
+    context: int
+    patch_id: int | None
+    tokens_per_tile: int
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What ids mean to one model.
+
+    num_tokens: ids below it are tokens; rows of the embedding from there on only pad it. patch_id: stands for a row of
+    an image, so that it is in a prompt beside its image only, and never in an answer; None: a model without images.
+    """
+
+    num_rows: int
+    num_tokens: int
+    context: int
+    patch_id: int | None
+    tokens_per_tile: int
+
+    @classmethod
+    def of(cls, model: Runs, num_tokens: int | None = None) -> "Meaning":
+        """Of a runner or a backend. num_tokens: of its tokenizer; None: as many as there are rows."""
+        rows = model.vocab_size
+        return cls(rows, min(rows, num_tokens or rows), model.context, model.patch_id, model.tokens_per_tile)
+
+    def barred(self) -> npt.NDArray[np.int64]:
+        """Ids that no answer holds, ascending: what stands for a row of something else, and rows that pad."""
+        padding = np.arange(self.num_tokens, self.num_rows)
+        patch = self.patch_id
+        return padding if patch is None or patch >= self.num_tokens else np.array([patch, *padding], np.int64)
+
+    def check(self, asked: Request | Order) -> list[int]:
+        """The ids of its prompt as plain numbers. Raises UsageError: what is wrong with it."""
+        ids = token_ids("prompt", asked.ids, self.num_tokens)
+        if not ids:
+            fail(UsageError, "prompt", got="no tokens", expected="at least one")
+        if not isinstance(asked.options, SamplingOptions):
+            fail(UsageError, "options", got=type(asked.options).__name__, expected="SamplingOptions")
+        asked.options.check()  # its map may have been written to since
+        asked.options.fits(self.num_tokens)
+        check_whose(asked.client, asked.priority, asked.timeout_s)
+        whole("seed", asked.seed, 0, MAX_DRAW)
+        if not isinstance(asked.salt, bytes):
+            fail(UsageError, "salt", got=type(asked.salt).__name__, expected="bytes")
+        self._check_images(ids, _num_tiles(asked.pixels_I3SS))
+        return ids
+
+    def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
+        """Raise ContextTooLong for a prompt, UsageError for an answer that could never fit."""
+        if len(ids) > self.context:
+            fail(
+                ContextTooLong,
+                f"the prompt has {len(ids)} tokens, the context holds {self.context}",
+                do="shorten it, or load the model with a larger context",
+            )
+        if options.max_tokens is not None and options.max_tokens > self.context:
+            fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {self.context}")
+
+    def check_order(self, order: Order) -> None:
+        """`check`, and what a front adds to it."""
+        self.check(order)
+        for n in order.numbers:
+            whole("number", n, 0, MAX_NUMBER)
+        for _, seed in order.samples:
+            whole("seed", seed, 0, MAX_DRAW)
+        if len(set(order.numbers)) != len(order.numbers) or len(order.numbers) > MOST_SAMPLES:
+            fail(UsageError, "samples", got=f"{len(order.numbers)} numbers", expected=f"1 to {MOST_SAMPLES}, distinct")
+        token_ids("end_ids", order.end_ids, self.num_rows)
+        wanted = _num_tiles(order.pixels_I3SS)
+        if len(order.digests) != wanted or any(not isinstance(x, bytes) for x in order.digests):
+            fail(UsageError, "digests", got=len(order.digests), expected=f"one for each of {wanted} tiles, bytes")
+
+    def _check_images(self, ids: Sequence[int], num_tiles: int) -> None:
+        """Raise UsageError unless a prompt has the patch ids of its images, and no others."""
+        if num_tiles and self.patch_id is None:
+            fail(UsageError, "an image was given to a text model", do="choose a model with vision")
+        rows = 0 if self.patch_id is None else sum(i == self.patch_id for i in ids)
+        size = self.tokens_per_tile
+        if rows != num_tiles * size:
+            fail(UsageError, "image tokens in the prompt", got=rows, expected=f"{size} for each of {num_tiles} tiles")
+
+
+def check_whose(client: object, priority: object, timeout_s: object) -> None:
+    """Raise UsageError unless a request can be queued with these."""
+    text("client", client)
+    whole("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
+    if timeout_s is not None:
+        number("timeout_s", timeout_s, 0.0, MAX_TIMEOUT_S)
+
+
+def _num_tiles(pixels_I3SS: Any) -> int:
+    if pixels_I3SS is None:
+        return 0
+    if not isinstance(pixels_I3SS, np.ndarray) or pixels_I3SS.ndim != 4 or pixels_I3SS.dtype.kind != "f":
+        got = getattr(pixels_I3SS, "shape", type(pixels_I3SS).__name__)
+        fail(UsageError, "pixels", got=got, expected="tiles [I, 3, S, S] of floating-point numbers")
+    return len(pixels_I3SS)
