@@ -13,6 +13,7 @@ import queue
 import random
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -59,6 +60,8 @@ class Verdict(msgspec.Struct, frozen=True, tag=True):
 
     refusal: str | None
     """None: it passes."""
+    cpu_s: float
+    """What it took of processors."""
     grown: bool
     """Whether this process has kept much memory, and is to be replaced."""
 
@@ -78,8 +81,11 @@ def main() -> None:
     base = _limit(alphabet.memory_bytes)
     channel.send(Ready())
     while True:
-        refusal = refusal_of(trie, inbox.get().grammar)
-        channel.send(Verdict(refusal, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
+        grammar = inbox.get().grammar
+        began_s = time.process_time()
+        refusal = refusal_of(trie, grammar)
+        took_s = time.process_time() - began_s
+        channel.send(Verdict(refusal, took_s, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
 
 
 def refusal_of(trie: Any, grammar: Grammar) -> str | None:

@@ -33,7 +33,7 @@ from herd.llm.leaving import Leaving
 GRAMMAR_S = 2.0
 """How long a grammar may take to be tried."""
 GRAMMAR_BYTES = 256 << 20
-"""How much memory that may take. A schema of 64 KiB takes up to 60 MiB."""
+"""How much memory that may take; schemas of 64 KiB took up to 16 MiB."""
 PROCESSES = 2
 START_S = 60.0
 """How long a process may take to start."""
@@ -41,7 +41,7 @@ KNOWN = 256
 KNOWN_S = 60.0
 """Outcomes that are known, and for how long: a busy machine may have been what took too long."""
 QUICK_S = 0.25
-"""What passed and took longer is tried again, so that trials bound how often it can be asked for."""
+"""Of a processor. What passed and took longer is tried again, so that trials bound how often it can be asked for."""
 
 
 class Trials:
@@ -160,22 +160,21 @@ class _Attempt:
         """Raises as `Trials.judge` does."""
         if self._trials._passed(self._grammar, self._owner):  # of a twin that was before it
             return
-        began_s = time.monotonic()
-        refusal = self._refusal()
-        if refusal is not None or time.monotonic() - began_s < QUICK_S:
-            self._trials._learn(self._grammar, self._owner, refusal)
-        if refusal is not None:
-            raise UsageError(refusal)
+        verdict = self._verdict()
+        if verdict.refusal is not None or verdict.cpu_s < QUICK_S:
+            self._trials._learn(self._grammar, self._owner, verdict.refusal)
+        if verdict.refusal is not None:
+            raise UsageError(verdict.refusal)
 
-    def _refusal(self) -> str | None:
+    def _verdict(self) -> Verdict:
         process, keep = self._trials._take(), False
         try:
             self._use(process)
             verdict = process.ask(self._grammar, self._trials._seconds)
             keep = not verdict.grown
-            return verdict.refusal
+            return verdict
         except (EOFError, OSError):
-            return self._why_ended(process)
+            return Verdict(self._why_ended(process), 0.0, True)
         finally:
             with self._lock:
                 self._process = None
