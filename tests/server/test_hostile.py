@@ -323,7 +323,7 @@ def _nothing_is_lost(runner: FakeModel) -> None:
 
 
 def test_a_reader_that_reads_nothing_is_dropped(tmp_path: Path) -> None:
-    limits = Limits(unread_events=50, write_timeout_s=1)
+    limits = Limits(unread_bytes=50 * 256, write_timeout_s=1)
     service = fake_service(tmp_path, lambda ids: 65, limits=limits, context=100_000)
     with client_of(service) as client:
         host, port = str(client.base_url).removeprefix("http://").split(":")

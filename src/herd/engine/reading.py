@@ -10,11 +10,13 @@ import asyncio
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from herd.engine.orders import Began, Ended, Event, Reason, Token
 from herd.engine.request import Finish, Request, Step, Timings, Usage
 from herd.engine.stops import Stops
+from herd.errors import HerdError
 
 
 class Decoder(Protocol):
@@ -109,15 +111,35 @@ class Reading:
         return self._stops.push(self._decoder.flush()) + self._stops.finish()
 
 
-class Mailbox:
-    """Events for one coroutine. Made on its loop; `put` from any thread."""
+TOKEN_BYTES = 256
+"""That one token keeps in memory until its answer has ended: its event, its id, its text in what was shown and in what
+a policy looks at (measured: 160 with text of one character)."""
+LIKELY_BYTES = 768
+"""That one log-probability keeps until then, and its part of a whole reply as JSON (measured: 640)."""
 
-    def __init__(self) -> None:
+
+def bytes_of(event: Event) -> int:
+    """What an event keeps in memory, about, from its arrival to the end of its answer."""
+    if not isinstance(event, Token):
+        return 0
+    return TOKEN_BYTES if event.logprob is None else TOKEN_BYTES + LIKELY_BYTES * (1 + len(event.logprob.top))
+
+
+class Mailbox:
+    """Events for one coroutine. Made on its loop; `put` from any thread.
+
+    hold: asked for room before a token is kept; where it raises, the sequence ends here with that error.
+    """
+
+    def __init__(self, hold: Callable[[int], None] = lambda count: None) -> None:
         self.loop = asyncio.get_running_loop()
+        self._hold = hold
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self.num_tokens = 0
         """That have arrived, read or not."""
+        self.unread_bytes = 0
+        """Of those that nobody has read yet."""
 
     def put(self, event: Event) -> None:
         """See Inbox."""
@@ -131,7 +153,9 @@ class Mailbox:
                 await self._waiting
             finally:
                 self._waiting = None
-        return self._events.popleft()
+        event = self._events.popleft()
+        self.unread_bytes -= bytes_of(event)
+        return event
 
     def __len__(self) -> int:
         """Events that nobody has read yet."""
@@ -139,8 +163,15 @@ class Mailbox:
 
     def arrive(self, event: Event) -> None:
         """One more; on the loop."""
-        self._events.append(event)
+        size = bytes_of(event)
         self.num_tokens += isinstance(event, Token)
+        if size:
+            try:
+                self._hold(size)
+            except HerdError as error:
+                event, size = Ended(event.number, error), 0
+        self._events.append(event)
+        self.unread_bytes += size
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 

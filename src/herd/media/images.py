@@ -28,6 +28,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from herd.errors import BadMedia, NotFound, UsageError, fail
 from herd.media.headers import Size, declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS, ImageLimits
+from herd.media.room import ROOM
 from herd.media.tiling import MAX_TILES, plan
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -83,12 +84,15 @@ def load_image(
     for what, number in (("image_size", image_size), ("max_tiles", max_tiles)):
         if number < 1:
             fail(UsageError, what, got=number, expected="1 or more")
+    cut = (max_tiles + 1) * image_size * image_size
     if isinstance(source, np.ndarray):
-        image = _from_pixels(source, limits)
-    else:
-        name, data = _read(source, limits)
-        image = _decode(data, name, limits)
-    return _tile(image, image_size, max_tiles)
+        with ROOM.take(source.size + cut):
+            return _tile(_from_pixels(source, limits), image_size, max_tiles)
+    name, data = _read(source, limits)
+    kind = sniff(data, name)
+    size = declared_size(kind, data, name, limits)
+    with ROOM.take(size[0] * size[1] + cut):
+        return _tile(_decode(data, name, kind, size), image_size, max_tiles)
 
 
 # -- bytes --------------------------------------------------------------------------------------------------------
@@ -133,9 +137,7 @@ def _strict_pillow() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
-def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
-    kind = sniff(data, name)
-    size = declared_size(kind, data, name, limits)
+def _decode(data: bytes, name: str, kind: str, size: Size) -> Image.Image:
     try:
         with _strict_pillow(), _DECODERS[kind](BytesIO(data)) as image:
             _same_size(image.size, size, name)

@@ -2,39 +2,72 @@
 
     Admission   one request, from the moment its key is known, before its body is read, to the end of its reply
     Spending    the tokens of one answer: reserved before it runs, charged as they are made, settled at its end
-    InFlight    the bytes of all requests' bodies and media; there is always room for somebody new
+    InFlight    the bytes of all requests' bodies, or of all answers; there is always room for somebody new
 
 What it is not: the engine's queue, memory of the model.
 """
 
-from herd.errors import Busy, fail
+from herd.errors import Busy, TooLarge, fail
 from herd.server.keys import Key
 
 
 class InFlight:
-    """Bytes of bodies and media of requests under way, of all keys.
+    """Bytes that requests under way hold, of all keys. what: of what they are.
 
     A key may hold as much as is left free for all others (dynamic thresholds: Choudhury and Hahne, 1998): one alone
     gets half of all, and however many have come before, who comes next finds room.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, what: str = "bodies and images") -> None:
         self._most = most_bytes
+        self._what = what
+        self._of: dict[Key, int] = {}
         self.held = 0
         """Bytes now."""
 
+    def of(self, key: Key) -> int:
+        """Bytes that a key holds now."""
+        return self._of.get(key, 0)
+
     def take(self, key: Key, count: int) -> None:
-        """So many more of a key. Raises Busy."""
-        if key.bytes_held + count > self._most - self.held - count:
+        """So many more of a key. Raises Busy, and TooLarge for more than one may ever hold."""
+        if 2 * count > self._most:
+            fail(TooLarge, f"{self._what} of one request", got=f"{count} bytes", expected=f"at most {self._most // 2}")
+        mine = self.of(key) + count
+        if mine > self._most - self.held - count:
             expected = "less, or later: a key may hold as many as are free"
-            fail(Busy, f"bytes of key {key.name} under way", got=key.bytes_held + count, expected=expected)
-        key.bytes_held += count
+            fail(Busy, f"bytes of {self._what} that key {key.name} holds", got=mine, expected=expected)
+        self._of[key] = mine
         self.held += count
 
     def give_back(self, key: Key, count: int) -> None:
         """So many are free again."""
-        key.bytes_held -= count
+        self._of[key] -= count
         self.held -= count
+        if not self._of[key]:
+            del self._of[key]
+
+
+class Holding:
+    """Bytes that one request holds of those. On the event loop only."""
+
+    def __init__(self, memory: InFlight, key: Key) -> None:
+        self._memory, self._key = memory, key
+        self.size_bytes = 0
+        """That it holds."""
+
+    def hold(self, count: int) -> None:
+        """So many bytes more. Raises Busy, TooLarge."""
+        if count:
+            self._memory.take(self._key, count)
+            self.size_bytes += count
+
+    def let_go(self, count: int | None = None) -> None:
+        """So many bytes are held no longer; None: none are."""
+        count = self.size_bytes if count is None else count
+        if count:
+            self._memory.give_back(self._key, count)
+            self.size_bytes -= count
 
 
 class Spending:
@@ -69,32 +102,25 @@ class Spending:
         self._key.tokens.take(count)
 
 
-class Admission:
-    """A request under way. Raises Busy, QuotaSpent where its key may have no other one. Close it, however it ends."""
+class Admission(Holding):
+    """A request under way. Raises Busy, QuotaSpent where its key may have no other one. Close it, however it ends.
 
-    def __init__(self, key: Key, at_once: int, memory: InFlight) -> None:
+    asked: the bytes of all requests. made: those of all answers.
+    """
+
+    def __init__(self, key: Key, at_once: int, asked: InFlight, made: InFlight) -> None:
         key.enter(at_once)
-        self._key, self._memory = key, memory
+        super().__init__(asked, key)
+        self.made = Holding(made, key)
+        """What it holds of the answers: its prompt as the engine knows it, and what comes of it until that is sent."""
         self._open = True
-        self.size_bytes = 0
-        """That it holds."""
         self.goes_on = False
         """Whether it outlives its reply: somebody else closes it then."""
-
-    def hold(self, count: int) -> None:
-        """So many bytes more. Raises Busy."""
-        self._memory.take(self._key, count)
-        self.size_bytes += count
-
-    def let_go(self, count: int | None = None) -> None:
-        """So many bytes are held no longer; None: none are."""
-        count = self.size_bytes if count is None else count
-        self._memory.give_back(self._key, count)
-        self.size_bytes -= count
 
     def close(self) -> None:
         """It is over."""
         if self._open:
             self._open = False
             self.let_go()
+            self.made.let_go()
             self._key.leave()

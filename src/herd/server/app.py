@@ -17,6 +17,7 @@ from herd.server.openapi import openapi
 from herd.server.options import ServerOptions
 from herd.server.routes import Route, elsewhere, starlette_routes
 from herd.server.service import Service
+from herd.server.streams import InPieces
 
 COMMON = (
     Route("GET", "/health", common.health, None),
@@ -55,7 +56,7 @@ def create_app(service: Service, options: ServerOptions) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # a redirect would answer before any key was asked for
-    return Door(app, log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
+    return Door(InPieces(app), log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
 
 
 async def _preload(service: Service, name: str) -> None:

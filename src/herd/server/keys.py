@@ -63,8 +63,6 @@ class Key:
     policy: str = ""
     under_way: int = 0
     """Requests."""
-    bytes_held: int = 0
-    """Of bodies and media of its requests under way; see `admission.InFlight`."""
     requests: "Bucket" = field(default_factory=lambda: Bucket(None))
     tokens: "Bucket" = field(default_factory=lambda: Bucket(None))
 

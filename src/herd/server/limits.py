@@ -64,8 +64,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """That a connection whose request was answered before its end is read on, so that its answer arrives."""
     linger_bytes: int = 16 << 20
     """That are read then, and thrown away."""
-    unread_events: int = 4096
-    """Of a stream whose reader is slow; then it is dropped."""
+    unread_bytes: int = 1 << 20
+    """Of a stream whose reader is slow; then it is dropped. A token takes 256, a log-probability 768 more."""
+    reply_bytes: int = 256 << 20
+    """Of one answer in memory, all samples and log-probabilities included; then it is ended with an error."""
+    answers_bytes: int = 2 << 30
+    """Of prompts' ids, tiles of images, tokens and whole replies of all requests under way; a key may hold as many as
+    are free."""
     drain_s: int = 30
     """From the first signal to the end of what is under way."""
     stored_responses: int = 1000

@@ -168,6 +168,7 @@ class Models:
         """A model that is ready for any request; on a thread."""
         llm = self._load(path)
         llm.prepare_grammars()
+        llm.tokenizer.longest_bytes  # noqa: B018 (found once, by looking at all of a vocabulary)
         return llm
 
     def _restart(self, held: Held) -> None:

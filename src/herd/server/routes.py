@@ -12,12 +12,12 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from herd.errors import HerdError, NotFound
-from herd.server.admission import Admission
+from herd.server.admission import Holding
 from herd.server.door import dialect_of
 from herd.server.keys import Right
 from herd.server.problems import Dialect, of_machine, problem
 from herd.server.service import Caller, Service
-from herd.server.streams import Stream
+from herd.server.streams import PIECE
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Service, Request, Caller], Awaitable[Any]]
@@ -48,19 +48,18 @@ def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
     return Caller(key, request.state.request_id, route)
 
 
-class _Admitted:
-    """A reply that is sent while its request is under way; then the request is over."""
+class _Sent:
+    """A reply, and what is to be done once it has been sent, or cannot be."""
 
-    def __init__(self, reply: Reply, admission: Admission) -> None:
-        self._reply, self._admission = reply, admission
+    def __init__(self, reply: Reply, then: Callable[[], None]) -> None:
+        self._reply, self._then = reply, then
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
             await self._reply(scope, receive, send)
         finally:
-            if not self._admission.goes_on:
-                self._admission.close()
+            self._then()
 
 
 def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Any]]:
@@ -75,9 +74,9 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
                 caller = caller_of(service, request, request.state.route)
                 caller.key.check_right(route.right)
             request.state.facts = caller.facts
-            if not route.enters:
-                return await route.handler(service, request, caller)
-            return await _admitted(service, route, request, caller)
+            if route.enters:
+                return await _admitted(service, route, request, caller)
+            return _held(service, caller, await route.handler(service, request, caller))
         except HerdError as error:
             told = error
         except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
@@ -89,16 +88,29 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
     return answer
 
 
-async def _admitted(service: Service, route: Route, request: Request, caller: Caller) -> _Admitted:
+async def _admitted(service: Service, route: Route, request: Request, caller: Caller) -> _Sent:
+    """The reply to a request that holds its place until that is sent."""
     admission = caller.enter(service)
     try:
         reply = await route.handler(service, request, caller)
+        if not admission.goes_on:
+            admission.let_go()  # what was asked has been read, and nobody holds it any more
+            if isinstance(reply, Response):
+                admission.made.let_go()  # it is bytes now
+                admission.made.hold(len(reply.body))
     except BaseException:
         admission.close()
         raise
-    if isinstance(reply, Stream) and not admission.goes_on:
-        admission.let_go()  # what was asked has been read, and nobody holds it any more
-    return _Admitted(reply, admission)
+    return _Sent(reply, lambda: None if admission.goes_on else admission.close())
+
+
+def _held(service: Service, caller: Caller, reply: Any) -> Any:
+    """A reply that does not count as a request under way; a long one counts in bytes. Raises Busy."""
+    if not isinstance(reply, Response) or len(reply.body) <= PIECE:
+        return reply
+    holding = Holding(service.answering, caller.key)
+    holding.hold(len(reply.body))
+    return _Sent(reply, holding.let_go)
 
 
 def starlette_routes(service: Service, routes: Iterable[Route]) -> list[StarletteRoute]:

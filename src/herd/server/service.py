@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
-from herd.errors import HerdError, Interrupted, NotReady
+from herd.errors import HerdError, Interrupted, NotReady, TooLarge, fail
 from herd.llm import LLM, AsyncStream
-from herd.llm.lanes import computing, waiting
+from herd.llm.lanes import LARGE, computing, waiting
 from herd.llm.loading import Context
 from herd.replies import DoneEvent, Event, Policy, Reply
 from herd.safety import Guard
@@ -31,9 +31,12 @@ from herd.server.media import Images
 from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.response_store import ResponseStore
+from herd.server.sizes import VECTOR_BYTES, prompt_bytes, text_bytes, tiles_bytes
 from herd.server.streams import Stream
 
 T = TypeVar("T")
+SHORT = 16 << 10
+"""Bytes of a request whose parts are looked at in less time than it takes to ask another thread."""
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
@@ -83,7 +86,7 @@ class Caller:
 
     def enter(self, service: "Service") -> Admission:
         """Let its request in; whoever asked closes what comes of it. Raises Busy, QuotaSpent."""
-        self._admission = Admission(self.key, service.at_once, service.in_flight)
+        self._admission = Admission(self.key, service.at_once, service.in_flight, service.answering)
         return self._admission
 
 
@@ -110,6 +113,7 @@ class Service:
         self.log = log or Log("off")
         self.metrics = Metrics()
         self.in_flight = InFlight(self.limits.bytes_in_flight)
+        self.answering = InFlight(self.limits.answers_bytes, "answers")
         self.responses = ResponseStore(
             self.limits.stored_responses, self.limits.key_stored_bytes, self.limits.stored_bytes
         )
@@ -140,10 +144,10 @@ class Service:
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(llm, ids))
-            stream = self._stream(llm, caller, self._settled(ask))
-            stream.size_bytes = caller.admission.size_bytes
+            ask = self._settled(ask)
+            stream = self._stream(llm, caller, ask)
             stack.push_async_callback(stream.aclose)
-            await stream.prepare()
+            await self._prepare(caller, llm, ask, stream)
             spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
             stack.callback(spending.settle)
             await stream.ready()
@@ -161,9 +165,41 @@ class Service:
         caller.facts.update(key=caller.key.name, model=model)
         async with self.models.use(model, keep_alive_s) as llm:
             size = caller.admission.size_bytes
+            needs = prompt_bytes(llm, await self._text_bytes(caller, texts))
+            caller.admission.made.hold(needs + VECTOR_BYTES * llm.config.width * len(texts))
             tokens = await self.compute(caller, lambda: llm.embed_tokens(texts), size)
             self.charge(caller, tokens)
             return await self.wait(caller, lambda: llm.embed(texts), size), tokens
+
+    async def _prepare(self, caller: Caller, llm: LLM, ask: Ask, stream: AsyncStream) -> None:
+        """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
+        made, limits, said = caller.admission.made, self.limits, 0
+
+        def hold(count: int) -> None:
+            nonlocal said
+            said += count
+            if said > limits.reply_bytes:
+                do = "ask for fewer tokens, samples or logprobs"
+                fail(TooLarge, "reply", got="more", expected=f"at most {limits.reply_bytes} bytes in memory", do=do)
+            made.hold(count)
+
+        tiles = tiles_bytes(llm, ask.messages)
+        text = await self._text_bytes(caller, ask.messages, ask.tools, ask.prompt)
+        stream.hold = hold
+        stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
+        needs = tiles + prompt_bytes(llm, text)
+        made.hold(needs)
+        try:
+            await stream.prepare()
+        finally:
+            made.let_go(needs)
+        made.hold(stream.asked_bytes)
+
+    async def _text_bytes(self, caller: Caller, *values: Any) -> int:
+        """Of texts in parts of a request, at most."""
+        if caller.admission.size_bytes <= SHORT:
+            return text_bytes(*values)
+        return await self.compute(caller, lambda: text_bytes(*values))
 
     async def prompt_ids(
         self,
@@ -175,7 +211,10 @@ class Service:
     ) -> list[int]:
         """What a dialog is as a prompt. Raises what reading it raises."""
         await images.fetch(self.lane_of(caller), caller.admission)
-        size = caller.admission.size_bytes
+        tiles = tiles_bytes(llm, messages)
+        size = max(caller.admission.size_bytes, LARGE if tiles else 0)
+        text = await self._text_bytes(caller, messages, tools)
+        caller.admission.made.hold(tiles + prompt_bytes(llm, text))
         ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None), size)
         self.charge(caller, len(ids))
         return ids
@@ -212,7 +251,7 @@ class Service:
             headers=headers,
             write_timeout_s=self.limits.write_timeout_s,
             ping=ping,
-            is_behind=lambda: answer.unread > self.limits.unread_events,
+            is_behind=lambda: answer.unread_bytes > self.limits.unread_bytes,
         )
 
     @property
@@ -320,9 +359,9 @@ class Answer:
         return self._stream.prompt_tokens
 
     @property
-    def unread(self) -> int:
-        """Events that its reader has not taken."""
-        return self._stream.unread
+    def unread_bytes(self) -> int:
+        """Of events that its reader has not taken."""
+        return self._stream.unread_bytes
 
     async def events(self) -> AsyncIterator[Event]:
         """Everything that comes of it. An error ends it, and the answer is closed with it."""

@@ -4,12 +4,38 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TICK_S = 5.0
 """How often a stream is looked at: is its reader still reading?"""
 PING_S = 15.0
 """Silence after which a ping is sent: prompts of a million tokens take a while, and proxies lose patience."""
+
+
+PIECE = 64 << 10
+"""Bytes of a body that are handed to a connection at once: it keeps what its reader has not taken."""
+
+
+class InPieces:
+    """ASGI middleware: a long body goes to its connection piece by piece, as fast as it is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+
+        async def in_pieces(message: Message) -> None:
+            body = message.get("body", b"")
+            if message["type"] != "http.response.body" or len(body) <= PIECE:
+                await send(message)
+                return
+            view, more = memoryview(body), message.get("more_body", False)
+            for start in range(0, len(view), PIECE):
+                last = start + PIECE >= len(view)
+                await send({**message, "body": bytes(view[start : start + PIECE]), "more_body": more or not last})
+
+        await self._app(scope, receive, in_pieces)
 
 
 class Stream:
