@@ -14,6 +14,7 @@ from herd.checkpoint.about import About, describe
 from herd.checkpoint.records import Broken
 from herd.checkpoint.registry import Entry, Version
 from herd.errors import HerdError, NotFound, fail
+from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles
 
 LATEST = ":latest"
@@ -106,6 +107,8 @@ class StoreCatalogue:
                 found[name] = _derived(name, profile, found[profile.base])
         found = dict(sorted(found.items()))
         self._last = entries, profiles, found
+        for listed in found.values():
+            hide(listed.path)
         return found
 
     def _read(self, file: str, read: Callable[[], tuple[Mapping[str, R], Mapping[str, Broken]]]) -> Mapping[str, R]:

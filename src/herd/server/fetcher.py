@@ -6,6 +6,7 @@ while bytes come. No cookies, no credentials, no proxy settings.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -33,7 +34,7 @@ async def fetch(url: str, where: str, owner: str = "") -> bytes:
             for _ in range(MOST_REDIRECTS + 1):
                 status, location, body = await _get(url, where, owner)
                 if status in (301, 302, 303, 307, 308) and location:
-                    url = urljoin(url, location)
+                    url = _joined(url, location, where)
                 elif status == 200:
                     return body
                 else:
@@ -63,7 +64,7 @@ async def _get(url: str, where: str, owner: str) -> tuple[int, str, bytes]:
 
 def _parts(url: str, where: str) -> SplitResult:
     """A URL that may be asked. Raises BadMedia, Forbidden."""
-    if not url.isascii() or not url.isprintable() or len(url) > 8192:
+    if not url.isascii() or not url.isprintable() or " " in url or len(url) > 8192:
         fail(BadMedia, where, got="an address with other than printable ASCII", expected="http(s)://HOST/...")
     try:
         parts = urlsplit(url)
@@ -76,7 +77,27 @@ def _parts(url: str, where: str) -> SplitResult:
         fail(Forbidden, where, got="credentials in an address", expected="none")
     if port not in (None, 80, 443, 8080, 8443):
         fail(Forbidden, f"{where}: port", got=port, expected="80, 443, 8080 or 8443")
+    if not _is_host(parts.hostname):
+        fail(BadMedia, where, got="an address whose host is no name", expected="http(s)://HOST/...")
     return parts
+
+
+def _joined(url: str, location: str, where: str) -> str:
+    """Where a redirect leads. Raises NetworkError."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        fail(NetworkError, f"{where}: the server redirects to no address")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an address, or a name that the DNS can have (RFC 1035: labels of 1 to 63, 253 in all)."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 254 and all(
+        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() for label in labels
+    )
 
 
 async def _public(host: str, port: int, where: str, owner: str) -> tuple[str, int]:

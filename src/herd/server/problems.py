@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from herd.errors import Busy, ContextTooLong, HerdError
 from herd.server.fields import Refused
+from herd.server.machine_paths import without_paths
 from herd.server.wire import encode
 
 Dialect = Literal["openai", "ollama", "anthropic"]
@@ -46,9 +47,14 @@ def status_of(error: HerdError) -> int:
     return error.http_status if error.http_status not in (499, 507) else 503
 
 
+def words_of(error: Exception) -> str:
+    """Its message, as a client may read it: without paths of this machine."""
+    return without_paths(str(error))
+
+
 def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
     """The JSON object of an error."""
-    message, status = str(error), status_of(error)
+    message, status = words_of(error), status_of(error)
     if isinstance(error, ContextTooLong):
         message = f"{TOO_LONG[dialect]}: {message}"
     if dialect == "ollama":

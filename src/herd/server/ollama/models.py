@@ -28,6 +28,7 @@ from herd.server.ollama.common import (
     stamp,
     tagged,
 )
+from herd.server.problems import words_of
 from herd.server.profiles import Profile, Profiles
 from herd.server.service import Caller, Service
 from herd.server.streams import Stream
@@ -287,7 +288,7 @@ async def _pulling(service: Service, caller: Caller, name: str) -> AsyncGenerato
         task.result()
         yield json_line(encode({"status": "success"}))
     except (HerdError, OSError) as error:
-        yield json_line(encode({"error": str(error)}))
+        yield json_line(encode({"error": words_of(error)}))
 
 
 async def push(service: Service, request: Request, caller: Caller) -> Response:

@@ -32,7 +32,7 @@ from herd.server.openai.response_items import (
     turns_of,
     with_kinds,
 )
-from herd.server.problems import body_of
+from herd.server.problems import body_of, words_of
 from herd.server.response_store import Items, Kept
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
@@ -371,7 +371,7 @@ def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: 
             kept.say(store=False)
             return
         kept.items = asked
-        kept.say(output=[], status="failed", error={"code": "server_error", "message": str(error)})
+        kept.say(output=[], status="failed", error={"code": "server_error", "message": words_of(error)})
         with suppress(TooLarge):
             service.responses.keep(caller.key, kept)
 
@@ -379,7 +379,7 @@ def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: 
 def _fail(service: Service, caller: Caller, kept: Kept, error: HerdError) -> None:
     if not kept.over:
         gone = isinstance(error, Interrupted)
-        said = {"code": "server_error", "message": str(error)}
+        said = {"code": "server_error", "message": words_of(error)}
         kept.say(status="cancelled") if gone else kept.say(status="failed", error=said)
         _recount(service, caller, kept)
 
