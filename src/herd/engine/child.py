@@ -5,14 +5,16 @@
 
 The process is started anew (never forked: a fork has the threads' locks and not the threads) with pipes for input and
 output. Each side ends when the other does: the child's input ends with its parent, whatever it died of, and the child
-leaves at once; the child's output ends with the child, and every stream ends with EngineDied. What is printed there
-goes to its stderr, which is ours. What it is not: a network protocol.
+leaves at once; the child's output ends with the child, and every stream ends with EngineDied. A side that reads what is
+no message ends the child as well. What is printed there goes to its stderr, which is ours. What it is not: a network
+protocol.
 """
 
 import queue
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from herd.cache import Lease
-from herd.engine.orders import Ended, Order, Token
+from herd.engine.home import Home
+from herd.engine.orders import Began, Ended, Order, Token
 from herd.engine.runner import Logits, Piece, Scorer
 from herd.engine.trace import Traced
 from herd.engine.wire import (
     Alone,
+    BadFrame,
     Cancel,
     Channel,
     Down,
@@ -40,7 +44,7 @@ from herd.engine.wire import (
     Up,
 )
 from herd.engine.worker import Backend, Deliver
-from herd.errors import EngineDied, HerdError
+from herd.errors import EngineDied, HerdError, herd_error
 
 CLOSE_S = 5.0
 """How long a child may take to leave before it is killed."""
@@ -62,6 +66,7 @@ class Child(Backend):
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for us
         )
+        self._home = Home()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._channel = Channel(self._process.stdout, self._process.stdin, Up)
         self._deliver: Deliver = lambda events: None
@@ -70,7 +75,8 @@ class Child(Backend):
         self._lock = threading.Lock()
         self._over: HerdError | None = None
         self._single = threading.RLock()
-        self._answers: queue.SimpleQueue[Held | Ran | Failed] = queue.SimpleQueue()
+        self._asked: deque[queue.SimpleQueue[Held | Ran | Failed]] = deque()
+        """Who waits for an answer, in order; perhaps no more."""
         try:
             ready = self._load(setup, report)
         except BaseException:
@@ -93,25 +99,32 @@ class Child(Backend):
 
     def start(self, order: Order, routing: Traced | None = None) -> None:
         """See Backend."""
+        self._home.check()
         with self._lock:
             if self._over is not None:
                 raise self._over
             self._live.update(order.numbers)
             if routing is not None:
                 self._routes[order.number] = routing
-        self._send(order)
+        try:
+            self._send(order)
+        except BaseException:
+            for number in order.numbers:
+                self._forget(number)
+            raise
 
     def cancel(self, number: int) -> None:
         """See Backend."""
-        if self._over is None:
+        if self._over is None and self._home.is_here:
             with suppress(EngineDied):  # then it has ended
                 self._send(Cancel(number))
 
     @contextmanager
     def alone(self) -> Iterator[Scorer]:
         """See Backend."""
+        self._home.check()
         with self._single:
-            self._ask(Alone(True))
+            self._ask(Alone(True), Held)
             try:
                 yield _Remote(self)
             finally:
@@ -124,10 +137,14 @@ class Child(Backend):
         return self._over
 
     def close(self) -> None:
-        """See Backend."""
+        """See Backend. In a fork there is nothing to end: the process is another one's."""
+        if not self._home.is_here:
+            return
         with self._lock:
             self._over = self._over or EngineDied("the model was closed while this request was under way")
-        self._channel.close()
+        if not self._channel.close(CLOSE_S):
+            self._process.kill()  # it does not read: whoever waits to write to it hears that it is gone
+            self._channel.close(CLOSE_S)
         try:
             self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -137,37 +154,60 @@ class Child(Backend):
     # -- pipes -------------------------------------------------------------------------------------------------------
 
     def _load(self, setup: bytes, report: Report | None) -> Ready:
+        when = "while it loaded"
         self._send(Setup(setup))
         while True:
             try:
                 message = self._channel.receive()
-            except (EOFError, OSError):
-                raise self._dead("while it loaded") from None
-            if isinstance(message, Progress) and report is not None:
-                report(message.stage, message.done, message.total)
-            elif isinstance(message, Failed):
-                raise message.error
-            elif isinstance(message, Ready):
-                return message
+            except (EOFError, OSError) as error:
+                raise self._dead(when, error) from None
+            match message:
+                case Progress(stage, done, total):
+                    if report is not None:
+                        report(stage, done, total)
+                case Failed():
+                    raise message.error
+                case Ready():
+                    return message
+                case _:
+                    raise self._dead(when, BadFrame(type(message).__name__))
 
     def _send(self, message: Down) -> None:
+        """Raises UsageError for what cannot be written, else why the process takes no more."""
         try:
             self._channel.send(message)
-        except (OSError, ValueError):  # a closed pipe
-            raise self._over or self._dead("before it could be asked") from None
+        except HerdError:
+            raise
+        except (OSError, ValueError) as error:  # a closed pipe
+            raise self._over or self._dead("before it could be asked", error) from None
 
-    def _ask(self, message: Down) -> Any:
+    def _ask(self, message: Down, wanted: type[Held | Ran]) -> Any:
         """Send, and wait for the answer; raises what failed there."""
+        inbox: queue.SimpleQueue[Held | Ran | Failed] = queue.SimpleQueue()
+        with self._lock:
+            if self._over is not None:
+                raise self._over
+            self._asked.append(inbox)
         self._send(message)
-        answer = self._answers.get()
+        answer = inbox.get()
         if isinstance(answer, Failed):
             raise answer.error
+        if not isinstance(answer, wanted):
+            with self._lock:
+                self._over = EngineDied(f"the engine's process answered {type(answer).__name__}; load the model again")
+            self._process.kill()  # its reader tells all others
+            raise self._over
         return answer
 
-    def _dead(self, when: str) -> EngineDied:
+    def _dead(self, when: str, error: Exception) -> EngineDied:
+        """Why it is gone; if it is not, it is no more."""
+        if isinstance(error, BadFrame):
+            self._process.kill()
+            return EngineDied(f"the engine's process sent what is no message {when} ({error}); load the model again")
         try:
             status = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
+            self._process.kill()
             return EngineDied(f"the engine's process closed its pipe {when}; load the model again")
         how = f"status {status}"
         if status < 0:
@@ -179,31 +219,53 @@ class Child(Backend):
         try:
             while True:
                 self._heard(self._channel.receive())
-        except Exception as error:
-            dead = self._dead("while requests were under way")
-            if not isinstance(error, EOFError | OSError):
-                dead.__cause__ = error
+        except (EOFError, OSError) as error:
+            dead = self._dead("while requests were under way", error)
+        except Exception as error:  # a mistake of ours
+            self._process.kill()
+            dead = EngineDied(f"the engine's answers cannot be read: {type(error).__name__}; load the model again")
+            dead.__cause__ = error
         with self._lock:
             self._over = self._over or dead
             live = sorted(self._live)
             self._live.clear()
-        self._answers.put(Failed(self._over))
+            for inbox in self._asked:
+                inbox.put(Failed(self._over))
         self._deliver([Ended(number, self._over) for number in live])
 
     def _heard(self, message: Any) -> None:
-        if isinstance(message, Routed):
-            routing = self._routes.get(message.number)
-            if routing is not None:
-                routing.pass_over(np.asarray(message.positions_T, np.int64))
-                routing(message.layer, np.asarray(message.experts_TA), np.asarray(message.scores_TA))
-        elif isinstance(message, Held | Ran | Failed):
-            self._answers.put(message)
-        else:
-            if isinstance(message, Ended) or (isinstance(message, Token) and message.reason is not None):
-                with self._lock:
-                    self._live.discard(message.number)
-                    self._routes.pop(message.number, None)
-            self._deliver([message])
+        match message:
+            case Routed():
+                self._route(message)
+            case Held() | Ran() | Failed():
+                if not self._asked:
+                    raise BadFrame(f"{type(message).__name__} that nobody asked for")
+                self._asked.popleft().put(message)
+            case Began() | Token() | Ended():
+                if isinstance(message, Ended) or (isinstance(message, Token) and message.reason is not None):
+                    self._forget(message.number)
+                self._deliver([message])
+            case _:
+                raise BadFrame(f"{type(message).__name__} out of place")
+
+    def _route(self, message: Routed) -> None:
+        """Experts, for a trace. One that cannot be written fails its own request."""
+        routing = self._routes.get(message.number)
+        if routing is None:
+            return
+        try:
+            routing.pass_over(np.asarray(message.positions_T, np.int64))
+            routing(message.layer, np.asarray(message.experts_TA), np.asarray(message.scores_TA))
+        except Exception as error:
+            self._forget(message.number)
+            self._deliver([Ended(message.number, herd_error(error))])
+            with suppress(EngineDied):
+                self._send(Cancel(message.number))
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._live.discard(number)
+            self._routes.pop(number, None)
 
 
 class _Remote:
@@ -241,6 +303,5 @@ class _Remote:
             (self._handles[id(p.lease)][0], [int(i) for i in p.ids], None if p.rows is None else list(p.rows))
             for p in pieces
         ]
-        answer = self._child._ask(Run(sent, states))
-        assert isinstance(answer, Ran)
+        answer: Ran = self._child._ask(Run(sent, states), Ran)
         return answer.logits_RV

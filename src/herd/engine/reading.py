@@ -11,8 +11,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
+from herd.engine.home import Home
 from herd.engine.orders import Began, Ended, Event, Reason, Token
 from herd.engine.request import Finish, Request, Step, Timings, Usage
 from herd.engine.stops import Stops
@@ -134,6 +136,7 @@ class Mailbox:
     def __init__(self, hold: Callable[[int], None] = lambda count: None) -> None:
         self.loop = asyncio.get_running_loop()
         self._hold = hold
+        self._home = Home()
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self.num_tokens = 0
@@ -146,7 +149,8 @@ class Mailbox:
         _carrier(self.loop).send(self, event)
 
     async def get(self) -> Event:
-        """The next one. Only one coroutine waits at a time."""
+        """The next one. Only one coroutine waits at a time. Raises UsageError in a fork: none will come there."""
+        self._home.check()
         while not self._events:
             self._waiting = self.loop.create_future()
             try:
@@ -198,8 +202,9 @@ class _Carrier:
                 return
             self._called = True
         loop = self._loop()
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._bring)
+        if loop is not None:
+            with suppress(RuntimeError):  # it is closed, perhaps since a moment ago
+                loop.call_soon_threadsafe(self._bring)
 
     def _bring(self) -> None:
         with self._lock:

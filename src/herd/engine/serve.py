@@ -1,6 +1,7 @@
 """Be the process that computes: what a child of `engine.child.Child` does from its first message to its last.
 
-stdin    messages, until the parent is gone: then this process leaves at once, even in the middle of a pass
+stdin    messages, until the parent is gone, or sends what is none: then this process leaves at once, even in the
+         middle of a pass
 stdout   answers and events; whatever else prints is sent to stderr instead
 """
 
@@ -11,14 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from herd.cache import Lease
+from herd.engine.checks import token_ids
 from herd.engine.orders import Ended, Event, Order
 from herd.engine.runner import Logits, ModelRunner, Piece
 from herd.engine.wire import (
     Alone,
+    BadFrame,
     Cancel,
     Channel,
     Down,
@@ -32,7 +35,7 @@ from herd.engine.wire import (
     Run,
 )
 from herd.engine.worker import Worker
-from herd.errors import herd_error
+from herd.errors import UsageError, fail, herd_error
 
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
@@ -55,7 +58,13 @@ def serve(load: Loader) -> None:
         channel.send(Failed(herd_error(error)))
         _leave(1)
     worker = Worker(runner, **arguments)
-    worker.connect(lambda events: _tell(channel, events))
+
+    def tell(events: Sequence[Event]) -> None:
+        _tell(channel, *events)
+        if worker.over is not None:
+            _leave(1)  # a mistake of ours ended its thread: whoever started this process starts it anew
+
+    worker.connect(tell)
     ready = Ready(
         runner.vocab_size, runner.context, runner.patch_id, runner.tokens_per_tile, time.monotonic() - began_s
     )
@@ -75,13 +84,21 @@ def _listen(channel: Channel, inbox: "queue.SimpleQueue[Any]") -> None:
     try:
         while True:
             inbox.put(channel.receive())
+    except BadFrame as error:
+        _complain(f"what was sent cannot be read: {error}")
+        _leave(1)
     except (EOFError, OSError):
         _leave(0)
 
 
-def _tell(channel: Channel, events: Sequence[Event]) -> None:
+def _complain(line: str) -> None:
+    with suppress(OSError):
+        print(f"herd: the engine's process: {line}", file=sys.stderr, flush=True)
+
+
+def _tell(channel: Channel, *messages: Any) -> None:
     try:
-        channel.send(*events)
+        channel.send(*messages)
     except OSError:
         _leave(0)
 
@@ -92,6 +109,8 @@ class _Server:
     def __init__(self, channel: Channel, worker: Worker) -> None:
         self._channel, self._worker = channel, worker
         self._alone = ExitStack()
+        self._held = False
+        """Whether the runner is the parent's alone."""
         self._leases: dict[int, Lease] = {}
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
@@ -108,7 +127,10 @@ class _Server:
             try:
                 self._do(message)
             except Exception as error:
-                self._channel.send(Failed(herd_error(error)))
+                if isinstance(message, Alone | Run):  # somebody waits for an answer
+                    _tell(self._channel, Failed(herd_error(error)))
+                else:
+                    _complain(f"{type(message).__name__}: {herd_error(error)}")
 
     def _do(self, message: Any) -> None:
         match message:
@@ -122,9 +144,12 @@ class _Server:
             case Cancel(number):
                 self._cancel(number)
             case Alone(True):
-                self._alone.enter_context(self._worker.alone())
-                self._channel.send(Held())
+                if not self._held:
+                    self._alone.enter_context(self._worker.alone())
+                self._held = True
+                _tell(self._channel, Held())
             case Alone(False):
+                self._held = False
                 for lease in self._leases.values():
                     self._worker.runner.room.drop(lease)
                 self._leases.clear()
@@ -134,14 +159,16 @@ class _Server:
                 if found is not None:
                     self._worker.runner.room.drop(found)
             case Run(pieces, states):
-                self._channel.send(Ran(self._run(pieces, states)))
+                _tell(self._channel, Ran(self._run(pieces, states)))
+            case _:
+                fail(UsageError, "a message", got=type(message).__name__, expected="one that asks for something")
 
     def _start(self, order: Order) -> None:
         routing = _Routes(self._channel, order.number) if order.traced else None
         try:
             self._worker.start(order, routing)
-        except Exception as error:
-            self._channel.send(*(Ended(number, herd_error(error)) for number in order.numbers))
+        except BaseException as error:  # also a library's that is no Exception: somebody waits for the answer
+            _tell(self._channel, *(Ended(number, herd_error(error)) for number in order.numbers))
         with self._lock:
             late = self._cancelled.intersection(order.numbers)
             self._early.difference_update(order.numbers)
@@ -157,13 +184,25 @@ class _Server:
         self._worker.cancel(number)
 
     def _run(self, pieces: list[tuple[int, list[int], list[int] | None]], states: bool) -> Logits:
+        if not self._held:
+            fail(UsageError, "a pass", got="it from one that is not alone with the runner", expected="Alone before")
         runner = self._worker.runner
         work = []
         for handle, ids, rows in pieces:
+            _check_piece(runner, ids, rows)
             if handle not in self._leases:
                 self._leases[handle] = runner.room.lease()
             work.append(Piece(self._leases[handle], ids, (), rows))
         return runner.states(work) if states else runner.run(work)
+
+
+def _check_piece(runner: ModelRunner, ids: list[int], rows: list[int] | None) -> None:
+    """Raise UsageError for what no front sends."""
+    token_ids("ids", ids, runner.vocab_size, runner.context)
+    if not ids or runner.patch_id in ids:
+        fail(UsageError, "ids", got=ids, expected="at least one, none of a patch of an image")
+    if rows is not None and any(not 0 <= row < len(ids) for row in rows):
+        fail(UsageError, "rows", got=rows, expected=f"0 to {len(ids) - 1}")
 
 
 class _Routes:

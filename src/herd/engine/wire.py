@@ -8,8 +8,10 @@ Only ids, numbers, options, tiles and results cross, each message of a fixed typ
 PassFailed.
 """
 
+import os
 import struct
 import threading
+import weakref
 from contextlib import suppress
 from typing import IO, Any, TypeAlias
 
@@ -125,6 +127,7 @@ class Channel:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoder = msgspec.msgpack.Decoder(reads, dec_hook=_made)
         self._lock = threading.Lock()
+        _open.add(self)
 
     def send(self, *messages: Any) -> None:
         """Write messages, together. Raises UsageError for one that cannot be written: nothing is sent then."""
@@ -152,10 +155,24 @@ class Channel:
         except Exception as error:  # whatever the parts of a message make of hostile bytes
             raise BadFrame(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
-    def close(self) -> None:
-        """Close what is written to; the other end reads an end of file."""
+    def close(self, wait_s: float = 0.0) -> bool:
+        """Close what is written to; the other end reads an end of file. False: it was not closed, since for wait_s
+        seconds somebody was writing to an end that does not read."""
+        if not self._lock.acquire(timeout=wait_s):
+            return False
         with suppress(OSError):  # unsent bytes for a process that is gone
             self._target.close()
+        self._lock.release()
+        return True
+
+    def let_go(self) -> None:
+        """In a fork: hold neither pipe, so that each end still sees when the other is gone, and nothing that is said or
+        flushed here comes between the frames of the process that it came from."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for file in (self._source, self._target):
+            with suppress(OSError, ValueError):  # closed, or no file of the system
+                os.dup2(nowhere, file.fileno(), inheritable=False)
+        os.close(nowhere)
 
     def _exactly(self, size: int) -> bytearray:
         data = bytearray()
@@ -165,6 +182,18 @@ class Channel:
                 raise EOFError("the other end is gone")
             data += more
         return data
+
+
+_open: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for channel in list(_open):
+        channel.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _plain(x: Any) -> Any:

@@ -110,6 +110,7 @@ class AsyncStream(AsyncIterator[Event]):
         does nothing."""
         if self._prepared is not None or self._closed:
             return
+        self._engine.check_here()
         preparing = computing().submit(self._owner, self._first, self.size_bytes)
         try:
             prepared, instead = await asyncio.wrap_future(preparing)
