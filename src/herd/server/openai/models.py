@@ -48,4 +48,11 @@ def model_object(service: Service, listed: Listed) -> dict[str, Any]:
         now = held.llm.context
     else:
         now = context_for(service.context, config, listed.size_bytes, available_bytes())
-    return {**found, "max_model_len": now, "context_length": now, "max_context_length": config.max_context}
+    taken = ["text", *(["image"] if config.vision is not None else [])]
+    return {
+        **found,
+        "max_model_len": now,
+        "context_length": now,
+        "max_context_length": config.max_context,
+        "architecture": {"input_modalities": taken, "output_modalities": ["text"]},
+    }

@@ -3,6 +3,14 @@
 
 const KEY = "herd.key";
 
+const UNKNOWN_KEY = "The service does not know this key.";
+
+/** What a header cannot carry in a key, in words; "": nothing. */
+export function keyProblem(key) {
+  const odd = [...key].find((character) => character < "!" || character > "~");
+  return odd === undefined ? "" : `A key has letters, digits and signs of ASCII alone; this one has “${odd}”.`;
+}
+
 /** What the service refused, or a connection that broke. `status` 0: no reply came. */
 export class ApiError extends Error {
   constructor(message, status = 0) {
@@ -12,7 +20,7 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  /** askKey(wrong): asks the visitor for a key; null if there is none. `wrong`: the last one was refused. */
+  /** askKey(problem): asks the visitor for a key; null if there is none. `problem`: what was wrong with the last one. */
   constructor(askKey) {
     this.askKey = askKey;
     this.asking = null;
@@ -25,8 +33,8 @@ export class Api {
   }
 
   /**
-   * Stream an answer: {text} pieces, and at the end {usage, timings, finish}. Raises ApiError, and AbortError when
-   * the signal aborts.
+   * Stream an answer: {text} pieces, {usage, timings}, and at the end {finish}: the service's reason, null if it gave
+   * none. Raises ApiError, and AbortError when the signal aborts.
    */
   async *chat(body, signal) {
     const whole = { ...body, stream: true, stream_options: { include_usage: true } };
@@ -38,20 +46,21 @@ export class Api {
         ended = true;
         break;
       }
-      const chunk = JSON.parse(data);
+      const chunk = chunkOf(data);
       if (chunk.error) throw new ApiError(chunk.error.message, 500);
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) yield { text: choice.delta.content };
       finish = choice?.finish_reason ?? finish;
-      if (chunk.usage) yield { usage: chunk.usage, timings: chunk.timings, finish };
+      if (chunk.usage) yield { usage: chunk.usage, timings: chunk.timings };
     }
-    if (!ended) throw new ApiError("The connection ended before the answer did.");
+    if (!ended) throw new ApiError("The connection ended before the answer did. Try again.");
+    yield { finish };
   }
 
   /** fetch with the key; asks for one when the service wants it. */
   async request(path, options = {}) {
     for (;;) {
-      const key = sessionStorage.getItem(KEY);
+      const key = storedKey();
       const reply = await this.send(path, options, key);
       if (reply.ok) return reply;
       if (reply.status !== 401 || !(await this.newKey(key))) throw await errorOf(reply);
@@ -71,17 +80,37 @@ export class Api {
 
   /** Ask the visitor, once for all requests that wait. Whether there is another key than `old` now. */
   async newKey(old) {
-    if (sessionStorage.getItem(KEY) !== old) return true; // another request has asked meanwhile
-    this.asking ??= this.askKey(old !== null).finally(() => (this.asking = null));
+    if (storedKey() !== old) return true; // another request has asked meanwhile
+    return this.changeKey(old === null ? "" : UNKNOWN_KEY);
+  }
+
+  /** Let the visitor give another key. Whether there is one. */
+  async changeKey(problem = "") {
+    this.asking ??= this.askKey(problem).finally(() => (this.asking = null));
     const key = await this.asking;
     if (key) sessionStorage.setItem(KEY, key);
     return Boolean(key);
   }
 }
 
+/** The key of this tab; null: none, or one that no header can carry. */
+function storedKey() {
+  const key = sessionStorage.getItem(KEY);
+  return key && !keyProblem(key) ? key : null;
+}
+
+function chunkOf(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new ApiError("The service sent something that is no part of an answer.");
+  }
+}
+
 async function errorOf(reply) {
   try {
-    return new ApiError((await reply.json()).error.message, reply.status);
+    const { message } = (await reply.json()).error;
+    return new ApiError(reply.status === 403 ? `${message} Another key can be given in the parameters.` : message, reply.status);
   } catch {
     return new ApiError(`The service answered ${reply.status} ${reply.statusText}`.trim(), reply.status);
   }
@@ -101,7 +130,7 @@ async function* eventsOf(body) {
     }
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The connection broke before the answer ended.");
+    throw new ApiError("The connection broke before the answer ended. Try again.");
   } finally {
     reader.cancel().catch(() => {});
   }

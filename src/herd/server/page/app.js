@@ -3,40 +3,66 @@
 import { Api } from "./api.js";
 import { Composer } from "./composer.js";
 import * as talk from "./conversation.js";
-import { byId, h } from "./dom.js";
+import { byId, notice } from "./dom.js";
+import { lineOf } from "./endings.js";
+import { askKey } from "./key.js";
+import { absorb } from "./merge.js";
 import { MessageList } from "./messages.js";
 import { Models } from "./models.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Speaker } from "./speaker.js";
 import { openStore } from "./store.js";
+import { Tabs } from "./tabs.js";
+import { Writer } from "./writer.js";
 
-const SAVE_MS = 1000; // while an answer grows, it is saved that often
-const NOTICE_MS = 8000;
-const READ_MS = 10; // a burst of an answer is read for that long, then the page may draw
+const ASK_MS = 5000; // how often it is asked whether an answer is still being written in another tab
 
 class Page {
   constructor(store) {
     this.store = store;
     this.api = new Api(askKey);
     this.speaker = new Speaker();
-    this.models = new Models(this.api, (name) => (this.conversation.model = name));
-    this.settings = new Settings((parameters) => (this.conversation.parameters = parameters));
-    this.list = new MessageList({
-      edit: (message, text) => this.branch(message, text),
-      again: (message) => this.again(message),
-      choose: (message) => this.choose(message),
+    this.writer = null;
+    this.tabs = new Tabs((kind, ids) => this.heard(kind, ids));
+    this.list = new MessageList(this.messageActions(), (message, body) => this.speak(message, body));
+    this.settings = new Settings((parameters) => talk.setFields(this.conversation, { parameters }));
+    this.models = new Models(
+      this.api,
+      (model) => talk.setFields(this.conversation, { model }),
+      () => this.composer?.refresh(),
+    );
+    this.composer = new Composer({
+      send: (message) => this.send(message),
+      stop: () => this.writer?.stop(),
+      problemOf: (message) => this.problemOf(message),
+      notice,
     });
-    this.composer = new Composer({ send: (message) => this.send(message), stop: () => this.stop(), notice });
     this.sidebar = new Sidebar(store, {
       open: (id) => this.open(id),
       fresh: () => this.fresh(),
-      removed: (id) => id === this.conversation.id && this.fresh(),
+      removed: (id) => this.removed(id),
+      changed: (ids) => this.changed(ids),
       notice,
     });
-    this.writing = null; // {conversation, message, control}
     document.addEventListener("keydown", (event) => this.key(event));
-    addEventListener("pagehide", () => this.writing && this.save(this.writing.conversation));
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.follow());
+    addEventListener("pageshow", (event) => event.persisted && this.follow());
+    addEventListener("pagehide", () => this.writer?.keep());
+    byId("change-key").addEventListener("click", () => this.changeKey());
+    setInterval(() => this.endForsaken(), ASK_MS);
+  }
+
+  messageActions() {
+    return {
+      edit: (message, fields) => this.branch(message, fields),
+      again: (message) => this.again(message),
+      choose: (message) => this.choose(message),
+      remove: (message) => this.remove(message),
+      withhold: (message, kind, out) => this.withhold(message, kind, out),
+      without: (message, kind) => this.without(message, kind),
+      carried: (message, kind) => talk.carries(this.conversation, kind, message.parent),
+    };
   }
 
   async start() {
@@ -56,6 +82,11 @@ class Page {
     }
   }
 
+  async changeKey() {
+    byId("settings").close();
+    if (await this.api.changeKey()) await this.refreshModels();
+  }
+
   /** Begin a new conversation; it is saved with its first message. */
   fresh() {
     this.show(talk.newConversation(this.models.name, Settings.last()));
@@ -64,13 +95,13 @@ class Page {
   }
 
   async open(id) {
-    const writing = this.writing?.conversation;
-    const found = writing?.id === id ? writing : await this.store.load(id);
+    const own = this.writer?.conversation;
+    const found = own?.id === id ? own : await this.store.load(id);
     if (!found) return;
-    for (const message of found.messages) if (message.state === "writing" && found !== writing) message.state = "stopped";
     this.show(found);
     sessionStorage.setItem("herd.open", id);
     this.composer.field.focus();
+    await this.endForsaken();
   }
 
   show(conversation) {
@@ -90,96 +121,121 @@ class Page {
     document.title = this.conversation.title ? `${this.conversation.title} · Herd` : "Herd";
     const last = path.findLast((message) => message.stats)?.stats;
     this.models.showUsed(last && last.prompt_tokens + last.completion_tokens);
-    this.composer.setBusy(this.writing?.conversation.id === this.conversation.id);
+    this.composer.setBusy(this.writer?.conversation === this.conversation);
     this.sidebar.refresh(this.conversation.id);
   }
 
+  /** Whether an answer is being written, which is said. */
+  busy() {
+    if (this.writer) notice("Another answer is being written.", { label: "Stop it", act: () => this.writer?.stop() });
+    return this.writer !== null;
+  }
+
+  /** What of a message, or of those before it, the model cannot take; "": nothing that is known. */
+  problemOf({ images }) {
+    if (this.models.takesImages !== false) return "";
+    if (images.length) return `${this.models.name} takes no pictures: take them out, or choose another model.`;
+    const before = this.conversation && talk.carries(this.conversation, "images");
+    return before ? `${this.models.name} takes no pictures, and earlier messages have some: leave them out there, or choose another model.` : "";
+  }
+
   send({ text, images, files }) {
-    if (this.writing) {
-      notice("Another answer is being written.", { label: "Stop it", act: () => this.stop() });
-      return false;
-    }
+    if (this.busy()) return false;
     talk.addMessage(this.conversation, this.conversation.head, { role: "user", text, images, files });
     this.list.atEnd = true;
     this.answer();
     return true;
   }
 
-  /** An edited question: a branch beside the old one, with what was attached to that. */
-  branch(message, text) {
-    if (this.writing) return;
-    const { parent, images, files } = message;
-    talk.addMessage(this.conversation, parent, { role: "user", text, images, files });
+  /** An edited question: a branch beside the old one. */
+  branch(message, { text, images, files }) {
+    if (this.busy()) return;
+    talk.addMessage(this.conversation, message.parent, { role: "user", text, images, files });
     this.answer();
   }
 
   /** Another answer to the same question; one that failed makes way for it. */
   again(message) {
-    if (this.writing) return;
-    if (message.state === "failed" && !message.text) talk.dropMessage(this.conversation, message);
-    this.conversation.head = message.parent;
+    if (this.busy()) return;
+    if (message.state === "failed" && !message.text) talk.removeMessage(this.conversation, message);
+    talk.setFields(this.conversation, { head: message.parent });
     this.answer();
   }
 
-  choose(message) {
-    if (this.writing) return;
+  /** Again, without the pictures or files of all messages so far. */
+  without(message, kind) {
+    if (this.busy()) return;
+    talk.withhold(this.conversation, kind, message.parent);
+    this.again(message);
+  }
+
+  async withhold(message, kind, out) {
+    const others = message.withheld.filter((one) => one !== kind);
+    talk.setMessage(message, { withheld: out ? [...others, kind] : others });
+    this.refresh();
+    await this.save(this.conversation);
+  }
+
+  async choose(message) {
+    if (this.busy()) return;
     talk.choose(this.conversation, message);
     this.refresh();
-    this.save(this.conversation);
+    await this.save(this.conversation);
+  }
+
+  /** Take out a message and what follows, with a way back. */
+  async remove(message) {
+    const { conversation } = this;
+    const { head } = conversation;
+    const taken = talk.removeMessage(conversation, message);
+    if (taken.includes(this.writer?.message)) this.writer.stop();
+    this.refresh();
+    this.composer.field.focus();
+    await this.save(conversation);
+    const back = async () => {
+      talk.putBack(conversation, taken, head);
+      if (this.conversation === conversation) this.refresh();
+      await this.save(conversation);
+    };
+    notice("Message removed.", { label: "Undo", act: back });
   }
 
   /** Let the model answer the message at the head. */
   async answer() {
-    const conversation = this.conversation;
-    conversation.model = this.models.name;
+    const { conversation } = this;
+    talk.setFields(conversation, { model: this.models.name });
     const body = talk.requestOf(conversation);
+    const question = talk.pathOf(conversation).at(-1);
     const message = talk.addMessage(conversation, conversation.head, { role: "assistant", state: "writing" });
-    this.writing = { conversation, message, control: new AbortController() };
+    const writer = new Writer(this.api, conversation, message, { grown: () => this.grown(message), save: () => this.save(conversation) });
+    this.writer = writer;
+    this.tabs.writing = message.id;
     sessionStorage.setItem("herd.open", conversation.id);
-    await this.save(conversation);
-    this.refresh();
-    this.speaker.begin();
-    const ticks = this.tellWaiting(message);
-    try {
-      await this.read(body, this.writing);
-      message.state = "done";
-    } catch (error) {
-      message.state = error.name === "AbortError" ? "stopped" : "failed";
-      message.error = error.name === "AbortError" ? undefined : error.message;
+    const kept = await this.save(conversation);
+    if (kept) {
+      this.refresh();
+      this.speaker.begin();
+      const ticks = this.tellWaiting(message);
+      await writer.run(body, this.models.context);
+      clearInterval(ticks);
     }
-    clearInterval(ticks);
-    this.writing = null;
-    this.speaker.hear(message.text, true);
-    await this.save(conversation);
+    this.writer = this.tabs.writing = null;
+    await (kept ? this.save(conversation) : this.composer.giveBack(question));
     if (this.conversation === conversation) {
       this.list.done(message);
       this.refresh();
+      if (lineOf(message)) this.speaker.say(lineOf(message));
     }
     this.models.refresh().catch(() => {}); // whether it is loaded now; the next answer tells of what is wrong
   }
 
-  async read(body, { conversation, message, control }) {
-    const began = performance.now();
-    let saved = began;
-    let rested = began;
-    let first;
-    for await (const { text, usage, timings } of this.api.chat(body, control.signal)) {
-      if (text) {
-        first ??= (performance.now() - began) / 1000;
-        message.text += text;
-        this.speaker.hear(message.text);
-        if (this.conversation === conversation) this.list.grown(message);
-      }
-      if (usage) message.stats = statsOf(usage, timings, first);
-      if (performance.now() - saved > SAVE_MS) {
-        saved = performance.now();
-        this.save(conversation);
-      }
-      if (performance.now() - rested > READ_MS) {
-        await new Promise((resolve) => setTimeout(resolve));
-        rested = performance.now();
-      }
-    }
+  grown(message) {
+    if (this.writer?.conversation === this.conversation) this.list.grown(message);
+  }
+
+  speak(message, body) {
+    if (message === this.writer?.message) this.speaker.hear(body);
+    else if (message.state !== "writing") this.speaker.hear(body, true);
   }
 
   /** Say what goes on until the first word comes. Returns the timer. */
@@ -195,23 +251,93 @@ class Page {
     return setInterval(tell, 1000);
   }
 
-  stop() {
-    this.writing?.control.abort();
-  }
-
+  /** Save a conversation and take in what other tabs did to it. Whether it is still there. */
   async save(conversation) {
     try {
-      await this.store.save(conversation);
+      const result = await this.store.save(conversation);
+      if (result === null) {
+        this.lost(conversation.id);
+        return false;
+      }
+      this.absorb(conversation, result);
+      this.tabs.tell("changed", [conversation.id]);
     } catch (error) {
       notice(`This conversation could not be saved: ${error.message}`);
     }
+    return true;
+  }
+
+  absorb(conversation, result) {
+    const own = this.writer?.conversation === conversation ? this.writer.message : null;
+    const before = JSON.stringify([conversation.head, conversation.messages.map(({ id, edited }) => [id, edited])]);
+    absorb(conversation, result, own);
+    if (own && !conversation.messages.includes(own)) this.writer.stop();
+    const after = JSON.stringify([conversation.head, conversation.messages.map(({ id, edited }) => [id, edited])]);
+    if (after !== before && conversation === this.conversation) this.refresh();
+  }
+
+  /** Another tab changed or removed conversations. */
+  heard(kind, ids) {
+    if (kind === "removed") ids.forEach((id) => this.lost(id));
+    else if (ids.includes(this.conversation.id) || ids.includes(this.writer?.conversation.id)) this.follow();
+    this.sidebar.refreshSoon();
+  }
+
+  /** Take in what the store has of the conversations of this tab that is newer. */
+  async follow() {
+    if (document.visibilityState !== "visible" && !this.writer) return;
+    if (this.following) return void (this.followAgain = true);
+    this.following = true;
+    for (const conversation of new Set([this.conversation, this.writer?.conversation])) {
+      if (!conversation || !this.store.known.has(conversation.id)) continue;
+      const found = await this.store.load(conversation.id).catch(() => conversation);
+      if (found) this.absorb(conversation, found);
+      else this.lost(conversation.id);
+    }
+    this.following = false;
+    if (this.followAgain) {
+      this.followAgain = false;
+      await this.follow();
+    }
+  }
+
+  /** A conversation was deleted: nobody writes it on, and it is no longer shown. */
+  lost(id) {
+    if (this.writer?.conversation.id === id) this.writer.stop();
+    if (this.conversation.id !== id) return;
+    this.fresh();
+    notice("This conversation was deleted.");
+  }
+
+  /** This tab deleted a conversation. */
+  removed(id) {
+    this.tabs.tell("removed", [id]);
+    if (this.writer?.conversation.id === id) this.writer.stop();
+    if (this.conversation.id === id) this.fresh();
+  }
+
+  async changed(ids) {
+    this.tabs.tell("changed", ids);
+    if (ids.includes(this.conversation.id)) await this.follow();
+  }
+
+  /** Answers that nobody writes any longer, as the tab that did was closed, have ended. */
+  async endForsaken() {
+    const { conversation } = this;
+    const open = conversation.messages.filter((message) => message.state === "writing" && message !== this.writer?.message);
+    const alive = await Promise.all(open.map(({ id }) => this.tabs.writes(id)));
+    const forsaken = open.filter((message, i) => !alive[i] && message.state === "writing");
+    if (!forsaken.length) return;
+    for (const message of forsaken) Object.assign(message, { state: "stopped", ending: "tab", edited: message.edited + 1 });
+    if (conversation === this.conversation) this.refresh();
+    await this.save(conversation);
   }
 
   key(event) {
     const control = event.ctrlKey || event.metaKey;
     const name = event.key.toLowerCase();
     if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
-      if (this.writing) this.stop();
+      if (this.writer) this.writer.stop();
       else this.sidebar.makeWay();
       return;
     }
@@ -222,54 +348,6 @@ class Page {
     else return;
     event.preventDefault();
   }
-}
-
-function statsOf(usage, timings, first) {
-  return {
-    prompt_tokens: usage.prompt_tokens,
-    completion_tokens: usage.completion_tokens,
-    tokens_per_s: timings?.predicted_per_second,
-    first_token_s: first,
-  };
-}
-
-/** A line at the foot of the page, for some seconds; button: {label, act}. */
-function notice(text, button) {
-  const line = h("div", { class: "notice" }, h("p", { text }));
-  const close = () => line.remove();
-  if (button) {
-    line.append(h("button", { type: "button", text: button.label, on: { click: () => (close(), button.act()) } }));
-  }
-  byId("notices").append(line);
-  setTimeout(close, NOTICE_MS);
-}
-
-/** Ask the visitor for a key. Null: there is none. */
-function askKey(wrong) {
-  const dialog = byId("key-dialog");
-  const field = byId("key");
-  byId("key-problem").textContent = wrong ? "The service does not know this key." : "";
-  field.value = "";
-  return new Promise((resolve) => {
-    let given = null;
-    const submit = (event) => {
-      event.preventDefault();
-      given = field.value.trim() || null;
-      dialog.close();
-    };
-    dialog.querySelector("form").addEventListener("submit", submit);
-    byId("key-cancel").onclick = () => dialog.close();
-    dialog.addEventListener(
-      "close",
-      () => {
-        dialog.querySelector("form").removeEventListener("submit", submit);
-        resolve(given);
-      },
-      { once: true },
-    );
-    dialog.showModal();
-    field.focus();
-  });
 }
 
 function listenToTheme() {

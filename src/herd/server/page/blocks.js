@@ -5,14 +5,106 @@
 // fence (language, text, closed), math (text, closed), quote (text), list (ordered, first, items: [{text, loose}]),
 // table (align, head, rows), paragraph (text).
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`\n]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/;
-const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
-const QUOTE = /^ {0,3}> ?/;
-const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|[ \t]*)$/;
-const TABLE_RULE = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
-const MATH_OPEN = /^ {0,3}(\$\$|\\\[)/;
+import { isMath } from "./dollars.js";
+
+// What begins a line is read by hand: a pattern with two repetitions that may share their characters takes, on a line of
+// many spaces, a time that grows with the square of their number.
+
 const CLOSE_OF = { "$$": "$$", "\\[": "\\]" };
+const DIGITS = "0123456789";
+const WHITE = " \t";
+
+/** Where the characters of `set` end, from `from` on; `most`: no further than so many. */
+function past(line, set, from, most = Infinity) {
+  let at = from;
+  while (at < line.length && at - from < most && set.includes(line[at])) at += 1;
+  return at;
+}
+
+/** Where the line begins, if up to three spaces stand before it: more make it no mark. */
+function begins(line) {
+  return past(line, " ", 0, 3);
+}
+
+/** {mark, marks, info}: a line that opens a code block; null: it does not. */
+function fenceOf(line) {
+  const from = begins(line);
+  const mark = line[from];
+  if (mark !== "`" && mark !== "~") return null;
+  const end = past(line, mark, from);
+  const info = line.slice(end).trim();
+  if (end - from < 3 || (mark === "`" && info.includes("`"))) return null;
+  return { mark, marks: end - from, info };
+}
+
+/** {level, text}: a heading, without the marks that may close it. */
+function headingOf(line) {
+  const from = begins(line);
+  const end = past(line, "#", from, 7);
+  const level = end - from;
+  if (level < 1 || level > 6 || (end < line.length && !WHITE.includes(line[end]))) return null;
+  const text = line.slice(end).trim();
+  let last = text.length;
+  while (text[last - 1] === "#") last -= 1;
+  const closed = last === 0 || WHITE.includes(text[last - 1]);
+  return { level, text: closed ? text.slice(0, last).trimEnd() : text };
+}
+
+/** Whether a line is a rule: three or more of one mark, and white space. */
+function isRule(line) {
+  const from = begins(line);
+  const mark = line[from];
+  if (mark !== "*" && mark !== "-" && mark !== "_") return false;
+  let marks = 0;
+  for (let at = from; at < line.length; at++) {
+    if (line[at] === mark) marks += 1;
+    else if (!WHITE.includes(line[at])) return false;
+  }
+  return marks >= 3;
+}
+
+/** Where the text of a quoted line begins; -1: it is none. ">5" and ">= 5" say what is greater, and quote nothing. */
+function quoteOf(line) {
+  const from = begins(line);
+  const next = line[from + 1];
+  if (line[from] !== ">" || (next !== undefined && (DIGITS.includes(next) || next === "="))) return -1;
+  return from + (next === " " ? 2 : 1);
+}
+
+/** {indent, mark, gap, rest}: an item of a list; `gap`: the white space after the mark. */
+function itemOf(line) {
+  const indent = begins(line);
+  let end = indent;
+  if ("-*+".includes(line[indent] ?? " ")) end += 1;
+  else {
+    const digits = past(line, DIGITS, indent, 9);
+    if (digits > indent && (line[digits] === "." || line[digits] === ")")) end = digits + 1;
+  }
+  if (end === indent) return null;
+  const text = past(line, WHITE, end);
+  if (text === end && end < line.length) return null;
+  return { indent, mark: line.slice(indent, end), gap: text - end, rest: line.slice(text) };
+}
+
+/** Whether a line is the second one of a table: dashes in each cell, and nothing else. */
+function isTableRule(line) {
+  if (!line.includes("-") || past(line, "|:- \t", 0) < line.length) return false;
+  const cells = line.trim().split("|");
+  if (cells[0] === "") cells.shift();
+  if (cells.at(-1) === "") cells.pop();
+  return cells.every((cell) => {
+    const dashes = cell.trim();
+    const from = past(dashes, ":", 0, 1);
+    const end = past(dashes, "-", from);
+    return end > from && past(dashes, ":", end, 1) === dashes.length;
+  });
+}
+
+/** What opens a formula that stands on lines of its own. */
+function mathOf(line) {
+  const mark = line.slice(begins(line)).slice(0, 2);
+  return mark in CLOSE_OF ? mark : null;
+}
 
 /** All blocks of a text, from offset `from` on. */
 export function blocksOf(text, from = 0) {
@@ -34,6 +126,7 @@ class Lines {
   constructor(text, from) {
     this.text = text;
     this.offset = from;
+    this.noMath = -1; // no formula begins before this offset
   }
   more() {
     return this.offset < this.text.length;
@@ -43,7 +136,8 @@ class Lines {
     if (this.at !== this.offset) {
       const end = this.text.indexOf("\n", this.offset);
       this.stop = end < 0 ? this.text.length : end;
-      this.line = this.text.slice(this.offset, this.stop).replace(/\r$/, "");
+      const last = this.text[this.stop - 1] === "\r" && this.stop > this.offset ? this.stop - 1 : this.stop;
+      this.line = this.text.slice(this.offset, last);
       this.at = this.offset;
     }
     return this.line;
@@ -65,22 +159,22 @@ class Lines {
 
 function readBlock(lines) {
   const line = lines.peek();
-  const fence = FENCE.exec(line);
+  const fence = fenceOf(line);
   if (fence) return readFence(lines, fence);
-  const math = MATH_OPEN.exec(line);
-  if (math) return readMath(lines, math[1]);
-  const heading = HEADING.exec(line);
+  const math = mathOf(line) && readMath(lines, mathOf(line));
+  if (math) return math;
+  const heading = headingOf(line);
   if (heading) {
     lines.next();
-    return { kind: "heading", level: heading[1].length, text: heading[2] ?? "" };
+    return { kind: "heading", ...heading };
   }
-  if (RULE.test(line)) {
+  if (isRule(line)) {
     lines.next();
     return { kind: "rule" };
   }
-  if (QUOTE.test(line)) return readQuote(lines);
-  if (ITEM.test(line)) return readList(lines);
-  if (line.includes("|") && TABLE_RULE.test(lines.second()) && lines.second().includes("-")) {
+  if (quoteOf(line) >= 0) return readQuote(lines);
+  if (itemOf(line)) return readList(lines);
+  if (line.includes("|") && isTableRule(lines.second())) {
     const table = readTable(lines);
     if (table) return table;
   }
@@ -89,37 +183,49 @@ function readBlock(lines) {
 
 /** Whether a line ends the paragraph before it. */
 function interrupts(line) {
-  if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || MATH_OPEN.test(line)) return true;
-  const item = ITEM.exec(line);
-  return item !== null && Boolean(item[4]) && (!/\d/.test(item[2]) || parseInt(item[2], 10) === 1);
+  if (fenceOf(line) || headingOf(line) || isRule(line) || quoteOf(line) >= 0 || mathOf(line)) return true;
+  const item = itemOf(line);
+  return item !== null && item.rest !== "" && (!DIGITS.includes(item.mark[0]) || parseInt(item.mark, 10) === 1);
 }
 
-function readFence(lines, [, marks, info]) {
+function readFence(lines, { mark, marks, info }) {
   lines.next();
   const body = [];
   let closed = false;
   while (lines.more() && !closed) {
     const line = lines.next();
-    const end = /^ {0,3}(`{3,}|~{3,})[ \t]*$/.exec(line);
-    closed = end !== null && end[1][0] === marks[0] && end[1].length >= marks.length;
+    const end = fenceOf(line);
+    closed = end !== null && end.mark === mark && end.marks >= marks && end.info === "";
     if (!closed) body.push(line);
   }
-  return { kind: "fence", language: info.trim().split(/\s+/)[0], text: body.join("\n"), closed };
+  return { kind: "fence", language: info.split(/\s/, 1)[0], text: body.join("\n"), closed };
 }
 
+/** A formula on lines of its own; null, with nothing read: what stands there is none, as "$$5 is no price". */
 function readMath(lines, opener) {
+  const start = lines.offset;
+  if (start < lines.noMath) return null;
+  const found = readFormula(lines, opener);
+  const ends = found.closed || !lines.more(); // one that nothing closes is still being written, or cut
+  if (ends && isMath(found.text, true)) return found;
+  lines.noMath = found.last; // what was looked through is not looked through again
+  lines.offset = start;
+  return null;
+}
+
+/** `last`: where the last of its lines begins. */
+function readFormula(lines, opener) {
   const closer = CLOSE_OF[opener];
   const body = [];
+  let last = lines.offset;
   let rest = lines.next().trimStart().slice(opener.length);
   for (;;) {
     const end = rest.indexOf(closer);
-    if (end >= 0) {
-      const after = rest.slice(end + closer.length);
-      body.push(rest.slice(0, end));
-      return { kind: "math", text: body.join("\n").trim(), after: after.trim(), closed: true };
-    }
-    body.push(rest);
-    if (!lines.more() || lines.blank()) return { kind: "math", text: body.join("\n").trim(), after: "", closed: false };
+    body.push(end < 0 ? rest : rest.slice(0, end));
+    const text = () => body.join("\n").trim();
+    if (end >= 0) return { kind: "math", text: text(), after: rest.slice(end + closer.length).trim(), closed: true, last };
+    if (!lines.more() || lines.blank()) return { kind: "math", text: text(), after: "", closed: false, last: lines.offset };
+    last = lines.offset;
     rest = lines.next();
   }
 }
@@ -128,35 +234,36 @@ function readQuote(lines) {
   const body = [];
   while (lines.more() && !lines.blank()) {
     const line = lines.peek();
-    if (!QUOTE.test(line) && interrupts(line)) break;
-    body.push(lines.next().replace(QUOTE, ""));
+    const from = quoteOf(line);
+    if (from < 0 && interrupts(line)) break;
+    body.push(lines.next().slice(Math.max(0, from)));
   }
   return { kind: "quote", text: body.join("\n") };
 }
 
 function readList(lines) {
-  const [, , first] = ITEM.exec(lines.peek());
+  const first = itemOf(lines.peek()).mark;
   const mark = first.at(-1);
   const items = [];
   let loose = false;
   for (;;) {
-    const item = lines.more() ? ITEM.exec(lines.peek()) : null;
-    if (!item || item[2].at(-1) !== mark || RULE.test(lines.peek())) break;
+    const item = lines.more() ? itemOf(lines.peek()) : null;
+    if (!item || item.mark.at(-1) !== mark || isRule(lines.peek())) break;
     const read = readItem(lines, item);
     loose ||= read.gapInside;
     items.push(read.text);
     if (read.gapAfter) {
-      const next = lines.more() ? ITEM.exec(lines.peek()) : null;
-      if (next && next[2].at(-1) === mark) loose = true;
+      const next = lines.more() ? itemOf(lines.peek()) : null;
+      if (next && next.mark.at(-1) === mark) loose = true;
     }
   }
-  return { kind: "list", ordered: /\d/.test(first), first: parseInt(first, 10), items, loose };
+  return { kind: "list", ordered: DIGITS.includes(first[0]), first: parseInt(first, 10), items, loose };
 }
 
 /** One item: its first line, and all lines after it that are indented as far or go on with its paragraph. */
-function readItem(lines, [, indent, mark, gap = " ", rest = ""]) {
+function readItem(lines, { indent, mark, gap, rest }) {
   lines.next();
-  const width = indent.length + mark.length + (gap.length > 4 || rest === "" ? 1 : gap.length);
+  const width = indent + mark.length + (gap > 4 || rest === "" ? 1 : gap);
   const body = [rest];
   let gapInside = false;
   while (lines.more()) {
@@ -164,16 +271,16 @@ function readItem(lines, [, indent, mark, gap = " ", rest = ""]) {
       const before = lines.offset;
       while (lines.more() && lines.blank()) lines.next();
       if (!lines.more() || indentOf(lines.peek()) < width) {
-        if (lines.more() && !ITEM.test(lines.peek())) lines.offset = before; // the gap belongs to what follows
+        if (lines.more() && !itemOf(lines.peek())) lines.offset = before; // the gap belongs to what follows
         return { text: body.join("\n"), gapInside, gapAfter: true };
       }
-      gapInside ||= indentOf(lines.peek()) < width + 4 && !ITEM.test(lines.peek().slice(width));
+      gapInside ||= indentOf(lines.peek()) < width + 4 && !itemOf(lines.peek().slice(width));
       body.push("");
     } else if (indentOf(lines.peek()) >= width) {
       body.push(dedent(lines.next(), width));
     } else {
       const line = lines.peek();
-      if (ITEM.test(line) || interrupts(line) || body.at(-1).trim() === "") break;
+      if (itemOf(line) || interrupts(line) || body.at(-1).trim() === "") break;
       body.push(lines.next().trimStart());
     }
   }
@@ -191,8 +298,8 @@ function indentOf(line) {
 }
 
 function dedent(line, width) {
-  const spaces = line.replace(/^[ \t]+/, (white) => " ".repeat(indentOf(white)));
-  return spaces.slice(width);
+  const text = past(line, WHITE, 0);
+  return " ".repeat(Math.max(0, indentOf(line) - width)) + line.slice(text);
 }
 
 function readTable(lines) {
@@ -207,19 +314,21 @@ function readTable(lines) {
   });
   const rows = [];
   while (lines.more() && !lines.blank() && !interrupts(lines.peek())) {
-    const cells = cellsOf(lines.next()).slice(0, head.length);
-    while (cells.length < head.length) cells.push("");
+    const cells = cellsOf(lines.next()); // never filled up: few rows and many columns would be more cells than characters
+    if (cells.length > head.length) cells.push(cells.splice(head.length - 1).join(" | "));
     rows.push(cells);
   }
   return { kind: "table", align, head, rows };
 }
 
-/** The cells of a row: split at bars that are neither escaped nor in code. */
+/** The cells of a row: split at bars that are neither escaped nor in code. A code mark that nothing closes hides none. */
 function cellsOf(line) {
-  const bare = line.trim().replace(/^\|/, "");
+  const trimmed = line.trim();
+  const bare = trimmed.startsWith("|") ? trimmed.slice(1) : trimmed;
   const cells = [];
   let cell = "";
   let code = false;
+  const lastTick = bare.lastIndexOf("`");
   for (let i = 0; i < bare.length; i++) {
     if (bare[i] === "\\" && bare[i + 1] === "|") {
       cell += "|";
@@ -228,7 +337,7 @@ function cellsOf(line) {
       cells.push(cell.trim());
       cell = "";
     } else {
-      if (bare[i] === "`") code = !code;
+      if (bare[i] === "`") code = !code && i < lastTick;
       cell += bare[i];
     }
   }
@@ -239,7 +348,7 @@ function cellsOf(line) {
 function readParagraph(lines) {
   const body = [lines.next().trim()];
   while (lines.more() && !lines.blank() && !interrupts(lines.peek())) {
-    body.push(lines.next().replace(/^[ \t]+/, ""));
+    body.push(lines.next().trimStart());
   }
   return { kind: "paragraph", text: body.join("\n").trimEnd() };
 }

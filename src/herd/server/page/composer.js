@@ -1,19 +1,28 @@
 // The field where a message is written, with what is attached to it.
 
-import { byId, h, icon, iconButton } from "./dom.js";
+import { byId } from "./dom.js";
 import { readFile } from "./files.js";
+import { chips } from "./message.js";
 
 const LONG_PASTE = 8000; // characters; more become a file
+const DRAFT = "herd.draft"; // what was written and not sent: it outlives a reload, and ends with the tab
 
 export class Composer {
-  /** send({text, images, files}) -> whether it was taken; stop(); notice(text). */
-  constructor({ send, stop, notice }) {
+  /**
+   * send({text, images, files}) -> whether it was taken; stop(); notice(text); problemOf({images, files}) -> what of
+   * it the model cannot take, "" if nothing.
+   */
+  constructor({ send, stop, notice, problemOf }) {
     this.send = send;
+    this.problemOf = problemOf;
     this.stop = stop;
     this.notice = notice;
     this.field = byId("prompt");
     this.button = byId("send");
     this.list = byId("attached");
+    this.cannot = byId("cannot");
+    this.reading = 0; // files that are being read
+    this.field.value = sessionStorage.getItem(DRAFT) ?? "";
     this.images = [];
     this.files = [];
     this.busy = false;
@@ -28,7 +37,10 @@ export class Composer {
       if (this.busy) this.stop();
       else this.submit();
     });
-    this.field.addEventListener("input", () => this.refresh());
+    this.field.addEventListener("input", () => {
+      keepDraft(this.field.value);
+      this.refresh();
+    });
     this.field.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -70,6 +82,7 @@ export class Composer {
   }
 
   async take(files) {
+    this.reading += 1;
     for (const file of files) {
       try {
         const { image, file: text } = await readFile(file);
@@ -79,32 +92,39 @@ export class Composer {
         this.notice(error.message);
       }
     }
+    this.reading -= 1;
     this.showAttached();
     this.field.focus();
   }
 
   showAttached() {
-    const entry = (list, i, what, name) => {
-      const drop = iconButton("close", `Remove ${name}`, () => {
-        list.splice(i, 1);
-        this.showAttached();
-        this.field.focus();
-      });
-      return h("li", { class: "chip" }, what, drop);
-    };
-    this.list.replaceChildren(
-      ...this.images.map((url, i) => entry(this.images, i, h("img", { src: url, alt: `Picture ${i + 1}` }), `picture ${i + 1}`)),
-      ...this.files.map((file, i) => entry(this.files, i, [icon("file"), file.name], file.name)),
-    );
+    const list = chips(this, () => {
+      this.showAttached();
+      this.field.focus();
+    });
+    this.list.replaceChildren(...list.children);
     this.refresh();
   }
 
   submit() {
     const message = { text: this.field.value.trim(), images: this.images, files: this.files };
+    if (this.reading) return this.notice("A file is still being read.");
+    if (this.problem) return this.notice(this.problem);
     if (!this.full() || !this.send(message)) return;
     this.images = [];
     this.files = [];
     this.field.value = "";
+    keepDraft("");
+    this.showAttached();
+  }
+
+  /** A message that could not be kept stands here again, if nothing else does. */
+  giveBack({ text, images, files }) {
+    if (this.full()) return;
+    this.field.value = text;
+    this.images = [...images];
+    this.files = [...files];
+    keepDraft(text);
     this.showAttached();
   }
 
@@ -119,7 +139,9 @@ export class Composer {
   }
 
   refresh() {
-    this.button.disabled = !this.busy && !this.full();
+    this.problem = this.problemOf(this);
+    if (this.cannot.textContent !== this.problem) this.cannot.textContent = this.problem;
+    this.button.disabled = !this.busy && (!this.full() || this.problem !== "");
     const label = this.busy ? "Stop" : "Send";
     if (this.button.getAttribute("aria-label") !== label) {
       this.button.setAttribute("aria-label", label);
@@ -130,5 +152,13 @@ export class Composer {
       this.field.style.height = "auto";
       this.field.style.height = `${this.field.scrollHeight}px`;
     }
+  }
+}
+
+function keepDraft(text) {
+  try {
+    sessionStorage.setItem(DRAFT, text);
+  } catch {
+    // it is too long for this storage: it stands in the field
   }
 }

@@ -1,11 +1,18 @@
 // A conversation is a tree: an edited question or another answer is a new branch beside the old one, and nothing is lost.
 //
-//   conversation: {id, title, created, updated, model, parameters, messages: [message], head: id of the last message shown}
-//   message: {id, parent, role: "user" | "assistant", text, images: [data URL], files: [{name, text}],
-//             state: "done" | "writing" | "stopped" | "failed", error, stats}
+//   conversation: {id, title, created, updated, touched, model, parameters, messages: [message], dropped: [mark],
+//                  head: id of the last message shown}
+//   message: {id, parent, role: "user" | "assistant", edited, text, images: [data URL], files: [{name, text}],
+//             withheld: ["images", "files"]: what is no longer sent with it,
+//             state: "done" | "writing" | "stopped" | "failed", ending: why an answer is not whole (endings.js),
+//             error, stats}
+//   mark: {id, parent, at}: a message that was removed
 //   parameters: {system, temperature, top_p, max_tokens, seed}; what is missing is the model's own
 //
-// Plain data, as it is stored and exported; the functions here are all that changes it.
+// Times are milliseconds since 1970. `edited` grows with each change of a message, `touched` with each of the
+// conversation's own fields: merge.js says what wins where two copies differ.
+//
+// Plain data, as it is stored and exported; the functions here and in merge.js are all that changes it.
 
 export const PARAMETERS = ["system", "temperature", "top_p", "max_tokens", "seed"];
 
@@ -14,18 +21,35 @@ export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** Now, and later than `last` whatever the clock says. */
+export function later(last = 0) {
+  return Math.max(Date.now(), last + 1);
+}
+
 export function newConversation(model, parameters) {
   const now = Date.now();
-  return { id: newId(), title: "", created: now, updated: now, model, parameters, messages: [], head: null };
+  return { id: newId(), title: "", created: now, updated: now, touched: now, model, parameters, messages: [], dropped: [], head: null };
+}
+
+/** The conversation's own fields change: model, parameters, head. */
+export function setFields(conversation, fields) {
+  Object.assign(conversation, fields);
+  conversation.touched = later(conversation.touched);
+}
+
+/** A message changes. */
+export function setMessage(message, fields) {
+  Object.assign(message, fields);
+  message.edited = later(message.edited);
 }
 
 /** Append a message below `parent` (an id; null: the first one) and show it. */
 export function addMessage(conversation, parent, fields) {
-  const message = { id: newId(), parent, images: [], files: [], text: "", state: "done", ...fields };
+  const message = { id: newId(), parent, images: [], files: [], withheld: [], text: "", state: "done", edited: later(), ...fields };
   conversation.messages.push(message);
-  conversation.head = message.id;
   conversation.updated = Date.now();
-  if (!conversation.title && message.role === "user") conversation.title = titleOf(message);
+  const title = conversation.title || (message.role === "user" ? titleOf(message) : "");
+  setFields(conversation, { head: message.id, title });
   return message;
 }
 
@@ -42,26 +66,73 @@ export function pathOf(conversation, head = conversation.head) {
   return path.reverse();
 }
 
-/** The message and those beside it, in the order in which they were made. */
-export function siblingsOf(conversation, message) {
-  return conversation.messages.filter((other) => other.parent === message.parent && other.role === message.role);
+/** Lists of messages beside each other, in the order in which they were made: message -> its list. */
+export function branchesOf(conversation) {
+  const groups = new Map();
+  const found = new Map();
+  for (const message of conversation.messages) {
+    const name = `${message.role} ${message.parent}`;
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(message);
+    found.set(message, groups.get(name));
+  }
+  return found;
 }
 
 /** Show this branch, down to its newest end. */
 export function choose(conversation, message) {
-  let last = message;
-  for (;;) {
-    const next = conversation.messages.findLast((other) => other.parent === last.id);
-    if (!next) break;
-    last = next;
-  }
-  conversation.head = last.id;
+  setFields(conversation, { head: newestBelow(conversation, message.id) });
 }
 
-/** Take out a message that has nothing below it, as an answer that failed. */
-export function dropMessage(conversation, message) {
-  conversation.messages = conversation.messages.filter((other) => other !== message);
-  if (conversation.head === message.id) conversation.head = message.parent;
+/** The id of the newest end below a message. */
+export function newestBelow(conversation, id) {
+  const newest = new Map(conversation.messages.map((message) => [message.parent, message.id]));
+  const seen = new Set([id]);
+  let last = id;
+  for (let next = newest.get(last); next !== undefined && !seen.has(next); next = newest.get(last)) {
+    seen.add(next);
+    last = next;
+  }
+  return last;
+}
+
+/** Take out a message and all below it. Marks stay in their place. Returns what was taken out. */
+export function removeMessage(conversation, message) {
+  const below = new Map();
+  for (const one of conversation.messages) {
+    if (!below.has(one.parent)) below.set(one.parent, []);
+    below.get(one.parent).push(one);
+  }
+  const taken = new Set([message]);
+  for (const one of taken) for (const child of below.get(one.id) ?? []) taken.add(child); // a set grows while it is walked
+  const at = Date.now();
+  conversation.messages = conversation.messages.filter((other) => !taken.has(other));
+  conversation.dropped.push(...[...taken].map(({ id, parent }) => ({ id, parent, at })));
+  const ids = new Set([...taken].map(({ id }) => id));
+  setFields(conversation, { head: ids.has(conversation.head) ? message.parent : conversation.head });
+  return [...taken];
+}
+
+/** Put back what was taken out, as new messages: a mark holds for ever. `head`: the one of them to show. */
+export function putBack(conversation, taken, head) {
+  const ids = new Map(taken.map(({ id }) => [id, newId()]));
+  for (const message of taken) {
+    const copy = { ...message, id: ids.get(message.id), parent: ids.get(message.parent) ?? message.parent };
+    conversation.messages.push({ ...copy, edited: later(message.edited) });
+  }
+  if (ids.has(head)) setFields(conversation, { head: ids.get(head) });
+}
+
+/** Whether any message that the model is sent has something of this kind ("images" or "files") with it. */
+export function carries(conversation, kind, head = conversation.head) {
+  return pathOf(conversation, head).some((message) => message[kind].length > 0 && !message.withheld.includes(kind));
+}
+
+/** No longer send what is of this kind with the messages so far: it stays where it is, and can be sent again. */
+export function withhold(conversation, kind, head) {
+  for (const message of pathOf(conversation, head)) {
+    if (message[kind].length && !message.withheld.includes(kind)) setMessage(message, { withheld: [...message.withheld, kind] });
+  }
 }
 
 /** The body of a request that asks for the next answer. */
@@ -74,68 +145,20 @@ export function requestOf(conversation) {
 }
 
 function contentOf(message) {
-  const text = [...message.files.map(fileText), message.text].filter(Boolean).join("\n\n");
-  if (!message.images.length) return text;
-  const images = message.images.map((url) => ({ type: "image_url", image_url: { url } }));
-  return text ? [...images, { type: "text", text }] : images;
+  const files = message.withheld.includes("files") ? [] : message.files;
+  const images = message.withheld.includes("images") ? [] : message.images;
+  const text = [...files.map(fileText), message.text].filter(Boolean).join("\n\n");
+  if (!images.length) return text;
+  const parts = images.map((url) => ({ type: "image_url", image_url: { url } }));
+  return text ? [...parts, { type: "text", text }] : parts;
 }
+
+const TICKS = /`+/g;
 
 /** A file as a code block whose fence is longer than any within it. */
 function fileText({ name, text }) {
-  const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map((marks) => marks.length));
+  let longest = 2;
+  for (const [marks] of text.matchAll(TICKS)) longest = Math.max(longest, marks.length);
   const fence = "`".repeat(longest + 1);
   return `File ${name}:\n${fence}\n${text}\n${fence}`;
-}
-
-/**
- * Check one conversation of an imported file and keep only what is known. Raises Error with what is wrong. Its id is
- * kept, so that importing twice makes no copies.
- */
-export function checked(given) {
-  const text = (value, what) => {
-    if (typeof value !== "string") throw new Error(`${what}: expected text`);
-    return value;
-  };
-  if (!Array.isArray(given?.messages)) throw new Error("a conversation without messages");
-  const messages = given.messages.map((message, i) => {
-    const where = `message ${i}`;
-    if (message.role !== "user" && message.role !== "assistant") throw new Error(`${where}: role: got ${message.role}`);
-    const images = (message.images ?? []).filter((url) => /^data:image\/(png|jpeg|gif|webp);base64,/.test(url));
-    const files = (message.files ?? []).map((file) => ({ name: text(file.name, where), text: text(file.text, where) }));
-    const state = message.state === "writing" ? "stopped" : (message.state ?? "done");
-    return {
-      id: text(message.id, where),
-      parent: message.parent === null ? null : text(message.parent, where),
-      role: message.role,
-      text: text(message.text, where),
-      images,
-      files,
-      state: text(state, where),
-      error: message.error === undefined ? undefined : text(message.error, where),
-      stats: statsOf(message.stats),
-    };
-  });
-  const parameters = {};
-  for (const name of PARAMETERS) {
-    const wanted = name === "system" ? "string" : "number";
-    if (typeof given.parameters?.[name] === wanted) parameters[name] = given.parameters[name];
-  }
-  const time = (value) => (Number.isFinite(value) ? value : Date.now());
-  return {
-    id: text(given.id, "id"),
-    title: text(given.title ?? "", "title"),
-    created: time(given.created),
-    updated: time(given.updated),
-    model: text(given.model ?? "", "model"),
-    parameters,
-    messages,
-    head: given.head === null ? null : text(given.head, "head"),
-  };
-}
-
-const STATS = ["prompt_tokens", "completion_tokens", "tokens_per_s", "first_token_s"];
-
-function statsOf(given) {
-  if (!given) return undefined;
-  return Object.fromEntries(STATS.filter((name) => Number.isFinite(given[name])).map((name) => [name, given[name]]));
 }

@@ -1,5 +1,7 @@
 // Elements made of data. No HTML text is parsed anywhere on this page: what a model says can only become text.
 
+const NOTICE_MS = 8000;
+
 /**
  * Make an element. Properties: `text`, `on` ({event: listener}), `class`, any other is an attribute; false, null and
  * undefined leave it out. Children: nodes and strings, nested lists of them.
@@ -65,6 +67,19 @@ export function copyButton(label, text) {
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
   });
   return button;
+}
+
+/** A line at the foot of the page, for some seconds, once at a time; button: {label, act}. */
+export function notice(text, button) {
+  const place = byId("notices");
+  [...place.children].filter((line) => line.firstChild.textContent === text).forEach((line) => line.remove());
+  const line = h("div", { class: "notice" }, h("p", { text }));
+  const close = () => line.remove();
+  if (button) {
+    line.append(h("button", { type: "button", text: button.label, on: { click: () => (close(), button.act()) } }));
+  }
+  place.append(line);
+  setTimeout(close, NOTICE_MS);
 }
 
 function copyBySelection(text) {

@@ -7,6 +7,7 @@ import { inline } from "./inline.js";
 import { mathNode } from "./math.js";
 
 const DEEPEST = 8; // quotes and lists within each other
+const TASK = /^\[([ xX])\]\s/;
 
 /** Shows a text that grows in an element. */
 export class Markdown {
@@ -69,7 +70,7 @@ function blockNodes(block, depth) {
     case "fence":
       return [fenceNode(block)];
     case "math":
-      if (!block.closed) return [h("div", { class: "math display", text: block.text })];
+      if (!block.closed) return [h("div", { class: "math display", text: block.text, "data-source": `$$${block.text}` })];
       return [mathNode(block.text, true), ...(block.after ? [h("p", {}, inline(block.after))] : [])];
     case "quote":
       return [h("blockquote", {}, nodesOf(block.text, depth + 1))];
@@ -94,7 +95,7 @@ function listNode(block, depth) {
 }
 
 function itemNode(text, loose, depth) {
-  const task = /^\[([ xX])\]\s+/.exec(text);
+  const task = TASK.exec(text);
   const nodes = nodesOf(task ? text.slice(task[0].length) : text, depth + 1);
   const flat = loose ? nodes : nodes.flatMap((node) => (node.tagName === "P" ? [...node.childNodes] : [node]));
   if (!task) return h("li", {}, flat);

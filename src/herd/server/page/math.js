@@ -14,7 +14,8 @@ const made = new Map();
 
 /** A formula. `display`: on lines of its own. */
 export function mathNode(tex, display) {
-  const element = h("span", { class: display ? "math display" : "math", text: tex });
+  const source = display ? `$$${tex}$$` : `$${tex}$`; // what is copied and read out
+  const element = h("span", { class: display ? "math display" : "math", text: tex, "data-source": source });
   if (tex.length > LONGEST) return element;
   if (temml) typeset(element, tex, display);
   else {

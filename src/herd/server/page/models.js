@@ -7,9 +7,10 @@ const EVERY_MS = 30_000;
 const NEARLY_FULL = 0.8;
 
 export class Models {
-  /** changed(name): another model was picked. */
-  constructor(api, changed) {
+  /** changed(name): another model was picked; shown(): what is known of it may have changed. */
+  constructor(api, changed, shown) {
     this.api = api;
+    this.shown = shown;
     this.picker = byId("model");
     this.state = byId("model-state");
     this.meter = byId("meter");
@@ -35,6 +36,16 @@ export class Models {
     return this.picker.value;
   }
 
+  /** Whether the model takes pictures; undefined: the service does not say. */
+  get takesImages() {
+    return this.known.get(this.name)?.architecture?.input_modalities?.includes("image");
+  }
+
+  /** Tokens of its context; undefined: not known. */
+  get context() {
+    return this.known.get(this.name)?.context_length;
+  }
+
   get loaded() {
     return this.known.get(this.name)?.loaded === true;
   }
@@ -53,12 +64,13 @@ export class Models {
     this.state.textContent = none ? "no model" : this.loaded ? "loaded" : "loads on first use";
     this.state.classList.toggle("loaded", this.loaded);
     this.showUsed(this.used);
+    this.shown();
   }
 
   /** Tokens of the conversation so far; undefined: not known. */
   showUsed(used) {
     this.used = used;
-    const whole = this.known.get(this.name)?.context_length;
+    const whole = this.context;
     this.meter.hidden = !used || !whole;
     if (this.meter.hidden) return;
     const part = Math.min(1, used / whole);

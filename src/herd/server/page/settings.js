@@ -36,6 +36,10 @@ export class Settings {
 
   /** What was set last: a new conversation begins with it. */
   static last() {
-    return JSON.parse(localStorage.getItem(LAST) ?? "{}");
+    try {
+      return JSON.parse(localStorage.getItem(LAST) ?? "{}");
+    } catch {
+      return {}; // something else wrote there
+    }
   }
 }

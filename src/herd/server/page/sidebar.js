@@ -1,12 +1,14 @@
 // The list of conversations: search, open, delete with a way back, export and import.
 
 import { byId, h, iconButton } from "./dom.js";
+import { textOf } from "./imports.js";
 
 const NARROW = matchMedia("(max-width: 56rem)");
+const SOON_MS = 150;
 const DAY_MS = 24 * 3600 * 1000;
 
 export class Sidebar {
-  /** store; actions: {open(id), fresh(), removed(id), notice(text, button)}. */
+  /** store; actions: {open(id), fresh(), removed(id), changed(ids), notice(text, button)}. */
   constructor(store, actions) {
     this.store = store;
     this.actions = actions;
@@ -28,11 +30,7 @@ export class Sidebar {
       this.import(event.target.files[0]);
       event.target.value = "";
     });
-    let timer = 0;
-    this.field.addEventListener("input", () => {
-      clearTimeout(timer);
-      timer = setTimeout(() => this.refresh(), 150);
-    });
+    this.field.addEventListener("input", () => this.refreshSoon());
     NARROW.addEventListener("change", () => this.setOpen(!NARROW.matches));
   }
 
@@ -43,6 +41,12 @@ export class Sidebar {
     byId("menu").setAttribute("aria-expanded", String(open));
     if (byHand && !NARROW.matches) localStorage.setItem("herd.sidebar", open ? "open" : "closed");
     if (byHand && open && NARROW.matches) this.field.focus();
+  }
+
+  /** Read the list again, once for all that happens meanwhile. */
+  refreshSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh(), SOON_MS);
   }
 
   /** On a narrow screen the list lies over the conversation: make way for it. */
@@ -87,13 +91,14 @@ export class Sidebar {
   }
 
   async remove(id) {
-    const conversation = await this.store.load(id);
-    await this.store.remove(id);
+    const conversation = await this.store.remove(id);
     await this.actions.removed(id);
     await this.refresh();
     this.field.focus();
+    if (!conversation) return; // another tab was quicker
     const back = async () => {
-      await this.store.save(conversation);
+      await this.store.restore([conversation]);
+      await this.actions.changed([id]);
       await this.refresh();
     };
     this.actions.notice("Conversation deleted.", { label: "Undo", act: back });
@@ -109,13 +114,21 @@ export class Sidebar {
   async import(file) {
     if (!file) return;
     try {
-      const count = await this.store.imported(await file.text());
-      this.actions.notice(count === 1 ? "One conversation imported." : `${count} conversations imported.`);
+      const told = await this.store.imported(await textOf(file));
+      await this.actions.changed(told.ids);
+      this.actions.notice(importedText(told));
     } catch (error) {
       this.actions.notice(error.message);
     }
     await this.refresh();
   }
+}
+
+function importedText({ ids, back, mended }) {
+  const parts = [ids.length === 1 ? "One conversation imported." : `${ids.length} conversations imported.`];
+  if (back) parts.push(`${back} of them had been deleted here.`);
+  if (mended) parts.push(`${mended} of their messages hung from none or from each other; they begin a branch now.`);
+  return parts.join(" ");
 }
 
 function ageOf(time) {

@@ -1,34 +1,60 @@
-// For those who listen: an answer is read out sentence by sentence, not letter by letter.
+// For those who listen: an answer is read out sentence by sentence, not letter by letter, and as it is shown: marks of
+// emphasis are gone, every sign of a text, of code and of a formula is there.
 
 import { byId, h } from "./dom.js";
+import { plainText } from "./plain.js";
 
-const SENTENCE = /[.!?…:]["')\]]*\s|\n/g;
-const KEPT = 4; // sentences that stay in the live region
+const SENTENCE = /[.!?…:。！？]["')\]»”]*\s|\n|[。！？]/g;
+const MARKS = "*_~`$";
+const KEPT = 4; // paragraphs that stay in the live region
 
 export class Speaker {
   constructor() {
     this.region = byId("speaker");
-    this.said = 0;
+    this.begin();
   }
 
   begin() {
-    this.said = 0;
+    this.block = 0; // how many blocks have been said whole
+    this.said = 0; // characters of the next one, without those that may turn out to be marks
     this.region.replaceChildren();
   }
 
-  /** The answer so far; what is complete and new is said. `ended`: all the rest as well. */
-  hear(text, ended = false) {
-    let end = this.said;
-    SENTENCE.lastIndex = this.said;
-    while (SENTENCE.exec(text)) end = SENTENCE.lastIndex;
-    if (ended) end = text.length;
-    const words = text.slice(this.said, end).replace(/[`*_#>|]+/g, "").trim();
-    this.said = end;
-    if (words) this.say(words);
+  /** The blocks of the answer as it is shown so far; what is complete and new is said. `ended`: all the rest as well. */
+  hear(root, ended = false) {
+    const blocks = root.children;
+    const whole = ended ? blocks.length : blocks.length - 1;
+    for (; this.block < whole; this.block++) {
+      const text = plainText(blocks[this.block]);
+      this.say(text.slice(placeOf(text, this.said)));
+      this.said = 0;
+    }
+    if (this.block >= blocks.length) return;
+    const text = plainText(blocks[this.block]);
+    const begin = placeOf(text, this.said);
+    const end = endOfSentences(text, begin);
+    this.say(text.slice(begin, end));
+    for (let i = begin; i < end; i++) if (!MARKS.includes(text[i])) this.said += 1;
   }
 
   say(words) {
-    this.region.append(h("p", { text: words }));
+    if (!words.trim()) return;
+    this.region.append(h("p", { text: words.trim() }));
     while (this.region.childElementCount > KEPT) this.region.firstElementChild.remove();
   }
+}
+
+/** Where a text has so many characters behind it that are no marks. */
+function placeOf(text, count) {
+  let at = 0;
+  for (let seen = 0; at < text.length && (seen < count || (at > 0 && MARKS.includes(text[at]))); at++) if (!MARKS.includes(text[at])) seen += 1;
+  return at;
+}
+
+/** Where the last complete sentence ends, from `from` on. */
+function endOfSentences(text, from) {
+  let end = from;
+  SENTENCE.lastIndex = from;
+  while (SENTENCE.exec(text)) end = SENTENCE.lastIndex;
+  return end;
 }
