@@ -1,4 +1,4 @@
-"""The page's modules without a browser: run by the Node.js that comes with playwright, over a document of a few lines."""
+"""The page's modules without a browser: run by the Node.js that comes with playwright, over a small document."""
 
 import json
 import subprocess
