@@ -261,6 +261,7 @@ class _Gate:
         self._policy = policy
         self._editor = policy if isinstance(policy, Editor) else None
         self._hold = 0 if policy is None else policy.hold_tokens
+        self._free = policy is None or getattr(policy, "only_looks", False)
         self._every = max(1, self._hold // 8) if self._editor is not None else 1  # tokens from look to look
         self.refused = False
         self.stop_cut = False
@@ -268,6 +269,7 @@ class _Gate:
         self.notes: list[Note] = []
         self.held = Held() if self._hold > 1 else None
         self.said = Said()
+        self._fresh: list[str] = []  # text that has come since the last look
         self._settled = 0  # characters of it that are decided
         self._cuts: tuple[Cut, ...] = ()  # of the last look
         self._calls: deque[_Call] = deque()
@@ -280,7 +282,9 @@ class _Gate:
 
     def add(self, text: str) -> None:
         """More text."""
-        self.said.add(text)
+        if text:
+            self.said.add(text)
+            self._fresh.append(text)
 
     def add_call(self, call: ToolCall, events: Sequence[Event]) -> None:
         """A whole call, and what is told of it."""
@@ -302,12 +306,18 @@ class _Gate:
         if self.held is not None:
             if not self._settled and self._since is None:
                 self._since = time.perf_counter()
-            self.held = replace(self.held, tokens=max(self.held.tokens, self._num_waiting))
+            if self._num_waiting > self.held.tokens:
+                self.held = replace(self.held, tokens=self._num_waiting)
 
     def release(self, *, last: bool) -> list[_Text | _Call]:
         """What may be shown now, in order."""
         if self.refused or self._settled == self.said.length:
             return []
+        fresh = "".join(self._fresh)
+        self._fresh.clear()
+        if self._free and self._settled + len(fresh) == self.said.length:  # nothing but text, and nobody to ask
+            self._settled = self.said.length
+            return [_Text(fresh, self.rest())]
         waits = not last and self._policy is not None
         if waits and (self._num_waiting < self._next or self.said.length < self._longer):
             return []

@@ -107,6 +107,11 @@ class Layers:
         """Whether a look takes as long as a model does; then it is made on a thread."""
         return self._guard is not None
 
+    @property
+    def only_looks(self) -> bool:
+        """Whether the output is only looked at, once it is whole."""
+        return self.mode == "observe"
+
     # -- the input ---------------------------------------------------------------------------------------------------
 
     def cleaned(self, prompt: Prompt) -> Prompt:
