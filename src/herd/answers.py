@@ -35,6 +35,9 @@ from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece
 from herd.text.messages import ToolCall
 from herd.text.said import Passage, Said
 
+AT_ONCE = 4096
+"""Characters that a policy's rules read in a few milliseconds."""
+
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -102,8 +105,12 @@ class Sample:
 
     @property
     def slow(self) -> bool:
-        """Whether its policy computes for longer than an event loop may wait."""
+        """Whether its policy asks a model, which takes longer than an event loop may wait."""
         return self._policy is not None and getattr(self._policy, "slow", False)
+
+    def is_long(self, step: Step) -> bool:
+        """Whether a policy has so much to read at this step that an event loop may not wait for it."""
+        return self._policy is not None and self._gate.unread(last=step.finish is not None) > AT_ONCE
 
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
@@ -339,6 +346,12 @@ class _Gate:
             if i == len(self._cuts) or self._cuts[i].start >= max(token.end, token.start + 1):
                 found.append(token)
         return [] if self.refused else found
+
+    def unread(self, *, last: bool) -> int:
+        """Characters that a policy has to read at the next look."""
+        if not self._free:
+            return self.said.length - self._settled
+        return self.said.length if last else 0
 
     @property
     def _num_waiting(self) -> int:

@@ -3,7 +3,8 @@
     HerdError                       code               exit  http
     ├── UsageError                  invalid_request      2   400   what the caller asked for makes no sense
     │   ├── ContextTooLong          context_length_exceeded  2   400   prompt longer than the context; never truncated
-    │   └── MissingExtra            missing_extra        2   501   an optional dependency is not installed
+    │   ├── MissingExtra            missing_extra        2   501   an optional dependency is not installed
+    │   └── Withheld                content_filter       2   400   a policy keeps a text from the model
     ├── NotFound                    not_found            3   404   file, model or command that does not exist
     ├── DoesNotFit                  does_not_fit         4   507   memory or disk: needed, have, what would fit
     ├── NetworkError                network              5   502
@@ -58,6 +59,12 @@ class MissingExtra(UsageError):
 
     code = "missing_extra"
     http_status = 501
+
+
+class Withheld(UsageError):
+    """A policy keeps a text from the model, where no reply could say so."""
+
+    code = "content_filter"
 
 
 class NotFound(HerdError):

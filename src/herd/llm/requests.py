@@ -6,7 +6,7 @@ What it is not: who runs them (`herd.llm`, `herd.llm.streams`), what a call may 
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from herd.answers import Sample
@@ -94,9 +94,10 @@ class Requests:
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
         (shown,) = _shown(asked.policy, Prompt((turn,))).messages
-        if shown != turn:
-            ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
-        return self._submit(engine, ids, options, asked, (turn,))
+        if shown == turn:
+            return self._submit(engine, ids, options, asked, (turn,))
+        ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
+        return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
 
     def _submit(
         self,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from herd.answers import Sample
@@ -31,6 +32,8 @@ class Prepared:
     samples: Sequence[Sample]
     refusal: Callable[[], str | None] = lambda: None
     """What the policy says before the first token."""
+    shown: str | None = None
+    """Of a prompt that is a text or ids: what its policy made of it; None: nothing else."""
 
     def close(self) -> None:
         """Close what was opened for it."""
@@ -66,6 +69,13 @@ class AsyncStream(AsyncIterator[Event]):
         """Of its prompt, once it is ready."""
         assert self._prepared is not None, "not ready yet"
         return len(self._prepared.samples[0].job.request.ids)
+
+    @property
+    def shown(self) -> str | None:
+        """Of a prompt that is a text or ids: what a policy let the model see of it; None: all of it. Once it is
+        prepared."""
+        assert self._prepared is not None, "not ready yet"
+        return self._prepared.shown if self._instead is None else ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -156,6 +166,8 @@ class AsyncStream(AsyncIterator[Event]):
                 step = job.reading.take(Ended(job.number) if job.cancelled else event)
                 if step is not None and sample.slow:
                     self._out += await asyncio.to_thread(sample.take, step)
+                elif step is not None and sample.is_long(step):
+                    self._out += await computing().run(self._owner, partial(sample.take, step))
                 elif step is not None:
                     self._out += sample.take(step)
             except BaseException:

@@ -59,14 +59,15 @@ class Moderation:
     judged: bool
 
 
-def moderate(text: str, guard: Guard | None = None, *, each: bool = False) -> Moderation:
+def moderate(text: str, guard: Guard | None = None, *, each: bool = False, shown: str | None = None) -> Moderation:
     """Judge a text as a user's message. each: ask for every category by itself, so that each gets its own score; that
-    takes as many passes. Else the categories named share the one score, and the others have 0."""
+    takes as many passes. Else the categories named share the one score, and the others have 0. shown: what the guard
+    sees instead of the text that the rules read."""
     found = tuple(scan(text, RULES, "input"))
     if guard is None:
         return _moderation({}, {}, found, flagged=False, judged=False)
     keys = [(key,) for key in guard.categories] if each else [guard.categories]
-    verdicts = [guard.judge([Turn("user", text)], asked) for asked in keys]
+    verdicts = [guard.judge([Turn("user", text if shown is None else shown)], asked) for asked in keys]
     failed = any(verdict.failed is not None for verdict in verdicts)
     scores: dict[str, float] = {}
     unsafe: dict[str, bool] = {}

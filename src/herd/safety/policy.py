@@ -112,6 +112,10 @@ class Layers:
         """Whether the output is only looked at, once it is whole."""
         return self.mode == "observe"
 
+    def without_guard(self) -> "Layers":
+        """The rules alone, for another text of the same request."""
+        return Layers(self.settings, audit=self._audit, request_id=self._request_id)
+
     # -- the input ---------------------------------------------------------------------------------------------------
 
     def cleaned(self, prompt: Prompt) -> Prompt:

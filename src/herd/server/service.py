@@ -10,17 +10,17 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
-from herd.errors import HerdError, Interrupted, NotReady, TooLarge, fail
+from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
 from herd.llm import LLM, AsyncStream
 from herd.llm.lanes import LARGE, computing, waiting
 from herd.llm.loading import Context
-from herd.replies import DoneEvent, Event, Policy, Reply
+from herd.replies import DoneEvent, Event, Note, Policy, Reply
 from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
 from herd.server.fields import Refused, within
@@ -30,6 +30,7 @@ from herd.server.log import Log
 from herd.server.media import Images
 from herd.server.metrics import Metrics
 from herd.server.models import Models
+from herd.server.policed import past
 from herd.server.response_store import ResponseStore
 from herd.server.sizes import VECTOR_BYTES, prompt_bytes, text_bytes, tiles_bytes
 from herd.server.streams import Stream
@@ -66,6 +67,14 @@ class Ask:
     keep_alive_s: float | None = None
     ceiling: int | None = None
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
+
+
+class Embedded(NamedTuple):
+    """vectors: [n, D], of unit length. notes: of the policy about the texts."""
+
+    vectors: npt.NDArray[np.float32]
+    tokens: int
+    notes: tuple[Note, ...]
 
 
 @dataclass(eq=False)
@@ -158,8 +167,8 @@ class Service:
 
     async def embed(
         self, caller: Caller, model: str, texts: Sequence[str], keep_alive_s: float | None = None
-    ) -> tuple[npt.NDArray[np.float32], int]:
-        """[n, D] vectors of unit length, and the tokens they took. Raises what loading and embedding raise."""
+    ) -> "Embedded":
+        """Vectors of texts, past the policy of whoever asks. Raises Withheld, and what loading and embedding raise."""
         self.refuse_when_stopping()
         within("model", len(model), self.limits.name_bytes)
         caller.facts.update(key=caller.key.name, model=model)
@@ -167,9 +176,19 @@ class Service:
             size = caller.admission.size_bytes
             needs = prompt_bytes(llm, await self._text_bytes(caller, texts))
             caller.admission.made.hold(needs + VECTOR_BYTES * llm.config.width * len(texts))
-            tokens = await self.compute(caller, lambda: llm.embed_tokens(texts), size)
+            policy = self.policies(caller, Ask(model=model, prompt=""))
+            shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
+            self.count_notes(notes)
+            if refusal is not None:
+                raise Withheld(refusal)
+            tokens = await self.compute(caller, lambda: llm.embed_tokens(shown), size)
             self.charge(caller, tokens)
-            return await self.wait(caller, lambda: llm.embed(texts), size), tokens
+            return Embedded(await self.wait(caller, lambda: llm.embed(shown), size), tokens, notes)
+
+    def count_notes(self, notes: Sequence[Note]) -> None:
+        """What policies decided about one text, to the counters."""
+        for layer, decision in {(note.layer, note.decision) for note in notes}:
+            self.metrics.policy.labels(layer, decision).inc()
 
     async def _prepare(self, caller: Caller, llm: LLM, ask: Ask, stream: AsyncStream) -> None:
         """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
@@ -363,6 +382,11 @@ class Answer:
         """Of events that its reader has not taken."""
         return self._stream.unread_bytes
 
+    @property
+    def shown(self) -> str | None:
+        """Of a prompt that is a text or ids: what a policy let the model see of it; None: all of it."""
+        return self._stream.shown
+
     async def events(self) -> AsyncIterator[Event]:
         """Everything that comes of it. An error ends it, and the answer is closed with it."""
         try:
@@ -426,8 +450,7 @@ class Answer:
             metrics.output_token_s.labels(name).observe(timings.decode_s / (usage.output_tokens - 1))
         metrics.whole_s.labels(name).observe(time.monotonic() - self._began_s)
         self.replies.append(reply)
-        for layer, decision in {(note.layer, note.decision) for note in reply.notes}:
-            metrics.policy.labels(layer, decision).inc()
+        self._service.count_notes(reply.notes)
         facts = self.caller.facts
         facts["prompt_tokens"] = usage.prompt_tokens
         facts["output_tokens"] = facts.get("output_tokens", 0) + usage.output_tokens

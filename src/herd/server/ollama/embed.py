@@ -10,6 +10,7 @@ from starlette.responses import Response
 from herd.server.fields import Refused, Table, told, within
 from herd.server.intake import read_as
 from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_for
+from herd.server.openai.chat import notes_of
 from herd.server.openai.embeddings import shortened
 from herd.server.service import Caller, Service
 from herd.server.wire import encode
@@ -47,7 +48,8 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
     began_s = time.monotonic()
     asked, texts = await read_as(service, request, caller, lambda body: _read(service, body))
     keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
-    vectors, tokens = await service.embed(caller, asked.model, texts, keep_alive_s)
+    embedded = await service.embed(caller, asked.model, texts, keep_alive_s)
+    vectors, tokens, _ = embedded
 
     def written() -> bytes:
         chosen = vectors if asked.dimensions is None else shortened(vectors, asked.dimensions)
@@ -57,6 +59,7 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
             "total_duration": int((time.monotonic() - began_s) * 1e9),
             "load_duration": 0,
             "prompt_eval_count": tokens,
+            **notes_of(embedded),
         }
         return encode(found)
 
@@ -80,6 +83,6 @@ async def embed_old(service: Service, request: Request, caller: Caller) -> Respo
     if not asked.prompt:
         raise Refused("prompt: got an empty text, expected at least one character", "prompt")
     keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
-    vectors, _ = await service.embed(caller, asked.model, [asked.prompt], keep_alive_s)
-    found = {"embedding": vectors[0].tolist()}
+    embedded = await service.embed(caller, asked.model, [asked.prompt], keep_alive_s)
+    found = {"embedding": embedded.vectors[0].tolist(), **notes_of(embedded)}
     return Response(encode(found), media_type="application/json", headers=told(ignored))

@@ -17,7 +17,7 @@ from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
 from herd.server.problems import body_of
-from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.service import Answer, Ask, Caller, Embedded, Service
 from herd.server.streams import Stream
 from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 
@@ -269,7 +269,7 @@ class ChatWriter:
         }
 
 
-def notes_of(*replies: Reply) -> dict[str, Any]:
+def notes_of(*replies: Reply | Embedded) -> dict[str, Any]:
     """What policies saw and which layer decided, where there is something to say; never the text itself."""
     found = [msgspec.to_builtins(note) for reply in replies for note in reply.notes]
     return {"herd": {"policy": found}} if found else {}

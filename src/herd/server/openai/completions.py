@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.llm import LLM
 from herd.replies import DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
@@ -56,8 +55,8 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
         for ask in asks:
             answers.append(await service.open(caller, ask))
             stack.push_async_callback(answers[-1].aclose)
-        llm = answers[0].llm
-        prompts = [await service.compute(caller, partial(_spelt, llm, ask)) for ask in asks] if asked.echo else []
+        both = zip(answers, asks, strict=True) if asked.echo else ()
+        prompts = [await service.compute(caller, partial(_spelt, answer, ask)) for answer, ask in both]
         writer = CompletionWriter(asked.model, answers[0].created, prompts)
         headers = told(ignored)
         if not asked.stream:
@@ -91,10 +90,12 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
     )
 
 
-def _spelt(llm: LLM, ask: Ask) -> str:
-    """A prompt as text."""
+def _spelt(answer: Answer, ask: Ask) -> str:
+    """A prompt as text, as far as the model has seen it."""
     assert ask.prompt is not None
-    return ask.prompt if isinstance(ask.prompt, str) else llm.decode(ask.prompt)
+    if answer.shown is not None:
+        return answer.shown
+    return ask.prompt if isinstance(ask.prompt, str) else answer.llm.decode(ask.prompt)
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:

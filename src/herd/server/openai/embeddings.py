@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from herd.server.fields import Refused, Table, told, within
 from herd.server.intake import read_as
+from herd.server.openai.chat import notes_of
 from herd.server.service import Caller, Service
 from herd.server.wire import encode
 
@@ -34,7 +35,8 @@ EMBEDDINGS: Table[EmbeddingRequest] = Table(
 async def embed(service: Service, request: Request, caller: Caller) -> Response:
     """Vectors of unit length, one a text, in their order."""
     asked, ignored, texts = await read_as(service, request, caller, lambda body: _read(service, body))
-    vectors, tokens = await service.embed(caller, asked.model, texts)
+    embedded = await service.embed(caller, asked.model, texts)
+    vectors, tokens, _ = embedded
 
     def written() -> bytes:
         chosen = vectors if asked.dimensions is None else shortened(vectors, asked.dimensions)
@@ -43,7 +45,7 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
             for i, vector in enumerate(chosen)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return encode({"object": "list", "data": data, "model": asked.model, "usage": usage})
+        return encode({"object": "list", "data": data, "model": asked.model, "usage": usage, **notes_of(embedded)})
 
     data = await service.compute(caller, written, vectors.nbytes)
     return Response(data, media_type="application/json", headers=told(ignored))

@@ -1,6 +1,8 @@
 """POST /v1/moderations. Rules know shapes, not content: without a guard no category is ever set (docs/safety.md)."""
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,12 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.safety import Moderation, moderate
+from herd.replies import Note
+from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
 from herd.server.common import json_response
 from herd.server.fields import Refused, Table, within
 from herd.server.intake import read_as
-from herd.server.service import Caller, Service
+from herd.server.policed import past
+from herd.server.service import Ask, Caller, Service
 
 CHARACTERS = 4
 """That count as a token of a key's quota: rules have no vocabulary."""
@@ -43,8 +47,7 @@ async def moderations(service: Service, request: Request, caller: Caller) -> Res
     texts = await read_as(service, request, caller, lambda body: _read(service, body))
     service.charge(caller, sum(len(text) for text in texts) // CHARACTERS)
     size = caller.admission.size_bytes
-    moderated = [await service.compute(caller, partial(moderate, text, service.guard), size) for text in texts]
-    results = [_result(one) for one in moderated]
+    results = [await service.compute(caller, partial(_judged, service, caller, text), size) for text in texts]
     return json_response(
         {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD, "results": results}
     )
@@ -70,7 +73,17 @@ def texts_of(given: str | list[Any]) -> list[str]:
         raise Refused("input: expected a text, texts, or parts of type text", "input") from None
 
 
-def _result(found: Moderation) -> dict[str, Any]:
+def _judged(service: Service, caller: Caller, text: str) -> dict[str, Any]:
+    """One text, past the policy of whoever asks: what it keeps from models the guard does not see either."""
+    policy = service.policies(caller, Ask(model="", prompt=""))
+    passed = past(policy.without_guard() if isinstance(policy, Layers) else policy, [text])
+    service.count_notes(passed.notes)
+    if passed.refusal is not None:
+        return _result(replace(moderate(text), flagged=True), passed.notes)
+    return _result(moderate(text, service.guard, shown=passed.texts[0]), passed.notes)
+
+
+def _result(found: Moderation, notes: Sequence[Note]) -> dict[str, Any]:
     """As OpenAI's clients know it, and what the rules found."""
     return {
         "flagged": found.flagged,
@@ -82,5 +95,6 @@ def _result(found: Moderation) -> dict[str, Any]:
             "findings": [
                 {"rule": f.rule.id, "kind": f.rule.kind, "start": f.start, "end": f.end} for f in found.findings[:100]
             ],
+            **({"policy": msgspec.to_builtins(notes)} if notes else {}),
         },
     }
