@@ -85,12 +85,17 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     context that fits in memory. Ctrl-C lets answers end, twice: stops.
     """
     from herd.checkpoint import store
+    from herd.server.holders import holders, sum_of
     from herd.server.limits import Limits, table
     from herd.server.options import ServerOptions
     from herd.server.run import serve as run_service
 
     if show_limits:
         console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
+        print()
+        held = [(one.name, str(one.most_bytes), one.of) for one in holders(Limits())]
+        said = "all that clients can fill in the service's process; a model and its cache are beside it"
+        console.table(("IN MEMORY", "BYTES", "OF"), [*held, ("sum", str(sum_of(Limits())), said)])
         return
     served, preload = _models(models)
     if models and values["context"]:

@@ -19,6 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 LARGE = 1 << 20
 """Bytes of input from which work counts as large."""
+COMPUTING = 16
+"""Threads that compute."""
+LARGE_AT_ONCE = 3
+"""Pieces of large work that they have, of all owners."""
 
 
 class _Lane(NamedTuple):
@@ -93,7 +97,7 @@ class Lanes:
 @cache
 def computing() -> Lanes:
     """The lanes of this process for what computes."""
-    return Lanes("herd-prepare", threads=16, each=4, large=3)
+    return Lanes("herd-prepare", threads=COMPUTING, each=4, large=LARGE_AT_ONCE)
 
 
 @cache

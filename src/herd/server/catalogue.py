@@ -23,6 +23,10 @@ MOST_TOLD = 1000
 """Lines about broken records."""
 MOST_ALIKE = 200
 """Names that a wrong one is compared with, which takes time."""
+MOST_ABOUT = 64
+"""Models whose headers are remembered."""
+ABOUT_BYTES = 64 << 10
+"""Of one: a configuration, and bytes by type."""
 R = TypeVar("R")
 _NOTHING: Mapping[str, Any] = {}
 
@@ -143,7 +147,7 @@ class StoreCatalogue:
         return _described(str(listed.path), listed.digest)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=MOST_ABOUT)
 def _described(path: str, digest: str) -> About:
     """Headers are read once a version: `digest` is only part of the key."""
     return describe(path)

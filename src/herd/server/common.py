@@ -16,7 +16,7 @@ from herd.server.media import Images
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import Turn, dialog_of
 from herd.server.service import Caller, Service
-from herd.server.sizes import text_bytes
+from herd.server.sizes import SPELT_BYTES
 from herd.server.wire import encode
 
 
@@ -96,8 +96,6 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 TOKENIZE: Table[TokenizeRequest] = Table("POST /tokenize", TokenizeRequest)
-BYTES_A_BYTE = 24
-"""That one byte of a text becomes: a byte, a character of four, and both members of the reply, escaped."""
 DETOKENIZE: Table[DetokenizeRequest] = Table("POST /detokenize", DetokenizeRequest)
 
 
@@ -116,7 +114,7 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
             ids = await service.prompt_ids(caller, llm, dialog, images)
         else:
             text = asked.prompt if asked.prompt is not None else asked.content or ""
-            caller.admission.made.hold(ID_BYTES * text_bytes(text))
+            caller.admission.made.hold(ID_BYTES * len(text if text.isascii() else text.encode()))
             ids = await service.compute(caller, lambda: llm.encode(text), size)
             service.charge(caller, len(ids))
         found = {"tokens": ids, "count": len(ids), "max_model_len": llm.context}
@@ -133,6 +131,6 @@ async def detokenize(service: Service, request: Request, caller: Caller) -> Resp
         return encode({"prompt": text, "content": text})
 
     async with service.models.use(asked.model) as llm:
-        caller.admission.made.hold(BYTES_A_BYTE * llm.tokenizer.longest_bytes * len(asked.tokens))
+        caller.admission.made.hold(SPELT_BYTES * llm.tokenizer.longest_bytes * len(asked.tokens))
         data = await service.compute(caller, written, caller.admission.size_bytes)
     return Response(data, media_type="application/json")

@@ -97,12 +97,26 @@ class Row(NamedTuple):
 
 def table(limits: Limits) -> Iterator[Row]:
     """All limits: those of the service, and those that rooms below check."""
+    from herd.checkpoint import registry
     from herd.engine import request
-    from herd.media.limits import IMAGE_LIMITS
+    from herd.media.limits import IMAGE_LIMITS, PIXELS_AT_ONCE
+    from herd.server import keys, log, profiles
 
     for name in limits.__struct_fields__:
         yield Row(name, getattr(limits, name), "request or connection")
     for name, value in vars(IMAGE_LIMITS).items():
         yield Row(f"image_{name}", value, "image")
+    yield Row("pixels_at_once", PIXELS_AT_ONCE, "all images that are being decoded")
+    for name, value in (
+        ("profiles_file_bytes", profiles.MAX_BYTES),
+        ("profile_bytes", profiles.MAX_PROFILE_BYTES),
+        ("profiles", profiles.MAX_PROFILES),
+        ("models_file_bytes", registry.MAX_REGISTRY_BYTES),
+        ("model_record_bytes", registry.MAX_RECORD_BYTES),
+        ("keys_file_bytes", keys.MOST_FILE_BYTES),
+    ):
+        yield Row(name, value, "file")
+    yield Row("log_bytes", log.MOST_BYTES, "lines that wait")
+    yield Row("log_line", log.MOST_LINE, "characters of a line")
     for name in ("MAX_STOPS", "MAX_STOP_BYTES", "MAX_STOP_IDS", "MAX_LOGIT_BIAS", "MAX_LOGPROBS"):
         yield Row(name.lower(), getattr(request, name), "option")

@@ -18,6 +18,10 @@ from herd.errors import PassFailed
 
 MOST_WAITING = 10_000
 """Lines."""
+MOST_BYTES = 8 << 20
+"""Of all that wait."""
+MOST_LINE = 8 << 10
+"""Characters of one; the rest of it is cut."""
 
 
 class Log:
@@ -26,7 +30,9 @@ class Log:
     def __init__(self, kind: Literal["text", "json", "off"] = "text", out: TextIO | None = None) -> None:
         self._kind = kind
         self._out = out if out is not None else sys.stderr
+        self._counting = threading.Lock()
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self.waiting_bytes = 0
         self.dropped = 0
         self._thread: threading.Thread | None = None
         if kind != "off":
@@ -43,10 +49,17 @@ class Log:
         else:
             clock = time.strftime("%H:%M:%S")
             line = " ".join([clock, what, *(f"{name}={_shown(value)}" for name, value in said.items())])
+        line = line if len(line) <= MOST_LINE else line[:MOST_LINE] + "…"
+        size = sys.getsizeof(line)
+        if self.waiting_bytes + size > MOST_BYTES:
+            self.dropped += 1
+            return
         try:
             self._lines.put_nowait(line)
         except queue.Full:
             self.dropped += 1
+        else:
+            self._waits(size)
 
     def mistake(self, request_id: str, error: BaseException) -> PassFailed:
         """An error that nobody foresaw: its kind and place are written down; what the client is told of it."""
@@ -65,8 +78,13 @@ class Log:
                 pass
             self._thread = None
 
+    def _waits(self, size: int) -> None:
+        with self._counting:
+            self.waiting_bytes += size
+
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
+            self._waits(-sys.getsizeof(line))
             try:
                 self._out.write(line + "\n")
                 self._out.flush()

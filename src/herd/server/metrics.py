@@ -5,12 +5,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+MOST_MODELS = 1000
+"""That have series of their own; all further ones share theirs."""
+SERIES_BYTES = 32 << 10
+"""Of one model's series (measured: 17,000)."""
+
 
 class Metrics:
     """One registry a service, so that two services in one process do not share counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._models: set[str] = set()
         model, registry = ("model_name",), self.registry
         self.running = Gauge("herd_num_requests_running", "Requests under way.", model, registry=registry)
         self.finished = Counter(
@@ -28,6 +34,14 @@ class Metrics:
         self.policy = Counter(
             "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=registry
         )
+
+    def name_of(self, model: str) -> str:
+        """The label of a model: its name, as long as there are not too many of them."""
+        if model not in self._models:
+            if len(self._models) >= MOST_MODELS:
+                return "other"
+            self._models.add(model)
+        return model
 
     def _histogram(self, name: str, help_: str) -> Histogram:
         return Histogram(name, help_, ("model_name",), buckets=SECONDS, registry=self.registry)

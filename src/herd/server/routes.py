@@ -97,7 +97,7 @@ async def _admitted(service: Service, route: Route, request: Request, caller: Ca
             admission.let_go()  # what was asked has been read, and nobody holds it any more
             if isinstance(reply, Response):
                 admission.made.let_go()  # it is bytes now
-                admission.made.hold(len(reply.body))
+                admission.made.hold(_held_bytes(reply))
     except BaseException:
         admission.close()
         raise
@@ -109,8 +109,13 @@ def _held(service: Service, caller: Caller, reply: Any) -> Any:
     if not isinstance(reply, Response) or len(reply.body) <= PIECE:
         return reply
     holding = Holding(service.answering, caller.key)
-    holding.hold(len(reply.body))
+    holding.hold(_held_bytes(reply))
     return _Sent(reply, holding.let_go)
+
+
+def _held_bytes(reply: Response) -> int:
+    """Of a reply until it is sent: what an encoder returns may lie in half as many again."""
+    return len(reply.body) * 3 // 2
 
 
 def starlette_routes(service: Service, routes: Iterable[Route]) -> list[StarletteRoute]:

@@ -32,7 +32,7 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.policed import past
 from herd.server.response_store import ResponseStore
-from herd.server.sizes import VECTOR_BYTES, prompt_bytes, text_bytes, tiles_bytes
+from herd.server.sizes import VECTOR_BYTES, prompt_bytes, text_size, tiles_bytes
 from herd.server.streams import Stream
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ class Service:
         caller.facts.update(key=caller.key.name, model=model)
         async with self.models.use(model, keep_alive_s) as llm:
             size = caller.admission.size_bytes
-            needs = prompt_bytes(llm, await self._text_bytes(caller, texts))
+            needs = prompt_bytes(llm, await self._text_size(caller, texts))
             caller.admission.made.hold(needs + VECTOR_BYTES * llm.config.width * len(texts))
             policy = self.policies(caller, Ask(model=model, prompt=""))
             shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
@@ -203,7 +203,7 @@ class Service:
             made.hold(count)
 
         tiles = tiles_bytes(llm, ask.messages)
-        text = await self._text_bytes(caller, ask.messages, ask.tools, ask.prompt)
+        text = await self._text_size(caller, ask.messages, ask.tools, ask.prompt)
         stream.hold = hold
         stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
         needs = tiles + prompt_bytes(llm, text)
@@ -214,11 +214,11 @@ class Service:
             made.let_go(needs)
         made.hold(stream.asked_bytes)
 
-    async def _text_bytes(self, caller: Caller, *values: Any) -> int:
-        """Of texts in parts of a request, at most."""
+    async def _text_size(self, caller: Caller, *values: Any) -> int:
+        """See `text_size`."""
         if caller.admission.size_bytes <= SHORT:
-            return text_bytes(*values)
-        return await self.compute(caller, lambda: text_bytes(*values))
+            return text_size(*values)
+        return await self.compute(caller, lambda: text_size(*values), caller.admission.size_bytes)
 
     async def prompt_ids(
         self,
@@ -232,7 +232,7 @@ class Service:
         await images.fetch(self.lane_of(caller), caller.admission)
         tiles = tiles_bytes(llm, messages)
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
-        text = await self._text_bytes(caller, messages, tools)
+        text = await self._text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(llm, text))
         ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None), size)
         self.charge(caller, len(ids))
@@ -369,7 +369,7 @@ class Answer:
         self._spending = spending
         self._stack: AsyncExitStack | None = stack
         self._began_s = time.monotonic()
-        self._model = llm.name
+        self._model = service.metrics.name_of(llm.name)
         service.metrics.running.labels(self._model).inc()
 
     @property

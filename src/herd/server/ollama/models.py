@@ -37,6 +37,9 @@ from herd.server.wire import encode, json_line
 OLLAMA_VERSION = "0.12.0"
 """Its routes and fields are these. Clients refuse what is older than what they need (VS Code: 0.6.4)."""
 
+MOST_LINES = 100
+"""Of progress that nobody has read; further ones are left out until somebody has."""
+
 
 class Named(msgspec.Struct, kw_only=True):
     """A model by either of the two names that clients use for it."""
@@ -273,7 +276,8 @@ async def _pulling(service: Service, caller: Caller, name: str) -> AsyncGenerato
         if time.monotonic() - told_s > 0.2 or done == total:
             told_s = time.monotonic()
             line = {"status": what, "digest": what, "total": total, "completed": done}
-            loop.call_soon_threadsafe(lines.put_nowait, line)
+            if lines.qsize() < MOST_LINES or done == total:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
 
     yield json_line(encode({"status": "pulling manifest"}))
     task = asyncio.ensure_future(service.wait(caller, lambda: store.pull(name, progress=progress)))

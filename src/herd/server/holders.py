@@ -1,0 +1,58 @@
+"""What clients can fill in the service's own memory, each with its limit in bytes; `herd serve --limits` sums them up.
+
+What it is not: the model and its cache (`herd.plan`), which live in the engine's process, nor that of grammars' trials.
+Every figure is a bound: of bodies that are the worst for their length, answers that nobody reads.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from herd.checkpoint.registry import MAX_REGISTRY_BYTES
+from herd.llm.lanes import COMPUTING, LARGE, LARGE_AT_ONCE
+from herd.media.limits import PIXEL_BYTES, PIXELS_AT_ONCE
+from herd.server import profiles
+from herd.server.catalogue import ABOUT_BYTES, MOST_ABOUT
+from herd.server.limits import Limits
+from herd.server.log import MOST_BYTES
+from herd.server.metrics import MOST_MODELS, SERIES_BYTES
+
+BODY_FACTOR = 4
+"""Bytes that one byte of a body takes at most once it is JSON: a character of an ASCII text with one emoji. Values are
+counted as bytes when they are held (see `intake`)."""
+PARSING_FACTOR = 6
+"""That it takes beside those while it is parsed: pieces, joined, as text (measured: 5)."""
+RECORDS_FACTOR = 6
+"""Of a file of records: as bytes, understood, and once more while it is written."""
+CONNECTION_BYTES = 640 << 10
+"""Of one connection: what was read of it and not yet taken (256 KiB come at once), a head twice, what is written and
+not yet read (128 KiB), its objects."""
+
+
+class Holder(NamedTuple):
+    """Something that clients can fill."""
+
+    name: str
+    most_bytes: int
+    of: str
+    """What it is, and which limits that comes of."""
+
+
+def holders(limits: Limits) -> Iterator[Holder]:
+    """All of them."""
+    yield Holder("bodies", BODY_FACTOR * limits.bytes_in_flight, f"requests under way: {BODY_FACTOR} bytes_in_flight")
+    parsed = LARGE_AT_ONCE * limits.media_body_bytes + COMPUTING * LARGE
+    yield Holder("parsing", PARSING_FACTOR * parsed, f"bodies that are being parsed: {LARGE_AT_ONCE} media_body_bytes")
+    yield Holder("answers", limits.answers_bytes, "prompts, tiles, tokens, vectors, whole replies: answers_bytes")
+    yield Holder("pixels", PIXEL_BYTES * PIXELS_AT_ONCE, f"images that are being decoded: {PIXELS_AT_ONCE} pixels")
+    yield Holder("stored responses", limits.stored_bytes, "stored_bytes")
+    yield Holder("connections", CONNECTION_BYTES * limits.connections, f"connections, {CONNECTION_BYTES} bytes each")
+    files = profiles.MAX_BYTES + MAX_REGISTRY_BYTES
+    yield Holder("records", RECORDS_FACTOR * files, f"models.json and profiles.json: {files} bytes")
+    yield Holder("descriptions", MOST_ABOUT * ABOUT_BYTES, f"headers of {MOST_ABOUT} models")
+    yield Holder("metrics", MOST_MODELS * SERIES_BYTES, f"series of {MOST_MODELS} models")
+    yield Holder("log", MOST_BYTES, "lines that nobody has read")
+
+
+def sum_of(limits: Limits) -> int:
+    """Bytes of all of them."""
+    return sum(holder.most_bytes for holder in holders(limits))
