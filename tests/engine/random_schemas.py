@@ -143,3 +143,78 @@ def random_text(matcher: Matcher, ends: frozenset[int], seed: int, most: int = 4
         if matcher.is_over:
             return said.decode()
     return None
+
+
+PRIMES = (7, 97, 997, 9_973, 99_991, 1_299_709)
+
+
+class HostileSchema:
+    """One schema a seed that asks much of a compiler: numbers, counts, names and choices that multiply."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        kinds = (self._divided, self._repeated, self._counted, self._members, self._web, self._patterns, self._long)
+        hard = [self._random.choice(kinds)() for _ in range(self._random.randint(1, 3))]
+        around = RandomSchema(seed).schema
+        self.schema: dict[str, Any] = {
+            "type": "object",
+            "properties": {"easy": {k: v for k, v in around.items() if k != "$defs"}}
+            | {f"hard{i}": schema for i, schema in enumerate(hard)},
+            "required": [f"hard{i}" for i in range(len(hard))],
+            "$defs": {**around.get("$defs", {}), "d": {"multipleOf": self._random.choice(PRIMES)}},
+        }
+
+    def _number(self) -> float:
+        return self._random.choice(PRIMES) / self._random.choice((1, 1, 1, 10, 1000))
+
+    def _divided(self) -> dict[str, Any]:
+        pick = self._random
+        found: dict[str, Any] = {"type": pick.choice(("integer", "number")), "multipleOf": self._number()}
+        for keyword in pick.sample(("allOf", "anyOf", "oneOf"), pick.randint(0, 2)):
+            found[keyword] = [{"multipleOf": self._number()} for _ in range(pick.randint(1, 4))]
+        found |= {"$ref": "#/$defs/d"} if pick.random() < 0.3 else {}
+        found |= {"minimum": pick.randint(-99, 10**9)} if pick.random() < 0.3 else {}
+        return found
+
+    def _pattern(self) -> str:
+        pick, found = self._random, self._random.choice(("a", "[ab]", "(a|b)*a", ".", "\\d", "\\w|é"))
+        for _ in range(pick.randint(1, 5)):
+            found = f"({found}){pick.choice(('{99}', '{0,99}', '{1,9}', '*', '+', '{50,}', '?'))}"
+        return f"^{found}$" if pick.random() < 0.7 else found
+
+    def _repeated(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"type": "string", "pattern": self._pattern()}
+        found |= {"minLength": self._random.choice((1, 999, 9999))} if self._random.random() < 0.3 else {}
+        return found | ({"allOf": [{"pattern": self._pattern()}]} if self._random.random() < 0.3 else {})
+
+    def _counted(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"enum": [1, "a"]}
+        for _ in range(self._random.randint(1, 6)):
+            least = self._random.choice((0, 99, 9999))
+            found = {"type": "array", "items": found, "minItems": least, "maxItems": max(least, 99)}
+        return found
+
+    def _members(self) -> dict[str, Any]:
+        count, pick = self._random.choice((100, 390, 500, 1200)), self._random
+        found: dict[str, Any] = {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(count)}}
+        found |= {"additionalProperties": False} if pick.random() < 0.5 else {}
+        return found if pick.random() < 0.5 else {"anyOf": [found, {"type": "object", "required": ["q"]}]}
+
+    def _web(self) -> dict[str, Any]:
+        many = range(self._random.randint(2, 8))
+        return {
+            self._random.choice(("allOf", "anyOf")): [
+                {"anyOf": [{"properties": {f"k{i}{j}": self._divided()}} for j in many]} for i in many
+            ]
+        }
+
+    def _patterns(self) -> dict[str, Any]:
+        count = self._random.choice((3, 30, 100))
+        table = {f"^{chr(97 + i % 26)}{i}.*z{{{i}}}$": {"type": "string"} for i in range(count)}
+        return {"type": "object", "patternProperties": table, "additionalProperties": False}
+
+    def _long(self) -> dict[str, Any]:
+        pick = self._random
+        return pick.choice(
+            ({"const": "a" * 9_000}, {"enum": list(range(4_000))}, {"enum": ["a" * i for i in range(150)]})
+        )

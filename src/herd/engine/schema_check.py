@@ -487,10 +487,16 @@ class _Ends:
         self._work = _Work()
 
     def check(self, root: Node, places: Mapping[int, Place]) -> None:
-        before = -1
-        while before < len(self._ending):
-            before = len(self._ending)
-            self._ending.update(n for n, s in self._defs.items() if n not in self._ending and self._ends(s))
+        used_by: dict[str, list[str]] = {}
+        for name, schema in self._defs.items():
+            for inner in {_name(node) for node in _nodes([schema]) if "$ref" in node}:
+                used_by.setdefault(inner, []).append(name)
+        waiting = list(self._defs)
+        while waiting:
+            name = waiting.pop()
+            if name not in self._ending and self._ends(self._defs[name]):
+                self._ending.add(name)
+                waiting += used_by.get(name, ())
         if not self._ends(root):
             endless = [s for n, s in self._defs.items() if n not in self._ending and isinstance(s, dict)]
             place = places[id(endless[0])] if endless else None
@@ -540,54 +546,60 @@ class _Ends:
 
 
 class _Divisors:
-    """How large the numbers are that a value has to be divided by. A lexer has a state for each remainder, and several
-    `multipleOf` of one value are one of their least common multiple."""
+    """What each value has to be divided by. A lexer has about as many states as there are remainders, fewer where the
+    number ends with zeros, and several `multipleOf` of one value are one of their least common multiple."""
 
     def __init__(self, places: Mapping[int, Place]) -> None:
         self._places = places
         self._defs: dict[str, int] = {}
-        self._different: set[int] = set()
+        self._states: dict[int, int] = {}
 
     def check(self, defs: Mapping[str, Any], root: Any) -> None:
         """Refuse one that is too large, and too many. defs: each after those that it refers to for the same value."""
         for name, schema in defs.items():
-            self._defs[name] = self._product(schema)
-        self._product(root)
+            self._defs[name] = self._of(schema)
+        self._of(root)
         for node in _nodes([*defs.values(), root]):
             for inner in (*node.get("prefixItems", ()), *_values(node)):
-                self._product(inner)
-        if sum(self._different) > MAX_DIVISORS:
-            _refuse(None, f"its different multipleOf add up to more than {MAX_DIVISORS}", "write fewer or smaller ones")
+                self._of(inner)
+        if sum(self._states.values()) > 2 * MAX_REMAINDERS:
+            _refuse(None, f"its multipleOf have more than {2 * MAX_REMAINDERS} remainders", "use fewer or smaller ones")
 
-    def _product(self, schema: Any) -> int:
-        """At least the least common multiple of all that one value has to be divided by."""
+    def _of(self, schema: Any) -> int:
+        """The least common multiple of all that one value has to be divided by; of alternatives, the largest."""
         if not isinstance(schema, dict):
             return 1
         found = _divisor(schema["multipleOf"], schema.get("type") == "integer") if "multipleOf" in schema else 1
-        found *= self._defs[_name(schema)] if "$ref" in schema else 1
         for one in schema.get("allOf", ()):
-            found *= self._product(one)
-            found = min(found, MAX_DIVISOR + 1)
+            found = self._both(schema, found, self._of(one))
+        if "$ref" in schema:
+            found = self._both(schema, found, self._defs[_name(schema)])
         for keyword in ("anyOf", "oneOf"):
-            found *= max((self._product(one) for one in schema.get(keyword, ())), default=1)
-        if found > MAX_DIVISOR:
-            does = f"its multipleOf, without zeros at the end, come to more than {MAX_DIVISOR}"
-            _refuse(self._places[id(schema)], does, "write a smaller one")
+            if keyword in schema:
+                found = max(self._both(schema, found, self._of(one)) for one in schema[keyword])
+        return self._both(schema, found, 1)
+
+    def _both(self, schema: Node, one: int, other: int) -> int:
+        found = math.lcm(one, other)
+        states = min(found, ZEROS * int(str(found).rstrip("0")))
+        if states > MAX_REMAINDERS:
+            _refuse(
+                self._places[id(schema)], f"multipleOf: {found} has too many remainders", f"at most {MAX_REMAINDERS}"
+            )
         if found > 1:
-            self._different.add(found)
+            self._states[found] = states
         return found
 
 
-MAX_DIVISOR = 10_000
-MAX_DIVISORS = 20_000
+MAX_REMAINDERS = 100_000
+ZEROS = 1_000
+"""States that zeros at the end of a number come to, at most, for each remainder of what is before them."""
 
 
 def _divisor(value: float, whole: bool) -> int:
     """How many remainders there are to tell apart, about: of whole numbers, digits of a fraction count as well."""
-    number = Decimal(repr(value)).normalize()
-    if whole or number == number.to_integral_value():
-        return int("".join(map(str, number.as_tuple().digits)))
-    return math.ceil(value)
+    number = Decimal(repr(value))
+    return number.as_integer_ratio()[0] if whole or number == number.to_integral_value() else math.ceil(value)
 
 
 def _values(node: Node) -> Iterator[Any]:

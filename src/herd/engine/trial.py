@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,9 +25,16 @@ from herd.engine.matcher import STUCK, Matcher, compiled
 from herd.engine.wire import Channel
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 
-WALKS = 3
+LIKED: tuple[frozenset[int], ...] = (
+    frozenset(b"{["),
+    frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"),
+    frozenset(),
+)
+"""Texts that are begun, by the bytes that they go on with where they may: objects, long words, anything."""
+OVER = ("too many", "too big", "limit", "fuel")
+"""How llguidance tells that a limit of its own is met, and not that a text came to where nothing can follow."""
 STEPS = 32
-"""Bytes of each text that is begun: what meets a limit so soon is of no use to anybody."""
+"""Bytes of each of them: what meets a limit so soon is of no use to anybody."""
 _RESERVED = 256 << 20
 """Addresses that allocators reserve for threads and do not use."""
 _KEPT = 8
@@ -92,26 +99,25 @@ def refusal_of(trie: Any, grammar: Grammar) -> str | None:
     """Why a grammar is refused; None: it compiles, and texts in it can be begun."""
     try:
         state = compiled(trie, grammar)
-        for seed in range(WALKS):
-            _walk(Matcher(state, trie.vocab_size, trie.eos_token).copy(), grammar, set(trie.eos_tokens), seed)
+        for liked in LIKED:
+            _walk(Matcher(state, trie.vocab_size, trie.eos_token).copy(), grammar, set(trie.eos_tokens), liked)
     except HerdError as error:
         return str(error)
     return None
 
 
-def _walk(matcher: Matcher, grammar: Grammar, ends: set[int], seed: int) -> None:
+def _walk(matcher: Matcher, grammar: Grammar, ends: set[int], liked: Collection[int]) -> None:
     """Begin a text. Raises UsageError where it meets a limit; whether a text can always go on is not told."""
-    pick = random.Random(seed)
+    pick = random.Random(0)
     try:
         for _ in range(STEPS):
             ids = [i for i in matcher.allowed().tolist() if i not in ends]
             if not ids or matcher.is_over:
                 return
-            plain = [i for i in ids if i < 256 and chr(i).isalnum()] if seed else ids
-            matcher.accept(pick.choice(plain or ids))
+            matcher.accept(pick.choice([i for i in ids if i in liked] or ids))
     except GrammarStuck as error:
-        if str(error) != STUCK:
-            why = str(error).removeprefix(STUCK).strip(" ()")
+        why = str(error).removeprefix(STUCK).strip(" ()")
+        if any(word in why.lower() for word in OVER):
             fail(UsageError, grammar.kind, got=f"too large a one to follow ({why[:160]})", expected="a smaller one")
 
 
