@@ -25,7 +25,7 @@ from herd.checkpoint.records import UNREADABLE, Broken, File, Records, understoo
 from herd.errors import BadFile, UsageError, fail
 
 REGISTRY_VERSION = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}+(/[A-Za-z0-9][A-Za-z0-9._-]{0,95}+)?+")
 MAX_REGISTRY_BYTES = 64 << 20
 MAX_RECORD_BYTES = 8 << 20
 """Of one name: its versions, and what each file of them was like."""

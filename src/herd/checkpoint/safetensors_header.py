@@ -49,7 +49,7 @@ _NEXT = _pattern(rb" ([,}])")
 _OPEN = _pattern(rb"{ (})?")
 # The order of keys that every known writer uses; any other order takes the slow way.
 _ENTRY = _pattern(
-    rb'{ "dtype" : "([A-Z0-9_]{1,16})" , "shape" : \[([0-9,\x20\t\r\n]{0,200}+)\] ,'
+    rb'{ "dtype" : "([A-Z0-9_]{1,16}+)" , "shape" : \[([0-9,\x20\t\r\n]{0,200}+)\] ,'
     rb' "data_offsets" : \[([0-9,\x20\t\r\n]{0,200}+)\] }'
 )
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")

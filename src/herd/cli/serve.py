@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from herd.llm import LLM
     from herd.server.keys import Key
 
-DURATION = re.compile(r"(-?[0-9]++(?:\.[0-9]++)?+)(ms|s|m|h|d)?")
+DURATION = re.compile(r"(-?+[0-9]++(?:\.[0-9]++)?+)(ms|s|m|h|d)?")
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 

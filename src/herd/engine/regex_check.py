@@ -12,8 +12,8 @@ _DIGITS = 6
 """Of a count that is read; a longer one is over any bound."""
 _PIECES = re.compile(
     r"\\."  # an escape
-    r"|\[\^?\]?(?:[^\]\\]++|\\.)*+\]?"  # a class, which without an end holds the rest
-    r"|(?P<count>\{(?P<least>[0-9]+)(?:,[0-9]*)?\})"
+    r"|\[\^?+\]?+(?:[^\]\\]++|\\.?+)*+\]?+"  # a class, which without an end holds the rest
+    r"|(?P<count>\{(?P<least>[0-9]++)(?:,[0-9]*+)?+\})"
     r"|(?P<open>\()|(?P<close>\))|.",
     re.DOTALL,
 )

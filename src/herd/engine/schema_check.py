@@ -393,7 +393,7 @@ def _check_pattern(pattern: str, here: Place) -> None:
         _refuse(here, f"counts inside counts multiply to more than {MAX_REPEATS}", "write smaller ones")
 
 
-_UNLIKE = re.compile(r"\[\^?(?:\]|[^\]]*?(?:\[|&&|--|~~))")
+_UNLIKE = re.compile(r"\[\^?+(?:\]|[^\]]*?(?:\[|&&|--|~~))")
 """What ECMA 262, which patterns are written in, and llguidance read differently, once escapes are gone."""
 
 

@@ -24,9 +24,9 @@ STEPS = 256
 """Lines and pieces that are read in one turn: chunks of a byte each would hold the event loop for long."""
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _EXTENSION = re.compile(
-    rb"(?:[\t ]*;[\t ]*[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-    rb"(?:[\t ]*=[\t ]*(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-    rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?)*+'
+    rb"(?:[\t ]*+;[\t ]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb"(?:[\t ]*+=[\t ]*+(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"))?+)*+'
 )
 
 

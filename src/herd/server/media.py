@@ -13,7 +13,9 @@ from herd.errors import BadMedia, Forbidden, fail
 from herd.media.limits import IMAGE_LIMITS
 from herd.server.admission import Admission
 
-_DATA = re.compile(r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}/[a-zA-Z0-9.+-]{1,64})?(?:;[a-zA-Z0-9=.+-]{1,64}){0,4};base64,")
+_DATA = re.compile(
+    r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}+/[a-zA-Z0-9.+-]{1,64}+)?+(?:;(?!base64,)[a-zA-Z0-9=.+-]{1,64}+){0,4}+;base64,"
+)
 
 
 def check_count(count: int) -> None:

@@ -21,7 +21,7 @@ LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """The last date that can be written: for ever, and whatever lies beyond it."""
 LONGEST_TIME = 64
 """Characters of a time: looked at before anything reads it."""
-_DURATION = re.compile(r"(-?[0-9]++(?:\.[0-9]++)?+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"(-?+[0-9]++(?:\.[0-9]++)?+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -1,0 +1,61 @@
+"""Whether work grows with its input alone: times of one run, each size beside the one before it.
+
+Seconds are of the thread or the process, so that other programs do not count, and never compared with a number of
+seconds: four times the input may take nine times as long, or more if it is too little to measure. What seems worse
+is measured again, the best of several.
+"""
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+from herd.errors import HerdError
+
+FACTOR = 4
+"""From size to size."""
+MOST = 9.0
+"""Times the time, for FACTOR times the size: linear work takes 4, quadratic work 16."""
+SEEN_S = 1e-3
+"""Below this a time says nothing: a million steps of quadratic work take longer."""
+
+
+def seconds(run: Callable[[Any], object], data: Any, clock: Callable[[], float] = time.thread_time) -> float:
+    """Of one run. That the input is refused is an answer, too."""
+    gc.collect(0)
+    gc.disable()
+    try:
+        begun = clock()
+        with contextlib.suppress(HerdError):
+            run(data)
+        return clock() - begun
+    finally:
+        gc.enable()
+
+
+def grows(
+    run: Callable[[Any], object],
+    make: Callable[[int], Any],
+    *,
+    first: int = 256,
+    most: int = 1 << 16,
+    clock: Callable[[], float] = time.thread_time,
+) -> list[float]:
+    """Runs `run(make(size))` for growing sizes, to `most` or until it takes a fifth of a second. Empty if times grow
+    with the size; else two that do not, in seconds."""
+    before = seconds(run, make(first), clock)
+    size = first * FACTOR
+    while size <= most and before < 0.2:
+        now = seconds(run, make(size), clock)
+        if _worse(before, now):
+            smaller, larger = make(size // FACTOR), make(size)
+            times = [min(seconds(run, data, clock) for _ in range(5)) for data in (smaller, larger)]
+            if _worse(*times):
+                return times
+        before, size = now, size * FACTOR
+    return []
+
+
+def _worse(before: float, now: float) -> bool:
+    return now > SEEN_S and now > MOST * before + SEEN_S / 2

@@ -1,0 +1,125 @@
+"""Every reader of strangers' text and files takes time in proportion to it; loops and searches in loops are known.
+
+`scanner_rows` holds the readers. Which functions of the source go on `while` something, and which search or copy all of
+something at each step of a loop, is found by walking the source: the former have to be run by a row, the latter be
+harmless for a reason that is told here.
+"""
+
+import sys
+from contextlib import suppress
+from itertools import islice
+from types import FrameType
+from typing import Any
+
+import pytest
+from scanner_rows import ROWS
+from sources import loops, searches
+
+from costs import grows
+from herd.errors import HerdError
+
+ROOMS = (
+    *("herd.text", "herd.media", "herd.server", "herd.safety", "herd.checkpoint", "herd.config", "herd.cli"),
+    *("herd.dialogs", "herd.answers", "herd.strict_json", "herd.engine.stops", "herd.engine.lark_check"),
+    *("herd.engine.schema_check", "herd.engine.regex_check", "herd.engine.grammar"),
+)
+"""Where text and files of strangers are read."""
+ELSEWHERE = {
+    "herd.checkpoint.fetch._take_member": "copies a file of a known length in blocks",
+    "herd.checkpoint.fetch.watch": "tells how far a download is",
+    "herd.checkpoint.hashing.sha256": "reads a file in blocks",
+    "herd.checkpoint.hub._Capped.write": "writes what a disk did not take at once",
+    "herd.checkpoint.hub._checked": "reads a file in blocks",
+    "herd.checkpoint.strip_pieces.strip_pieces": "numbers in pieces of a fixed size",
+    "herd.checkpoint.tokenizer_files.hf_tokenizer_texts": "takes unused tokens off the end, each once",
+    "herd.cli.interactive.Session.loop": "waits for a person",
+    "herd.safety.guard.Guard._prompt": "halves the turns until they fit",
+    "herd.server.body.read_body": "waits for bytes",
+    "herd.server.fetcher._exchange": "waits for bytes",
+    "herd.server.log.Log._write": "waits for lines",
+    "herd.server.models.Models._fit": "waits for memory",
+    "herd.server.models.Models.watch": "waits",
+    "herd.server.ollama.models._pulling": "waits for progress",
+    "herd.server.response_store.ResponseStore.keep": "lets the oldest go",
+    "herd.server.service._gone": "waits for a message",
+    "herd.server.streams.Stream._watch": "waits for a message",
+    "herd.engine.schema_check.blame": "at most 100 tries, when a compiler has refused",
+}
+"""Loops that read no text of strangers by hand."""
+HARMLESS = {
+    "herd.checkpoint.hub._Capped.write: view[done:]": "a view, not a copy",
+    "herd.checkpoint.store._unknown: get_close_matches": "a name that may be one, among this machine's models",
+    "herd.checkpoint.store.rm: packed_store.remove": "removes a folder, searches nothing",
+    "herd.checkpoint.strip_pieces.strip_pieces: flat[room:]": "a view, not a copy",
+    "herd.checkpoint.torch_file.TorchFile._only_folder: name.count": "of each name once",
+    "herd.cli.group.LazyGroup.resolve_command: get_close_matches": "a person's own words",
+    "herd.engine.sampler._prefix: np.partition(weight, -k)[-k:]": "k doubles",
+    "herd.engine.scheduler.Scheduler._expire: self.remove": "among the places of a batch",
+    "herd.engine.scheduler.Scheduler._fit: self.remove": "among the places of a batch",
+    "herd.safety.guard.Guard._prompt: said[(len(said) + 1) // 2:]": "halves each time",
+    "herd.server.catalogue._unknown: get_close_matches": "a name that is cut, among a few that are like it",
+    "herd.server.framing.Framing: self._expected += b',' + value": "of a head, whose bytes and fields are bounded",
+    "herd.server.framing.Framing: self.credentials += value": "of a head, whose bytes and fields are bounded",
+    "herd.text.call_values.json_text: ''.join(found).rstrip()[-1:]": "at the end alone",
+    "herd.text.calls._Head: self._seen += char": "no longer than the longest name of a tool",
+}
+"""What looks like a search or a copy at each step, and why it is none that grows."""
+FEW = ("digits", "escaped quotes", "a name twice, late", "' '", "'0'", "'\\\\'", "'aA'", "'\\u0301'", "'\\ufdfa'")
+
+
+def makes(row: str, few: bool) -> dict[str, Any]:
+    found = dict(ROWS[row].makes)
+    return {name: m for name, m in found.items() if name in FEW} or found if few and len(found) > 80 else found
+
+
+def run(row: str, most: int, few: bool) -> dict[str, list[float]]:
+    """Inputs that cost more than their length, three of them: name -> seconds of one and of one four times as long."""
+    worse = ((name, grows(ROWS[row].run, make, most=most)) for name, make in makes(row, few).items())
+    return dict(islice(((name, times) for name, times in worse if times), 3))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_reader_takes_time_in_proportion_to_what_it_reads(row: str) -> None:
+    worse = run(row, ROWS[row].most, few=True)
+    assert not worse, f"{row}: seconds for an input and for one four times as long: {worse}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_a_reader_takes_time_in_proportion_to_more_of_it(row: str) -> None:
+    worse = run(row, 8 * ROWS[row].most, few=False)
+    assert not worse, f"{row}: seconds for an input and for one four times as long: {worse}"
+
+
+@pytest.fixture(scope="module")
+def called() -> set[str]:
+    """Functions of the source that rows run, by module and name."""
+    found: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            found.add(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname.replace('.<locals>', '')}")
+
+    sys.setprofile(note)
+    try:
+        for row in ROWS.values():
+            for make in row.makes.values():
+                with suppress(HerdError):
+                    row.run(make(64))
+                with suppress(HerdError):
+                    row.run(make(1024))
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def test_every_loop_by_hand_is_run_by_a_row(called: set[str]) -> None:
+    unknown = loops(ROOMS) - called - ELSEWHERE.keys()
+    do = "add a row to tests/linear/scanner_rows.py that runs them, or say in ELSEWHERE what they read"
+    assert not unknown, f"{sorted(unknown)}: {do}"
+
+
+def test_every_search_in_a_loop_is_known() -> None:
+    unknown = searches() - HARMLESS.keys()
+    do = "use a set, a list that is joined at the end, or an index; or say in HARMLESS why it does not grow"
+    assert not unknown, f"{sorted(unknown)}: {do}"
