@@ -31,7 +31,7 @@ LIKED: tuple[frozenset[int], ...] = (
     frozenset(),
 )
 """Texts that are begun, by the bytes that they go on with where they may: objects, long words, anything."""
-OVER = ("too many", "too big", "limit", "fuel")
+OVER = ("too many", "too big", "max is", "limit", "fuel")
 """How llguidance tells that a limit of its own is met, and not that a text came to where nothing can follow."""
 STEPS = 32
 """Bytes of each of them: what meets a limit so soon is of no use to anybody."""
