@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from herd.llm.streams import ID_BYTES
 from herd.replies import Reply
-from herd.server.fields import Table
+from herd.server.fields import Name, Table
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.metrics import CONTENT_TYPE
@@ -81,7 +81,7 @@ async def metrics(service: Service, request: Request, caller: Caller) -> Respons
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """Text, or turns as /v1/chat/completions has them."""
 
-    model: str
+    model: Name
     prompt: str | None = None
     content: str | None = None
     """llama.cpp's name of prompt."""
@@ -91,7 +91,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     """Ids of a model's vocabulary."""
 
-    model: str
+    model: Name
     tokens: list[int]
 
 

@@ -7,7 +7,7 @@ they are not. It validates, it is the documentation (docs/clients.md) and it is 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -15,6 +15,10 @@ from msgspec import inspect
 from herd.errors import UsageError
 
 S = TypeVar("S", bound=msgspec.Struct)
+MOST_NAME = 256
+"""Characters of a model's name, before anybody looks for it or quotes it."""
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
+"""What a client calls a model."""
 
 
 class Refused(UsageError):

@@ -12,7 +12,7 @@ from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
 from herd.server.common import json_reply, json_response
-from herd.server.fields import Table, told
+from herd.server.fields import Name, Table, told
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.chat import notes_of
@@ -48,7 +48,7 @@ class OutputConfig(msgspec.Struct):
 class Counted(msgspec.Struct, kw_only=True):
     """What makes up a prompt."""
 
-    model: str
+    model: Name
     messages: list[Turn]
     system: str | list[Text] | None = None
     tools: list[Tool] | None = None

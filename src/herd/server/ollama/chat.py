@@ -11,7 +11,7 @@ from starlette.responses import Response
 from herd.errors import HerdError
 from herd.replies import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply, json_response
-from herd.server.fields import Refused, Table, told
+from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as
 from herd.server.media import base64_image, check_count
 from herd.server.ollama.common import (
@@ -70,7 +70,7 @@ class Turn(msgspec.Struct):
 class Shared(msgspec.Struct, kw_only=True):
     """Fields of both routes."""
 
-    model: str
+    model: Name
     stream: bool | None = None
     """None: true."""
     format: Any = None

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.fields import Refused, Table, told, within
+from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.intake import read_as
 from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_for
 from herd.server.openai.chat import notes_of
@@ -19,7 +19,7 @@ from herd.server.wire import encode
 class EmbedRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
-    model: str
+    model: Name
     input: str | list[str]
     dimensions: int | None = None
     keep_alive: float | str | None = None
@@ -28,7 +28,7 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
 class OldRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
-    model: str
+    model: Name
     prompt: str
     keep_alive: float | str | None = None
 

@@ -15,7 +15,7 @@ from herd.checkpoint.about import About
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
-from herd.server.fields import Refused, Table
+from herd.server.fields import Name, Refused, Table
 from herd.server.intake import read_as
 from herd.server.ollama.chat import LINES
 from herd.server.ollama.common import (
@@ -44,8 +44,8 @@ MOST_LINES = 100
 class Named(msgspec.Struct, kw_only=True):
     """A model by either of the two names that clients use for it."""
 
-    model: str | None = None
-    name: str | None = None
+    model: Name | None = None
+    name: Name | None = None
 
     def chosen(self) -> str:
         """The model. Raises Refused for none."""
@@ -68,14 +68,14 @@ class PullRequest(Named, kw_only=True):
 class CopyRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
-    source: str
-    destination: str
+    source: Name
+    destination: Name
 
 
 class CreateRequest(Named, kw_only=True):
     """The fields that have an effect."""
 
-    from_: str | None = msgspec.field(default=None, name="from")
+    from_: Name | None = msgspec.field(default=None, name="from")
     system: str | None = None
     parameters: Options | None = None
     license: str | list[str] | None = None

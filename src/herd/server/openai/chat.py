@@ -12,7 +12,7 @@ from herd import __version__
 from herd.errors import HerdError
 from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply
-from herd.server.fields import Refused, Table, told
+from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
@@ -63,7 +63,7 @@ class StreamOptions(msgspec.Struct):
 class Sampling(msgspec.Struct, kw_only=True):
     """Options that chat and plain completion share; None: the model's own."""
 
-    model: str
+    model: Name
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.fields import Refused, Table, told, within
+from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.intake import read_as
 from herd.server.openai.chat import notes_of
 from herd.server.service import Caller, Service
@@ -20,7 +20,7 @@ from herd.server.wire import encode
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
-    model: str
+    model: Name
     input: str | list[Any]
     """Texts; ids are refused."""
     encoding_format: Literal["float", "base64"] | None = None

@@ -14,7 +14,7 @@ from herd.replies import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
 from herd.server.common import json_response
-from herd.server.fields import Refused, Table, within
+from herd.server.fields import Name, Refused, Table, within
 from herd.server.intake import read_as
 from herd.server.policed import past
 from herd.server.service import Ask, Caller, Service
@@ -36,7 +36,7 @@ class ModerationRequest(msgspec.Struct, kw_only=True):
 
     input: str | list[Any]
     """A text, texts, or parts."""
-    model: str | None = None
+    model: Name | None = None
 
 
 MODERATIONS: Table[ModerationRequest] = Table("POST /v1/moderations", ModerationRequest)

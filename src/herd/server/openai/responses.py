@@ -15,7 +15,7 @@ from starlette.responses import Response
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.common import json_response
-from herd.server.fields import Refused, Table, told
+from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
@@ -93,7 +93,7 @@ class TextConfig(msgspec.Struct):
 class ResponsesRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
-    model: str
+    model: Name
     input: str | list[Any]
     """A text, or items (see response_items)."""
     instructions: str | None = None

@@ -1,0 +1,94 @@
+"""Nothing holds the event loop: the largest input of every route is read, understood and answered beside it."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from loop_watch import LoopWatch, watched
+from serving import client_of, fake_service
+from test_hostile import GOOD
+
+from herd.server.limits import Limits
+from herd.server.tables import TABLES
+
+HELD_S = 0.005
+TRIES = 3
+MEDIA = ("POST /v1/chat/completions", "POST /v1/responses", "POST /api/chat", "POST /api/generate", "POST /v1/messages",
+         "POST /v1/messages/count_tokens", "POST /tokenize")  # fmt: skip
+LIMITS = Limits() if os.environ.get("HERD_FULL_BODIES") else Limits(body_bytes=6 << 20, media_body_bytes=8 << 20)
+"""By hand with whole bodies: five minutes."""
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with client_of(fake_service(tmp_path_factory.mktemp("home"), limits=LIMITS)) as found:
+        yield found
+
+
+def largest(name: str) -> Iterator[tuple[str, bytes]]:
+    """The largest bodies that a route takes, by what they are large in."""
+    good, room = GOOD[name], (LIMITS.media_body_bytes if name in MEDIA else LIMITS.body_bytes) - 4096
+    yield "a field that it does not know", json.dumps({**good, "x": "a" * room}).encode()
+    yield "values", json.dumps({**good, "x": [[1, "a", None]] * (LIMITS.json_values // 4)}).encode()
+    yield "names", json.dumps({**good, "x": {f"name{i}": i for i in range(LIMITS.json_values // 2 - 99)}}).encode()
+    for field, value in good.items():
+        if isinstance(value, str):
+            yield field, json.dumps({**good, field: "a b" * (room // 3)}).encode()
+            yield f"{field} of many bytes", json.dumps({**good, field: "\U0001f600" * (room // 12)}).encode()
+        if isinstance(value, list) and value:
+            yield field, json.dumps({**good, field: value * (LIMITS.json_values // 8)}).encode()
+    if "messages" in good:
+        turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": "a"} for i in range(LIMITS.messages)]
+        yield "turns", json.dumps({**good, "messages": turns}).encode()
+        yield "a turn", json.dumps({**good, "messages": [{"role": "user", "content": "a b" * (room // 3)}]}).encode()
+    picture = base64.b64encode(bytes(LIMITS.media_body_bytes // 7)).decode()
+    url = f"data:image/png;base64,{picture}"
+    if name == "POST /v1/chat/completions":
+        parts = [{"type": "image_url", "image_url": {"url": url}}] * 4
+        yield "images", json.dumps({**good, "messages": [{"role": "user", "content": parts}]}).encode()
+        members = {f"p{i}": {"type": "string", "description": "a" * 300} for i in range(200)}
+        parameters = {"type": "object", "properties": members}
+        tools = [{"type": "function", "function": {"name": f"t{i}", "parameters": parameters}} for i in range(128)]
+        yield "tools", json.dumps({**good, "tools": tools}).encode()
+    if name == "POST /api/chat":
+        yield "images", json.dumps({**good, "messages": [{"role": "user", "images": [picture] * 4}]}).encode()
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[LoopWatch]:
+    with watched() as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_the_largest_inputs_of_a_route_hold_the_loop_for_no_time(name: str, client: httpx.Client, watch: Any) -> None:
+    held: dict[str, tuple[float, str]] = {}
+    for what, body in largest(name):
+        for _ in range(TRIES):
+            watch.reset()
+            method, path = name.split(" ")
+            found = client.request(method, path, content=body, timeout=120)
+            assert found.status_code < 500 or "does not fit" in found.text, found.text
+            if watch.longest_s < held.get(what, (9.0, ""))[0]:
+                held[what] = watch.longest_s, watch.what
+            if watch.longest_s < HELD_S:
+                break
+    slow = {
+        what: (f"{longest_s * 1e3:.1f} ms", where) for what, (longest_s, where) in held.items() if longest_s > HELD_S
+    }
+    assert not slow, slow
+
+
+def test_the_watch_sees_what_holds_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from herd.server import intake
+
+    monkeypatch.setattr(intake, "INLINE", 1 << 40)
+    with client_of(fake_service(tmp_path)) as client, watched() as watch:
+        client.post("/v1/chat/completions", json={**GOOD["POST /v1/chat/completions"], "x": [[1]] * 50_000})
+        assert watch.longest_s > HELD_S, watch.longest_s
