@@ -23,7 +23,7 @@ class LoopWatch:
 
 @contextlib.contextmanager
 def watched() -> Iterator[LoopWatch]:
-    """Watch until the end. Garbage, which is of the whole process, is not collected meanwhile: who meets it is chance."""
+    """Watch until the end. Garbage is the whole process's and is not collected meanwhile: who meets it is chance."""
     watch, run, here = LoopWatch(), asyncio.Handle._run, threading.get_ident()
 
     def timed(handle: asyncio.Handle) -> None:

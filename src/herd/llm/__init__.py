@@ -348,6 +348,8 @@ class LLM:
     def _embeddables(self, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
             fail(UsageError, "texts", got=type(texts).__name__, expected="a list of texts")
+        for i, text in enumerate(texts):
+            self._requests.check_fits(text, self.context, f"texts[{i}]")
         return [self._embeddable(texts, i) for i in range(len(texts))]
 
     def _embeddable(self, texts: Sequence[str], i: int) -> list[int]:
@@ -355,7 +357,6 @@ class LLM:
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
-        self._requests.check_fits(text, self.context, f"texts[{i}]")
         ids = [*self._requests.bos(), *self.encode(text)]
         if len(ids) > self.context:
             fail(
