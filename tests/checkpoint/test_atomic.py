@@ -6,11 +6,12 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from herd.checkpoint.atomic import new_file, new_folder
+from herd.checkpoint.atomic import new_file, new_folder, remove_left
 from herd.errors import DoesNotFit, NotFound, UsageError
 
 
@@ -136,10 +137,18 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o750
 
 
+MAKERS = {"folder": new_folder, "file": new_file}
+LEFT = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from herd.checkpoint.atomic import remove_left
+remove_left(Path(sys.argv[1]))
+"""
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from herd.checkpoint.atomic import new_file, new_folder
+from herd.checkpoint.atomic import new_file, new_folder, remove_left
 make = new_folder if sys.argv[2] == "folder" else new_file
 with make(Path(sys.argv[1]), overwrite=True) as temp:
     (temp / "x" if temp.is_dir() else temp).write_text("half")
@@ -158,3 +167,54 @@ def test_a_killed_writer_leaves_the_old_version(tmp_path: Path, kind: str) -> No
     done = subprocess.run([sys.executable, "-c", KILLED, str(target), kind], check=False)
     assert done.returncode == -signal.SIGKILL
     assert (target / "x" if kind == "folder" else target).read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 2
+    with MAKERS[kind](target, overwrite=True) as temp:
+        assert sorted(tmp_path.iterdir()) == sorted([temp, target]), "the next one removes what it left"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_a_living_writer_makes_is_never_removed(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "a"
+    with MAKERS[kind](target, overwrite=True) as first:
+        for _ in range(3):
+            with MAKERS[kind](target, overwrite=True):
+                assert first.exists()
+            remove_left(target)
+        assert first.exists()
+        other = subprocess.run([sys.executable, "-c", LEFT, str(target)], check=True)
+        assert other.returncode == 0 and first.exists()
+    remove_left(target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_only_what_is_left_of_that_target_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "a.b"
+    others = [".a.b.part", ".a.b.0123456789ab.partial", ".axb.0123456789ab.part", ".a.b.0123456789AB.part", "a.b.part",
+              ".a.b.c.0123456789ab.part", "x.a.b.0123456789ab.part", ".a.b.0123456789ab.old"]  # fmt: skip
+    left = [".a.b.0123456789ab.part", ".a.b.ba9876543210.part"]
+    for name in (*others, *left):
+        (tmp_path / name).touch()
+    link = tmp_path / ".a.b.aaaaaaaaaaaa.part"
+    link.symlink_to(tmp_path / "a.b.part")
+    remove_left(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, link.name])
+    target.touch()
+    remove_left(target)
+    assert not (tmp_path / ".a.b.0123456789ab.old").exists(), "there is a newer version"
+    assert len(list(tmp_path.iterdir())) == len(others) + 1
+
+
+def test_many_writers_at_once_all_end_well(tmp_path: Path) -> None:
+    """A name that is made and not yet held may be taken for left: its writer takes another one."""
+    target = tmp_path / "a"
+
+    def write(number: int) -> None:
+        for _ in range(30):
+            with new_file(target, overwrite=True) as temp:
+                temp.write_text(str(number))
+            remove_left(target)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert target.read_text() in "01234567" and list(tmp_path.iterdir()) == [target]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from herd.checkpoint.hub import Remote, choose
+from herd.checkpoint.hub import Remote, _forget_others, choose
 from herd.errors import NotFound, UsageError
 
 pytest.importorskip("huggingface_hub")
@@ -253,3 +253,11 @@ def test_of_several_gguf_files_one_must_be_named() -> None:
     with pytest.raises(NotFound, match="neither"):
         choose("o/n", remote("README.md", "model.bin"), None)
     assert [f.name for f in choose("o/n", remote("a.gguf", "x.py"), None)] == ["a.gguf"]
+
+
+def test_what_was_begun_of_another_commit_is_forgotten(tmp_path: Path) -> None:
+    names = ["a--b-0123456789ab", "a--b-ba9876543210", "a--b-c-0123456789ab", "a--b", "x--a--b-0123456789ab"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    _forget_others(tmp_path / names[0])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[:1] + names[2:])

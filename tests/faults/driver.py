@@ -118,7 +118,7 @@ class Sweep:
             self.wrong.append(f"{where}: run again, and not the same")
         elif twice := done & finished:
             self.wrong.append(f"{where}: {sorted(twice)} were encoded again")
-        elif self.job.resumable and hidden(self.out):
+        elif hidden(self.out):
             self.wrong.append(f"{where}: left {hidden(self.out)}")
 
     def finished(self, same_files: bool) -> set[str]:

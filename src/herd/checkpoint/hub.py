@@ -18,7 +18,7 @@ from typing import Any
 
 from herd.checkpoint import registry
 from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders, new_folder
-from herd.checkpoint.fetch import present, watch
+from herd.checkpoint.fetch import clear, present, watch
 from herd.checkpoint.hashing import BLOCK, Progress, digest_of, silent
 from herd.checkpoint.registry import FileRecord, Version
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
@@ -74,6 +74,7 @@ def pull_hub(
             registry.add(repo, there)
             return there
         partial = registry.home() / "partial" / f"{repo.replace('/', '--')}-{commit[:12]}"
+        _forget_others(partial)
         make_folders(partial)
         total = sum(f.size for f in chosen)
         check_disk(partial, total - sum(p.stat().st_size for p in partial.iterdir()))
@@ -84,7 +85,7 @@ def pull_hub(
         digest = digest_of(records)
         assert digest is not None, "every file was hashed above"
         target = registry.folder(repo) / digest[:12]
-        make_folders(target.parent)
+        clear(target.parent)
         with new_folder(target, overwrite=True) as folder:
             for f in chosen:
                 os.replace(partial / f.name, folder / f.name)
@@ -101,6 +102,15 @@ def pull_hub(
         )
         registry.add(repo, version)
         return version
+
+
+def _forget_others(partial: Path) -> None:
+    """Remove what was begun of other commits of the same repository: nobody would go on with them. Only with the
+    model's lock held."""
+    stem = re.escape(partial.name[:-12])
+    for path in partial.parent.glob("*"):
+        if path != partial and re.fullmatch(stem + "[0-9a-f]{12}", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def choose(repo: str, files: list[Remote], pattern: str | None) -> list[Remote]:

@@ -117,13 +117,11 @@ def verify(path: Path, progress: Progress = silent) -> bool | None:
 
 
 def sweep(folder: Path) -> None:
-    """Under the lock of `folder`: remove what killed runs left for it, and packed forms whose model was deleted.
+    """Under the lock of `folder`: remove packed forms whose model was deleted.
 
     A model whose whole folder is away may lie on a disk that is not plugged in: its packed form stays.
     """
     for path in folder.parent.iterdir():
-        if path.name.startswith(f".{folder.name}.") and path.suffix in (".part", ".old"):
-            shutil.rmtree(path, ignore_errors=True)
         if path.name.startswith(".") or path == folder or (state := recorded(path)) is None:
             continue
         places = [Path(f.path) for f in state.files]

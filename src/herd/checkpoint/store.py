@@ -154,6 +154,8 @@ def rm(name: str) -> Removed:
 def _delete(name: str, version: Version) -> int:
     """Remove a pulled version's own folder, out of its name first; the bytes that gave back."""
     folder = registry.folder(name) / version.id
+    for left in folder.parent.glob(".*.old"):  # of a removal that was killed
+        shutil.rmtree(left, ignore_errors=True)
     if not folder.is_dir():
         return 0
     bin_ = Path(tempfile.mkdtemp(prefix=".", suffix=".old", dir=folder.parent))
