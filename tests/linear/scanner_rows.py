@@ -590,7 +590,7 @@ ROWS: dict[str, Row] = {
     "rules": Row(lambda data: scan(data, RULES), TEXTS, 1 << 12),
     "texts beside each other": Row(lambda data: reading.read(data, RULES), READINGS, 1 << 10),
     "texts in a value": Row(leaves, VALUES),
-    "bytes of a value": Row(sizes.text_bytes, VALUES),
+    "size of a value": Row(sizes.text_size, VALUES),
     "paths in an error": Row(
         machine_paths.without_paths,
         TEXTS | {u: text(u) for u in ("/home", "/home/", "/tmp/a ", " /usr/", "/a/b", "//")},
