@@ -154,7 +154,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     try:
         (reply,) = await answer.whole(request)
         _finish(service, caller, kept, reply, output_of(reply, spaces))
-    except HerdError as error:
+    except Exception as error:
         _fail(service, caller, kept, error)
         raise
     finally:
@@ -376,10 +376,12 @@ def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: 
             service.responses.keep(caller.key, kept)
 
 
-def _fail(service: Service, caller: Caller, kept: Kept, error: HerdError) -> None:
+def _fail(service: Service, caller: Caller, kept: Kept, error: Exception) -> None:
+    """It ended with an error; the text of one that nobody foresaw may quote anything, and is not told."""
     if not kept.over:
         gone = isinstance(error, Interrupted)
-        said = {"code": "server_error", "message": words_of(error)}
+        words = words_of(error) if isinstance(error, HerdError) else "an internal error"
+        said = {"code": "server_error", "message": words}
         kept.say(status="cancelled") if gone else kept.say(status="failed", error=said)
         _recount(service, caller, kept)
 
@@ -404,6 +406,8 @@ async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept,
         _finish(service, caller, kept, reply, output_of(reply, spaces))
     except HerdError as error:
         _fail(service, caller, kept, error)
+    except Exception as error:
+        _fail(service, caller, kept, service.log.mistake(caller.request_id, error))
     finally:
         _left(service, caller, kept)
 
@@ -433,6 +437,9 @@ async def _stream(service: Service, answer: Answer, kept: Kept, spaces: Spaces) 
         yield writer.event("response.failed", response=Raw(kept.json))
         inner = body_of(error, "openai")["error"]
         yield writer.event("error", code=inner["code"], message=inner["message"], param=inner["param"])
+    except Exception as error:
+        _fail(service, caller, kept, error)
+        raise
     finally:
         await answer.aclose()
         _left(service, caller, kept)
