@@ -6,9 +6,11 @@ ordinary text little more than one.
 """
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 Window = tuple[int, int]
 
@@ -21,12 +23,14 @@ class Cue:
     regex    or a regex, which a match holds
     before   the most characters from a match's beginning to the cue in it
     after    the most characters from the end of the cue to where the match and what it looks at behind it end
+    within   words are looked for in the windows of this cue alone
     """
 
     words: tuple[str, ...] = ()
     regex: str = ""
     before: int = 0
     after: int = 0
+    within: "Cue | None" = None
 
     def __post_init__(self) -> None:
         assert bool(self.words) != bool(self.regex) and all(w == w.lower() for w in self.words), self
@@ -36,26 +40,64 @@ class Cue:
         """The regex, compiled when first needed."""
         return re.compile(self.regex)
 
-    def windows(self, text: str, lower: str) -> list[Window]:
-        """Parts of the text, in order and apart, that together hold every match. lower: the text in lower case."""
-        places = (m.span() for m in self.compiled.finditer(text)) if self.regex else self._places(lower)
-        windows: list[Window] = []
-        for start, end in places:
-            start, end = max(0, start - self.before), end + self.after
-            if windows and start <= windows[-1][1]:
-                windows[-1] = min(start, windows[-1][0]), max(end, windows[-1][1])
-            else:
-                windows.append((start, end))
-        return windows
 
-    def _places(self, lower: str) -> list[Window]:
-        return sorted(place for word in self.words for place in _occurrences(word, lower))
+class Places:
+    """Where the cues of one text are; each is looked for once."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._windows: dict[Cue, list[Window]] = {}
+        self._parts: dict[Cue | None, Parts] = {None: Parts(text, [(0, len(text))])}
+
+    def windows(self, cue: Cue) -> list[Window]:
+        """Parts of the text, in order and apart, that together hold every match of a pattern with this cue."""
+        if cue not in self._windows:
+            self._windows[cue] = _joined(cue, self._spans(cue))
+        return self._windows[cue]
+
+    def _spans(self, cue: Cue) -> Iterable[Window]:
+        if cue.regex:
+            return (match.span() for match in cue.compiled.finditer(self._text))
+        if cue.within not in self._parts:
+            assert cue.within is not None
+            self._parts[cue.within] = Parts(self._text, self.windows(cue.within))
+        return self._parts[cue.within].places(cue.words)
 
 
-def _occurrences(word: str, text: str) -> Iterator[Window]:
+class Parts:
+    """Parts of a text in lower case, one behind the other."""
+
+    def __init__(self, text: str, windows: list[Window]) -> None:
+        self._windows = windows
+        self._text = "\n".join(lowered(text[start:end]) for start, end in windows)
+        lengths = (min(end, len(text)) - start + 1 for start, end in windows)
+        self._starts = list(accumulate(lengths, initial=0))
+
+    def places(self, words: tuple[str, ...]) -> list[Window]:
+        """Where in the whole text these words stand in the parts, in order."""
+        return sorted(self._place(at, len(word)) for word in words for at in _occurrences(word, self._text))
+
+    def _place(self, at: int, length: int) -> Window:
+        part = bisect_right(self._starts, at) - 1
+        start = self._windows[part][0] + at - self._starts[part]
+        return start, start + length
+
+
+def _joined(cue: Cue, places: Iterable[Window]) -> list[Window]:
+    windows: list[Window] = []
+    for start, end in places:
+        start, end = max(0, start - cue.before), end + cue.after
+        if windows and start <= windows[-1][1]:
+            windows[-1] = min(start, windows[-1][0]), max(end, windows[-1][1])
+        else:
+            windows.append((start, end))
+    return windows
+
+
+def _occurrences(word: str, text: str) -> Iterator[int]:
     at = text.find(word)
     while at >= 0:
-        yield at, at + len(word)
+        yield at
         at = text.find(word, at + 1)
 
 

@@ -281,7 +281,7 @@ PERSONAL = (
             after(words("cpf", "cadastro de pessoas físicas"), S2.join((r"\d{3}", r"\d{3}", r"\d{3}", r"\d\d")) + END)
             + "|"
             + ALONE
-            + r"(\d{3}\.\d{3}\.\d{3}[-\u2010/.]\d\d)"
+            + r"(\d{3}\.\d{3}\.\d{3}[-\u2010/]\d\d)"
             + ALONE_END,
             cue=DIGITS,
             check=whole(checksums.br_cpf),

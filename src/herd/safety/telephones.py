@@ -21,7 +21,7 @@ _WORD = words(
 _GROUPS = "|".join((
     r"(?:1" + SEP + r")?+(?:\([2-9]\d\d\) ?+|[2-9]\d\d" + SEP + ")[2-9]\\d\\d" + SEP + r"\d{4}",  # North America
     r"\(0\d{1,4}+\) ?+\d{2,4}+" + SEP + r"?+\d{3,5}+",
-    r"0\d{1,3}+" + SEP + r"\d{3,4}+" + SEP + r"\d{4}",  # Japan, Korea, Thailand, the Gulf, London
+    r"0[1-9]\d{0,2}+" + SEP + r"\d{3,4}+" + SEP + r"\d{4}",  # Japan, Korea, Thailand, the Gulf, London
     r"(?<![0-9].)0[1-9](?:[ .\-\u2010\u00b7]\d\d){4}",  # France
     r"0\d{2,4}+[/\-]\d{6,8}+",  # Germany
     r"07\d{3} \d{6}",  # British mobiles
@@ -30,14 +30,18 @@ _GROUPS = "|".join((
     r"\(\d\d\) ?+9?+\d{4}[ \-\u2010]\d{4}",  # Brazil
 ))  # fmt: skip
 
+_PLACE = "|".join(rf"\+[0-8]\d{part}[+-][01]\d\d{part}(?!\d)" for part in (r"[0-5]\d", r"(?:[0-5]\d){2}"))
+"""A latitude and a longitude (ISO 6709), which begin like a number of somewhere."""
+
 _HAN = "[\u4e00-\u9fff]"
 
 TELEPHONE = Either(
     (
         Pattern(
-            r"(?<![A-Za-z0-9+])\+[1-9](?:" + SEP[:-1] + r"()]{0,3}+\d){7,14}+(?!\d)",
+            _PLACE + "|" + r"(?<![A-Za-z0-9+])(\+[1-9](?:" + SEP[:-1] + r"()]{0,3}+\d){7,14}+)(?!\d)",
             cue=DIGITS,
             check=checksums.telephone,
+            group=None,
         ),
         Pattern(
             "(?<![(+])" + ALONE + "(?:" + _GROUPS + ")" + ALONE_END + r"(?![ .\-][0-9])",

@@ -15,7 +15,7 @@ import unicodedata
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from herd.safety.cues import Cue, Window, lowered
+from herd.safety.cues import Cue, Places, Window
 
 Name: TypeAlias = Literal["raw", "plain", "folded"]
 
@@ -109,17 +109,14 @@ class View:
     def __init__(self, raw: str, name: Name) -> None:
         self.text = fold(raw, name)
         self._raw, self._name = raw, name
-        self._windows: dict[Cue, list[Window]] = {}
 
     @cached_property
-    def _lower(self) -> str:
-        return lowered(self.text)
+    def _places(self) -> Places:
+        return Places(self.text)
 
     def windows(self, cue: Cue) -> list[Window]:
         """The parts that can hold a match of a pattern with this cue."""
-        if cue not in self._windows:
-            self._windows[cue] = cue.windows(self.text, self._lower)
-        return self._windows[cue]
+        return self._places.windows(cue)
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Characters start to end of the view, end > start -> of the raw text; what is left out between them counts
