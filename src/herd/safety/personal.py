@@ -98,7 +98,7 @@ PERSONAL = (
         "high",
         "payment cards: an issuer's first digits and lengths, Luhn",
         Pattern(
-            START + r"(?<![0-9][.,])(?:\d{14,19}+|\d{4}(?:" + SEP + r"{1,2}+\d{4}){2}" + SEP + r"{1,2}+\d{4,7}+"
+            START + r"(?<![^A-Za-z][.,])(?:\d{14,19}+|\d{4}(?:" + SEP + r"{1,2}+\d{4}){2}" + SEP + r"{1,2}+\d{4,7}+"
             r"|\d{4}" + SEP + r"{1,2}+\d{6}" + SEP + r"{1,2}+\d{4,5}+"
             "|(?<![0-9]" + SEP + r")\d(?:" + SEP + r"\d){13,18}+(?!" + SEP + "[0-9]))" + END,
             cue=DIGITS,

@@ -21,7 +21,8 @@ _WORD = words(
 _GROUPS = "|".join((
     r"(?:1" + SEP + r")?+(?:\([2-9]\d\d\) ?+|[2-9]\d\d" + SEP + ")[2-9]\\d\\d" + SEP + r"\d{4}",  # North America
     r"\(0\d{1,4}+\) ?+\d{2,4}+" + SEP + r"?+\d{3,5}+",
-    r"0[1-9]\d{0,2}+" + SEP + r"\d{3,4}+" + SEP + r"\d{4}",  # Japan, Korea, Thailand, the Gulf, London
+    r"0[1-9]\d?+" + SEP + r"\d{3,4}+" + SEP + r"\d{4}",  # Japan, Korea, Thailand, the Gulf, London
+    r"0[1-9]\d\d" + SEP + r"\d{2,3}+" + SEP + r"(?:\d{4}|\d{3})",  # Japan, Britain
     r"(?<![0-9].)0[1-9](?:[ .\-\u2010\u00b7]\d\d){4}",  # France
     r"0\d{2,4}+[/\-]\d{6,8}+",  # Germany
     r"07\d{3} \d{6}",  # British mobiles
