@@ -103,7 +103,7 @@ def running(service: Service, **options: Any) -> Iterator[str]:
     """Its address while it runs on a thread, with real sockets."""
     listening = bind("127.0.0.1", 0)
     settings = ServerOptions(port=0, keys=tuple(service.keyring._keys), log="off", **options)
-    config = uvicorn.Config(create_app(service, settings), **uvicorn_options(service.limits))
+    config = uvicorn.Config(create_app(service, settings), **uvicorn_options(service.limits, service.keyring))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

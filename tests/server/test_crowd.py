@@ -1,6 +1,7 @@
 """Who goes when all places are taken: never somebody who is being answered, never a newcomer before what does nothing,
 and of those that upload the slowest of whoever has most."""
 
+import asyncio
 import contextlib
 import json
 import random
@@ -8,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import httpx
@@ -16,8 +17,9 @@ import pytest
 from serving import client_of, fake_service
 
 from herd.server.crowd import Crowd, Does
-from herd.server.keys import plain_key
+from herd.server.keys import Key, digest_of, plain_key
 from herd.server.limits import Limits
+from herd.server.turns import STARTS, Turns
 
 SECRET = "a-secret-of-some-length"
 BEGUN = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
@@ -121,6 +123,57 @@ def test_any_course_of_things_keeps_the_count() -> None:
         assert crowd.count(Does.UPLOADS) + crowd.count(Does.WORKS) <= crowd.busiest
 
 
+# -- whose turn it is ----------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A request that notes in which turn of the event loop it began."""
+
+    def __init__(self, owner: str, began: list[str], wanted: bool = True) -> None:
+        self.owner = owner
+        self._began, self._wanted = began, wanted
+
+    def start(self) -> bool:
+        if self._wanted:
+            self._began.append(self.owner)
+        return self._wanted
+
+
+def test_the_first_request_of_another_key_waits_for_a_handful() -> None:
+    async def run() -> list[list[str]]:
+        turns, began, found = Turns(), list[str](), list[list[str]]()
+        for owner in ["a"] * 100 + ["b", "c", "b"]:
+            one = Waiting(owner, began)
+            if turns.enter(one):
+                one.start()
+        while len(began) < 103:
+            found.append(began[sum(map(len, found)) :])
+            await asyncio.sleep(0)
+        return found
+
+    first, second, *others = asyncio.run(run())
+    assert first == ["a"] * STARTS
+    assert second == ["a", "b", "c", "a"]
+    assert others[0] == ["b", "a", "a", "a"]
+    assert all(len(turn) <= STARTS for turn in others), "a bounded number in a turn"
+
+
+def test_who_has_gone_takes_nobodys_turn() -> None:
+    async def run() -> int:
+        turns, began = Turns(), list[str]()
+        for i in range(1000):
+            one = Waiting("a", began, wanted=i < STARTS or i >= 990)
+            if turns.enter(one):
+                one.start()
+        for count in range(20):
+            if len(began) == STARTS + 10:
+                return count
+            await asyncio.sleep(0)
+        return 20
+
+    assert asyncio.run(run()) <= 5
+
+
 # -- over sockets --------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +190,13 @@ def rest_of(s: socket.socket) -> bytes:
         while part := s.recv(65536):
             found += part
     return found
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def send_for_a_while(s: socket.socket, data: bytes) -> None:
@@ -190,6 +250,23 @@ def test_an_answer_before_the_body_arrives_and_ends_the_connection(tmp_path: Pat
                 s.sendall(b" " * 100_000)
             reply = rest_of(s)
             assert reply.startswith(b"HTTP/1.1 401 ") and b"\r\nconnection: close\r\n" in reply and reply.endswith(b"}")
+
+
+def test_a_key_that_has_its_share_is_told_before_its_body_is_read(tmp_path: Path) -> None:
+    """Nor is it asked to send one: there is no 100 Continue."""
+    keys = (Key("a", digest_of(SECRET), at_once=2), plain_key("b" * 20, "b"))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nx-api-key: %b\r\nContent-Length: 1000\r\n%b\r\n"
+    with client_of(fake_service(tmp_path, keys=keys)) as client:
+        begun = [opened(client, head % (SECRET.encode(), b"") + b"{") for _ in range(2)]
+        until(lambda: client.post("/v1/chat/completions", json={}, headers={"x-api-key": SECRET}).status_code == 429)
+        for expectation in (b"", b"Expect: 100-continue\r\n"):
+            with opened(client, head % (SECRET.encode(), expectation)) as s:
+                reply = rest_of(s)
+                assert reply.startswith(b"HTTP/1.1 429 ") and b"\r\nconnection: close\r\n" in reply
+        with opened(client, head % (b"b" * 20, b"Expect: 100-continue\r\n")) as s:
+            assert s.recv(100).startswith(b"HTTP/1.1 100 "), "another key has its own share"
+        for s in begun:
+            s.close()
 
 
 def test_who_sends_on_without_end_after_its_answer_is_cut(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from herd.server.crowd import Crowd, Does
 from herd.server.framing import Framing, Refusal
+from herd.server.keys import Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
 from herd.server.problems import NO_FILES
+from herd.server.turns import Turns
 from herd.server.wire import encode
 
 SPARE_FILES = 128
@@ -33,10 +35,11 @@ BATCH = 64
 NO_PLACE = 503, "the service has as many connections as it takes; ask again in a moment"
 
 
-def connection_class(limits: Limits) -> type[asyncio.Protocol]:
-    """A protocol for uvicorn with these limits; connections of one class are counted together."""
+def connection_class(limits: Limits, keyring: Keyring) -> type[asyncio.Protocol]:
+    """A protocol for uvicorn with these limits; connections of one class are counted together, by their keys."""
     most = min(limits.connections, _allow_files(limits.connections + SPARE_FILES) - SPARE_FILES)
-    members = {"limits": limits, "crowd": Crowd(max(1, most), limits.newcomer_share)}
+    crowd = Crowd(max(1, most), limits.newcomer_share)
+    members = {"limits": limits, "crowd": crowd, "turns": Turns(), "keyring": keyring}
     return cast(type[asyncio.Protocol], type("HerdConnection", (Connection,), members))
 
 
@@ -77,6 +80,8 @@ class Connection(H11Protocol):
 
     limits: ClassVar[Limits]
     crowd: ClassVar[Crowd]
+    turns: ClassVar[Turns]
+    keyring: ClassVar[Keyring]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and begin to wait for headers."""
@@ -90,6 +95,8 @@ class Connection(H11Protocol):
         self._framing = Framing(self.limits)
         self._ahead = bytearray()
         """What has come and was not looked at: of a next request, or beyond what is read in one turn."""
+        self._held: bytes | None = None
+        """The head of a request that waits for its turn to begin."""
         self._turn: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -131,6 +138,18 @@ class Connection(H11Protocol):
             self.crowd.move(self, Does.IDLE)
             self.read_on()
 
+    def start(self) -> bool:
+        """It is the turn of its request; whether anybody still wants it."""
+        head, self._held = self._held, None
+        if head is None or self.ends:
+            return False
+        if self._framing.complete:
+            self.crowd.move(self, Does.WORKS)
+        self.conn.receive_data(head)
+        self.handle_events()
+        self._read()
+        return True
+
     def read_on(self) -> None:
         """Read what has come already, then more."""
         if self._ahead and not self._framing.complete:
@@ -165,8 +184,7 @@ class Connection(H11Protocol):
             return
         self.ends = True
         self._real.close()
-        if self._real.get_write_buffer_size():
-            self._expect_reading()
+        self._expect_reading()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer what is no request, or none that can be taken; nothing more is read of it."""
@@ -195,9 +213,10 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         """It has read."""
         super().resume_writing()
-        if self._stuck is not None:
+        if self.ends:
+            self._expect_reading()
+        elif self._stuck is not None:
             self._stuck.cancel()
-            self._stuck = None
 
     def _linger(self) -> None:
         """As long as the client sends, closing would lose it what was said last: wait, within bounds."""
@@ -213,8 +232,8 @@ class Connection(H11Protocol):
         """Cut it unless its client has read something by the time-out."""
         if self._stuck is not None:
             self._stuck.cancel()
-        unsent = self._real.get_write_buffer_size()
-        self._stuck = self.loop.call_later(self.limits.write_timeout_s, self._has_it_read, unsent)
+        if unsent := self._real.get_write_buffer_size():
+            self._stuck = self.loop.call_later(self.limits.write_timeout_s, self._has_it_read, unsent)
 
     def _has_it_read(self, unsent: int) -> None:
         if self._real.get_write_buffer_size() < unsent:
@@ -237,7 +256,8 @@ class Connection(H11Protocol):
     @property
     def _can_take(self) -> bool:
         """Whether the request under way has use for what has come."""
-        return bool(self._ahead) and not (self.ends or self._framing.complete or self.flow.read_paused)
+        blocked = self.ends or self._framing.complete or self.flow.read_paused or self._held is not None
+        return bool(self._ahead) and not blocked
 
     def _take(self) -> bool:
         """Give h11 a part of a request, if anything has come; whether it did. Raises Refusal."""
@@ -245,22 +265,24 @@ class Connection(H11Protocol):
             return False
         had_head, length = self._framing.has_head, len(self._ahead)
         given = self._framing.take(self._ahead)
-        if self._framing.has_head and not had_head and not self._begin():
-            raise Refusal(*NO_PLACE)
-        if given:
+        if self._framing.has_head and not had_head:
+            self._begin(given)
+        elif given:
             self.conn.receive_data(given)
             self.handle_events()
         return len(self._ahead) < length
 
-    def _begin(self) -> bool:
-        """A request has begun. Whether there is a place for it."""
-        framing = self._framing
-        if framing.path != b"/health" and not self.crowd.admit(self):
-            return False
-        self.owner = (self.peer, hash(framing.credentials))
+    def _begin(self, head: bytes) -> None:
+        """A request has begun: it starts when it is its owner's turn. Raises Refusal where there is no place for it."""
+        looks = self._framing.path == b"/health"
+        if not looks and not self.crowd.admit(self):
+            raise Refusal(*NO_PLACE)
+        self.owner = self.keyring.name_of(self._framing.authorization, self._framing.x_api_key) or (self.peer,)
         self._upload_began_s = self.loop.time()
-        self.crowd.move(self, Does.WORKS if framing.complete else Does.UPLOADS)
-        return True
+        self._held = head
+        self.crowd.move(self, Does.UPLOADS)
+        if looks or self.turns.enter(self):
+            self.start()
 
     def _mind_head(self) -> None:
         """Wait for the rest of a head, no longer for one that is there; a body that is there is no upload."""
@@ -269,7 +291,7 @@ class Connection(H11Protocol):
             return
         if framing.has_head:
             self._wait_s(None)
-            if framing.complete and not self.idle:
+            if framing.complete and not self.idle and self._held is None:
                 self.crowd.move(self, Does.WORKS)
         elif framing.begun and self.idle:
             if self._late is None:
@@ -279,7 +301,7 @@ class Connection(H11Protocol):
 
     def _mind_reading(self) -> None:
         """Read while there is use for what comes."""
-        full = self._ahead and (self._framing.complete or self._turn is not None)
+        full = self._ahead and (self._framing.complete or self._turn is not None or self._held is not None)
         if self.ends or not (full or self.flow.read_paused):
             self._real.resume_reading()
         else:
@@ -297,7 +319,9 @@ class Connection(H11Protocol):
 
     def _too_late(self) -> None:
         self._late = None
-        if self.ends or not self._framing.begun:
+        if self.ends and self._real.get_write_buffer_size():
+            self._expect_reading()
+        elif self.ends or not self._framing.begun:
             self.cut()
         else:
             self.refuse(Refusal(408, f"no whole head of a request in {self.limits.header_timeout_s} s"))
@@ -349,9 +373,9 @@ def for_event_loop(
     return handle
 
 
-def uvicorn_options(limits: Limits) -> dict[str, Any]:
+def uvicorn_options(limits: Limits, keyring: Keyring | None = None) -> dict[str, Any]:
     """Arguments for uvicorn.Config that belong to connections."""
-    connections = cast(type[Connection], connection_class(limits))
+    connections = cast(type[Connection], connection_class(limits, keyring or Keyring()))
     crowd = connections.crowd
     return {
         "http": connections,

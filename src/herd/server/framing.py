@@ -68,8 +68,8 @@ class Framing:
         self.method = b""
         self.path = b""
         """Without its query; once there is a request line."""
-        self.credentials = b""
-        """Whatever names a key, as it came."""
+        self.authorization = self.x_api_key = ""
+        """Of the head, the first of each."""
         self.begun = False
         """Whether anything of it has come."""
         self.has_head = False
@@ -160,8 +160,10 @@ class Framing:
             self._codings.append(value)
         elif name == b"expect":
             self._expected += b"," + value
-        elif name in (b"authorization", b"x-api-key"):
-            self.credentials += value
+        elif name == b"authorization":
+            self.authorization = self.authorization or value.decode("latin-1")
+        elif name == b"x-api-key":
+            self.x_api_key = self.x_api_key or value.decode("latin-1")
 
     def _end_of_head(self) -> None:
         """Decide what follows, as section 6.3 of the RFC says."""

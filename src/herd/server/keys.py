@@ -187,6 +187,13 @@ class Keyring:
         self._keys = tuple(old.pop(key.name, key) for key in keys)
         return list(old)
 
+    def name_of(self, authorization: str, x_api_key: str) -> str:
+        """The name of that key; nothing for none, or an unknown one."""
+        try:
+            return self.find(authorization, x_api_key).name
+        except Unauthorised:
+            return ""
+
     def find(self, authorization: str, x_api_key: str) -> Key:
         """The key of a request's headers: `Authorization: Bearer KEY`, or `x-api-key: KEY`. Raises Unauthorised.
 

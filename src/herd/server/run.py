@@ -94,7 +94,7 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read
     config = uvicorn.Config(
         create_app(service, options),
         timeout_graceful_shutdown=options.limits.drain_s,
-        **uvicorn_options(options.limits),
+        **uvicorn_options(options.limits, service.keyring),
     )
     logging.getLogger().addHandler(Libraries(service.log))
     server = Server(config, service, read_keys)
