@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from sources import OVER, inline, patterns, uses
 
+from herd.safety import RULES, Rule, scan
+
 from costs import grows
 from fillers import UNITS, text
 from regexes import INF, near, steps
@@ -118,3 +120,14 @@ def test_the_clock_finds_what_is_quadratic(regex: str) -> None:
     """What a search takes that begins again at each place is seen in texts that are derived from the pattern."""
     pattern = re.compile(regex)
     assert any(grows(lambda data: pattern.search(data), one.text) for one in near(regex))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.patterns], ids=lambda rule: rule.id)
+def test_texts_that_nearly_match_a_rule_cost_their_length(rule: Rule) -> None:
+    worse = {}
+    for pattern in rule.patterns:
+        for maker in near(pattern.regex, pattern.flags):
+            times = grows(lambda data: scan(data, (rule,)), maker.text, first=1 << 9, most=1 << 13)
+            if times:
+                worse[maker] = times
+    assert not worse, f"{rule.id}: seconds for a text and for four of it: {worse}"
