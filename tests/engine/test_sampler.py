@@ -97,6 +97,15 @@ def test_probabilities_are_the_documented_ones(
         assert math.isclose(found[i], value, rel_tol=1e-9, abs_tol=1e-300)
 
 
+@given(st.lists(st.integers(0, 5), max_size=8), st.lists(st.integers(0, 5), max_size=20), st.integers(0, 6))
+def test_ids_of_a_window_are_those_of_its_slice_as_it_moves(prompt: list[int], output: list[int], window: int) -> None:
+    history = History(list(prompt))
+    for i in output:
+        assert set(history.recent(window)) == set(history.ids[-window:] if window else history.ids)
+        history.add(i)
+    assert set(history.recent(3)) == set(history.ids[-3:]), "another window"
+
+
 def by_id(c: Candidates) -> dict[int, float]:
     """Ids and their probabilities, in the order of places."""
     return {c.id_at(place): p for place, p in enumerate(c.p.tolist())}

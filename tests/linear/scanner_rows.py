@@ -20,6 +20,7 @@ from herd.cli.run import find_images
 from herd.config import TINY
 from herd.config.hf import from_hf, to_hf
 from herd.engine import lark_check, schema_check
+from herd.engine.sampler import History
 from herd.engine.stops import Stops
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
@@ -344,6 +345,14 @@ def _stop(data: tuple[tuple[str, ...], str]) -> None:
     stops.finish()
 
 
+def _penalise(data: tuple[int, int]) -> None:
+    """As many tokens of output as of prompt."""
+    history = History(list(range(data[0])))
+    for token_id in range(data[0]):
+        history.recent(data[1])
+        history.add(token_id)
+
+
 STOPS: dict[str, Make] = {
     f"{name}, {unit!r}": lambda size, s=stop, u=unit: (s, text(u)(size))
     for name, stop in {
@@ -573,6 +582,9 @@ ROWS: dict[str, Row] = {
     **{f"ranks of {name}": Row(_encode_ranks(name), TEXTS, 1 << 16) for name in _CORES},
     "merges": Row(_MERGES["encode"], TEXTS, 1 << 15),
     "decoding": Row(_decode, BYTES | {"ends": lambda n: b"\xe6\xbc" * (n // 2), "high": lambda n: b"\xff" * n}),
+    "penalties": Row(
+        _penalise, {"of all": lambda n: (n // 16, 0), "of a window": lambda n: (n // 16, n // 32)}, 1 << 16
+    ),
     "stop strings": Row(_stop, STOPS),
     "calls": Row(_call_at_once, CALLS),
     "calls by characters": Row(_call_by_characters, CALLS),

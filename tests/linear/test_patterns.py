@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from sources import OVER, inline, patterns, uses
 
-from herd.safety import RULES, Rule, scan
-
 from costs import grows
 from fillers import UNITS, text
+from herd.safety import RULES, Rule, scan
 from regexes import INF, near, steps
 
 PATTERNS = patterns()

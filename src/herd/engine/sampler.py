@@ -21,7 +21,7 @@ equal logits, the same seed and step give the same id (SplitMix64 in integers; n
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -61,15 +61,35 @@ class History:
     """Prompt and output."""
     counts: dict[int, int] = field(default_factory=dict)
     """Of output ids."""
+    _window: int = -1
+    """Of which `_seen` counts the ids, `ids[_first : _read]`; -1: of none yet."""
+    _first: int = 0
+    _read: int = 0
+    _seen: dict[int, int] = field(default_factory=dict)
 
     def add(self, token_id: int) -> None:
         """One more output token."""
         self.ids.append(token_id)
         self.counts[token_id] = self.counts.get(token_id, 0) + 1
 
-    def recent(self, window: int) -> set[int]:
-        """Ids among the last `window` tokens; 0: all."""
-        return set(self.ids[-window:] if window else self.ids)
+    def recent(self, window: int) -> Collection[int]:
+        """Ids among the last `window` tokens; 0: all. Asked again, it looks at what is new alone."""
+        if window != self._window:
+            self._window, self._seen = window, {}
+            self._first = self._read = max(0, len(self.ids) - window) if window else 0
+        for token_id in self.ids[self._read :]:
+            self._seen[token_id] = self._seen.get(token_id, 0) + 1
+        self._read = len(self.ids)
+        while window and self._read - self._first > window:
+            self._forget(self.ids[self._first])
+            self._first += 1
+        return self._seen.keys()
+
+    def _forget(self, token_id: int) -> None:
+        """It has left the window."""
+        self._seen[token_id] -= 1
+        if not self._seen[token_id]:
+            del self._seen[token_id]
 
 
 def adjusted(logits_V: Logits, options: SamplingOptions, history: History) -> Doubles:
