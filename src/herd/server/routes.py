@@ -45,7 +45,7 @@ def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
     """Who asks. Raises Unauthorised."""
     headers = request.headers
     key = service.keyring.find(headers.get("authorization", ""), headers.get("x-api-key", ""))
-    return Caller(key, request.state.request_id, route)
+    return Caller(key, request.state.request_id, route, request=request)
 
 
 class _Sent:

@@ -8,7 +8,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,6 +85,8 @@ class Caller:
     request_id: str
     route: str
     facts: dict[str, Any] = field(default_factory=dict)
+    request: Request | None = None
+    """Whose sender may go away while it is prepared."""
     _admission: Admission | None = None
 
     @property
@@ -156,7 +158,8 @@ class Service:
             ask = self._settled(ask)
             stream = self._stream(llm, caller, ask)
             stack.push_async_callback(stream.aclose)
-            await self._prepare(caller, llm, ask, stream)
+            async with _while_there(caller.request):
+                await self._prepare(caller, llm, ask, stream)
             spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
             stack.callback(spending.settle)
             await stream.ready()
@@ -336,6 +339,23 @@ def check_ids(llm: LLM, ids: Sequence[int]) -> None:
             raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
 
 
+@asynccontextmanager
+async def _while_there(request: Request | None) -> AsyncIterator[None]:
+    """What is done for a request, whose body has been read, ends when its sender goes away. Raises Interrupted then."""
+    if request is None:
+        yield
+        return
+    watcher = asyncio.create_task(_gone(request, asyncio.current_task()))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watcher.done() or watcher.cancelled():
+            raise
+        raise Interrupted("whoever asked is gone") from None
+    finally:
+        watcher.cancel()
+
+
 async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
     """Cancel a task when the sender of its request, whose body has been read, goes away."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -405,18 +425,12 @@ class Answer:
         """All replies, in the order of the samples; it is closed then. request: whose sender may go away meanwhile,
         which ends it. Raises Interrupted then."""
         found: dict[int, Reply] = {}
-        watcher = None if request is None else asyncio.create_task(_gone(request, asyncio.current_task()))
         try:
-            async for event in self.events():
-                if isinstance(event, DoneEvent):
-                    found[event.index] = event.reply
-        except asyncio.CancelledError:
-            if watcher is None or not watcher.done() or watcher.cancelled():
-                raise
-            raise Interrupted("whoever asked is gone") from None
+            async with _while_there(request):
+                async for event in self.events():
+                    if isinstance(event, DoneEvent):
+                        found[event.index] = event.reply
         finally:
-            if watcher is not None:
-                watcher.cancel()
             await self.aclose()
         return [found[i] for i in sorted(found)]
 

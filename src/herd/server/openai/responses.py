@@ -399,6 +399,7 @@ def _recount(service: Service, caller: Caller, kept: Kept) -> None:
 
 
 async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept, spaces: Spaces) -> None:
+    caller.request = None  # it goes on without whoever asked
     try:
         answer = await service.open(caller, ask)
         kept.say(status="in_progress")

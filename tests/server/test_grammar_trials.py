@@ -1,0 +1,127 @@
+"""Schemas that would compile without end: refused in every dialect by the name of the limit, and nobody waits."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import client_of, fake_llm, fake_service, running
+
+from herd.llm import LLM
+from herd.server.app import ROUTES
+from herd.server.keys import plain_key
+
+ENDLESS = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "allOf": [{"multipleOf": 1299.709}]}},
+    "required": ["a"],
+}
+TURNS = [{"role": "user", "content": "Hi"}]
+FUNCTION = {"name": "f", "parameters": ENDLESS}
+TOOL = {"type": "function", "function": FUNCTION}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": ENDLESS}}
+CHAT: dict[str, Any] = {"model": "fake", "messages": TURNS, "max_tokens": 8}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat: response_format": ("/v1/chat/completions", {**CHAT, "response_format": FORMAT}),
+    "chat: tools": ("/v1/chat/completions", {**CHAT, "tools": [TOOL], "tool_choice": "required"}),
+    "chat: a tool": (
+        "/v1/chat/completions",
+        {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ),
+    "responses: text.format": (
+        "/v1/responses",
+        {"model": "fake", "input": "Hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": ENDLESS}}},
+    ),
+    "responses: tools": (
+        "/v1/responses",
+        {"model": "fake", "input": "Hi", "tools": [{"type": "function", **FUNCTION}], "tool_choice": "required"},
+    ),
+    "messages: tools": (
+        "/v1/messages",
+        {**CHAT, "tools": [{"name": "f", "input_schema": ENDLESS}], "tool_choice": {"type": "any"}},
+    ),
+    "api/chat: format": ("/api/chat", {"model": "fake", "messages": TURNS, "format": ENDLESS}),
+    "api/generate: format": ("/api/generate", {"model": "fake", "prompt": "Hi", "format": ENDLESS}),
+}
+BAD, GOOD = "herd-" + "b" * 32, "herd-" + "g" * 32
+HOURS = 3600.0
+WAIT_S = 30.0
+
+
+def loaded(seconds: float) -> LLM:
+    llm = fake_llm('{"a": 1}')
+    llm._trials._seconds = seconds
+    return llm
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    service = fake_service(tmp_path_factory.mktemp("home"), load=lambda path: loaded(0.5))
+    with client_of(service) as found:
+        yield found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_dialect_refuses_it_by_the_name_of_the_limit(client: httpx.Client, way: str) -> None:
+    path, body = WAYS[way]
+    assert path in {route.path for route in ROUTES}
+    reply = client.post(path, json=body)
+    assert reply.status_code == 400, reply.text
+    assert "takes over 0.5 s (grammar_s)" in reply.text
+
+
+def test_endless_schemas_of_one_key_that_hangs_up_stop_nobody_and_end(tmp_path: Path) -> None:
+    held: list[LLM] = []
+    service = fake_service(
+        tmp_path,
+        load=lambda path: held.append(loaded(HOURS)) or held[0],
+        keys=(plain_key(BAD, "bad"), plain_key(GOOD, "good")),
+    )
+    path, body = WAYS["chat: response_format"]
+
+    def hang_up(address: str, number: int) -> None:
+        own = {**FORMAT, "json_schema": {"name": f"x{number}", "schema": {**ENDLESS, "title": str(number)}}}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                address + path,
+                json={**body, "response_format": own, "stream": bool(number % 2)},
+                headers={"authorization": f"Bearer {BAD}"},
+                timeout=httpx.Timeout(WAIT_S, read=3.0),
+            )
+
+    good: dict[str, Any] = {"headers": {"authorization": f"Bearer {GOOD}"}, "timeout": WAIT_S}
+    easy = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    with running(service) as address:
+        assert httpx.post(address + path, json=CHAT, **good).status_code == 200  # it is loaded
+        hanging = [threading.Thread(target=hang_up, args=(address, n)) for n in range(6)]
+        for thread in hanging:
+            thread.start()
+        until("they are tried", lambda: processes(held[0]) > 0)
+        assert httpx.get(address + "/health").status_code == 200
+        for asked in (CHAT, {**CHAT, "response_format": easy}):
+            assert httpx.post(address + path, json=asked, **good).status_code == 200
+        for thread in hanging:
+            thread.join(WAIT_S)
+        until("what they left has ended", lambda: processes(held[0]) == len(held[0]._trials._idle))
+        bad = {"headers": {"authorization": f"Bearer {BAD}"}, "timeout": WAIT_S}
+        assert httpx.post(address + path, json={**CHAT, "response_format": easy}, **bad).status_code == 200
+
+
+def processes(llm: LLM) -> int:
+    """That try grammars now, or could."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return sum("herd.engine.trial" in line for line in listed.stdout.splitlines())
+
+
+def until(what: str, done: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < end_s, f"never: {what}"
+        time.sleep(0.02)
