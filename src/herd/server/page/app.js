@@ -291,7 +291,7 @@ class Page {
     for (const conversation of new Set([this.conversation, this.writer?.conversation])) {
       if (!conversation || !this.store.known.has(conversation.id)) continue;
       const found = await this.store.load(conversation.id).catch(() => conversation);
-      if (found) this.absorb(conversation, found);
+      if (found?.life === conversation.life) this.absorb(conversation, found);
       else this.lost(conversation.id);
     }
     this.following = false;

@@ -1,6 +1,6 @@
 // A conversation is a tree: an edited question or another answer is a new branch beside the old one, and nothing is lost.
 //
-//   conversation: {id, title, created, updated, touched, model, parameters, messages: [message], dropped: [mark],
+//   conversation: {id, title, created, updated, touched, life, model, parameters, messages: [message], dropped: [mark],
 //                  head: id of the last message shown}
 //   message: {id, parent, role: "user" | "assistant", edited, text, images: [data URL], files: [{name, text}],
 //             withheld: ["images", "files"]: what is no longer sent with it,
@@ -28,7 +28,7 @@ export function later(last = 0) {
 
 export function newConversation(model, parameters) {
   const now = Date.now();
-  return { id: newId(), title: "", created: now, updated: now, touched: now, model, parameters, messages: [], dropped: [], head: null };
+  return { id: newId(), title: "", created: now, updated: now, touched: now, life: 0, model, parameters, messages: [], dropped: [], head: null };
 }
 
 /** The conversation's own fields change: model, parameters, head. */

@@ -3,8 +3,8 @@
 // place until the page is closed.
 //
 // Whatever is saved is merged, inside one transaction, with what is there: other tabs write, too. A conversation that was
-// deleted leaves a mark among the heads, {id, deleted: time}; nobody who still has it open can bring it back, only an
-// import or taking the deletion back.
+// deleted leaves a mark among the heads, {id, deleted: time, life}; nobody who still has it open can bring it back, only an
+// import or taking the deletion back. That begins another life of it, into which those of the last one write nothing.
 
 import { conversationsOf } from "./imports.js";
 import { merged } from "./merge.js";
@@ -62,6 +62,7 @@ class Store {
     return this.change("readwrite", async (heads, bodies) => {
       const [head, stored] = await Promise.all([heads.get(mine.id), bodies.get(mine.id)]);
       if (head?.deleted || (!stored && this.known.has(mine.id))) return null;
+      if (stored && filled(stored).life !== mine.life) return null;
       this.known.add(mine.id);
       return this.put(heads, bodies, stored ? merged(filled(stored), mine) : mine);
     });
@@ -77,7 +78,8 @@ class Store {
   async remove(id) {
     return this.change("readwrite", async (heads, bodies) => {
       const found = await bodies.get(id);
-      await Promise.all([bodies.delete(id), heads.put({ id, title: "", updated: 0, deleted: Date.now() })]);
+      const mark = { id, title: "", updated: 0, deleted: Date.now(), life: found?.life ?? 0 };
+      await Promise.all([bodies.delete(id), found && heads.put(mark)]);
       const marks = (await heads.all()).filter((head) => head.deleted).sort((a, b) => a.deleted - b.deleted);
       await Promise.all(marks.slice(0, Math.max(0, marks.length - MOST_MARKS)).map((mark) => heads.delete(mark.id)));
       return found && filled(found);
@@ -95,7 +97,8 @@ class Store {
         const [head, stored] = await Promise.all([heads.get(given.id), bodies.get(given.id)]);
         if (head?.deleted) back += 1;
         this.known.add(given.id);
-        await this.put(heads, bodies, stored ? merged(filled(stored), given) : given);
+        const life = stored ? filled(stored).life : head?.deleted ? head.life + 1 : 0;
+        await this.put(heads, bodies, { ...(stored ? merged(filled(stored), given) : given), life });
       }
       return back;
     });
@@ -223,5 +226,5 @@ class MapTable {
 /** A conversation with all fields: older versions of this page stored fewer. */
 function filled(conversation) {
   const messages = conversation.messages.map((message) => ({ edited: 0, withheld: [], ...message }));
-  return { touched: 0, dropped: [], ...conversation, messages };
+  return { touched: 0, life: 0, dropped: [], ...conversation, messages };
 }
