@@ -21,8 +21,8 @@ BODY_FACTOR = 4
 counted as bytes when they are held (see `intake`)."""
 PARSING_FACTOR = 6
 """That it takes beside those while it is parsed: pieces, joined, as text (measured: 5)."""
-RECORDS_FACTOR = 6
-"""Of a file of records: as bytes, understood, and once more while it is written."""
+RECORDS_FACTOR = 12
+"""Of a file of records: as bytes, understood, and once more while it is written (measured: 10)."""
 CONNECTION_BYTES = 640 << 10
 """Of one connection: what was read of it and not yet taken (256 KiB come at once), a head twice, what is written and
 not yet read (128 KiB), its objects."""
