@@ -177,7 +177,7 @@ import numpy as np
 from PIL import Image
 from herd.media import load_image
 
-W, H, CUT = 2000, 1500, 17 * 336 * 336
+W, H, CUT = 1500, 1000, 17 * 336 * 336
 
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
@@ -212,8 +212,10 @@ for kind, data in files.items():
 
 def _stored(folder: Path) -> None:
     """More responses than are kept, in dialogs that grow."""
-    service = fake_service(folder, limits=LIMITS, context=1 << 20, num_pages=1 << 20)
-    with client_of(service) as client, _measured() as grown:
+    service = fake_service(folder, limits=LIMITS, context=100_000)
+    with client_of(service) as client, ExitStack() as stack:
+        client.post("/v1/responses", json={"model": "fake", "input": "Hi", "store": False}).raise_for_status()
+        grown = stack.enter_context(_measured())
         last = None
         for i in range(60):
             body = {"model": "fake", "input": "x" * 500, "metadata": {f"{j}": "y" * 10_000 for j in range(10)}}
