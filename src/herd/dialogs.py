@@ -35,6 +35,10 @@ def read_dialog(
     turns = [Message("user", dialog)] if isinstance(dialog, str) else dialog
     if not isinstance(turns, Sequence) or not turns:
         fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Message | Mapping):
+            got, expected = type(turn).__name__, "a Message, or an object with role and content"
+            fail(UsageError, f"messages[{i}]", got=got, expected=expected)
     _check_images([*images, *_raw_images(turns)])
     messages = [_message(turn, f"messages[{i}]", vision) for i, turn in enumerate(turns)]
     if images:
@@ -104,11 +108,9 @@ def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: V
     return [*messages[:last], shown, *messages[last + 1 :]]
 
 
-def _message(turn: object, where: str, vision: VisionConfig | None) -> Message:
+def _message(turn: Message | Mapping[str, Any], where: str, vision: VisionConfig | None) -> Message:
     if isinstance(turn, Message):
         return turn
-    if not isinstance(turn, Mapping):
-        fail(UsageError, where, got=type(turn).__name__, expected="a Message, or an object with role and content")
     unknown = [key for key in turn if key not in _FIELDS]
     if unknown:
         fail(UsageError, where, got=unknown[0], expected="fields among " + ", ".join(_FIELDS))

@@ -24,8 +24,8 @@ def babble(ids: list[int]) -> Any:
     return np.random.default_rng(ids).normal(size=BYTES.vocab_size).astype(np.float32)
 
 
-def fake(next_logits: Any) -> FakeModel:
-    return FakeModel(next_logits, patch_id=266, chunk=16)
+def fake(next_logits: Any, context: int = 4096) -> FakeModel:
+    return FakeModel(next_logits, patch_id=266, chunk=16, context=context)
 
 
 def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
@@ -49,7 +49,11 @@ def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
         return (sum(ids) * 7 + len(ids)) % 100
 
     grammars = Grammars(BYTES, BYTES.eos_ids)
-    return fake(babble if told.get("babbles") else next_id), {"piece": 64, "places": 4, "grammars": grammars}
+    return fake(babble if told.get("babbles") else next_id, told.get("context", 4096)), {
+        "piece": 64,
+        "places": 4,
+        "grammars": grammars,
+    }
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_a_child_gives_the_same_vectors(folder: Path) -> None:
     [
         (["a", ""], UsageError, r"texts\[1\]: got an empty text"),
         (["a", 5], UsageError, r"texts\[1\]: got int, expected a text"),
-        ("a", UsageError, "texts: got str, expected a list of texts"),
+        ("a", UsageError, "texts: got str, expected a list"),
         (["a" * 5000], ContextTooLong, "tokens, the context holds"),
     ],
 )

@@ -58,6 +58,13 @@ def text(name: str, value: object) -> None:
         fail(UsageError, name, got="a lone surrogate", expected="a text")
 
 
+def many(name: str, value: Any) -> Sequence[Any]:
+    """A list of something, or another sequence. Raises UsageError for a text, bytes, and what is none."""
+    if isinstance(value, str | bytes | bytearray | memoryview | range) or not isinstance(value, Sequence):
+        fail(UsageError, name, got=type(value).__name__, expected="a list")
+    return value
+
+
 def token_ids(name: str, ids: Any, vocab_size: int, most: int = MAX_IDS) -> list[int]:
     """Ids as plain numbers, of a sequence or a one-dimensional array of whole numbers.
 

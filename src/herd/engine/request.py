@@ -43,7 +43,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     min_p: float = 0.0
     """Keep tokens at least this fraction as likely as the likeliest; 0 to 1."""
     repetition_penalty: float = 1.0
-    """Logits of seen tokens are divided (if positive) or multiplied (if negative) by this; above 0, to 10."""
+    """Logits of seen tokens are divided (if positive) or multiplied (if negative) by this; 0.01 to 10."""
     presence_penalty: float = 0.0
     """Taken off the logit of every token already in the output; -2 to 2."""
     frequency_penalty: float = 0.0
@@ -79,7 +79,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
         whole("top_k", self.top_k, 0, 1 << 24)
         number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         number("min_p", self.min_p, 0.0, 1.0)
-        number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
+        number("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         whole("repetition_window", self.repetition_window, 0, MAX_WINDOW)

@@ -34,6 +34,8 @@ class RoutingLog:
             self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             fail(UsageError, "trace file", got=str(path), expected=f"a file to write: {error.strerror}")
+        except ValueError:  # a zero byte, a lone surrogate
+            fail(UsageError, "trace file", got=str(path), expected="a name that a file can have")
         self._positions_T: Ints = np.zeros(0, np.int64)
 
     def pass_over(self, positions_T: Ints) -> None:

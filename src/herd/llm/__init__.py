@@ -22,7 +22,7 @@ from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
-from herd.engine.checks import shown
+from herd.engine.checks import many, shown
 from herd.engine.checks import text as check_text
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import MOST_WAITING, Engine
@@ -222,8 +222,7 @@ class LLM:
         the last one's.
         """
         engine = self._running()
-        if isinstance(dialogs, str | bytes) or not isinstance(dialogs, Sequence):
-            fail(UsageError, "dialogs", got=type(dialogs).__name__, expected="a list of them")
+        many("dialogs", dialogs)
         most = TOGETHER if arguments.get("trace") is None else 1
         waiting = deque(dialogs)
         begun: deque[tuple[Prepared, Iterator[Event]]] = deque()
@@ -294,6 +293,7 @@ class LLM:
         self, messages: Dialog, *, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
         """What `chat` would send: the turns, and the open header of the answer."""
+        Asked(system=system, tools=tools)  # checks them
         return self._requests.ids(read_dialog(messages, system=system, images=(), vision=self.config.vision), tools)
 
     # -- the model as a measure --------------------------------------------------------------------------------------
@@ -346,9 +346,7 @@ class LLM:
         return sum(map(len, self._embeddables(texts)))
 
     def _embeddables(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-            fail(UsageError, "texts", got=type(texts).__name__, expected="a list of texts")
-        for i, text in enumerate(texts):
+        for i, text in enumerate(many("texts", texts)):
             self._requests.check_fits(text, self.context, f"texts[{i}]")
         return [self._embeddable(texts, i) for i in range(len(texts))]
 

@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 
 from herd.dialogs import ImageLike
+from herd.engine.checks import flag, many, text, whole
+from herd.engine.door import MOST_SAMPLES, check_whose
 from herd.engine.grammar import Grammar
-from herd.errors import UsageError, fail
+from herd.engine.request import MAX_TOKENS
+from herd.errors import HerdError, UsageError, fail
 from herd.replies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.chat import ChatFormat
@@ -55,6 +58,26 @@ class Asked:
     ceiling: int | None = None
     """Most tokens of prompt and answer together; None: the context. Memory grows with use in any case."""
 
+    def __post_init__(self) -> None:
+        for name in ("tool_choice", "client", "tenant"):
+            text(name, getattr(self, name))
+        if self.system is not None:
+            text("system", self.system)
+        many("images", self.images)
+        if self.tools is not None:
+            for i, tool in enumerate(many("tools", self.tools)):
+                if not isinstance(tool, Mapping):
+                    fail(UsageError, f"tools[{i}]", got=type(tool).__name__, expected="an object with a name")
+        flag("parallel_tool_calls", self.parallel_tool_calls)
+        if self.policy is not None and not all(callable(getattr(self.policy, name, None)) for name in _POLICY):
+            fail(UsageError, "policy", got=type(self.policy).__name__, expected="a Policy")
+        if self.trace is not None and not isinstance(self.trace, str | Path):
+            fail(UsageError, "trace", got=type(self.trace).__name__, expected="the path of a file")
+        whole("n", self.n, 1, MOST_SAMPLES)
+        check_whose(self.client, self.priority, self.timeout_s)
+        if self.ceiling is not None:
+            whole("ceiling", self.ceiling, 1, MAX_TOKENS)
+
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "tuple[Asked, dict[str, Any]]":
         """Arguments of a call, and those that are sampling options."""
@@ -94,6 +117,7 @@ class Asked:
         return None if self.schema is None or self.schema is False else lambda text: _parsed(text, self.schema)
 
 
+_POLICY = ("before", "window", "after")
 _NAMES = frozenset(field.name for field in fields(Asked))
 
 
@@ -102,7 +126,12 @@ def _schema(schema: Any) -> Grammar | None:
         return None
     if schema is True:
         return Grammar("json")
-    return Grammar("schema", json.dumps(json_schema(schema)))
+    try:
+        return Grammar("schema", json.dumps(json_schema(schema)))
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, HerdError):
+            raise
+        fail(UsageError, "schema", got=f"what JSON cannot say ({str(error)[:80]})", expected="a JSON schema")
 
 
 def _parsed(text: str, schema: Any) -> Any:

@@ -4,6 +4,7 @@ which file, how long a context, which tokenizer and chat format, which defaults,
 """
 
 import gc
+import os
 import time
 import weakref
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
+from herd.engine.checks import flag, text, whole
 from herd.engine.child import Child
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.generate import MOST_WAITING
@@ -39,6 +41,7 @@ PARALLEL = 8
 (Scout in bf16: 50 MB)."""
 MAX_PARALLEL = 512
 MAX_THREADS = 4096
+MAX_QUEUE = 1 << 31
 Context = int | Literal["auto"] | None
 """Tokens; auto: as many as fit in memory; None: the model's own, at most USUAL."""
 
@@ -87,14 +90,18 @@ def read_model(
     _choice("ops", ops, ("auto", "native", "torch"))
     _choice("kv", kv, ("auto", "f32", "f16", "bf16", "int8", "int4"))
     _choice("engine", engine, ("thread", "child"))
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
-        fail(UsageError, "threads", got=threads, expected="a whole number")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        fail(UsageError, "threads", got=threads, expected=f"1 to {MAX_THREADS}")
-    if isinstance(parallel, bool) or not isinstance(parallel, int) or not 1 <= parallel <= MAX_PARALLEL:
-        fail(UsageError, "parallel", got=parallel, expected=f"1 to {MAX_PARALLEL}")
-    if isinstance(queue, bool) or not isinstance(queue, int) or queue < 1:
-        fail(UsageError, "queue", got=queue, expected="a whole number of 1 or more")
+    if threads is not None:
+        whole("threads", threads, 1, MAX_THREADS)
+    whole("parallel", parallel, 1, MAX_PARALLEL)
+    whole("queue", queue, 1, MAX_QUEUE)
+    flag("force", force)
+    flag("pack", pack)
+    text("device", device)
+    if chat_format is not None:
+        text("chat_format", chat_format)
+    if not callable(progress):
+        fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
+    _check_name(model)
     path = store.resolve(model)
     name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
     checkpoint = open_checkpoint(path)
@@ -155,7 +162,7 @@ def card_bytes(device: str) -> int | None:
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         fail(UsageError, name, got=value, expected=", ".join(choices))
 
 
@@ -176,8 +183,20 @@ def context_for(
     return auto_context(config, held_bytes, available, kv_dtype, PIECE, parallel, promised=promised)
 
 
+def _check_name(model: object) -> None:
+    """Raise UsageError for what can name neither a model nor a file."""
+    if not isinstance(model, str | Path):
+        fail(UsageError, "model", got=type(model).__name__, expected="a name or a path")
+    try:
+        usable = model != "" and b"\0" not in os.fsencode(model)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        fail(UsageError, "model", got=str(model), expected="a name or a path")
+
+
 def _check_context(asked: object, config: Llama4Config) -> None:
-    if asked is None or asked == "auto":
+    if asked is None or (isinstance(asked, str) and asked == "auto"):
         return
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
         fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")

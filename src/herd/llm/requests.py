@@ -89,7 +89,8 @@ class Requests:
         asked, options = Asked.of(arguments)
         if asked.tools or asked.images or asked.system is not None:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
-        self.check_fits(prompt, engine.backend.context)
+        if isinstance(prompt, str):
+            self.check_fits(prompt, engine.backend.context)
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
@@ -172,10 +173,15 @@ def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> Sa
 
 
 def _characters(text: Any) -> int:
-    """Characters of a text, or of all texts in messages, objects and lists."""
+    """Characters of a text, or of all texts in messages, objects and lists; a list that is there twice counts once."""
     found, waiting = 0, [text]
+    seen: set[int] = set()
     while waiting:
         one = waiting.pop()
+        if not isinstance(one, str):
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
         if isinstance(one, str):
             found += len(one)
         elif isinstance(one, Message):
