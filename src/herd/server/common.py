@@ -16,7 +16,7 @@ from herd.server.media import Images
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import Turn, dialog_of
 from herd.server.service import Caller, Service
-from herd.server.sizes import SPELT_BYTES
+from herd.server.sizes import spelt_bytes
 from herd.server.wire import encode
 
 
@@ -131,6 +131,6 @@ async def detokenize(service: Service, request: Request, caller: Caller) -> Resp
         return encode({"prompt": text, "content": text})
 
     async with service.models.use(asked.model) as llm:
-        caller.admission.made.hold(SPELT_BYTES * llm.tokenizer.longest_bytes * len(asked.tokens))
+        caller.admission.made.hold(spelt_bytes(llm, len(asked.tokens)))
         data = await service.compute(caller, written, caller.admission.size_bytes)
     return Response(data, media_type="application/json")

@@ -44,6 +44,12 @@ def prompt_bytes(llm: LLM, size: int) -> int:
     return PREPARED_BYTES * min(size, (1 + 2 * WIDE) * llm.context * llm.tokenizer.longest_bytes)
 
 
+def spelt_bytes(llm: LLM, count: int) -> int:
+    """What the text of so many ids may take, specials spelt out."""
+    longest = max(llm.tokenizer.longest_bytes, *(4 * len(name) for name in llm.tokenizer.specials), 1)
+    return SPELT_BYTES * longest * count
+
+
 def tiles_bytes(llm: LLM, messages: Sequence[Mapping[str, Any]] | None) -> int:
     """What the images of a dialog may become as tiles, while they are prepared."""
     vision = llm.config.vision
