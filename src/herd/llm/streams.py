@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
+from weakref import WeakMethod
 
 from herd.answers import Sample
 from herd.engine.generate import Engine
@@ -191,7 +192,14 @@ class AsyncStream(AsyncIterator[Event]):
 
     def _begin(self, prepared: Prepared) -> None:
         """Queue it. Raises Busy, EngineDied."""
-        self._mailbox = Mailbox(self._room)
+        room = WeakMethod(self._room)  # what has no reader any more must not be held by what comes for it
+
+        def hold(count: int) -> None:
+            found = room()
+            if found is not None:
+                found(count)
+
+        self._mailbox = Mailbox(hold)
         for sample in prepared.samples:
             sample.job.inbox = self._mailbox
         self._engine.start(prepared.samples[0].job)
