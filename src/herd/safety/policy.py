@@ -77,7 +77,8 @@ class Settings:
 
 
 _chosen = cache(chosen)
-_PRINTABLE = "".join(map(chr, range(33, 127)))
+_RUN = "".join(chr(c) for c in range(160) if c not in b"\t\n\r \x85")
+"""What stands in a run without spaces; control characters, which are left out, too."""
 
 
 class Layers:
@@ -331,11 +332,11 @@ def _open_from(tail: str) -> int:
     of a run without spaces, both counted as rules read them."""
     if tail.isascii():
         last = tail[-RUN:]
-        return len(tail) - max(HOLD_CHARS, len(last) - len(last.rstrip(_PRINTABLE)))
+        return len(tail) - max(HOLD_CHARS, len(last) - len(last.rstrip(_RUN)))
     count, in_run = 0, True
     for i in range(len(tail), 0, -1):
         plain = fold(tail[i - 1], "plain")
-        in_run = in_run and not plain.strip(_PRINTABLE)
+        in_run = in_run and not plain.strip(_RUN)
         if count >= HOLD_CHARS and not (in_run and count < RUN):
             return i
         count += len(plain)

@@ -1,9 +1,10 @@
 """Texts that stand beside each other, read as whoever gets them may read them.
 
-Three readings, each in steps that grow with the texts alone:
+Each reading takes steps in proportion to the texts:
 
     apart     each text for itself, those that a model sees as one text as one
-    unescaped the same, with JSON's escapes as the characters that they stand for
+    cleaned   the same without what rules of hidden characters leave out: what stood around them closes up
+    unescaped the same with JSON's escapes as the characters that they stand for
     joined    borders left out: an address or a key of which half stands in another message, value or call
 
 Only rules that `crosses` names may find something over a border: two numbers beside each other are two numbers.
@@ -13,15 +14,16 @@ import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from herd.safety.rules import WHERE, Rule, Where, scan
 from herd.text.said import Kind
 
-BORDER = "\0"
-"""Between texts that a model sees apart. In no rule's pattern but that of control characters."""
+BORDER = "\0\n\n\n\0"
+"""Between texts that a model sees apart. No rule's shape goes over it but that of control characters: the outer ones
+stand in no number, key or address, the lines end what may stand between a word and its number."""
 
 EDGE = 600
 """Characters on each side of a border that are read without it."""
@@ -107,13 +109,26 @@ class _Joined:
         self.text = "".join(parts)
 
     def finds(self, rules: tuple[Rule, ...]) -> Iterator[Found]:
-        """What stands in it, and in it without escapes; of what is between texts nothing."""
+        """What stands in it, in it without hidden characters, and in that without escapes; of what is between texts
+        nothing."""
+        hidden: list[tuple[int, int]] = []
         for finding in scan(self.text, rules):
-            yield from self._found(finding.rule, finding.start, finding.end)
-        if "\\" in self.text:
-            plain, offsets = unescaped(self.text)
-            for finding in scan(plain, tuple(rule for rule in rules if rule.kind != "hidden")):
-                yield from self._found(finding.rule, offsets[finding.start], offsets[finding.end])
+            for found in self._found(finding.rule, finding.start, finding.end):
+                if not finding.rule.mark:
+                    hidden += [(self._starts[i] + start, self._starts[i] + end) for i, start, end in found.spans]
+                yield found
+        others = tuple(rule for rule in rules if rule.kind != "hidden")
+        text, places = without(self.text, hidden)
+        if hidden:
+            yield from self._mapped(text, places, others)
+        if "\\" in text:
+            plain, offsets = unescaped(text)
+            yield from self._mapped(plain, [places[offset] for offset in offsets] if hidden else offsets, others)
+
+    def _mapped(self, text: str, places: Sequence[int], rules: tuple[Rule, ...]) -> Iterator[Found]:
+        """What stands in another form of it. places: of each character and the end, where it is here."""
+        for finding in scan(text, rules):
+            yield from self._found(finding.rule, places[finding.start], places[finding.end])
 
     def _found(self, rule: Rule, start: int, end: int) -> Iterator[Found]:
         spans = []
@@ -125,6 +140,22 @@ class _Joined:
                 spans.append(Span(i, first - self._starts[i], last - self._starts[i]))
         if spans:
             yield Found(rule, tuple(spans))
+
+
+def without(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, Sequence[int]]:
+    """A text without some spans, and of each character that is left and the end the place in the given text."""
+    out: list[str] = []
+    places = array("L")
+    at = 0
+    for start, end in sorted(spans):
+        if start > at:
+            out.append(text[at:start])
+            places.extend(range(at, start))
+        at = max(at, end)
+    if not at:
+        return text, places
+    places.extend(range(at, len(text) + 1))
+    return "".join([*out, text[at:]]), places
 
 
 def unescaped(text: str) -> tuple[str, Sequence[int]]:
@@ -159,40 +190,55 @@ def _paired(text: str, offsets: Sequence[int]) -> tuple[str, Sequence[int]]:
 
 
 def _over_borders(texts: Sequence[Text], rules: tuple[Rule, ...], apart: Sequence[Found]) -> list[Found]:
-    """What is found with borders left out and touches nothing that stands by itself."""
+    """What is found with borders left out and touches nothing that stands by itself: over one border, whatever stands
+    beyond its two texts, and over several. Names are read as they stand, and left out."""
     known = _Spans(span for found in apart for span in found.spans)
     out: list[Found] = []
-    named = any(text.kind in ("name", "key") for text in texts)
-    for left_out in (("number",), ("number", "name", "key")) if named else (("number",),):
-        for found in _joined(texts, rules, left_out):
+    edges = list(_edges(texts))
+    bare = [edge for edge in edges if edge.kind not in ("name", "key")]
+    for row in (edges, bare) if len(bare) < len(edges) else (edges,):
+        for found in [*_joined(_pairs(row), rules), *_joined(row, rules)]:
             if len(found.spans) > 1 and not known.touched(found.spans):
                 out.append(found)
                 known.add(found.spans)
     return out
 
 
-def _joined(texts: Sequence[Text], rules: tuple[Rule, ...], left_out: Sequence[Kind]) -> Iterator[Found]:
-    """Finds in the texts' edges, side by side. What is left out of numbers stays between its neighbours."""
-    edges: list[Text] = []
-    place: list[tuple[int, int]] = []  # of each edge: which text, and from where on
-    between: list[str] = []
-    gap = BORDER
-    for i, text in enumerate(texts):
-        if text.kind in left_out:
-            gap = BORDER if text.kind == "number" else gap
-            continue
-        for start, end in _edges(len(text.text)):
-            edges.append(Text(text.text[start:end]))
-            place.append((i, start))
-            between.append(gap if start == 0 else BORDER)
-        gap = ""
-    for found in _Joined(edges, between).finds(rules):
-        spans = [Span(place[s.nth][0], s.start + place[s.nth][1], s.end + place[s.nth][1]) for s in found.spans]
-        yield Found(found.rule, tuple(spans))
+@dataclass(frozen=True)
+class _Edge:
+    """A part of a text from `start` on. open: nothing stands between it and the part before it."""
+
+    nth: int
+    start: int
+    text: str
+    kind: Kind
+    open: bool
 
 
-def _edges(length: int) -> tuple[tuple[int, int], ...]:
-    return ((0, length),) if length <= 2 * EDGE else ((0, EDGE), (length - EDGE, length))
+def _edges(texts: Sequence[Text]) -> Iterator[_Edge]:
+    """The beginnings and ends of texts. Numbers go on in nothing beside them."""
+    apart = True
+    for nth, text in enumerate(texts):
+        if text.kind != "number":
+            length = len(text.text)
+            for start, end in ((0, length),) if length <= 2 * EDGE else ((0, EDGE), (length - EDGE, length)):
+                yield _Edge(nth, start, text.text[start:end], text.kind, open=start == 0 and not apart)
+        apart = text.kind == "number"
+
+
+def _pairs(row: Sequence[_Edge]) -> list[_Edge]:
+    """Each two that stand side by side, apart from all others."""
+    return [edge for first, second in pairwise(row) if second.open for edge in (replace(first, open=False), second)]
+
+
+def _joined(row: Sequence[_Edge], rules: tuple[Rule, ...]) -> Iterator[Found]:
+    """What is found in parts side by side."""
+    joined = _Joined([Text(edge.text) for edge in row], ("" if edge.open else BORDER for edge in row))
+    for found in joined.finds(rules):
+        spans = ((row[nth], start, end) for nth, start, end in found.spans)
+        yield Found(
+            found.rule, tuple(Span(edge.nth, edge.start + start, edge.start + end) for edge, start, end in spans)
+        )
 
 
 class _Spans:
