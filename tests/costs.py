@@ -17,6 +17,8 @@ FACTOR = 4
 """From size to size."""
 MOST = 9.0
 """Times the time, for FACTOR times the size: linear work takes 4, quadratic work 16."""
+ROUNDS, BEST_OF = 3, 5
+"""What seems worse is worse in every round, each time the best of so many."""
 SEEN_S = 1e-3
 """Below this a time says nothing: a million steps of quadratic work take longer."""
 
@@ -49,9 +51,11 @@ def grows(
     while size <= most and before < 0.2:
         now = seconds(run, make(size), clock)
         if _worse(before, now):
-            smaller, larger = make(size // FACTOR), make(size)
-            times = [min(seconds(run, data, clock) for _ in range(5)) for data in (smaller, larger)]
-            if _worse(*times):
+            for _ in range(ROUNDS):
+                times = [min(seconds(run, make(n), clock) for _ in range(BEST_OF)) for n in (size // FACTOR, size)]
+                if not _worse(*times):
+                    break
+            else:
                 return times
         before, size = now, size * FACTOR
     return []
