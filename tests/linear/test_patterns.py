@@ -33,6 +33,8 @@ SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.framing._EXTENS
 STOPPED = ("herd.strict_json._TOKENS", "herd.engine.lark_check._PIECES")
 """Not timed here: their users stop at what would be tried again, and test_scanners times those."""
 INLINE = {
+    "herd.checkpoint.atomic.remove_left: re.compile": r"\.a\.[0-9a-f]{12}\.(part|old)",
+    "herd.checkpoint.hub._forget_others: re.fullmatch": r"a[0-9a-f]{12}",
     "herd.checkpoint.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
     "herd.checkpoint.packed_store.folder_of: re.sub": r"[^A-Za-z0-9._-]",
     "herd.cli.run.find_images: re.sub": r"\\(.)",
@@ -41,13 +43,15 @@ INLINE = {
     "herd.server.framing.Framing._target: re.split": r"[/?]",
     "herd.safety.cues.Cue.compiled: re.compile": "",
     "herd.server.machine_paths._compiled: re.compile": "",
+    "herd.safety.forms.Form.parts: re.findall": "",
+    "herd.safety.forms._fake: re.match": "",
     "herd.safety.guard.quoted: re.sub": "\r\n?|[\u2028\u2029\u0085\v\f]",
     "herd.checkpoint.safetensors_header._pattern: re.compile": "",
     "herd.safety.rules.Pattern.compiled: re.compile": "",
     "herd.text.splits.compiled: regex.compile": "",
 }
-"""Patterns that stand inside functions; empty: they become a module's, or have a test of their own (the rules' in
-tests/safety, others in test_scanners)."""
+"""Patterns that stand inside functions; empty: they become a module's, have a test of their own (rules' here and in
+tests/safety, others in test_scanners), or read nothing but tables of the source."""
 DO = "make it possessive (a++), bound it, or say in APART in tests/linear/test_patterns.py why attempts stay apart"
 
 

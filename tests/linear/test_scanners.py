@@ -25,6 +25,7 @@ ROOMS = (
 )
 """Where text and files of strangers are read."""
 ELSEWHERE = {
+    "herd.checkpoint.atomic._temporary": "makes a file again that somebody took",
     "herd.checkpoint.fetch._take_member": "copies a file of a known length in blocks",
     "herd.checkpoint.fetch.watch": "tells how far a download is",
     "herd.checkpoint.hashing.sha256": "reads a file in blocks",
@@ -41,6 +42,7 @@ ELSEWHERE = {
     "herd.server.models.Models.watch": "waits",
     "herd.server.ollama.models._pulling": "waits for progress",
     "herd.server.response_store.ResponseStore.keep": "lets the oldest go",
+    "herd.server.turns.Turns._turn": "starts what waits",
     "herd.server.service._gone": "waits for a message",
     "herd.server.streams.Stream._watch": "waits for a message",
     "herd.engine.schema_check.blame": "at most 100 tries, when a compiler has refused",
@@ -102,12 +104,11 @@ def called() -> set[str]:
 
     sys.setprofile(note)
     try:
-        for row in ROWS.values():
-            for make in row.makes.values():
-                with suppress(HerdError):
-                    row.run(make(64))
-                with suppress(HerdError):
-                    row.run(make(1024))
+        for row in ROWS:
+            for make in makes(row, few=True).values():
+                for size in (64, 512):
+                    with suppress(HerdError):
+                        ROWS[row].run(make(size))
     finally:
         sys.setprofile(None)
     return found
