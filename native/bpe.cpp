@@ -186,8 +186,8 @@ public:
         std::vector<int32_t> ids;
         nb::gil_scoped_release other_threads_run;
         ids.reserve(pieces.size() + pieces.size() / 2);
-        const std::lock_guard<std::mutex> one_at_a_time(mutex_);
-        for (const std::string& piece : pieces) encode_piece(piece, ids);
+        Scratch scratch;
+        for (const std::string& piece : pieces) encode_piece(piece, ids, scratch);
         return ids;
     }
 
@@ -220,71 +220,82 @@ private:
         }
     };
 
+    // What merging one piece needs. Each call has its own: nobody waits for another's long piece.
+    struct Scratch {
+        std::vector<Symbol> symbols;
+        std::vector<Candidate> heap;
+    };
+
     static int32_t find(const std::unordered_map<std::string_view, int32_t>& id_of, std::string_view text) {
         const auto at = id_of.find(text);
         return at == id_of.end() ? kNone : at->second;
     }
 
-    void encode_piece(const std::string& piece, std::vector<int32_t>& ids) {
+    void encode_piece(const std::string& piece, std::vector<int32_t>& ids, Scratch& scratch) {
         if (piece.empty()) return;
-        if (const auto hit = cache_.find(piece); hit != cache_.end()) {
-            ids.insert(ids.end(), hit->second.begin(), hit->second.end());
-            return;
-        }
-        const size_t first = ids.size();
+        const bool is_short = piece.size() <= kCachedPieceBytes;
+        if (is_short && recall(piece, ids)) return;
         if (whole_pieces_) {
             if (const auto at = whole_.find(piece); at != whole_.end()) {
                 ids.push_back(at->second);
                 return;
             }
         }
-        merge(piece, ids);
-        if (piece.size() <= kCachedPieceBytes) {
-            if (cache_.size() >= kCachedPieces) cache_.clear();
-            cache_.emplace(piece, std::vector<int32_t>(ids.begin() + static_cast<ptrdiff_t>(first), ids.end()));
-        }
+        const auto first = static_cast<ptrdiff_t>(ids.size());
+        merge(piece, ids, scratch);
+        if (is_short) remember(piece, std::vector<int32_t>(ids.begin() + first, ids.end()));
     }
 
-    void propose(int32_t at) {
-        if (at < 0 || symbols_[at].next < 0) return;
-        const int32_t left = symbols_[at].id, right = symbols_[symbols_[at].next].id;
+    bool recall(const std::string& piece, std::vector<int32_t>& ids) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        const auto hit = cache_.find(piece);
+        if (hit == cache_.end()) return false;
+        ids.insert(ids.end(), hit->second.begin(), hit->second.end());
+        return true;
+    }
+
+    void remember(const std::string& piece, std::vector<int32_t> ids) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        if (cache_.size() >= kCachedPieces) cache_.clear();
+        cache_.emplace(piece, std::move(ids));
+    }
+
+    void propose(int32_t at, Scratch& s) const {
+        if (at < 0 || s.symbols[at].next < 0) return;
+        const int32_t left = s.symbols[at].id, right = s.symbols[s.symbols[at].next].id;
         if (const PairTable::Merge* m = pairs_.find(left, right)) {
-            heap_.push_back({m->rank, at, left, right, m->joined});
-            std::push_heap(heap_.begin(), heap_.end());
+            s.heap.push_back({m->rank, at, left, right, m->joined});
+            std::push_heap(s.heap.begin(), s.heap.end());
         }
     }
 
-    void merge(const std::string& piece, std::vector<int32_t>& ids) {
-        symbols_.clear();
-        heap_.clear();
+    void merge(const std::string& piece, std::vector<int32_t>& ids, Scratch& s) const {
+        s.symbols.clear();
+        s.heap.clear();
         for (const char c : piece) {
             const int32_t id = by_byte_[static_cast<unsigned char>(c)];
             if (id == kNone) continue;
-            const auto at = static_cast<int32_t>(symbols_.size());
-            symbols_.push_back({id, at - 1, at + 1});
+            const auto at = static_cast<int32_t>(s.symbols.size());
+            s.symbols.push_back({id, at - 1, at + 1});
         }
-        if (symbols_.empty()) return;
-        symbols_.back().next = kNone;
-        for (int32_t at = 0; at < static_cast<int32_t>(symbols_.size()); ++at) propose(at);
-        while (!heap_.empty()) {
-            const Candidate top = heap_.front();
-            std::pop_heap(heap_.begin(), heap_.end());
-            heap_.pop_back();
-            Symbol& left = symbols_[top.at];
-            if (left.id != top.left || left.next < 0 || symbols_[left.next].id != top.right) continue;
-            Symbol& right = symbols_[left.next];
+        if (s.symbols.empty()) return;
+        s.symbols.back().next = kNone;
+        for (int32_t at = 0; at < static_cast<int32_t>(s.symbols.size()); ++at) propose(at, s);
+        while (!s.heap.empty()) {
+            const Candidate top = s.heap.front();
+            std::pop_heap(s.heap.begin(), s.heap.end());
+            s.heap.pop_back();
+            Symbol& left = s.symbols[top.at];
+            if (left.id != top.left || left.next < 0 || s.symbols[left.next].id != top.right) continue;
+            Symbol& right = s.symbols[left.next];
             left.id = top.joined;
             left.next = right.next;
             right.id = kNone;  // no candidate's symbol: whatever waits for it is outdated
-            if (left.next >= 0) symbols_[left.next].previous = top.at;
-            propose(left.previous);
-            propose(top.at);
+            if (left.next >= 0) s.symbols[left.next].previous = top.at;
+            propose(left.previous, s);
+            propose(top.at, s);
         }
-        for (int32_t at = 0; at >= 0; at = symbols_[at].next) ids.push_back(symbols_[at].id);
-        if (symbols_.size() > (1u << 16)) {  // one long run must not hold its memory for ever
-            std::vector<Symbol>().swap(symbols_);
-            std::vector<Candidate>().swap(heap_);
-        }
+        for (int32_t at = 0; at >= 0; at = s.symbols[at].next) ids.push_back(s.symbols[at].id);
     }
 
     std::vector<std::string> bytes_;           // id -> bytes of the token
@@ -294,8 +305,6 @@ private:
     std::unordered_map<std::string_view, int32_t> whole_;  // bytes -> id, for whole_pieces; views into bytes_
     std::mutex mutex_;                                      // guards what follows
     std::unordered_map<std::string, std::vector<int32_t>> cache_;
-    std::vector<Symbol> symbols_;
-    std::vector<Candidate> heap_;
 };
 
 }  // namespace

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from text_samples import random_texts
 
 from herd.errors import BadTokenizer
@@ -72,3 +74,19 @@ def test_patterns_leave_no_character_out():
     for name in splits.PATTERNS:
         for text in random_texts(seed=62, count=500):
             assert "".join(splits.compiled(name).findall(text)) == text
+
+
+@pytest.mark.parametrize("name", splits.PATTERNS)
+@given(text=st.text(alphabet="ab1'sre \n\t.-\u0301\u3042\u00c9\U0001f600", max_size=200), window=st.integers(9, 40))
+@example(text="word're" * 9, window=16)
+@example(text="a" * 300 + " b", window=9)
+def test_a_text_in_windows_has_the_pieces_of_the_whole(name: str, text: str, window: int) -> None:
+    batches = list(splits.batches(name, text, window))
+    assert [piece for some in batches for piece in some] == splits.compiled(name).findall(text)
+    assert all(batches)
+
+
+@pytest.mark.parametrize("name", splits.PATTERNS)
+def test_pieces_leave_nothing_of_a_text_out(name: str) -> None:
+    text = "".join(map(chr, range(0x20000))).replace("\ud800", "")
+    assert "".join(splits.compiled(name).findall(text)) == text

@@ -34,6 +34,9 @@ from herd.server.service import Ask, Caller, PolicyFor, Service
 
 QUEUE = 2048
 """Connections that wait in the system to be accepted. uvicorn would accept as many in one turn of its event loop."""
+SWITCH_S = 0.0005
+"""How long a thread that computes may keep the event loop from going on. Python's own 5 ms, at each of a dozen system
+calls of a request, are 60 ms for a /health."""
 NOW_S = 1.0
 """What the process may take to end once all is said: Python would wait for a thread that loads a model."""
 
@@ -83,6 +86,7 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read
 
     Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way.
     """
+    sys.setswitchinterval(SWITCH_S)
     service = service_of(options, load)
     main = bind(options.host, options.port)
     sockets = [main]

@@ -63,11 +63,11 @@ def build(
 
 
 def _encoder(bpe: Any, split: str) -> Callable[[str], list[int]]:
-    pieces = splits.compiled(split).findall
-
     def encode(text: str) -> list[int]:
         text.encode()  # a lone surrogate fails here, with its place
-        ids: list[int] = bpe.encode(pieces(text))
+        ids: list[int] = []
+        for pieces in splits.batches(split, text):
+            ids += bpe.encode(pieces)
         return ids
 
     return encode

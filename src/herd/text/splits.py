@@ -12,7 +12,7 @@ Every pattern takes linear time: its only repeats that can fail late (whitespace
 small letter) are then taken whole by the next alternative.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -69,6 +69,29 @@ WHOLE_PIECES = frozenset({"llama4", "llama-bpe"})
 def compiled(name: str) -> "regex.Pattern[str]":
     """The pattern of this name, ready for `findall`."""
     return regex.compile(PATTERNS[name])
+
+
+WINDOW = 1 << 16
+"""Characters that are cut into pieces at once: other threads wait for no more, and pieces take many times as much room
+as their text."""
+REACH = 8
+"""Characters beyond its end that can change a piece: a contraction is glued to the word before it."""
+
+
+def batches(name: str, text: str, window: int = WINDOW) -> Iterator[list[str]]:
+    """The pieces of a text by the pattern of this name, some at a time, as `findall` on the whole has them."""
+    find, at, width = compiled(name).findall, 0, window
+    while at < len(text):
+        end = min(at + width, len(text))
+        found = find(text, at, end)
+        taken = end - at
+        while end < len(text) and found and taken > width - REACH:  # what is to come may change these
+            taken -= len(found.pop())
+        if found:
+            yield found
+            at, width = at + taken, window
+        else:
+            width *= 2  # one piece is longer
 
 
 def from_gguf(pre: object, where: str) -> str:
