@@ -14,7 +14,7 @@ from schemas import CASES
 
 from herd.engine.grammar import Grammar
 from herd.engine.matcher import Grammars
-from herd.engine.trial import refusal_of
+from herd.engine.trial import _Bytes, _trie, refusal_of
 from herd.errors import GrammarStuck, UsageError
 from herd.llm.trials import GRAMMAR_BYTES, Trials
 from herd.text.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def test_no_schema_of_many_that_ask_much_does() -> None:
 def refusal(grammar: Grammar) -> str | None:
     grammars = Grammars(BYTES, BYTES.eos_ids)
     grammars.prepare()
-    return refusal_of(grammars._trie, grammar)
+    return refusal_of(grammars._trie, grammar, {i: i for i in range(256)})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -145,3 +145,14 @@ def test_sizes_are_bounded_with_their_place(name: str) -> None:
     given, said = SIZES[name]
     found = refusal(Grammar("schema", json.dumps(given)))
     assert found is None if said is None else said in (found or ""), found
+
+
+def test_special_tokens_may_stand_before_bytes() -> None:
+    words = _Bytes(290, {0: b"<|s|>", 2: b"<|e|>", 289: b"<|x|>"}, 2)
+    assert sorted(words.byte_of.values()) == list(range(256))
+    assert not words.byte_of.keys() & {0, 2, 289}
+    trie = _trie(words, [2])
+    members = {"type": "object", "properties": {f"p{i}": {} for i in range(390)}}
+    wide = {"anyOf": [members, {**members, "properties": {f"q{i}": {} for i in range(390)}}]}
+    assert "too large a one" in (refusal_of(trie, Grammar("schema", json.dumps(wide)), words.byte_of) or "")
+    assert refusal_of(trie, Grammar("lark", 'start: "a" <|x|> "b"'), words.byte_of) is None

@@ -161,13 +161,17 @@ class Matcher:
 
         Raises GrammarStuck when there is none: the vocabulary cannot spell what must follow, or a limit is met.
         """
-        self._state.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        self._check()
-        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
-        ids = np.flatnonzero(bits.view(np.bool_))  # of booleans it is four times as fast
+        ids = self.allowed_below(self._vocab_size)
         if not len(ids):
             raise GrammarStuck(STUCK)
         return ids
+
+    def allowed_below(self, most: int) -> Ids:
+        """Those of them, if any, below a number, or little above it. Raises GrammarStuck when a limit is met."""
+        self._state.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        bits = np.unpackbits(self._bits[: -(-most // 32)].view(np.uint8), bitorder="little")
+        return np.flatnonzero(bits.view(np.bool_))  # of booleans it is four times as fast
 
     def num_allowed(self, ids: Sequence[int]) -> int:
         """How many of these ids could follow, one after another."""

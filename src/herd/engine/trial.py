@@ -82,7 +82,8 @@ def main() -> None:
     channel = Channel(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"), Down)
     os.dup2(2, 1)  # whatever prints must not speak between the frames
     alphabet = channel.receive()
-    trie = _trie(alphabet)
+    words = _Bytes(alphabet.vocab_size, alphabet.specials, alphabet.end_ids[0])
+    trie = _trie(words, alphabet.end_ids)
     inbox: queue.SimpleQueue[Tried] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     base = _limit(alphabet.memory_bytes)
@@ -90,31 +91,31 @@ def main() -> None:
     while True:
         grammar = inbox.get().grammar
         began_s = time.process_time()
-        refusal = refusal_of(trie, grammar)
+        refusal = refusal_of(trie, grammar, words.byte_of)
         took_s = time.process_time() - began_s
         channel.send(Verdict(refusal, took_s, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
 
 
-def refusal_of(trie: Any, grammar: Grammar) -> str | None:
-    """Why a grammar is refused; None: it compiles, and texts in it can be begun."""
+def refusal_of(trie: Any, grammar: Grammar, byte_of: Mapping[int, int]) -> str | None:
+    """Why a grammar is refused; None: it compiles, and texts in it can be begun. byte_of: the byte that an id is."""
     try:
         state = compiled(trie, grammar)
         for liked in LIKED:
-            _walk(Matcher(state, trie.vocab_size, trie.eos_token).copy(), grammar, set(trie.eos_tokens), liked)
+            _walk(Matcher(state, trie.vocab_size, trie.eos_token).copy(), grammar, byte_of, liked)
     except HerdError as error:
         return str(error)
     return None
 
 
-def _walk(matcher: Matcher, grammar: Grammar, ends: set[int], liked: Collection[int]) -> None:
+def _walk(matcher: Matcher, grammar: Grammar, byte_of: Mapping[int, int], liked: Collection[int]) -> None:
     """Begin a text. Raises UsageError where it meets a limit; whether a text can always go on is not told."""
-    pick = random.Random(0)
+    pick, most = random.Random(0), 1 + max(byte_of)
     try:
         for _ in range(STEPS):
-            ids = [i for i in matcher.allowed().tolist() if i not in ends]
-            if not ids or matcher.is_over:
+            ids = [i for i in matcher.allowed_below(most).tolist() if i in byte_of]
+            if not ids or matcher.is_over:  # a special token, or its end
                 return
-            matcher.accept(pick.choice([i for i in ids if i in liked] or ids))
+            matcher.accept(pick.choice([i for i in ids if byte_of[i] in liked] or ids))
     except GrammarStuck as error:
         why = str(error).removeprefix(STUCK).strip(" ()")
         if any(word in why.lower() for word in OVER):
@@ -133,7 +134,8 @@ class _Bytes:
 
     def __init__(self, size: int, specials: Mapping[int, bytes], end_id: int) -> None:
         free = (i for i in range(max(size, 256 + len(specials))) if i not in specials)
-        named = dict(specials) | {next(free): bytes([byte]) for byte in range(256)}
+        self.byte_of = {next(free): byte for byte in range(256)}
+        named = {i: bytes([byte]) for i, byte in self.byte_of.items()} | dict(specials)
         self.tokens = [named.get(i, b"") for i in range(max(size, 1 + max(named)))]
         self.special_token_ids = sorted(specials)
         self.eos_token_id = end_id
@@ -142,11 +144,10 @@ class _Bytes:
         return list(text.encode())
 
 
-def _trie(alphabet: Alphabet) -> Any:
+def _trie(words: Any, end_ids: list[int]) -> Any:
     import llguidance
 
-    words: Any = _Bytes(alphabet.vocab_size, alphabet.specials, alphabet.end_ids[0])
-    return llguidance.LLTokenizer(words, eos_token=alphabet.end_ids)
+    return llguidance.LLTokenizer(words, eos_token=end_ids)
 
 
 def _listen(channel: Channel, inbox: "queue.SimpleQueue[Tried]") -> None:
