@@ -15,7 +15,7 @@ import pytest
 from speaking import BYTES, END, endless, saying
 
 from herd.engine.grammar import Grammar
-from herd.errors import Interrupted, UsageError
+from herd.errors import Interrupted, PassFailed, UsageError
 from herd.llm import LLM
 from herd.llm.leaving import Leaving
 from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
@@ -171,6 +171,14 @@ def test_twins_that_wait_together_are_tried_once(before: set[int], monkeypatch: 
         assert isinstance(out[0], UsageError)
     assert len(taken) == 1
     trials.close()
+
+
+def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = Trials(BYTES, BYTES.eos_ids)
+    for program in ("/nowhere/python", "/bin/false"):
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(PassFailed, match="did not start"):
+            trials.judge(schema(EASY), "a")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from herd.engine.grammar import Grammar
 from herd.engine.home import Home
@@ -124,7 +124,10 @@ class Trials:
             if process.alive:
                 return process
             process.end()
-        return _Process(self._alphabet)
+        try:
+            return _Process(self._alphabet)
+        except OSError:
+            _not_started()
 
     @cached_property
     def _alphabet(self) -> Alphabet:
@@ -195,7 +198,7 @@ class _Attempt:
             if self._stopped:
                 raise _gone()
         if not process.started:
-            fail(PassFailed, "the process that tries grammars did not start", do="see that memory is left, ask again")
+            _not_started()
         kind, trials = self._grammar.kind, self._trials
         if process.late:
             return f"{kind}: compiling it takes over {trials._seconds:g} s (grammar_s); write a simpler one"
@@ -305,6 +308,10 @@ def trying() -> Lanes:
 
 def _key(grammar: Grammar, owner: str) -> tuple[str, bytes]:
     return owner, hashlib.sha256(f"{grammar.kind}:{grammar.text}".encode()).digest()
+
+
+def _not_started() -> NoReturn:
+    fail(PassFailed, "the process that tries grammars did not start", do="see that memory is left, ask again")
 
 
 def _gone() -> Interrupted:
