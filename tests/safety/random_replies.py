@@ -32,6 +32,10 @@ HALVED = (
 """Of which half may stand in text and half in a call."""
 
 
+APART = "\n\n;;\n\n;;\n\n"
+"""Between texts, so that one scan reads them all; no shape of a rule goes over it."""
+
+
 @dataclass
 class Made:
     """A reply as it was made: what the model writes, and what that means."""
@@ -93,13 +97,11 @@ def made(random: Random) -> Made:
 
 def finds(made: Made) -> set[tuple[str, str]]:
     """(rule, what it finds) in the texts, in what is left of them together, and in every decoded text of a call."""
-    rules = tuple(rule for rule in RULES if "output" in WHERE[rule.kind])
-    texts = [*made.texts, "".join(made.texts)]
-    found = {(f.rule.id, text[f.start : f.end]) for text in texts for f in scan(text, rules, "output")}
-    for _, arguments in made.calls:
-        for text in decoded(arguments):
-            found |= {(f.rule.id, text[f.start : f.end]) for f in scan(text, rules, "output")}
-    return found | {("halved", text) for text in made.halved}
+    texts = [*made.texts, *(text for _, arguments in made.calls for text in decoded(arguments))]
+    whole = APART.join([*texts, "".join(made.texts)])
+    return {(f.rule.id, whole[f.start : f.end]) for f in scan(whole, RULES, "output")} | {
+        ("halved", text) for text in made.halved
+    }
 
 
 def decoded(value: Any) -> list[str]:

@@ -36,6 +36,14 @@ class Cue:
         assert bool(self.words) != bool(self.regex) and all(w == w.lower() for w in self.words), self
 
     @cached_property
+    def _hash(self) -> int:
+        return hash((self.words, self.regex, self.before, self.after, self.within))
+
+    def __hash__(self) -> int:
+        """Made once: every text asks for every cue, and this is most of what a short one costs."""
+        return self._hash
+
+    @cached_property
     def compiled(self) -> re.Pattern[str]:
         """The regex, compiled when first needed."""
         return re.compile(self.regex)
