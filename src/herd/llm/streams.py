@@ -18,7 +18,7 @@ from herd.engine.generate import Engine
 from herd.engine.orders import Ended
 from herd.engine.reading import Mailbox
 from herd.errors import HerdError
-from herd.llm.lanes import computing
+from herd.llm.lanes import computing, waiting
 from herd.llm.leaving import Leaving
 from herd.replies import Event
 
@@ -166,7 +166,7 @@ class AsyncStream(AsyncIterator[Event]):
             try:
                 step = job.reading.take(Ended(job.number) if job.cancelled else event)
                 if step is not None and sample.slow:
-                    self._out += await asyncio.to_thread(sample.take, step)
+                    self._out += await waiting().run(self._owner, partial(sample.take, step))
                 elif step is not None and sample.is_long(step):
                     self._out += await computing().run(self._owner, partial(sample.take, step))
                 elif step is not None:
