@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from herd.checkpoint import packed_store, store
+from herd.checkpoint import packed_store, registry, store
 from herd.checkpoint.registry import Version
 from herd.cli import console
 
@@ -44,6 +44,8 @@ def import_(path: str, name: str | None, as_json: bool) -> None:
 def list_(as_json: bool) -> None:
     """Show the models on this machine; * marks the version in use where there are several."""
     models = store.entries()
+    for name, broken in registry.read().broken.items():
+        console.note(f"{name}: its record in models.json is broken ({broken.why}); herd rm {name} forgets it")
     if as_json:
         data = {
             name: {"current": e.current, "versions": [_version(v) for v in e.versions]} for name, e in models.items()

@@ -123,6 +123,10 @@ def _store() -> Finding:
     fact = f"{home}: {len(models)} models, {gb(pulled)} pulled, {gb(free)} free"
     if not os.access(place, os.W_OK):
         return Finding("store", fact, ok=False, remedy="it cannot be written; set HERD_HOME to a folder that can")
+    broken = registry.read().broken
+    if broken:
+        remedy = f"records in models.json are broken: {', '.join(broken)}; herd rm NAME forgets one"
+        return Finding("store", fact, ok=False, remedy=remedy[:500])
     return Finding("store", fact)
 
 

@@ -177,7 +177,7 @@ class Service:
         caller.facts.update(key=caller.key.name, model=model)
         async with self.models.use(model, keep_alive_s) as llm:
             size = caller.admission.size_bytes
-            needs = prompt_bytes(llm, await self._text_size(caller, texts))
+            needs = prompt_bytes(llm, await self.text_size(caller, texts))
             caller.admission.made.hold(needs + VECTOR_BYTES * llm.config.width * len(texts))
             policy = self.policies(caller, Ask(model=model, prompt=""))
             shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
@@ -206,7 +206,7 @@ class Service:
             made.hold(count)
 
         tiles = tiles_bytes(llm, ask.messages)
-        text = await self._text_size(caller, ask.messages, ask.tools, ask.prompt)
+        text = await self.text_size(caller, ask.messages, ask.tools, ask.prompt)
         stream.hold = hold
         stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
         needs = tiles + prompt_bytes(llm, text)
@@ -217,8 +217,8 @@ class Service:
             made.let_go(needs)
         made.hold(stream.asked_bytes)
 
-    async def _text_size(self, caller: Caller, *values: Any) -> int:
-        """See `text_size`."""
+    async def text_size(self, caller: Caller, *values: Any) -> int:
+        """See `sizes.text_size`; beside the event loop where there is much to look at."""
         if caller.admission.size_bytes <= SHORT:
             return text_size(*values)
         return await self.compute(caller, lambda: text_size(*values), caller.admission.size_bytes)
@@ -235,7 +235,7 @@ class Service:
         await images.fetch(self.lane_of(caller), caller.admission)
         tiles = tiles_bytes(llm, messages)
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
-        text = await self._text_size(caller, messages, tools)
+        text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(llm, text))
         ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None), size)
         self.charge(caller, len(ids))

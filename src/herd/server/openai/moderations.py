@@ -18,6 +18,7 @@ from herd.server.fields import Name, Refused, Table, within
 from herd.server.intake import read_as
 from herd.server.policed import past
 from herd.server.service import Ask, Caller, Service
+from herd.server.sizes import PREPARED_BYTES
 
 CHARACTERS = 4
 """That count as a token of a key's quota: rules have no vocabulary."""
@@ -47,6 +48,7 @@ async def moderations(service: Service, request: Request, caller: Caller) -> Res
     texts = await read_as(service, request, caller, lambda body: _read(service, body))
     service.charge(caller, sum(len(text) for text in texts) // CHARACTERS)
     size = caller.admission.size_bytes
+    caller.admission.made.hold(PREPARED_BYTES * await service.text_size(caller, texts))
     results = [await service.compute(caller, partial(_judged, service, caller, text), size) for text in texts]
     return json_response(
         {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD, "results": results}
