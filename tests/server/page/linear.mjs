@@ -12,7 +12,7 @@ const { isMath } = await load("dollars");
 const talk = { ...(await load("conversation")), ...(await load("merge")) };
 
 const TIMES = 8;
-const SMALL_MS = 60; // what is quicker than that at the long length is not looked at: a square would take seconds
+const SMALL_MS = 150; // what is quicker than that at the long length is not looked at: a square would take seconds
 const LIMIT = 3 * TIMES; // a square would be 64 times slower
 
 const MARKS = "* ** *a _ __ ~~ ` `` ```\n ~~~ [ ![ ] ( ) [a]( [a](x) $ $$ $a \\( \\[ \\[\n > >\n - 1. # | |- < <http:// http:// http://( ] \\ \" ' { } \\text{ \\a".split(" ");
@@ -56,8 +56,9 @@ function* slow(what, act, all, shortest) {
     const first = timed(act, long);
     if (first <= SMALL_MS) continue;
     const small = make(shortest);
-    const quick = Math.min(timed(act, small), timed(act, small));
-    const late = first > LIMIT * quick ? Math.min(first, timed(act, long), timed(act, long)) : first;
+    const quick = Math.max(timed(act, small), timed(act, small));
+    let late = first; // the shortest of some: a collection of garbage is no square
+    for (let i = 0; i < 4 && late > SMALL_MS && late > LIMIT * quick; i++) late = Math.min(late, timed(act, long));
     if (late > SMALL_MS && late > LIMIT * quick) yield [what, JSON.stringify(name), quick, late];
   }
 }

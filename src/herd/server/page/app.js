@@ -16,6 +16,7 @@ import { openStore } from "./store.js";
 import { Tabs } from "./tabs.js";
 import { Writer } from "./writer.js";
 
+const CHARACTERS_OF_A_TOKEN = 4; // of English text: fewer of code and of other languages
 const ASK_MS = 5000; // how often it is asked whether an answer is still being written in another tab
 
 class Page {
@@ -36,6 +37,7 @@ class Page {
       send: (message) => this.send(message),
       stop: () => this.writer?.stop(),
       problemOf: (message) => this.problemOf(message),
+      doubtOf: (message) => this.doubtOf(message),
       notice,
     });
     this.sidebar = new Sidebar(store, {
@@ -137,6 +139,14 @@ class Page {
     if (images.length) return `${this.models.name} takes no pictures: take them out, or choose another model.`;
     const before = this.conversation && talk.carries(this.conversation, "images");
     return before ? `${this.models.name} takes no pictures, and earlier messages have some: leave them out there, or choose another model.` : "";
+  }
+
+  /** What of a message is likely too long; "": nothing. */
+  doubtOf({ files }) {
+    const { context, name } = this.models;
+    const tokens = Math.round(files.reduce((sum, { text }) => sum + text.length, 0) / CHARACTERS_OF_A_TOKEN);
+    if (context === undefined || tokens <= context) return "";
+    return `The files are about ${tokens} tokens; ${name} takes ${context}. It is likely to refuse them.`;
   }
 
   send({ text, images, files }) {

@@ -1,5 +1,6 @@
 // The field where a message is written, with what is attached to it.
 
+import { MOST_ATTACHED } from "./conversation.js";
 import { byId } from "./dom.js";
 import { readFile } from "./files.js";
 import { chips } from "./message.js";
@@ -10,11 +11,12 @@ const DRAFT = "herd.draft"; // what was written and not sent: it outlives a relo
 export class Composer {
   /**
    * send({text, images, files}) -> whether it was taken; stop(); notice(text); problemOf({images, files}) -> what of
-   * it the model cannot take, "" if nothing.
+   * it the model cannot take, "" if nothing; doubtOf({files}) -> what of it the model may not take.
    */
-  constructor({ send, stop, notice, problemOf }) {
+  constructor({ send, stop, notice, problemOf, doubtOf }) {
     this.send = send;
     this.problemOf = problemOf;
+    this.doubtOf = doubtOf;
     this.stop = stop;
     this.notice = notice;
     this.field = byId("prompt");
@@ -86,8 +88,9 @@ export class Composer {
     for (const file of files) {
       try {
         const { image, file: text } = await readFile(file);
-        if (image) this.images.push(image);
-        else this.files.push(text);
+        const list = image ? this.images : this.files;
+        if (list.length >= MOST_ATTACHED) throw new Error(`A message has ${MOST_ATTACHED} pictures and ${MOST_ATTACHED} files at most.`);
+        list.push(image ?? text);
       } catch (error) {
         this.notice(error.message);
       }
@@ -140,7 +143,8 @@ export class Composer {
 
   refresh() {
     this.problem = this.problemOf(this);
-    if (this.cannot.textContent !== this.problem) this.cannot.textContent = this.problem;
+    const line = this.problem || this.doubtOf(this);
+    if (this.cannot.textContent !== line) this.cannot.textContent = line;
     this.button.disabled = !this.busy && (!this.full() || this.problem !== "");
     const label = this.busy ? "Stop" : "Send";
     if (this.button.getAttribute("aria-label") !== label) {

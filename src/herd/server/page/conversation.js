@@ -14,6 +14,7 @@
 //
 // Plain data, as it is stored and exported; the functions here and in merge.js are all that changes it.
 
+export const MOST_ATTACHED = 64; // pictures, and as many files, of one message
 export const PARAMETERS = ["system", "temperature", "top_p", "max_tokens", "seed"];
 
 /** 96 random bits as text. (crypto.randomUUID is missing where a page is served without https.) */

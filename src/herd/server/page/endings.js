@@ -1,7 +1,7 @@
 // Why an answer is not whole, and what to do about it.
 
 const ENDINGS = {
-  length: "Cut off: the answer reached the most tokens that it may have. Raise “Most tokens” in the parameters and answer again, or ask it to go on.",
+  length: "Cut off: the answer reached the most tokens that it, or this key, may have. Raise “Most tokens” in the parameters and answer again, or ask it to go on.",
   context: "Cut off: the context is full. Begin a new conversation, or remove earlier messages, files or pictures.",
   policy: "Cut off by this service’s policy: something in the answer may not leave. Ask in another way.",
   tab: "Cut off: the page was closed while this was written. Answer again for a whole one.",
@@ -20,13 +20,15 @@ export function isEnding(name) {
  */
 export function endingOf({ finish, usage, most, context, text }) {
   if (finish === "content_filter") return "policy";
-  if (finish === "length") return isFull(usage, context) || most === undefined ? "context" : "length";
+  if (finish === "length") return isFull(usage, context) ?? most === undefined ? "context" : "length";
   if (finish === null || finish === undefined) return "unknown";
   return text.trim() === "" ? "empty" : undefined;
 }
 
+/** Whether the context is full; undefined: not known. */
 function isFull(usage, context) {
-  return usage !== undefined && context !== undefined && usage.prompt_tokens + usage.completion_tokens >= context;
+  if (usage === undefined || context === undefined) return undefined;
+  return usage.prompt_tokens + usage.completion_tokens >= context;
 }
 
 /** One line for the reader; "" where an answer is whole. */

@@ -1,13 +1,13 @@
 // Files of conversations: what is read of one, within limits that stand before the work. A file is whatever somebody
 // was given; what is wrong with it is said in one line, and nothing of it is taken.
 
-import { PARAMETERS } from "./conversation.js";
+import { MOST_ATTACHED, PARAMETERS } from "./conversation.js";
 import { isEnding } from "./endings.js";
 import { mend } from "./merge.js";
 
 const MIB = 1 << 20;
 const MOST_BYTES = 512 * MIB;
-const MOST = { conversations: 20_000, messages: 20_000, images: 64, files: 64, marks: 2000 };
+const MOST = { conversations: 20_000, messages: 20_000, images: MOST_ATTACHED, files: MOST_ATTACHED, marks: 2000 };
 const LONGEST = { id: 100, title: 300, name: 300, model: 300, message: 8 * MIB, image: 24 * MIB, error: 10_000 };
 const IMAGE = /^data:image\/(?:png|jpeg|gif|webp);base64,/;
 const STATES = ["done", "stopped", "failed"];

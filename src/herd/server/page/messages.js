@@ -42,7 +42,8 @@ export class MessageList {
   show(conversation, path, anew) {
     this.siblings = branchesOf(conversation);
     this.path = path;
-    if (anew || this.atEnd) this.first = Math.max(0, path.length - WINDOW);
+    const last = Math.max(0, path.length - WINDOW);
+    this.first = anew || this.atEnd ? last : Math.min(this.first, last);
     const wanted = path.slice(this.first);
     const known = new Map(anew ? [] : this.views.map((view) => [view.message.id, view]));
     this.views = wanted.map((message) => known.get(message.id) ?? new MessageView(message, this.actions));

@@ -69,7 +69,8 @@ export class Sidebar {
     const groups = new Map();
     for (const head of shown) {
       const name = ageOf(head.updated);
-      groups.set(name, [...(groups.get(name) ?? []), head]);
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(head);
     }
     this.list.replaceChildren(...[...groups].map(([name, heads]) => this.group(name, heads)));
     if (!shown.length) this.list.append(h("p", { class: "none", text: query ? "Nothing found." : "Conversations stay in this browser." }));

@@ -3,6 +3,7 @@
 import { setMessage } from "./conversation.js";
 import { endingOf } from "./endings.js";
 
+const LONGEST_ERROR = 2000; // characters
 const SAVE_MS = 1000; // while an answer grows, it is saved that often
 const SAVE_PART = 10; // and no more of the time goes into that than a tenth
 const READ_MS = 10; // a burst of an answer is read for that long, then the page may draw
@@ -28,7 +29,7 @@ export class Writer {
       setMessage(message, { state: "done", ending: endingOf({ finish, usage, most: body.max_tokens, context, text: message.text }) });
     } catch (error) {
       const stopped = error.name === "AbortError";
-      setMessage(message, { state: stopped ? "stopped" : "failed", error: stopped ? undefined : error.message });
+      setMessage(message, { state: stopped ? "stopped" : "failed", error: stopped ? undefined : error.message.slice(0, LONGEST_ERROR) });
     }
   }
 
