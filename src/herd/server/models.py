@@ -186,7 +186,7 @@ class Models:
 
     async def _replace(self, held: Held, dead: LLM | None) -> None:
         if dead is not None:
-            await asyncio.to_thread(dead.close)
+            await asyncio.to_thread(_let_go, dead)
         await self._bring(held)
 
     # -- letting go --------------------------------------------------------------------------------------------------
@@ -209,10 +209,16 @@ class Models:
             held.timer.cancel()
         llm, held.llm = held.llm, None
         if llm is not None:
-            await asyncio.to_thread(llm.close)
+            await asyncio.to_thread(_let_go, llm)
 
 
 def _heard(task: "asyncio.Task[None]") -> None:
     """A restart that failed has been logged; nobody need await it."""
     if not task.cancelled():
         task.exception()
+
+
+def _let_go(llm: LLM) -> None:
+    """Close a model; what is left of it is garbage again."""
+    llm.close()
+    gc.unfreeze()
