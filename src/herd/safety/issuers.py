@@ -32,6 +32,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "Anyscale": ("esecret_{a24-40}",),
     "Artifactory": ("AKCp{a60-80}", "cmVmdGtu{a50-80}"),
     "Atlassian": ("ATATT3{w100-300}", "ATCTT3{w100-300}", "ATBB{a32}"),
+    "Azure storage": ("AccountKey={b86}==", "SharedAccessKey={b43}=", "SharedSecretIssuer={b43}="),
     "Azure": ("{w3}8Q~{w31-34}", "{w3}7Q~{w31-34}"),
     "Beamer": ("b_{w44}",),
     "Braintree": ("access_token$production${l16}${h32}", "access_token$sandbox${l16}${h32}"),
@@ -67,7 +68,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "GitLab": tuple(f"gl{kind}-{{w20-300}}" for kind in (
         "pat", "dt", "ft", "soat", "rt", "cbt", "ptt", "imt", "agent", "oas", "rtr", "ffct", "wt")),
     "GoCardless": ("live_{w40}",),
-    "Google": ("AIza{w35}", "GOCSPX-{w28}", "ya29.{w30-512}", "1//0{w40-250}"),
+    "Google": ("AIza{w35}", "GOCSPX-{w28}", "ya29.{w30-512}", "1//0{w40-250}",
+               "private_key_id\": \"{h40}"),
     "Grafana": ("glc_{b32-400}", "glsa_{a32}_{H8}", "eyJrIjoi{b70-400}"),
     "Groq": ("gsk_{a52}",),
     "Harness": ("pat.{w22}.{h24}.{a20}", "sat.{w22}.{h24}.{a20}"),
@@ -186,10 +188,14 @@ NAMED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Zendesk": (("zendesk",), ("{l40}",)),
 }  # fmt: skip
 
-_OF = (
-    r"(?:[ _.-]?+(?:api|app|application|auth|oauth|access|secret|client|account|consumer|personal|master|admin|private"
-    r"|public|bearer|deploy|upload|dev|prod|test|live|key|token|id|user|pass|password|pwd|credential|value|v[0-9])s?+){0,6}+"
-)
+_WORDS = (
+    "application", "credential", "password", "consumer", "personal", "account", "private", "access", "bearer", "client",
+    "deploy", "master", "public", "secret", "upload", "value", "admin", "oauth", "token", "auth", "pass", "prod",
+    "test", "live", "user", "api", "app", "dev", "key", "pwd", "id",
+)  # fmt: skip
+"""What follows the issuer's name in the name of a key; those that begin others come behind them."""
+
+_OF = rf"(?:[ _.-]?+(?:{'|'.join(_WORDS)}|v[0-9])s?+){{0,6}}+"
 _IS = r"[\"'\])]{0,2}+[ \t]{0,4}+(?:[:=]=?+>?+|,)?+[ \t]{0,4}+[\"'(\[]{0,2}+"
 
 
