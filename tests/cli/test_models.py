@@ -176,6 +176,20 @@ def test_doctor_finds_this_machine(capsys: pytest.CaptureFixture[str], monkeypat
     assert "MISSING  store" in capsys.readouterr().out
 
 
+def test_a_broken_record_is_named_and_can_be_forgotten(
+    model: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(model)]) == 0
+    file = home / "models.json"
+    file.write_text(file.read_text().replace('"models": {', '"models": {"bad": 3,', 1))
+    assert main(["list"]) == 0
+    said = capsys.readouterr()
+    assert "tiny" in said.out and "bad: its record in models.json is broken" in said.err
+    assert main(["doctor"]) == 1
+    assert "herd rm NAME" in capsys.readouterr().out
+    assert main(["rm", "bad"]) == 0 and "bad" not in file.read_text()
+
+
 # -- the group ----------------------------------------------------------------------------------------------------
 
 

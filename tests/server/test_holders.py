@@ -345,6 +345,7 @@ PLACES = ("server", "llm", "safety", "answers.py", "engine/reading.py", "engine/
 STANDS_FOR = {
     "server/framing.py": "connections",
     "server/connection.py": "connections",
+    "server/turns.py": "connections",
     "server/page.py": "files of the package",
     "server/ollama/models.py": "progress of pulls, MOST_LINES each",
     "server/log.py": "log",
