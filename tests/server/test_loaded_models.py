@@ -1,8 +1,13 @@
 """Models of a service: loaded once, kept, let go, and loaded again when what computes dies."""
 
 import asyncio
+import errno
+import io
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,8 +18,10 @@ import pytest
 from serving import FakeCatalogue, client_of, fake_llm, fake_service
 
 from helpers import TINY_TEXT, hf_folder
+from herd import errors
 from herd.engine.child import Child
-from herd.errors import DoesNotFit, NotFound, NotReady
+from herd.engine.worker import Worker
+from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, NotFound, NotReady, PassFailed
 from herd.llm import LLM, load
 from herd.server.log import Log
 from herd.server.models import FOREVER, Models
@@ -201,3 +208,141 @@ def test_a_stopping_service_takes_no_more(tmp_path: Path) -> None:
         found: httpx.Response = client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS})
         assert (found.status_code, found.json()["error"]["code"]) == (503, "not_ready")
         assert client.get("/ready").status_code == 503
+
+
+def until(what: str, true: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def status(client: httpx.Client) -> tuple[int, str]:
+    found = client.get("/ready")
+    return found.status_code, found.json()["status"]
+
+
+def asked(client: httpx.Client) -> httpx.Response:
+    return client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS, "max_tokens": 2})
+
+
+def test_a_service_whose_model_was_let_go_is_ready_and_brings_it_back(tmp_path: Path) -> None:
+    service = fake_service(tmp_path)
+    service.models.keep_alive_s = 0.01
+    service.preload = ("fake",)
+    with client_of(service) as client:
+        until("let go", lambda: not service.models.held)
+        assert status(client) == (200, "ready")
+        assert asked(client).status_code == 200
+        until("let go again", lambda: not service.models.held)
+        assert status(client) == (200, "ready")
+
+
+WHY = {
+    BadCheckpoint("/home/secret/model.gguf: it ends early"): (422, "model.gguf: it ends early"),
+    DoesNotFit("fake needs 9 GB, there are 2"): (503, "fake needs 9 GB"),
+    EngineDied("the engine's process ended (SIGKILL) while it loaded"): (503, "SIGKILL"),
+    MemoryError(): (503, "memory ran out"),
+    PassFailed("ZeroDivisionError: by zero"): (503, "fake could not be loaded: ZeroDivisionError"),
+    RuntimeError("a secret"): (503, "fake could not be loaded: RuntimeError"),
+    OSError(errno.EIO, "x", "/home/secret"): (500, "Input/output error"),
+}
+
+
+@pytest.mark.parametrize("error", WHY, ids=lambda e: type(e).__name__)
+def test_why_a_load_failed_is_told_in_ready_in_the_log_and_to_whoever_asks(tmp_path: Path, error: Exception) -> None:
+    broken = [True]
+
+    def start(path: str) -> LLM:
+        if broken:
+            raise error
+        return fake_llm("ok", Path(path).name)
+
+    said = io.StringIO()
+    service = fake_service(tmp_path, load=start, log=Log("json", said))
+    service.preload = ("fake",)
+    code, words = WHY[error]
+    with client_of(service) as client:
+        until("told", lambda: status(client) == (503, "failed"))
+        told = [client.get("/ready").json()["reasons"]["fake"]]
+        answer = asked(client)
+        assert answer.status_code == code
+        told.append(answer.json()["error"]["message"])
+        until("logged", lambda: said.getvalue().count("load failed") >= 2)
+        told += [x["reason"] for x in map(json.loads, said.getvalue().splitlines()) if x["event"] == "load failed"]
+        for line in told:
+            assert words in line
+            assert "secret" not in line
+            assert "\n" not in line
+        assert client.get("/health").status_code == 200
+        broken.clear()
+        assert asked(client).status_code == 200, "the next request tries again"
+        assert status(client) == (200, "ready")
+
+
+def test_a_model_whose_engine_died_is_tried_again_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("herd.server.models.WATCH_S", 0.01)
+    loads: list[LLM] = []
+    broken: list[Exception] = []
+
+    def start(path: str) -> LLM:
+        if broken:
+            raise broken.pop()
+        loads.append(fake_llm("ok", Path(path).name))
+        return loads[-1]
+
+    service = fake_service(tmp_path, load=start)
+    service.preload = ("fake",)
+    with client_of(service) as client:
+        until("loaded", lambda: status(client) == (200, "ready"))
+        broken += [DoesNotFit("no room") for _ in range(4)]
+        worker = loads[0]._running().backend
+        assert isinstance(worker, Worker)
+        worker._over = EngineDied("it is gone")
+        until("back", lambda: len(loads) == 2)
+        until("ready", lambda: status(client) == (200, "ready"))
+
+
+SERVE = """
+from pathlib import Path
+from herd import errors
+from herd.server.options import ServerOptions
+from herd.server.run import serve
+import herd.cli.group as group
+import sys
+
+def load(path):
+    raise getattr(errors, sys.argv[1])("the reason")
+
+def run(*arguments, **options):
+    served = {"m": Path(sys.argv[2])}
+    serve(ServerOptions(port=0, ollama_port=None, served=served, preload=("m",), log="off"), load, print)
+
+group.herd.main = run
+sys.exit(group.run([]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["BadCheckpoint", "DoesNotFit", "EngineDied", "NotFound"])
+def test_a_service_whose_first_model_cannot_be_loaded_ends_with_the_reason(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "m").mkdir()
+    found = subprocess.run(
+        [sys.executable, "-c", SERVE, kind, str(tmp_path / "m")], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == getattr(errors, kind).exit_status
+    assert found.stderr.splitlines()[-1] == "herd: the reason"
+    assert "Traceback" not in found.stderr
+
+
+def test_herd_serve_of_a_broken_model_ends_with_the_reason(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "tiny", TINY_TEXT)
+    file = next(folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1000])
+    command = [sys.executable, "-m", "herd", "serve", str(folder), "--port", "0", "--no-ollama-port", "--log", "json"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2, found.stderr
+    last = found.stderr.splitlines()[-1]
+    assert last.startswith("herd: ")
+    assert file.name in last

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -31,13 +31,15 @@ ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *an
 """All ways in, but those of the web page."""
 
 
-def create_app(service: Service, options: ServerOptions) -> ASGIApp:
-    """The ASGI application of a service."""
+def create_app(
+    service: Service, options: ServerOptions, failed: Callable[[HerdError], None] = lambda error: None
+) -> ASGIApp:
+    """The ASGI application of a service. failed: told why a model could not be loaded at the start."""
 
     @contextlib.asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         watch = asyncio.create_task(service.models.watch())
-        loads = [asyncio.create_task(_preload(service, name)) for name in service.preload]
+        loads = [asyncio.create_task(_preload(service, name, failed)) for name in service.preload]
         try:
             yield
         finally:
@@ -59,7 +61,10 @@ def create_app(service: Service, options: ServerOptions) -> ASGIApp:
     return Door(InPieces(app), log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
 
 
-async def _preload(service: Service, name: str) -> None:
-    """Load a model at the start. A failure is in the log, and told to whoever asks for the model."""
-    with contextlib.suppress(HerdError):
+async def _preload(service: Service, name: str, failed: Callable[[HerdError], None]) -> None:
+    """Load a model at the start. A failure is in the log as well, and told to whoever asks for the model."""
+    try:
         await service.models.load(name)
+    except HerdError as error:
+        if service.models.failure(service.models.catalogue.find(name).base) is not None:  # else it was let go meanwhile
+            failed(error)

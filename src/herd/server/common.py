@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.errors import HerdError
 from herd.llm.streams import ID_BYTES
 from herd.replies import Reply
 from herd.server.fields import Name, Table
@@ -15,6 +16,7 @@ from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import Turn, dialog_of
+from herd.server.problems import words_of
 from herd.server.service import Caller, Service
 from herd.server.sizes import spelt_bytes
 from herd.server.wire import encode
@@ -58,16 +60,24 @@ async def health(service: Service, request: Request, caller: Caller) -> Response
 
 
 async def ready(service: Service, request: Request, caller: Caller) -> Response:
-    """Whether what was to be loaded is loaded; 503 with what is going on while it is not."""
+    """Whether the service answers: no model of the start is being loaded, or could not be. One that was let go is
+    loaded for whoever asks. 503 with what is going on, or why a load failed, while it does not."""
     held = {h.name: h for h in service.models.held}
-    wanted = [service.models.catalogue.find(name).base for name in service.preload]
-    loading = {
-        name: round(time.monotonic() - held[name].began_s, 1) if name in held else 0.0
-        for name in wanted
-        if name not in held or held[name].state != "ready"
-    }
     if service.stopping:
         return json_response({"status": "stopping"}, 503)
+    loading, failed = {}, {}
+    for name in service.preload:
+        try:
+            base = service.models.catalogue.find(name).base
+            error = service.models.failure(base)
+        except HerdError as gone:
+            base, error = name, gone
+        if error is not None:
+            failed[base] = words_of(error)
+        elif base in held and held[base].state != "ready":
+            loading[base] = round(time.monotonic() - held[base].began_s, 1)
+    if failed:
+        return json_response({"status": "failed", "reasons": failed, "seconds": loading}, 503)
     if loading:
         return json_response({"status": "loading", "seconds": loading}, 503)
     return json_response({"status": "ready", "models": [h.name for h in held.values() if h.state == "ready"]})

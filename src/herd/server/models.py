@@ -1,7 +1,8 @@
 """Loaded models: on demand, kept alive for a while, restarted when their engine dies.
 
 A model is loaded once, however many requests wait for it; it is never unloaded under a request. Where memory does not
-hold another one, those that nobody uses go first, the one that idled longest before the others.
+hold another one, those that nobody uses go first, the one that idled longest before the others. One that cannot be
+loaded is tried again for the next request; one whose engine died also by itself, ever more rarely.
 """
 
 import asyncio
@@ -12,16 +13,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady
+from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
 from herd.llm import LLM
 from herd.server.catalogue import Catalogue
 from herd.server.log import Log
+from herd.server.problems import of_machine, words_of
 
 Loader = Callable[[str], LLM]
 """The path of a model -> the loaded one; on a thread."""
 FOREVER = float("inf")
 WATCH_S = 1.0
-"""From look to look at what computes."""
+"""From look to look at what computes; and to the first new try to bring back what could not be."""
+RETRY_S = 60.0
+"""The longest wait from one such try to the next."""
 State = Literal["loading", "ready"]
 
 
@@ -60,6 +64,8 @@ class Models:
         self._load = load
         self._log = log
         self._held: dict[str, Held] = {}
+        self._failures: dict[str, HerdError] = {}
+        """Of models whose last load failed: what with."""
         self._one_load = asyncio.Lock()
         self._closing = False
 
@@ -67,6 +73,11 @@ class Models:
     def held(self) -> list[Held]:
         """Models that are loaded or loading."""
         return list(self._held.values())
+
+    def failure(self, name: str) -> HerdError | None:
+        """Why the last load of this model failed; None: it did not, or another one is under way. name: its own, not one
+        that stands for it."""
+        return None if name in self._held else self._failures.get(name)
 
     @asynccontextmanager
     async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[LLM]:
@@ -97,6 +108,7 @@ class Models:
     async def unload(self, name: str) -> bool:
         """Let go of a model as soon as nobody uses it; whether it was there. Raises NotFound."""
         held = self._held.get(self.catalogue.find(name).base)
+        self._failures.pop(self.catalogue.find(name).base, None)
         if held is None:
             return False
         held.keep_alive_s = 0.0
@@ -146,14 +158,30 @@ class Models:
             path = str(self.catalogue.find(held.name).path)
             async with self._one_load:
                 held.llm = await self._fit(held, path)
-        except BaseException as error:
+        except Exception as error:
             self._held.pop(held.name, None)
-            kind = error.code if isinstance(error, HerdError) else type(error).__name__
-            self._log.event("load failed", model=held.name, error=kind)
+            told = self._failures[held.name] = self._told(held.name, error)
+            self._log.event("load failed", model=held.name, error=told.code, reason=words_of(told))
+            raise told from error
+        except BaseException:  # the service stops
+            self._held.pop(held.name, None)
             raise
+        self._failures.pop(held.name, None)
         held.state, held.loaded_at_s = "ready", time.time()
         seconds = time.monotonic() - held.began_s
         self._log.event("loaded", model=held.name, context=held.llm.context, seconds=seconds)
+
+    def _told(self, name: str, error: Exception) -> HerdError:
+        """What whoever waits for a model hears of why it could not be loaded."""
+        if isinstance(error, HerdError) and not isinstance(error, PassFailed):
+            return error
+        if isinstance(error, MemoryError):
+            return DoesNotFit(f"{name} could not be loaded: memory ran out")
+        if not isinstance(error, HerdError | OSError):
+            self._log.mistake("-", error)
+        why = of_machine(error)
+        what = str(error) if isinstance(error, HerdError) else type(error).__name__
+        return why or EngineDied(f"{name} could not be loaded: {what}")
 
     async def _fit(self, held: Held, path: str) -> LLM:
         while True:
@@ -187,7 +215,24 @@ class Models:
     async def _replace(self, held: Held, dead: LLM | None) -> None:
         if dead is not None:
             await asyncio.to_thread(_let_go, dead)
-        await self._bring(held)
+        try:
+            await self._bring(held)
+        except HerdError:
+            self._try_later(held.name, WATCH_S)
+            raise
+
+    def _try_later(self, name: str, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(wait_s, lambda: loop.create_task(self._try_again(name, wait_s)))
+
+    async def _try_again(self, name: str, wait_s: float) -> None:
+        """Bring back what was there, unless that is done or nobody wants it any more."""
+        if self._closing or self.failure(name) is None:
+            return
+        try:
+            await self.load(name)
+        except HerdError:
+            self._try_later(name, min(2 * wait_s, RETRY_S))
 
     # -- letting go --------------------------------------------------------------------------------------------------
 

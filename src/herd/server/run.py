@@ -39,6 +39,8 @@ SWITCH_S = 0.0005
 calls of a request, are 60 ms for a /health."""
 NOW_S = 1.0
 """What the process may take to end once all is said: Python would wait for a thread that loads a model."""
+SAID_S = 10.0
+"""The same, while there is an error to tell."""
 
 
 def service_of(options: ServerOptions, load: Loader) -> Service:
@@ -84,7 +86,8 @@ ReadKeys = Callable[[Callable[[str], None]], Sequence[Key]]
 def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read_keys: ReadKeys | None = None) -> None:
     """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP.
 
-    Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way.
+    Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way, and
+    what the model of the start could not be loaded with.
     """
     sys.setswitchinterval(SWITCH_S)
     service = service_of(options, load)
@@ -96,7 +99,7 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read
         except HerdError:
             say(f"port {options.ollama_port} is taken: Ollama's clients need OLLAMA_HOST={address(main)}")
     config = uvicorn.Config(
-        create_app(service, options),
+        create_app(service, options, lambda error: server.fail(error)),
         timeout_graceful_shutdown=options.limits.drain_s,
         **uvicorn_options(options.limits, service.keyring),
     )
@@ -106,6 +109,8 @@ def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read
         with contextlib.suppress(OSError):  # whoever started it may not read what it says
             say(line)
     server.run(sockets=sockets)
+    if server.failure is not None:
+        raise server.failure
     if server.force_exit:
         raise Interrupted("stopped at once; answers under way were cut short")
 
@@ -118,6 +123,14 @@ class Server(uvicorn.Server):
         self._service = service
         self._read_keys = read_keys
         self._reading: asyncio.Task[None] | None = None
+        self.failure: HerdError | None = None
+        """What ended it."""
+
+    def fail(self, error: HerdError) -> None:
+        """It has nothing to serve: end as at a signal, with this error."""
+        self.failure = self.failure or error
+        self._service.stopping = True
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
@@ -149,7 +162,10 @@ class Server(uvicorn.Server):
         self._reading = asyncio.create_task(reload_keys(self._service, read, self._reading))
 
     def _end_soon(self) -> None:
-        last = threading.Timer(NOW_S, os._exit, (Interrupted.exit_status if self.force_exit else 0,))
+        status, after_s = Interrupted.exit_status if self.force_exit else 0, NOW_S
+        if self.failure is not None:
+            status, after_s = self.failure.exit_status, SAID_S
+        last = threading.Timer(after_s, os._exit, (status,))
         last.daemon = True
         last.start()
 
