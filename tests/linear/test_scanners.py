@@ -16,6 +16,7 @@ from scanner_rows import ROWS
 from sources import loops, searches
 
 from costs import grows
+from fillers import FEW_UNITS, JSON, UNITS
 from herd.errors import HerdError
 
 ROOMS = (
@@ -66,12 +67,29 @@ HARMLESS = {
     "herd.text.calls._Head: self._seen += char": "no longer than the longest name of a tool",
 }
 """What looks like a search or a copy at each step, and why it is none that grows."""
-FEW = ("digits", "escaped quotes", "a name twice, late", "' '", "'0'", "'\\\\'", "'aA'", "'\\u0301'", "'\\ufdfa'")
+FEW_JSON = (
+    "digits",
+    "escaped quotes",
+    "escaped quotes without end",
+    "brackets",
+    "names",
+    "a name twice, late",
+    "texts",
+)
+SHARED = {*JSON, *map(ascii, UNITS)}
 
 
 def makes(row: str, few: bool) -> dict[str, Any]:
+    """What a reader is timed with. few: of what all readers get, some."""
     found = dict(ROWS[row].makes)
-    return {name: m for name, m in found.items() if name in FEW} or found if few and len(found) > 80 else found
+    if not few or len(found) <= 60:
+        return found
+    kept = {*FEW_JSON, *map(ascii, FEW_UNITS)}
+    return {name: make for name, make in found.items() if _place(name) in kept or _place(name) not in SHARED}
+
+
+def _place(name: str) -> str:
+    return name.rpartition(": ")[2]
 
 
 def run(row: str, most: int, few: bool) -> dict[str, list[float]]:
