@@ -17,7 +17,7 @@ def test_the_context_is_a_ceiling_for_all_but_the_first_model(
     small = hf_folder(tmp_path / "small", replace(TINY_TEXT, max_context=64))
     found: dict[str, Any] = {}
 
-    def run(options: Any, load: Any, say: Any) -> None:
+    def run(options: Any, load: Any, *_: Any) -> None:
         for path in (first, small):
             load(str(path))
 
