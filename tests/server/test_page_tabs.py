@@ -21,6 +21,7 @@ SETTLED_EVERY = 12
 PATIENCE = 8  # comparisons in which a message may still be on its way: a busy machine
 NAME = re.compile(r"^(Q\d+|A[0-9a-z]+)\b")
 WAIT_FOR_ANSWER = "count => sim.until(() => sim.asked > count || document.querySelector('#prompt').value)"
+WAIT_UNTIL = "([moment, count]) => sim.until(() => sim.asked > count || Date.now() > moment + 500)"
 SCRIPT = Path(__file__).parent / "page/simulate.js"
 
 
@@ -152,6 +153,29 @@ class Day:
             self.say(self.rng.choice([i for i in range(TABS) if i != tab]), wait=False)
             for pending in self.pending.values():
                 pending.excused = True
+
+    def together(self, tab: int) -> None:
+        """Two tabs write in one conversation at the same moment, and may be closed before either heard of the other."""
+        other = (tab + 1) % TABS
+        titles = self.do(tab, "() => sim.titles()")
+        if not titles or any(self.do(one, "() => sim.busy()") for one in (tab, other)):
+            return
+        title = self.rng.choice(titles)
+        moment = self.do(tab, "() => Date.now()") + 150
+        said, befores = {}, {}
+        for one in (tab, other):
+            self.do(one, "title => sim.open(title)", title)
+            self.questions += 1
+            said[one] = f"Q{self.questions}"
+            self.pending[said[one]] = Pending(one)
+            befores[one] = self.do(one, "() => sim.asked")
+            self.do(one, "([moment, text]) => sim.sayAt(moment, text)", [moment, f"{said[one]} is asked"])
+        for one, name in said.items():
+            self.do(one, WAIT_UNTIL, [moment, befores[one]])
+            self.asked(one, name, befores[one])
+        if self.rng.random() < 0.5:
+            for one in said:
+                self.kill(one)
 
     def delete(self, tab: int) -> None:
         self.settle()
@@ -301,7 +325,7 @@ class Day:
         weights = {
             self.feed: 16, self.finish: 22, self.stop: 4, self.edit: 6, self.again: 6, self.choose: 5, self.fresh: 5,
             self.open: 12, self.delete: 3, self.remove: 4, self.back_up: 2, self.take_in: 3, self.reload: 2,
-            self.kill: 2,
+            self.kill: 2, self.together: 6,
         }  # fmt: skip
         acts = [*weights, lambda tab: self.say(tab, wait=True), lambda tab: self.say(tab, wait=False)]
         for number in range(actions):

@@ -56,6 +56,7 @@
     find("#prompt").dispatchEvent(new Event("input"));
     find("#composer").requestSubmit();
   };
+  sim.sayAt = (moment, text) => void setTimeout(() => sim.busy() || sim.say(text), moment - Date.now());
   sim.edit = async (text) => {
     const button = [...document.querySelectorAll('.message.user [aria-label="Edit message"]')].at(-1);
     button.click();
