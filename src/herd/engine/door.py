@@ -90,6 +90,10 @@ class Meaning:
     def check_order(self, order: Order) -> None:
         """`check`, and what a front adds to it."""
         self.check(order)
+        if not isinstance(order.samples, tuple) or any(
+            not isinstance(pair, tuple) or len(pair) != 2 for pair in order.samples
+        ):
+            fail(UsageError, "samples", got=order.samples, expected="pairs of number and seed")
         for n in order.numbers:
             whole("number", n, 0, MAX_NUMBER)
         for _, seed in order.samples:

@@ -202,11 +202,7 @@ class Worker(Backend):
         events: list[Event] = []
         for item in orders:
             if isinstance(item, Order):
-                self._live.update(item.numbers)
-                try:
-                    self._core.add(item, self._matchers.pop(item.number, None))
-                except Exception as error:
-                    events += [Ended(n, herd_error(error)) for n in item.numbers]
+                events += self._take(item)
             else:
                 self._core.cancel(item)
         events += self._core.step()
@@ -217,3 +213,21 @@ class Worker(Backend):
         if events:
             self._deliver(events)
         return True
+
+    def _take(self, order: Order) -> list[Event]:
+        """Give an order to the core; what ends at once. Whatever is wrong with it is its own."""
+        try:
+            self._core.add(order, self._matchers.pop(order.number, None))
+            self._live.update(order.numbers)
+            return []
+        except Exception as error:
+            told = herd_error(error)
+            return [Ended(n, told) for n in _numbers(order) if n not in self._live]
+
+
+def _numbers(order: Order) -> Sequence[int]:
+    """Of all its sequences, as far as they are numbers."""
+    try:
+        return [n for n in order.numbers if type(n) is int]
+    except Exception:
+        return [order.number] if type(order.number) is int else []
