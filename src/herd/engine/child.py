@@ -188,7 +188,12 @@ class Child(Backend):
             if self._over is not None:
                 raise self._over
             self._asked.append(inbox)
-        self._send(message)
+        try:
+            self._send(message)
+        except BaseException:
+            with self._lock:
+                self._asked.remove(inbox)  # it was not asked
+            raise
         answer = inbox.get()
         if isinstance(answer, Failed):
             raise answer.error

@@ -187,25 +187,19 @@ def sample(
     l_V: npt.NDArray[Any] = logits_V if greedily else adjusted(logits_V, options, history)
     best = _best(l_V)
     if barred_B is not None and len(barred_B) and not (greedily and allowed_A is None and best not in barred_B):
-        l_V = _without(l_V, barred_B)
+        l_V = l_V.copy() if greedily else l_V
+        l_V[barred_B] = -np.inf
+        if allowed_A is not None and len(allowed_A) <= len(barred_B) and np.isin(allowed_A, barred_B).all():
+            raise GrammarStuck("grammar: it allows only what no answer holds, such as a patch of an image")
         best = _best(l_V)
     if allowed_A is not None:
         l_V = l_V[allowed_A]
-        if barred_B is not None and np.isneginf(l_V).all():
-            raise GrammarStuck("grammar: it allows only what no answer holds, such as a patch of an image")
         best = _best(l_V)
     if not options.greedy:
         p, id_at = candidates(l_V, options)
         at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
         best = id_at(at if at < len(p) else int(np.flatnonzero(p)[-1]))  # the sum may round to just below 1
     return best if allowed_A is None else int(allowed_A[best])
-
-
-def _without(l_V: Logits, barred_B: npt.NDArray[np.int64]) -> Logits:
-    """A copy in which these ids cannot be drawn."""
-    left_V = l_V.copy()
-    left_V[barred_B] = -np.inf
-    return left_V
 
 
 def _best(l_V: Logits) -> int:

@@ -66,5 +66,5 @@ async def _preload(service: Service, name: str, failed: Callable[[HerdError], No
     try:
         await service.models.load(name)
     except HerdError as error:
-        if service.models.failure(service.models.catalogue.find(name).base) is not None:  # else it was let go meanwhile
+        if service.models.failure(name) is not None:  # else it was let go meanwhile
             failed(error)

@@ -8,7 +8,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.errors import HerdError
 from herd.llm.streams import ID_BYTES
 from herd.replies import Reply
 from herd.server.fields import Name, Table
@@ -67,14 +66,12 @@ async def ready(service: Service, request: Request, caller: Caller) -> Response:
         return json_response({"status": "stopping"}, 503)
     loading, failed = {}, {}
     for name in service.preload:
-        try:
-            base = service.models.catalogue.find(name).base
-            error = service.models.failure(base)
-        except HerdError as gone:
-            base, error = name, gone
+        error = service.models.failure(name)
         if error is not None:
-            failed[base] = words_of(error)
-        elif base in held and held[base].state != "ready":
+            failed[name] = words_of(error)
+            continue
+        base = service.models.catalogue.find(name).base
+        if base in held and held[base].state != "ready":
             loading[base] = round(time.monotonic() - held[base].began_s, 1)
     if failed:
         return json_response({"status": "failed", "reasons": failed, "seconds": loading}, 503)

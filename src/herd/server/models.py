@@ -75,9 +75,12 @@ class Models:
         return list(self._held.values())
 
     def failure(self, name: str) -> HerdError | None:
-        """Why the last load of this model failed; None: it did not, or another one is under way. name: its own, not one
-        that stands for it."""
-        return None if name in self._held else self._failures.get(name)
+        """Why there is no such model, or why its last load failed; None: it did not, or another one is under way."""
+        try:
+            base = self.catalogue.find(name).base
+        except HerdError as error:
+            return error
+        return None if base in self._held else self._failures.get(base)
 
     @asynccontextmanager
     async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[LLM]:
@@ -227,7 +230,7 @@ class Models:
 
     async def _try_again(self, name: str, wait_s: float) -> None:
         """Bring back what was there, unless that is done or nobody wants it any more."""
-        if self._closing or self.failure(name) is None:
+        if self._closing or name not in self._failures:
             return
         try:
             await self.load(name)
