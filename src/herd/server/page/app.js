@@ -6,18 +6,16 @@ import * as talk from "./conversation.js";
 import { byId, notice } from "./dom.js";
 import { lineOf } from "./endings.js";
 import { askKey } from "./key.js";
-import { absorb } from "./merge.js";
 import { MessageList } from "./messages.js";
 import { Models } from "./models.js";
 import { Settings } from "./settings.js";
+import { Shared } from "./shared.js";
 import { Sidebar } from "./sidebar.js";
 import { Speaker } from "./speaker.js";
 import { openStore } from "./store.js";
-import { Tabs } from "./tabs.js";
 import { Writer } from "./writer.js";
 
 const CHARACTERS_OF_A_TOKEN = 4; // of English text: fewer of code and of other languages
-const ASK_MS = 5000; // how often it is asked whether an answer is still being written in another tab
 
 class Page {
   constructor(store) {
@@ -25,7 +23,7 @@ class Page {
     this.api = new Api(askKey);
     this.speaker = new Speaker();
     this.writer = null;
-    this.tabs = new Tabs((kind, ids) => this.heard(kind, ids));
+    this.shared = new Shared(store, this);
     this.list = new MessageList(this.messageActions(), (message, body) => this.speak(message, body));
     this.settings = new Settings((parameters) => talk.setFields(this.conversation, { parameters }));
     this.models = new Models(
@@ -44,15 +42,12 @@ class Page {
       open: (id) => this.open(id),
       fresh: () => this.fresh(),
       removed: (id) => this.removed(id),
-      changed: (ids) => this.changed(ids),
+      changed: (ids) => this.shared.changed(ids),
       notice,
     });
     document.addEventListener("keydown", (event) => this.key(event));
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.follow());
-    addEventListener("pageshow", (event) => event.persisted && this.follow());
     addEventListener("pagehide", () => this.writer?.keep());
     byId("change-key").addEventListener("click", () => this.changeKey());
-    setInterval(() => this.endForsaken(), ASK_MS);
   }
 
   messageActions() {
@@ -103,7 +98,7 @@ class Page {
     this.show(found);
     sessionStorage.setItem("herd.open", id);
     this.composer.field.focus();
-    await this.endForsaken();
+    await this.shared.endForsaken();
   }
 
   show(conversation) {
@@ -138,7 +133,8 @@ class Page {
     if (this.models.takesImages !== false) return "";
     if (images.length) return `${this.models.name} takes no pictures: take them out, or choose another model.`;
     const before = this.conversation && talk.carries(this.conversation, "images");
-    return before ? `${this.models.name} takes no pictures, and earlier messages have some: leave them out there, or choose another model.` : "";
+    if (!before) return "";
+    return `${this.models.name} takes no pictures, and earlier messages have some: leave them out there, or choose another model.`;
   }
 
   /** What of a message is likely too long; "": nothing. */
@@ -183,14 +179,14 @@ class Page {
     const others = message.withheld.filter((one) => one !== kind);
     talk.setMessage(message, { withheld: out ? [...others, kind] : others });
     this.refresh();
-    await this.save(this.conversation);
+    await this.shared.save(this.conversation);
   }
 
   async choose(message) {
     if (this.busy()) return;
     talk.choose(this.conversation, message);
     this.refresh();
-    await this.save(this.conversation);
+    await this.shared.save(this.conversation);
   }
 
   /** Take out a message and what follows, with a way back. */
@@ -201,11 +197,11 @@ class Page {
     if (taken.includes(this.writer?.message)) this.writer.stop();
     this.refresh();
     this.composer.field.focus();
-    await this.save(conversation);
+    await this.shared.save(conversation);
     const back = async () => {
       talk.putBack(conversation, taken, head);
       if (this.conversation === conversation) this.refresh();
-      await this.save(conversation);
+      await this.shared.save(conversation);
     };
     notice("Message removed.", { label: "Undo", act: back });
   }
@@ -217,11 +213,14 @@ class Page {
     const body = talk.requestOf(conversation);
     const question = talk.pathOf(conversation).at(-1);
     const message = talk.addMessage(conversation, conversation.head, { role: "assistant", state: "writing" });
-    const writer = new Writer(this.api, conversation, message, { grown: () => this.grown(message), save: () => this.save(conversation) });
+    const writer = new Writer(this.api, conversation, message, {
+      grown: () => this.grown(message),
+      save: () => this.shared.save(conversation),
+    });
     this.writer = writer;
-    this.tabs.writing = message.id;
+    this.shared.tabs.writing = message.id;
     sessionStorage.setItem("herd.open", conversation.id);
-    const kept = await this.save(conversation);
+    const kept = await this.shared.save(conversation);
     if (kept) {
       this.refresh();
       this.speaker.begin();
@@ -229,8 +228,8 @@ class Page {
       await writer.run(body, this.models.context);
       clearInterval(ticks);
     }
-    this.writer = this.tabs.writing = null;
-    await (kept ? this.save(conversation) : this.composer.giveBack(question));
+    this.writer = this.shared.tabs.writing = null;
+    await (kept ? this.shared.save(conversation) : this.composer.giveBack(question));
     if (this.conversation === conversation) {
       this.list.done(message);
       this.refresh();
@@ -261,86 +260,21 @@ class Page {
     return setInterval(tell, 1000);
   }
 
-  /** Save a conversation and take in what other tabs did to it. Whether it is still there. */
-  async save(conversation) {
-    try {
-      const result = await this.store.save(conversation);
-      if (result === null) {
-        this.lost(conversation.id);
-        return false;
-      }
-      this.absorb(conversation, result);
-      this.tabs.tell("changed", [conversation.id]);
-    } catch (error) {
-      notice(`This conversation could not be saved: ${error.message}`);
-    }
-    return true;
-  }
-
-  absorb(conversation, result) {
-    const own = this.writer?.conversation === conversation ? this.writer.message : null;
-    const before = JSON.stringify([conversation.head, conversation.messages.map(({ id, edited }) => [id, edited])]);
-    absorb(conversation, result, own);
-    if (own && !conversation.messages.includes(own)) this.writer.stop();
-    const after = JSON.stringify([conversation.head, conversation.messages.map(({ id, edited }) => [id, edited])]);
-    if (after !== before && conversation === this.conversation) this.refresh();
-  }
-
-  /** Another tab changed or removed conversations. */
-  heard(kind, ids) {
-    if (kind === "removed") ids.forEach((id) => this.lost(id));
-    else if (ids.includes(this.conversation.id) || ids.includes(this.writer?.conversation.id)) this.follow();
-    this.sidebar.refreshSoon();
-  }
-
-  /** Take in what the store has of the conversations of this tab that is newer. */
-  async follow() {
-    if (document.visibilityState !== "visible" && !this.writer) return;
-    if (this.following) return void (this.followAgain = true);
-    this.following = true;
-    for (const conversation of new Set([this.conversation, this.writer?.conversation])) {
-      if (!conversation || !this.store.known.has(conversation.id)) continue;
-      const found = await this.store.load(conversation.id).catch(() => conversation);
-      if (found?.life === conversation.life) this.absorb(conversation, found);
-      else this.lost(conversation.id);
-    }
-    this.following = false;
-    if (this.followAgain) {
-      this.followAgain = false;
-      await this.follow();
-    }
-  }
-
-  /** A conversation was deleted: nobody writes it on, and it is no longer shown. */
-  lost(id) {
-    if (this.writer?.conversation.id === id) this.writer.stop();
-    if (this.conversation.id !== id) return;
-    this.fresh();
-    notice("This conversation was deleted.");
-  }
-
   /** This tab deleted a conversation. */
   removed(id) {
-    this.tabs.tell("removed", [id]);
-    if (this.writer?.conversation.id === id) this.writer.stop();
+    this.shared.removed(id);
     if (this.conversation.id === id) this.fresh();
   }
 
-  async changed(ids) {
-    this.tabs.tell("changed", ids);
-    if (ids.includes(this.conversation.id)) await this.follow();
+  listed() {
+    this.sidebar.refreshSoon();
   }
 
-  /** Answers that nobody writes any longer, as the tab that did was closed, have ended. */
-  async endForsaken() {
-    const { conversation } = this;
-    const open = conversation.messages.filter((message) => message.state === "writing" && message !== this.writer?.message);
-    const alive = await Promise.all(open.map(({ id }) => this.tabs.writes(id)));
-    const forsaken = open.filter((message, i) => !alive[i] && message.state === "writing");
-    if (!forsaken.length) return;
-    for (const message of forsaken) Object.assign(message, { state: "stopped", ending: "tab", edited: message.edited + 1 });
-    if (conversation === this.conversation) this.refresh();
-    await this.save(conversation);
+  /** A conversation was deleted elsewhere: it is no longer shown. */
+  lost(id) {
+    if (this.conversation.id !== id) return;
+    this.fresh();
+    notice("This conversation was deleted.");
   }
 
   key(event) {

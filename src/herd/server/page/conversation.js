@@ -29,7 +29,8 @@ export function later(last = 0) {
 
 export function newConversation(model, parameters) {
   const now = Date.now();
-  return { id: newId(), title: "", created: now, updated: now, touched: now, life: 0, model, parameters, messages: [], dropped: [], head: null };
+  const times = { created: now, updated: now, touched: now };
+  return { id: newId(), title: "", ...times, life: 0, model, parameters, messages: [], dropped: [], head: null };
 }
 
 /** The conversation's own fields change: model, parameters, head. */
@@ -46,7 +47,8 @@ export function setMessage(message, fields) {
 
 /** Append a message below `parent` (an id; null: the first one) and show it. */
 export function addMessage(conversation, parent, fields) {
-  const message = { id: newId(), parent, images: [], files: [], withheld: [], text: "", state: "done", edited: later(), ...fields };
+  const attached = { images: [], files: [], withheld: [] };
+  const message = { id: newId(), parent, ...attached, text: "", state: "done", edited: later(), ...fields };
   conversation.messages.push(message);
   conversation.updated = Date.now();
   const title = conversation.title || (message.role === "user" ? titleOf(message) : "");

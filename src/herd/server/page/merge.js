@@ -37,7 +37,8 @@ function marksOf(...copies) {
 
 /** Whether the first form of a message is the later one. Of two of the same time the more complete one is. */
 function isNewer(one, other) {
-  const [a, b] = [one, other].map((message) => [message.edited ?? 0, RANKS.indexOf(message.state), message.text.length, message.text]);
+  const order = ({ edited, state, text }) => [edited ?? 0, RANKS.indexOf(state), text.length, text];
+  const [a, b] = [order(one), order(other)];
   const differs = a.findIndex((value, i) => value !== b[i]);
   return differs >= 0 && a[differs] > b[differs];
 }

@@ -68,9 +68,10 @@ export class MessageView {
     const { images, files, withheld } = this.message;
     const any = images.length + files.length > 0;
     this.attached.hidden = !any;
+    const faded = (kind) => (withheld.includes(kind) ? "withheld" : "");
     this.attached.replaceChildren(
-      ...images.map((url, i) => h("img", { class: withheld.includes("images") && "withheld", src: url, alt: `Picture ${i + 1} of your message` })),
-      ...files.map((file) => h("span", { class: withheld.includes("files") ? "chip withheld" : "chip" }, icon("file"), file.name)),
+      ...images.map((url, i) => h("img", { class: faded("images"), src: url, alt: `Picture ${i + 1} of your message` })),
+      ...files.map((file) => h("span", { class: `chip ${faded("files")}` }, icon("file"), file.name)),
       ...Object.keys(KINDS).filter((kind) => this.message[kind].length).map((kind) => this.sending(kind)),
     );
   }
@@ -79,7 +80,8 @@ export class MessageView {
   sending(kind) {
     const out = this.message.withheld.includes(kind);
     const text = out ? `Send the ${KINDS[kind]} again` : `Leave out the ${KINDS[kind]}`;
-    const button = h("button", { type: "button", class: "small", text, on: { click: () => this.actions.withhold(this.message, kind, !out) } });
+    const click = () => this.actions.withhold(this.message, kind, !out);
+    const button = h("button", { type: "button", text, on: { click } });
     return h("span", { class: "sending" }, out && h("span", { text: "Not sent to the model." }), button);
   }
 
@@ -140,14 +142,20 @@ export class MessageView {
     };
     const send = () => {
       close();
-      if (field.value.trim() || kept.images.length || kept.files.length) this.actions.edit(this.message, { text: field.value, ...kept });
+      const full = field.value.trim() !== "" || kept.images.length > 0 || kept.files.length > 0;
+      if (full) this.actions.edit(this.message, { text: field.value, ...kept });
     };
     const form = h(
       "form",
       { class: "edit", on: { submit: (event) => (event.preventDefault(), send()) } },
       field,
       chips(kept),
-      h("div", {}, h("button", { type: "button", text: "Cancel", on: { click: close } }), h("button", { class: "primary", text: "Send" })),
+      h(
+        "div",
+        {},
+        h("button", { type: "button", text: "Cancel", on: { click: close } }),
+        h("button", { class: "primary", text: "Send" }),
+      ),
     );
     form.addEventListener("keydown", (event) => {
       if (event.key === "Escape") {

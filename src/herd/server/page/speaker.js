@@ -47,7 +47,11 @@ export class Speaker {
 /** Where a text has so many characters behind it that are no marks. */
 function placeOf(text, count) {
   let at = 0;
-  for (let seen = 0; at < text.length && (seen < count || (at > 0 && MARKS.includes(text[at]))); at++) if (!MARKS.includes(text[at])) seen += 1;
+  for (let seen = 0; at < text.length; at++) {
+    const mark = MARKS.includes(text[at]);
+    if (seen >= count && (at === 0 || !mark)) break;
+    if (!mark) seen += 1;
+  }
   return at;
 }
 

@@ -26,10 +26,12 @@ export class Writer {
     const { message } = this;
     try {
       const { finish, usage } = await this.read(body);
-      setMessage(message, { state: "done", ending: endingOf({ finish, usage, most: body.max_tokens, context, text: message.text }) });
+      const ending = endingOf({ finish, usage, most: body.max_tokens, context, text: message.text });
+      setMessage(message, { state: "done", ending });
     } catch (error) {
       const stopped = error.name === "AbortError";
-      setMessage(message, { state: stopped ? "stopped" : "failed", error: stopped ? undefined : error.message.slice(0, LONGEST_ERROR) });
+      const line = stopped ? undefined : error.message.slice(0, LONGEST_ERROR);
+      setMessage(message, { state: stopped ? "stopped" : "failed", error: line });
     }
   }
 
