@@ -22,7 +22,6 @@ MAX_NUMBER = (1 << 63) - 1
 MAX_DRAW = (1 << 64) - 1
 """Of seeds in use: sample i of a prompt draws with seed + i."""
 MOST_SAMPLES = 128
-DIGEST_BYTES = 32
 
 
 class Runs(Protocol):
