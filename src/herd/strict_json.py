@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},:]', re.DOTALL)
-"""A quote that begins no whole string is a token of its own, so that a string without end is met once, not once a
-quote. What a string holds is not looked at."""
+_OUTSIDE = re.compile(rb'["\[\]{},:]')
+_INSIDE = re.compile(rb'(?:[^"\\]{0,64}+\\.){0,4096}+[^"\\]{0,65536}+', re.DOTALL)
+"""A part of a string, up to its end or not: no call of it takes longer than a millisecond or two, in which other
+threads would wait."""
+_STEP = 1 << 20
 
 
 def excess(data: bytes, *, depth: int, values: int) -> str | None:
@@ -23,9 +25,10 @@ def excess(data: bytes, *, depth: int, values: int) -> str | None:
     opened, separators = data.count(b"[") + data.count(b"{"), data.count(b",") + data.count(b":")
     if opened <= depth and separators <= values:
         return None
-    deep = counted = 0
-    for match in _TOKENS.finditer(data):
-        first = data[match.start()]
+    deep = counted = at = 0
+    while (at := _next(data, at)) < len(data):
+        first = data[at : at + 1]
+        at += 1
         if first in b"[{":
             deep += 1
             if deep > depth:
@@ -36,9 +39,32 @@ def excess(data: bytes, *, depth: int, values: int) -> str | None:
             counted += 1
             if counted > values:
                 return "more values"
-        elif match.end() - match.start() == 1:
-            return None
+        else:
+            at = _past_string(data, at)
     return None
+
+
+def _next(data: bytes, at: int) -> int:
+    """Where the next bracket, separator or quote stands from there on; the end, where none does."""
+    while at < len(data):
+        found = _OUTSIDE.search(data, at, at + _STEP)
+        if found is not None:
+            return found.start()
+        at += _STEP
+    return len(data)
+
+
+def _past_string(data: bytes, at: int) -> int:
+    """What comes after the string whose inside begins there; the end, where it has no end."""
+    while True:
+        found = _INSIDE.match(data, at)
+        assert found is not None, "it matches nothing, too"
+        at = found.end()
+        if at + 1 >= len(data) or data[at] == _QUOTE:
+            return at + 1
+
+
+_QUOTE = ord('"')
 
 
 def first_twice(names: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -26,8 +26,8 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 async def read_body(
     request: Request, limits: Limits, hold: Callable[[int], None], *, media: bool = False
-) -> list[bytes]:
-    """The body in pieces. hold: asked for room before any of it is kept: for what is declared, else as it comes.
+) -> AsyncIterator[bytes]:
+    """The body, piece by piece. hold: asked for room before any of it is kept: for what is declared, else as it comes.
 
     Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come, what `hold` raises.
     """
@@ -36,7 +36,6 @@ async def read_body(
     if declared > most:
         _too_large(str(declared), most)
     hold(declared)
-    pieces: list[bytes] = []
     size = 0
     stream = request.stream().__aiter__()
     begun_s = time.monotonic()
@@ -45,7 +44,7 @@ async def read_body(
         try:
             piece = await asyncio.wait_for(anext(stream), max(left_s, 0.001))
         except StopAsyncIteration:
-            return pieces
+            return
         except TimeoutError:
             expected = f"{SLOWEST} bytes a second after {limits.body_timeout_s} s"
             fail(TimedOut, "body", got=f"{size} bytes in {time.monotonic() - begun_s:.0f} s", expected=expected)
@@ -56,7 +55,7 @@ async def read_body(
             _too_large(f"more than {most}", most)
         if size > declared:
             hold(min(len(piece), size - declared))
-        pieces.append(piece)
+        yield piece
 
 
 def _declared(request: Request) -> int:
@@ -105,6 +104,8 @@ def parse(data: bytes, limits: Limits) -> Any:
 def _scan(data: bytes, limits: Limits) -> None:
     """Raise UsageError for nesting or numbers of values beyond the limits, before anything is built."""
     most = {"deeper nesting": f"{limits.json_depth} levels", "more values": f"{limits.json_values}"}
+    if data.count(b"\\") > limits.json_escapes:
+        fail(UsageError, "body", got="more backslashes", expected=f"at most {limits.json_escapes}")
     found = strict_json.excess(data, depth=limits.json_depth, values=limits.json_values)
     if found is not None:
         fail(UsageError, "body", got=found, expected=f"at most {most[found]}")

@@ -27,9 +27,13 @@ async def read_as(
     Raises UsageError for what is no such object, Busy for a body beyond the key's share, what `make` raises, and
     TooLarge and TimedOut as `read_body` does.
     """
-    pieces = await read_body(request, service.limits, caller.admission.hold, media=media)
-    size = sum(len(piece) for piece in pieces)
-    caller.admission.hold(VALUE_BYTES * min(sum(_values(piece) for piece in pieces), service.limits.json_values))
+    pieces: list[bytes] = []
+    values = size = 0
+    async for piece in read_body(request, service.limits, caller.admission.hold, media=media):
+        pieces.append(piece)
+        size += len(piece)
+        values += _values(piece)
+    caller.admission.hold(VALUE_BYTES * min(values, service.limits.json_values))
     if size <= INLINE:
         return _made(pieces, service.limits, make)
     return await service.compute(caller, lambda: _made(pieces, service.limits, make), size)

@@ -24,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Nesting of a body."""
     json_values: int = 200_000
     """Members and elements in a body."""
+    json_escapes: int = 8 << 20
+    """Backslashes in a body: what they stand for is read one by one, and nothing else is done meanwhile."""
     messages: int = 10_000
     tools: int = 128
     schema_bytes: int = 64 << 10
