@@ -91,8 +91,9 @@ class Day:
 
     def asked(self, tab: int, question: str | None, before: int) -> None:
         """The model was asked, so the question was kept; the answer begins."""
-        found = self.do(tab, "() => ({asked: sim.asked, name: sim.answer?.name, talk: sim.shown()})")
-        if found["asked"] == before:
+        found = self.do(tab, "() => sim.told()")
+        other = question is not None and not (found["question"] or "").startswith(f"{question} ")
+        if found["asked"] == before or other:  # refused: an earlier answer was about to begin
             for pending in self.pending.values():
                 pending.excused |= pending.tab == tab
             return
@@ -263,7 +264,7 @@ class Day:
         """Let all tabs end what they began, then compare what is stored with what must be."""
         for _ in range(2):
             for tab in range(TABS):
-                self.do(tab, "async () => { await new Promise(done => setTimeout(done, 30)); await sim.stored() }")
+                self.do(tab, "async () => { await new Promise(done => setTimeout(done, 15)); await sim.stored() }")
         self.compare(self.do(0, "() => sim.stored()"))
         for tab in range(TABS):
             name = self.do(tab, "() => sim.answer?.open ? sim.answer.name : null")
@@ -348,7 +349,8 @@ def test_nothing_is_lost_and_nothing_comes_back(browser, tmp_path):
         try:
             day.run(ACTIONS)
         except AssertionError as error:
-            raise AssertionError(f"{error}; after {day.log[-30:]}") from error
+            told = [day.do(tab, "() => sim.told()") for tab in range(TABS)]
+            raise AssertionError(f"{error}; tabs: {told}; after {day.log[-30:]}") from error
         finally:
             print(len(day.log), "actions,", day.questions, "questions,", len(day.talks), "conversations")
             context.close()

@@ -65,6 +65,10 @@
   };
   sim.titles = () => [...document.querySelectorAll("#conversations .open")].map((button) => button.textContent);
   sim.entry = (title) => [...document.querySelectorAll("#conversations li")].find((item) => item.firstChild.textContent === title);
+  sim.told = () => {
+    const { name = null, question = null, open = false } = sim.answer ?? {};
+    return { asked: sim.asked, name, question, open, talk: sim.shown(), prompt: find("#prompt").value };
+  };
   sim.shown = () => sessionStorage.getItem("herd.open");
   sim.messages = () => [...document.querySelectorAll(".message:not(.writing)")].map((one) => one.dataset.id);
   sim.open = (title) => {
