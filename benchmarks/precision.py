@@ -1,9 +1,7 @@
-"""What the rules of `herd.safety` find in ordinary text, and what they miss of what was planted.
+"""What the rules of `herd.safety` find in ordinary text. What they miss: `planted.py`.
 
     python benchmarks/precision.py finds FOLDER              per rule: finds a million characters, by kind of text
     python benchmarks/precision.py sample FOLDER RULE [N]    N of its finds with what stands around them, to be judged
-    python benchmarks/precision.py planted                   per rule: how many of planted values are found
-    python benchmarks/precision.py grouped                   per rule: how many of random grouped numbers are found
 
 FOLDER holds a folder for each kind of text, with files (`precision_corpus.py` builds one). Whether a find is true a
 person says, who looks at the sample: a value that the rule's name means, made up or not, is true.

@@ -144,6 +144,16 @@ class Rule:
     positive: tuple[str, ...] = field(repr=False)
     negative: tuple[str, ...] = field(repr=False)
 
+    @cached_property
+    def _cue(self) -> tuple[Cue, Name] | None:
+        """Words without which it finds nothing."""
+        finder = self.finder
+        return (finder.cue, finder.view) if isinstance(finder, Pattern) and finder.cue and finder.cue.words else None
+
+    def worth(self, views: Views) -> bool:
+        """Whether it can find anything: a quick look, as most texts hold no key of most issuers."""
+        return self._cue is None or views[self._cue[1]].holds(self._cue[0])
+
     @property
     def patterns(self) -> tuple[Pattern, ...]:
         """Its regular expressions; none: it has phrases."""
@@ -168,7 +178,7 @@ def scan(text: str, rules: tuple[Rule, ...], where: Where = "input") -> list[Fin
     found = [
         Finding(rule, start, end, where)
         for rule in rules
-        if where in WHERE[rule.kind]
+        if where in WHERE[rule.kind] and rule.worth(views)
         for start, end in rule.finder.spans(views)
     ]
     return sorted(found, key=lambda f: (f.start, -f.end))

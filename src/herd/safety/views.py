@@ -118,6 +118,10 @@ class View:
         """The parts that can hold a match of a pattern with this cue."""
         return self._places.windows(cue)
 
+    def holds(self, cue: Cue) -> bool:
+        """Whether one of a cue's words occurs, so that its windows are worth a look."""
+        return self._places.holds(cue)
+
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Characters start to end of the view, end > start -> of the raw text; what is left out between them counts
         in."""
