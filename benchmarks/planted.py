@@ -140,8 +140,8 @@ def planted(count: int) -> None:
 
 
 def _planted_keys(rng: Random, count: int) -> None:
-    named = {issuer: (words, texts) for issuer, (words, texts) in NAMED.items()}
-    every = {**{issuer: ((), texts) for issuer, texts in FORMS.items()}, **named}
+    formed: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {name: ((), texts) for name, texts in FORMS.items()}
+    every = {**formed, **NAMED}
     total = missed = 0
     for issuer, (words, texts) in every.items():
         for form in (Form(text) for text in texts for _ in range(count)):
@@ -150,7 +150,7 @@ def _planted_keys(rng: Random, count: int) -> None:
             total += 1
             if not any(f.rule.kind == "secret" and key[4:-1] in said[f.start : f.end] for f in scan(said, RULES)):
                 missed += 1
-                print(f"{issuer}: missed {ascii(said[:90])}")
+                print(f"{issuer}: missed {said[:90]!a}")
     print(f"keys: {total - missed} of {total}")
 
 
