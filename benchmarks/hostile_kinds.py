@@ -227,7 +227,7 @@ async def _(t: Target, size: int) -> None:
 @kind("schemas, waited for")
 async def _(t: Target, size: int) -> None:
     for schema in _schemas(size):
-        await t.send("/api/chat", {**t.chat("Hi"), "stream": False, "format": schema})
+        await t.send("/api/chat", {**t.chat("Hi"), "stream": False, "format": schema, "options": {"num_predict": 8}})
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

@@ -110,6 +110,11 @@ class Engine:
         assert isinstance(self.backend, Worker), "the runner is in another process"
         return self.backend.runner
 
+    @property
+    def num_under_way(self) -> int:
+        """Jobs that wait or are computed."""
+        return len(self._post.jobs)
+
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
     def submit(self, request: Request, *, start: bool = True) -> Job:
