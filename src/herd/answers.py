@@ -35,8 +35,8 @@ from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece
 from herd.text.messages import ToolCall
 from herd.text.said import Passage, Said
 
-AT_ONCE = 4096
-"""Characters that a policy's rules read in a few milliseconds."""
+AT_ONCE = 1024
+"""Characters that a policy's rules read, in every reading, in a few milliseconds."""
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -159,6 +159,7 @@ class Sample:
             case CallEnd(index, call):
                 call = replace(call, id=self._id)
                 self._gate.add_call(call, [*self._begun, CallEndEvent(index, call, self.index)])
+                self._gate.add_token(None, None, placed=not self.job.reading.holding)  # those before this step's
 
     def refuse(self, text: str) -> list[Event]:
         """The policy said no before the first token."""
@@ -325,8 +326,7 @@ class _Gate:
         if self._free and self._settled + len(fresh) == self.said.length:  # nothing but text, and nobody to ask
             self._settled = self.said.length
             return [_Text(fresh, self.rest())]
-        waits = not last and self._policy is not None
-        if waits and (self._num_waiting < self._next or self.said.length < self._longer):
+        if not last and self._policy is not None and not self._is_due(self._num_waiting):
             return []
         edit = self._look(last=last)
         found = self._through(edit)
@@ -348,10 +348,14 @@ class _Gate:
         return [] if self.refused else found
 
     def unread(self, *, last: bool) -> int:
-        """Characters that a policy has to read at the next look."""
-        if not self._free:
-            return self.said.length - self._settled
-        return self.said.length if last else 0
+        """Characters that a policy has to read at the next step."""
+        if self._free:
+            return self.said.length if last else 0
+        return self.said.length - self._settled if last or self._is_due(self._num_waiting + 1) else 0
+
+    def _is_due(self, num_waiting: int) -> bool:
+        """Whether so many tokens, and the characters that have come, are worth a look."""
+        return num_waiting >= self._next and self.said.length >= self._longer
 
     @property
     def _num_waiting(self) -> int:

@@ -123,8 +123,8 @@ class Left:
     reply: Reply
 
 
-def leave(random: Random, written: str, layers: Layers, *, reason: str = "stop") -> Left:
-    """Have it leave past a policy, in random tokens."""
+def leave(random: Random, written: str, layers: Layers, *, reason: str = "stop", most: int | None = None) -> Left:
+    """Have it leave past a policy, in random tokens. most: characters of one."""
     reading = SimpleNamespace(holding=False)
     finish = Finish(reason, Usage(1, 1, 0), Timings(0.0, 0.0, 0.0, 0.0, 0.0))  # type: ignore[arg-type]
     job: Any = SimpleNamespace(
@@ -135,7 +135,7 @@ def leave(random: Random, written: str, layers: Layers, *, reason: str = "stop")
     sample = Sample(
         job, spelt.__getitem__, policy=layers, calls=CallParser(dict.fromkeys(TOOLS, ("to",))), one_call=False
     )
-    longest = random.choice((1, 4, 12, 60))
+    longest = most or random.choice((1, 4, 12, 60))
     out: list[Any] = []
     at = 0
     while at < len(written):

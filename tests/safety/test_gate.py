@@ -1,16 +1,18 @@
 """Everything goes through the gate: text, calls of tools, stop strings, ids, and what stands over borders."""
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
-from test_layers import BYTES, END
+from random_replies import leave
+from test_layers import BYTES, END, PEM
 
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.llm import LLM, Message, Reply, TextEvent
 from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Prompt
-from herd.safety import Layers, Settings
+from herd.safety import Layers, Settings, reading
 from herd.text.chat import Llama4
 from herd.text.messages import TextPart, ToolCall
 
@@ -109,6 +111,36 @@ def test_text_counts_as_what_it_decodes_to_and_what_it_means_does_not_leave(sche
     _, reply = heard(text, Layers(structured=True), tools=None, schema=schema)
     assert [n.rule for n in reply.notes] == ["personal.email"] and json.loads(reply.text) == {"to": MAIL}
     assert heard(text, Layers(Settings("redact")), tools=None)[1].text == '{"to": "[EMAIL]"}'
+
+
+def test_what_hidden_characters_part_is_one_find_and_their_removal_joins_nothing() -> None:
+    text = f"it is {KEY[:9]}\x07{KEY[9:]}, mail jane.doe\x00\u200b@mail.example.org so"
+    want = "it is [SECRET], mail [EMAIL] so"
+    assert heard(text, Layers(Settings("redact")), tools=None)[1].text == want
+    clean = Layers(Settings("redact")).cleaned(Prompt([Message("user", text)])).messages
+    assert clean[0].text == want
+
+
+@pytest.mark.parametrize(
+    "written", ["so we go on " * 400, f"{PEM}\n{'MIIEpAIBAAKCAQEA7bq ' * 120}", call(a="x " * 300) * 8]
+)
+def test_all_looks_together_read_a_text_a_bounded_number_of_times(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    scan = reading.scan
+
+    def counted(text: str, *arguments: Any) -> Any:
+        read.append(len(text))
+        return scan(text, *arguments)
+
+    monkeypatch.setattr(reading, "scan", counted)
+    each = []
+    for long in (written, written * 2):
+        read.clear()
+        leave(Random(0), long, Layers(Settings("redact")), most=4)
+        each.append(sum(read) / len(long))
+    assert each[1] < 1.3 * each[0], each
 
 
 # -- what comes in ---------------------------------------------------------------------------------------------------
