@@ -39,6 +39,10 @@ TOO_LONG: dict[Dialect, str] = {
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What the system says when it has no descriptor or buffer for another file or socket."""
 NO_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+MOST_PARAM = 100
+"""Characters of the name of a field."""
+MOST_WORDS = 1000
+"""Characters of a message that are told: it may quote what somebody sent."""
 _FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*+): ")
 
 
@@ -48,8 +52,9 @@ def status_of(error: HerdError) -> int:
 
 
 def words_of(error: Exception) -> str:
-    """Its message, as a client may read it: without paths of this machine."""
-    return without_paths(str(error))
+    """Its message, as a client may read it: no longer than a line or two, without paths of this machine."""
+    text = str(error)
+    return without_paths(text if len(text) <= MOST_WORDS else text[:MOST_WORDS] + "…")
 
 
 def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
@@ -100,8 +105,8 @@ def of_machine(error: Exception) -> HerdError | None:
 def _param(error: HerdError) -> str | None:
     """The field that an error is about."""
     if isinstance(error, Refused):
-        return error.param or None
+        return error.param[:MOST_PARAM] or None
     if isinstance(error, ContextTooLong):
         return "messages"
-    found = _FIRST_WORD.match(str(error))
+    found = _FIRST_WORD.match(str(error)[:MOST_PARAM])
     return found.group(1) if found else None

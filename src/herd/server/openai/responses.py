@@ -15,7 +15,7 @@ from starlette.responses import Response
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.common import json_response
-from herd.server.fields import Name, Refused, Table, told
+from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
@@ -133,6 +133,12 @@ RESPONSES: Table[ResponsesRequest] = Table(
 )
 
 
+MOST_METADATA, MOST_METADATA_NAME, MOST_METADATA_VALUE = 16, 64, 512
+"""Pairs, and characters of their names and values, as OpenAI has them."""
+MOST_DESCRIPTION = 16 << 10
+"""Characters of a description that a response tells again and no model reads."""
+
+
 async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer: whole, as a stream, or in the background."""
     read = await read_as(service, request, caller, lambda body: _read(service, caller, body), media=True)
@@ -181,6 +187,7 @@ def _read(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
         ignored = ("tools[].web_search", *ignored)
     if asked.background and (asked.stream or asked.store is False):
         raise Refused("background: got it with stream or without store", "background")
+    _check_told(service, asked)
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
     before = None
     if asked.previous_response_id is not None:
@@ -191,6 +198,20 @@ def _read(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
         service.responses.check(kept)
     ask = _ask(service, asked, items if before is None else own.all())
     return _Read(asked, ask, kept, _spaces(asked.tools or ()), told(ignored))
+
+
+def _check_told(service: Service, asked: ResponsesRequest) -> None:
+    """Limits of what a response tells again and no model reads, so that no context bounds it. Raises Refused."""
+    metadata = asked.metadata or {}
+    within("metadata", len(metadata), MOST_METADATA)
+    for name, value in metadata.items():
+        within("metadata: characters of a name", len(name), MOST_METADATA_NAME)
+        within("metadata: characters of a value", len(value), MOST_METADATA_VALUE)
+    form = asked.text.format if asked.text is not None else None
+    spaces = [tool for tool in asked.tools or () if isinstance(tool, Namespace)]
+    for named in (*([form] if isinstance(form, SchemaFormat) else ()), *spaces):
+        within("characters of a name", len(named.name), service.limits.name_bytes)
+        within("characters of a description", len(named.description or ""), MOST_DESCRIPTION)
 
 
 def _response(kept: Kept, headers: Mapping[str, str]) -> Response:
