@@ -2,6 +2,7 @@
 
 import gc
 import random
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -14,6 +15,7 @@ from serving import client_of, fake_service
 from herd.errors import NotFound, TooLarge
 from herd.server.keys import Key
 from herd.server.limits import Limits
+from herd.server.openai import responses
 from herd.server.response_store import Items, Kept, ResponseStore
 
 A, B = Key("a"), Key("b")
@@ -186,3 +188,40 @@ def test_items_of_a_dialog_are_told_in_their_order(tmp_path: Path) -> None:
         second = client.post("/v1/responses", json=body).raise_for_status().json()
         items = client.get(f"/v1/responses/{second['id']}/input_items").json()["data"]
         assert [item["role"] for item in items] == ["user", "assistant"] * 2
+
+
+def test_a_long_dialog_is_read_beside_the_loop_and_held_as_if_it_had_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the request is long, but what it goes on from; most of it in what no model reads again."""
+    service, seen = fake_service(tmp_path), []
+    everything = Items.all
+
+    def all_items(items: Items) -> list[Any]:
+        seen.append((threading.current_thread().name, service.in_flight.held))
+        return everything(items)
+
+    monkeypatch.setattr(Items, "all", all_items)
+    thought = {"type": "reasoning", "id": "r", "summary": [["a"] * 50] * 500}
+    with client_of(service) as client:
+        body = {"model": "fake", "input": [thought, {"role": "user", "content": "One"}]}
+        first = client.post("/v1/responses", json=body).raise_for_status().json()["id"]
+        whole = service.responses.find(service.keyring.find("", ""), first).items.whole_bytes
+        client.post("/v1/responses", json={"model": "fake", "input": "Two", "previous_response_id": first})
+        ((thread, held),) = seen
+        assert thread.startswith("herd-prepare"), thread
+        assert held > whole + 24 * 25_000
+        assert service.in_flight.held == 0
+        client.get(f"/v1/responses/{first}/input_items").raise_for_status()
+        assert all(thread.startswith("herd-prepare") for thread, _ in seen)
+
+
+def test_what_is_not_stored_keeps_none_of_its_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Kept] = []
+    monkeypatch.setattr(responses, "Kept", lambda *given: made.append(Kept(*given)) or made[-1])
+    with client_of(fake_service(tmp_path)) as client:
+        body = {"model": "fake", "input": "a" * 1000, "store": False, "stream": True}
+        client.post("/v1/responses", json=body).raise_for_status()
+    (kept,) = made
+    assert kept.items.whole_bytes < 4096
+    assert b"a" * 1000 not in b"".join(link._own for link in kept.items.chain())

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from herd.server.body import read_body, read_object
+from herd.server.body import read_body, read_object, values_of
 from herd.server.limits import Limits
 from herd.server.service import Caller, Service
 
@@ -32,16 +32,14 @@ async def read_as(
     async for piece in read_body(request, service.limits, caller.admission.hold, media=media):
         pieces.append(piece)
         size += len(piece)
-        values += _values(piece)
+        values += values_of(piece)
     caller.admission.hold(VALUE_BYTES * min(values, service.limits.json_values))
-    if size <= INLINE:
-        return _made(pieces, service.limits, make)
-    return await service.compute(caller, lambda: _made(pieces, service.limits, make), size)
+    return await understood(service, caller, lambda: _made(pieces, service.limits, make), size)
 
 
-def _values(piece: bytes) -> int:
-    """How many values a part of JSON may hold, at most."""
-    return piece.count(b",") + piece.count(b":") + piece.count(b"[") + piece.count(b"{")
+async def understood(service: Service, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
+    """What comes of work on so many bytes of JSON, beside the event loop where they are many."""
+    return work() if size_bytes <= INLINE else await service.compute(caller, work, size_bytes)
 
 
 def _made(pieces: Sequence[bytes], limits: Limits, make: Callable[[dict[str, Any]], T]) -> T:

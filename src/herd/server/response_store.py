@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from herd.errors import NotFound, TooLarge, fail
+from herd.server.body import values_of
 from herd.server.keys import Key
 from herd.server.wire import encode
 
@@ -35,6 +36,8 @@ class Items:
         """Of its own."""
         self.whole_bytes: int = self.size_bytes + (0 if before is None else before.whole_bytes)
         """With all before it."""
+        self.whole_values: int = values_of(self._own) + (0 if before is None else before.whole_values)
+        """How many values of JSON that may be."""
         self.holders = 0
         """Kept responses and later items that hold it (see ResponseStore)."""
 

@@ -16,7 +16,7 @@ from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, told, within
-from herd.server.intake import read_as
+from herd.server.intake import VALUE_BYTES, read_as, understood
 from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
@@ -141,8 +141,11 @@ MOST_DESCRIPTION = 16 << 10
 
 async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer: whole, as a stream, or in the background."""
-    read = await read_as(service, request, caller, lambda body: _read(service, caller, body), media=True)
-    asked, ask, kept, spaces, headers = read
+    asked, ignored = await read_as(service, request, caller, lambda body: _asked(service, body), media=True)
+    before = _before(service, caller, asked)
+    size = caller.admission.size_bytes
+    ask, kept, spaces = await understood(service, caller, lambda: _read(service, asked, before), size)
+    headers = told(ignored)
     if asked.background:
         kept.say(status="queued")
         service.responses.keep(caller.key, kept)
@@ -151,6 +154,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         kept.task = asyncio.create_task(_in_background(service, caller, ask, kept, spaces))
         kept.task.add_done_callback(lambda _: admission.close())
         return _response(kept, headers)
+    caller.admission.made.hold(len(kept.json))
     answer = await service.open(caller, ask)
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
@@ -171,15 +175,13 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
 class _Read(NamedTuple):
     """What a body asks for."""
 
-    asked: ResponsesRequest
     ask: Ask
     kept: Kept
     spaces: Spaces
-    headers: dict[str, str]
 
 
-def _read(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
-    """What is asked. Raises Refused, NotFound, TooLarge, BadMedia."""
+def _asked(service: Service, body: dict[str, Any]) -> tuple[ResponsesRequest, tuple[str, ...]]:
+    """The typed request, and the fields that have no effect. Raises Refused."""
     asked, ignored = RESPONSES.read(body, strict=service.strict)
     if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
         if service.strict:
@@ -188,16 +190,29 @@ def _read(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
     if asked.background and (asked.stream or asked.store is False):
         raise Refused("background: got it with stream or without store", "background")
     _check_told(service, asked)
+    return asked, ignored
+
+
+def _before(service: Service, caller: Caller, asked: ResponsesRequest) -> Items | None:
+    """The dialog that it goes on from, held as what came with the request. Raises NotFound, Busy, TooLarge."""
+    if asked.previous_response_id is None:
+        return None
+    found = service.responses.find(caller.key, asked.previous_response_id).items
+    caller.admission.hold(found.whole_bytes + VALUE_BYTES * found.whole_values)
+    return found
+
+
+def _read(service: Service, asked: ResponsesRequest, before: Items | None) -> _Read:
+    """What comes of it. Raises Refused, TooLarge, BadMedia."""
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
-    before = None
-    if asked.previous_response_id is not None:
-        before = service.responses.find(caller.key, asked.previous_response_id).items
     own = Items(before, items)
     kept = Kept(_body(asked), own)
     if asked.store is not False:
         service.responses.check(kept)
     ask = _ask(service, asked, items if before is None else own.all())
-    return _Read(asked, ask, kept, _spaces(asked.tools or ()), told(ignored))
+    if asked.store is False:
+        kept.items = Items(None, [])  # nobody goes on from it
+    return _Read(ask, kept, _spaces(asked.tools or ()))
 
 
 def _check_told(service: Service, asked: ResponsesRequest) -> None:
