@@ -1,5 +1,6 @@
 """Keys are counted before the work: places, bytes and tokens, on every route."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -18,9 +19,10 @@ from test_hostile import GOOD, TURNS
 
 from herd.errors import Busy, QuotaSpent
 from herd.server.admission import Admission, InFlight, Spending
-from herd.server.app import ROUTES
+from herd.server.app import ROUTES, create_app
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
+from herd.server.options import ServerOptions
 from herd.server.routes import Route
 from herd.server.service import Service
 from herd.server.tables import TABLES
@@ -247,6 +249,44 @@ def test_parallel_requests_reserve_before_they_run(tmp_path: Path) -> None:
         settled(service, k)
     assert sorted(set(statuses)) == [200, 429]
     assert k.tokens._left > -400, "one answer more than the quota at most"
+
+
+STREAMS = [n for n, t in TABLES.items() if "stream" in {f for f, _, _ in t.rows()} and n in COSTS]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_whose_reader_is_gone_before_its_head_holds_nothing(name: str, tmp_path: Path) -> None:
+    """Behind another reply that its reader does not take, not even the head can be sent."""
+    k = key(tokens_per_minute=10**6)
+    service = fake_service(tmp_path, slowly_x, keys=(k,))
+    app = create_app(service, ServerOptions(keys=(k,), log="off"))
+    method, path = name.split(" ")
+    headers = [(b"host", b"localhost"), (b"x-api-key", SECRET.encode())]
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+             "headers": headers, "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1),
+             "server": ("localhost", 1)}  # fmt: skip
+
+    async def ask() -> None:
+        sends, body = asyncio.Event(), [json.dumps({**GOOD[name], "stream": True}).encode()]
+
+        async def receive() -> dict[str, Any]:
+            if body:
+                return {"type": "http.request", "body": body.pop(), "more_body": False}
+            await sends.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            assert message.get("status", 200) == 200, message
+            sends.set()
+            await asyncio.Event().wait()
+
+        await asyncio.wait_for(app(scope, receive, send), WAIT_S)
+        settled(service, k)
+        assert [held.users for held in service.models.held] == [0]
+        assert all(kept.over for mine in service.responses._keys.values() for kept in mine.kept.values())
+        await service.models.close()
+
+    asyncio.run(ask())
 
 
 # -- rights ------------------------------------------------------------------------------------------------------------

@@ -265,8 +265,14 @@ class Service:
         *,
         headers: Mapping[str, str],
         ping: bytes | None = None,
+        left: Callable[[], None] = lambda: None,
     ) -> Stream:
-        """An answer as a stream, dropped when its reader is gone or falls behind."""
+        """An answer as a stream, dropped when its reader is gone or falls behind. left: called when it is over."""
+
+        async def ended() -> None:
+            await answer.aclose()
+            left()
+
         return Stream(
             chunks,
             media_type,
@@ -274,6 +280,7 @@ class Service:
             write_timeout_s=self.limits.write_timeout_s,
             ping=ping,
             is_behind=lambda: answer.unread_bytes > self.limits.unread_bytes,
+            ended=ended,
         )
 
     @property

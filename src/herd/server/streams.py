@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,7 +42,8 @@ class Stream:
     """An ASGI response out of an async generator of chunks.
 
     ping: what may be sent at any time between chunks; None: nothing. is_behind: whether too much waits for the reader.
-    The generator is closed however it ends: that is what frees the request's place.
+    The generator is closed however it ends, and then `ended` called: a generator that has not begun does nothing when
+    it is closed.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Stream:
         write_timeout_s: float,
         ping: bytes | None = None,
         is_behind: Callable[[], bool] = lambda: False,
+        ended: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._chunks = chunks
+        self._ended = ended
         self._headers = [
             (b"content-type", media_type.encode()),
             (b"cache-control", b"no-store"),
@@ -87,7 +90,11 @@ class Stream:
                 raise  # not the watcher: the service is ending
         finally:
             watcher.cancel()
-            await self._chunks.aclose()
+            try:
+                await self._chunks.aclose()
+            finally:
+                if self._ended is not None:
+                    await self._ended()
 
     async def _watch(self, main: "asyncio.Task[object]", receive: Receive, send: Send) -> None:
         """Cancel the sender when its reader is gone."""

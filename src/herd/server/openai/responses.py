@@ -160,7 +160,14 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         service.responses.keep(caller.key, kept)
     if asked.stream:
         chunks = _stream(service, answer, kept, spaces)
-        return service.streamed(answer, chunks, "text/event-stream", headers=headers, ping=SSE_PING)
+        return service.streamed(
+            answer,
+            chunks,
+            "text/event-stream",
+            headers=headers,
+            ping=SSE_PING,
+            left=lambda: _left(service, caller, kept),
+        )
     try:
         (reply,) = await answer.whole(request)
         _finish(service, caller, kept, reply, output_of(reply, spaces))
@@ -479,7 +486,6 @@ async def _stream(service: Service, answer: Answer, kept: Kept, spaces: Spaces) 
         raise
     finally:
         await answer.aclose()
-        _left(service, caller, kept)
 
 
 class Writer:
