@@ -69,7 +69,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "encode": {"text": "x"},
     "decode": {"ids": [1]},
     "count": {"messages": DIALOG},
-    "prompt_ids": {"messages": DIALOG, "system": None, "tools": None},
+    "prompt_ids": {"messages": DIALOG, "system": None, "tools": None, "fits": True},
     "logits": {"ids": [1, 2]},
     "perplexity": {"text": "xyz", "context": 8, "stride": 4},
     "embed": {"texts": ["x"]},

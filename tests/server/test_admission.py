@@ -1,6 +1,7 @@
 """Keys are counted before the work: places, bytes and tokens, on every route."""
 
 import asyncio
+import functools
 import json
 import socket
 import threading
@@ -17,7 +18,10 @@ from hypothesis import strategies as st
 from serving import client_of, fake_llm, fake_service, running
 from test_hostile import GOOD, TURNS
 
+from herd.config import TINY
+from herd.engine.fake import FakeModel
 from herd.errors import Busy, QuotaSpent
+from herd.llm import LLM
 from herd.server.admission import Admission, InFlight, Spending
 from herd.server.app import ROUTES, create_app
 from herd.server.keys import Key, digest_of
@@ -26,6 +30,9 @@ from herd.server.options import ServerOptions
 from herd.server.routes import Route
 from herd.server.service import Service
 from herd.server.tables import TABLES
+from herd.text import special
+from herd.text.chat import ChatML, Llama3, Llama4, Llama4HF
+from herd.text.tokenizer import Tokenizer
 
 SECRET, OTHER = "a-secret-of-some-length", "another-secret-of-a-key"
 WAIT_S = 20
@@ -403,3 +410,41 @@ def test_what_cannot_fit_is_refused_before_it_is_made_tokens(field: str, monkeyp
         asks[field]()
     with pytest.raises(ContextTooLong, match=r"texts\[1\] has at least 100000 tokens"):
         llm.embed(["a", text])
+
+
+MANY = {
+    "names": {"a" * 500 + str(i): 1 for i in range(200)},
+    "numbers": {"x": [1.5] * 100_000},
+    "texts": {"x": ["a"] * 100_000},
+    "deep lists": {"x": functools.reduce(lambda inner, _: [inner], range(50), [1] * 1000)},
+}
+"""Values that are long once they are written: the last one by the blanks that set it out."""
+
+
+@pytest.mark.parametrize("what", MANY)
+@pytest.mark.parametrize("chat", [Llama4, Llama4HF, Llama3, ChatML])
+def test_values_that_cannot_fit_are_refused_before_they_are_made_tokens(
+    what: str, chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from herd.errors import ContextTooLong
+
+    words = Tokenizer.bytes_only([*special.SMALL, *(name for name in chat.needs if name not in special.SMALL)])
+    llm = LLM(TINY, FakeModel(lambda ids: 65, context=1000), words, chat(words))
+    monkeypatch.setattr(llm.tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
+    tools = [{"name": "t", "parameters": MANY[what]}]
+    past = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "t", "arguments": MANY[what]}]},
+    ]
+    asks: list[Callable[[], Any]] = [
+        lambda: llm.chat(past),
+        lambda: llm.prompt_ids(past, fits=True),
+        lambda: llm.chat("Hi", tools=tools),
+        lambda: llm.prompt_ids("Hi", tools=tools, fits=True),
+    ]
+    if what == "deep lists":  # only where they are set out on lines are they long
+        asks = asks[2:] if chat is not ChatML else []
+    for ask in asks:
+        with pytest.raises(ContextTooLong, match="at least"):
+            ask()
+    llm.close()

@@ -23,7 +23,7 @@ from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
-from herd.engine.checks import many, shown
+from herd.engine.checks import flag, many, shown
 from herd.engine.checks import text as check_text
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import MOST_WAITING, Engine
@@ -291,11 +291,21 @@ class LLM:
         return len(self.prompt_ids(messages))
 
     def prompt_ids(
-        self, messages: Dialog, *, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Dialog,
+        *,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
     ) -> list[int]:
-        """What `chat` would send: the turns, and the open header of the answer."""
+        """What `chat` would send: the turns, and the open header of the answer. fits: raise ContextTooLong, before
+        anything is made tokens, for what has too many characters to fit the context."""
         Asked(system=system, tools=tools)  # checks them
-        return self._requests.ids(read_dialog(messages, system=system, images=(), vision=self.config.vision), tools)
+        turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
+        flag("fits", fits)
+        if fits:
+            self._requests.check_dialog_fits(turns, tools or (), self.context)
+        return self._requests.ids(turns, tools)
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 

@@ -72,6 +72,10 @@ class Requests:
                 do="shorten it, or load the model with a larger context",
             )
 
+    def check_dialog_fits(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]], context: int) -> None:
+        """`check_fits` of a dialog, with what the format says about its tools: JSON there may be set out on lines."""
+        self.check_fits((turns, self.format().definitions(tools) if tools else ""), context)
+
     def given(self, ids: Sequence[int], name: str = "prompt") -> list[int]:
         """Ids that a caller gave, as plain numbers. Raises UsageError for what is none of this vocabulary."""
         return token_ids(name, ids, self.tokenizer.vocab_size)
@@ -80,7 +84,7 @@ class Requests:
         """A checked request to answer a dialog."""
         asked, options = Asked.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
-        self.check_fits((turns, asked.tools), engine.backend.context)
+        self.check_dialog_fits(turns, asked.tools or (), engine.backend.context)
         shown = _shown(asked.policy, Prompt(turns, asked.tools or ()))
         return self._submit(engine, self.ids(shown.messages, shown.tools), options, asked, turns, tiles_of(turns))
 
@@ -178,17 +182,21 @@ def _characters(text: Any) -> int:
     seen: set[int] = set()
     while waiting:
         one = waiting.pop()
-        if not isinstance(one, str):
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
         if isinstance(one, str):
             found += len(one)
-        elif isinstance(one, Message):
+            continue
+        if isinstance(one, int | float):
+            found += 1  # a digit, at least
+            continue
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Message):
             waiting += (one.content, one.context, [call.arguments for call in one.tool_calls])
         elif isinstance(one, TextPart):
             found += len(one.text)
         elif isinstance(one, Mapping):
+            waiting += one.keys()
             waiting += one.values()
         elif isinstance(one, list | tuple):
             waiting += one

@@ -231,13 +231,13 @@ class Service:
         images: Images,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
-        """What a dialog is as a prompt. Raises what reading it raises."""
+        """What a dialog is as a prompt. Raises what reading it raises, ContextTooLong for what cannot be one."""
         await images.fetch(self.lane_of(caller), caller.admission)
         tiles = tiles_bytes(llm, messages)
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(llm, text))
-        ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None), size)
+        ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None, fits=True), size)
         self.charge(caller, len(ids))
         return ids
 

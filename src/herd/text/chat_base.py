@@ -60,6 +60,10 @@ class ChatFormat(ABC):
         ids = self._dialog(messages, tools or (), tokens_per_tile)
         return [*ids, *self._open()] if open_assistant else ids
 
+    def definitions(self, tools: Sequence[Tool]) -> str:
+        """What a dialog says about tools, at least: how long that is depends on the format. Raises UsageError."""
+        return ""
+
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """The ids that stand for one image. Raises UsageError where the format has none."""
         fail(UsageError, f"chat format {self.name} has no image tokens", got="an image", do="use a model with vision")

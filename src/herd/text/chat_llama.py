@@ -31,6 +31,10 @@ class _Turns(ChatFormat):
         self.tool_form = tool_form
         self._roles = {role: self._header("ipython" if role == "tool" else role) for role in ROLES}
 
+    def definitions(self, tools: Sequence[Tool]) -> str:
+        """See `ChatFormat`."""
+        return definitions_text(tools, self.tool_form)
+
     def _header(self, text: str) -> list[int]:
         encode = self.tokenizer.encode
         return [*self._special(self.start), *encode(text), *self._special(self.stop), *encode("\n\n")]
@@ -43,7 +47,7 @@ class _Turns(ChatFormat):
 
     def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
         if tools:
-            messages = with_system(messages, definitions_text(tools, self.tool_form))
+            messages = with_system(messages, self.definitions(tools))
         ids = self._special("<|begin_of_text|>")
         for message in messages:
             ids += self._turn(message, tokens_per_tile)
@@ -107,6 +111,13 @@ class Llama4HF(Llama4):
 
     name = "llama4-hf"
 
+    def definitions(self, tools: Sequence[Tool]) -> str:
+        """See `ChatFormat`."""
+        return "".join(self._definition(tool) for tool in tools)
+
+    def _definition(self, tool: Tool) -> str:
+        return dumps(tool, indent=4, ascii_only=False) + "\n\n"  # "}" and an empty line are one token
+
     def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
         ids, rest = self._special("<|begin_of_text|>"), list(messages)
         if rest[0].role == "system":
@@ -121,8 +132,8 @@ class Llama4HF(Llama4):
             if not rest:
                 fail(UsageError, "chat format llama4-hf puts tools into the first user turn", got="no user turn")
             ids += self._roles["user"] + self.tokenizer.encode(_HF_GUIDANCE)
-            for tool in tools:  # an empty line belongs to the JSON: "}" and it are one token
-                ids += self.tokenizer.encode(dumps(tool, indent=4, ascii_only=False) + "\n\n")
+            for tool in tools:
+                ids += self.tokenizer.encode(self._definition(tool))
             first: Content = rest.pop(0).content
             ids += self._content(first.strip() if isinstance(first, str) else first, tokens_per_tile)
             ids += self._special(self.eot)

@@ -29,7 +29,7 @@ class ChatML(ChatFormat):
         if self.default_system is not None and messages[0].role != "system":
             messages = [Message("system", self.default_system), *messages]
         if tools:
-            messages = with_system(messages, hermes_text(tools))
+            messages = with_system(messages, self.definitions(tools))
         encode = self.tokenizer.encode
         ids: list[int] = []
         for message in messages:
@@ -44,6 +44,10 @@ class ChatML(ChatFormat):
                 ids += encode("<tool_call>\n") + encode(text) + encode("\n</tool_call>")
             ids += [self.tokenizer.specials["<|im_end|>"], *encode("\n")]
         return ids
+
+    def definitions(self, tools: Sequence[Tool]) -> str:
+        """See `ChatFormat`."""
+        return hermes_text(tools)
 
     def _header(self, role: str) -> list[int]:
         return [self.tokenizer.specials["<|im_start|>"], *self.tokenizer.encode(role + "\n")]
