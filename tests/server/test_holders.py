@@ -218,7 +218,10 @@ def _stored(folder: Path) -> None:
         grown = stack.enter_context(_measured())
         last = None
         for i in range(60):
-            body = {"model": "fake", "input": "x" * 500, "metadata": {f"{j}": "y" * 10_000 for j in range(10)}}
+            told = [
+                {"type": "namespace", "name": f"n{j}", "description": "y" * 10_000, "tools": []} for j in range(10)
+            ]
+            body = {"model": "fake", "input": "x" * 500, "tools": told}
             found = client.post("/v1/responses", json={**body, "previous_response_id": last if i % 4 else None})
             last = found.raise_for_status().json()["id"]
         assert service.responses.size_bytes <= LIMITS.key_stored_bytes and len(service.responses) > 10
