@@ -218,9 +218,7 @@ def _stored(folder: Path) -> None:
         grown = stack.enter_context(_measured())
         last = None
         for i in range(60):
-            told = [
-                {"type": "namespace", "name": f"n{j}", "description": "y" * 10_000, "tools": []} for j in range(10)
-            ]
+            told = [{"type": "namespace", "name": f"n{j}", "description": "y" * 10_000, "tools": []} for j in range(10)]
             body = {"model": "fake", "input": "x" * 500, "tools": told}
             found = client.post("/v1/responses", json={**body, "previous_response_id": last if i % 4 else None})
             last = found.raise_for_status().json()["id"]
