@@ -125,21 +125,33 @@ def test_pixels_wait_for_room_in_the_order_of_asking() -> None:
 @pytest.mark.parametrize("more", [False, True])
 def test_a_long_body_goes_out_in_pieces(size: int, more: bool) -> None:
     body, sent = bytes(i % 251 for i in range(size)), list[Any]()
+    turns, between = [0], []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
+    def turn() -> None:
+        turns[0] += 1
+        asyncio.get_running_loop().call_soon(turn)
+
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body":
+            between.append(turns[0])
 
     async def receive() -> Any:
         raise AssertionError("nobody asks")
 
-    asyncio.run(InPieces(app)({"type": "http"}, receive, send))
+    async def run() -> None:
+        turn()
+        await InPieces(app)({"type": "http"}, receive, send)
+
+    asyncio.run(run())
     pieces = [message for message in sent if message["type"] == "http.response.body"]
     assert b"".join(message["body"] for message in pieces) == body
     assert all(len(message["body"]) <= PIECE for message in pieces)
+    assert between == sorted(set(between)), "one piece in a turn of the loop"
     assert [message.get("more_body", False) for message in pieces] == [True] * (len(pieces) - 1) + [more]
 
 

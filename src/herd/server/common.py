@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.llm import LLM
 from herd.llm.streams import ID_BYTES
 from herd.replies import Reply
 from herd.server.fields import Name, Table
@@ -119,13 +120,18 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
     async with service.models.use(asked.model) as llm:
         if asked.messages is not None:
             ids = await service.prompt_ids(caller, llm, dialog, images)
+            data = await service.compute(caller, lambda: _counted(llm, ids)[1], size)
         else:
             text = asked.prompt if asked.prompt is not None else asked.content or ""
             caller.admission.made.hold(ID_BYTES * len(text if text.isascii() else text.encode()))
-            ids = await service.compute(caller, lambda: llm.encode(text), size)
-            service.charge(caller, len(ids))
-        found = {"tokens": ids, "count": len(ids), "max_model_len": llm.context}
-    return Response(await service.compute(caller, lambda: encode(found), size), media_type="application/json")
+            count, data = await service.compute(caller, lambda: _counted(llm, llm.encode(text)), size)
+            service.charge(caller, count)
+    return Response(data, media_type="application/json")
+
+
+def _counted(llm: LLM, ids: Sequence[int]) -> tuple[int, bytes]:
+    """How many ids, and the reply that tells them: a list of millions takes long to be thrown away, too."""
+    return len(ids), encode({"tokens": ids, "count": len(ids), "max_model_len": llm.context})
 
 
 async def detokenize(service: Service, request: Request, caller: Caller) -> Response:

@@ -33,6 +33,8 @@ class InPieces:
             view, more = memoryview(body), message.get("more_body", False)
             for start in range(0, len(view), PIECE):
                 last = start + PIECE >= len(view)
+                if start:
+                    await asyncio.sleep(0)  # a reader that is fast would get all of it in one turn of the loop
                 await send({**message, "body": bytes(view[start : start + PIECE]), "more_body": more or not last})
 
         await self._app(scope, receive, in_pieces)
