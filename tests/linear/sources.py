@@ -36,6 +36,8 @@ def patterns() -> dict[str, Any]:
     """Compiled patterns that stand in modules, by the module that makes them and their name there."""
     found: dict[int, tuple[str, Any]] = {}
     for module in MODULES:
+        if "torch" in module and importlib.util.find_spec("torch") is None:
+            continue  # the core needs none of it
         made = {target.id for node in tree(module).body for target in _targets(node)}
         for name, value in vars(importlib.import_module(module)).items():
             if isinstance(value, re.Pattern | regex.Pattern) and name in made:
