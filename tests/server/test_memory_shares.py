@@ -16,6 +16,7 @@ from herd.media.room import Room
 from herd.server.admission import Holding, InFlight
 from herd.server.keys import Key
 from herd.server.limits import Limits
+from herd.server.openai import completions
 from herd.server.service import Service
 from herd.server.sizes import PREPARED_BYTES, WIDE, prompt_bytes, text_size
 from herd.server.streams import PIECE, InPieces
@@ -170,3 +171,25 @@ def test_a_reply_that_is_not_read_is_counted_until_it_is(tmp_path: Path) -> None
                 assert time.monotonic() < deadline, service.answering.held
                 time.sleep(0.01)
         _until_all_is_free(service)
+
+
+@pytest.mark.parametrize("prompt", ["a" * 3000, [97] * 3000])
+def test_prompts_that_are_told_again_are_held_and_written_beside_the_loop(
+    prompt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, seen = fake_service(tmp_path), []
+    whole = completions.CompletionWriter.whole
+
+    def watched(writer: Any, replies: Any) -> Any:
+        seen.append((threading.current_thread().name, service.answering.held))
+        return whole(writer, replies)
+
+    monkeypatch.setattr(completions.CompletionWriter, "whole", watched)
+    body = {"model": "fake", "prompt": prompt, "echo": True, "n": 16, "max_tokens": 1}
+    with client_of(service) as client:
+        found = client.post("/v1/completions", json=body).raise_for_status()
+        assert [choice["text"][:3000] for choice in found.json()["choices"]] == ["a" * 3000] * 16
+        _until_all_is_free(service)
+    ((thread, held),) = seen
+    assert thread.startswith("herd-prepare")
+    assert held > 6 * 3000 * 16

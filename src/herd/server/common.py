@@ -37,9 +37,11 @@ async def json_reply(
     build: Callable[[], Any],
     replies: Sequence[Reply],
     headers: Mapping[str, str] | None = None,
+    more_bytes: int = 0,
 ) -> Response:
-    """Answers as one object, written beside the event loop where they are long."""
-    size = sum(_size(reply) for reply in replies)
+    """Answers as one object, written beside the event loop where they are long. more_bytes: that stand in it besides
+    them, about."""
+    size = more_bytes + sum(_size(reply) for reply in replies)
     if size <= SHORT:
         data = encode(build())
     else:

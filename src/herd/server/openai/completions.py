@@ -26,8 +26,13 @@ from herd.server.openai.chat import (
 )
 from herd.server.problems import body_of
 from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.sizes import spelt_bytes
 from herd.server.streams import Stream
 from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
+
+
+ECHO_BYTES = 6
+"""Of a character of a prompt that is told again: in a text with its answer, and as JSON."""
 
 
 class CompletionRequest(Sampling, kw_only=True):
@@ -56,13 +61,14 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
             answers.append(await service.open(caller, ask))
             stack.push_async_callback(answers[-1].aclose)
         both = zip(answers, asks, strict=True) if asked.echo else ()
-        prompts = [await service.compute(caller, partial(_spelt, answer, ask)) for answer, ask in both]
+        prompts = [await _echoed(service, answer, ask) for answer, ask in both]
         writer = CompletionWriter(asked.model, answers[0].created, prompts)
         headers = told(ignored)
         if not asked.stream:
             replies = [await answer.whole(request) for answer in answers]
             flat = [reply for found in replies for reply in found]
-            return await json_reply(service, caller, lambda: writer.whole(replies), flat, headers)
+            size = sum(len(prompt) * len(found) for prompt, found in zip(prompts, replies, strict=False))
+            return await json_reply(service, caller, lambda: writer.whole(replies), flat, headers, size)
         stack.pop_all()  # the stream closes it
         usage = asked.stream_options is not None and asked.stream_options.include_usage is True
         chunks = writer.stream(answers[0], usage=usage)
@@ -88,6 +94,16 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
         ignored,
         [Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "") for prompt in prompts],
     )
+
+
+async def _echoed(service: Service, answer: Answer, ask: Ask) -> str:
+    """A prompt as text, held as often as it is told. Raises Busy, TooLarge."""
+    caller = answer.caller
+    if not isinstance(ask.prompt, str):
+        caller.admission.made.hold(spelt_bytes(answer.llm, answer.prompt_tokens))
+    text = await service.compute(caller, partial(_spelt, answer, ask))
+    caller.admission.made.hold(ECHO_BYTES * len(text) * answer.n)
+    return text
 
 
 def _spelt(answer: Answer, ask: Ask) -> str:
