@@ -13,7 +13,7 @@ import pytest
 from serving import client_of, fake_service
 
 from herd.errors import NotFound, TooLarge
-from herd.server.keys import Key
+from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.openai import responses
 from herd.server.response_store import Items, Kept, ResponseStore
@@ -225,3 +225,20 @@ def test_what_is_not_stored_keeps_none_of_its_items(tmp_path: Path, monkeypatch:
     (kept,) = made
     assert kept.items.whole_bytes < 4096
     assert b"a" * 1000 not in b"".join(link._own for link in kept.items.chain())
+
+
+def test_a_response_that_ends_after_its_key_is_gone_is_no_next_ones_of_that_name() -> None:
+    store, ring, old = ResponseStore(9, 1 << 20, 1 << 20), Keyring((A,)), Key("old")
+    ring.replace((A, old))
+    store.keep(old, before := _kept(1, 10))
+    for name in ring.replace((A,)):
+        store.forget(name)
+    store.keep(old, late := _kept(2, 10))
+    new = Key("old")
+    ring.replace((A, new))
+    for kept in (before, late):
+        with pytest.raises(NotFound):
+            store.find(new, kept.id)
+    assert (len(store), store.size_bytes) == (0, 0)
+    store.keep(new, third := _kept(3, 10))
+    assert store.find(new, third.id) is third

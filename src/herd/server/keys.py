@@ -63,6 +63,8 @@ class Key:
     policy: str = ""
     under_way: int = 0
     """Requests."""
+    gone: bool = False
+    """Whether it is no key of the service any more; what is under way goes on, and nothing is kept for it."""
     requests: "Bucket" = field(default_factory=lambda: Bucket(None))
     tokens: "Bucket" = field(default_factory=lambda: Bucket(None))
 
@@ -185,6 +187,8 @@ class Keyring:
             if key.name in old:
                 old[key.name].become(key)
         self._keys = tuple(old.pop(key.name, key) for key in keys)
+        for key in old.values():
+            key.gone = True
         return list(old)
 
     def name_of(self, authorization: str, x_api_key: str) -> str:

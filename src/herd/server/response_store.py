@@ -157,8 +157,10 @@ class ResponseStore:
             fail(TooLarge, "a stored response", got=f"{size} bytes", expected=f"at most {self._key_bytes}", do=do)
 
     def keep(self, key: Key, kept: Kept) -> None:
-        """One more. Raises TooLarge."""
+        """One more; of a key that is gone none. Raises TooLarge."""
         self.check(kept)
+        if key.gone:
+            return
         mine = self._keys.setdefault(key.name, _Mine())
         mine.kept[kept.id] = kept
         mine.count(kept)

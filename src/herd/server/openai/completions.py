@@ -30,7 +30,6 @@ from herd.server.sizes import spelt_bytes
 from herd.server.streams import Stream
 from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 
-
 ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""
 
