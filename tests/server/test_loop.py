@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from loop_watch import LoopWatch, watched
 from serving import client_of, fake_service
 from test_hostile import GOOD
 
+from herd.server.app import ROUTES
 from herd.server.limits import Limits
+from herd.server.routes import Route
 from herd.server.tables import TABLES
 
 HELD_S = 0.005
@@ -92,3 +95,20 @@ def test_the_watch_sees_what_holds_the_loop(tmp_path: Path, monkeypatch: pytest.
     with client_of(fake_service(tmp_path)) as client, watched() as watch:
         client.post("/v1/chat/completions", json={**GOOD["POST /v1/chat/completions"], "x": [[1]] * 50_000})
         assert watch.longest_s > HELD_S, watch.longest_s
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if r.right == "models"], ids=lambda r: f"{r.method} {r.path}")
+def test_headers_of_models_are_read_beside_the_loop(route: Route, tmp_path: Path) -> None:
+    service, threads = fake_service(tmp_path), list[str]()
+    about = service.models.catalogue.about
+
+    def watched_about(name: str) -> Any:
+        threads.append(threading.current_thread().name)
+        return about(name)
+
+    service.models.catalogue.about = watched_about  # type: ignore[method-assign]
+    with client_of(service) as client:
+        client.post("/v1/chat/completions", json=GOOD["POST /v1/chat/completions"]).raise_for_status()
+        path = route.path.replace("{model:path}", "fake")
+        client.request(route.method, path, json=GOOD.get(f"{route.method} {route.path}")).raise_for_status()
+    assert all(name.startswith("herd-prepare") for name in threads), threads

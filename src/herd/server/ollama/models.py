@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -116,7 +117,8 @@ async def version(service: Service, request: Request, caller: Caller) -> Respons
 async def tags(service: Service, request: Request, caller: Caller) -> Response:
     """All models."""
     listed = service.models.catalogue.names().values()
-    return json_response({"models": [_tag(one, about_of(service, one)) for one in listed]})
+    found = await service.compute(caller, lambda: [_tag(one, about_of(service, one)) for one in listed])
+    return json_response({"models": found})
 
 
 def _tag(listed: Listed, about: About | None) -> dict[str, Any]:
@@ -134,7 +136,7 @@ async def show(service: Service, request: Request, caller: Caller) -> Response:
     """One model: shape, licence, what it can do."""
     asked, _ = await read_as(service, request, caller, lambda body: SHOW.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.chosen())
-    about = service.models.catalogue.about(listed.name)
+    about = await service.compute(caller, lambda: service.models.catalogue.about(listed.name))
     profile = listed.profile or Profile(listed.base)
     options = "\n".join(f"{name} {value}" for name, value in profile.options.items())
     return json_response(
@@ -180,11 +182,11 @@ async def ps(service: Service, request: Request, caller: Caller) -> Response:
     for held in service.models.held:
         if held.llm is None:
             continue
-        listed = service.models.catalogue.find(held.name)
+        listed, context = service.models.catalogue.find(held.name), held.llm.context
         until = FOREVER if held.keep_alive_s == FOREVER else time.time() + max(0.0, held.expires_in_s)
-        tag = _tag(listed, about_of(service, listed))
+        tag = _tag(listed, await service.compute(caller, partial(about_of, service, listed)))
         del tag["modified_at"]
-        found.append({**tag, "expires_at": stamp(until), "size_vram": 0, "context_length": held.llm.context})
+        found.append({**tag, "expires_at": stamp(until), "size_vram": 0, "context_length": context})
     return json_response({"models": found})
 
 

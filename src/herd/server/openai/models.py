@@ -16,14 +16,15 @@ from herd.server.wire import encode
 async def list_models(service: Service, request: Request, caller: Caller) -> Response:
     """All models that can be asked for."""
     listed = service.models.catalogue.names().values()
-    found = [model_object(service, one) for one in listed]
+    found = await service.compute(caller, lambda: [model_object(service, one) for one in listed])
     return Response(encode({"object": "list", "data": found}), media_type="application/json")
 
 
 async def show_model(service: Service, request: Request, caller: Caller) -> Response:
     """One model."""
     one = service.models.catalogue.find(request.path_params["model"])
-    return Response(encode(model_object(service, one)), media_type="application/json")
+    found = await service.compute(caller, lambda: model_object(service, one))  # headers of files may have to be read
+    return Response(encode(found), media_type="application/json")
 
 
 def model_object(service: Service, listed: Listed) -> dict[str, Any]:
