@@ -3,7 +3,7 @@
 `herd serve` runs as it is installed, with a model of the store, three keys and images from the network allowed; one
 key attacks. Each kind is doubled from 4 KiB to the service's limit; or all are mixed at random.
 
-    scripts/bench hostile [--model smollm2] [--only KIND,...] [--mix MINUTES] [--seed 0] [--json FILE]
+    scripts/bench hostile [--model smollm2] [--only KIND,...] [--seconds 60] [--mix MINUTES] [--seed 0] [--json FILE]
 
 A finding is /health over 250 ms or not answering, a gap of over 1 s in a stream of another key, memory of the service
 beyond the sum of its own table (`herd serve --limits`), an answer of 500, or a process that ended. With any the exit
@@ -32,8 +32,6 @@ from hostile_kinds import KINDS, MOST, Target
 
 HEALTH_S, GAP_S = 0.25, 1.0
 START = 4 << 10
-KIND_S = 60.0
-"""After which a kind is not doubled any more."""
 SECRETS = {name: f"{name}-secret-of-this-benchmark" for name in ("attacker", "first", "second")}
 EMBED_TOO = '["chat", "embed", "models"]'
 
@@ -163,12 +161,12 @@ class Round:
             yield "the service has ended"
 
 
-def doubled(names: list[str], round_: Round) -> Iterator[dict[str, Any]]:
+def doubled(names: list[str], round_: Round, seconds: float) -> Iterator[dict[str, Any]]:
     """Every kind, each size twice the one before."""
     for name in names:
         began_s, size = time.monotonic(), START
-        while size <= MOST and time.monotonic() - began_s < KIND_S:
-            yield round_.run(name, size, KIND_S)
+        while size <= MOST and time.monotonic() - began_s < seconds:
+            yield round_.run(name, size, seconds)
             size *= 2
 
 
@@ -196,6 +194,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--only", help="kinds, with commas; parts of their names are enough")
     parser.add_argument("--mix", type=float, help="minutes of all kinds at random instead of each doubled")
+    parser.add_argument("--seconds", type=float, default=60.0, help="after which a kind is not doubled any more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="a file that gets every line as JSON")
     arguments = parser.parse_args()
@@ -212,7 +211,7 @@ def main() -> None:
         print(f"calm: health {calm['health_s'] * 1e3:.0f} ms, gap {calm['gap_s']:.2f} s, first {calm['first_s']:.2f} s")
         round_ = Round(served, watch)
         mix = mixed(names, round_, arguments.mix, random.Random(arguments.seed)) if arguments.mix else None
-        for found in mix or doubled(names, round_):
+        for found in mix or doubled(names, round_, arguments.seconds):
             show(found)
             lines.append(found)
             findings += len(found["findings"])
