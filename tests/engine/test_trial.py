@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import resource
-import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +25,18 @@ SECONDS = 0.5
 
 def children() -> set[int]:
     """Processes that this one has started and that have not been waited for."""
-    found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True)
-    return {int(line.split()[0]) for line in found.stdout.splitlines() if line.split()[1] != "ps"}
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            after_name = stat.read_text().rpartition(")")[2].split()
+            if int(after_name[1]) == os.getpid():
+                found.add(int(stat.parent.name))
+    return found
 
 
 def check_hostile(seeds: range) -> tuple[int, int]:
-    """How many of these schemas passed, and how many met the time limit."""
-    passed, late, there = 0, 0, children()
+    """How many of these schemas passed, and how many were refused: by a bound, or by the limit on this machine."""
+    passed, refused, there = 0, 0, children()
     with contextlib.closing(Trials(BYTES, BYTES.eos_ids, seconds=SECONDS)) as trials:
         grammars = Grammars(BYTES, BYTES.eos_ids, trials.judge)
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -41,8 +46,8 @@ def check_hostile(seeds: range) -> tuple[int, int]:
             try:
                 matcher = grammars.matcher(grammar, client="a")
                 passed += 1
-            except UsageError as error:
-                late += "grammar_s" in str(error)
+            except UsageError:
+                refused += 1
             else:
                 with contextlib.suppress(GrammarStuck):
                     for n in range(20):
@@ -56,20 +61,20 @@ def check_hostile(seeds: range) -> tuple[int, int]:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
         assert grown < GRAMMAR_BYTES >> 10, "KiB that stayed here"
     assert children() <= there
-    return passed, late
+    return passed, refused
 
 
 def test_no_schema_that_asks_much_takes_longer_than_the_limit_or_leaves_anything() -> None:
-    passed, late = check_hostile(range(30))
+    passed, refused = check_hostile(range(30))
     assert passed
-    assert late
+    assert refused
 
 
 @pytest.mark.slow
 def test_no_schema_of_many_that_ask_much_does() -> None:
-    passed, late = check_hostile(range(30, 500))
+    passed, refused = check_hostile(range(30, 500))
     assert passed > 50
-    assert late > 5
+    assert refused > 50
 
 
 def refusal(grammar: Grammar) -> str | None:
