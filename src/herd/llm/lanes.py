@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
-LARGE = 1 << 20
+LARGE = 1 << 17
 """Bytes of input from which work counts as large."""
 COMPUTING = 16
 """Threads that compute."""
