@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import client_of, fake_service
+from serving import client_of, fake_service, running
 
 from herd.server.crowd import Crowd, Does
 from herd.server.keys import Key, digest_of, plain_key
@@ -306,3 +306,18 @@ def test_many_small_chunks_let_others_go_first(tmp_path: Path) -> None:
             assert client.get("/health").status_code == 200
         assert rest_of(s).startswith(b"HTTP/1.1 200 ")
         sender.join(20)
+
+
+def test_a_newcomer_is_the_last_to_go_among_heads_that_never_end(tmp_path: Path) -> None:
+    """Connections that sent half a head fill all places; one that has sent nothing yet is answered all the same."""
+    service = fake_service(tmp_path, limits=Limits(connections=16))
+    with running(service) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                begun = stack.enter_context(socket.create_connection((host, int(port))))
+                begun.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
+            newcomer = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            assert httpx.get(f"{address}/health").status_code == 200, "meanwhile another one comes"
+            newcomer.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert b"200 OK" in newcomer.recv(100)

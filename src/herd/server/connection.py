@@ -102,7 +102,7 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._upload_began_s = 0.0
         self._thrown_away = 0
-        self.crowd.move(self, Does.IDLE)
+        self.crowd.move(self, Does.HEAD)
         if self.crowd.make_room_for(self):
             self._wait_s(self.limits.header_timeout_s)
         else:

@@ -2,8 +2,8 @@
 taken.
 
     LINGERS    answered, its client still sends            goes first
-    IDLE       no request has begun                        then the one that has been so longest
-    HEAD       a head has begun                            likewise
+    IDLE       answered, no further request has begun      then the one that has been so longest
+    HEAD       new, or a head has begun                    likewise: whoever just came is the last of them
     UPLOADS    a body is coming, nothing answered          of whoever has most of them the slowest; told so
     WORKS      computed or answered                        stays
 
