@@ -89,9 +89,9 @@ def test_the_largest_inputs_of_a_route_hold_the_loop_for_no_time(name: str, clie
 
 
 def test_the_watch_sees_what_holds_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from herd.server import intake
+    from herd.server import service as service_room
 
-    monkeypatch.setattr(intake, "INLINE", 1 << 40)
+    monkeypatch.setattr(service_room, "SHORT", 1 << 40)
     with client_of(fake_service(tmp_path)) as client, watched() as watch:
         client.post("/v1/chat/completions", json={**GOOD["POST /v1/chat/completions"], "x": [[1]] * 50_000})
         assert watch.longest_s > HELD_S, watch.longest_s

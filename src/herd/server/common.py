@@ -27,10 +27,6 @@ def json_response(value: Any, status: int = 200) -> Response:
     return Response(encode(value), status, media_type="application/json")
 
 
-SHORT = 16 << 10
-"""Bytes of JSON that are written in less time than it takes to ask another thread."""
-
-
 async def json_reply(
     service: Service,
     caller: Caller,
@@ -42,10 +38,7 @@ async def json_reply(
     """Answers as one object, written beside the event loop where they are long. more_bytes: that stand in it besides
     them, about."""
     size = more_bytes + sum(_size(reply) for reply in replies)
-    if size <= SHORT:
-        data = encode(build())
-    else:
-        data = await service.compute(caller, lambda: encode(build()), size)
+    data = await service.soon(caller, lambda: encode(build()), size)
     return Response(data, media_type="application/json", headers=headers)
 
 

@@ -15,8 +15,6 @@ from herd.server.service import Caller, Service
 T = TypeVar("T")
 VALUE_BYTES = 24
 """That one value of a body counts beside its bytes: four times that it takes as an object (measured: 32 to 88)."""
-INLINE = 16 << 10
-"""Bytes of a body that are read in less time than it takes to ask another thread."""
 
 
 async def read_as(
@@ -34,12 +32,7 @@ async def read_as(
         size += len(piece)
         values += values_of(piece)
     caller.admission.hold(VALUE_BYTES * min(values, service.limits.json_values))
-    return await understood(service, caller, lambda: _made(pieces, service.limits, make), size)
-
-
-async def understood(service: Service, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
-    """What comes of work on so many bytes of JSON, beside the event loop where they are many."""
-    return work() if size_bytes <= INLINE else await service.compute(caller, work, size_bytes)
+    return await service.soon(caller, lambda: _made(pieces, service.limits, make), size)
 
 
 def _made(pieces: Sequence[bytes], limits: Limits, make: Callable[[dict[str, Any]], T]) -> T:

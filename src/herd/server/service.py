@@ -37,7 +37,7 @@ from herd.server.streams import Stream
 
 T = TypeVar("T")
 SHORT = 16 << 10
-"""Bytes of a request whose parts are looked at in less time than it takes to ask another thread."""
+"""Bytes that are read, looked at or written in less time than it takes to ask another thread."""
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
@@ -219,9 +219,7 @@ class Service:
 
     async def text_size(self, caller: Caller, *values: Any) -> int:
         """See `sizes.text_size`; beside the event loop where there is much to look at."""
-        if caller.admission.size_bytes <= SHORT:
-            return text_size(*values)
-        return await self.compute(caller, lambda: text_size(*values), caller.admission.size_bytes)
+        return await self.soon(caller, lambda: text_size(*values), caller.admission.size_bytes)
 
     async def prompt_ids(
         self,
@@ -252,6 +250,10 @@ class Service:
     async def compute(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
         """Compute beside the event loop, behind nobody's work but its key's own. size_bytes: of what it works on."""
         return await computing().run(self.lane_of(caller), work, size_bytes)
+
+    async def soon(self, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
+        """Compute here what is short, the rest as `compute` does. size_bytes: of what it works on."""
+        return work() if size_bytes <= SHORT else await self.compute(caller, work, size_bytes)
 
     async def wait(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
         """As `compute`, for work that mostly waits for something else."""

@@ -16,7 +16,7 @@ from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, told, within
-from herd.server.intake import VALUE_BYTES, read_as, understood
+from herd.server.intake import VALUE_BYTES, read_as
 from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
@@ -144,7 +144,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     asked, ignored = await read_as(service, request, caller, lambda body: _asked(service, body), media=True)
     before = _before(service, caller, asked)
     size = caller.admission.size_bytes
-    ask, kept, spaces = await understood(service, caller, lambda: _read(service, asked, before), size)
+    ask, kept, spaces = await service.soon(caller, lambda: _read(service, asked, before), size)
     headers = told(ignored)
     if asked.background:
         kept.say(status="queued")
