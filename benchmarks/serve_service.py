@@ -16,8 +16,8 @@ import uvicorn
 from serve_model import NAME, Pace, paced
 
 from herd.errors import NotFound
+from herd.events import TextEvent
 from herd.llm import AsyncStream
-from herd.replies import TextEvent
 from herd.server.app import create_app
 from herd.server.catalogue import Listed
 from herd.server.connection import uvicorn_options

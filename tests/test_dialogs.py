@@ -11,7 +11,7 @@ import pytest
 from herd.config import TINY
 from herd.dialogs import read_dialog, tiles_of
 from herd.errors import BadMedia, NotFound, UsageError
-from herd.text.messages import ImagePart, Message, TextPart
+from herd.messages import ImagePart, Message, TextPart
 
 VISION = TINY.vision
 

@@ -1,4 +1,4 @@
-"""Policies that change what is shown (`replies.Editor`): what leaves, what is withheld with it, what it cost."""
+"""Policies that change what is shown (`policies.Editor`): what leaves, what is withheld with it, what it cost."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ import pytest
 
 from herd.config import TINY
 from herd.engine.fake import FakeModel
+from herd.events import Note
 from herd.llm import LLM, Message, Reply, TextEvent
-from herd.replies import Cut, Edit, Editor, Note
+from herd.policies import Cut, Edit, Editor
 from herd.text.chat import Llama4
 from herd.text.said import Said
 from herd.text.tokenizer import Tokenizer

@@ -24,8 +24,8 @@ from herd.engine.child import Child
 from herd.engine.fake import FakeModel
 from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, EngineDied, NotFound, TimedOut, UsageError
 from herd.llm import LLM, DoneEvent, Event, Message, Reply, TextEvent
+from herd.messages import ImagePart, TextPart
 from herd.text.chat import Llama4
-from herd.text.messages import ImagePart, TextPart
 from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()

@@ -13,26 +13,23 @@ from typing import Any, NamedTuple
 
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
-from herd.replies import (
+from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,
     CallStartEvent,
-    Cut,
     DoneEvent,
-    Edit,
-    Editor,
     Event,
     FinishReason,
     Held,
     Likely,
     Logprob,
     Note,
-    Policy,
     Reply,
     TextEvent,
 )
+from herd.messages import ToolCall
+from herd.policies import Cut, Edit, Editor, Policy
 from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece, TextPiece
-from herd.text.messages import ToolCall
 from herd.text.said import Passage, Said
 
 AT_ONCE = 1024

@@ -24,6 +24,7 @@ from herd.engine.sampler import History
 from herd.engine.stops import Stops
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
+from herd.messages import Message, ToolCall
 from herd.safety import RULES, guard, reading, scan
 from herd.safety.policy import Layers, Settings
 from herd.server import body, door, machine_paths, media, page, sizes
@@ -39,7 +40,7 @@ from herd.text import merge_list, rank_file, splits, tokenizer_json
 from herd.text.calls import CallParser
 from herd.text.chat import FORMATS
 from herd.text.leaves import leaves
-from herd.text.messages import Message, ToolCall, check_name
+from herd.text.messages import check_name
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
 from herd.text.tokenizer import Tokenizer

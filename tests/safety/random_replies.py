@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from herd.answers import Sample
-from herd.engine.request import Finish, SamplingOptions, Step, Timings, TokenLogprob, Usage
-from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.engine.request import Finish, SamplingOptions, Step, TokenLogprob
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent, Timings, Usage
 from herd.safety import RULES, Layers, Settings, scan
 from herd.safety.policy import Mode
 from herd.safety.rules import WHERE

@@ -10,11 +10,12 @@ from test_layers import BYTES, END, PEM
 
 from herd.config import TINY
 from herd.engine.fake import FakeModel
+from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent
 from herd.llm import LLM, Message, Reply, TextEvent
-from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Prompt
+from herd.messages import TextPart, ToolCall
+from herd.policies import Prompt
 from herd.safety import Layers, Settings, reading
 from herd.text.chat import Llama4
-from herd.text.messages import TextPart, ToolCall
 
 MAIL = "jane.doe@mail.example.org"
 KEY = "sk-" + "a1B2c3D4e5F6g7H8i9J0k1L2"

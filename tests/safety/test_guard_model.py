@@ -12,11 +12,11 @@ from herd.config import GUARD, Llama4Config
 from herd.engine.runner import Runner
 from herd.errors import ContextTooLong, PassFailed, TimedOut, UsageError
 from herd.llm import LLM
+from herd.messages import Message
 from herd.safety import CATEGORIES, RULES, Guard, ModelJudge, Turn, moderate
 from herd.safety.guard import Answer, parse, prompt_ids, prompt_text, quoted
 from herd.safety.moderation import MAPPED, OPENAI
 from herd.text.chat import Llama4
-from herd.text.messages import Message
 
 KEYS = tuple(CATEGORIES)
 HI = [Turn("user", "hi")]

@@ -11,12 +11,13 @@ from safety_fakes import FakeJudge
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import UsageError
+from herd.events import Note
 from herd.llm import LLM, Reply, TextEvent
-from herd.replies import Editor, Note, Prompt
+from herd.messages import Message, TextPart
+from herd.policies import Editor, Prompt
 from herd.safety import Audit, Guard, Layers, Settings
 from herd.safety.policy import HOLD_TOKENS
 from herd.text.chat import Llama4
-from herd.text.messages import Message, TextPart
 from herd.text.said import Said
 from herd.text.tokenizer import Tokenizer
 

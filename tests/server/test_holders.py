@@ -342,7 +342,16 @@ def test_every_row_has_a_filling_and_the_sum_is_theirs() -> None:
 CONTAINER = re.compile(
     r"lru_cache\(|@cache\b|OrderedDict\(|deque\(|Queue\(|defaultdict\(|bytearray\(|Weak\w+Dictionary\("
 )
-PLACES = ("server", "llm", "safety", "answers.py", "engine/reading.py", "engine/child.py", "engine/generate.py")
+PLACES = (
+    "server",
+    "llm",
+    "safety",
+    "lanes.py",
+    "answers.py",
+    "engine/reading.py",
+    "engine/child.py",
+    "engine/generate.py",
+)
 STANDS_FOR = {
     "server/framing.py": "connections",
     "server/connection.py": "connections",
@@ -356,7 +365,7 @@ STANDS_FOR = {
     "server/catalogue.py": "descriptions",
     "llm/streams.py": "answers",
     "llm/__init__.py": "a caller's own list",
-    "llm/lanes.py": "bodies",
+    "lanes.py": "bodies",
     "llm/loading.py": "models that are loaded",
     "llm/trials.py": "digests, KNOWN each model",
     "answers.py": "answers",

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.errors import UsageError
+from herd.messages import ToolCall
 from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, call_grammar, parameters_of
-from herd.text.messages import ToolCall
 from herd.text.tools import call_text
 
 TOOLS = {"f": ("a", "b"), "g.h": (), "code-2": ("x",)}

@@ -11,8 +11,9 @@ import pytest
 from text_samples import SENTENCES, random_text
 
 from herd.errors import UsageError
+from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text import special
-from herd.text.chat import FORMATS, ImagePart, Message, TextPart, ToolCall, choose_format
+from herd.text.chat import FORMATS, choose_format
 from herd.text.chat_llama import Llama3, Llama4, Llama4HF
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML, Plain
 from herd.text.tokenizer import Tokenizer

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from herd.errors import BadTokenizer, NotFound, UsageError
-from herd.text.chat import Message, choose_format
+from herd.messages import Message
+from herd.text.chat import choose_format
 from herd.text.tokenizer import Tokenizer
 
 MIB = 1 << 20

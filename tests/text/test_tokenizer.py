@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from text_samples import random_texts
 
-from herd.text.chat import Message, choose_format
+from herd.messages import Message
+from herd.text.chat import choose_format
 from herd.text.tokenizer import Tokenizer
 
 LAYOUT = {

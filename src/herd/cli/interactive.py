@@ -17,8 +17,8 @@ from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, HerdError, NotFound, UsageError, fail
 
 if TYPE_CHECKING:
+    from herd.events import Reply
     from herd.llm import LLM
-    from herd.replies import Reply
 
 CHAT_VERSION = 1
 MAX_CHAT_BYTES = 256 << 20

@@ -14,8 +14,8 @@ from herd.cli import console, options
 from herd.errors import BadFile, Interrupted, NotFound, UsageError, fail
 
 if TYPE_CHECKING:
+    from herd.events import Event, Reply
     from herd.llm import LLM
-    from herd.replies import Event, Reply
 
 MAX_PROMPT_BYTES = 64 << 20
 IMAGE_PATH = re.compile(

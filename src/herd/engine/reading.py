@@ -16,9 +16,10 @@ from typing import Protocol
 
 from herd.engine.home import Home
 from herd.engine.orders import Began, Ended, Event, Reason, Token
-from herd.engine.request import Finish, Request, Step, Timings, Usage
+from herd.engine.request import Finish, Request, Step
 from herd.engine.stops import Stops
 from herd.errors import HerdError
+from herd.events import Timings, Usage
 
 
 class Decoder(Protocol):

@@ -13,6 +13,7 @@ import msgspec
 from herd.engine.checks import MAX_ID, flag, number, shown, whole
 from herd.engine.grammar import Grammar
 from herd.errors import UsageError, fail
+from herd.events import Timings, Usage
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
@@ -199,33 +200,6 @@ class Request:
     def with_seed(self, seed: int) -> "Request":
         """The same request, drawing with another seed."""
         return replace(self, seed=seed)
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of one request."""
-
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
-    """Of the prompt: found in the cache."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds, by a monotonic clock, and tokens a second."""
-
-    load_s: float = 0.0
-    prefill_s: float = 0.0
-    """From the first row of the prompt to the logits after its last, images included."""
-    decode_s: float = 0.0
-    """From the first output token to the last."""
-    first_token_s: float = 0.0
-    """From the request to its first token."""
-    prefill_tps: float = 0.0
-    """Prompt tokens computed a second (cached ones do not count)."""
-    decode_tps: float = 0.0
-    """Output tokens a second after the first."""
 
 
 @dataclass(frozen=True)

@@ -34,23 +34,15 @@ from herd.engine.runner import ModelRunner
 from herd.engine.score import all_logits, groups, mean_state, score
 from herd.engine.worker import Backend
 from herd.errors import Busy, ContextTooLong, UsageError, fail
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Perplexity, Reply, TextEvent
 from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.llm.requests import Requests
 from herd.llm.streams import AsyncStream, Prepared
 from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
-from herd.replies import (
-    CallArgumentsEvent,
-    CallEndEvent,
-    CallStartEvent,
-    DoneEvent,
-    Event,
-    Perplexity,
-    Policy,
-    Reply,
-    TextEvent,
-)
-from herd.text.chat import ChatFormat, Message
+from herd.messages import Message
+from herd.policies import Policy
+from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [

@@ -14,7 +14,7 @@ from herd.engine.door import MOST_SAMPLES, check_whose
 from herd.engine.grammar import Grammar
 from herd.engine.request import MAX_TOKENS
 from herd.errors import HerdError, UsageError, fail
-from herd.replies import Policy
+from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer

@@ -20,9 +20,9 @@ from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
 from herd.llm.streams import Prepared
-from herd.replies import Cleaner, Policy, Prompt
-from herd.text.chat import ChatFormat, Message
-from herd.text.messages import TextPart
+from herd.messages import Message, TextPart
+from herd.policies import Cleaner, Policy, Prompt
+from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
 
 SHORT = 1 << 16

@@ -1,7 +1,7 @@
 """A request that a coroutine reads. No thread waits for it: the engine wakes the loop when something has come.
 
 Preparing a request (tokens, images, a policy's first look) takes milliseconds to seconds, so threads do that, and
-nobody's waits behind another's (`herd.llm.lanes`).
+nobody's waits behind another's (`herd.lanes`).
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from herd.engine.generate import Engine
 from herd.engine.orders import Ended
 from herd.engine.reading import Mailbox
 from herd.errors import HerdError
-from herd.llm.lanes import computing, waiting
+from herd.events import Event
+from herd.lanes import computing, waiting
 from herd.llm.leaving import Leaving
-from herd.replies import Event
 
 ID_BYTES = 48
 """Of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""

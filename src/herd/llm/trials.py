@@ -1,6 +1,6 @@
 """Grammars of requests are tried in a process that can be killed, before the engine compiles them.
 
-A key has one trial at a time, two run in all, and keys take turns (`herd.llm.lanes`). What takes too long or too much
+A key has one trial at a time, two run in all, and keys take turns (`herd.lanes`). What takes too long or too much
 memory ends with its process, which is replaced when the next one comes; so does what nobody waits for any more. What
 came of a grammar is known for a while, to the same key alone: how long an answer takes tells others nothing.
 
@@ -27,7 +27,7 @@ from herd.engine.matcher import Vocabulary
 from herd.engine.trial import Alphabet, Tried, Up, Verdict
 from herd.engine.wire import Channel
 from herd.errors import Interrupted, PassFailed, UsageError, fail
-from herd.llm.lanes import Lanes
+from herd.lanes import Lanes
 from herd.llm.leaving import Leaving
 
 GRAMMAR_S = 2.0

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from herd.replies import Note
+from herd.events import Note
 
 
 class Audit:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from herd.replies import Prompt
+from herd.messages import Content, Message, TextPart, ToolCall
+from herd.policies import Prompt
 from herd.safety.reading import Text
 from herd.safety.rules import Where
 from herd.text.leaves import Leaf, changed
-from herd.text.messages import Content, Message, TextPart, ToolCall
 from herd.text.tools import Tool
 
 PROSE = frozenset(("description", "title", "$comment", "default", "example", "examples"))

@@ -1,4 +1,4 @@
-"""The layers as one `replies.Editor`: rules first, then a guard model. One object a request; it holds what that saw.
+"""The layers as one `policies.Editor`: rules first, then a guard model. One object a request; it holds what that saw.
 
     observe   looks when everything is said; changes no byte, delays no token
     redact    what a rule finds leaves as its mark; 64 tokens wait, so that a find is seen before its first character
@@ -17,7 +17,9 @@ from itertools import islice
 from typing import Literal, TypeAlias
 
 from herd.errors import UsageError, fail
-from herd.replies import Cut, Edit, Note, Prompt, Reply
+from herd.events import Note, Reply
+from herd.messages import Message, plain_text
+from herd.policies import Cut, Edit, Prompt
 from herd.safety.audit import Audit
 from herd.safety.guard import Guard, Turn
 from herd.safety.places import Place, places, rewritten
@@ -25,7 +27,6 @@ from herd.safety.reading import Found, Text, read
 from herd.safety.rules import KINDS, SEVERITIES, Kind, Rule, Severity, Where
 from herd.safety.table import chosen
 from herd.safety.views import fold
-from herd.text.messages import Message, plain_text
 from herd.text.said import Passage, Said
 from herd.text.tools import dumps
 
@@ -163,7 +164,7 @@ class Layers:
         return edit.instead
 
     def edit(self, said: Said, shown: int, ready: int) -> Edit:
-        """See `replies.Editor`."""
+        """See `policies.Editor`."""
         if self.mode == "observe":
             return Edit(ready)
         last = ready == said.length

@@ -8,9 +8,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.events import Reply
 from herd.llm import LLM
 from herd.llm.streams import ID_BYTES
-from herd.replies import Reply
 from herd.server.fields import Name, Table
 from herd.server.intake import read_as
 from herd.server.media import Images

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import h11
 
 from herd.errors import BadMedia, Forbidden, NetworkError, fail
-from herd.llm.lanes import waiting
+from herd.lanes import waiting
 from herd.media.limits import IMAGE_LIMITS
 
 MOST_REDIRECTS = 3

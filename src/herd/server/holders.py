@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from herd.checkpoint.registry import MAX_REGISTRY_BYTES
-from herd.llm.lanes import COMPUTING, LARGE, LARGE_AT_ONCE
+from herd.lanes import COMPUTING, LARGE, LARGE_AT_ONCE
 from herd.media.limits import PIXEL_BYTES, PIXELS_AT_ONCE
 from herd.server import profiles
 from herd.server.catalogue import ABOUT_BYTES, MOST_ABOUT

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from herd.engine.request import Timings, Usage
-from herd.replies import Cleaner, Editor, Note, Policy, Prompt, Reply
-from herd.text.messages import Message
+from herd.events import Note, Reply, Timings, Usage
+from herd.messages import Message
+from herd.policies import Cleaner, Editor, Policy, Prompt
 from herd.text.said import Said
 
 NOTHING = Reply("", "stop", Usage(0, 0, 0), Timings(0.0, 0.0, 0.0, 0.0, 0.0))

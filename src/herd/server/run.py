@@ -20,7 +20,7 @@ from typing import cast
 import uvicorn
 
 from herd.errors import HerdError, Interrupted, UsageError, fail
-from herd.replies import Policy
+from herd.policies import Policy
 from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app

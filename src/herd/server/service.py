@@ -17,10 +17,11 @@ import numpy.typing as npt
 from starlette.requests import Request
 
 from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
+from herd.events import DoneEvent, Event, Note, Reply
+from herd.lanes import LARGE, computing, waiting
 from herd.llm import LLM, AsyncStream
-from herd.llm.lanes import LARGE, computing, waiting
 from herd.llm.loading import Context
-from herd.replies import DoneEvent, Event, Note, Policy, Reply
+from herd.policies import Policy
 from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
 from herd.server.fields import Refused, within

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from herd.errors import UsageError, fail
+from herd.messages import ToolCall
 from herd.text.call_values import (
     END,
     SPACE,
@@ -34,7 +35,6 @@ from herd.text.call_values import (
     whole_characters,
     word,
 )
-from herd.text.messages import ToolCall
 from herd.text.tools import dumps
 
 OPENERS = frozenset("[{<`")

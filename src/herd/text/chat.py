@@ -1,4 +1,4 @@
-"""The chat format of a model: which one, and the types that callers need.
+"""The chat format of a model: which one.
 
 Chosen in this order: by name (`--chat-format`), by the digest of the template in the file, by the special tokens in the
 vocabulary. A template is never executed: it is somebody's program, and text in it can become control tokens.
@@ -11,20 +11,9 @@ from herd.errors import UsageError, fail
 from herd.text.chat_base import ChatFormat
 from herd.text.chat_llama import Llama3, Llama4, Llama4HF
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML, Plain
-from herd.text.messages import ROLES, Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.tokenizer import Tokenizer
 
-__all__ = [
-    "FORMATS",
-    "ROLES",
-    "ChatFormat",
-    "Content",
-    "ImagePart",
-    "Message",
-    "TextPart",
-    "ToolCall",
-    "choose_format",
-]
+__all__ = ["FORMATS", "ChatFormat", "choose_format"]
 
 FORMATS: Mapping[str, type[ChatFormat]] = {c.name: c for c in (Llama4, Llama4HF, Llama3, ChatML, Plain)}
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from herd.errors import UsageError, fail
-from herd.text.messages import Content, ImagePart, Message, TextPart, check_messages
+from herd.messages import Content, ImagePart, Message, TextPart
+from herd.text.messages import check_messages
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from herd.errors import UsageError, fail
+from herd.messages import Message
 from herd.text.chat_base import ChatFormat, with_system
-from herd.text.messages import Message
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, dumps, hermes_text
 

@@ -6,8 +6,8 @@ its end costs no more for what came before.
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from herd.messages import ToolCall
 from herd.text.leaves import leaves
-from herd.text.messages import ToolCall
 
 Kind: TypeAlias = Literal["text", "stop", "name", "key", "value", "number"]
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from herd.errors import UsageError, fail
-from herd.text.messages import ToolCall, check_name
+from herd.messages import ToolCall
+from herd.text.messages import check_name
 
 FORMS = ("json", "python_list", "function_tag")
 _QUERY_TOOLS = ("brave_search", "wolfram_alpha", "photogen")

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
 from herd.server.common import json_reply, json_response
 from herd.server.fields import Name, Table, told

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.replies import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply, json_response
 from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as

@@ -11,7 +11,7 @@ import msgspec
 
 from herd.checkpoint.about import About
 from herd.errors import HerdError
-from herd.replies import Reply
+from herd.events import Reply
 from herd.server.catalogue import LATEST, Listed
 from herd.server.fields import Refused
 from herd.server.service import Caller, Service

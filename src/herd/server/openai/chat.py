@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from herd import __version__
 from herd.errors import HerdError
-from herd.replies import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply
 from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.replies import DoneEvent, Logprob, Reply, TextEvent
+from herd.events import DoneEvent, Logprob, Reply, TextEvent
 from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
 from herd.server.intake import read_as

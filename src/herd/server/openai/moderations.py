@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.replies import Note
+from herd.events import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
 from herd.server.common import json_response

@@ -7,12 +7,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from herd.replies import Reply
+from herd.events import Reply
+from herd.messages import ToolCall
 from herd.server.fields import Refused
 from herd.server.media import Images, check_count
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
-from herd.text.messages import MOST_NAME, ToolCall
+from herd.text.messages import MOST_NAME
 
 
 class InputText(msgspec.Struct, tag_field="type", tag="input_text"):

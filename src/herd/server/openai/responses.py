@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
-from herd.replies import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.messages import ToolCall
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.intake import VALUE_BYTES, read_as
@@ -37,7 +38,6 @@ from herd.server.response_store import Items, Kept
 from herd.server.service import Answer, Ask, Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import SSE_PING, encode, sse
-from herd.text.messages import ToolCall
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):

@@ -1,21 +1,45 @@
-"""What the Python API gives back: frozen, typed, and the same as JSON. Text and numbers, no arrays, no engine.
+"""What a model gives back: frozen, typed, and the same as JSON. Text and numbers, no arrays, no engine.
 
-`Reply` is a whole answer; `stream` yields `TextEvent`s and one `DoneEvent`. `Policy` is the door for checks of input
-and output that a caller passes in (`herd.safety` has some; this module knows none).
+`Reply` is a whole answer; a stream yields `TextEvent`s, events of calls, and one `DoneEvent` an answer. What it is not:
+who makes them (`herd.chat_model`), checks of them (`herd.policies`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, TypeAlias
 
-from herd.engine.request import Timings, Usage
-from herd.text.messages import Message, ToolCall
-from herd.text.said import Said
-from herd.text.tools import Tool
+from herd.messages import ToolCall
 
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy", "tool_calls"]
 """stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
 or a cancelled request; policy: a policy refused; tool_calls: it ended its turn to wait for what its calls bring."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt: found in the cache."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds, by a monotonic clock, and tokens a second."""
+
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    """From the first row of the prompt to the logits after its last, images included."""
+    decode_s: float = 0.0
+    """From the first output token to the last."""
+    first_token_s: float = 0.0
+    """From the request to its first token."""
+    prefill_tps: float = 0.0
+    """Prompt tokens computed a second (cached ones do not count)."""
+    decode_tps: float = 0.0
+    """Output tokens a second after the first."""
 
 
 @dataclass(frozen=True)
@@ -215,72 +239,3 @@ class Perplexity:
     """Mean negative log-likelihood of the scored tokens, natural logarithm."""
     scored_tokens: int
     windows: int
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """All that a model is to read: a dialog, and definitions of tools."""
-
-    messages: Sequence[Message]
-    tools: Sequence[Tool] = ()
-
-
-class Policy(Protocol):
-    """Checks of what goes in and what comes out. Each method returns None to go on, or the text to answer instead;
-    then the reply ends with finish_reason "policy"."""
-
-    hold_tokens: int
-    """How many tokens of output are held back until `window` has seen them; 0 or 1: each piece as it comes."""
-
-    def before(self, messages: Sequence[Message]) -> str | None:
-        """The dialog, before the first token."""
-
-    def window(self, text: str, shown: int) -> str | None:
-        """The output so far, calls of tools as their names and decoded arguments where they stand; text[:shown] is
-        already out. Called before more of it is let out."""
-
-    def after(self, reply: Reply) -> str | None:
-        """The whole reply, before it is returned; a returned text stands for all of it (a stream has already shown
-        what `window` let through)."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Characters start to end of the output do not leave; `mark` stands for them."""
-
-    start: int
-    end: int
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What becomes of the output up to character `until`: it leaves but for the cuts, which are in order and apart.
-    instead: said in place of what has not left; the reply ends."""
-
-    until: int
-    cuts: tuple[Cut, ...] = ()
-    notes: tuple[Note, ...] = ()
-    instead: str | None = None
-
-
-@runtime_checkable
-class Editor(Policy, Protocol):
-    """A policy that may change what is shown, and says what it saw. `window` is then not called. Ids and logprobs of
-    tokens whose text was changed or withheld are withheld, too."""
-
-    def edit(self, said: Said, shown: int, ready: int) -> Edit:
-        """said: the model's own output so far; what is before character `shown` is settled, what is before `ready` has
-        `hold_tokens` tokens behind it, or is the whole at the end. Settles at most shown to ready; what it leaves comes
-        again. A call leaves whole once all of it is settled, and no cut may touch one."""
-
-    def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
-        """All notes of a reply: those of the request, then `reply.notes`. Called last, after `after`."""
-
-
-@runtime_checkable
-class Cleaner(Protocol):
-    """A policy that changes what the model is shown."""
-
-    def cleaned(self, prompt: Prompt) -> Prompt:
-        """What to send instead. Called once, before `before`, which still gets the dialog that came."""

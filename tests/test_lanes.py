@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from herd.llm.lanes import LARGE, Lanes
+from herd.lanes import LARGE, Lanes
 
 WAIT_S = 20
 
