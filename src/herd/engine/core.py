@@ -14,6 +14,7 @@ from typing import Any
 
 from herd.cache import Lease
 from herd.engine.door import Meaning
+from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
 from herd.engine.matcher import Matcher
 from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
 from herd.engine.pace import Pace
@@ -254,7 +255,7 @@ class Core:
         entry = ready[0][0]
         routing = self._router(entry.number) if entry.traced and self._router is not None else None
         try:
-            logits_RV = self.runner.compute([piece for _, piece in ready], routing)
+            rows = self._rows(ready, self.runner.compute([piece for _, piece in ready], routing))
         except KeyboardInterrupt:
             for entry, _ in ready:
                 self._close(entry, Ended(entry.number))
@@ -262,6 +263,9 @@ class Core:
         except BaseException as error:
             _not_ours(error)
             self.counters.failed_passes += 1
+            for _, piece in ready:
+                if piece.lease.pending:  # it was computed, and its tokens could not be drawn
+                    self.runner.room.commit(piece.lease, 0)
             certain = [(entry, _certain(entry, piece)) for entry, piece in ready]
             if len(ready) == 1 and certain[0][1] is ready[0][1]:
                 self._failed(entry, error, ready[0][1])
@@ -275,9 +279,20 @@ class Core:
         for entry, piece in ready:
             self.counters.rows += len(piece.ids)
             count = 1 if piece.rows is None else len(piece.rows)
-            self._draw(entry, piece, logits_RV[at : at + count])
+            self._draw(entry, piece, rows[at : at + count])
             at += count
         return True
+
+    def _rows(self, ready: Sequence[tuple[Entry, Piece]], logits: Logits | DeviceLogits) -> Sequence[Row]:
+        """What `_choose` takes, for each row of the pass."""
+        if not isinstance(logits, DeviceLogits):
+            return list(logits)
+        wishes_R = [
+            [Wish(e.options, e.seed, e.num_output + n) for e in (entry, *([] if entry.num_output else entry.siblings))]
+            for entry, piece in ready
+            for n in range(1 if piece.rows is None else len(piece.rows))
+        ]
+        return drawn_rows(logits, wishes_R, self._barred_B)
 
     def _piece(self, entry: Entry, n: int) -> Piece:
         """The next n rows of a sequence."""
@@ -305,27 +320,27 @@ class Core:
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 
-    def _draw(self, entry: Entry, piece: Piece, logits_RV: Logits) -> None:
+    def _draw(self, entry: Entry, piece: Piece, rows: Sequence[Row]) -> None:
         """Tokens of one sequence from its rows of a pass; keeps proposals while they are what is drawn."""
         assert entry.lease is not None
         room, lease = self.runner.room, entry.lease
-        if not len(logits_RV):
+        if not len(rows):
             room.commit(lease)
             # now: chunked layers forget a chunk when it is over
             room.insert(lease, entry.keys, entry.salt, over=False)
             return
         first = entry.num_output == 0
-        certain = len(piece.ids) - (len(logits_RV) - 1)
+        certain = len(piece.ids) - (len(rows) - 1)
         proposed = piece.ids[certain:]
         kept = 0
         try:
-            drawn = self._choose(entry, logits_RV[0])
+            drawn = self._choose(entry, rows[0])
             if first:
                 room.commit(lease)
-                self._computed(entry, logits_RV[0])
+                self._computed(entry, rows[0])
             while self._say(entry, *drawn) is None and kept < len(proposed) and drawn[0] == proposed[kept]:
                 kept += 1
-                drawn = self._choose(entry, logits_RV[kept])
+                drawn = self._choose(entry, rows[kept])
         except BaseException as error:
             self._failed(entry, _not_ours(error), piece)
             return
@@ -338,8 +353,10 @@ class Core:
         if entry.ended:
             self._leave(entry)
 
-    def _choose(self, entry: Entry, logits_V: Logits) -> tuple[int, TokenLogprob | None]:
-        options = entry.options
+    def _choose(self, entry: Entry, row: Row) -> Chosen:
+        if callable(row):
+            return row(entry.seed, entry.num_output)
+        options, logits_V = entry.options, row
         allowed_A = None if entry.matcher is None else entry.matcher.allowed()
         token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output, allowed_A, self._barred_B)
         return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
@@ -367,15 +384,15 @@ class Core:
             return self._say(entry, entry.matcher.end_id, None)  # it is certain: no pass need say so
         return reason
 
-    def _computed(self, entry: Entry, logits_V: Logits) -> None:
+    def _computed(self, entry: Entry, row: Row) -> None:
         """The prompt is in the cache: others may find it, and its further samples begin."""
         assert entry.lease is not None
         self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
         siblings, entry.siblings = entry.siblings, []
         for sibling in siblings:
-            self._fork(entry, sibling, logits_V)
+            self._fork(entry, sibling, row)
 
-    def _fork(self, entry: Entry, sibling: Entry, logits_V: Logits) -> None:
+    def _fork(self, entry: Entry, sibling: Entry, row: Row) -> None:
         assert entry.lease is not None
         sibling.parent = None
         lease = self.runner.room.fork(entry.lease)
@@ -387,7 +404,7 @@ class Core:
         sibling.cached, sibling.began_s = entry.cached, entry.began_s
         self._began(sibling)
         try:
-            self._say(sibling, *self._choose(sibling, logits_V))
+            self._say(sibling, *self._choose(sibling, row))
         except BaseException as error:
             self._failed(sibling, _not_ours(error))
             return

@@ -17,6 +17,7 @@ from herd.batch import Context
 from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
+from herd.engine.drawing import DeviceLogits
 from herd.engine.room import Room
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
@@ -87,9 +88,10 @@ class ModelRunner(Protocol):
     def see(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
-    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
-        """One pass. Logits of the wanted rows, piece after piece: [R, V]. The new rows stay pending until
-        `room.commit` of each lease. A pass that raises leaves every sequence as it was."""
+    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits | DeviceLogits:
+        """One pass. Logits of the wanted rows, piece after piece: [R, V], on the host unless tokens are drawn where
+        they are. The new rows stay pending until `room.commit` of each lease. A pass that raises leaves every sequence
+        as it was."""
 
     def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """`compute`, and commit all rows."""
@@ -186,7 +188,7 @@ class Runner:
         self._check()
         return self._joined(parts)
 
-    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits | DeviceLogits:
         """One pass; see ModelRunner. Raises NotFinite, and what `check` does."""
         self._check()
         wanted = rows_wanted(pieces)
@@ -197,14 +199,13 @@ class Runner:
                 routing.pass_over(context.positions_T)
             placed = self.ops.place(context)
             x_TD = self._hidden(pieces, placed, routing)
-            if not np.isfinite(self.ops.numpy(x_TD)).all():
+            if not self.ops.finite(x_TD):
                 self._check()
                 raise NotFinite("activations are not finite")
+            logits: Logits | DeviceLogits = np.zeros((0, self.vocab_size), np.float32)
             if wanted:
-                x_TD = self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows)
-                logits = np.asarray(self.ops.numpy(x_TD), np.float32)
-            else:
-                logits = np.zeros((0, self.vocab_size), np.float32)
+                lying = DeviceLogits(self.ops, self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows))
+                logits = lying if self.ops.draws else lying.host()
             self._check()
             done = True
         finally:
@@ -218,7 +219,7 @@ class Runner:
         logits = self.compute(pieces, routing)
         for piece in pieces:
             self.room.commit(piece.lease)
-        return logits
+        return logits.host() if isinstance(logits, DeviceLogits) else logits
 
     def states(self, pieces: Sequence[Piece]) -> Logits:
         """See Scorer. Raises what `check` does."""
@@ -250,7 +251,7 @@ class Runner:
             return x_TD
 
         def look(name: str, x: Any) -> None:
-            if not found and not np.isfinite(self.ops.numpy(x)).all():
+            if not found and not self.ops.finite(x):
                 found.append(name)
 
         context = self._step([piece], rows_wanted([piece]))

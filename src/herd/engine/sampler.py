@@ -182,8 +182,7 @@ def sample(
 
     Raises BadCheckpoint where the largest logit is no number, GrammarStuck where all that is allowed is barred.
     """
-    plain = not options.logit_bias and options.repetition_penalty == 1.0
-    greedily = options.greedy and plain and not options.presence_penalty and not options.frequency_penalty
+    greedily = options.greedy and is_plain(options)
     l_V: npt.NDArray[Any] = logits_V if greedily else adjusted(logits_V, options, history)
     best = _best(l_V)
     if barred_B is not None and len(barred_B) and not (greedily and allowed_A is None and best not in barred_B):
@@ -202,12 +201,23 @@ def sample(
     return best if allowed_A is None else int(allowed_A[best])
 
 
+def is_plain(options: SamplingOptions) -> bool:
+    """Whether steps 1 and 2 leave logits as they are."""
+    is_biased = options.logit_bias or options.repetition_penalty != 1.0
+    return not (is_biased or options.presence_penalty or options.frequency_penalty)
+
+
 def _best(l_V: Logits) -> int:
     """The largest, at a tie the lowest id. Raises BadCheckpoint when it is no number (argmax finds any NaN)."""
     best = int(np.argmax(l_V))
-    if not np.isfinite(l_V[best]):
-        fail(BadCheckpoint, "logits", got=float(l_V[best]), expected="finite numbers", do="verify the model's files")
+    check_largest(l_V[best])
     return best
+
+
+def check_largest(logit: float) -> None:
+    """Raise BadCheckpoint unless the largest logit is a finite number."""
+    if not np.isfinite(logit):
+        fail(BadCheckpoint, "logits", got=float(logit), expected="finite numbers", do="verify the model's files")
 
 
 def logprob(logits_V: Logits, token_id: int, top: int) -> TokenLogprob:

@@ -22,9 +22,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from herd.batch import Context, Segments
+import numpy as np
+import numpy.typing as npt
+
+from herd.batch import Context, Ints, Segments
 from herd.config import Llama4Config
 from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
+
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,41 @@ class Extras:
     observe: Observer | None = None
 
 
+@dataclass(frozen=True)
+class Draws:
+    """How n tokens are drawn from rows of logits, as host arrays; `engine.sampler` says what each number means. A row
+    may be named several times (several samples of one prompt)."""
+
+    rows_n: Ints
+    """Row of the logits that each is drawn from."""
+    temperatures_n: Doubles
+    """0: greedy."""
+    top_ks_n: Ints
+    """0: all."""
+    top_ps_n: Doubles
+    min_ps_n: Doubles
+    uniforms_n: Doubles
+    """The number in [0, 1) that each is drawn with."""
+    tops_n: Ints
+    """Likeliest tokens wanted beside each, with log-probabilities; 0: that of the drawn one alone; -1: none at all."""
+    barred_B: Ints
+    """Ids that are never drawn."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What `draw` gives, on the host. K is the largest of `tops_n`."""
+
+    ids_n: Ints
+    largest_n: Doubles
+    """The largest logit of the row; no finite number: the row holds one that is none, and its id means nothing."""
+    logprobs_n: Doubles
+    """Of the drawn ids, in the distribution of the raw logits; of no meaning where none was wanted."""
+    top_ids_nK: Ints
+    """Likeliest first, ties by id; the first `tops_n` have a meaning."""
+    top_logprobs_nK: Doubles
+
+
 class Routing(Protocol):
     """Receives the router's choice of one layer (`--trace`)."""
 
@@ -87,6 +127,8 @@ class Ops(Protocol):
     V vocabulary, I tiles, M patches of a tile, U vision width, R chosen rows."""
 
     name: str
+    draws: bool
+    """Whether tokens are drawn by `draw`, where the logits are; else the host has the logits, and draws."""
 
     # -- once a pass, outside `forward` ----------------------------------------------------------------------------
 
@@ -193,6 +235,14 @@ class Ops(Protocol):
         self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None
     ) -> Array:
         """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
+
+    def finite(self, x: Array) -> bool:
+        """Whether all values are finite; one number crosses to the host."""
+
+    def draw(self, logits_RV: Array, draws: Draws) -> Drawn:
+        """Tokens of rows of logits; only what `Drawn` holds crosses to the host. Greedy: the id that the host takes
+        (ties: the lowest). Sampled: in float64, in the order of the host's sampler, so the host's id unless the number
+        drawn lies within rounding (c. 1e-13) of a border between two ids. Only where `draws` is True."""
 
     def layers(
         self,

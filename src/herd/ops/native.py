@@ -20,7 +20,7 @@ from herd.errors import UsageError, fail
 from herd.ops import native_composed as composed
 from herd.ops import native_stack as stacks
 from herd.ops import native_weights as handles
-from herd.ops.contract import Extras
+from herd.ops.contract import Drawn, Draws, Extras
 from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
 
 Floats = npt.NDArray[np.float32]
@@ -86,6 +86,7 @@ class NativeOps:
     """The native op set. threads: 0 means as many as processors this process may use."""
 
     name = "native"
+    draws = False
 
     def __init__(self, threads: int = 0) -> None:
         if threads < 0:
@@ -304,6 +305,14 @@ class NativeOps:
         y = np.empty_like(x)
         _native.norm(x, handles.norm_weight(norm), y)
         return y
+
+    def finite(self, x: Array) -> bool:
+        """Whether all values are finite."""
+        return bool(np.isfinite(self.numpy(x)).all())
+
+    def draw(self, logits_RV: Array, draws: Draws) -> Drawn:
+        """The host draws: `engine.sampler`."""
+        raise NotImplementedError("draw: logits of the native op set are drawn from on the host")
 
     def head(
         self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None

@@ -18,8 +18,8 @@ from torch import Tensor
 from herd.batch import Context, Segments
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS
-from herd.ops import torch_formats, torch_kv
-from herd.ops.contract import Extras, LowRank
+from herd.ops import torch_draw, torch_formats, torch_kv
+from herd.ops.contract import Drawn, Draws, Extras, LowRank
 
 DECODED = 1 << 26
 """Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""
@@ -58,14 +58,18 @@ class PlacedContext:
 class TorchOps:
     """The reference op set. `dtype` is that of activations and of weights placed by `array`.
 
+    draws: whether tokens are drawn where the logits are; None: on any device but the CPU, whose logits the host has.
     Raises UsageError for a device that this PyTorch cannot compute on: nothing goes to another one in silence.
     """
 
     name = "torch"
 
-    def __init__(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, draws: bool | None = None
+    ) -> None:
         self.device = _usable(device)
         self.dtype = dtype
+        self.draws = self.device.type != "cpu" if draws is None else draws
 
     # -- once a pass -----------------------------------------------------------------------------------------------
 
@@ -398,6 +402,14 @@ class TorchOps:
                 adapters = replace(extras.adapters, rows_T=self._ids(extras.adapters.rows_T)[at])
                 extras = replace(extras, adapters=adapters)
         return wide(self.linear(self.norm(x_TD, norm), w, extras))
+
+    def finite(self, x: Tensor) -> bool:
+        """Whether all values are finite."""
+        return bool(torch.isfinite(x).all())
+
+    def draw(self, logits_RV: Tensor, draws: Draws) -> Drawn:
+        """Tokens of rows of logits."""
+        return torch_draw.draw(logits_RV.detach(), draws)
 
     # -- vision ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,100 @@
+"""Draws where the logits are: for op sets whose logits lie elsewhere than on the host (`Ops.draws`).
+
+    wishes of a pass -> Draws -> DeviceLogits.draw -> ids, log-probabilities
+
+What needs the text so far (penalties) or is given by request (logit_bias, grammars) stays the host's: those rows alone
+cross to it whole, and `sampler.sample` draws from them.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.engine.sampler import check_largest, is_plain, uniform
+from herd.ops.contract import Drawn, Draws, Ops
+
+Ints = npt.NDArray[np.int64]
+Chosen = tuple[int, TokenLogprob | None]
+Row = npt.NDArray[np.float32] | Callable[[int, int], Chosen]
+"""Logits [V] on the host, or what was drawn elsewhere: (seed, step) -> the token."""
+
+
+class DeviceLogits:
+    """Logits [R, V] of a pass, where the op set has them."""
+
+    def __init__(self, ops: Ops, logits_RV: Any) -> None:
+        self._ops, self._logits_RV = ops, logits_RV
+
+    def __len__(self) -> int:
+        return len(self._logits_RV)
+
+    def draw(self, draws: Draws) -> Drawn:
+        """See contract.Ops.draw."""
+        return self._ops.draw(self._logits_RV, draws)
+
+    def host(self, rows: Sequence[int] | slice = slice(None)) -> npt.NDArray[np.float32]:
+        """These rows as numpy float32."""
+        return np.asarray(self._ops.numpy(self._logits_RV[rows]), np.float32)
+
+
+class Wish(NamedTuple):
+    """One token of a row. step: see sampler.sample."""
+
+    options: SamplingOptions
+    seed: int
+    step: int
+
+
+def can_draw(options: SamplingOptions) -> bool:
+    """Whether a token may be drawn knowing no more than its row of logits."""
+    return is_plain(options) and options.grammar is None
+
+
+def drawn_rows(logits: DeviceLogits, wishes_R: Sequence[Sequence[Wish]], barred_B: Ints) -> list[Row]:
+    """What tokens may be wished of each row (several of one whose prompt has several samples, with the same options) ->
+    the row: what is drawn of it there, or itself where the host has to draw."""
+    is_here_R = [not all(can_draw(wish.options) for wish in wishes) for wishes in wishes_R]
+    here = [row for row, is_here in enumerate(is_here_R) if is_here]
+    there = [(row, wish) for row, wishes in enumerate(wishes_R) if not is_here_R[row] for wish in wishes]
+    on_host = iter(logits.host(here)) if here else iter(())
+    tokens = _Tokens(there, logits.draw(_draws(there, barred_B))) if there else None
+    return [
+        next(on_host) if is_here or tokens is None else partial(tokens.token, r) for r, is_here in enumerate(is_here_R)
+    ]
+
+
+def _draws(wishes: Sequence[tuple[int, Wish]], barred_B: Ints) -> Draws:
+    options = [wish.options for _, wish in wishes]
+    return Draws(
+        np.array([row for row, _ in wishes], np.int64),
+        np.array([0.0 if o.greedy else o.temperature for o in options]),
+        np.array([o.top_k for o in options], np.int64),
+        np.array([o.top_p for o in options]),
+        np.array([o.min_p for o in options]),
+        np.array([0.0 if wish.options.greedy else uniform(wish.seed, wish.step) for _, wish in wishes]),
+        np.array([-1 if o.logprobs is None else o.logprobs for o in options], np.int64),
+        barred_B,
+    )
+
+
+class _Tokens:
+    """What was drawn, by row, seed and step."""
+
+    def __init__(self, wishes: Sequence[tuple[int, Wish]], drawn: Drawn) -> None:
+        self._at = {(row, wish.seed, wish.step): n for n, (row, wish) in enumerate(wishes)}
+        self._tops = [wish.options.logprobs for _, wish in wishes]
+        self._drawn = drawn
+
+    def token(self, row: int, seed: int, step: int) -> Chosen:
+        """Raises BadCheckpoint, as `sampler.sample`."""
+        n, drawn = self._at[row, seed, step], self._drawn
+        check_largest(float(drawn.largest_n[n]))
+        token_id, top = int(drawn.ids_n[n]), self._tops[n]
+        if top is None:
+            return token_id, None
+        ids, logprobs = drawn.top_ids_nK[n, :top].tolist(), drawn.top_logprobs_nK[n, :top].tolist()
+        return token_id, TokenLogprob(token_id, float(drawn.logprobs_n[n]), tuple(zip(ids, logprobs, strict=True)))
