@@ -16,7 +16,7 @@ from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
 from herd.engine.orders import Ended, Event, Order, Token
 from herd.engine.request import Request, SamplingOptions
-from herd.engine.speculative import PromptLookup
+from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles
 from herd.engine.worker import Worker
 from herd.errors import HerdError
@@ -95,7 +95,7 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
         pass
 
     class Bad:
-        """A matcher or proposer that fails at its nth use."""
+        """A matcher, or guesses for a sequence, that fail at their nth use."""
 
         end_id = 257
 
@@ -130,6 +130,25 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
             self._use()
             return [PATCH, *ids[:most]] if len(ids) % 2 else list(ids[:most])
 
+    class Guesses(PromptLookup):
+        """Some sequences have bad ones."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bad: dict[int, Bad] = {}
+
+        def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
+            good = super().propose(entries)
+            return [
+                self.bad[entry.number].propose(entry.ids, entry.wanted) if entry.number in self.bad else found
+                for entry, found in zip(entries, good, strict=True)
+            ]
+
+        def drop(self, number: int) -> None:
+            super().drop(number)
+            if number in self.bad:
+                self.bad[number]._use()
+
     rng = random.Random(3)
     errors = [
         ValueError("x"),
@@ -140,13 +159,14 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
         RecursionError(),
     ]
     for _ in range(60):
-        proposers: list[Any] = []
-        core = Core(model(), budget=16, places=4, proposer=lambda proposers=proposers: proposers.pop())  # type: ignore[misc]
+        guesses = Guesses()
+        core = Core(model(), budget=16, places=4, proposer=guesses)
         kinds: dict[int, str] = {}
         for number in range(6):
             bad = Bad(rng.randrange(8), rng.choice(errors))
             kind = kinds[number] = rng.choice(["good", "good", "matcher", "proposer", "see"])
-            proposers.append(bad if kind == "proposer" else PromptLookup())
+            if kind == "proposer":
+                guesses.bad[number] = bad
             core.add(order(number))
             if kind == "see":
                 core._entries[number].tiles = Tiles(_Unseen(bad.error))

@@ -54,8 +54,10 @@ class Entry(Scheduled):
     """Whose prompt it waits for, as a further sample."""
     matcher: Matcher | None = None
     """Where it is in its grammar; None: it has none."""
-    proposer: Proposer | None = None
-    """None: it does not speculate."""
+    speculates: bool = False
+    """Whether it takes guesses."""
+    wanted: int = 0
+    """Ids to guess in this step."""
     worth: Worth = field(default_factory=Worth)
     proposal: list[int] = field(default_factory=list)
     ended: bool = False
@@ -82,8 +84,8 @@ class Core:
     """Sequences over one runner.
 
     budget: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. clock: monotonic
-    seconds. router: see Router; None when nothing is traced. proposer: makes each sequence its own. num_tokens: see
-    Meaning.
+    seconds. router: see Router; None when nothing is traced. proposer: guesses for those that speculate; None: prompt
+    look-up. num_tokens: see Meaning.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Core:
         most_waiting: int = 1024,
         clock: Callable[[], float] = time.monotonic,
         router: Router | None = None,
-        proposer: Callable[[], Proposer | None] = PromptLookup,
+        proposer: Proposer | None = None,
         num_tokens: int | None = None,
     ) -> None:
         self.runner = runner
@@ -106,7 +108,7 @@ class Core:
         )
         self._clock = clock
         self._router = router
-        self._proposer = proposer
+        self._proposer: Proposer = PromptLookup() if proposer is None else proposer
         self.counters = Counters()
         self._pace = Pace()
         self._entries: dict[int, Entry] = {}
@@ -172,7 +174,7 @@ class Core:
             traced=order.traced,
             taken_s=now,
             matcher=matcher,
-            proposer=None if order.traced or order.options.speculate == "off" else self._proposer(),
+            speculates=not order.traced and order.options.speculate != "off",
         )
 
     # -- a step ------------------------------------------------------------------------------------------------------
@@ -201,34 +203,46 @@ class Core:
         """Let sequences that decode say what may follow; how many decode."""
         decoding = [e for e in self.scheduler.running if e.todo == 1]
         plain_s = self._pace.plain_s(len(decoding))
+        guessed: list[Entry] = []
         for entry in self.scheduler.running:
             entry.proposal = []
             entry.extra = 0
-            if entry.proposer is None or entry.todo != 1 or not entry.num_output:
+            if not entry.speculates or entry.todo != 1 or not entry.num_output:
                 continue
             left = self.runner.context - len(entry.ids)
             if entry.options.max_tokens is not None:
                 left = min(left, entry.options.max_tokens - entry.num_output - 1)
-            most = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
-            if most > 0:
-                self._guess(entry, most)
+            entry.wanted = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
+            if entry.wanted > 0:
+                guessed.append(entry)
+        if guessed:
+            self._guess(guessed)
         return len(decoding)
 
-    def _guess(self, entry: Entry, most: int) -> None:
-        """A guess is worth no failure: without one the sequence goes on as well."""
-        assert entry.proposer is not None
+    def _guess(self, entries: Sequence[Entry]) -> None:
+        """A guess is worth no failure: without one the sequences go on as well."""
         try:
-            found = list(itertools.takewhile(self._may_say, entry.proposer.propose(entry.ids, most)))
-            if entry.matcher is not None and found:
-                del found[entry.matcher.num_allowed(found) :]
+            found = list(self._proposer.propose(entries))
         except BaseException as error:
             _not_ours(error)
             return
-        entry.proposal, entry.extra = found, len(found)
+        for entry, ids in zip(entries, found, strict=False):
+            try:
+                entry.proposal = self._taken(entry, ids)
+            except BaseException as error:
+                _not_ours(error)
+            entry.extra = len(entry.proposal)
+
+    def _taken(self, entry: Entry, ids: Sequence[int]) -> list[int]:
+        """What a sequence may say of a guess."""
+        found = list(itertools.takewhile(self._may_say, ids[: entry.wanted]))
+        if entry.matcher is not None and found:
+            del found[entry.matcher.num_allowed(found) :]
+        return found
 
     def _may_say(self, token_id: int) -> bool:
         """Whether an answer may hold it: a row of a patch would need an image."""
-        return token_id != self.runner.patch_id and token_id < self._meaning.num_tokens
+        return token_id != self.runner.patch_id and 0 <= token_id < self._meaning.num_tokens
 
     def _began(self, entry: Entry) -> None:
         if not entry.begun:
@@ -419,6 +433,7 @@ class Core:
         self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
         self.scheduler.remove(entry)
         del self._entries[entry.number]
+        self._unguessed(entry)
 
     def _close(self, entry: Entry, event: Ended) -> None:
         """End a sequence at any point of its life."""
@@ -434,6 +449,7 @@ class Core:
         """The schedule has let it go: tell, and let its further samples go their own way."""
         entry.ended = True
         self._entries.pop(entry.number, None)
+        self._unguessed(entry)
         self._events.append(event)
         if entry.siblings:
             heir, *others = entry.siblings
@@ -442,6 +458,13 @@ class Core:
             for other in others:
                 other.parent = heir
             self.scheduler.readd(heir)
+
+    def _unguessed(self, entry: Entry) -> None:
+        """Nobody guesses for it any more."""
+        try:
+            self._proposer.drop(entry.number)
+        except BaseException as error:  # a guess is worth no failure
+            _not_ours(error)
 
     def _failed(self, entry: Entry, error: BaseException, piece: Piece | None = None) -> None:
         """An error inside one sequence ends that one."""

@@ -26,24 +26,73 @@ SPAN = 1 << 16
 """Only so many last ids are looked through."""
 
 
-class Proposer(Protocol):
-    """Guesses for one sequence."""
+class Guessable(Protocol):
+    """A sequence as a proposer sees it."""
 
-    def propose(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        """Up to `most` ids that may follow all of `ids` (prompt and output; between calls it only grows)."""
+    @property
+    def number(self) -> int:
+        """Its own among all that a core has."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Prompt and output; between two calls it only grows."""
+
+    @property
+    def wanted(self) -> int:
+        """How many ids to propose at most; at least 1."""
+
+
+class Proposer(Protocol):
+    """Guesses for all sequences of a step. A guess that is wrong costs time, never a token; one that raises is none."""
+
+    def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
+        """For each of these, in their order, up to `wanted` ids that may follow all of its ids; none where it knows
+        of none."""
+
+    def drop(self, number: int) -> None:
+        """This sequence is over. One that was never seen is no error."""
+
+    def clear(self) -> None:
+        """Forget what the model's weights had to do with: they are others now. Sequences go on."""
 
 
 class PromptLookup:
-    """What followed the last occurrence of the last few ids."""
+    """What followed the last occurrence of the last few ids, in each sequence's own text."""
 
     def __init__(self, longest: int = NGRAM, shortest: int = SHORTEST) -> None:
         self._sizes = range(longest, shortest - 1, -1)
-        self._after: dict[int, dict[tuple[int, ...], int]] = {n: {} for n in self._sizes}
+        self._known: dict[int, _Ngrams] = {}
+        """By number of a sequence."""
+
+    def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
+        """See Proposer."""
+        return [self._of(entry.number).follow(entry.ids, entry.wanted) for entry in entries]
+
+    def drop(self, number: int) -> None:
+        """See Proposer."""
+        self._known.pop(number, None)
+
+    def clear(self) -> None:
+        """See Proposer. It is read anew from each text."""
+        self._known.clear()
+
+    def _of(self, number: int) -> "_Ngrams":
+        if number not in self._known:
+            self._known[number] = _Ngrams(self._sizes)
+        return self._known[number]
+
+
+class _Ngrams:
+    """The n-grams of one sequence."""
+
+    def __init__(self, sizes: range) -> None:
+        self._sizes = sizes
+        self._after: dict[int, dict[tuple[int, ...], int]] = {n: {} for n in sizes}
         """By size: n-gram -> where what followed it begins."""
         self._seen: int | None = None
 
-    def propose(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        """See Proposer."""
+    def follow(self, ids: Sequence[int], most: int) -> Sequence[int]:
+        """Up to `most` ids that followed the last few of these."""
         self._read(ids)
         for n in self._sizes:
             at = self._after[n].get(tuple(ids[len(ids) - n :]))
