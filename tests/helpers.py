@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from herd import formats
 from herd.checkpoint.hf_write import save_hf
-from herd.checkpoint.sources import random_model
+from herd.checkpoint.sources import RandomSource, random_model
 from herd.config import TINY, Llama4Config
+from herd.formats import strips
 from herd.model import place_weights
 from herd.ops.contract import Ops
 from herd.text.special import SMALL
+from herd.weights import Linear, Packed
 
 TINY_TEXT = replace(TINY, vision=None)
 TINY_DENSE = replace(
@@ -47,6 +51,30 @@ def op_set(name: str, threads: int = 1) -> Ops:
 def placed(config: Llama4Config, ops: Ops, seed: int = 0) -> Any:
     """The random model, on an op set."""
     return place_weights(ops, weights(config, seed))
+
+
+class Quantised(RandomSource):
+    """The random model, its matrices in a number format. layout: "rows" or "strips", see weights.Packed."""
+
+    def __init__(self, config: Llama4Config, format: str, layout: str = "rows", seed: int = 0) -> None:
+        super().__init__(config, seed)
+        self._format, self._layout = format, layout
+
+    def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
+        """[O, I]."""
+        node: Any = super().matrix(name, outputs, inputs, bias=bias)
+        return self._packed(node.w, node.bias, name)
+
+    def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
+        """[E, O, I]: blocks lie along the inputs."""
+        node: Any = super().experts(name, num_experts, inputs, outputs)
+        return self._packed(np.ascontiguousarray(node.w.swapaxes(1, 2)), None, name)
+
+    def _packed(self, w: Any, bias: Any, name: str) -> Packed:
+        codes = formats.encode(self._format, w)
+        if self._layout == "strips":
+            codes = strips.to_strips(self._format, codes)
+        return Packed(self._format, codes, w.shape, bias, name, self._layout)
 
 
 def byte_tokenizer_files(vocab_size: int = 320) -> dict[str, str]:

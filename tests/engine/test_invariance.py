@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 
-from helpers import TINY_DENSE, TINY_TEXT, op_set
-from herd import formats
+from helpers import TINY_DENSE, TINY_TEXT, Quantised, op_set
 from herd.checkpoint.sources import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
@@ -19,8 +17,7 @@ from herd.engine.orders import Ended, Order, Token
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights
-from herd.ops.native_weights import to_strips
-from herd.weights import Linear, Packed, build
+from herd.weights import build
 
 WIDE = replace(
     TINY_TEXT, width=256, dense_width=256, expert_width=256, num_heads=2, num_kv_heads=1, head_size=128, num_layers=2,
@@ -65,33 +62,10 @@ LONG = ("int4", "q4_k int4")
 FAST, SLOW, SHARDS = 6, 1_000, 20
 
 
-class Quantised(RandomSource):
-    """The random model, its matrices in a number format."""
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind.config)
-        self._kind = kind
-
-    def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """[O, I]."""
-        node: Any = super().matrix(name, outputs, inputs, bias=bias)
-        return self._packed(node.w, node.bias, name)
-
-    def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """[E, O, I]: blocks lie along the inputs."""
-        node: Any = super().experts(name, num_experts, inputs, outputs)
-        return self._packed(np.ascontiguousarray(node.w.swapaxes(1, 2)), None, name)
-
-    def _packed(self, w: Any, bias: Any, name: str) -> Packed:
-        assert self._kind.format is not None
-        rows = Packed(self._kind.format, formats.encode(self._kind.format, w), w.shape, bias, name)
-        return to_strips(rows) if self._kind.layout == "strips" else rows
-
-
 @cache
 def parts(name: str) -> tuple[Any, Any]:
     ops, kind = op_set("native"), KINDS[name]
-    source = RandomSource(kind.config) if kind.format is None else Quantised(kind)
+    source = RandomSource(kind.config) if kind.format is None else Quantised(kind.config, kind.format, kind.layout)
     return place_weights(ops, build(kind.config, source)), ops
 
 
