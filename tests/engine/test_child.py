@@ -19,7 +19,7 @@ from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
 from herd.engine.request import Request, SamplingOptions, Step
 from herd.engine.score import score
-from herd.errors import BadCheckpoint, EngineDied, PassFailed
+from herd.errors import BadCheckpoint, EngineDied, PassFailed, UsageError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -175,3 +175,23 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_a_child_goes_on_with_other_weights_or_with_the_old_ones() -> None:
+    engine = front(child())
+    asked = request([1, 2, 3], max_tokens=4)
+    old = tokens(engine, asked)
+    with pytest.raises(BadCheckpoint, match="sand"):
+        engine.backend.update_weights("sand")
+    for bad in ("what cannot be used", object()):
+        with pytest.raises(UsageError, match="new weights"):
+            engine.backend.update_weights(bad)
+    assert tokens(engine, asked) == old
+    engine.backend.update_weights("9")
+    steps = list(engine.stream(engine.submit(asked)))
+    assert [step.token_id for step in steps] == [9] * 4
+    assert steps[-1].finish is not None
+    assert steps[-1].finish.usage.cached_tokens == 0
+    engine.close()
+    with pytest.raises(EngineDied):
+        engine.backend.update_weights("9")

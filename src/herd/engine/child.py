@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,12 @@ from herd.engine.wire import (
     BadFrame,
     Cancel,
     Channel,
+    Done,
     Down,
     Drop,
     Failed,
     Held,
+    NewWeights,
     Progress,
     Ran,
     Ready,
@@ -44,7 +47,7 @@ from herd.engine.wire import (
     Up,
 )
 from herd.engine.worker import Backend, Deliver
-from herd.errors import EngineDied, HerdError, herd_error
+from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 
 CLOSE_S = 5.0
 """How long a child may take to leave before it is killed."""
@@ -75,7 +78,7 @@ class Child(Backend):
         self._lock = threading.Lock()
         self._over: HerdError | None = None
         self._single = threading.RLock()
-        self._asked: deque[queue.SimpleQueue[Held | Ran | Failed]] = deque()
+        self._asked: deque[queue.SimpleQueue[Done | Held | Ran | Failed]] = deque()
         """Who waits for an answer, in order; perhaps no more."""
         try:
             ready = self._load(setup, report)
@@ -131,6 +134,15 @@ class Child(Backend):
                 if self._over is None:
                     self._send(Alone(False))
 
+    def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
+        """See Backend. The path is of a file or folder that the process can read."""
+        self._home.check()
+        if not isinstance(weights, str | Path):
+            expected = "the path of a checkpoint: arrays do not cross to another process"
+            fail(UsageError, "new weights", got=type(weights).__name__, expected=expected)
+        with self._single:
+            self._ask(NewWeights(str(weights)), Done)
+
     @property
     def over(self) -> HerdError | None:
         """See Backend."""
@@ -181,9 +193,9 @@ class Child(Backend):
         except (OSError, ValueError) as error:  # a closed pipe
             raise self._over or self._dead("before it could be asked", error) from None
 
-    def _ask(self, message: Down, wanted: type[Held | Ran]) -> Any:
+    def _ask(self, message: Down, wanted: type[Done | Held | Ran]) -> Any:
         """Send, and wait for the answer; raises what failed there."""
-        inbox: queue.SimpleQueue[Held | Ran | Failed] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Done | Held | Ran | Failed] = queue.SimpleQueue()
         with self._lock:
             if self._over is not None:
                 raise self._over
@@ -242,7 +254,7 @@ class Child(Backend):
         match message:
             case Routed():
                 self._route(message)
-            case Held() | Ran() | Failed():
+            case Done() | Held() | Ran() | Failed():
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")
                 self._asked.popleft().put(message)

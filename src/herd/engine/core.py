@@ -147,6 +147,24 @@ class Core:
         self.scheduler.clear()
         self.runner.room.forget()
 
+    def update_weights(self, use: Callable[[], None]) -> None:
+        """Between two steps: go on with other weights (`use` puts them in their place, see ModelRunner.ready_weights).
+
+        Whoever runs keeps what it said, gives its pages back and waits; all of its ids are computed again. Whatever
+        came of the old weights is forgotten: cached prefixes, features of images, how well guesses went.
+        """
+        use()
+        self.scheduler.clear()
+        self.runner.room.forget()
+        for entry in self._entries.values():
+            entry.worth = Worth()
+            if entry.tiles is not None:
+                entry.tiles.forget()
+        try:
+            self._proposer.clear()
+        except BaseException as error:  # a guess is worth no failure
+            _not_ours(error)
+
     @property
     def busy(self) -> bool:
         """Whether there is a step to make."""

@@ -18,6 +18,7 @@ from herd.engine.fake_cache import FakeCache
 from herd.engine.room import Room
 from herd.engine.runner import Logits, Piece, rows_wanted
 from herd.engine.trace import Traced
+from herd.errors import UsageError, fail
 
 Next = Callable[[list[int]], Sequence[float] | int]
 """All ids so far -> logits of the next, or the one id that is certain. The id of an image row holds what was seen
@@ -108,6 +109,12 @@ class FakeModel:
         self.run(pieces)
         ids_T = np.asarray([i for piece in pieces for i in piece.ids], np.int64)
         return (ids_T[:, None] >> np.arange(16) & 1).astype(np.float32) * 2 - 1
+
+    def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
+        """See ModelRunner. Its weights are what decides."""
+        if not callable(weights):
+            fail(UsageError, "new weights", got=type(weights).__name__, expected="what decides on the next id")
+        return lambda: setattr(self, "next_logits", weights)
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """Layer 1, when a bad id is to blame."""

@@ -21,7 +21,7 @@ from herd.engine.drawing import DeviceLogits
 from herd.engine.room import Room
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
-from herd.model import hidden, see
+from herd.model import check_same, hidden, place_weights, see
 from herd.model.text import block
 from herd.ops.contract import Ops
 from herd.plan.memory import TILES_PER_PASS
@@ -98,6 +98,11 @@ class ModelRunner(Protocol):
 
     def states(self, pieces: Sequence[Piece]) -> Logits:
         """See Scorer."""
+
+    def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
+        """Check and place other weights, on any thread; what is given back puts them in the place of those in use, all
+        at once, between two passes, and cannot fail. check: as of `Runner`, for where they come from; None: as before.
+        Raises UsageError naming the first part whose name, shape or kind differs: nothing is changed by then."""
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
@@ -234,6 +239,18 @@ class Runner:
             for piece in pieces:
                 self.room.commit(piece.lease, None if done else 0)
         return states_TD
+
+    def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
+        """See ModelRunner. weights: a `Model`; its arrays are not copied where the op set can hold them as they are,
+        so leave them alone afterwards. Both trees are in memory until the new one is in use."""
+        check_same(weights, self.weights)
+        placed = place_weights(self.ops, weights)
+        check_same(placed, self.weights, numbers=True)
+
+        def use() -> None:
+            self.weights, self._check = placed, check or self._check
+
+        return use
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """See ModelRunner. Raises what `check` does."""

@@ -24,10 +24,12 @@ from herd.engine.wire import (
     BadFrame,
     Cancel,
     Channel,
+    Done,
     Down,
     Drop,
     Failed,
     Held,
+    NewWeights,
     Progress,
     Ran,
     Ready,
@@ -114,6 +116,8 @@ class _Server:
         self._leases: dict[int, Lease] = {}
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
+        # other weights are read beside the loop as well: seconds, in which requests go on
+        self._changing = ThreadPoolExecutor(1, "herd-weights")
         self._lock = threading.Lock()
         self._early: set[int] = set()
         """Numbers of orders whose grammar is being compiled."""
@@ -158,6 +162,8 @@ class _Server:
                 found = self._leases.pop(handle, None)
                 if found is not None:
                     self._worker.runner.room.drop(found)
+            case NewWeights(path):
+                self._changing.submit(self._change, path)
             case Run(pieces, states):
                 _tell(self._channel, Ran(self._run(pieces, states)))
             case _:
@@ -175,6 +181,14 @@ class _Server:
             self._cancelled -= late
         for number in late:
             self._worker.cancel(number)
+
+    def _change(self, path: str) -> None:
+        try:
+            self._worker.update_weights(path)
+        except BaseException as error:  # somebody waits for an answer
+            _tell(self._channel, Failed(herd_error(error)))
+        else:
+            _tell(self._channel, Done())
 
     def _cancel(self, number: int) -> None:
         with self._lock:

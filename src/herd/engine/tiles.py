@@ -48,6 +48,10 @@ class Tiles:
         self._drop_before(first // size)
         return row - first, tuple(blocks)
 
+    def forget(self) -> None:
+        """What was computed is of other weights; whatever is needed of it is computed again."""
+        self._parts.clear()
+
     def _drop_before(self, tile: int) -> None:
         """Parts that lie wholly before are in the cache now."""
         for begin in [b for b, (n, _) in self._parts.items() if b + n <= tile]:

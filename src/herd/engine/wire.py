@@ -65,6 +65,12 @@ class Drop(Message, frozen=True):
     handle: int
 
 
+class NewWeights(Message, frozen=True):
+    """Go on with the weights of this checkpoint."""
+
+    path: str
+
+
 class Progress(Message, frozen=True):
     """How far loading is."""
 
@@ -83,8 +89,12 @@ class Ready(Message, frozen=True):
     load_s: float
 
 
+class Done(Message, frozen=True):
+    """What was to be done between two steps has been."""
+
+
 class Failed(Message, frozen=True):
-    """Loading, or the Run before, failed."""
+    """Loading, or what was asked for before, failed."""
 
     error: HerdError
 
@@ -111,8 +121,8 @@ class Routed(Message, frozen=True):
 
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits and states."""
-Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop
-Up: TypeAlias = Progress | Ready | Failed | Held | Ran | Routed | Began | Token | Ended
+Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop | NewWeights
+Up: TypeAlias = Progress | Ready | Failed | Done | Held | Ran | Routed | Began | Token | Ended
 
 
 class BadFrame(OSError):

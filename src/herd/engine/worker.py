@@ -7,7 +7,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from herd.engine.core import Core
 from herd.engine.home import Home
@@ -44,6 +48,17 @@ class Backend(ABC):
     def alone(self) -> AbstractContextManager[Scorer]:
         """The runner with all of its cache; requests wait meanwhile."""
 
+    @abstractmethod
+    def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
+        """Go on with other weights of the same model, all or none of them, from the next pass on.
+
+        weights: a tree as `ModelRunner.ready_weights` takes it, or the path of a checkpoint that whoever computes
+        opens: the one form that reaches another process. check: see there. Requests under way keep what they said; the
+        rest comes of the new weights, as if all of their text so far were a prompt. Every cached page, feature of an
+        image and guess is forgotten. Returns when it is done. Raises what is wrong with them (UsageError naming the
+        first part that differs, what reading raises), and EngineDied: then the old ones answer as before.
+        """
+
     @property
     @abstractmethod
     def over(self) -> HerdError | None:
@@ -54,11 +69,29 @@ class Backend(ABC):
         """End everything; what is under way fails with EngineDied."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Border:
+    """What is to be done between two steps."""
+
+    call: Callable[[], None]
+    done: "Future[None]" = field(default_factory=Future)
+
+    def run(self) -> None:
+        """On the thread that steps. What is wrong is for whoever asked."""
+        try:
+            self.call()
+        except Exception as error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+
 class Worker(Backend):
     """A core on a thread of this process.
 
     piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. grammars: compile those
-    of orders; None: there are none. num_tokens: ids below it are tokens, see door.Meaning.
+    of orders; None: there are none. num_tokens: ids below it are tokens, see door.Meaning. read_weights: opens a
+    checkpoint of the same model: its tree, and the check that goes with it; None: weights come as trees alone.
     """
 
     def __init__(
@@ -70,8 +103,10 @@ class Worker(Backend):
         most_waiting: int = 1024,
         grammars: Grammars | None = None,
         num_tokens: int | None = None,
+        read_weights: Callable[[str], tuple[Any, Callable[[], None] | None]] | None = None,
     ) -> None:
         self.runner = runner
+        self._read_weights = read_weights
         self._home = Home()
         self.vocab_size, self.context = runner.vocab_size, runner.context
         self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
@@ -87,9 +122,11 @@ class Worker(Backend):
             num_tokens=num_tokens,
         )
         self._deliver: Deliver = lambda events: None
-        self._orders: deque[Order | int] = deque()
+        self._orders: deque[Order | int | _Border] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._borders: list[_Border] = []
+        """That somebody waits for."""
         self._live: set[int] = set()
         self._holds = 0
         self._owes = False
@@ -141,6 +178,16 @@ class Worker(Backend):
                     self._owes = True
                     self._wake.notify_all()
 
+    def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
+        """See Backend. They are read and placed on the caller's thread; requests wait for the change alone."""
+        self._home.check()
+        if isinstance(weights, str | Path):
+            if self._read_weights is None:
+                fail(UsageError, "new weights", got="a path", expected="a tree of weights")
+            weights, check = self._read_weights(str(weights))
+        use = self.runner.ready_weights(weights, check)
+        self._between(lambda: self._core.update_weights(use))
+
     @property
     def over(self) -> HerdError | None:
         """See Backend."""
@@ -159,7 +206,19 @@ class Worker(Backend):
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _send(self, item: Order | int) -> None:
+    def _between(self, call: Callable[[], None]) -> None:
+        """Have something done between two steps, after what was sent before; raises what it raises."""
+        border = _Border(call)
+        with self._wake:
+            self._borders.append(border)
+        try:
+            self._send(border)
+            border.done.result()
+        finally:
+            with self._wake:
+                self._borders.remove(border)
+
+    def _send(self, item: "Order | int | _Border") -> None:
         with self._wake:
             if self._over is not None:
                 raise self._over
@@ -184,6 +243,9 @@ class Worker(Backend):
         with self._wake:
             self._stepping = False
             self._live.update(n for x in self._orders if isinstance(x, Order) for n in x.numbers)
+            for border in self._borders:
+                if not border.done.done():
+                    border.done.set_exception(self._over)
             self._wake.notify_all()
         self._deliver([Ended(number, self._over) for number in sorted(self._live)])
 
@@ -203,6 +265,8 @@ class Worker(Backend):
         for item in orders:
             if isinstance(item, Order):
                 events += self._take(item)
+            elif isinstance(item, _Border):
+                item.run()
             else:
                 self._core.cancel(item)
         events += self._core.step()
