@@ -80,7 +80,7 @@ def main():
     noise, ours_at = [], []
     with herd.load(a.model, kv=a.kv) as m:
         for prompt in json.loads((HERE / "data/prompts.json").read_text())["prompts"]:
-            ids = m.prompt_ids(prompt)
+            ids = m.tokenize([{"role": "user", "content": prompt}])
             theirs = peer.greedy(ids=ids, count=a.count)
             ours = m.complete(ids, temperature=0.0, repetition_penalty=1.0, max_tokens=a.count).ids
             n = min(len(ours), len(theirs["ids"]))
@@ -109,7 +109,7 @@ def main():
             flush=True,
         )
         text = (HERE / "data/manual.txt").read_text()
-        ids = m.encode(text)
+        ids = m.tokenize(text)
         if ids != peer.tokenize(text=text)["ids"]:
             raise SystemExit("the tokenizers disagree on manual.txt")
         ids = ids[: a.tokens]

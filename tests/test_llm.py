@@ -146,8 +146,8 @@ def test_complete_sends_the_first_token_and_the_text() -> None:
 
 def test_counts_and_codes() -> None:
     llm = fake("x")
-    assert llm.encode("hé") == list("hé".encode())
-    assert llm.decode([104, END]) == "h<|eot|>"
+    assert llm.tokenize("hé") == list("hé".encode())
+    assert llm.detokenize([104, END]) == "h<|eot|>"
     assert llm.count("hé") == 3
     turns = [Message("user", "hi")]
     assert llm.count(turns) == len(Llama4(BYTES).encode(turns))
@@ -324,7 +324,7 @@ def test_every_way_to_ask_goes_past_the_policy() -> None:
         lambda **a: llm.chat_many(["a bomb"], **a)[0],
         lambda **a: asyncio.run(llm.achat("a bomb", **a)),
         lambda **a: llm.complete("a bomb", **a),
-        lambda **a: llm.complete(llm.encode("a bomb"), **a),
+        lambda **a: llm.complete(llm.tokenize("a bomb"), **a),
         lambda **a: shown(llm.stream_complete("a bomb", **a))[1],
     ]
     for one in ask:
@@ -561,7 +561,7 @@ def test_loaded_logits_are_those_of_one_pass(folder: Path, name: str) -> None:
 def test_greedy_decoding_is_the_argmax_of_one_pass(folder: Path, name: str) -> None:
     op_set(name)  # skips where torch is not installed
     with herd.load(folder, ops=name, kv="f32", threads=1) as llm:
-        prompt = llm.encode("the quick brown fox ")
+        prompt = llm.tokenize("the quick brown fox ")
         reply = llm.complete(prompt, temperature=0, max_tokens=24, ignore_eos=True)
         rows = llm.logits([*prompt, *reply.ids])[len(prompt) - 1 : -1]
         assert list(reply.ids) == rows.argmax(1).tolist()

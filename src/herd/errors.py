@@ -4,6 +4,7 @@
     ├── UsageError                  invalid_request      2   400   what the caller asked for makes no sense
     │   ├── ContextTooLong          context_length_exceeded  2   400   prompt longer than the context; never truncated
     │   ├── MissingExtra            missing_extra        2   501   an optional dependency is not installed
+    │   ├── Unsupported             unsupported          2   501   what this model cannot do: images, token ids, ...
     │   └── Withheld                content_filter       2   400   a policy keeps a text from the model
     ├── NotFound                    not_found            3   404   file, model or command that does not exist
     ├── DoesNotFit                  does_not_fit         4   507   memory or disk: needed, have, what would fit
@@ -58,6 +59,13 @@ class MissingExtra(UsageError):
     """An optional dependency is needed and not installed."""
 
     code = "missing_extra"
+    http_status = 501
+
+
+class Unsupported(UsageError):
+    """A model cannot do what it is asked for; another one may."""
+
+    code = "unsupported"
     http_status = 501
 
 

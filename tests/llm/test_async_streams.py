@@ -56,7 +56,7 @@ def test_ready_tells_of_the_prompt_and_the_seeds() -> None:
         told = stream.prompt_tokens, stream.seeds
         return *told, sorted([e.reply.seed async for e in stream if isinstance(e, DoneEvent)])
 
-    assert within(talk()) == (len(llm.prompt_ids("hi")), (11, 12, 13), [11, 12, 13])
+    assert within(talk()) == (len(llm.tokenize([{"role": "user", "content": "hi"}])), (11, 12, 13), [11, 12, 13])
 
 
 class Held:

@@ -44,7 +44,7 @@ def test_a_vector_is_the_mean_of_the_last_states(folder: Path, piece: int, monke
         for vector_D, text in zip(found, TEXTS, strict=True):
             bos = llm.tokenizer.bos_id
             assert bos is not None
-            np.testing.assert_allclose(vector_D, expected([bos, *llm.encode(text)]), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(vector_D, expected([bos, *llm.tokenize(text)]), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
         np.testing.assert_array_equal(llm.embed(TEXTS[::-1]), found[::-1])
         assert llm.embed([]).shape == (0, TINY.width)

@@ -63,7 +63,7 @@ if not pid:
     told["cancel"] = outcome(lambda: engine.cancel(job))
     told["alone"] = outcome(lambda: engine.alone().__enter__())
     told["start"] = outcome(lambda: engine.start(job))
-    told["prepare_grammars"] = outcome(model.prepare_grammars)
+    told["warm_up"] = outcome(model.warm_up)
     told["alive"] = str(model.alive)
     told["close"] = outcome(model.close)
     print(json.dumps(told), flush=True)
@@ -76,7 +76,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), rest[-1].reply.usage.output
 model.close()
 """
 )
-WITHOUT_AN_ENGINE = {"encode", "decode", "count", "prompt_ids", "embed_tokens"}
+WITHOUT_AN_ENGINE = {"tokenize", "detokenize", "count", "embed_tokens"}
 """What only the vocabulary answers."""
 
 

@@ -66,16 +66,18 @@ GOOD: dict[str, dict[str, Any]] = {
     "complete": {"prompt": "x"},
     "stream_complete": {"prompt": "x"},
     "astream_complete": {"prompt": "x"},
-    "encode": {"text": "x"},
-    "decode": {"ids": [1]},
-    "count": {"messages": DIALOG},
-    "prompt_ids": {"messages": DIALOG, "system": None, "tools": None, "fits": True},
+    "tokenize": {"messages": DIALOG, "system": None, "tools": None, "fits": True},
+    "detokenize": {"ids": [1]},
+    "count": {"messages": DIALOG, "tools": None, "fits": True},
     "logits": {"ids": [1, 2]},
     "perplexity": {"text": "xyz", "context": 8, "stride": 4},
     "embed": {"texts": ["x"]},
     "embed_tokens": {"texts": ["x"]},
 }
-OTHERS = {"close", "prepare_grammars", "alive", "chat_format", "defaults"}
+OTHERS = {
+    *("close", "warm_up", "alive", "chat_format", "defaults"),
+    *("capabilities", "sizes", "control_ids", "applies_policies"),
+}
 """Without arguments."""
 OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
 

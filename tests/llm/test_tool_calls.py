@@ -68,8 +68,8 @@ def test_with_choice_none_the_tools_are_shown_and_calls_stay_text() -> None:
     llm = saying(TWO)
     reply = llm.chat("weather?", tools=TOOLS, tool_choice="none")
     assert (reply.text, reply.finish_reason, reply.tool_calls) == (TWO, "stop", ())
-    assert reply.usage.prompt_tokens == len(llm.prompt_ids("weather?", tools=TOOLS))
-    assert reply.usage.prompt_tokens > len(llm.prompt_ids("weather?"))
+    assert reply.usage.prompt_tokens == len(llm.tokenize([{"role": "user", "content": "weather?"}], tools=TOOLS))
+    assert reply.usage.prompt_tokens > len(llm.tokenize([{"role": "user", "content": "weather?"}]))
 
 
 def test_a_tool_that_was_not_given_is_not_called() -> None:

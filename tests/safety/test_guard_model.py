@@ -187,7 +187,7 @@ def test_the_score_is_that_of_the_models_logits(safe: int, unsafe: int) -> None:
     ids = prompt_ids(judge, HI, KEYS)
     logits = judge._model.logits(ids)[-1]
     order = np.argsort(-logits).tolist()
-    assert judge._model.decode(order[:1]).strip(), "the first token is the one that is scored"
+    assert judge._model.detokenize(order[:1]).strip(), "the first token is the one that is scored"
     judge._safe, judge._unsafe = order[safe], order[unsafe]
     score = judge.answer(ids, 60.0).score
     assert score == pytest.approx(1 / (1 + np.exp(float(logits[order[safe]] - logits[order[unsafe]]))), rel=1e-3)

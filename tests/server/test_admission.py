@@ -438,9 +438,9 @@ def test_values_that_cannot_fit_are_refused_before_they_are_made_tokens(
     ]
     asks: list[Callable[[], Any]] = [
         lambda: llm.chat(past),
-        lambda: llm.prompt_ids(past, fits=True),
+        lambda: llm.tokenize(past, fits=True),
         lambda: llm.chat("Hi", tools=tools),
-        lambda: llm.prompt_ids("Hi", tools=tools, fits=True),
+        lambda: llm.tokenize([{"role": "user", "content": "Hi"}], tools=tools, fits=True),
     ]
     if what == "deep lists":  # only where they are set out on lines are they long
         asks = asks[2:] if chat is not ChatML else []

@@ -104,7 +104,7 @@ def test_a_jump_of_the_clock_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             next(lines)
             monkeypatch.setattr(time, "time", lambda: right() + jump_s)
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        assert service.models.held == [held] and held.llm is not None
+        assert service.models.held == [held] and held.model is not None
         assert abs(held.expires_in_s - left_s) < 60
         assert client.get(f"/v1/responses/{kept}").status_code == 200
         assert client.post("/v1/responses", json=body).json()["created_at"] == pytest.approx(right() + jump_s, abs=60)

@@ -11,14 +11,16 @@ What it is not: a server, a command line, a policy. Options are the fields of `e
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from herd.answers import events
+from herd.chat_model import Capabilities, ChatModel, Sizes
 from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
@@ -35,6 +37,7 @@ from herd.engine.score import all_logits, groups, mean_state, score
 from herd.engine.worker import Backend
 from herd.errors import Busy, ContextTooLong, UsageError, fail
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Perplexity, Reply, TextEvent
+from herd.llm.abilities import capabilities, sizes
 from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
 from herd.llm.requests import Requests
@@ -171,10 +174,31 @@ class LLM:
         """What calls use where they say nothing."""
         return self._requests.defaults
 
-    def prepare_grammars(self) -> None:
-        """Build what grammars need of the vocabulary now (a second for 200,000 tokens), so that no request waits."""
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; of what every model of Herd can, images alone are a matter of the model."""
+        return capabilities(self.config)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What requests to it may take in memory."""
+        return sizes(self.config, self.tokenizer)
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of special tokens, but for the one that begins a text."""
+        return frozenset(self.tokenizer.specials.values()) - {self.tokenizer.bos_id}
+
+    @property
+    def applies_policies(self) -> bool:
+        """It does: before the first token, and on each piece of what is said."""
+        return True
+
+    def warm_up(self) -> None:
+        """Build what requests need of the vocabulary now (a second for 200,000 tokens), so that none of them waits."""
         self._running()
         self._grammars.prepare()
+        _ = self.sizes, self.control_ids
 
     @property
     def chat_format(self) -> str:
@@ -267,22 +291,7 @@ class LLM:
         """`stream_complete` for coroutines; see `astream`."""
         return self._astream(lambda engine: self._requests.text(engine, prompt, arguments), arguments)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text, without specials. Raises UsageError for a lone surrogate."""
-        check_text("text", text)
-        return self.tokenizer.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
-        return self.tokenizer.decode(self._requests.given(ids, "ids"))
-
-    def count(self, messages: Dialog) -> int:
-        """Tokens of a plain text, or of turns as `chat` would send them."""
-        if isinstance(messages, str):
-            return len(self.encode(messages))
-        return len(self.prompt_ids(messages))
-
-    def prompt_ids(
+    def tokenize(
         self,
         messages: Dialog,
         *,
@@ -290,14 +299,29 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         fits: bool = False,
     ) -> list[int]:
-        """What `chat` would send: the turns, and the open header of the answer. fits: raise ContextTooLong, before
-        anything is made tokens, for what has too many characters to fit the context."""
+        """Ids of a plain text, without specials; or of turns as `chat` would send them, with the open header of the
+        answer. system, tools: of turns. fits: raise ContextTooLong, before anything is made tokens, for turns with too
+        many characters to fit the context. Raises UsageError, for a lone surrogate too.
+        """
         Asked(system=system, tools=tools)  # checks them
-        turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
         flag("fits", fits)
+        if isinstance(messages, str):
+            if system is not None or tools is not None:
+                fail(UsageError, "system or tools", got="them with a plain text", do='give [{"role": "user", ...}]')
+            check_text("text", messages)
+            return self.tokenizer.encode(messages)
+        turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
         if fits:
             self._requests.check_dialog_fits(turns, tools or (), self.context)
         return self._requests.ids(turns, tools)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
+        return self.tokenizer.decode(self._requests.given(ids, "ids"))
+
+    def count(self, messages: Dialog, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False) -> int:
+        """Tokens of a plain text, or of turns as `chat` would send them. Arguments: see `tokenize`."""
+        return len(self.tokenize(messages, tools=tools, fits=fits))
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 
@@ -315,7 +339,7 @@ class LLM:
         Windows of `context` tokens (None: the model's) every `stride` (None: one after another); each scores the
         tokens that none before it scored. Where the vocabulary wants a first token, every window begins with it.
         """
-        ids = self.encode(text) if isinstance(text, str) else self._requests.given(text, "text")
+        ids = self.tokenize(text) if isinstance(text, str) else self._requests.given(text, "text")
         width = self.context if context is None else context
         bos = self._requests.bos()
         with self._running().alone() as runner:
@@ -363,7 +387,7 @@ class LLM:
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
-        ids = [*self._requests.bos(), *self.encode(text)]
+        ids = [*self._requests.bos(), *self.tokenize(text)]
         if len(ids) > self.context:
             fail(
                 ContextTooLong,
@@ -438,3 +462,9 @@ def _last(stream: Iterator[Event]) -> Reply:
         if isinstance(event, DoneEvent):
             return event.reply
     raise AssertionError("a stream ended without its DoneEvent")
+
+
+if TYPE_CHECKING:
+
+    def _is_a_chat_model(model: LLM) -> ChatModel:
+        return model

@@ -14,6 +14,7 @@ from typing import NoReturn
 from weakref import WeakMethod
 
 from herd.answers import Sample
+from herd.chat_model import ID_BYTES
 from herd.engine.generate import Engine
 from herd.engine.orders import Ended
 from herd.engine.reading import Mailbox
@@ -21,9 +22,6 @@ from herd.errors import HerdError
 from herd.events import Event
 from herd.lanes import computing, waiting
 from herd.llm.leaving import Leaving
-
-ID_BYTES = 48
-"""Of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""
 
 
 @dataclass

@@ -94,11 +94,11 @@ class ModelJudge:
 
     def __init__(self, model: "LLM") -> None:
         self._model = model
-        self._safe, self._unsafe = (model.encode(word)[0] for word in ("safe", "unsafe"))
+        self._safe, self._unsafe = (model.tokenize(word)[0] for word in ("safe", "unsafe"))
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text."""
-        return self._model.encode(text)
+        return self._model.tokenize(text)
 
     def special(self, name: str) -> int:
         """The id of `<|name|>`. Raises UsageError: this model has none."""

@@ -1,19 +1,22 @@
-"""Which models clients may name: those of the store, and those that the service was started with.
+"""Which models clients may name: those of the store, those that the service was started with, and those that are no
+files but have been registered: hosts, other engines.
 
 A name from the network is looked up, never opened: it cannot be a path.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from herd.chat_model import Capabilities, ChatModel
 from herd.checkpoint import registry
 from herd.checkpoint.about import About, describe
 from herd.checkpoint.records import Broken
 from herd.checkpoint.registry import Entry, Version
-from herd.errors import HerdError, NotFound, fail
+from herd.errors import HerdError, NotFound, UsageError, fail
 from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles
 
@@ -43,8 +46,22 @@ class Catalogue(Protocol):
     def find(self, name: str) -> "Listed":
         """One model, by its name, with or without `:latest`. Raises NotFound with the nearest names."""
 
-    def about(self, name: str) -> About:
-        """Its shape, types and licence, from headers. Raises NotFound, BadFile."""
+    def about(self, name: str) -> About | None:
+        """Its shape, types and licence, from headers; None: it has no files. Raises NotFound, BadFile."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model that is no file of this machine."""
+
+    load: Callable[[], ChatModel]
+    """Makes one, on a thread; it is closed when it has been idle for long, and made again when it is asked for."""
+    capabilities: Capabilities | None = None
+    """As far as they are known before that; None: they are not."""
+    context: int | None = None
+    """Tokens, as far as they are known before that."""
+    added_s: float = 0.0
+    """Unix time."""
 
 
 class Listed:
@@ -53,13 +70,14 @@ class Listed:
     def __init__(
         self,
         name: str,
-        path: Path,
+        path: Path | None,
         *,
         digest: str,
         size_bytes: int,
         added_s: float,
         base: str = "",
         profile: Profile | None = None,
+        registered: Registered | None = None,
     ) -> None:
         self.name = name
         """What clients call it."""
@@ -67,6 +85,8 @@ class Listed:
         """The model that is loaded for it."""
         self.profile = profile
         self.path = path
+        """Of its files; None: it is `registered`."""
+        self.registered = registered
         self.digest = digest
         """Of the content, as far as it is known: hex."""
         self.size_bytes = size_bytes
@@ -94,7 +114,16 @@ class StoreCatalogue:
         self._told: set[str] = set()
         self._broken: dict[str, str] = {}
         """Why models are left out, by name."""
+        self._registered: dict[str, Registered] = {}
         self._last: tuple[Mapping[str, Entry], Mapping[str, Profile], dict[str, Listed]] | None = None
+
+    def register(self, name: str, model: Registered) -> None:
+        """Let clients ask for a model that is no file. Raises UsageError for what is no name, or a model's already."""
+        registry.check_name(name)
+        if name in self.names() or name in self._aliases:
+            fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
+        self._registered[name] = model
+        self._last = None
 
     def names(self) -> dict[str, Listed]:
         """See Catalogue."""
@@ -106,13 +135,15 @@ class StoreCatalogue:
             return last[2]
         found = {name: _of_store(name, entry.now) for name, entry in entries.items()}
         found |= {name: _of_path(name, path) for name, path in self._served.items()}
+        found |= {name: _of_registered(name, model) for name, model in self._registered.items()}
         for name, profile in profiles.items():
             if name not in found and profile.base in found:
                 found[name] = _derived(name, profile, found[profile.base])
         found = dict(sorted(found.items()))
         self._last = entries, profiles, found
         for listed in found.values():
-            hide(listed.path)
+            if listed.path is not None:
+                hide(listed.path)
         return found
 
     def _read(self, file: str, read: Callable[[], tuple[Mapping[str, R], Mapping[str, Broken]]]) -> Mapping[str, R]:
@@ -141,10 +172,10 @@ class StoreCatalogue:
                 return known[chosen]
         return _unknown(name, [*known, *self._aliases], self._broken.get(name.removesuffix(LATEST)))
 
-    def about(self, name: str) -> About:
+    def about(self, name: str) -> About | None:
         """See Catalogue."""
         listed = self.find(name)
-        return _described(str(listed.path), listed.digest)
+        return None if listed.path is None else _described(str(listed.path), listed.digest)
 
 
 @lru_cache(maxsize=MOST_ABOUT)
@@ -172,7 +203,12 @@ def _derived(name: str, profile: Profile, base: Listed) -> Listed:
         added_s=profile.created_s,
         base=base.base,
         profile=profile,
+        registered=base.registered,
     )
+
+
+def _of_registered(name: str, model: Registered) -> Listed:
+    return Listed(name, None, digest="", size_bytes=0, added_s=model.added_s, registered=model)
 
 
 def _of_path(name: str, path: Path) -> Listed:

@@ -8,9 +8,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from herd.chat_model import ID_BYTES, ChatModel
 from herd.events import Reply
-from herd.llm import LLM
-from herd.llm.streams import ID_BYTES
 from herd.server.fields import Name, Table
 from herd.server.intake import read_as
 from herd.server.media import Images
@@ -112,21 +111,23 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
 
     asked, dialog = await read_as(service, request, caller, read, media=True)
     size = caller.admission.size_bytes
-    async with service.models.use(asked.model) as llm:
+    async with service.models.use(asked.model) as model:
+        model.capabilities.require(model.name, "ids")
         if asked.messages is not None:
-            ids = await service.prompt_ids(caller, llm, dialog, images)
-            data = await service.compute(caller, lambda: _counted(llm, ids)[1], size)
+            ids = await service.of_dialog(caller, model, dialog, images, model.tokenize)
+            service.charge(caller, len(ids))
+            data = await service.compute(caller, lambda: _counted(model, ids)[1], size)
         else:
             text = asked.prompt if asked.prompt is not None else asked.content or ""
             caller.admission.made.hold(ID_BYTES * len(text if text.isascii() else text.encode()))
-            count, data = await service.compute(caller, lambda: _counted(llm, llm.encode(text)), size)
+            count, data = await service.compute(caller, lambda: _counted(model, model.tokenize(text)), size)
             service.charge(caller, count)
     return Response(data, media_type="application/json")
 
 
-def _counted(llm: LLM, ids: Sequence[int]) -> tuple[int, bytes]:
+def _counted(model: ChatModel, ids: Sequence[int]) -> tuple[int, bytes]:
     """How many ids, and the reply that tells them: a list of millions takes long to be thrown away, too."""
-    return len(ids), encode({"tokens": ids, "count": len(ids), "max_model_len": llm.context})
+    return len(ids), encode({"tokens": ids, "count": len(ids), "max_model_len": model.context})
 
 
 async def detokenize(service: Service, request: Request, caller: Caller) -> Response:
@@ -135,10 +136,11 @@ async def detokenize(service: Service, request: Request, caller: Caller) -> Resp
     service.charge(caller, len(asked.tokens))
 
     def written() -> bytes:
-        text = llm.decode(asked.tokens)
+        text = model.detokenize(asked.tokens)
         return encode({"prompt": text, "content": text})
 
-    async with service.models.use(asked.model) as llm:
-        caller.admission.made.hold(spelt_bytes(llm, len(asked.tokens)))
+    async with service.models.use(asked.model) as model:
+        model.capabilities.require(model.name, "ids")
+        caller.admission.made.hold(spelt_bytes(model, len(asked.tokens)))
         data = await service.compute(caller, written, caller.admission.size_bytes)
     return Response(data, media_type="application/json")

@@ -11,16 +11,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
+from herd.chat_model import ChatModel
 from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
-from herd.llm import LLM
-from herd.server.catalogue import Catalogue
+from herd.server.catalogue import Catalogue, Listed
 from herd.server.log import Log
 from herd.server.problems import of_machine, words_of
 
-Loader = Callable[[str], LLM]
-"""The path of a model -> the loaded one; on a thread."""
+Loader = Callable[[str], ChatModel]
+"""The path of a model's files -> the loaded one; on a thread."""
 FOREVER = float("inf")
 WATCH_S = 1.0
 """From look to look at what computes; and to the first new try to bring back what could not be."""
@@ -36,7 +37,7 @@ class Held:
     name: str
     keep_alive_s: float
     state: State = "loading"
-    llm: LLM | None = None
+    model: ChatModel | None = None
     task: "asyncio.Task[None] | None" = None
     began_s: float = field(default_factory=time.monotonic)
     used_s: float = field(default_factory=time.monotonic)
@@ -83,7 +84,7 @@ class Models:
         return None if base in self._held else self._failures.get(base)
 
     @asynccontextmanager
-    async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[LLM]:
+    async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[ChatModel]:
         """The model of that name, loaded if need be; it stays at least as long as the context.
 
         keep_alive_s: from its end on; None: as before, or the service's. Raises NotFound, what loading raises, and
@@ -124,7 +125,7 @@ class Models:
         while True:
             await asyncio.sleep(WATCH_S)
             for held in self.held:
-                if held.llm is not None and not held.llm.alive:
+                if held.model is not None and not held.model.alive:
                     self._restart(held)
 
     async def close(self) -> None:
@@ -148,19 +149,19 @@ class Models:
             held.task = asyncio.create_task(self._bring(held))
         return held
 
-    async def _ready(self, held: Held) -> LLM:
+    async def _ready(self, held: Held) -> ChatModel:
         assert held.task is not None
         await asyncio.shield(held.task)  # whoever gives up waiting does not end the load of the others
-        if held.llm is None:
+        if held.model is None:
             raise EngineDied(f"{held.name} was unloaded while this request waited for it; ask again")
-        return held.llm
+        return held.model
 
     async def _bring(self, held: Held) -> None:
         """Load one model, others first let go of if they are in the way."""
         try:
-            path = str(self.catalogue.find(held.name).path)
+            load = self._load_of(self.catalogue.find(held.name))
             async with self._one_load:
-                held.llm = await self._fit(held, path)
+                held.model = await self._fit(held, load)
         except Exception as error:
             self._held.pop(held.name, None)
             told = self._failures[held.name] = self._told(held.name, error)
@@ -172,7 +173,7 @@ class Models:
         self._failures.pop(held.name, None)
         held.state, held.loaded_at_s = "ready", time.time()
         seconds = time.monotonic() - held.began_s
-        self._log.event("loaded", model=held.name, context=held.llm.context, seconds=seconds)
+        self._log.event("loaded", model=held.name, context=held.model.context, seconds=seconds)
 
     def _told(self, name: str, error: Exception) -> HerdError:
         """What whoever waits for a model hears of why it could not be loaded."""
@@ -186,36 +187,39 @@ class Models:
         what = str(error) if isinstance(error, HerdError) else type(error).__name__
         return why or EngineDied(f"{name} could not be loaded: {what}")
 
-    async def _fit(self, held: Held, path: str) -> LLM:
+    def _load_of(self, listed: Listed) -> Callable[[], ChatModel]:
+        """What loads a row of the catalogue."""
+        return partial(self._load, str(listed.path)) if listed.registered is None else listed.registered.load
+
+    async def _fit(self, held: Held, load: Callable[[], ChatModel]) -> ChatModel:
         while True:
             try:
-                return await asyncio.to_thread(self._loaded, path)
+                return await asyncio.to_thread(self._loaded, load)
             except DoesNotFit:
-                idle = [h for h in self.held if h is not held and h.users == 0 and h.llm is not None]
+                idle = [h for h in self.held if h is not held and h.users == 0 and h.model is not None]
                 if not idle:
                     raise
                 await self._drop(min(idle, key=lambda h: h.used_s))
 
-    def _loaded(self, path: str) -> LLM:
+    def _loaded(self, load: Callable[[], ChatModel]) -> ChatModel:
         """A model that is ready for any request; on a thread."""
-        llm = self._load(path)
-        llm.prepare_grammars()
-        llm.tokenizer.longest_bytes  # noqa: B018 (found once, by looking at all of a vocabulary)
+        model = load()
+        model.warm_up()
         gc.collect()
         gc.freeze()  # vocabularies are not garbage: looking through them again holds every thread up, 40 ms each time
-        return llm
+        return model
 
     def _restart(self, held: Held) -> None:
         """Its engine is dead: load it again at once, for whoever comes next."""
         if self._held.get(held.name) is not held or held.state != "ready" or self._closing:
             return
         self._log.event("restart", model=held.name, restarts=held.restarts + 1)
-        dead, held.llm = held.llm, None
+        dead, held.model = held.model, None
         held.state, held.began_s, held.restarts = "loading", time.monotonic(), held.restarts + 1
         held.task = asyncio.create_task(self._replace(held, dead))
         held.task.add_done_callback(_heard)
 
-    async def _replace(self, held: Held, dead: LLM | None) -> None:
+    async def _replace(self, held: Held, dead: ChatModel | None) -> None:
         if dead is not None:
             await asyncio.to_thread(_let_go, dead)
         try:
@@ -255,9 +259,9 @@ class Models:
         self._held.pop(held.name, None)
         if held.timer is not None:
             held.timer.cancel()
-        llm, held.llm = held.llm, None
-        if llm is not None:
-            await asyncio.to_thread(_let_go, llm)
+        model, held.model = held.model, None
+        if model is not None:
+            await asyncio.to_thread(_let_go, model)
 
 
 def _heard(task: "asyncio.Task[None]") -> None:
@@ -266,7 +270,7 @@ def _heard(task: "asyncio.Task[None]") -> None:
         task.exception()
 
 
-def _let_go(llm: LLM) -> None:
+def _let_go(model: ChatModel) -> None:
     """Close a model; what is left of it is garbage again."""
-    llm.close()
+    model.close()
     gc.unfreeze()

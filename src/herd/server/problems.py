@@ -76,6 +76,8 @@ def headers_of(error: HerdError) -> dict[str, str]:
     found = {}
     if isinstance(error, Busy):
         found["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if status_of(error) == 501:
+        found["x-should-retry"] = "false"  # OpenAI's and Anthropic's libraries ask again after any other 5xx
     if status_of(error) == 401:
         found["www-authenticate"] = "Bearer"
     return found

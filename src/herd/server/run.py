@@ -27,8 +27,9 @@ from herd.server.app import create_app
 from herd.server.catalogue import StoreCatalogue
 from herd.server.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
+from herd.server.loading import FileLoader
 from herd.server.log import Libraries, Log
-from herd.server.models import Loader, Models
+from herd.server.models import Models
 from herd.server.options import ServerOptions
 from herd.server.service import Ask, Caller, PolicyFor, Service
 
@@ -43,7 +44,7 @@ SAID_S = 10.0
 """The same, while there is an error to tell."""
 
 
-def service_of(options: ServerOptions, load: Loader) -> Service:
+def service_of(options: ServerOptions, load: FileLoader) -> Service:
     """The service that options describe. load: path of a model -> the loaded one."""
     log = Log(options.log)
     audit = None if options.audit is None else Audit(options.audit)
@@ -83,7 +84,9 @@ ReadKeys = Callable[[Callable[[str], None]], Sequence[Key]]
 """All keys as they are now; what it is given hears of those that were left out. Raises HerdError."""
 
 
-def serve(options: ServerOptions, load: Loader, say: Callable[[str], None], read_keys: ReadKeys | None = None) -> None:
+def serve(
+    options: ServerOptions, load: FileLoader, say: Callable[[str], None], read_keys: ReadKeys | None = None
+) -> None:
     """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP.
 
     Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way, and

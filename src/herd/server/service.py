@@ -10,17 +10,16 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
+from herd.chat_model import ChatModel, ChatStream, Turns
 from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, Reply
 from herd.lanes import LARGE, computing, waiting
-from herd.llm import LLM, AsyncStream
-from herd.llm.loading import Context
 from herd.policies import Policy
 from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
@@ -33,10 +32,11 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.policed import past
 from herd.server.response_store import ResponseStore
-from herd.server.sizes import VECTOR_BYTES, prompt_bytes, text_size, tiles_bytes
+from herd.server.sizes import images_in, prompt_bytes, text_size, vectors_bytes
 from herd.server.streams import Stream
 
 T = TypeVar("T")
+Out = TypeVar("Out", covariant=True)
 SHORT = 16 << 10
 """Bytes that are read, looked at or written in less time than it takes to ask another thread."""
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
@@ -117,7 +117,7 @@ class Service:
         strict: bool = False,
         remote_media: bool = False,
         preload: Sequence[str] = (),
-        context: Context = "auto",
+        context: int | Literal["auto"] = "auto",
     ) -> None:
         self.models = models
         self.keyring = keyring or Keyring()
@@ -152,49 +152,51 @@ class Service:
             await ask.images.fetch(self.lane_of(caller), caller.admission)
         stack = AsyncExitStack()
         try:
-            llm = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            ask = self._settled(ask)
+            check_able(model, ask)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
-                await self.compute(caller, lambda: check_ids(llm, ids))
-            ask = self._settled(ask)
-            stream = self._stream(llm, caller, ask)
+                await self.compute(caller, lambda: check_ids(model, ids))
+            stream = self._stream(model, caller, ask)
             stack.push_async_callback(stream.aclose)
             async with _while_there(caller.request):
-                await self._prepare(caller, llm, ask, stream)
-            spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
-            stack.callback(spending.settle)
-            await stream.ready()
+                await self._prepare(caller, model, ask, stream)
+                spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
+                stack.callback(spending.settle)
+                await stream.ready()
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        return Answer(self, caller, ask, llm, stream, spending, stack)
+        return Answer(self, caller, ask, model, stream, spending, stack)
 
     async def embed(
-        self, caller: Caller, model: str, texts: Sequence[str], keep_alive_s: float | None = None
+        self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None
     ) -> "Embedded":
         """Vectors of texts, past the policy of whoever asks. Raises Withheld, and what loading and embedding raise."""
         self.refuse_when_stopping()
-        within("model", len(model), self.limits.name_bytes)
-        caller.facts.update(key=caller.key.name, model=model)
-        async with self.models.use(model, keep_alive_s) as llm:
+        within("model", len(name), self.limits.name_bytes)
+        caller.facts.update(key=caller.key.name, model=name)
+        async with self.models.use(name, keep_alive_s) as model:
+            model.capabilities.require(model.name, "embeddings")
             size = caller.admission.size_bytes
-            needs = prompt_bytes(llm, await self.text_size(caller, texts))
-            caller.admission.made.hold(needs + VECTOR_BYTES * llm.config.width * len(texts))
-            policy = self.policies(caller, Ask(model=model, prompt=""))
+            needs = prompt_bytes(model, await self.text_size(caller, texts))
+            caller.admission.made.hold(needs + vectors_bytes(model, len(texts)))
+            policy = self.policies(caller, Ask(model=name, prompt=""))
             shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
             self.count_notes(notes)
             if refusal is not None:
                 raise Withheld(refusal)
-            tokens = await self.compute(caller, lambda: llm.embed_tokens(shown), size)
+            tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
-            return Embedded(await self.wait(caller, lambda: llm.embed(shown), size), tokens, notes)
+            return Embedded(await self.wait(caller, lambda: model.embed(shown), size), tokens, notes)
 
     def count_notes(self, notes: Sequence[Note]) -> None:
         """What policies decided about one text, to the counters."""
         for layer, decision in {(note.layer, note.decision) for note in notes}:
             self.metrics.policy.labels(layer, decision).inc()
 
-    async def _prepare(self, caller: Caller, llm: LLM, ask: Ask, stream: AsyncStream) -> None:
+    async def _prepare(self, caller: Caller, model: ChatModel, ask: Ask, stream: ChatStream) -> None:
         """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
         made, limits, said = caller.admission.made, self.limits, 0
 
@@ -206,11 +208,11 @@ class Service:
                 fail(TooLarge, "reply", got="more", expected=f"at most {limits.reply_bytes} bytes in memory", do=do)
             made.hold(count)
 
-        tiles = tiles_bytes(llm, ask.messages)
+        tiles = images_in(ask.messages) * model.sizes.image_bytes
         text = await self.text_size(caller, ask.messages, ask.tools, ask.prompt)
         stream.hold = hold
         stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
-        needs = tiles + prompt_bytes(llm, text)
+        needs = tiles + prompt_bytes(model, text)
         made.hold(needs)
         try:
             await stream.prepare()
@@ -222,23 +224,24 @@ class Service:
         """See `sizes.text_size`; beside the event loop where there is much to look at."""
         return await self.soon(caller, lambda: text_size(*values), caller.admission.size_bytes)
 
-    async def prompt_ids(
+    async def of_dialog(
         self,
         caller: Caller,
-        llm: LLM,
+        model: ChatModel,
         messages: Sequence[Mapping[str, Any]],
         images: Images,
+        make: "OfDialog[T]",
         tools: Sequence[Mapping[str, Any]] = (),
-    ) -> list[int]:
-        """What a dialog is as a prompt. Raises what reading it raises, ContextTooLong for what cannot be one."""
+    ) -> T:
+        """What `make`, a method of the model (tokenize, count), says of a dialog. Raises what reading it raises,
+        ContextTooLong for what cannot be a prompt."""
+        check_able(model, Ask(model=model.name, messages=messages, tools=tools))
         await images.fetch(self.lane_of(caller), caller.admission)
-        tiles = tiles_bytes(llm, messages)
+        tiles = images_in(messages) * model.sizes.image_bytes
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
-        caller.admission.made.hold(tiles + prompt_bytes(llm, text))
-        ids = await self.compute(caller, lambda: llm.prompt_ids(messages, tools=tools or None, fits=True), size)
-        self.charge(caller, len(ids))
-        return ids
+        caller.admission.made.hold(tiles + prompt_bytes(model, text))
+        return await self.compute(caller, lambda: make(messages, tools=tools or None, fits=True), size)
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Tokens that were read, of a request that makes none. Raises QuotaSpent."""
@@ -316,7 +319,7 @@ class Service:
             messages = [{"role": "system", "content": profile.system}, *messages]
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
-    def _stream(self, llm: LLM, caller: Caller, ask: Ask) -> AsyncStream:
+    def _stream(self, model: ChatModel, caller: Caller, ask: Ask) -> ChatStream:
         key = caller.key
         whose: dict[str, Any] = {
             "client": f"{key.name}/{ask.user}",
@@ -327,9 +330,9 @@ class Service:
             "n": ask.n,
         }
         if ask.prompt is not None:
-            return llm.astream_complete(ask.prompt, schema=ask.schema, **whose, **ask.options)
+            return model.astream_complete(ask.prompt, schema=ask.schema, **whose, **ask.options)
         assert ask.messages is not None
-        return llm.astream(
+        return model.astream(
             ask.messages,
             tools=ask.tools or None,
             tool_choice=ask.tool_choice,
@@ -340,11 +343,40 @@ class Service:
         )
 
 
-def check_ids(llm: LLM, ids: Sequence[int]) -> None:
+class OfDialog(Protocol[Out]):
+    """What a model's `tokenize` and `count` have in common."""
+
+    def __call__(
+        self, messages: Turns, /, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+    ) -> Out:
+        """Of a dialog."""
+
+
+def check_able(model: ChatModel, ask: Ask) -> None:
+    """Raise Unsupported for what a request needs and the model does not do; nothing of it is left out in silence."""
+    options = ask.options
+    needs = {
+        "completion": isinstance(ask.prompt, str),
+        "ids": bool(
+            (ask.prompt is not None and not isinstance(ask.prompt, str))
+            or options.get("logit_bias")
+            or options.get("stop_ids")
+        ),
+        "images": images_in(ask.messages) > 0,
+        "tools": bool(ask.tools),
+        "schemas": ask.schema is not None and ask.schema is not False,
+        "logprobs": options.get("logprobs") is not None,
+    }
+    for capability, needed in needs.items():
+        if needed:
+            model.capabilities.require(model.name, capability)
+
+
+def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
     """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
-    tokenizer = llm.tokenizer
+    control = model.control_ids
     for i in ids:
-        if tokenizer.is_special(i) and i != tokenizer.bos_id:
+        if i in control:
             why = "specials are the service's own; send them as a dialog"
             raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
 
@@ -382,14 +414,14 @@ class Answer:
         service: Service,
         caller: Caller,
         ask: Ask,
-        llm: LLM,
-        stream: AsyncStream,
+        model: ChatModel,
+        stream: ChatStream,
         spending: Spending,
         stack: AsyncExitStack,
     ) -> None:
         self.n = ask.n
         """Samples."""
-        self.llm = llm
+        self.model = model
         self.caller = caller
         self.replies: list[Reply] = []
         """Of the samples that are done, in the order of their end."""
@@ -399,8 +431,9 @@ class Answer:
         self._spending = spending
         self._stack: AsyncExitStack | None = stack
         self._began_s = time.monotonic()
-        self._model = service.metrics.name_of(llm.name)
-        service.metrics.running.labels(self._model).inc()
+        self._prompt_tokens = stream.prompt_tokens
+        self._label = service.metrics.name_of(model.name)
+        service.metrics.running.labels(self._label).inc()
 
     @property
     def prompt_tokens(self) -> int:
@@ -421,7 +454,7 @@ class Answer:
         """Everything that comes of it. An error ends it, and the answer is closed with it."""
         try:
             async for event in self._stream:
-                self._spending.made(self._stream.made_tokens)
+                self._spend()
                 if isinstance(event, DoneEvent):
                     self._count(event.reply)
                 yield event
@@ -452,16 +485,20 @@ class Answer:
         stack, self._stack = self._stack, None
         if stack is None:
             return
-        self._spending.made(self._stream.made_tokens)
-        self._service.metrics.running.labels(self._model).dec()
+        self._spend()
+        self._service.metrics.running.labels(self._label).dec()
         try:
             await stack.__aexit__(kind, error, trace)
         except HerdError:
             if kind is None:
                 raise
 
+    def _spend(self) -> None:
+        """Charge what has come; of a prompt whose tokens the model tells at its end, those as well."""
+        self._spending.made(self._stream.made_tokens + self._stream.prompt_tokens - self._prompt_tokens)
+
     def _count(self, reply: Reply) -> None:
-        metrics, name = self._service.metrics, self._model
+        metrics, name = self._service.metrics, self._label
         usage, timings = reply.usage, reply.timings
         metrics.finished.labels(name, reply.finish_reason).inc()
         if not self.replies:  # samples share the prompt

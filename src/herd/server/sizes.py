@@ -6,8 +6,7 @@ What it is not: who may hold how much (`admission`), what all of it is together 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from herd.llm import LLM
-from herd.media.tiling import MAX_TILES
+from herd.chat_model import ChatModel
 
 PREPARED_BYTES = 64
 """Of one byte of text while it becomes a prompt: ids, joined text, what policies look at (measured: 17 to 64)."""
@@ -18,9 +17,6 @@ VECTOR_BYTES = 80
 """Of one number of a vector: as float32, in a list, and as JSON (measured: 69)."""
 SPELT_BYTES = 24
 """Of one byte of a text that ids spell: it, a character of four, and both members of the reply, escaped."""
-FLOAT_BYTES = 4
-TILES_TWICE = 2
-"""Tiles lie beside their joined form while a request is prepared."""
 
 
 def text_size(*values: Any) -> int:
@@ -39,22 +35,24 @@ def text_size(*values: Any) -> int:
     return found
 
 
-def prompt_bytes(llm: LLM, size: int) -> int:
-    """What text of a `text_size` takes while it becomes a prompt. What cannot fit the context is refused before."""
-    return PREPARED_BYTES * min(size, (1 + 2 * WIDE) * llm.context * llm.tokenizer.longest_bytes)
+def prompt_bytes(model: ChatModel, size: int) -> int:
+    """What text of a `text_size` takes while it becomes a prompt. What cannot fit the context is refused before, where
+    the model knows that."""
+    longest = model.sizes.token_bytes
+    return PREPARED_BYTES * (size if longest is None else min(size, (1 + 2 * WIDE) * model.context * longest))
 
 
-def spelt_bytes(llm: LLM, count: int) -> int:
+def spelt_bytes(model: ChatModel, count: int) -> int:
     """What the text of so many ids may take, specials spelt out."""
-    longest = max(llm.tokenizer.longest_bytes, *(4 * len(name) for name in llm.tokenizer.specials), 1)
-    return SPELT_BYTES * longest * count
+    return SPELT_BYTES * model.sizes.spelt_bytes * count
 
 
-def tiles_bytes(llm: LLM, messages: Sequence[Mapping[str, Any]] | None) -> int:
-    """What the images of a dialog may become as tiles, while they are prepared."""
-    vision = llm.config.vision
-    if vision is None:
-        return 0
+def vectors_bytes(model: ChatModel, count: int) -> int:
+    """What vectors of so many texts may take."""
+    return VECTOR_BYTES * model.sizes.vector_size * count
+
+
+def images_in(messages: Sequence[Mapping[str, Any]] | None) -> int:
+    """Images of a dialog."""
     contents = (turn.get("content") for turn in messages or ())
-    images: int = sum(part.get("type") == "image" for one in contents if isinstance(one, list) for part in one)
-    return images * TILES_TWICE * (MAX_TILES + 1) * 3 * vision.image_size * vision.image_size * FLOAT_BYTES
+    return sum(part.get("type") == "image" for one in contents if isinstance(one, list) for part in one)

@@ -131,10 +131,11 @@ async def count_tokens(service: Service, request: Request, caller: Caller) -> Re
         asked, _ = COUNT.read(body, strict=service.strict)
         return asked.model, dialog_of(asked.messages, asked.system, images), tools_of(asked.tools)
 
-    model, dialog, tools = await read_as(service, request, caller, read, media=True)
-    async with service.models.use(model) as llm:
-        ids = await service.prompt_ids(caller, llm, dialog, images, tools)
-    return json_response({"input_tokens": len(ids)})
+    name, dialog, tools = await read_as(service, request, caller, read, media=True)
+    async with service.models.use(name) as model:
+        count = await service.of_dialog(caller, model, dialog, images, model.count, tools)
+        service.charge(caller, count)
+    return json_response({"input_tokens": count})
 
 
 def whole(reply: Reply, model: str) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 
 from herd.checkpoint.about import About
-from herd.errors import HerdError
 from herd.events import Reply
-from herd.server.catalogue import LATEST, Listed
+from herd.server.catalogue import LATEST
 from herd.server.fields import Refused
-from herd.server.service import Caller, Service
+from herd.server.service import Caller
 
 FOREVER = float("inf")
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -180,7 +179,7 @@ def tagged(name: str) -> str:
 
 def details_of(about: About | None) -> dict[str, Any]:
     """The `details` of a model."""
-    if about is None:  # its files are gone or broken
+    if about is None:  # it has no files, or they are gone or broken
         return {
             "parent_model": "",
             "format": "",
@@ -206,11 +205,3 @@ def parameters(count: int) -> str:
             number = count / size
             return f"{number:.0f}{letter}" if number >= 100 else f"{number:.1f}{letter}"
     return str(count)
-
-
-def about_of(service: Service, listed: Listed) -> About | None:
-    """What is known of a model; None for broken files, which is no reason to hide the others."""
-    try:
-        return service.models.catalogue.about(listed.name)
-    except HerdError:
-        return None

@@ -11,11 +11,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from herd import __version__
+from herd.chat_model import Capabilities
 from herd.checkpoint import registry, store
 from herd.checkpoint.about import About
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
+from herd.server.facts import Facts, facts_of
 from herd.server.fields import Name, Refused, Table
 from herd.server.intake import read_as
 from herd.server.ollama.chat import LINES
@@ -23,7 +25,6 @@ from herd.server.ollama.common import (
     FOREVER,
     OPTIONS_REPORTED,
     Options,
-    about_of,
     details_of,
     sampling_of,
     stamp,
@@ -38,6 +39,10 @@ from herd.server.wire import encode, json_line
 OLLAMA_VERSION = "0.12.0"
 """Its routes and fields are these. Clients refuse what is older than what they need (VS Code: 0.6.4)."""
 
+WORDS = {"tools": "tools", "embeddings": "embedding", "images": "vision"}
+"""Capabilities that Ollama's clients know, by their names here."""
+UNKNOWN = "unknown"
+"""Stands for the architecture of a model without files here."""
 MOST_LINES = 100
 """Of progress that nobody has read; further ones are left out until somebody has."""
 
@@ -117,18 +122,19 @@ async def version(service: Service, request: Request, caller: Caller) -> Respons
 async def tags(service: Service, request: Request, caller: Caller) -> Response:
     """All models."""
     listed = service.models.catalogue.names().values()
-    found = await service.compute(caller, lambda: [_tag(one, about_of(service, one)) for one in listed])
+    found = await service.compute(caller, lambda: [_tag(one, facts_of(service, one)) for one in listed])
     return json_response({"models": found})
 
 
-def _tag(listed: Listed, about: About | None) -> dict[str, Any]:
+def _tag(listed: Listed, facts: Facts) -> dict[str, Any]:
     return {
         "name": tagged(listed.name),
         "model": tagged(listed.name),
         "modified_at": stamp(listed.added_s),
         "size": listed.size_bytes,
         "digest": listed.digest,
-        "details": details_of(about),
+        "details": details_of(facts.about),
+        "capabilities": capabilities(facts.capabilities),
     }
 
 
@@ -136,22 +142,35 @@ async def show(service: Service, request: Request, caller: Caller) -> Response:
     """One model: shape, licence, what it can do."""
     asked, _ = await read_as(service, request, caller, lambda body: SHOW.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.chosen())
-    about = await service.compute(caller, lambda: service.models.catalogue.about(listed.name))
+    facts = await service.compute(caller, lambda: _shown(service, listed))
+    about = facts.about
     profile = listed.profile or Profile(listed.base)
     options = "\n".join(f"{name} {value}" for name, value in profile.options.items())
     return json_response(
         {
-            "license": profile.licence or about.licence_name or "",
+            "license": profile.licence or (about.licence_name if about is not None else None) or "",
             "modelfile": f"FROM {listed.base}\n" + (f'SYSTEM """{profile.system}"""\n' if profile.system else ""),
             "parameters": options,
             "template": "",
             "system": profile.system,
             "details": details_of(about),
-            "model_info": model_info(about),
-            "capabilities": capabilities(about),
+            "model_info": _unknown_info(listed, facts) if about is None else model_info(about),
+            "capabilities": capabilities(facts.capabilities),
             "modified_at": stamp(listed.added_s),
         }
     )
+
+
+def _shown(service: Service, listed: Listed) -> Facts:
+    """What is known of a model. Raises BadFile for one whose files are broken."""
+    service.models.catalogue.about(listed.name)
+    return facts_of(service, listed)
+
+
+def _unknown_info(listed: Listed, facts: Facts) -> dict[str, Any]:
+    """As much as is known of the shape of a model without files here."""
+    context = {} if facts.context is None else {f"{UNKNOWN}.context_length": facts.context}
+    return {"general.architecture": UNKNOWN, "general.basename": listed.base, **context}
 
 
 def model_info(about: About) -> dict[str, Any]:
@@ -171,21 +190,21 @@ def model_info(about: About) -> dict[str, Any]:
     }
 
 
-def capabilities(about: About) -> list[str]:
-    """In Ollama's words."""
-    return ["completion", "tools", "embedding", *(["vision"] if about.config.vision is not None else [])]
+def capabilities(able: Capabilities | None) -> list[str]:
+    """In Ollama's words, where completion is the answering of dialogs."""
+    return ["completion", *(theirs for ours, theirs in WORDS.items() if able is not None and getattr(able, ours))]
 
 
 async def ps(service: Service, request: Request, caller: Caller) -> Response:
     """What is in memory."""
     found = []
     for held in service.models.held:
-        if held.llm is None:
+        if held.model is None:
             continue
-        listed, context = service.models.catalogue.find(held.name), held.llm.context
+        listed, context = service.models.catalogue.find(held.name), held.model.context
         until = FOREVER if held.keep_alive_s == FOREVER else time.time() + max(0.0, held.expires_in_s)
-        tag = _tag(listed, await service.compute(caller, partial(about_of, service, listed)))
-        del tag["modified_at"]
+        tag = _tag(listed, await service.compute(caller, partial(facts_of, service, listed)))
+        del tag["modified_at"], tag["capabilities"]
         found.append({**tag, "expires_at": stamp(until), "size_vram": 0, "context_length": context})
     return json_response({"models": found})
 
@@ -235,6 +254,9 @@ async def delete(service: Service, request: Request, caller: Caller) -> Response
     if listed.profile is not None:
         await service.wait(caller, lambda: profiles.remove(listed.name))
         return Response(status_code=200)
+    if listed.registered is not None:
+        do = "whoever runs the service takes it out of its settings"
+        fail(UsageError, f"{listed.name} is no model of the store", do=do)
     if any(held.base == listed.name for held in service.models.catalogue.names().values() if held.profile):
         fail(UsageError, f"{listed.name} is what other models are made of", do="delete those first")
     if any(held.name == listed.name and held.users for held in service.models.held):
@@ -261,6 +283,9 @@ async def pull(service: Service, request: Request, caller: Caller) -> Response |
     """Fetch a model into the store, with its progress."""
     asked, _ = await read_as(service, request, caller, lambda body: PULL.read(body, strict=service.strict))
     name = asked.chosen().removesuffix(LATEST)
+    listed = service.models.catalogue.names().get(name)
+    if listed is not None and listed.registered is not None:  # it is no file: nothing is missing
+        return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
     if asked.stream is False:
         await service.wait(caller, lambda: store.pull(name))
         return json_response({"status": "success"})

@@ -99,7 +99,7 @@ async def _echoed(service: Service, answer: Answer, ask: Ask) -> str:
     """A prompt as text, held as often as it is told. Raises Busy, TooLarge."""
     caller = answer.caller
     if not isinstance(ask.prompt, str):
-        caller.admission.made.hold(spelt_bytes(answer.llm, answer.prompt_tokens))
+        caller.admission.made.hold(spelt_bytes(answer.model, answer.prompt_tokens))
     text = await service.compute(caller, partial(_spelt, answer, ask))
     caller.admission.made.hold(ECHO_BYTES * len(text) * answer.n)
     return text
@@ -110,7 +110,7 @@ def _spelt(answer: Answer, ask: Ask) -> str:
     assert ask.prompt is not None
     if answer.shown is not None:
         return answer.shown
-    return ask.prompt if isinstance(ask.prompt, str) else answer.llm.decode(ask.prompt)
+    return ask.prompt if isinstance(ask.prompt, str) else answer.model.detokenize(ask.prompt)
 
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:

@@ -1,0 +1,343 @@
+"""A model that answers, wherever it runs: all that a service, an evaluation or a library of documents asks of one.
+
+    ChatModel      answers dialogs as streams of events, and says what else it can do
+    Capabilities   what that is
+    ChatStream     the events of one request
+    EventStream    a ChatStream over any asynchronous iterator of events
+
+`herd.llm.LLM` is one. Whoever writes another one derives it from ChatModel, gives it a name, a context and
+capabilities, and defines `astream`; what it does not define raises Unsupported. What it is not: an engine, a policy.
+"""
+
+import asyncio
+from abc import abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NoReturn, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.errors import PassFailed, Unsupported, fail, herd_error
+from herd.events import CallArgumentsEvent, DoneEvent, Event, Reply, TextEvent
+from herd.messages import Message
+
+Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
+"""A dialog: messages, or objects with role and content (`herd.dialogs`), whose images are bytes."""
+ID_BYTES = 48
+"""Of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""
+EVENT_BYTES = 256
+"""Of an event in memory, without what it says."""
+CHARACTER_BYTES = 8
+"""Of a character of an answer: in its event, and in the reply."""
+LIKELY_BYTES = 768
+"""Of a token that is told with its log-probability."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do beside answering dialogs of texts."""
+
+    completion: bool = False
+    """Go on with a text, without a chat format."""
+    images: bool = False
+    """Take images in a dialog."""
+    tools: bool = False
+    """Call tools."""
+    schemas: bool = False
+    """Keep to a JSON schema."""
+    logprobs: bool = False
+    """Tell log-probabilities of the tokens that it says."""
+    ids: bool = False
+    """Take and tell token ids: prompts as ids, `tokenize`, `detokenize`, bias and stops by id."""
+    scores: bool = False
+    """Tell log-probabilities of texts that it is given."""
+    embeddings: bool = False
+    """Make vectors of texts."""
+
+    def to_dict(self) -> dict[str, bool]:
+        """By name."""
+        return asdict(self)
+
+    def require(self, name: str, capability: str) -> None:
+        """Raise Unsupported where the model of that name lacks this one."""
+        if not getattr(self, capability):
+            fail(Unsupported, f"{name} cannot {CANNOT[capability]}", do="choose a model that can")
+
+
+CANNOT: Mapping[str, str] = {
+    "completion": "go on with a text outside of a dialog",
+    "images": "take images",
+    "tools": "call tools",
+    "schemas": "keep to a schema",
+    "logprobs": "tell log-probabilities",
+    "ids": "take or tell token ids",
+    "scores": "score given texts",
+    "embeddings": "embed texts",
+}
+"""What a model that lacks a capability is said to be unable to do."""
+assert CANNOT.keys() == {one.name for one in fields(Capabilities)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of a request may lie in the memory of whoever asks a model; a service counts it before the work."""
+
+    token_bytes: int | None = None
+    """The most bytes of text that one id of a prompt stands for, so that the context bounds a prompt; None: nothing
+    does, the text itself is sent."""
+    spelt_bytes: int = 16
+    """The most bytes that one id spells in `detokenize`."""
+    image_bytes: int = 0
+    """Of one image while it is prepared, at most, beside its own bytes."""
+    vector_size: int = 0
+    """Numbers of the vector of a text."""
+
+
+class ChatStream(Protocol):
+    """Events of one request, each answer's last one a DoneEvent. Close it, or read it to its end. On one event loop.
+
+    A service sets `size_bytes` and `hold`, then calls `prepare`, then `ready`; a mere reader iterates.
+    """
+
+    size_bytes: int
+    """About how many bytes there are to prepare; large requests of an owner are prepared one at a time."""
+    hold: Callable[[int], None]
+    """Asked for room for so many bytes before something that was made is kept. What it raises ends the request."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt, once it is prepared; where only the answer tells them: 0 until then."""
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that its answers may take together, once it is prepared."""
+
+    @property
+    def made_tokens(self) -> int:
+        """Tokens of its answers that have come so far, read or not."""
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of events that have come and that nobody has read."""
+
+    @property
+    def asked_bytes(self) -> int:
+        """Bytes that its prompt keeps in memory until its end, once it is prepared."""
+
+    @property
+    def shown(self) -> str | None:
+        """What a policy let the model see of a prompt that is a text or ids; None: all of it. Once it is prepared."""
+
+    async def prepare(self) -> None:
+        """Check it and make what can be made of it beforehand; nothing has begun. Raises what is wrong with it."""
+
+    async def ready(self) -> None:
+        """Begin it. What it raises, a service can still answer with a status instead of a stream."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Itself."""
+
+    async def __anext__(self) -> Event:
+        """The next event. Raises what the request failed with, a HerdError; it is closed then."""
+
+    async def aclose(self) -> None:
+        """End it, if it has not ended; at any time, also while somebody waits for an event."""
+
+
+class ChatModel(Protocol):
+    """A model that answers. Derive from it: what a class does not define raises Unsupported.
+
+    Methods that are not coroutines may take as long as they need: an event loop has a thread call them.
+    """
+
+    name: str
+    """What it is called."""
+    context: int
+    """Tokens that prompt and answer may have together."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do. Whoever asks looks here first, and what is missing is never asked for in silence."""
+        return Capabilities()
+
+    @property
+    def sizes(self) -> Sizes:
+        """What requests to it may take in memory here."""
+        return Sizes()
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of tokens that no text of a user may become, but for the one that begins a text."""
+        return frozenset()
+
+    @property
+    def applies_policies(self) -> bool:
+        """Whether `astream` and `astream_complete` apply the `policy` that they are given, before and after. Where they
+        do not, a service does, and gives them none."""
+        return False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers; one that does not is closed and loaded again."""
+        return True
+
+    def warm_up(self) -> None:
+        """Do now what the first request would wait for."""
+
+    def close(self) -> None:
+        """Give back what it holds; what is under way fails."""
+
+    @abstractmethod
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        """Answer a dialog. options: fields of SamplingOptions; tools, tool_choice, parallel_tool_calls, schema, n;
+        client, tenant, priority, timeout_s, ceiling; policy (see `applies_policies`). None of them is left out in
+        silence: what cannot be honoured raises Unsupported, here or in the stream's `prepare` or `ready`."""
+
+    async def achat(self, messages: Turns, **options: Any) -> Reply:
+        """The whole answer to a dialog. Options: see `astream`."""
+        stream = self.astream(messages, **options)
+        try:
+            async for event in stream:
+                if isinstance(event, DoneEvent):
+                    return event.reply
+        finally:
+            await stream.aclose()
+        raise AssertionError("a stream ended without its DoneEvent")
+
+    def astream_complete(self, prompt: str | Sequence[int], **options: Any) -> ChatStream:
+        """Go on with a text, or with ids, without a chat format. Options: see `astream`; none about tools."""
+        cannot(self, "completion")
+
+    def tokenize(
+        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+    ) -> list[int]:
+        """Ids of a plain text, without control tokens; or of turns, as `astream` would send them. fits: raise
+        ContextTooLong, before anything is made tokens, for turns with too many characters to fit the context."""
+        cannot(self, "ids")
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens spelt out."""
+        cannot(self, "ids")
+
+    def count(
+        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+    ) -> int:
+        """Tokens of what `tokenize` would give; a model may know these without the ids."""
+        return len(self.tokenize(messages, tools=tools, fits=fits))
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[n, D]: a vector of unit length of each text."""
+        cannot(self, "embeddings")
+
+    def embed_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
+        cannot(self, "embeddings")
+
+
+def cannot(model: ChatModel, capability: str) -> NoReturn:
+    """Raise Unsupported: what a model's class does not define."""
+    fail(Unsupported, f"{model.name} cannot {CANNOT[capability]}", do="choose a model that can")
+
+
+class EventStream(AsyncIterator[Event]):
+    """A ChatStream over an asynchronous iterator of events, which nobody has begun. `ready` waits for the first event,
+    so that what is wrong with a request is known before anything of an answer is sent."""
+
+    def __init__(self, events: AsyncIterator[Event], *, prompt_tokens: int = 0, most_tokens: int = 0) -> None:
+        """prompt_tokens: of the prompt, where they are known beforehand. most_tokens: that may be made."""
+        self.size_bytes = 0
+        self.hold: Callable[[int], None] = lambda count: None
+        self.prompt_tokens = prompt_tokens
+        self.most_tokens = most_tokens
+        self.shown: str | None = None
+        self.unread_bytes = 0
+        self._events = events
+        self._first: deque[Event] = deque()
+        self._begun = False
+        self._closed = False
+        self._step: asyncio.Task[Event | None] | None = None
+        self._made: dict[int, int] = {}
+
+    @property
+    def made_tokens(self) -> int:
+        """See ChatStream; until an answer ends, an event counts as a token, or as those whose probability it tells."""
+        return sum(self._made.values())
+
+    @property
+    def asked_bytes(self) -> int:
+        """See ChatStream: the request stays until it is answered."""
+        return self.size_bytes
+
+    async def prepare(self) -> None:
+        """See ChatStream."""
+
+    async def ready(self) -> None:
+        """See ChatStream."""
+        if not self._begun:
+            self._begun = True
+            first = await self._next()
+            if first is not None:
+                self._first.append(first)
+
+    async def __anext__(self) -> Event:
+        """See ChatStream. Raises PassFailed for an iterator that fails by an error of its own, or that ends without any
+        DoneEvent."""
+        await self.ready()
+        event = self._first.popleft() if self._first else await self._next()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        """See ChatStream."""
+        self._closed = True
+        self._first.clear()
+        if self._step is not None:
+            self._step.cancel()
+            await asyncio.wait({self._step})
+        close = getattr(self._events, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def _next(self) -> Event | None:
+        """The next event, counted; None at the end."""
+        if self._closed:
+            return None
+        self._step = asyncio.ensure_future(anext(self._events, None))
+        try:
+            event = await self._step
+            if event is not None:
+                self._count(event)
+            elif not self._closed and not self._made:
+                raise PassFailed("the answer broke off before its end")
+        except asyncio.CancelledError:
+            if self._closed:
+                return None
+            raise
+        except Exception as error:
+            self._step = None
+            await self.aclose()
+            raise herd_error(error)  # noqa: B904 (it has its cause)
+        finally:
+            self._step = None
+        return event
+
+    def _count(self, event: Event) -> None:
+        """Ask for room for it, and count its tokens."""
+        match event:
+            case TextEvent():
+                self.hold(_size(event.text) + LIKELY_BYTES * sum(1 + len(x.top) for x in event.logprobs or ()))
+                self._made[event.index] = self._made.get(event.index, 0) + len(event.logprobs or (0,))
+            case CallArgumentsEvent():
+                self.hold(_size(event.fragment))
+                self._made[event.index] = self._made.get(event.index, 0) + 1
+            case DoneEvent():
+                self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
+                self._made[event.index] = event.usage.output_tokens
+
+
+def _size(text: str) -> int:
+    """Bytes of an event that says this."""
+    return EVENT_BYTES + CHARACTER_BYTES * len(text)

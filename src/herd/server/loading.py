@@ -1,0 +1,27 @@
+"""The one place of the service that knows `herd.llm`: what becomes of a model's files on this machine.
+
+Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a model is loaded (`herd.server.models`).
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from herd.chat_model import Capabilities
+from herd.config import Llama4Config
+from herd.llm import LLM
+from herd.llm.abilities import capabilities
+from herd.llm.loading import Context, context_for
+from herd.plan.available import available_bytes
+
+FileLoader: TypeAlias = Callable[[str], LLM]
+"""The path of a model's files -> the loaded one; on a thread."""
+
+
+def expected_context(asked: Context, config: Llama4Config, weights_bytes: int) -> int:
+    """Tokens of context that loading a model now would give, roughly: its cache may be of a smaller type."""
+    return context_for(asked, config, weights_bytes, available_bytes())
+
+
+def expected_capabilities(config: Llama4Config) -> Capabilities:
+    """What a model of that shape can do once it is loaded."""
+    return capabilities(config)
