@@ -8,9 +8,11 @@
 What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.checks import flag, many, shown
 from herd.engine.checks import text as check_text
+from herd.engine.child import Child
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import MOST_WAITING, Engine
 from herd.engine.home import Home
@@ -39,7 +42,7 @@ from herd.errors import Busy, ContextTooLong, UsageError, fail
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Perplexity, Reply, TextEvent
 from herd.llm.abilities import capabilities, sizes
 from herd.llm.asking import Asked
-from herd.llm.loading import PARALLEL, PIECE, end_ids, read_model
+from herd.llm.loading import PARALLEL, PIECE, end_ids, open_same, read_model
 from herd.llm.requests import Requests
 from herd.llm.streams import AsyncStream, Prepared
 from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
@@ -47,6 +50,7 @@ from herd.messages import Message
 from herd.policies import Policy
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.weights import Model
 
 __all__ = [
     "LLM",
@@ -133,14 +137,15 @@ class LLM:
         checkpoint: Checkpoint | None = None,
         parallel: int = PARALLEL,
         queue: int = MOST_WAITING,
+        pack: bool = False,
         grammar_s: float = GRAMMAR_S,
         grammar_bytes: int = GRAMMAR_BYTES,
     ) -> None:
         """runner: the model here, or a Backend that holds it elsewhere. chat: the format, or the error that a chat gets
         because none is known. checkpoint: the open files that the model is mapped from; each request looks first
         whether they are still what was loaded. parallel: most answers at once. queue: most requests that
-        wait for a place; one client may have half of it. grammar_s, grammar_bytes: see `load`, which makes an LLM as
-        a rule.
+        wait for a place; one client may have half of it. pack: see `update_weights`. grammar_s, grammar_bytes: see
+        `load`, which makes an LLM as a rule.
         """
         self.config = config
         self.name = name
@@ -153,6 +158,8 @@ class LLM:
         """Of the weight files."""
         self.load_s = load_s
         self._checkpoint = checkpoint
+        self._pack = pack
+        self._changing = threading.Lock()
         self._home = Home()
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
@@ -400,6 +407,41 @@ class LLM:
     def alive(self) -> bool:
         """Whether it still answers: not closed, and what computes has not died."""
         return self._engine is not None and self._home.is_here and self._engine.backend.over is None
+
+    # -- other weights -----------------------------------------------------------------------------------------------
+
+    def update_weights(self, weights: str | Path | Model) -> None:
+        """Go on with other weights of the same model, from the next pass on: all of them or, on an error, none.
+
+        weights: a name or path, opened as `load` does (repacked where that one did); or, where the model computes in
+        this process, a tree of `herd.weights` with the names, shapes, kinds and number formats of the loaded one. A
+        tree's arrays are not copied where they need not be: leave them alone afterwards. Both sets of weights are in
+        memory for a moment. Requests under way keep what they said, and go on with the new weights; the cache is empty
+        then. Returns when it is done.
+        Raises UsageError naming the first thing that differs, NotFound, BadFile and its kinds, EngineDied.
+        """
+        with self._changing:
+            if isinstance(weights, str | Path):
+                self._update_from(weights)
+            else:
+                self._running().backend.update_weights(weights)
+
+    def _update_from(self, path: str | Path) -> None:
+        backend = self._running().backend
+        checkpoint = open_same(path, self.config, self._pack)
+        try:
+            if isinstance(backend, Child):
+                backend.update_weights(checkpoint.path)
+            else:
+                backend.update_weights(checkpoint.load(), checkpoint.check_readable)
+        except BaseException:
+            checkpoint.close()
+            raise
+        old, self._checkpoint = self._checkpoint, checkpoint
+        self._requests = replace(self._requests, checkpoint=checkpoint)
+        self.path, self.size_bytes = checkpoint.path, checkpoint.size_bytes
+        if old is not None:
+            old.close()
 
     # -- life --------------------------------------------------------------------------------------------------------
 

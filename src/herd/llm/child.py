@@ -5,15 +5,18 @@ child maps the same files and computes.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from herd.checkpoint.hashing import Progress
+from herd.checkpoint.opened import Checkpoint
 from herd.engine.child import Child
 from herd.engine.runner import ModelRunner
 from herd.engine.serve import Report, serve
+from herd.weights import Model
 
 _loaded: list[Any] = []
 """What the child's runner was made of: its files stay open as long as the process lives."""
@@ -47,10 +50,19 @@ def main() -> None:
     serve(_load)
 
 
+def _weights(checkpoint: Checkpoint) -> tuple[Model, Callable[[], None]]:
+    """The tree, and its check, which holds the files for as long as it is in use."""
+    try:
+        return checkpoint.load(), checkpoint.check_readable
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
 def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
     from herd.engine.matcher import Grammars
     from herd.engine.runner import Runner
-    from herd.llm.loading import PIECE, end_ids, read_model
+    from herd.llm.loading import PIECE, end_ids, open_same, read_model
 
     told = msgspec.msgpack.decode(setup, type=Load)
     parts = read_model(
@@ -78,4 +90,5 @@ def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
         "most_waiting": told.queue,
         "grammars": grammars,
         "num_tokens": parts.tokenizer.vocab_size,
+        "read_weights": lambda path: _weights(open_same(path, parts.config, parts.pack)),
     }

@@ -7,7 +7,7 @@ import gc
 import os
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,9 @@ MAX_QUEUE = 1 << 31
 Context = int | Literal["auto"] | None
 """Tokens; auto: as many as fit in memory; None: the model's own, at most USUAL."""
 
+FRONT_FIELDS = ("bos_id", "eos_ids", "pad_id", "max_context", "assumed")
+"""Of a config: what no weight and no pass has to do with."""
+
 _promised: "weakref.WeakKeyDictionary[Runner | Child, int]" = weakref.WeakKeyDictionary()
 """What each loaded model may take in bytes. A mapped weight or an empty page of a cache does not count as used."""
 
@@ -65,6 +68,8 @@ class Parts:
     checkpoint: Checkpoint
     parallel: int
     queue: int
+    pack: bool
+    """Whether quantised files are repacked for the operations."""
 
 
 def read_model(
@@ -145,7 +150,28 @@ def read_model(
         checkpoint.close()
         raise
     load_s = time.monotonic() - began_s
-    return Parts(config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel, queue)
+    return Parts(
+        config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel, queue, pack
+    )
+
+
+def open_same(path: str | Path, config: Llama4Config, pack: bool) -> Checkpoint:
+    """Open a checkpoint whose weights can stand in for those of a loaded model: its config is the same, but for the ids
+    that begin and end a text. Raises NotFound, BadFile and its kinds, and UsageError naming the first field that
+    differs."""
+    from herd.checkpoint import store
+
+    _check_name(path)
+    checkpoint = open_checkpoint(store.resolve(path))
+    try:
+        for field in fields(config):
+            got, expected = getattr(checkpoint.config, field.name), getattr(config, field.name)
+            if field.name not in FRONT_FIELDS and got != expected:
+                fail(UsageError, f"{path}: {field.name}", got=got, expected=f"{expected}, as the loaded model has it")
+        return packed_for(checkpoint, pack=pack)
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def end_ids(config: Llama4Config, tokenizer: Tokenizer, chat: ChatFormat | UsageError) -> frozenset[int]:
