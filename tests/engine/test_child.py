@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
 from herd.engine.request import Request, SamplingOptions, Step
 from herd.engine.score import score
-from herd.errors import BadCheckpoint, EngineDied, PassFailed, UsageError
+from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageError
+from herd.ops.contract import LowRank
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -195,3 +197,24 @@ def test_a_child_goes_on_with_other_weights_or_with_the_old_ones() -> None:
     engine.close()
     with pytest.raises(EngineDied):
         engine.backend.update_weights("9")
+
+
+def test_a_child_takes_adapters_and_answers_with_them_as_a_thread_does(engine: Engine) -> None:
+    pair = LowRank(np.ones((1, 2), np.float16), np.ones((2, 1), np.float32), 2)
+    asked = replace(request([1, 2, 3], max_tokens=5), adapter="a")
+    plain = tokens(engine, replace(asked, adapter=None))
+    with pytest.raises(NotFound, match="adapter a"):
+        tokens(engine, asked)
+    engine.backend.add_adapter("a", {"a weight": pair})
+    assert engine.backend.adapters == ("a",)
+    adapted = tokens(engine, asked)
+    assert adapted != plain
+    assert adapted == tokens(engine, asked)
+    with pytest.raises(UsageError, match="a weight: got tuple, expected a LowRank"):
+        engine.backend.add_adapter("b", {"a weight": (pair.down, pair.up)})  # type: ignore[dict-item]
+    with pytest.raises(NotFound):
+        engine.backend.drop_adapter("b")
+    engine.backend.drop_adapter("a")
+    with pytest.raises(NotFound):
+        tokens(engine, asked)
+    assert tokens(engine, replace(asked, adapter=None)) == plain

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from herd.cache import Lease
+from herd.engine.adapters import check_name, copied
 from herd.engine.home import Home
 from herd.engine.orders import Began, Ended, Order, Token
 from herd.engine.runner import Logits, Piece, Scorer
 from herd.engine.trace import Traced
 from herd.engine.wire import (
+    AddAdapter,
     Alone,
     BadFrame,
     Cancel,
@@ -35,6 +37,7 @@ from herd.engine.wire import (
     Done,
     Down,
     Drop,
+    DropAdapter,
     Failed,
     Held,
     NewWeights,
@@ -48,6 +51,7 @@ from herd.engine.wire import (
 )
 from herd.engine.worker import Backend, Deliver
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
+from herd.ops.contract import LowRank
 
 CLOSE_S = 5.0
 """How long a child may take to leave before it is killed."""
@@ -73,6 +77,7 @@ class Child(Backend):
         assert self._process.stdin is not None and self._process.stdout is not None
         self._channel = Channel(self._process.stdout, self._process.stdin, Up)
         self._deliver: Deliver = lambda events: None
+        self._adapters: tuple[str, ...] = ()
         self._live: set[int] = set()
         self._routes: dict[int, Traced] = {}
         self._lock = threading.Lock()
@@ -142,6 +147,27 @@ class Child(Backend):
             fail(UsageError, "new weights", got=type(weights).__name__, expected=expected)
         with self._single:
             self._ask(NewWeights(str(weights)), Done)
+
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """See Backend. Its arrays cross to the process."""
+        self._home.check()
+        pairs = {weight: (pair.down, pair.up, pair.scale) for weight, pair in copied(name, tensors).items()}
+        with self._single:
+            self._ask(AddAdapter(name, pairs), Done)
+            self._adapters = tuple(dict.fromkeys((*self._adapters, name)))
+
+    def drop_adapter(self, name: str) -> None:
+        """See Backend."""
+        self._home.check()
+        check_name(name)
+        with self._single:
+            self._ask(DropAdapter(name), Done)
+            self._adapters = tuple(other for other in self._adapters if other != name)
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """See Backend."""
+        return self._adapters
 
     @property
     def over(self) -> HerdError | None:

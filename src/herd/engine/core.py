@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from herd.cache import Lease
+from herd.engine.adapters import Adapter, Shelf
 from herd.engine.door import Meaning
 from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
 from herd.engine.matcher import Matcher
@@ -54,6 +55,8 @@ class Entry(Scheduled):
     """Whose prompt it waits for, as a further sample."""
     matcher: Matcher | None = None
     """Where it is in its grammar; None: it has none."""
+    adapter: Adapter | None = None
+    """What it is computed with, to its end."""
     speculates: bool = False
     """Whether it takes guesses."""
     wanted: int = 0
@@ -109,6 +112,8 @@ class Core:
         self._clock = clock
         self._router = router
         self._proposer: Proposer = PromptLookup() if proposer is None else proposer
+        self.adapters = Shelf()
+        """What orders may name; changed between two steps."""
         self.counters = Counters()
         self._pace = Pace()
         self._entries: dict[int, Entry] = {}
@@ -127,11 +132,12 @@ class Core:
             fail(UsageError, "number", got=min(taken), expected="one that no sequence under way has")
         if (order.options.grammar is None) != (matcher is None):
             fail(UsageError, "grammar", got="it without a matcher, or the reverse", expected="both or neither")
-        first = self._entry(order, order.number, order.seed, matcher)
+        adapter = self.adapters.get(order.adapter)
+        first = self._entry(order, order.number, order.seed, matcher, adapter)
         self.scheduler.add(first)
         self._entries[first.number] = first
         for number, seed in order.samples:
-            sibling = self._entry(order, number, seed, None if matcher is None else matcher.copy())
+            sibling = self._entry(order, number, seed, None if matcher is None else matcher.copy(), adapter)
             self._entries[number] = sibling
             sibling.parent = first
             first.siblings.append(sibling)
@@ -170,7 +176,7 @@ class Core:
         """Whether there is a step to make."""
         return self.scheduler.busy or bool(self._events)
 
-    def _entry(self, order: Order, number: int, seed: int, matcher: Matcher | None) -> Entry:
+    def _entry(self, order: Order, number: int, seed: int, matcher: Matcher | None, adapter: Adapter | None) -> Entry:
         now = self._clock()
         ids = list(order.ids)
         keys = _keys(ids, order, self.runner)
@@ -181,7 +187,7 @@ class Core:
             order.client,
             order.priority,
             None if order.timeout_s is None else now + order.timeout_s,
-            order.salt,
+            order.salt if adapter is None else adapter.salt(order.salt),
             shares=not order.traced,
             options=order.options,
             seed=seed,
@@ -192,6 +198,7 @@ class Core:
             traced=order.traced,
             taken_s=now,
             matcher=matcher,
+            adapter=adapter,
             speculates=not order.traced and order.options.speculate != "off",
         )
 
@@ -348,7 +355,7 @@ class Core:
             rows = ()
         elif len(ids) > todo:
             rows = range(todo - 1, len(ids))
-        return Piece(entry.lease, ids, features, rows)
+        return Piece(entry.lease, ids, features, rows, entry.adapter)
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 
@@ -515,7 +522,9 @@ class Core:
 def _certain(entry: Entry, piece: Piece) -> Piece:
     """The piece without what was only proposed."""
     todo = entry.todo
-    return piece if len(piece.ids) <= todo else Piece(piece.lease, piece.ids[:todo], piece.features)
+    return (
+        piece if len(piece.ids) <= todo else Piece(piece.lease, piece.ids[:todo], piece.features, adapter=piece.adapter)
+    )
 
 
 def _not_ours(error: BaseException) -> BaseException:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from herd.engine.adapters import check_name
 from herd.engine.checks import number, text, token_ids, whole
 from herd.engine.orders import Order
 from herd.engine.request import Request, SamplingOptions
@@ -72,6 +73,8 @@ class Meaning:
         whole("seed", asked.seed, 0, MAX_DRAW)
         if not isinstance(asked.salt, bytes):
             fail(UsageError, "salt", got=type(asked.salt).__name__, expected="bytes")
+        if asked.adapter is not None:
+            check_name(asked.adapter)
         self._check_images(ids, _num_tiles(asked.pixels_I3SS))
         return ids
 

@@ -14,6 +14,7 @@ import numpy as np
 from herd.batch import Context
 from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
+from herd.engine.adapters import Adapter
 from herd.engine.fake_cache import FakeCache
 from herd.engine.room import Room
 from herd.engine.runner import Logits, Piece, rows_wanted
@@ -23,6 +24,11 @@ from herd.errors import UsageError, fail
 Next = Callable[[list[int]], Sequence[float] | int]
 """All ids so far -> logits of the next, or the one id that is certain. The id of an image row holds what was seen
 there, shifted by 32 bits."""
+
+
+def adapted(token_id: int, adapter: Adapter) -> int:
+    """What stands for an id whose row was computed with an adapter."""
+    return token_id | adapter.serial << 16
 
 
 class FakeModel:
@@ -116,6 +122,10 @@ class FakeModel:
             fail(UsageError, "new weights", got=type(weights).__name__, expected="what decides on the next id")
         return lambda: setattr(self, "next_logits", weights)
 
+    def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
+        """See ModelRunner. Rows computed with it are marked (`adapted`), and are no rows of anybody else's."""
+        return Adapter.of(name, dict(tensors))
+
     def first_not_finite(self, piece: Piece) -> str | None:
         """Layer 1, when a bad id is to blame."""
         return "layer 1" if "nan" in self.bad.values() else None
@@ -149,6 +159,8 @@ class FakeModel:
             self.features.append(seen)
         rows = iter(seen)
         values = [i | next(rows) << 32 if i == self.patch_id else i for i in piece.ids]
+        if piece.adapter is not None:
+            values = [adapted(i, piece.adapter) for i in values]
         assert next(rows, None) is None, "more image rows than patch ids"
         return values
 

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from herd.engine.adapters import check_known
 from herd.engine.checks import whole
 from herd.engine.door import MOST_SAMPLES, Meaning
 from herd.engine.fair import Gate
@@ -237,6 +238,7 @@ class Engine:
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
         request = replace(request, ids=self._meaning.check(request))
         self._meaning.check_context(request.ids, request.options)
+        check_known(request.adapter, self.backend.adapters)
         if request.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
@@ -262,6 +264,7 @@ class Engine:
             salt=request.salt,
             pixels_I3SS=request.pixels_I3SS,
             digests=first.digests,
+            adapter=request.adapter,
             traced=first.routing is not None,
             samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
         )

@@ -33,6 +33,8 @@ class Order(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True
     """Tiles of its images, float32."""
     digests: tuple[bytes, ...] = ()
     """One a tile: what a cached position of an image is known by."""
+    adapter: str | None = None
+    """Name of the adapter that it is computed with."""
     traced: bool = False
     """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
     samples: tuple[tuple[int, int], ...] = ()

@@ -195,7 +195,9 @@ class Request:
     timeout_s: float | None = None
     """Seconds after which it fails with TimedOut, finished or not."""
     salt: bytes = b""
-    """Cached positions are shared among requests with the same salt only (tenant, adapter)."""
+    """Cached positions are shared among requests with the same salt, and the same adapter, only (tenant)."""
+    adapter: str | None = None
+    """Name of the adapter that it is computed with (`add_adapter`); None: the model's own weights."""
 
     def with_seed(self, seed: int) -> "Request":
         """The same request, drawing with another seed."""

@@ -6,7 +6,7 @@
 What it is not: a sampler, a schedule, a tokenizer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,13 +17,14 @@ from herd.batch import Context
 from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
+from herd.engine.adapters import Adapter, ready, row_map
 from herd.engine.drawing import DeviceLogits
 from herd.engine.room import Room
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
 from herd.model import check_same, hidden, place_weights, see
 from herd.model.text import block
-from herd.ops.contract import Ops
+from herd.ops.contract import Extras, Ops
 from herd.plan.memory import TILES_PER_PASS
 from herd.plan.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
@@ -45,6 +46,8 @@ class Piece:
     """Blocks of image features, together a row for each patch id among `ids`, as `see` made them."""
     rows: Sequence[int] | None = None
     """Which of `ids` want logits; None: the last; empty: none."""
+    adapter: Adapter | None = None
+    """As `ModelRunner.ready_adapter` made it; a sequence has the same one all along."""
 
 
 class Scorer(Protocol):
@@ -103,6 +106,9 @@ class ModelRunner(Protocol):
         """Check and place other weights, on any thread; what is given back puts them in the place of those in use, all
         at once, between two passes, and cannot fail. check: as of `Runner`, for where they come from; None: as before.
         Raises UsageError naming the first part whose name, shape or kind differs: nothing is changed by then."""
+
+    def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
+        """Check and place an adapter, on any thread; see adapters.ready for what is checked and raised."""
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
@@ -252,6 +258,10 @@ class Runner:
 
         return use
 
+    def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
+        """See ModelRunner. tensors: `ops.contract.LowRank` pairs of numpy arrays; they are copied."""
+        return ready(name, tensors, self.weights, self.ops)
+
     def first_not_finite(self, piece: Piece) -> str | None:
         """See ModelRunner. Raises what `check` does."""
         self._check()
@@ -296,6 +306,7 @@ class Runner:
     def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: Traced | None, call: Any = block) -> Any:
         ids_T = np.concatenate([np.asarray(p.ids, np.int64) for p in pieces])
         seen = [part for p in pieces for part in p.features if len(part)]
+        adapters = row_map([(p.adapter, len(p.ids)) for p in pieces])
         return hidden(
             self.ops,
             self.config,
@@ -303,6 +314,7 @@ class Runner:
             ids_T,
             placed,
             kv=self.kv,
+            extras=None if adapters is None else Extras(adapters),
             routing=routing,
             features_RD=self._joined(seen) if seen else None,
             call=call,

@@ -20,6 +20,7 @@ from herd.engine.checks import token_ids
 from herd.engine.orders import Ended, Event, Order
 from herd.engine.runner import Logits, ModelRunner, Piece
 from herd.engine.wire import (
+    AddAdapter,
     Alone,
     BadFrame,
     Cancel,
@@ -27,6 +28,7 @@ from herd.engine.wire import (
     Done,
     Down,
     Drop,
+    DropAdapter,
     Failed,
     Held,
     NewWeights,
@@ -38,6 +40,7 @@ from herd.engine.wire import (
 )
 from herd.engine.worker import Worker
 from herd.errors import UsageError, fail, herd_error
+from herd.ops.contract import LowRank
 
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
@@ -116,7 +119,7 @@ class _Server:
         self._leases: dict[int, Lease] = {}
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
-        # other weights are read beside the loop as well: seconds, in which requests go on
+        # other weights and adapters are made ready beside the loop as well: seconds, in which requests go on
         self._changing = ThreadPoolExecutor(1, "herd-weights")
         self._lock = threading.Lock()
         self._early: set[int] = set()
@@ -163,7 +166,12 @@ class _Server:
                 if found is not None:
                     self._worker.runner.room.drop(found)
             case NewWeights(path):
-                self._changing.submit(self._change, path)
+                self._changing.submit(self._change, lambda: self._worker.update_weights(path))
+            case AddAdapter(name, pairs):
+                tensors = {weight: LowRank(*pair) for weight, pair in pairs.items()}
+                self._changing.submit(self._change, lambda: self._worker.add_adapter(name, tensors))
+            case DropAdapter(name):
+                self._changing.submit(self._change, lambda: self._worker.drop_adapter(name))
             case Run(pieces, states):
                 _tell(self._channel, Ran(self._run(pieces, states)))
             case _:
@@ -182,9 +190,9 @@ class _Server:
         for number in late:
             self._worker.cancel(number)
 
-    def _change(self, path: str) -> None:
+    def _change(self, change: Callable[[], None]) -> None:
         try:
-            self._worker.update_weights(path)
+            change()
         except BaseException as error:  # somebody waits for an answer
             _tell(self._channel, Failed(herd_error(error)))
         else:

@@ -71,6 +71,20 @@ class NewWeights(Message, frozen=True):
     path: str
 
 
+class AddAdapter(Message, frozen=True):
+    """Let requests name an adapter."""
+
+    name: str
+    pairs: dict[str, tuple[np.ndarray, np.ndarray, float]]
+    """By the name of a weight: down, up and scale of `ops.contract.LowRank`."""
+
+
+class DropAdapter(Message, frozen=True):
+    """Let requests name it no more."""
+
+    name: str
+
+
 class Progress(Message, frozen=True):
     """How far loading is."""
 
@@ -120,8 +134,8 @@ class Routed(Message, frozen=True):
 
 
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
-"""Of arrays that cross: tiles, logits and states."""
-Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop | NewWeights
+"""Of arrays that cross: tiles, logits, states and adapters."""
+Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop | NewWeights | AddAdapter | DropAdapter
 Up: TypeAlias = Progress | Ready | Failed | Done | Held | Ran | Routed | Began | Token | Ended
 
 

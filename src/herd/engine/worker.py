@@ -6,7 +6,7 @@ The thread steps the core while there is work and sleeps otherwise. What it is n
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from herd.engine.orders import Ended, Event, Order
 from herd.engine.runner import ModelRunner, Scorer
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
+from herd.ops.contract import LowRank
 
 Deliver = Callable[[Sequence[Event]], None]
 
@@ -58,6 +59,24 @@ class Backend(ABC):
         image and guess is forgotten. Returns when it is done. Raises what is wrong with them (UsageError naming the
         first part that differs, what reading raises), and EngineDied: then the old ones answer as before.
         """
+
+    @abstractmethod
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """Let requests name an adapter from the next step on; one of this name is replaced, and stays for whoever runs
+        with it. tensors: see adapters.ready; they are copied.
+
+        Raises UsageError naming what is wrong with it, DoesNotFit over a bound (`adapters.MOST`, `MOST_BYTES`), and
+        EngineDied: nothing has changed then.
+        """
+
+    @abstractmethod
+    def drop_adapter(self, name: str) -> None:
+        """Let requests name it no more; those that run with it end with it. Raises NotFound, EngineDied."""
+
+    @property
+    @abstractmethod
+    def adapters(self) -> Sequence[str]:
+        """Names that requests may give now."""
 
     @property
     @abstractmethod
@@ -205,6 +224,22 @@ class Worker(Backend):
             thread.join()
 
     # -- the thread --------------------------------------------------------------------------------------------------
+
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """See Backend. It is checked and placed on the caller's thread."""
+        self._home.check()
+        adapter = self.runner.ready_adapter(name, tensors)
+        self._between(lambda: self._core.adapters.put(adapter))
+
+    def drop_adapter(self, name: str) -> None:
+        """See Backend."""
+        self._home.check()
+        self._between(lambda: self._core.adapters.drop(name))
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """See Backend."""
+        return self._core.adapters.names
 
     def _between(self, call: Callable[[], None]) -> None:
         """Have something done between two steps, after what was sent before; raises what it raises."""

@@ -89,8 +89,9 @@ def hidden(
     far = ops.angles(context.positions_T, freqs) if _needs_far_angles(c) else None
     near = ops.angles(context.positions_T % c.chunk, freqs) if c.chunk is not None else None
     temperature_T = ops.temperature(context.positions_T, c.floor_scale, c.attn_scale) if c.temperature_tuning else None
-    if call is block and extras is None and kv is not None:
-        done = ops.layers(x_TD, w, c, far, near, temperature_T, context, kv, routing)
+    if call is block and kv is not None and (extras is None or extras.observe is None):
+        adapters = None if extras is None else extras.adapters
+        done = ops.layers(x_TD, w, c, far, near, temperature_T, context, kv, routing, adapters)
         if done is not None:
             return done
     for i, layer in enumerate(c.layers):

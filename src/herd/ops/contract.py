@@ -255,10 +255,11 @@ class Ops(Protocol):
         context: Any,
         kv: Sequence[Any],
         routing: Routing | None = None,
+        adapters: Adapters | None = None,
     ) -> Array | None:
         """All layers of the text model in one call, with the bits of the operations above: what model/text.py does
         with them. far, near: cos_sin of the layers that see everything and of the chunked ones. None, x_TD untouched,
-        where this op set has nothing to gain from it, or cannot: then take the operations."""
+        where this op set has nothing to gain from it, or cannot (these adapters): then take the operations."""
 
     # -- vision: its blocks are the same qkv, attend, out_add, mlp_add -----------------------------------------------
 

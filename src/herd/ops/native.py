@@ -20,7 +20,7 @@ from herd.errors import UsageError, fail
 from herd.ops import native_composed as composed
 from herd.ops import native_stack as stacks
 from herd.ops import native_weights as handles
-from herd.ops.contract import Drawn, Draws, Extras
+from herd.ops.contract import Adapters, Drawn, Draws, Extras
 from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
 
 Floats = npt.NDArray[np.float32]
@@ -283,10 +283,12 @@ class NativeOps:
         context: PlacedContext,
         kv: Sequence[Any],
         routing: Any | None = None,
+        adapters: Adapters | None = None,
     ) -> Floats | None:
-        """All layers in one call for few rows, where the way between calls is what costs."""
+        """All layers in one call for few rows, where the way between calls is what costs. With adapters it is the
+        operations: beside a decode step of large layers, a call more for each of theirs is little."""
         T, L = len(x_TD), c.num_layers
-        stack = stacks.of(w, c) if T <= MOST_STACK_ROWS else None
+        stack = stacks.of(w, c) if T <= MOST_STACK_ROWS and adapters is None else None
         if stack is None:
             return None
         x, A = _owned(x_TD), c.experts_per_token

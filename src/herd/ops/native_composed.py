@@ -4,6 +4,7 @@ The plain path of `native` is one call an operation; here the same equations are
 that low-rank terms and observers see every weight's input. Slower by the calls, equal in meaning.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +20,17 @@ Floats = npt.NDArray[np.float32]
 
 
 def is_plain(extras: Extras | None, *weights: Linear | None) -> bool:
-    """Whether the native module can do it in one call."""
-    if extras is not None and (extras.adapters is not None or extras.observe is not None):
+    """Whether the native module can do it in one call: nobody observes, and no adapter has to do with these."""
+    if extras is not None and (extras.observe is not None or _adapted(extras, weights)):
         return False
     return not any(isinstance(w, LoRA) or (isinstance(w, Pair) and not is_plain(None, w.gate, w.up)) for w in weights)
+
+
+def _adapted(extras: Extras, weights: Sequence[Linear | None]) -> bool:
+    if extras.adapters is None:
+        return False
+    names = (w.base.name if isinstance(w, LoRA) else w.name for w in weights if w is not None)
+    return any(name in extras.adapters.pairs for name in names)
 
 
 def product(x: Floats, handle: Any, expert: int = 0) -> Floats:
