@@ -11,7 +11,6 @@ capabilities, and defines `astream`; what it does not define raises Unsupported.
 
 import asyncio
 from abc import abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn, Protocol, TypeAlias
@@ -112,7 +111,7 @@ class ChatStream(Protocol):
 
     @property
     def most_tokens(self) -> int:
-        """The most tokens that its answers may take together, once it is prepared."""
+        """The most tokens that its answers may take together, once it is prepared; 0: it does not say."""
 
     @property
     def made_tokens(self) -> int:
@@ -254,7 +253,7 @@ class EventStream(AsyncIterator[Event]):
         self.shown: str | None = None
         self.unread_bytes = 0
         self._events = events
-        self._first: deque[Event] = deque()
+        self._first: Event | None = None
         self._begun = False
         self._closed = False
         self._step: asyncio.Task[Event | None] | None = None
@@ -277,15 +276,15 @@ class EventStream(AsyncIterator[Event]):
         """See ChatStream."""
         if not self._begun:
             self._begun = True
-            first = await self._next()
-            if first is not None:
-                self._first.append(first)
+            self._first = await self._next()
 
     async def __anext__(self) -> Event:
         """See ChatStream. Raises PassFailed for an iterator that fails by an error of its own, or that ends without any
         DoneEvent."""
         await self.ready()
-        event = self._first.popleft() if self._first else await self._next()
+        event, self._first = self._first, None
+        if event is None:
+            event = await self._next()
         if event is None:
             raise StopAsyncIteration
         return event
@@ -293,7 +292,7 @@ class EventStream(AsyncIterator[Event]):
     async def aclose(self) -> None:
         """See ChatStream."""
         self._closed = True
-        self._first.clear()
+        self._first = None
         if self._step is not None:
             self._step.cancel()
             await asyncio.wait({self._step})

@@ -7,14 +7,15 @@ path is a `pathlib.Path`, which nothing that came as JSON can hold.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from herd.config import VisionConfig
-from herd.errors import UsageError, fail
+from herd.errors import Unsupported, UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.messages import ROLES
 
@@ -33,15 +34,9 @@ def read_dialog(
 
     Image parts come back with their tiles as `data`. Raises UsageError naming the place, BadMedia for an image.
     """
-    turns = [Message("user", dialog)] if isinstance(dialog, str) else dialog
-    if not isinstance(turns, Sequence) or not turns:
-        fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
-    for i, turn in enumerate(turns):
-        if not isinstance(turn, Message | Mapping):
-            got, expected = type(turn).__name__, "a Message, or an object with role and content"
-            fail(UsageError, f"messages[{i}]", got=got, expected=expected)
+    turns = _turns(dialog)
     _check_images([*images, *_raw_images(turns)])
-    messages = [_message(turn, f"messages[{i}]", vision) for i, turn in enumerate(turns)]
+    messages = [_message(turn, f"messages[{i}]", partial(_tiled, vision=vision)) for i, turn in enumerate(turns)]
     if images:
         messages = _with_images(messages, images, vision)
     if system is not None:
@@ -49,6 +44,14 @@ def read_dialog(
             fail(UsageError, "system", got="a system text and a system turn", expected="one of them")
         messages = [Message("system", _text(system, "system")), *messages]
     return messages
+
+
+def turns_of(dialog: Dialog) -> list[Message]:
+    """Messages of a dialog for a model elsewhere: an image stays what it was, as `data` of a part without tiles. Raises
+    UsageError naming the place."""
+    turns = _turns(dialog)
+    _check_images(list(_raw_images(turns)))
+    return [_message(turn, f"messages[{i}]", _untouched) for i, turn in enumerate(turns)]
 
 
 def tiles_of(messages: Sequence[Message]) -> Any | None:
@@ -64,7 +67,7 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
 def read_image(image: ImageLike, vision: VisionConfig | None, where: str = "image") -> ImagePart:
     """An image, cut into tiles. Raises UsageError on a text model or for another type, BadMedia, NotFound."""
     if vision is None:
-        fail(UsageError, "an image was given to a text model", do="choose a model with vision")
+        fail(Unsupported, "an image was given to a text model", do="choose a model with vision")
     if not isinstance(image, _IMAGES):
         got, do = type(image).__name__, "for a file: pathlib.Path(...)"
         fail(UsageError, where, got=got, expected="a pathlib.Path, a file's bytes, or an array of pixels", do=do)
@@ -72,6 +75,29 @@ def read_image(image: ImageLike, vision: VisionConfig | None, where: str = "imag
 
     loaded = load_image(image, image_size=vision.image_size)
     return ImagePart(loaded.tiles_wide, loaded.tiles_high, loaded.tiles_I3SS)
+
+
+Reader: TypeAlias = Callable[[Any, str], ImagePart]
+"""What makes a part of an image; it is told where that stands."""
+
+
+def _tiled(image: Any, where: str, *, vision: VisionConfig | None) -> ImagePart:
+    return read_image(image, vision, where)
+
+
+def _untouched(image: Any, where: str) -> ImagePart:
+    return ImagePart(0, 0, image)
+
+
+def _turns(dialog: Dialog) -> Sequence[Message | Mapping[str, Any]]:
+    turns = [Message("user", dialog)] if isinstance(dialog, str) else dialog
+    if not isinstance(turns, Sequence) or not turns:
+        fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, Message | Mapping):
+            got, expected = type(turn).__name__, "a Message, or an object with role and content"
+            fail(UsageError, f"messages[{i}]", got=got, expected=expected)
+    return turns
 
 
 def _raw_images(dialog: Sequence[Message | Mapping[str, Any]]) -> Iterator[Any]:
@@ -109,7 +135,7 @@ def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: V
     return [*messages[:last], shown, *messages[last + 1 :]]
 
 
-def _message(turn: Message | Mapping[str, Any], where: str, vision: VisionConfig | None) -> Message:
+def _message(turn: Message | Mapping[str, Any], where: str, read: Reader) -> Message:
     if isinstance(turn, Message):
         return turn
     unknown = [key for key in turn if key not in _FIELDS]
@@ -125,11 +151,11 @@ def _message(turn: Message | Mapping[str, Any], where: str, vision: VisionConfig
     context = turn.get("context")
     return Message(
         role,
-        _content("" if content is None and calls else content, f"{where}.content", vision),
+        _content("" if content is None and calls else content, f"{where}.content", read),
         tool_calls=tuple(_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
         name=_text_or_none(turn.get("name"), f"{where}.name"),
         tool_call_id=_text_or_none(turn.get("tool_call_id"), f"{where}.tool_call_id"),
-        context=None if context is None else _content(context, f"{where}.context", vision),
+        context=None if context is None else _content(context, f"{where}.context", read),
         end_of_message=turn.get("end_of_message") is True,
     )
 
@@ -143,16 +169,16 @@ def _call(call: object, where: str) -> ToolCall:
     return ToolCall(_text(call.get("name"), f"{where}.name"), call["arguments"], call_id or "")
 
 
-def _content(content: object, where: str, vision: VisionConfig | None) -> Content:
+def _content(content: object, where: str, read: Reader) -> Content:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         got = "null" if content is None else type(content).__name__
         fail(UsageError, where, got=got, expected="a text or a list of parts")
-    return tuple(_part(part, f"{where}[{i}]", vision) for i, part in enumerate(content))
+    return tuple(_part(part, f"{where}[{i}]", read) for i, part in enumerate(content))
 
 
-def _part(part: object, where: str, vision: VisionConfig | None) -> TextPart | ImagePart:
+def _part(part: object, where: str, read: Reader) -> TextPart | ImagePart:
     if isinstance(part, TextPart | ImagePart):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
@@ -160,7 +186,7 @@ def _part(part: object, where: str, vision: VisionConfig | None) -> TextPart | I
         return TextPart(_text(part.get("text"), f"{where}.text"))
     if isinstance(part, Mapping) and kind == "image":
         image: Any = part.get("image")
-        return read_image(image, vision, f"{where}.image")
+        return read(image, f"{where}.image")
     return fail(
         UsageError, where, got=part, expected='{"type": "text", "text": ...} or {"type": "image", "image": ...}'
     )

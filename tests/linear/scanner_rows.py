@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import tiktoken
 
 from fillers import JSON, UNITS, json_text, text
-from herd.answers import _Gate
 from herd.checkpoint import gguf_parse, small_files
 from herd.checkpoint.pickle_tensors import read_tensors
 from herd.checkpoint.safetensors_header import Header
@@ -22,6 +21,7 @@ from herd.config.hf import from_hf, to_hf
 from herd.engine import lark_check, schema_check
 from herd.engine.sampler import History
 from herd.engine.stops import Stops
+from herd.gate import Gate
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
 from herd.messages import Message, ToolCall
@@ -443,7 +443,7 @@ def _reply(policy: Layers | None) -> Callable[[str], object]:
     """A reply, a character a token, through a policy."""
 
     def run(data: str) -> None:
-        gate = _Gate(policy)
+        gate = Gate(policy)
         for char in data:
             gate.add(char)
             gate.add_token(1, None, placed=True)

@@ -21,7 +21,7 @@ from herd.errors import HerdError
 
 ROOMS = (
     *("herd.text", "herd.media", "herd.server", "herd.safety", "herd.checkpoint", "herd.config", "herd.cli"),
-    *("herd.dialogs", "herd.answers", "herd.strict_json", "herd.engine.stops", "herd.engine.lark_check"),
+    *("herd.dialogs", "herd.answers", "herd.gate", "herd.strict_json", "herd.engine.stops", "herd.engine.lark_check"),
     *("herd.engine.schema_check", "herd.engine.regex_check", "herd.engine.grammar"),
 )
 """Where text and files of strangers are read."""

@@ -17,10 +17,13 @@ import numpy.typing as npt
 from starlette.requests import Request
 
 from herd.chat_model import ChatModel, ChatStream, Turns
+from herd.dialogs import turns_of
 from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, Reply
+from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, waiting
-from herd.policies import Policy
+from herd.messages import Message
+from herd.policies import Policy, Prompt
 from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
 from herd.server.fields import Refused, within
@@ -162,7 +165,7 @@ class Service:
             stack.push_async_callback(stream.aclose)
             async with _while_there(caller.request):
                 await self._prepare(caller, model, ask, stream)
-                spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens)
+                spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                 stack.callback(spending.settle)
                 await stream.ready()
         except BaseException:
@@ -320,27 +323,56 @@ class Service:
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
     def _stream(self, model: ChatModel, caller: Caller, ask: Ask) -> ChatStream:
-        key = caller.key
+        """The events of a request, past the policy of whoever asks, whether or not the model applies any."""
+        key, policy = caller.key, self.policies(caller, ask)
         whose: dict[str, Any] = {
             "client": f"{key.name}/{ask.user}",
             "tenant": self.lane_of(caller),
             "ceiling": ask.ceiling,
             "priority": key.priority,
-            "policy": self.policies(caller, ask),
             "n": ask.n,
         }
-        if ask.prompt is not None:
-            return model.astream_complete(ask.prompt, schema=ask.schema, **whose, **ask.options)
-        assert ask.messages is not None
-        return model.astream(
-            ask.messages,
-            tools=ask.tools or None,
-            tool_choice=ask.tool_choice,
-            parallel_tool_calls=ask.parallel_tool_calls,
-            schema=ask.schema,
-            **whose,
-            **ask.options,
+        if policy is None or model.applies_policies:
+            return asked_of(model, ask, {**whose, "policy": policy})
+        return GatedStream(
+            policy,
+            lambda: prompt_of(model, ask),
+            lambda shown: asked_of(model, ask, whose, shown),
+            owner=self.lane_of(caller),
+            answers=ask.n,
+            is_text=ask.prompt is not None,
         )
+
+
+def asked_of(model: ChatModel, ask: Ask, whose: Mapping[str, Any], shown: Prompt | None = None) -> ChatStream:
+    """The events that a model answers a request with. shown: in place of its own prompt."""
+    if ask.prompt is not None:
+        prompt = ask.prompt if shown is None else shown.messages[0].text
+        return model.astream_complete(prompt, schema=ask.schema, **whose, **ask.options)
+    messages: Turns | None = ask.messages if shown is None else shown.messages
+    assert messages is not None
+    return model.astream(
+        messages,
+        tools=(ask.tools if shown is None else shown.tools) or None,
+        tool_choice=ask.tool_choice,
+        parallel_tool_calls=ask.parallel_tool_calls,
+        schema=ask.schema,
+        **whose,
+        **ask.options,
+    )
+
+
+def most_tokens(model: ChatModel, ask: Ask) -> int:
+    """That the answers to a request may take, where its stream does not say."""
+    return ask.n * min(ask.options.get("max_tokens") or model.context, model.context)
+
+
+def prompt_of(model: ChatModel, ask: Ask) -> Prompt:
+    """A request's prompt as a policy reads it; a text or ids are a user's turn."""
+    if ask.messages is not None:
+        return Prompt(turns_of(ask.messages), ask.tools)
+    assert ask.prompt is not None
+    return Prompt((Message("user", ask.prompt if isinstance(ask.prompt, str) else model.detokenize(ask.prompt)),))
 
 
 class OfDialog(Protocol[Out]):

@@ -1,0 +1,529 @@
+"""A service over models that are no LLM: every route answers well or says in one line what the model cannot do.
+
+The routes are those of `herd.server.app.ROUTES`, what a model may be able to do the fields of Capabilities.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from PIL import Image
+from serving import client_of, running
+
+from fake_chat_model import ALL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
+from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, EventStream, Turns
+from herd.errors import NotFound, Unsupported, UsageError
+from herd.events import Event
+from herd.server.app import ROUTES
+from herd.server.catalogue import Registered, StoreCatalogue
+from herd.server.keys import Key, Keyring, digest_of
+from herd.server.log import Log
+from herd.server.models import FOREVER, Models
+from herd.server.routes import Route
+from herd.server.run import policies_of
+from herd.server.service import Service
+
+TURNS = [{"role": "user", "content": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+KEY = "sk-" + "a1B2c3D4e5F6g7H8i9J0k1L2"
+MAIL = "jane.doe@mail.example.org"
+
+
+def png() -> str:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off") -> Service:
+    """A service whose catalogue holds these, and no file."""
+    catalogue = StoreCatalogue(aliases={"alias": models[0].name})
+    for model in models:
+        catalogue.register(model.name, Registered(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
+    log = Log("off")
+    held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
+    return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None))
+
+
+@pytest.fixture(autouse=True)
+def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERD_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., httpx.Client]]:
+    """A client of a service over models."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *models, **how: stack.enter_context(client_of(service_of(*models, **how)))
+
+
+class Shared(NamedTuple):
+    """One service for many tests; each lets it know models of its own."""
+
+    client: httpx.Client
+    catalogue: StoreCatalogue
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    service = service_of(OnlyChats(), DoesAll(name="duck"))
+    assert isinstance(service.models.catalogue, StoreCatalogue)
+    with client_of(service) as found:
+        yield Shared(found, service.models.catalogue)
+
+
+# -- every route -------------------------------------------------------------------------------------------------------
+
+CHAT = {"model": "fake", "messages": TURNS}
+ASKED: dict[str, tuple[dict[str, Any] | None, int]] = {
+    "GET /health": (None, 200),
+    "GET /ready": (None, 200),
+    "GET /metrics": (None, 200),
+    "GET /openapi.json": (None, 200),
+    "POST /tokenize": ({"model": "fake", "prompt": "Hi"}, 501),
+    "POST /detokenize": ({"model": "fake", "tokens": ids_of("Hi")}, 501),
+    "POST /v1/chat/completions": (CHAT, 200),
+    "POST /v1/completions": ({"model": "fake", "prompt": "Hi"}, 501),
+    "POST /v1/embeddings": ({"model": "fake", "input": "Hi"}, 501),
+    "POST /v1/moderations": ({"input": "Hi"}, 200),
+    "POST /v1/responses": ({"model": "fake", "input": "Hi"}, 200),
+    "GET /v1/responses/{id}": (None, 404),
+    "DELETE /v1/responses/{id}": (None, 404),
+    "POST /v1/responses/{id}/cancel": (None, 404),
+    "GET /v1/responses/{id}/input_items": (None, 404),
+    "GET /v1/models": (None, 200),
+    "GET /v1/models/{model:path}": (None, 200),
+    "POST /api/chat": ({**CHAT, "stream": False}, 200),
+    "POST /api/generate": ({"model": "fake", "prompt": "Hi", "stream": False}, 200),
+    "POST /api/embed": ({"model": "fake", "input": "Hi"}, 501),
+    "POST /api/embeddings": ({"model": "fake", "prompt": "Hi"}, 501),
+    "GET /api/tags": (None, 200),
+    "POST /api/show": ({"model": "fake"}, 200),
+    "GET /api/ps": (None, 200),
+    "GET /api/version": (None, 200),
+    "POST /api/copy": ({"source": "fake", "destination": "twin"}, 200),
+    "POST /api/create": ({"model": "made", "from": "fake", "system": "Arr.", "stream": False}, 200),
+    "DELETE /api/delete": ({"model": "fake"}, 400),
+    "POST /api/pull": ({"model": "fake", "stream": False}, 200),
+    "POST /api/push": ({"model": "fake"}, 501),
+    "GET /api/blobs/{digest}": (None, 404),
+    "POST /api/blobs/{digest}": (None, 501),
+    "POST /v1/messages": ({**CHAT, "max_tokens": 9}, 200),
+    "POST /v1/messages/count_tokens": (CHAT, 501),
+}
+"""A request of every route, and how a model that can only chat answers it."""
+NEVER = {"POST /api/push", "POST /api/blobs/{digest}"}
+"""What no model can do anything about."""
+
+
+def ask(client: httpx.Client, route: Route, model: str) -> httpx.Response:
+    body, _ = ASKED[f"{route.method} {route.path}"]
+    body = body and {name: model if value == "fake" else value for name, value in body.items()}
+    path = route.path.replace("{model:path}", model).replace("{id}", "resp_none").replace("{digest}", "sha256:0")
+    return client.request(route.method, path, json=body)
+
+
+def line_of(reply: httpx.Response, route: Route) -> str:
+    """The message of an error, in the form of its dialect."""
+    error = reply.json()["error"]
+    if route.dialect == "ollama":
+        assert isinstance(error, str)
+        return error
+    assert reply.json().keys() == ({"error"} if route.dialect == "openai" else {"type", "error", "request_id"})
+    found: str = error["message"]
+    return found
+
+
+def test_every_route_has_a_request_here() -> None:
+    assert ASKED.keys() == {f"{route.method} {route.path}" for route in ROUTES}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_a_model_that_only_chats_answers_or_says_what_it_cannot_do(route: Route, shared: Shared) -> None:
+    reply = ask(shared.client, route, "fake")
+    assert reply.status_code == ASKED[f"{route.method} {route.path}"][1], reply.text
+    if reply.status_code == 501:
+        line = line_of(reply, route)
+        assert "\n" not in line
+        assert f"{route.method} {route.path}" in NEVER or line.startswith("fake cannot "), line
+        assert reply.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_a_model_that_derives_from_nothing_can_do_everything(route: Route, shared: Shared) -> None:
+    reply = ask(shared.client, route, "duck")
+    wanted = ASKED[f"{route.method} {route.path}"][1]
+    assert reply.status_code == (200 if wanted == 501 and f"{route.method} {route.path}" not in NEVER else wanted)
+
+
+# -- what a model can do -----------------------------------------------------------------------------------------------
+
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png()}"}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+NEEDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "completion": [
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/api/generate", {"prompt": "Hi", "raw": True, "stream": False}),
+    ],
+    "images": [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [IMAGE]}]}),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{**IMAGE["image_url"], "type": "input_image",  # type: ignore[dict-item]
+                                                                   "image_url": IMAGE["image_url"]["url"]}]}]}),  # type: ignore[index]
+        ("/api/chat", {"messages": [{"role": "user", "content": "", "images": [png()]}], "stream": False}),
+        ("/api/generate", {"prompt": "Hi", "images": [png()], "stream": False}),
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": [
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png()}}]}]}),
+        ("/tokenize", {"messages": [{"role": "user", "content": [IMAGE]}]}),
+    ],
+    "tools": [
+        ("/v1/chat/completions", {"messages": TURNS, "tools": [TOOL]}),
+        ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **TOOL["function"]}]}),  # type: ignore[dict-item]
+        ("/api/chat", {"messages": TURNS, "tools": [TOOL], "stream": False}),
+        ("/v1/messages", {"max_tokens": 9, "messages": TURNS, "tools": [{"name": "weather", "input_schema": {}}]}),
+    ],
+    "schemas": [
+        ("/v1/chat/completions", {"messages": TURNS, "response_format": SCHEMA}),
+        ("/v1/chat/completions", {"messages": TURNS, "response_format": {"type": "json_object"}}),
+        ("/api/chat", {"messages": TURNS, "format": "json", "stream": False}),
+    ],
+    "logprobs": [
+        ("/v1/chat/completions", {"messages": TURNS, "logprobs": True, "top_logprobs": 1}),
+        ("/v1/completions", {"prompt": "Hi", "logprobs": 1}),
+        ("/api/chat", {"messages": TURNS, "logprobs": True, "stream": False}),
+    ],
+    "ids": [
+        ("/tokenize", {"prompt": "Hi"}),
+        ("/detokenize", {"tokens": ids_of("Hi")}),
+        ("/v1/completions", {"prompt": ids_of("Hi")}),
+        ("/v1/chat/completions", {"messages": TURNS, "logit_bias": {"7": 1}}),
+        ("/v1/chat/completions", {"messages": TURNS, "stop_token_ids": [7]}),
+    ],
+    "embeddings": [
+        ("/v1/embeddings", {"input": "Hi"}),
+        ("/api/embed", {"input": "Hi"}),
+        ("/api/embeddings", {"prompt": "Hi"}),
+    ],
+    "scores": [],
+}  # fmt: skip
+"""Requests that need each capability, and no other but these."""
+ALSO = {"/v1/completions": {"completion"}, "/tokenize": {"ids"}}
+
+
+def test_every_capability_has_requests_that_need_it() -> None:
+    assert NEEDS.keys() == CANNOT.keys() == Capabilities().to_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("capability", "path", "body"), [(name, *one) for name, found in NEEDS.items() for one in found]
+)
+def test_what_a_model_lacks_is_refused_by_name_and_with_that_alone_it_answers(
+    capability: str, path: str, body: dict[str, Any], shared: Shared
+) -> None:
+    number = len(shared.catalogue.names())
+    lacking = DoesAll(name=f"lacking{number}", capabilities=replace(ALL, **{capability: False}))
+    needed = dict.fromkeys({capability, *ALSO.get(path, ())}, True)
+    able = DoesAll(name=f"able{number}", capabilities=Capabilities(**needed))
+    for model in (lacking, able):
+        shared.catalogue.register(model.name, Registered(lambda model=model: model))  # type: ignore[misc]
+    reply = shared.client.post(path, json={"model": lacking.name, **body})
+    assert reply.status_code == 501
+    assert f"{lacking.name} cannot {CANNOT[capability]}" in reply.text
+    assert lacking.asked == [], "the model was not even asked"
+    assert shared.client.post(path, json={"model": able.name, **body}).status_code == 200
+
+
+def test_what_models_can_do_stands_in_the_lists_in_each_dialect_s_words(client: Callable[..., httpx.Client]) -> None:
+    asked = client(OnlyChats("a", "chats"), DoesAll("a", "all"))
+    for name in ("chats", "all"):
+        assert asked.post("/v1/chat/completions", json={"model": name, "messages": TURNS}).status_code == 200
+    rows = {row["id"]: row for row in asked.get("/v1/models").json()["data"]}
+    assert rows["chats"]["capabilities"] == Capabilities().to_dict()
+    assert rows["all"]["capabilities"] == ALL.to_dict()
+    assert rows["all"]["architecture"]["input_modalities"] == ["text", "image"]
+    assert (rows["all"]["loaded"], rows["all"]["max_model_len"]) == (True, 1000)
+    tags = {row["name"]: row["capabilities"] for row in asked.get("/api/tags").json()["models"]}
+    assert tags == {"all:latest": ["completion", "tools", "embedding", "vision"], "chats:latest": ["completion"]}
+    for name, words_ in tags.items():
+        shown = asked.post("/api/show", json={"model": name}).json()
+        assert shown["capabilities"] == words_
+        assert shown["model_info"]["unknown.context_length"] == 1000
+
+
+def test_a_class_that_defines_only_streams_says_what_it_cannot_do() -> None:
+    model = OnlyChats()
+    for call in (
+        lambda: model.astream_complete("x"),
+        lambda: model.tokenize("x"),
+        lambda: model.detokenize([1]),
+        lambda: model.count("x"),
+        lambda: model.embed(["x"]),
+        lambda: model.embed_tokens(["x"]),
+    ):
+        with pytest.raises(Unsupported, match=r"^fake cannot "):
+            call()
+    assert asyncio.run(model.achat(TURNS)).text == "Hello there."
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_options_and_turns_reach_the_model_and_its_counts_come_back(client: Callable[..., httpx.Client]) -> None:
+    model = DoesAll("one two three four", "fake")
+    asked = {**CHAT, "max_tokens": 2, "n": 2, "temperature": 0.5, "seed": 3}
+    found = client(model).post("/v1/chat/completions", json=asked).json()
+    assert [choice["message"]["content"] for choice in found["choices"]] == ["one two", "one two"]
+    assert [choice["finish_reason"] for choice in found["choices"]] == ["length", "length"]
+    assert (found["usage"]["prompt_tokens"], found["usage"]["completion_tokens"]) == (1, 4)
+    turns, options = model.asked[0]
+    assert [(turn.role, turn.text) for turn in turns] == [("user", "Hi")]
+    assert {name: options[name] for name in ("max_tokens", "n", "temperature", "seed")} == {
+        "max_tokens": 2, "n": 2, "temperature": 0.5, "seed": 3,
+    }  # fmt: skip
+
+
+def test_streams_of_all_dialects_say_it_piece_by_piece(client: Callable[..., httpx.Client]) -> None:
+    asked = client(OnlyChats("one two three"))
+    chunks = asked.post("/v1/chat/completions", json={**CHAT, "stream": True}).text
+    deltas = [json.loads(line[6:]) for line in chunks.split("\n\n") if line.startswith("data: {")]
+    assert [d["choices"][0]["delta"].get("content") for d in deltas] == ["", "one", " two", " three", None]
+    lines = [json.loads(line) for line in asked.post("/api/chat", json=CHAT).text.splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == "one two three"
+    assert lines[-1]["eval_count"] == 3
+    events = asked.post("/v1/messages", json={**CHAT, "max_tokens": 9, "stream": True}).text
+    assert '"text":" two"' in events
+    assert "message_stop" in events
+    assert "response.completed" in asked.post(
+        "/v1/responses", json={"model": "fake", "input": "Hi", "stream": True}
+    ).text  # fmt: skip
+
+
+def test_ids_of_control_tokens_are_refused_as_the_model_names_them(client: Callable[..., httpx.Client]) -> None:
+    reply = client(DoesAll()).post("/v1/completions", json={"model": "fake", "prompt": [5, CONTROL_ID]})
+    assert reply.status_code == 400
+    assert "the id 0 of a control token" in reply.text
+
+
+class Breaks(OnlyChats):
+    """Says so many words, then fails as a library does that knows no HerdError."""
+
+    after = 0
+
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        async def events() -> AsyncGenerator[Event, None]:
+            count = 0
+            async for event in said("one two three", [], options):
+                if count == self.after:
+                    raise RuntimeError("the line went dead")
+                count += 1
+                yield event
+
+        return EventStream(events())
+
+
+def test_what_breaks_before_the_first_word_is_a_status_and_later_an_event(
+    client: Callable[..., httpx.Client],
+) -> None:
+    model = Breaks()
+    asked = client(model)
+    at_once = asked.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert (at_once.status_code, at_once.json()["error"]["code"]) == (500, "pass_failed")
+    model.after = 2
+    later = asked.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert later.status_code == 200
+    assert '"content":" two"' in later.text
+    assert later.text.rstrip().endswith('"code":"pass_failed"}}')
+
+
+class Waits(OnlyChats):
+    """Says one word and then waits for ever; `left` is set when nobody wants more of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.left = asyncio.Event(), asyncio.Event()
+
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        async def events() -> AsyncGenerator[Event, None]:
+            try:
+                async for event in said("one two", [], options):
+                    yield event
+                    self.begun.set()
+                    await asyncio.Event().wait()
+            finally:
+                self.left.set()
+
+        return EventStream(events())
+
+
+def test_whoever_closes_a_stream_ends_the_model_s_work_also_while_another_waits_for_it() -> None:
+    async def talk() -> list[Event]:
+        model = Waits()
+        stream = model.astream(TURNS)
+        found = [await anext(stream)]
+        reader = asyncio.create_task(anext(stream, None))
+        await model.begun.wait()
+        await stream.aclose()
+        assert await reader is None
+        await asyncio.wait_for(model.left.wait(), 10)
+        return found
+
+    (event,) = asyncio.run(talk())
+    assert getattr(event, "text", None) == "one"
+
+
+def test_a_stream_without_an_end_is_an_error() -> None:
+    async def none() -> AsyncGenerator[Event, None]:
+        return
+        yield  # type: ignore[unreachable]
+
+    async def read() -> list[Event]:
+        return [event async for event in EventStream(none())]
+
+    with pytest.raises(Exception, match="broke off"):
+        asyncio.run(read())
+
+
+def test_a_prompt_whose_tokens_are_told_at_the_end_is_charged_then(client: Callable[..., httpx.Client]) -> None:
+    key = Key("k", digest_of("s" * 20), tokens_per_minute=100)
+    asked = client(OnlyChats("a b c"), keys=(key,))
+    long = {"model": "fake", "messages": [{"role": "user", "content": "word " * 120}]}
+    headers = {"x-api-key": "s" * 20}
+    assert asked.post("/v1/chat/completions", json=long, headers=headers).status_code == 200
+    assert asked.post("/v1/chat/completions", json=long, headers=headers).status_code == 429
+
+
+# -- policies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_holds_for_a_model_that_applies_none(client: Callable[..., httpx.Client]) -> None:
+    model = DoesAll(f"mail {MAIL} and key {KEY} so")
+    for mode, gone in (("redact", True), ("observe", False)):
+        asked = client(model, mode=mode)
+        for path, more in (("/v1/chat/completions", {}), ("/v1/chat/completions", {"stream": True}), ("/api/chat", {})):
+            model.asked.clear()
+            body = {"model": "fake", "messages": [{"role": "user", "content": f"use {KEY}"}], **more}
+            reply = asked.post(path, json=body)
+            text = reply.text.replace("\\", "")
+            assert (KEY not in "".join(words(text))) == gone, (mode, path, text)
+            (turns, options), *_ = model.asked
+            assert (KEY not in turns[0].text) == gone
+            assert "policy" not in options
+            assert '"policy":[' in reply.text, "what was seen is told"
+
+
+def test_a_policy_that_blocks_keeps_prompts_from_the_model_and_answers_from_people(
+    client: Callable[..., httpx.Client],
+) -> None:
+    model = DoesAll(f"so {KEY} it is, and then more and more")
+    asked = client(model, mode="block")
+    for body in ({"messages": [{"role": "user", "content": f"use {KEY}"}]}, {"messages": TURNS}):
+        for stream in (False, True):
+            reply = asked.post("/v1/chat/completions", json={"model": "fake", "stream": stream, **body})
+            assert reply.status_code == 200
+            assert "content_filter" in reply.text
+            assert KEY[:12] not in reply.text
+    assert len(model.asked) == 2, "the model never saw the prompts with a key"
+    ids = asked.post("/v1/completions", json={"model": "fake", "prompt": ids_of(f"use {KEY}"), "echo": True})
+    assert ids.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert KEY not in ids.text
+    assert len(model.asked) == 2
+
+
+def test_calls_pass_a_policy_as_well(client: Callable[..., httpx.Client]) -> None:
+    asked = client(DoesAll("Let me see. "), mode="redact")
+    body = {**CHAT, "tools": [TOOL]}
+    whole = asked.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert whole["finish_reason"] == "tool_calls"
+    assert json.loads(whole["message"]["tool_calls"][0]["function"]["arguments"]) == {"city": "Oslo"}
+    assert '"arguments":"{\\"city\\": \\"Oslo\\"}"' in asked.post(
+        "/v1/chat/completions", json={**body, "stream": True}
+    ).text  # fmt: skip
+
+
+# -- rows that are no files --------------------------------------------------------------------------------------------
+
+
+def test_a_row_without_files_is_found_loaded_let_go_of_and_made_again(client: Callable[..., httpx.Client]) -> None:
+    made: list[DoesAll] = []
+
+    def load() -> ChatModel:
+        made.append(DoesAll("one", "host"))
+        return made[-1]
+
+    service = service_of(OnlyChats())
+    catalogue = service.models.catalogue
+    assert isinstance(catalogue, StoreCatalogue)
+    catalogue.register("host", Registered(load, Capabilities(images=True), context=77))
+    with client_of(service) as asked:
+        row = asked.get("/v1/models/host").json()
+        assert (row["loaded"], row["max_model_len"], row["capabilities"]["images"]) == (False, 77, True)
+        assert made == []
+        for tag in ("host", "host:latest"):
+            assert asked.post("/api/chat", json={"model": tag, "messages": TURNS, "stream": False}).status_code == 200
+        assert [model.warm for model in made] == [True]
+        assert [row["name"] for row in asked.get("/api/ps").json()["models"]] == ["host:latest"]
+        assert asked.post("/api/generate", json={"model": "host", "keep_alive": 0}).status_code == 200
+        assert not made[0].alive
+        assert asked.get("/api/ps").json()["models"] == []
+        assert asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS}).status_code == 200
+        assert len(made) == 2
+        assert asked.post("/v1/chat/completions", json={"model": "alias", "messages": TURNS}).status_code == 200
+
+
+def test_other_names_and_profiles_of_a_row_without_files(client: Callable[..., httpx.Client]) -> None:
+    model = DoesAll()
+    asked = client(model)
+    assert asked.post("/api/copy", json={"source": "fake", "destination": "twin"}).status_code == 200
+    made = {"model": "pirate", "from": "twin", "system": "Arr.", "parameters": {"num_predict": 1}, "stream": False}
+    assert asked.post("/api/create", json=made).status_code == 200
+    said_ = asked.post("/v1/chat/completions", json={"model": "pirate", "messages": TURNS}).json()
+    assert said_["choices"][0]["message"]["content"] == "Hello"
+    turns, options = model.asked[-1]
+    assert ([turn.text for turn in turns], options["max_tokens"]) == (["Arr.", "Hi"], 1)
+    assert asked.get("/v1/models/pirate").json()["capabilities"] == ALL.to_dict()
+    refused = asked.request("DELETE", "/api/delete", json={"model": "fake"})
+    assert (refused.status_code, refused.json()["error"].startswith("fake is no model of the store")) == (400, True)
+    for name in ("pirate", "twin"):
+        assert asked.request("DELETE", "/api/delete", json={"model": name}).status_code == 200
+    assert [row["id"] for row in asked.get("/v1/models").json()["data"]] == ["fake"]
+    streamed = asked.post("/api/pull", json={"model": "fake"}).text
+    assert json.loads(streamed.splitlines()[-1]) == {"status": "success"}
+    taken = asked.post("/api/copy", json={"source": "fake", "destination": "fake"})
+    assert (taken.status_code, "that no model has" in taken.text) == (400, True)
+
+
+def test_a_name_is_registered_once_and_only_if_it_is_one() -> None:
+    catalogue = StoreCatalogue(aliases={"known": "fake"})
+    catalogue.register("fake", Registered(OnlyChats))
+    for name in ("fake", "known", "../up", ""):
+        with pytest.raises(UsageError):
+            catalogue.register(name, Registered(OnlyChats))
+    with pytest.raises(NotFound, match="fake"):
+        catalogue.find("fakes")
+    assert catalogue.about("fake") is None
+
+
+def test_a_row_that_cannot_be_made_says_why_and_is_tried_again() -> None:
+    tries: list[int] = []
+
+    def load() -> ChatModel:
+        tries.append(1)
+        if len(tries) == 1:
+            raise UsageError("no key for that host")
+        return OnlyChats()
+
+    service = service_of(OnlyChats("a", "other"))
+    catalogue = service.models.catalogue
+    assert isinstance(catalogue, StoreCatalogue)
+    catalogue.register("host", Registered(load))
+    with running(service) as address, httpx.Client(base_url=address) as asked:
+        first = asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS})
+        assert (first.status_code, first.json()["error"]["message"]) == (400, "no key for that host")
+        assert asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS}).status_code == 200
