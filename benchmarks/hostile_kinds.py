@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST = 96 << 20
-"""Bytes of the largest request."""
+MOST = 64 << 20
+"""Bytes of the largest request: more than the service takes."""
 READ_S = 30.0
 
 

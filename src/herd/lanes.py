@@ -2,6 +2,7 @@
 
     Lanes           threads, and the queues before them
     computing()     for what computes: tokens, images, JSON, rules
+    reading()       for bodies of requests, whose parser holds the interpreter: long ones one at a time, of all owners
     waiting()       for what mostly waits: names of the network, an engine that is busy
 
 Owners take turns. Large pieces of work have lanes of their own, one at a time for an owner and a few in all, so that
@@ -98,6 +99,13 @@ class Lanes:
 def computing() -> Lanes:
     """The lanes of this process for what computes."""
     return Lanes("herd-prepare", threads=COMPUTING, each=4, large=LARGE_AT_ONCE)
+
+
+@cache
+def reading() -> Lanes:
+    """The lanes of this process for what holds the interpreter in long calls. Two at once are no faster, and whoever
+    else needs it, the event loop first, would wait for both."""
+    return Lanes("herd-read", threads=8, each=4, large=1)
 
 
 @cache

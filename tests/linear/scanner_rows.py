@@ -32,6 +32,7 @@ from herd.server.fields import told
 from herd.server.framing import Framing, Refusal
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
+from herd.server.long_strings import LongStrings
 from herd.server.ollama.common import keep_alive_of
 from herd.server.openai.turns import arguments_of
 from herd.server.response_store import Items, Kept, ResponseStore
@@ -562,6 +563,7 @@ ROWS: dict[str, Row] = {
     "a body": Row(lambda data: body.parse(data, WIDE), _encoded(JSON), 1 << 16),
     "a body within limits": Row(lambda data: body.parse(data, Limits()), _encoded(JSON), 1 << 16),
     "a body's text": Row(lambda data: body.parse(data, WIDE), _encoded({u: json_text(u) for u in UNITS}, '{"a":', "}")),
+    "a body's long strings": Row(LongStrings, _encoded(JSON, " " * (1 << 20)), 1 << 16),
     "a small file": Row(lambda data: small_files.parse_object(data, "a"), _encoded(JSON), 1 << 16),
     "a small file's member": Row(lambda data: small_files.parse_object(data, "a"), _encoded(JSON, '{"a":', "}")),
     "a list of names": Row(lambda data: small_files.listed(data), {"names": lambda n: [str(i) for i in range(n // 8)]}),

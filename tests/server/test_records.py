@@ -166,7 +166,7 @@ def test_nothing_is_written_that_could_not_be_read_again(home: Path) -> None:
     path = home / "profiles.json"
     with _client(home, []) as client:
         before = path.read_bytes()
-        huge = {"model": "huge", "from": "real", "system": "x" * (17 << 20)}
+        huge = {"model": "huge", "from": "real", "system": "x" * (15 << 20)}
         refused = client.post("/api/create", json=huge)
         assert refused.status_code == 400 and str(profiles.MAX_PROFILE_BYTES) in refused.json()["error"]
         assert path.read_bytes() == before

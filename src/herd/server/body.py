@@ -16,11 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from herd import strict_json
 from herd.errors import TimedOut, TooLarge, UsageError, fail
 from herd.server.limits import Limits
+from herd.server.long_strings import LongStrings
 
 MOST_DIGITS = 400
 """Of one number: more than a double can tell apart, fewer than would be slow to read."""
 SLOWEST = 16 << 10
 """Bytes a second: a body that comes more slowly, after its first seconds, holds a connection for nothing."""
+_STEP = 1 << 20
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -89,31 +91,47 @@ def parse(data: bytes, limits: Limits) -> Any:
 
     Raises UsageError.
     """
-    _scan(data, limits)
+    escapes = _scan(data, limits)
+    strings = LongStrings(data)
+    if len(strings.text) > limits.body_bytes:
+        _too_large(f"{len(strings.text)} bytes beside images", limits.body_bytes)
     try:
-        text = data.decode("utf-8")
+        text = strings.text.decode("utf-8")
     except UnicodeDecodeError as error:
-        fail(UsageError, "body", got=f"bytes that are not UTF-8 at {error.start}", expected="JSON in UTF-8")
+        fail(
+            UsageError,
+            "body",
+            got=f"bytes that are not UTF-8 at {strings.position(error.start)}",
+            expected="JSON in UTF-8",
+        )
     try:
         found = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        what = "nothing" if not text.strip() else f"{error.msg} at byte {error.pos}"
+        what = "nothing" if not text.strip() else f"{error.msg} at byte {strings.position(_bytes(text, error.pos))}"
         fail(UsageError, "body", got=what, expected="a JSON object")
     except RecursionError:
         fail(UsageError, "body", got="nesting beyond the parser's", expected=f"at most {limits.json_depth} levels")
-    if "\\u" in text:  # only an escape can write half a character
+    if escapes:  # only an escape can write half a character
         _check_surrogates(found)
-    return found
+    return strings.put_back(found)
 
 
-def _scan(data: bytes, limits: Limits) -> None:
-    """Raise UsageError for nesting or numbers of values beyond the limits, before anything is built."""
+def _bytes(text: str, end: int) -> int:
+    """How many bytes the characters before that one take."""
+    return sum(len(text[at : min(at + _STEP, end)].encode()) for at in range(0, end, _STEP))
+
+
+def _scan(data: bytes, limits: Limits) -> int:
+    """How many backslashes there are. Raises UsageError for nesting or numbers of values beyond the limits, before
+    anything is built."""
     most = {"deeper nesting": f"{limits.json_depth} levels", "more values": f"{limits.json_values}"}
-    if data.count(b"\\") > limits.json_escapes:
+    escapes = strict_json.count(data, b"\\")
+    if escapes > limits.json_escapes:
         fail(UsageError, "body", got="more backslashes", expected=f"at most {limits.json_escapes}")
     found = strict_json.excess(data, depth=limits.json_depth, values=limits.json_values)
     if found is not None:
         fail(UsageError, "body", got=found, expected=f"at most {most[found]}")
+    return escapes
 
 
 def _twice(name: str) -> NoReturn:

@@ -40,8 +40,10 @@ class Holder(NamedTuple):
 def holders(limits: Limits) -> Iterator[Holder]:
     """All of them."""
     yield Holder("bodies", BODY_FACTOR * limits.bytes_in_flight, f"requests under way: {BODY_FACTOR} bytes_in_flight")
-    parsed = LARGE_AT_ONCE * limits.media_body_bytes + COMPUTING * LARGE
-    yield Holder("parsing", PARSING_FACTOR * parsed, f"bodies that are being parsed: {LARGE_AT_ONCE} media_body_bytes")
+    parsed = (1 + LARGE_AT_ONCE) * limits.media_body_bytes + COMPUTING * LARGE
+    yield Holder(
+        "parsing", PARSING_FACTOR * parsed, f"bodies that are read or prepared: {1 + LARGE_AT_ONCE} media_body_bytes"
+    )
     yield Holder("answers", limits.answers_bytes, "prompts, tiles, tokens, vectors, whole replies: answers_bytes")
     yield Holder("pixels", PIXEL_BYTES * PIXELS_AT_ONCE, f"images that are being decoded: {PIXELS_AT_ONCE} pixels")
     yield Holder("stored responses", limits.stored_bytes, "stored_bytes")

@@ -3,13 +3,13 @@
 What it is not: the parser (`body`), what a route's fields mean (the dialects).
 """
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from herd.server.body import read_body, read_object, values_of
-from herd.server.limits import Limits
 from herd.server.service import Caller, Service
 
 T = TypeVar("T")
@@ -25,15 +25,11 @@ async def read_as(
     Raises UsageError for what is no such object, Busy for a body beyond the key's share, what `make` raises, and
     TooLarge and TimedOut as `read_body` does.
     """
-    pieces: list[bytes] = []
+    body = io.BytesIO()
     values = size = 0
     async for piece in read_body(request, service.limits, caller.admission.hold, media=media):
-        pieces.append(piece)
+        body.write(piece)
         size += len(piece)
         values += values_of(piece)
     caller.admission.hold(VALUE_BYTES * min(values, service.limits.json_values))
-    return await service.soon(caller, lambda: _made(pieces, service.limits, make), size)
-
-
-def _made(pieces: Sequence[bytes], limits: Limits, make: Callable[[dict[str, Any]], T]) -> T:
-    return make(read_object(b"".join(pieces), limits))
+    return await service.read(caller, lambda: make(read_object(body.getvalue(), service.limits)), size)

@@ -14,10 +14,10 @@ from herd.errors import UsageError, fail
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one request and of one connection. Raises UsageError for one below 1."""
 
-    body_bytes: int = 32 << 20
-    """A body without media."""
-    media_body_bytes: int = 96 << 20
-    """A body on a route that takes images as base64: 64 MiB of images, a third more in base64, and text."""
+    body_bytes: int = 16 << 20
+    """A body without media; of one with media what is outside long strings of plain ASCII, as base64 is."""
+    media_body_bytes: int = 48 << 20
+    """A body on a route that takes images as base64: 36 MiB of images, a third more in base64."""
     bytes_in_flight: int = 512 << 20
     """Of bodies and fetched images of all requests under way; a key may hold as many as are free."""
     json_depth: int = 64

@@ -21,7 +21,7 @@ from herd.dialogs import turns_of
 from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, Reply
 from herd.gated import GatedStream
-from herd.lanes import LARGE, computing, waiting
+from herd.lanes import LARGE, computing, reading, waiting
 from herd.messages import Message
 from herd.policies import Policy, Prompt
 from herd.safety import Guard
@@ -261,6 +261,10 @@ class Service:
     async def soon(self, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
         """Compute here what is short, the rest as `compute` does. size_bytes: of what it works on."""
         return work() if size_bytes <= SHORT else await self.compute(caller, work, size_bytes)
+
+    async def read(self, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
+        """As `soon`, for a body's parser."""
+        return work() if size_bytes <= SHORT else await reading().run(self.lane_of(caller), work, size_bytes)
 
     async def wait(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
         """As `compute`, for work that mostly waits for something else."""
