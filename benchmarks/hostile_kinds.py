@@ -14,6 +14,8 @@ from typing import Any
 
 MOST = 64 << 20
 """Bytes of the largest request: more than the service takes."""
+TAKEN = 48 << 20
+"""Bytes of the largest body that it takes."""
 READ_S = 30.0
 
 
@@ -275,7 +277,7 @@ async def _(t: Target, size: int) -> None:
 @kind("uploads that never end")
 async def _(t: Target, size: int) -> None:
     count = max(4, min(size >> 10, 5007))
-    await _held(t, [t.head(CHAT, MOST - 4096) + b'{"model": "' + b"a" * 100] * count)
+    await _held(t, [t.head(CHAT, TAKEN - 4096) + b'{"model": "' + b"a" * 100] * count)
 
 
 @kind("heads that never end")
