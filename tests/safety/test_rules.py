@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from herd.safety import KINDS, RULES, Rule, scan
-from herd.safety import rules as rules_room
+from herd.safety import cues as cues_room
 from herd.safety.checksums import IBAN_LENGTHS, luhn, mod97, verhoeff
 from herd.safety.rules import Phrases
 from herd.safety.table import markdown
@@ -194,11 +194,11 @@ def test_phrases_are_long_enough_not_to_occur_by_chance() -> None:
 def test_a_long_text_has_the_finds_of_its_parts_wherever_a_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Positives and negatives of all rules one after the other, looked for in steps of any length."""
     text = "\n \n".join(text for rule in RULES for text in (*rule.positive, *rule.negative))
-    monkeypatch.setattr(rules_room, "STEP", len(text))
+    monkeypatch.setattr(cues_room, "STEP", len(text))
     whole = scan(text, RULES)
     assert len(whole) > 400
     for step in (997, 5003):
-        monkeypatch.setattr(rules_room, "STEP", step)
+        monkeypatch.setattr(cues_room, "STEP", step)
         assert scan(text, RULES) == whole
 
 
@@ -207,3 +207,6 @@ def test_no_match_reaches_farther_than_a_search_looks() -> None:
         for pattern in rule.patterns:
             width = _parser.parse(pattern.regex, pattern.flags).getwidth()[1]
             assert width + 1024 <= pattern.reach, (rule.id, width)
+            if pattern.cue is not None:
+                width = _parser.parse(pattern.cue.regex).getwidth()[1]
+                assert width + 1024 <= cues_room.REACH, (pattern.cue, width)

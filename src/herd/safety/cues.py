@@ -13,6 +13,10 @@ from functools import cached_property
 from itertools import accumulate
 
 Window = tuple[int, int]
+STEP = 1 << 13
+"""Characters that one call folds, or in which a match may begin that one search looks for."""
+REACH = 6 << 10
+"""Characters that a match and what it looks ahead to have at most, where its pattern's cue says no more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,7 @@ class Places:
 
     def _spans(self, cue: Cue) -> Iterable[Window]:
         if cue.regex:
-            return (match.span() for match in cue.compiled.finditer(self._text))
+            return _matches(cue.compiled, self._text)
         return self._within(cue.within).places(cue.words)
 
     def _within(self, cue: Cue | None) -> "Parts":
@@ -108,6 +112,26 @@ class Parts:
         return start, start + length
 
 
+def first_match(pattern: re.Pattern[str], text: str, at: int, end: int, reach: int) -> re.Match[str] | None:
+    """The first match between two places, looked for a part at a time: other threads wait for a search to end.
+
+    reach: characters that a match and what it looks ahead to have at most.
+    """
+    while end - at > STEP + reach:
+        match = pattern.search(text, at, at + STEP + reach)
+        if match is not None and match.start() < at + STEP:
+            return match  # it, and what it looks ahead to, lies before the end of the part
+        at += STEP
+    return pattern.search(text, at, end)
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> Iterator[Window]:
+    at = 0
+    while (match := first_match(pattern, text, at, len(text), REACH)) is not None:
+        yield match.span()
+        at = max(match.end(), match.start() + 1)
+
+
 def _joined(cue: Cue, places: Iterable[Window]) -> list[Window]:
     windows: list[Window] = []
     for start, end in places:
@@ -128,4 +152,6 @@ def _occurrences(word: str, text: str) -> Iterator[int]:
 
 def lowered(text: str) -> str:
     """In lower case, character by character: the dotted capital I of Turkish alone would become two."""
-    return text.replace("\u0130", "i").lower()
+    if len(text) <= STEP:
+        return text.replace("\u0130", "i").lower()
+    return "".join(lowered(text[at : at + STEP]) for at in range(0, len(text), STEP))

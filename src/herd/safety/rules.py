@@ -15,13 +15,9 @@ from functools import cached_property
 from typing import Literal, Protocol, TypeAlias
 
 from herd.safety.checksums import Check, Span
-from herd.safety.cues import Cue
+from herd.safety.cues import REACH, Cue, first_match
 from herd.safety.views import Name, Views, fold
 
-STEP = 1 << 15
-"""Characters in which a match may begin that one search looks for."""
-REACH = 6 << 10
-"""Characters that a match and what it looks ahead to have, where its pattern's cue says no more."""
 Kind: TypeAlias = Literal["hidden", "personal", "secret", "injection"]
 Severity: TypeAlias = Literal["low", "medium", "high"]
 Where: TypeAlias = Literal["input", "output", "tool"]
@@ -78,19 +74,10 @@ class Pattern:
         at = 0
         for start, end in [(0, len(view.text))] if self.cue is None else view.windows(self.cue):
             at = max(at, start)
-            while (match := self._search(view.text, at, end)) is not None:
+            while (match := first_match(self.compiled, view.text, at, end, self.reach)) is not None:
                 found, at = self._found(match)
                 if found is not None:
                     yield view.span(*found)
-
-    def _search(self, text: str, at: int, end: int) -> re.Match[str] | None:
-        """The first match between two places, looked for a part at a time: other threads wait for a search to end."""
-        while end - at > STEP + self.reach:
-            match = self.compiled.search(text, at, at + STEP + self.reach)
-            if match is not None and match.start() < at + STEP:
-                return match  # it, and what it looks ahead to, lies before the end of the part
-            at += STEP
-        return self.compiled.search(text, at, end)
 
     def _found(self, match: re.Match[str]) -> tuple[Span | None, int]:
         """What of a match is found, and where the search goes on."""

@@ -15,7 +15,7 @@ import unicodedata
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from herd.safety.cues import Cue, Places, Window
+from herd.safety.cues import STEP, Cue, Places, Window
 
 Name: TypeAlias = Literal["raw", "plain", "folded"]
 
@@ -100,7 +100,7 @@ def fold(text: str, view: Name) -> str:
     """The text of a view."""
     if view == "raw" or (view == "plain" and text.isascii()):
         return text
-    return text.translate(_TABLES[view])
+    return "".join(text[at : at + STEP].translate(_TABLES[view]) for at in range(0, len(text), STEP))
 
 
 class View:
