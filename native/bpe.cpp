@@ -181,14 +181,17 @@ public:
         }
     }
 
-    // Ids of pieces of text (UTF-8), each by itself. A byte that the vocabulary has no token for gives no id.
-    std::vector<int32_t> encode(const std::vector<std::string>& pieces) {
+    // Ids (int32) of pieces of text (UTF-8), each by itself. A byte that the vocabulary has no token for gives no id.
+    // As bytes: a list of millions, which one long piece may be, is made by whoever lets other threads run meanwhile.
+    nb::bytes ids_of(const std::vector<std::string>& pieces) {
         std::vector<int32_t> ids;
-        nb::gil_scoped_release other_threads_run;
-        ids.reserve(pieces.size() + pieces.size() / 2);
-        Scratch scratch;
-        for (const std::string& piece : pieces) encode_piece(piece, ids, scratch);
-        return ids;
+        {
+            nb::gil_scoped_release other_threads_run;
+            ids.reserve(pieces.size() + pieces.size() / 2);
+            Scratch scratch;
+            for (const std::string& piece : pieces) encode_piece(piece, ids, scratch);
+        }
+        return nb::bytes(ids.data(), ids.size() * sizeof(int32_t));
     }
 
     std::vector<nb::bytes> token_bytes() const {
@@ -313,7 +316,7 @@ void register_bpe(nb::module_& m) {
     nb::class_<PairRankBpe>(m, "PairRankBpe", "Byte-level BPE by a merge list. Private: use herd.text.")
         .def(nb::init<std::vector<std::string>, const nb::bytes&, const std::vector<std::string>&, bool>(),
              nb::arg("tokens"), nb::arg("ordinary"), nb::arg("merges"), nb::arg("whole_pieces"))
-        .def("encode", &PairRankBpe::encode, nb::arg("pieces"))
+        .def("ids_of", &PairRankBpe::ids_of, nb::arg("pieces"))
         .def("token_bytes", &PairRankBpe::token_bytes)
         .def("missing_bytes", &PairRankBpe::missing_bytes);
 }
