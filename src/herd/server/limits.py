@@ -39,6 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Prompts of one request to complete."""
     embed_inputs: int = 2048
     """Texts of one request for embeddings."""
+    moderated: int = 1 << 20
+    """Characters of all texts of one request to moderate: the rules take seconds for so many."""
     name_bytes: int = 256
     """A model's name, a user, an id that a client chose."""
     queue: int = 1024

@@ -60,6 +60,9 @@ def _read(service: Service, body: dict[str, Any]) -> list[str]:
     asked, _ = MODERATIONS.read(body, strict=service.strict)
     texts = texts_of(asked.input)
     within("input", len(texts), service.limits.prompts)
+    if (count := sum(map(len, texts))) > service.limits.moderated:
+        expected = f"at most {service.limits.moderated} in one request"
+        raise Refused(f"input: got {count} characters, expected {expected}", "input")
     return texts
 
 
