@@ -65,6 +65,10 @@ class Capabilities:
             fail(Unsupported, f"{name} cannot {CANNOT[capability]}", do="choose a model that can")
 
 
+WHOSE = ("client", "tenant", "priority")
+"""Options that say whose a request is."""
+SILENT: Mapping[str, Any] = {"n": 1, "tool_choice": "auto", "parallel_tool_calls": True, "schema": False}
+"""Values of options that ask for nothing; None asks for nothing in any of them."""
 CANNOT: Mapping[str, str] = {
     "completion": "go on with a text outside of a dialog",
     "images": "take images",
@@ -235,6 +239,20 @@ class ChatModel(Protocol):
         cannot(self, "embeddings")
 
 
+def only(name: str, options: Mapping[str, Any], *honoured: str) -> dict[str, Any]:
+    """Options of a request that say something, for a model of that name that honours these alone. Raises Unsupported
+    naming another one. Whose a request is (client, tenant, priority) is no matter of the answer."""
+    said = {
+        option: value
+        for option, value in options.items()
+        if value is not None and option not in WHOSE and value != SILENT.get(option)
+    }
+    for option in said:
+        if option not in honoured:
+            fail(Unsupported, f"{name} has no option {option}", do="leave it out, or choose a model that has it")
+    return said
+
+
 def cannot(model: ChatModel, capability: str) -> NoReturn:
     """Raise Unsupported: what a model's class does not define."""
     fail(Unsupported, f"{model.name} cannot {CANNOT[capability]}", do="choose a model that can")
@@ -258,6 +276,7 @@ class EventStream(AsyncIterator[Event]):
         self._closed = False
         self._step: asyncio.Task[Event | None] | None = None
         self._made: dict[int, int] = {}
+        self._ended: set[int] = set()
 
     @property
     def made_tokens(self) -> int:
@@ -279,8 +298,8 @@ class EventStream(AsyncIterator[Event]):
             self._first = await self._next()
 
     async def __anext__(self) -> Event:
-        """See ChatStream. Raises PassFailed for an iterator that fails by an error of its own, or that ends without any
-        DoneEvent."""
+        """See ChatStream. Raises PassFailed for an iterator that fails by an error of its own, or that ends before an
+        answer has its DoneEvent."""
         await self.ready()
         event, self._first = self._first, None
         if event is None:
@@ -309,7 +328,7 @@ class EventStream(AsyncIterator[Event]):
             event = await self._step
             if event is not None:
                 self._count(event)
-            elif not self._closed and not self._made:
+            elif not self._closed and (not self._ended or self._ended != self._made.keys()):
                 raise PassFailed("the answer broke off before its end")
         except asyncio.CancelledError:
             if self._closed:
@@ -335,6 +354,7 @@ class EventStream(AsyncIterator[Event]):
             case DoneEvent():
                 self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
                 self._made[event.index] = event.usage.output_tokens
+                self._ended.add(event.index)
 
 
 def _size(text: str) -> int:

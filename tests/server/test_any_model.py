@@ -8,6 +8,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from PIL import Image
 from serving import client_of, running
 
 from fake_chat_model import ALL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
-from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, EventStream, Turns
+from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, EventStream, Turns, only
 from herd.errors import NotFound, Unsupported, UsageError
-from herd.events import Event
+from herd.events import Event, TextEvent
 from herd.server.app import ROUTES
 from herd.server.catalogue import Registered, StoreCatalogue
 from herd.server.keys import Key, Keyring, digest_of
@@ -31,6 +32,7 @@ from herd.server.routes import Route
 from herd.server.run import policies_of
 from herd.server.service import Service
 
+DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 TURNS = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 KEY = "sk-" + "a1B2c3D4e5F6g7H8i9J0k1L2"
@@ -378,16 +380,27 @@ def test_whoever_closes_a_stream_ends_the_model_s_work_also_while_another_waits_
     assert getattr(event, "text", None) == "one"
 
 
-def test_a_stream_without_an_end_is_an_error() -> None:
-    async def none() -> AsyncGenerator[Event, None]:
-        return
-        yield  # type: ignore[unreachable]
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_stream_without_an_end_is_an_error(count: int, client: Callable[..., httpx.Client]) -> None:
+    class Stops(OnlyChats):
+        def astream(self, messages: Turns, **options: Any) -> ChatStream:
+            async def events() -> AsyncGenerator[Event, None]:
+                for word in ("one", "two")[:count]:
+                    yield TextEvent(word)
 
-    async def read() -> list[Event]:
-        return [event async for event in EventStream(none())]
+            return EventStream(events())
 
-    with pytest.raises(Exception, match="broke off"):
-        asyncio.run(read())
+    reply = client(Stops()).post("/v1/chat/completions", json=CHAT)
+    assert (reply.status_code, "broke off" in reply.text) == (500, True)
+
+
+def test_fewer_answers_than_were_asked_for_are_an_error(client: Callable[..., httpx.Client]) -> None:
+    class One(OnlyChats):
+        def astream(self, messages: Turns, **options: Any) -> ChatStream:
+            return super().astream(messages, **{**options, "n": 1})
+
+    reply = client(One()).post("/v1/chat/completions", json={**CHAT, "n": 2})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "pass_failed")
 
 
 def test_a_prompt_whose_tokens_are_told_at_the_end_is_charged_then(client: Callable[..., httpx.Client]) -> None:
@@ -397,6 +410,33 @@ def test_a_prompt_whose_tokens_are_told_at_the_end_is_charged_then(client: Calla
     headers = {"x-api-key": "s" * 20}
     assert asked.post("/v1/chat/completions", json=long, headers=headers).status_code == 200
     assert asked.post("/v1/chat/completions", json=long, headers=headers).status_code == 429
+
+
+def test_options_that_a_model_does_not_honour_are_refused_and_those_that_say_nothing_are_not() -> None:
+    silent = {
+        "n": 1,
+        "tools": None,
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "schema": False,
+        "ceiling": None,
+    }
+    assert only("m", {**silent, "client": "a/b", "tenant": "a", "priority": 1, "seed": 0}, "seed") == {"seed": 0}
+    for option in ({"n": 2}, {"top_k": 0}, {"schema": True}, {"ceiling": 9}, {"stop": ["x"]}):
+        with pytest.raises(Unsupported, match=f"^m has no option {next(iter(option))};"):
+            only("m", {**silent, **option}, "seed")
+
+
+def test_the_example_of_the_docs_runs(client: Callable[..., httpx.Client]) -> None:
+    (code,) = re.findall(r"<!-- example: [^>]*-->\n```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    asked = client(names["Echo"]())
+    body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
+    found = asked.post("/v1/chat/completions", json={**body, "max_tokens": 2}).json()
+    assert found["choices"][0]["message"]["content"] == "one two "
+    refused = asked.post("/v1/chat/completions", json={**body, "temperature": 1})
+    assert (refused.status_code, "echo has no option temperature" in refused.text) == (501, True)
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import cast
 
@@ -24,7 +24,7 @@ from herd.policies import Policy
 from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
-from herd.server.catalogue import StoreCatalogue
+from herd.server.catalogue import Registered, StoreCatalogue
 from herd.server.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.loading import FileLoader
@@ -33,6 +33,7 @@ from herd.server.models import Models
 from herd.server.options import ServerOptions
 from herd.server.service import Ask, Caller, PolicyFor, Service
 
+NONE: Mapping[str, Registered] = {}
 QUEUE = 2048
 """Connections that wait in the system to be accepted. uvicorn would accept as many in one turn of its event loop."""
 SWITCH_S = 0.0005
@@ -44,12 +45,15 @@ SAID_S = 10.0
 """The same, while there is an error to tell."""
 
 
-def service_of(options: ServerOptions, load: FileLoader) -> Service:
-    """The service that options describe. load: path of a model -> the loaded one."""
+def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str, Registered] = NONE) -> Service:
+    """The service that options describe. load: path of a model -> the loaded one. registered: models that are no files,
+    by name."""
     log = Log(options.log)
     audit = None if options.audit is None else Audit(options.audit)
     guard = None if options.guard is None else Guard(ModelJudge(load(str(options.guard))))
     catalogue = StoreCatalogue(options.served, options.aliases, lambda line: log.event("record", said=line))
+    for name, model in registered.items():
+        catalogue.register(name, model)
     for name in options.preload:
         catalogue.find(name)  # a name that is wrong is said now, not in a log line later
     return Service(
@@ -85,15 +89,20 @@ ReadKeys = Callable[[Callable[[str], None]], Sequence[Key]]
 
 
 def serve(
-    options: ServerOptions, load: FileLoader, say: Callable[[str], None], read_keys: ReadKeys | None = None
+    options: ServerOptions,
+    load: FileLoader,
+    say: Callable[[str], None],
+    read_keys: ReadKeys | None = None,
+    registered: Mapping[str, Registered] = NONE,
 ) -> None:
-    """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP.
+    """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP. registered: models that
+    are no files, by the names that clients use.
 
     Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way, and
     what the model of the start could not be loaded with.
     """
     sys.setswitchinterval(SWITCH_S)
-    service = service_of(options, load)
+    service = service_of(options, load, registered)
     main = bind(options.host, options.port)
     sockets = [main]
     if options.ollama_port is not None and options.ollama_port != options.port:

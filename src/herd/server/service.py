@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from herd.chat_model import ChatModel, ChatStream, Turns
 from herd.dialogs import turns_of
-from herd.errors import HerdError, Interrupted, NotReady, TooLarge, Withheld, fail
+from herd.errors import HerdError, Interrupted, NotReady, PassFailed, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, Reply
 from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
@@ -511,6 +511,8 @@ class Answer:
                         found[event.index] = event.reply
         finally:
             await self.aclose()
+        if len(found) != self.n:
+            fail(PassFailed, "answers", got=len(found), expected=self.n)
         return [found[i] for i in sorted(found)]
 
     async def aclose(self) -> None:
