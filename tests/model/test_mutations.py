@@ -72,6 +72,12 @@ def weight_mistake(name: str, *cases: str) -> Callable[[Any], Any]:
     return register
 
 
+def see_all(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
+    """Attention of all rows to all keys, but for a mask."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
+
+
 # -- attention ----------------------------------------------------------------------------------------------------
 
 config_mistake("no chunks", MIXED, chunk=None)
@@ -99,14 +105,13 @@ def sliding_window(case: Case) -> np.ndarray:
             self.rope = args[6] is not None
             return super().qkv(*args)
 
-        def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
+        def attend(self, q: Any, k: Any, v: Any, segments: Any, kv: Any, causal: bool = True) -> Any:
             if not self.rope or not causal:
-                return super().attend_one(q, k, v, causal)
+                return super().attend(q, k, v, segments, kv, causal)
             t = torch.arange(len(q))
             apart = t[:, None] - t
             mask = (apart >= 0) & (apart < CHUNK)
-            q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
+            return see_all(q, k, v, mask)
 
     whole = replace(case.config, chunk=None)
     return ours(Windowed(), case, config=whole, context=packed([len(case.ids)], None))
@@ -190,8 +195,8 @@ class JointNorm(TorchOps):
 
 @mistake("1 / sqrt(H) missing", MIXED, DENSE, IMAGES)
 class Unscaled(TorchOps):
-    def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
-        return super().attend_one(q * q.shape[-1] ** 0.5, k, v, causal)
+    def attend(self, q: Any, *rest: Any, **named: Any) -> Any:
+        return super().attend(q * q.shape[-1] ** 0.5, *rest, **named)
 
 
 @mistake("1 / sqrt(H) left out after QK norm only", MIXED)
@@ -203,16 +208,16 @@ class UnscaledNormed(TorchOps):
 
 @mistake("query heads dealt to KV heads in turn", MIXED, LLAMA)
 class DealtHeads(TorchOps):
-    def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
+    def attend(self, q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> Any:
         turns = q.shape[1] // k.shape[1]
         k, v = k.repeat(1, turns, 1), v.repeat(1, turns, 1)
-        return super().attend_one(q, k, v, causal)
+        return super().attend(q, k, v, *rest, **named)
 
 
 @mistake("not causal", MIXED)
 class Clairvoyant(TorchOps):
-    def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
-        return super().attend_one(q, k, v, False)
+    def attend(self, q: Any, k: Any, v: Any, segments: Any, kv: Any, causal: bool = True) -> Any:
+        return super().attend(q, k, v, segments, kv, False)
 
 
 # -- norms --------------------------------------------------------------------------------------------------------
@@ -414,8 +419,11 @@ class ClassFirst(TorchOps):
 @mistake("class token dropped before the tower", IMAGES)
 def no_class(case: Case) -> np.ndarray:
     class Classless(TorchOps):
-        def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
-            return super().attend_one(q, k, v, causal) if causal else super().attend_one(q, k[:-1], v[:-1], causal)
+        def attend(self, q: Any, k: Any, v: Any, segments: Any, kv: Any, causal: bool = True) -> Any:
+            if causal:
+                return super().attend(q, k, v, segments, kv, causal)
+            q, k, v = (x.unflatten(0, (-1, segments.most_rows)) for x in (q, k, v))
+            return torch.cat([see_all(*tile) for tile in zip(q, k[:, :-1], v[:, :-1], strict=True)])
 
     return ours(Classless(), case)
 
@@ -423,13 +431,13 @@ def no_class(case: Case) -> np.ndarray:
 @mistake("tiles see each other", IMAGES)
 class OneTile(TorchOps):
     def attend(self, q: Any, k: Any, v: Any, spans: Any, kv: Any, causal: bool = True) -> Any:
-        return super().attend(q, k, v, spans, kv, causal) if causal else self.attend_one(q, k, v, causal)
+        return super().attend(q, k, v, spans, kv, causal) if causal else see_all(q, k, v)
 
 
 @mistake("causal tower", IMAGES)
 class CausalTower(TorchOps):
-    def attend_one(self, q: Any, k: Any, v: Any, causal: bool) -> Any:
-        return super().attend_one(q, k, v, True)
+    def attend(self, q: Any, k: Any, v: Any, segments: Any, kv: Any, causal: bool = True) -> Any:
+        return super().attend(q, k, v, segments, kv, True)
 
 
 @mistake("vision rope: row and column swapped", IMAGES)

@@ -109,8 +109,9 @@ def test_an_unknown_kind_of_weight_is_refused_by_name(ops: Any) -> None:
     pair = Pair(Dense(np.ones((E, F, D)), None), Dense(np.ones((E, F, D)), None))
     with pytest.raises(NotImplementedError, match="linear over weight kind 'pair'"):
         ops.linear(ops.array(np.ones((1, D))), place_weights(ops, pair))
+    norm, ends = place_weights(ops, rms_norm(np.random.default_rng(0))), torch.ones(1, dtype=torch.int64)
     with pytest.raises(NotImplementedError, match="experts of weight kind 'norm'"):
-        ops.expert(place_weights(ops, rms_norm(np.random.default_rng(0))), 0)
+        ops.grouped(ops.array(np.ones((1, D))), ends, norm, None, torch.zeros(1))
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +396,7 @@ def test_every_form_of_an_expert_stack_is_the_same_stack(rng: np.random.Generato
         ),
     }
     x = rng.normal(size=(T, D)).astype(np.float32)
-    ends, rows = [4, 4, T], torch.arange(T)
+    ends, rows = torch.tensor([4, 4, T]), torch.arange(T)
     expected = np.concatenate([x[:4] @ joined[0].T, x[4:] @ joined[2].T])
     for name, node in forms.items():
         got = ops.grouped(ops.array(x), ends, place_weights(ops, node), None, rows)

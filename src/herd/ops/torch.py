@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from herd.batch import Context, Segments
+from herd.batch import Context
 from herd.errors import UsageError, fail
 from herd.formats.strips import ROWS
-from herd.ops import torch_draw, torch_formats, torch_kv
+from herd.ops import torch_attention, torch_draw, torch_experts, torch_formats, torch_kv
 from herd.ops.contract import Drawn, Draws, Extras, LowRank
+from herd.ops.torch_attention import PlacedSegments
+from herd.ops.torch_numbers import wide
 
 DECODED = 1 << 26
 """Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""
@@ -30,19 +32,6 @@ class CosSin(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-@dataclass(frozen=True)
-class PlacedSegments:
-    """`Segments` with its index arrays on the device; starts and lengths stay host integers."""
-
-    starts: list[int]
-    kv_lens: list[int]
-    pages: Tensor | None
-    slots_T: Tensor | None
-    page_size: int
-    exact_pages: Tensor | None = None
-    closing: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,21 +80,10 @@ class TorchOps:
 
     def place(self, context: Context) -> PlacedContext:
         """Index arrays to the device."""
-        whole = self._place(context.whole)
-        chunk = whole if context.chunk is context.whole else self._place(context.chunk)
+        whole = torch_attention.place(context.whole, self.device)
+        chunk = whole if context.chunk is context.whole else torch_attention.place(context.chunk, self.device)
         rows = None if context.rows is None else self._ids(context.rows)
         return PlacedContext(self._ids(context.positions_T), whole, chunk, rows)
-
-    def _place(self, s: Segments) -> PlacedSegments:
-        return PlacedSegments(
-            s.starts.tolist(),
-            s.kv_lens.tolist(),
-            None if s.pages is None else self._ids(s.pages),
-            None if s.slots_T is None else self._ids(s.slots_T),
-            s.page_size,
-            None if s.exact_pages is None else self._ids(s.exact_pages),
-            None if s.closing is None else self._ids(s.closing),
-        )
 
     def _ids(self, x: Any) -> Tensor:
         return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(self.device, torch.int64)
@@ -158,8 +136,8 @@ class TorchOps:
             rows_T = self._ids(extras.adapters.rows_T)
             for i, pair in enumerate(extras.adapters.pairs.get(w.name, ())):
                 if pair is not None:
-                    at = (rows_T == i).nonzero()[:, 0]
-                    y_TO = y_TO.index_add(0, at, _low_rank(x_TI[at], pair.down, pair.up, pair.scale))
+                    added_TO = _low_rank(x_TI, pair.down, pair.up, pair.scale)
+                    y_TO = y_TO + torch.where((rows_T == i)[:, None], added_TO, 0)
         return y_TO
 
     def _packed_linear(self, x_TI: Tensor, w: Any) -> Tensor:
@@ -169,47 +147,47 @@ class TorchOps:
         y_TO = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return y_TO if w.bias is None else y_TO + w.bias
 
-    def grouped(self, x_RI: Tensor, ends: list[int], w: Any, extras: Extras | None, rows_R: Tensor) -> Tensor:
+    def grouped(self, x_RI: Tensor, ends_E: Tensor, w: Any, extras: Extras | None, rows_R: Tensor) -> Tensor:
         """Rows sorted by expert; ends[e] is the end row of expert e; rows_R the pass's row of each."""
-        adapters = extras.adapters if extras else None
         name = w.base.name if w.kind == "lora" else w.name
+        if extras is not None and extras.observe is not None:
+            start = 0
+            for e, end in enumerate(ends_E.tolist()):
+                if end > start:
+                    extras.observe.seen(name, x_RI[start:end], e)
+                start = end
+        y_RO = self._stack(x_RI, ends_E, w)
+        adapters = extras.adapters if extras else None
         pairs: Sequence[LowRank | None] = adapters.pairs.get(name, ()) if adapters else ()
-        ids_R = self._ids(adapters.rows_T)[rows_R] if adapters and pairs else None
-        out, start = [], 0
-        for e, end in enumerate(ends):
-            if end == start:
-                continue
-            x = x_RI[start:end]
-            if extras is not None and extras.observe is not None:
-                extras.observe.seen(name, x, e)
-            y = x @ self.expert(w, e).to(x.dtype)
-            if w.kind == "lora":
-                y = y + _low_rank(x, w.down[e], w.up[e], w.scale)
-            if ids_R is not None:
-                for i, pair in enumerate(pairs):
-                    if pair is not None:
-                        at = (ids_R[start:end] == i).nonzero()[:, 0]
-                        y = y.index_add(0, at, _low_rank(x[at], pair.down[e], pair.up[e], pair.scale))
-            out.append(y)
-            start = end
-        return torch.cat(out) if out else x_RI.new_zeros(0, 0)
+        if adapters and pairs:
+            ids_R = self._ids(adapters.rows_T)[rows_R]
+            for i, pair in enumerate(pairs):
+                if pair is not None:
+                    y_RO = y_RO + torch.where((ids_R == i)[:, None], self._low_ranks(x_RI, ends_E, pair), 0)
+        return y_RO
 
-    def expert(self, w: Any, e: int) -> Tensor:
-        """Matrix [I, O] of one expert."""
+    def _stack(self, x_RI: Tensor, ends_E: Tensor, w: Any) -> Tensor:
+        """Each row times the matrix of its expert, whatever holds it."""
         if w.kind == "lora":
-            return self.expert(w.base, e)
-        if w.kind == "experts":
-            return w.w[e]  # type: ignore[no-any-return]
+            return self._stack(x_RI, ends_E, w.base) + self._low_ranks(x_RI, ends_E, w)
         if w.kind == "pair":
-            return torch.cat([self.expert(w.gate, e), self.expert(w.up, e)], 1)
-        if w.kind == "dense":
-            return w.w[e].T  # type: ignore[no-any-return]
+            return torch.cat([self._stack(x_RI, ends_E, half) for half in (w.gate, w.up)], 1)
         if w.kind == "packed":
-            return self.unpack(w, e).T
-        raise NotImplementedError(f"experts of weight kind {w.kind!r}")
+            codes = w.codes if isinstance(w.codes, Tensor) else self.array(w.codes)
+            y_RO: Tensor = torch_experts.grouped(x_RI, ends_E, codes, w.format, w.layout, *w.shape[-2:], False)
+            return y_RO
+        if w.kind not in ("experts", "dense"):
+            raise NotImplementedError(f"experts of weight kind {w.kind!r}")
+        return _grouped(x_RI, ends_E, w.w if w.kind == "experts" else w.w.mT)
+
+    def _low_ranks(self, x_RI: Tensor, ends_E: Tensor, pair: Any) -> Tensor:
+        """The product of a pair of stacks; pair: a LowRank or a LoRA node."""
+        inner_Rr = _grouped(x_RI, ends_E, pair.down.mT)
+        y_RO: Tensor = _grouped(inner_Rr, ends_E, pair.up.mT) * pair.scale
+        return y_RO
 
     def unpack(self, w: Any, rows: Any = None) -> Tensor:
-        """The exact values of a packed weight, as `self.dtype`: all, the rows of a tensor or of a slice, or one expert.
+        """The exact values of a packed matrix, as `self.dtype`: all, or the rows of a tensor or of a slice.
 
         The codes stay packed; what is decoded here lives as long as the operation that asked. A slice of strips begins
         at a whole one.
@@ -224,7 +202,7 @@ class TorchOps:
             codes = codes[rows.start // ROWS : -(-rows.stop // ROWS)]
             codes = torch_formats.from_strips(w.format, codes, rows.stop - rows.start)
         else:
-            codes = torch_formats.from_strips(w.format, codes if rows is None else codes[rows], outputs)
+            codes = torch_formats.from_strips(w.format, codes, outputs)
         return torch_formats.decode(w.format, codes, w.shape[-1]).to(self.dtype)
 
     # -- text ------------------------------------------------------------------------------------------------------
@@ -295,39 +273,18 @@ class TorchOps:
         kv: Any | None,
         causal: bool = True,
     ) -> Tensor:
-        """Exact attention, segment by segment."""
-        spans = list(zip(segments.starts, segments.starts[1:], strict=False))
+        """Exact attention over packed segments."""
         if kv is None:
-            if not spans:
-                return q_TNH
-            return torch.cat([self.attend_one(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], causal) for a, b in spans])
-        assert segments.pages is not None and segments.slots_T is not None
+            return torch_attention.attend(q_TNH, k_TKH, v_TKH, segments, causal)
+        assert segments.keys_at is not None and segments.slots_T is not None
         torch_kv.write(kv, segments.slots_T, k_TKH, v_TKH)
         if segments.closing is not None:
             torch_kv.close_pages(kv, segments.closing[:, 0], segments.closing[:, 1])
-        within = torch.arange(segments.page_size, device=self.device)
-        out = []
-        for s, (a, b) in enumerate(spans):
-            n = segments.kv_lens[s]
-            pages = segments.pages[s][: -(-n // segments.page_size)]
-            if segments.exact_pages is not None:  # numbered as `read` does: exact ones first
-                pages = pages + len(kv.exact.keys) // segments.page_size
-                pages[-1], pages[0] = segments.exact_pages[s, 1], segments.exact_pages[s, 0]
-            at = (pages[:, None] * segments.page_size + within).flatten()[:n]
-            keys, values = torch_kv.read(kv, at)
-            out.append(self.attend_one(q_TNH[a:b], keys.to(q_TNH.dtype), values.to(q_TNH.dtype), causal))
-        return torch.cat(out) if out else q_TNH
-
-    def attend_one(self, q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, causal: bool) -> Tensor:
-        """One segment: its T queries are the last T of the S keys' positions."""
-        T, S = len(q_TNH), len(k_SKH)
-        mask = None
-        if causal and T != S:
-            last = torch.arange(S - T, S, device=q_TNH.device)
-            mask = torch.arange(S, device=q_TNH.device) <= last[:, None]
-        q, k, v = (x.transpose(0, 1)[None] for x in (q_TNH, k_SKH, v_SKH))
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and T == S, enable_gqa=True)
-        return o[0].transpose(0, 1)
+        at_S = segments.keys_at
+        if segments.is_exact is not None:  # numbered as `read` does: exact ones first
+            at_S = torch.where(segments.is_exact, at_S, at_S + len(kv.exact.keys))
+        k_SKH, v_SKH = (x.to(q_TNH.dtype) for x in torch_kv.read(kv, at_S))
+        return torch_attention.attend(q_TNH, k_SKH, v_SKH, segments, causal)
 
     def out_add(
         self, x_TD: Tensor, o_TNH: Tensor, wo: Any, extras: Extras | None = None, residual: bool = True
@@ -369,14 +326,13 @@ class TorchOps:
         experts_TA, scores_TA = self.route(h, moe.router, experts_per_token, extras)
         if routing is not None:
             routing(experts_TA.cpu().numpy(), self.numpy(scores_TA))
-        order_R = torch.argsort(experts_TA.flatten(), stable=True)
+        experts_R, order_R = torch.sort(experts_TA.flatten(), stable=True)
         rows_R = order_R // experts_per_token
-        ends = torch.bincount(experts_TA.flatten(), minlength=num_experts).cumsum(0).tolist()
+        ends_E = torch.searchsorted(experts_R, torch.arange(num_experts, device=h.device), right=True)
         z_RD = self.scaled(h[rows_R], scores_TA.flatten()[order_R])
         y_TD = self.ffn(h, moe.shared, extras)
-        if len(z_RD):
-            gate, up = self.grouped(z_RD, ends, moe.gate_up, extras, rows_R).chunk(2, -1)
-            y_TD = y_TD.index_add(0, rows_R, self.grouped(F.silu(gate) * up, ends, moe.down, extras, rows_R))
+        gate, up = self.grouped(z_RD, ends_E, moe.gate_up, extras, rows_R).chunk(2, -1)
+        y_TD = y_TD.index_add(0, rows_R, self.grouped(F.silu(gate) * up, ends_E, moe.down, extras, rows_R))
         return x_TD + y_TD if residual else y_TD
 
     def scaled(self, h_RD: Tensor, scores_R: Tensor) -> Tensor:
@@ -468,11 +424,6 @@ def _usable(device: str | torch.device) -> torch.device:
     return found
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32; float64 stays, so that gradients can be checked."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis."""
     f = wide(x)
@@ -485,3 +436,8 @@ def _split(x: Tensor, size: int) -> Tensor:
 
 def _low_rank(x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     return F.linear(F.linear(x, down.to(x.dtype)), up.to(x.dtype)) * scale
+
+
+def _grouped(x_RI: Tensor, ends_E: Tensor, w_EIO: Tensor) -> Tensor:
+    y_RO: Tensor = torch_experts.grouped(x_RI, ends_E, w_EIO, torch_experts.DENSE, "", 0, 0, False)
+    return y_RO

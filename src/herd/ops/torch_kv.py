@@ -86,11 +86,12 @@ def copy_pages(kv: Any, source: Tensor, target: Tensor, page_size: int, exact: b
 
 def close_pages(kv: TorchInt4, exact: Tensor, pages: Tensor) -> None:
     """Exact pages to coarse ones."""
-    for a, b in zip(exact.tolist(), pages.tolist(), strict=True):
-        held, to = slice(a * PAGE, (a + 1) * PAGE), slice(b * PAGE, (b + 1) * PAGE)
-        keys, values = kv.exact.keys[held].float(), kv.exact.values[held].float()
-        kv.coarse.keys[to] = per_slot(keys) if kv.rope else per_channel(keys)
-        kv.coarse.values[to] = per_slot(values)
+    (keys, values), (to_keys, to_values) = (
+        [x.view(-1, PAGE, *x.shape[1:]) for x in pool] for pool in (kv.exact, kv.coarse)
+    )
+    held = keys[exact].float()
+    to_keys[pages] = per_slot(held) if kv.rope else per_channel(held)
+    to_values[pages] = per_slot(values[exact].float())
 
 
 def int8(x: Tensor) -> Tensor:
@@ -101,12 +102,12 @@ def int8(x: Tensor) -> Tensor:
 
 
 def per_channel(x_SKH: Tensor) -> Tensor:
-    """Codes of 4 bits with a scale and minimum for each channel and 64 slots."""
-    return torch.cat([four_bits(group, 0) for group in torch.split(x_SKH, KEY_GROUP)])
+    """Codes of 4 bits with a scale and minimum for each channel and 64 slots; any axes before those."""
+    return torch.cat([four_bits(group, -3) for group in torch.split(x_SKH, KEY_GROUP, -3)], -3)
 
 
 def per_slot(x_SKH: Tensor) -> Tensor:
-    """Codes of 4 bits with a scale and minimum for each slot and 64 dims."""
+    """Codes of 4 bits with a scale and minimum for each slot and 64 dims; any axes before those."""
     return torch.cat([four_bits(group, -1) for group in torch.split(x_SKH, DIM_GROUP, -1)], -1)
 
 
