@@ -10,6 +10,8 @@ Rules that hold for every op:
 - `x_TD` given to an op that adds a residual is consumed: the op may reuse its memory.
 - An op with weights takes `extras`: low-rank adapters per row and input statistics per weight. None by default.
 - An op that adds the residual leaves it out on `residual=False`, so that a parallel pass can reduce before it adds.
+- Nothing between `place` and the logits waits for a device: segments, rows and experts' rows are arrays there, and
+  sizes follow from shapes. Who looks at values waits: observers, `routing`, `finite`, `draw`.
 - Weight kinds (`herd.weights`) are known to `linear`, `grouped` and `embed` of an op set alone.
 - What an op set cannot do raises NotImplementedError or UsageError with the reason; nothing falls back in silence.
 
@@ -139,7 +141,8 @@ class Ops(Protocol):
         """Back to numpy float32."""
 
     def place(self, context: Context) -> Any:
-        """Host integers to the device, once a pass; what comes back has the fields of Context."""
+        """Host integers to the device, once a pass; what comes back has the fields of Context, its segments in the form
+        that this op set's `attend` takes."""
 
     def new_kv(
         self,
@@ -235,6 +238,12 @@ class Ops(Protocol):
         self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None
     ) -> Array:
         """logits [R or T, V] in float32 of norm(x) for the wanted rows only."""
+
+    def head_loss(self, x_TD: Array, norm: Norm, w: Linear, targets_T: Any, extras: Extras | None = None) -> Array:
+        """[T] float32: -ln softmax(head(x))[target] of each row, to be weighed and summed by the caller; 0, without a
+        gradient, where the target is below 0. Logits are made for a few rows at a time, forward and again backward:
+        nothing of T * V numbers is held. Differentiable where the op set is; observers of `extras` see the rows again
+        when gradients are formed."""
 
     def finite(self, x: Array) -> bool:
         """Whether all values are finite; one number crosses to the host."""

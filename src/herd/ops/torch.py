@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from herd.batch import Context
 from herd.errors import UsageError, fail
@@ -25,6 +26,11 @@ from herd.ops.torch_numbers import wide
 
 DECODED = 1 << 26
 """Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""
+
+LOGITS = 1 << 24
+"""Logits that a loss holds at a time: 64 MiB of float32."""
+IGNORED = -100
+"""PyTorch's number for a row without a target."""
 
 
 class CosSin(NamedTuple):
@@ -353,11 +359,30 @@ class TorchOps:
         """Logits of the wanted rows."""
         if rows_R is not None:
             at = self._ids(rows_R)
-            x_TD = x_TD[at]
-            if extras is not None and extras.adapters is not None:
-                adapters = replace(extras.adapters, rows_T=self._ids(extras.adapters.rows_T)[at])
-                extras = replace(extras, adapters=adapters)
+            x_TD, extras = x_TD[at], self._of_rows(extras, at)
         return wide(self.linear(self.norm(x_TD, norm), w, extras))
+
+    def _of_rows(self, extras: Extras | None, at: Tensor | slice) -> Extras | None:
+        """Adapters of some rows."""
+        if extras is None or extras.adapters is None:
+            return extras
+        return replace(extras, adapters=replace(extras.adapters, rows_T=self._ids(extras.adapters.rows_T)[at]))
+
+    def head_loss(self, x_TD: Tensor, norm: Any, w: Any, targets_T: Any, extras: Extras | None = None) -> Tensor:
+        """Cross-entropy of each row, a few rows at a time; their logits are made again for the gradient."""
+        targets, num_ids = self._ids(targets_T), _outputs(w)
+
+        def losses(x_RD: Tensor, rows: slice) -> Tensor:
+            logits_RV = self.head(x_RD, norm, w, None, self._of_rows(extras, rows))
+            targets_R = targets[rows]
+            return F.cross_entropy(logits_RV, targets_R.where(targets_R >= 0, IGNORED), reduction="none")
+
+        step = max(1, LOGITS // num_ids)
+        parts = []
+        for start in range(0, max(1, len(x_TD)), step):
+            rows = slice(start, start + step)
+            parts.append(checkpoint(losses, x_TD[rows], rows, use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(parts)
 
     def finite(self, x: Tensor) -> bool:
         """Whether all values are finite."""
@@ -428,6 +453,13 @@ def rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis."""
     f = wide(x)
     return (f * torch.rsqrt(f.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _outputs(w: Any) -> int:
+    """Rows of a matrix of any kind."""
+    if w.kind == "lora":
+        return _outputs(w.base)
+    return int((w.shape if w.kind == "packed" else w.w.shape)[-2])
 
 
 def _split(x: Tensor, size: int) -> Tensor:

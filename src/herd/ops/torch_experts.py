@@ -21,15 +21,14 @@ DENSE = ""
 """The format of weights that are not packed."""
 
 
-@torch.library.custom_op("herd::grouped", mutates_args=())
-def grouped(
+def on_device(
     x_RI: Tensor, ends_E: Tensor, w: Tensor, format: str, layout: str, outputs: int, inputs: int, turned: bool
 ) -> Tensor:
     """w: [E, I, O], or codes of packed matrices [outputs, inputs], which x is multiplied by the transpose of (turned:
     by themselves). outputs, inputs: of packed ones."""
-    stack = _Stack(w, format, layout, outputs, inputs, turned, x_RI.dtype)
     if _has_kernel(x_RI, w):
         return F.grouped_mm(x_RI, w, offs=ends_E.int())
+    stack = _Stack(w, format, layout, outputs, inputs, turned, x_RI.dtype)
     y_RO = x_RI.new_zeros(len(x_RI), stack.outputs)
     experts_R = experts_of(ends_E, len(x_RI))
     if len(x_RI) <= len(ends_E):
@@ -39,6 +38,9 @@ def grouped(
         for e in range(len(ends_E)):
             y_RO = torch.where((experts_R == e)[:, None], x_RI @ stack.matrix(e), y_RO)
     return y_RO
+
+
+grouped = torch.library.custom_op("herd::grouped", on_device, mutates_args=())
 
 
 @grouped.register_kernel("cpu")
@@ -56,7 +58,7 @@ def _(
 def _(
     x_RI: Tensor, ends_E: Tensor, w: Tensor, format: str, layout: str, outputs: int, inputs: int, turned: bool
 ) -> Tensor:
-    return x_RI.new_empty(len(x_RI), _outputs(w, format, outputs, inputs, turned))
+    return x_RI.new_empty(x_RI.shape[0], _outputs(w, format, outputs, inputs, turned))
 
 
 def experts_of(ends_E: Tensor, num_rows: int) -> Tensor:
@@ -106,14 +108,16 @@ class _Stack:
 # -- the gradient -------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("herd::grouped_weights", mutates_args=())
-def weight_gradients(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
+def weights_on_device(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
     """[E, I, O]: the sum over each expert's rows of x g^T."""
     if _has_kernel(x_RI, g_RO):
         return F.grouped_mm(x_RI.mT, g_RO, offs=ends_E.int())
     experts_R = experts_of(ends_E, len(x_RI))
     own = ((experts_R == e)[:, None] for e in range(len(ends_E)))
     return torch.stack([torch.where(rows, x_RI, 0).mT @ torch.where(rows, g_RO, 0) for rows in own])
+
+
+weight_gradients = torch.library.custom_op("herd::grouped_weights", weights_on_device, mutates_args=())
 
 
 @weight_gradients.register_kernel("cpu")
@@ -126,7 +130,7 @@ def _(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
 
 @weight_gradients.register_fake
 def _(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
-    return x_RI.new_empty(len(ends_E), x_RI.shape[1], g_RO.shape[1])
+    return x_RI.new_empty(ends_E.shape[0], x_RI.shape[1], g_RO.shape[1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
