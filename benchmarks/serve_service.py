@@ -101,9 +101,10 @@ class Running:
 
     def lost(self) -> dict[str, int]:
         """Pages that nobody gave back, once cached prefixes are forgotten; slots likewise."""
-        with self.llm._engine.alone() as runner:
-            runner.room.check()
-            pages = sum(runner.room.total()) - sum(runner.room.free())
+        room = self.llm._engine.runner.room
+        room.check()
+        room.forget()
+        pages = sum(room.total()) - sum(room.free())
         return {
             "pages": pages,
             "slots": len(self.llm._engine.backend._core._entries),

@@ -231,6 +231,33 @@ Event: TypeAlias = TextEvent | CallStartEvent | CallArgumentsEvent | CallEndEven
 
 
 @dataclass(frozen=True)
+class Score:
+    """How likely a continuation was after its prompt; natural logarithms."""
+
+    tokens: tuple[Logprob, ...]
+    """Of the continuation, each in the raw distribution after everything before it."""
+    is_greedy: bool
+    """Whether an answer at temperature 0 would have begun with it."""
+    usage: Usage
+    """Of prompt and continuation together; nothing was made."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of the continuation."""
+        return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """One an id."""
+        return tuple(token.logprob for token in self.tokens)
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole continuation: their sum."""
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """exp(nll): how surprised the model is by a text, per token."""
 

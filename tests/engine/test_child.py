@@ -18,8 +18,7 @@ import pytest
 from herd.engine.child import Child
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
-from herd.engine.request import Request, SamplingOptions, Step
-from herd.engine.score import score
+from herd.engine.request import Request, SamplingOptions, Step, Want
 from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageError
 from herd.ops.contract import LowRank
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -96,11 +95,16 @@ def test_a_request_that_breaks_there_fails_here_with_its_type(engine: Engine) ->
     assert len(tokens(engine, request([3], max_tokens=3))) == 3
 
 
-def test_the_runner_alone_measures_there(engine: Engine) -> None:
-    with engine.alone() as runner:
-        found = score(runner, [1, 2, 3, 4, 5], context=8, stride=8)
-    with here().alone() as runner:
-        assert found == score(runner, [1, 2, 3, 4, 5], context=8, stride=8)
+@pytest.mark.parametrize(
+    "want", [Want(what="logprobs", start=2, top=3), Want(what="state"), Want(what="logits", keep=False)]
+)
+def test_a_child_measures_as_a_thread_does(engine: Engine, want: Want) -> None:
+    def numbers(engine: Engine) -> Any:
+        steps = list(engine.stream(engine.submit(Request([1, 2, 3, 4, 5], SamplingOptions(), want=want))))
+        rows = [step.rows_RX for step in steps if step.rows_RX is not None]
+        return [score for step in steps for score in step.scores], np.concatenate(rows).tolist() if rows else []
+
+    assert numbers(engine) == numbers(here())
     assert len(tokens(engine, request([3], max_tokens=3))) == 3
 
 
@@ -147,8 +151,6 @@ def test_a_killed_child_ends_every_stream_within_a_second() -> None:
         list(engine.stream(waiting))
     with pytest.raises(EngineDied):
         engine.submit(request([1]))
-    with pytest.raises(EngineDied), engine.alone():
-        pass
     engine.close()
 
 

@@ -189,7 +189,7 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
             elif kind == "see":
                 assert isinstance(ends[number].error, HerdError)
         core.runner.room.check()
-        core.clear()
+        core.runner.room.forget()
         assert core.runner.room.free() == core.runner.room.total()
 
 

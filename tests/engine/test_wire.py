@@ -17,29 +17,23 @@ import pytest
 from test_child import COMMAND, child, front, request
 
 from herd.engine.child import Child
-from herd.engine.generate import Engine
-from herd.engine.orders import Began, Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Began, Ended, Measured, Order, Token
+from herd.engine.request import SamplingOptions, TokenScore, Want
 from herd.engine.wire import (
     HEADER,
     MAX_FRAME,
     AddAdapter,
-    Alone,
     BadFrame,
     Cancel,
     Channel,
     Done,
     Down,
-    Drop,
     DropAdapter,
     Failed,
-    Held,
     NewWeights,
     Progress,
-    Ran,
     Ready,
     Routed,
-    Run,
     Setup,
     Up,
 )
@@ -63,17 +57,15 @@ GOOD_DOWN = [
     AddAdapter("a", {"w": (np.zeros((2, 3), np.float32), np.zeros((4, 2), np.float32), 0.5)}),
     DropAdapter("a"),
     Cancel(1),
-    Alone(True),
-    Run([(0, [1, 2], None)]),
-    Drop(0),
+    Order(number=3, ids=[1, 2, 3], options=SamplingOptions(), want=Want(what="logprobs", start=2, top=3, keep=False)),
 ]
 GOOD_UP = [
     Progress("weights", 1, 2),
     Ready(320, 64, None, 4, 0.1),
     Failed(PassFailed("x")),
     Done(),
-    Held(),
-    Ran(np.zeros((2, 3), np.float32)),
+    Measured(1, None, 0.1, (TokenScore(5, -0.5, True, ((5, -0.5),)),)),
+    Measured(1, "stop", 0.1, (), np.zeros((2, 3), np.float32)),
     Routed(1, 0, [0], [[1]], [[0.5]]),
     Began(1, 0),
     Token(1, 5, None, 0.1, 0.1),
@@ -178,7 +170,7 @@ BAD_FRAMES = {
     "nothing": b"\x00" * 8,
     "a length without end": b"\xff" * 8,
     "a tag that nobody knows": frame(msgspec.msgpack.encode(["Explode", 1])),
-    "an answer": frame(body(Held())),
+    "an answer": frame(body(Ended(1))),
     "another type": frame(msgspec.msgpack.encode(["Cancel", "x"])),
     "no array": frame(b"\xc0"),
     "options out of reach": frame(body(GOOD_DOWN[1]).replace(b"\x01\x02\x03", b"\xa1x\x02\x03")),
@@ -219,23 +211,10 @@ def test_frames_that_make_no_sense_are_answered_and_the_process_goes_on() -> Non
         "digests": (b"x",),
         "timeout_s": float("nan"),
         "priority": 2**60,
+        "want": Want(what="logprobs", start=3),
     }
     orders = [msgspec.structs.replace(good, number=10 + n, **{name: bad[name]}) for n, name in enumerate(bad)]
-    messages = [
-        Run([(0, [1], None)]),
-        Drop(7),
-        Alone(False),
-        *orders,
-        Alone(True),
-        Alone(True),
-        Run([(0, [2**40], None)]),
-        Run([(0, [1], [5])]),
-        Run([(0, [], None)]),
-        Run([(0, [266], None)]),
-        Run([(0, [1, 2], None)]),
-        Alone(False),
-        good,
-    ]
+    messages = [Cancel(7), *orders, Setup(b"again"), good]
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"".join(frame(body(m)) for m in [GOOD_DOWN[0], *messages]))
     process.stdin.flush()
@@ -243,8 +222,6 @@ def test_frames_that_make_no_sense_are_answered_and_the_process_goes_on() -> Non
     heard: list[Any] = []
     while not heard or getattr(heard[-1], "number", None) != 9 or getattr(heard[-1], "reason", None) is None:
         heard.append(channel.receive())
-    answers = [type(x) for x in heard if isinstance(x, Held | Ran | Failed)]
-    assert answers == [Failed, Held, Held, Failed, Failed, Failed, Failed, Ran]
     refused = {x.number for x in heard if isinstance(x, Ended)}
     assert refused - {5} == {10 + n for n, name in enumerate(bad) if name != "client"}
     process.communicate(timeout=30)
@@ -272,27 +249,18 @@ def puppet(first: bytes, then: bytes = b"", after: int = 0) -> Child:
 BAD_ANSWERS = [b"\xff" * 8, frame(b"\xc0"), frame(msgspec.msgpack.encode(["Token", "x"])), frame(body(Setup(b"")))]
 
 
-@pytest.mark.parametrize("bad", [*BAD_ANSWERS, frame(body(Held()))])
+@pytest.mark.parametrize("bad", BAD_ANSWERS)
 def test_a_process_that_loads_and_sends_what_is_none_is_ended(bad: bytes) -> None:
     with pytest.raises(EngineDied, match="while it loaded"):
         puppet(bad)
 
 
-def alone(engine: Engine) -> None:
-    with engine.alone():
-        pass
-
-
-WAYS = {"stream": lambda engine: list(engine.stream(engine.submit(request([1])))), "alone": alone}
-
-
-@pytest.mark.parametrize("bad", [*BAD_ANSWERS, READY, frame(body(Ran(np.zeros((1, 1), np.float32))))])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_process_that_answers_what_is_none_ends_every_request_and_is_ended(bad: bytes, way: str) -> None:
+@pytest.mark.parametrize("bad", [*BAD_ANSWERS, READY])
+def test_a_process_that_answers_what_is_none_ends_every_request_and_is_ended(bad: bytes) -> None:
     backend = puppet(READY, bad, after=9)
     engine = front(backend)
     with pytest.raises(EngineDied):
-        WAYS[way](engine)
+        list(engine.stream(engine.submit(request([1]))))
     with pytest.raises(EngineDied):
         engine.submit(request([1]))
     assert backend._process.wait(30) is not None, "no process is left"

@@ -1,20 +1,24 @@
 """Texts as vectors: what they are made of, and who waits meanwhile."""
 
-import itertools
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from speaking import endless
+from speaking import BYTES, endless
 
 import herd
 from helpers import hf_folder, op_set, weights
 from herd.batch import packed
 from herd.config import TINY
 from herd.engine.fake import FakeModel
+from herd.engine.runner import Piece, Runner
 from herd.errors import ContextTooLong, UsageError
+from herd.llm import LLM
 from herd.model import hidden, place_weights
+from herd.text.chat import Llama4
 
 TEXTS = ["a", "Grüße aus Rom", "a" * 60, "b"]
 
@@ -33,6 +37,48 @@ def expected(ids: list[int]) -> Any:
     x_TD /= np.sqrt((x_TD**2).mean(axis=1, keepdims=True))
     mean_D = x_TD.mean(axis=0)
     return mean_D / np.linalg.norm(mean_D)
+
+
+def by_position(runner: Runner, ids: list[int]) -> Any:
+    """The sum in float64, position by position, of whole blocks of 512, over the rows that a runner gives."""
+    rows: list[Any] = []
+
+    class All:
+        states = True
+
+        def take(self, position: int, rows_RX: Any) -> None:
+            assert position == sum(map(len, rows))
+            rows.append(rows_RX)
+
+    lease = runner.lease()
+    for start in range(0, len(ids), 512):
+        runner.run([Piece(lease, ids[start : start + 512], rows=(), reader=All())])
+    runner.drop(lease)
+    total = np.zeros(TINY.width)
+    for block in rows:
+        x_TD = block.astype(np.float64)
+        total = total + (x_TD / (np.sqrt((x_TD**2).mean(axis=1, keepdims=True)) + 1e-12)).sum(axis=0)
+    return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kv", ["f32", "bf16", "int8"])
+def test_a_vector_is_the_same_to_the_bit_however_it_was_cut(
+    folder: Path, kv: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, "Der Mond ist aufgegangen. " * 55]
+    for piece in (512, 50):
+        monkeypatch.setattr("herd.llm.PIECE", piece)
+        with herd.load(folder, threads=1, kv=kv) as llm:
+            bos = llm.tokenizer.bos_id
+            assert bos is not None
+            runner = llm._running().runner
+            assert isinstance(runner, Runner)
+            expected = [by_position(runner, [bos, *llm.tokenize(text)]) for text in texts]
+            stream = llm.stream("Hi", max_tokens=60)
+            next(stream)
+            found = llm.embed(texts)  # together, and beside a stream
+            list(stream)
+            np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("piece", [512, 7])
@@ -79,29 +125,66 @@ def test_what_is_no_list_of_texts_is_refused_before_any_is_computed(
     assert model.passes == []
 
 
-def test_requests_go_on_between_texts() -> None:
+def test_prompts_stay_in_the_cache_beside_embeddings_and_perplexity() -> None:
+    llm = endless()
+    first = llm.chat("Tell me something about the moon and the sea.", max_tokens=4)
+    llm.embed(["hello", "a" * 400])
+    llm.perplexity("x" * 900, context=100, stride=50)
+    llm.logits([1, 2, 3])
+    again = llm.chat("Tell me something about the moon and the sea.", max_tokens=4)
+    assert again.usage.cached_tokens == first.usage.prompt_tokens - 1
+
+
+def test_a_stream_goes_on_beside_texts() -> None:
     llm = endless()
     model = llm._running().runner
     assert isinstance(model, FakeModel)
-    done: list[str] = []
-    compute, states = model.compute, model.states
+    stream = llm.stream("hi", max_tokens=3000)
+    next(stream)
+    before = len(model.passes)
+    llm.embed(["a" * 400] * 6)
+    passed = model.passes[before:]
+    stream.close()  # type: ignore[attr-defined]
+    beside = [one for one in passed if any(len(ids) > 1 for ids in one)]
+    assert beside
+    assert all([65] in one for one in beside), "a token of the stream in each pass"
 
-    def noted_compute(*arguments: Any) -> Any:
-        done.append("request")
+
+@pytest.mark.parametrize("way", ["aembed", "ascore"])
+def test_what_nobody_waits_for_any_more_is_not_computed(way: str) -> None:
+    llm = endless()
+    model = llm._running().runner
+    assert isinstance(model, FakeModel)
+    begun, on = threading.Event(), threading.Event()
+    compute = model.compute
+
+    def held(*arguments: Any) -> Any:
+        begun.set()
+        assert on.wait(60)
         return compute(*arguments)
 
-    def noted_states(*arguments: Any) -> Any:
-        model.compute = compute  # type: ignore[method-assign]
-        found = states(*arguments)
-        model.compute = noted_compute  # type: ignore[method-assign]
-        done.append("text")
-        return found
+    model.compute = held  # type: ignore[method-assign]
 
-    model.compute, model.states = noted_compute, noted_states  # type: ignore[method-assign]
-    stream = llm.stream("hi", max_tokens=2000)
-    next(stream)
-    llm.embed(["a" * 400] * 6)
-    stream.close()  # type: ignore[attr-defined]
-    turns = [i for i, what in enumerate(done) if what == "text"]
-    assert len(turns) == 6
-    assert all("request" in done[a:b] for a, b in itertools.pairwise(turns)), done[turns[0] : turns[-1]]
+    async def leave() -> None:
+        texts: Any = ["a" * 3000] * 50 if way == "aembed" else [("a" * 3000, "b")] * 50
+        task = asyncio.create_task(getattr(llm, way)(texts))
+        await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    on.set()
+    assert llm.complete("x", max_tokens=1).usage.output_tokens == 1
+    assert llm._running().num_under_way == 0
+    assert sum(len(ids) for one in model.passes for ids in one) < 3000, "one pass, and the last request's"
+    llm.close()
+
+
+def test_a_full_queue_is_waited_for_where_a_part_is_under_way() -> None:
+    model = FakeModel(lambda ids: 65)
+    with LLM(TINY, model, BYTES, Llama4(BYTES), parallel=1, queue=2) as llm:
+        texts = [f"text number {i}" for i in range(9)]
+        found = llm.embed(texts)
+        assert len(np.unique(found, axis=0)) == 9
+        np.testing.assert_array_equal(asyncio.run(llm.aembed(texts)), found)

@@ -61,7 +61,6 @@ if not pid:
     told["a stream under way"] = outcome(lambda: list(stream))
     told["a stream that has not begun"] = outcome(lambda: list(fresh))
     told["cancel"] = outcome(lambda: engine.cancel(job))
-    told["alone"] = outcome(lambda: engine.alone().__enter__())
     told["start"] = outcome(lambda: engine.start(job))
     told["warm_up"] = outcome(model.warm_up)
     told["alive"] = str(model.alive)

@@ -56,6 +56,7 @@ HOSTILE: list[Any] = [
 ]  # fmt: skip
 REFUSALS = (UsageError, BadMedia, NotFound, TimedOut)
 DIALOG = "Hi"
+WHOSE: dict[str, Any] = {"client": "", "tenant": "", "priority": 0, "timeout_s": None}
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"messages": DIALOG},
     "chat_samples": {"messages": DIALOG, "n": 2},
@@ -71,7 +72,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "count": {"messages": DIALOG, "tools": None, "fits": True},
     "logits": {"ids": [1, 2]},
     "perplexity": {"text": "xyz", "context": 8, "stride": 4},
-    "embed": {"texts": ["x"]},
+    "embed": {"texts": ["x"], **WHOSE},
+    "aembed": {"texts": ["x"], **WHOSE},
+    "score": {"pairs": [("x", "y")], "top": 1, **WHOSE},
+    "ascore": {"pairs": [("x", "y")], "top": 1, **WHOSE},
     "embed_tokens": {"texts": ["x"]},
 }
 OTHERS = {

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 
 from serving import BYTES
 
@@ -48,6 +49,10 @@ def test_the_queue_of_a_model_has_the_bound_that_it_was_given() -> None:
             for stream in streams:
                 await stream.aclose()
 
-    model = FakeModel(lambda ids: ord("x"))
-    with LLM(TINY, model, BYTES, Llama4(BYTES), parallel=1, queue=4) as llm, llm._engine.alone():
-        assert asyncio.run(waiting()) == 4
+    on = threading.Event()  # no pass ends before
+    model = FakeModel(lambda ids: ord("x"), cost=lambda rows: float(not on.wait(60)))
+    with LLM(TINY, model, BYTES, Llama4(BYTES), parallel=1, queue=4) as llm:
+        try:
+            assert asyncio.run(waiting()) == 4
+        finally:
+            on.set()

@@ -15,37 +15,30 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from herd.cache import Lease
 from herd.engine.adapters import check_name, copied
 from herd.engine.home import Home
-from herd.engine.orders import Began, Ended, Order, Token
-from herd.engine.runner import Logits, Piece, Scorer
+from herd.engine.orders import Began, Ended, Measured, Order, Token, is_last
 from herd.engine.trace import Traced
 from herd.engine.wire import (
     AddAdapter,
-    Alone,
     BadFrame,
     Cancel,
     Channel,
     Done,
     Down,
-    Drop,
     DropAdapter,
     Failed,
-    Held,
     NewWeights,
     Progress,
-    Ran,
     Ready,
     Routed,
-    Run,
     Setup,
     Up,
 )
@@ -83,7 +76,7 @@ class Child(Backend):
         self._lock = threading.Lock()
         self._over: HerdError | None = None
         self._single = threading.RLock()
-        self._asked: deque[queue.SimpleQueue[Done | Held | Ran | Failed]] = deque()
+        self._asked: deque[queue.SimpleQueue[Done | Failed]] = deque()
         """Who waits for an answer, in order; perhaps no more."""
         try:
             ready = self._load(setup, report)
@@ -126,18 +119,6 @@ class Child(Backend):
         if self._over is None and self._home.is_here:
             with suppress(EngineDied):  # then it has ended
                 self._send(Cancel(number))
-
-    @contextmanager
-    def alone(self) -> Iterator[Scorer]:
-        """See Backend."""
-        self._home.check()
-        with self._single:
-            self._ask(Alone(True), Held)
-            try:
-                yield _Remote(self)
-            finally:
-                if self._over is None:
-                    self._send(Alone(False))
 
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
         """See Backend. The path is of a file or folder that the process can read."""
@@ -219,9 +200,9 @@ class Child(Backend):
         except (OSError, ValueError) as error:  # a closed pipe
             raise self._over or self._dead("before it could be asked", error) from None
 
-    def _ask(self, message: Down, wanted: type[Done | Held | Ran]) -> Any:
+    def _ask(self, message: Down, wanted: type[Done]) -> Any:
         """Send, and wait for the answer; raises what failed there."""
-        inbox: queue.SimpleQueue[Done | Held | Ran | Failed] = queue.SimpleQueue()
+        inbox: queue.SimpleQueue[Done | Failed] = queue.SimpleQueue()
         with self._lock:
             if self._over is not None:
                 raise self._over
@@ -272,20 +253,18 @@ class Child(Backend):
             self._over = self._over or dead
             live = sorted(self._live)
             self._live.clear()
-            for inbox in self._asked:
-                inbox.put(Failed(self._over))
         self._deliver([Ended(number, self._over) for number in live])
 
     def _heard(self, message: Any) -> None:
         match message:
             case Routed():
                 self._route(message)
-            case Done() | Held() | Ran() | Failed():
+            case Done() | Failed():
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")
                 self._asked.popleft().put(message)
-            case Began() | Token() | Ended():
-                if isinstance(message, Ended) or (isinstance(message, Token) and message.reason is not None):
+            case Began() | Token() | Measured() | Ended():
+                if is_last(message):
                     self._forget(message.number)
                 self._deliver([message])
             case _:
@@ -309,42 +288,3 @@ class Child(Backend):
         with self._lock:
             self._live.discard(number)
             self._routes.pop(number, None)
-
-
-class _Remote:
-    """The runner there, as far as measuring needs it."""
-
-    def __init__(self, child: Child) -> None:
-        self._child = child
-        self.vocab_size, self.context, self.patch_id = child.vocab_size, child.context, child.patch_id
-        self._handles: dict[int, tuple[int, Lease]] = {}
-        self._next = 0
-
-    def lease(self) -> Lease:
-        """A name for a sequence; it is begun there with its first rows."""
-        lease = Lease()
-        self._handles[id(lease)] = self._next, lease
-        self._next += 1
-        return lease
-
-    def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
-        handle, _ = self._handles.pop(id(lease))
-        if self._child._over is None:
-            self._child._send(Drop(handle))
-
-    def run(self, pieces: Sequence[Piece], routing: Any = None) -> Logits:
-        """One pass that stands."""
-        return self._run(pieces, states=False)
-
-    def states(self, pieces: Sequence[Piece]) -> Logits:
-        """See Scorer."""
-        return self._run(pieces, states=True)
-
-    def _run(self, pieces: Sequence[Piece], *, states: bool) -> Logits:
-        sent = [
-            (self._handles[id(p.lease)][0], [int(i) for i in p.ids], None if p.rows is None else list(p.rows))
-            for p in pieces
-        ]
-        answer: Ran = self._child._ask(Run(sent, states), Ran)
-        return answer.logits_RV

@@ -1,4 +1,4 @@
-"""The heart: schedule -> one pass -> sample -> events. Ids only, no threads, no text.
+"""The heart: schedule -> one pass -> sample, or measure -> events. Ids only, no threads, no text.
 
 A step never raises because of a request. A pass that raises is run again piece by piece, the piece that raises alone
 fails its own sequence, and the cache is audited; logits or activations that are not finite fail their sequence with
@@ -17,13 +17,14 @@ from herd.engine.adapters import Adapter, Shelf
 from herd.engine.door import Meaning
 from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
 from herd.engine.matcher import Matcher
-from herd.engine.orders import Began, Ended, Event, Order, Reason, Token
+from herd.engine.orders import Began, Ended, Event, Measured, Order, Reason, Token
 from herd.engine.pace import Pace
 from herd.engine.request import SamplingOptions, TokenLogprob
 from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
+from herd.engine.score import Measure, measure_of
 from herd.engine.speculative import PromptLookup, Proposer, Worth
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
@@ -64,6 +65,16 @@ class Entry(Scheduled):
     worth: Worth = field(default_factory=Worth)
     proposal: list[int] = field(default_factory=list)
     ended: bool = False
+    measure: Measure | None = None
+    """Takes its rows; None: it wants tokens."""
+    keeps: bool = True
+    """Whether others may find what it computed."""
+
+    @property
+    def wants_from(self) -> int:
+        """See Scheduled. Rows that were taken before it gave up its place are not wanted again."""
+        last = len(self.ids) - 1
+        return last if self.measure is None else min(self.measure.next, last)
 
 
 @dataclass
@@ -148,22 +159,19 @@ class Core:
         if entry is not None:
             self._close(entry, Ended(number))
 
-    def clear(self) -> None:
-        """Everything that runs gives its pages back and waits, and cached prefixes go: something needs the cache."""
-        self.scheduler.clear()
-        self.runner.room.forget()
-
     def update_weights(self, use: Callable[[], None]) -> None:
         """Between two steps: go on with other weights (`use` puts them in their place, see ModelRunner.ready_weights).
 
         Whoever runs keeps what it said, gives its pages back and waits; all of its ids are computed again. Whatever
-        came of the old weights is forgotten: cached prefixes, features of images, how well guesses went.
+        came of the old weights is forgotten: cached prefixes, features of images, half a mean, how well guesses went.
         """
         use()
         self.scheduler.clear()
         self.runner.room.forget()
         for entry in self._entries.values():
             entry.worth = Worth()
+            if entry.measure is not None:
+                entry.measure.forget()
             if entry.tiles is not None:
                 entry.tiles.forget()
         try:
@@ -178,7 +186,8 @@ class Core:
 
     def _entry(self, order: Order, number: int, seed: int, matcher: Matcher | None, adapter: Adapter | None) -> Entry:
         now = self._clock()
-        ids = list(order.ids)
+        want = order.want
+        ids = list(order.ids[:-1] if want.what == "logprobs" else order.ids)  # nobody asks what follows the last
         keys = _keys(ids, order, self.runner)
         return Entry(
             number,
@@ -199,7 +208,10 @@ class Core:
             taken_s=now,
             matcher=matcher,
             adapter=adapter,
-            speculates=not order.traced and order.options.speculate != "off",
+            speculates=want.what == "tokens" and not order.traced and order.options.speculate != "off",
+            measure=measure_of(order.ids, want, self._barred_B),
+            heads=want.what in ("logprobs", "logits"),
+            keeps=want.keep,
         )
 
     # -- a step ------------------------------------------------------------------------------------------------------
@@ -286,6 +298,7 @@ class Core:
         decodes = sum(entry.todo == 1 for entry, _ in ready)
         extra = sum(len(piece.ids) - 1 for entry, piece in ready if entry.todo == 1)
         rows = sum(len(piece.ids) for _, piece in ready)
+        rows += sum(len(piece.rows or ()) for entry, piece in ready if entry.heads and entry.todo > 1)
         if ready and self._compute(ready):
             self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra)
 
@@ -317,6 +330,9 @@ class Core:
         at = 0
         for entry, piece in ready:
             self.counters.rows += len(piece.ids)
+            if entry.measure is not None:
+                self._measured(entry, entry.measure)
+                continue
             count = 1 if piece.rows is None else len(piece.rows)
             self._draw(entry, piece, rows[at : at + count])
             at += count
@@ -329,6 +345,7 @@ class Core:
         wishes_R = [
             [Wish(e.options, e.seed, e.num_output + n) for e in (entry, *([] if entry.num_output else entry.siblings))]
             for entry, piece in ready
+            if piece.reader is None
             for n in range(1 if piece.rows is None else len(piece.rows))
         ]
         return drawn_rows(logits, wishes_R, self._barred_B)
@@ -350,12 +367,32 @@ class Core:
                 # as far as the tiles that one step looks at go: others need not wait for all of an album
                 places = [t for t, i in enumerate(ids) if i == patch_id]
                 ids = ids[: places[have]]
+        if entry.measure is not None:
+            wanted_rows = range(0 if entry.measure.states else max(0, entry.measure.next - start), len(ids))
+            return Piece(entry.lease, ids, (), wanted_rows, entry.adapter, entry.measure)
         rows: Sequence[int] | None = None
         if len(ids) < todo:
             rows = ()
         elif len(ids) > todo:
             rows = range(todo - 1, len(ids))
         return Piece(entry.lease, ids, features, rows, entry.adapter)
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def _measured(self, entry: Entry, measure: Measure) -> None:
+        """Rows of one sequence stand: what they gave is told."""
+        assert entry.lease is not None
+        self.runner.room.commit(entry.lease)
+        entry.ended = entry.todo == 0
+        scores, rows_RX = measure.give(last=entry.ended)
+        if scores or rows_RX is not None:
+            reason: Reason | None = "stop" if entry.ended else None
+            prefill_s = self._clock() - (entry.began_s or 0.0)
+            self._events.append(Measured(entry.number, reason, prefill_s, scores, rows_RX))
+        if entry.ended:
+            self._leave(entry)
+        elif entry.keeps:
+            self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 
@@ -453,9 +490,10 @@ class Core:
     # -- endings -----------------------------------------------------------------------------------------------------
 
     def _leave(self, entry: Entry) -> None:
-        """It said its last token: what it computed stays findable."""
+        """It said its last token, or gave its last number: what it computed stays findable."""
         assert entry.lease is not None
-        self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
+        if entry.keeps:
+            self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
         self.scheduler.remove(entry)
         del self._entries[entry.number]
         self._unguessed(entry)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from herd.engine.adapters import check_name
 from herd.engine.checks import number, text, token_ids, whole
 from herd.engine.orders import Order
-from herd.engine.request import Request, SamplingOptions
+from herd.engine.request import Request, SamplingOptions, Want
 from herd.errors import ContextTooLong, UsageError, fail
 
 MAX_PRIORITY = 1 << 31
@@ -76,6 +76,7 @@ class Meaning:
         if asked.adapter is not None:
             check_name(asked.adapter)
         self._check_images(ids, _num_tiles(asked.pixels_I3SS))
+        _check_want(asked, len(ids))
         return ids
 
     def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
@@ -102,6 +103,8 @@ class Meaning:
             whole("seed", seed, 0, MAX_DRAW)
         if len(set(order.numbers)) != len(order.numbers) or len(order.numbers) > MOST_SAMPLES:
             fail(UsageError, "samples", got=f"{len(order.numbers)} numbers", expected=f"1 to {MOST_SAMPLES}, distinct")
+        if order.want.what != "tokens" and (order.samples or order.traced):
+            fail(UsageError, "want", got=f"{order.want.what}, with samples or a trace", expected="neither")
         token_ids("end_ids", order.end_ids, self.num_rows)
         wanted = _num_tiles(order.pixels_I3SS)
         if len(order.digests) != wanted or any(not isinstance(x, bytes) for x in order.digests):
@@ -123,6 +126,20 @@ def check_whose(client: object, priority: object, timeout_s: object) -> None:
     whole("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
     if timeout_s is not None:
         number("timeout_s", timeout_s, 0.0, MAX_TIMEOUT_S)
+
+
+def _check_want(asked: Request | Order, num_ids: int) -> None:
+    """Raise UsageError for numbers that a prompt cannot give."""
+    want = asked.want
+    if not isinstance(want, Want):
+        fail(UsageError, "want", got=type(want).__name__, expected="a Want")
+    want.check()
+    if want.what == "tokens":
+        return
+    if _num_tiles(asked.pixels_I3SS) or asked.options.grammar is not None:
+        fail(UsageError, "want", got=f"{want.what}, with images or a grammar", expected="ids of text alone")
+    if want.what == "logprobs" and want.start >= num_ids:
+        fail(UsageError, "want.start", got=want.start, expected=f"a place in the prompt, 1 to {num_ids - 1}")
 
 
 def _num_tiles(pixels_I3SS: Any) -> int:

@@ -17,10 +17,12 @@ from herd.cache.prefixes import PrefixTree
 from herd.engine.adapters import Adapter
 from herd.engine.fake_cache import FakeCache
 from herd.engine.room import Room
-from herd.engine.runner import Logits, Piece, rows_wanted
+from herd.engine.runner import Logits, NotFinite, Piece, read_blocks, rows_wanted
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
 
+BLOCK = 3
+"""Rows whose logits a reader is given at once: few, so that a piece has several."""
 Next = Callable[[list[int]], Sequence[float] | int]
 """All ids so far -> logits of the next, or the one id that is certain. The id of an image row holds what was seen
 there, shifted by 32 bits."""
@@ -110,12 +112,6 @@ class FakeModel:
             self.room.commit(piece.lease)
         return logits
 
-    def states(self, pieces: Sequence[Piece]) -> Logits:
-        """The bits of each id: no layer made them, but different texts have different ones."""
-        self.run(pieces)
-        ids_T = np.asarray([i for piece in pieces for i in piece.ids], np.int64)
-        return (ids_T[:, None] >> np.arange(16) & 1).astype(np.float32) * 2 - 1
-
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
         """See ModelRunner. Its weights are what decides."""
         if not callable(weights):
@@ -149,9 +145,23 @@ class FakeModel:
             n = len(new)
             assert ids[-n:] == new, "other rows than were written"
             assert min(ids) >= 0, "a position that was never written, or not in the form that it is read in"
-            wanted = (n - 1,) if piece.rows is None else piece.rows
-            out += [self._logits(ids[: len(ids) - n + 1 + r]) for r in wanted]
+            if piece.reader is None:
+                wanted = (n - 1,) if piece.rows is None else piece.rows
+                out += [self._logits(ids[: len(ids) - n + 1 + r]) for r in wanted]
+        for index, position, rows in read_blocks(pieces, BLOCK):
+            reader = pieces[index].reader
+            assert reader is not None
+            of = self._state if reader.states else self._logits
+            past = [read[index][: position + 1 + i] for i in range(len(rows))]
+            reader.take(position, np.asarray([of(ids) for ids in past], np.float32))
         return np.asarray(out, np.float32).reshape(-1, self.vocab_size)
+
+    def _state(self, ids: list[int]) -> Sequence[float]:
+        """Sixteen numbers that no layer made, but of each text its own. Raises NotFinite where a bad id is visible."""
+        if self.bad and any(self.bad.get(i) == "nan" for i in ids):
+            raise NotFinite("activations are not finite")
+        told = zlib.crc32(np.asarray(ids, np.int64).tobytes())
+        return [1.0 + (told >> bit & 3) for bit in range(0, 32, 2)]
 
     def _values(self, piece: Piece) -> list[int]:
         seen = [int(x) for part in piece.features for x in part[:, 0]]

@@ -3,7 +3,6 @@
     submit   checks everything that can be wrong, so that a stream never starts with a mistake
     stream   tokens as they come -> decoder -> stop strings -> steps
     cancel   from any thread; the stream ends with "interrupted"
-    alone    the runner for itself (logits and likelihood of given text)
 
 The core that computes (engine.core) lives behind a `Backend`, in a thread or in another process, and knows ids only.
 Text and stop strings are made here, on the thread of whoever reads the stream. A request that begins with ids that were
@@ -14,8 +13,7 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
@@ -27,10 +25,10 @@ from herd.engine.door import MOST_SAMPLES, Meaning
 from herd.engine.fair import Gate
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars
-from herd.engine.orders import Ended, Event, Order, Token
+from herd.engine.orders import Ended, Event, Order, is_last
 from herd.engine.reading import Decoder, Inbox, Reading
 from herd.engine.request import Request, Step
-from herd.engine.runner import ModelRunner, Scorer
+from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingLog
 from herd.engine.worker import Backend, Worker
 from herd.errors import UsageError, fail
@@ -219,13 +217,6 @@ class Engine:
         """Raise UsageError in a fork of the process that it was made in."""
         self._home.check()
 
-    @contextmanager
-    def alone(self) -> Iterator[Scorer]:
-        """The runner, with all of its cache, to the exclusion of requests; they go on afterwards."""
-        self._home.check()
-        with self.backend.alone() as runner:
-            yield runner
-
     def close(self) -> None:
         """End everything that is under way."""
         self.backend.close()
@@ -267,6 +258,7 @@ class Engine:
             adapter=request.adapter,
             traced=first.routing is not None,
             samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
+            want=request.want,
         )
 
 
@@ -286,7 +278,7 @@ class _Post:
                 continue
             if job.waits:
                 self._leave(job)
-            if isinstance(event, Ended) or (isinstance(event, Token) and event.reason is not None):
+            if is_last(event):
                 self.jobs.pop(event.number, None)
             job.inbox.put(event)
 

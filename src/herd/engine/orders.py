@@ -8,14 +8,14 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.engine.request import TOKENS, SamplingOptions, TokenLogprob, TokenScore, Want
 from herd.errors import HerdError
 
 Reason = Literal["stop", "length", "interrupted"]
 
 
 class Order(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
-    """One sequence to go on with, checked by the front."""
+    """One sequence to go on with, or to measure, checked by the front."""
 
     number: int
     """Unique, growing: the order of arrival."""
@@ -39,6 +39,7 @@ class Order(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True
     """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
     samples: tuple[tuple[int, int], ...] = ()
     """(number, seed) of further sequences with the same prompt: they fork from this one after its prompt."""
+    want: Want = TOKENS
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -68,6 +69,20 @@ class Token(msgspec.Struct, frozen=True, tag=True, array_like=True):
     logprob: TokenLogprob | None = None
 
 
+class Measured(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Numbers of a sequence that wants no tokens, in the order of its positions."""
+
+    number: int
+    reason: Reason | None
+    """Set with the last ones."""
+    prefill_s: float
+    """From the first row to these, images included."""
+    scores: tuple[TokenScore, ...] = ()
+    """Of its next ids."""
+    rows_RX: np.ndarray | None = None
+    """float32: its state, [1, D], or logits of its next positions, [R, V]."""
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence is over without a last token: cancelled (error is None), refused, late or failed."""
 
@@ -75,4 +90,9 @@ class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: HerdError | None = None
 
 
-Event: TypeAlias = Began | Token | Ended
+Event: TypeAlias = Began | Token | Measured | Ended
+
+
+def is_last(event: Event) -> bool:
+    """Whether nothing comes of a sequence after this."""
+    return isinstance(event, Ended) or (isinstance(event, Token | Measured) and event.reason is not None)

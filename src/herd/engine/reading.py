@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from herd.engine.home import Home
-from herd.engine.orders import Began, Ended, Event, Reason, Token
+from herd.engine.orders import Began, Ended, Event, Measured, Reason, Token
 from herd.engine.request import Finish, Request, Step
 from herd.engine.stops import Stops
 from herd.errors import HerdError
@@ -71,7 +71,7 @@ class Reading:
             if event.error is not None:
                 raise event.error
             return self.interrupted()
-        step = self._step(event)
+        step = self._measured(event) if isinstance(event, Measured) else self._step(event)
         self.ended = event.reason is not None  # else a stop string may have ended it, and the core goes on
         self.over = step.finish is not None
         return step
@@ -98,6 +98,11 @@ class Reading:
             stop=self._stops.hit if reason == "stop" else None,
         )
 
+    def _measured(self, event: Measured) -> Step:
+        self._prefill_s = event.prefill_s
+        finish = None if event.reason is None else self.finish(event.reason)
+        return Step(None, "", finish=finish, scores=event.scores, rows_RX=event.rows_RX)
+
     def _step(self, event: Token) -> Step:
         if self._first_s is None:
             self._first_s, self._prefill_s = event.since_s, event.prefill_s
@@ -123,6 +128,8 @@ LIKELY_BYTES = 768
 
 def bytes_of(event: Event) -> int:
     """What an event keeps in memory, about, from its arrival to the end of its answer."""
+    if isinstance(event, Measured):
+        return sum(LIKELY_BYTES * (1 + len(score.top)) for score in event.scores) + getattr(event.rows_RX, "nbytes", 0)
     if not isinstance(event, Token):
         return 0
     return TOKEN_BYTES if event.logprob is None else TOKEN_BYTES + LIKELY_BYTES * (1 + len(event.logprob.top))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from herd.engine.checks import MAX_ID, flag, number, shown, whole
+from herd.engine.checks import MAX_ID, MAX_IDS, flag, number, shown, whole
 from herd.engine.grammar import Grammar
 from herd.errors import UsageError, fail
 from herd.events import Timings, Usage
@@ -167,6 +167,38 @@ def _stops(stops: object) -> None:
             fail(UsageError, "stop", got=f"a string of {size} bytes", expected=f"1 to {MAX_STOP_BYTES} bytes")
 
 
+class Want(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request is to give. Raises UsageError naming the field for every value outside its limits.
+
+    tokens: an answer. Anything else is measured on the given ids alone, and no token is made: logprobs: how likely each
+    id from place `start` on was after those before it; state: the mean over all positions of the last layer's output,
+    each row by its own root mean square first, of unit length; logits: those after each id, all of them.
+    """
+
+    what: Literal["tokens", "logprobs", "state", "logits"] = "tokens"
+    start: int = 1
+    """logprobs: the place of the first id that is wanted; 1 or more, since something has to stand before it."""
+    top: int = 0
+    """logprobs: so many of the likeliest ids at each place as well; up to 20."""
+    keep: bool = True
+    """Whether others may find in the cache what it computed. What nobody will begin with need not push out the rest."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise UsageError naming the first field whose value is none of its own."""
+        if not isinstance(self.what, str) or self.what not in WANTS:
+            fail(UsageError, "want", got=shown(self.what), expected=" or ".join(WANTS))
+        whole("want.start", self.start, 1, MAX_IDS)
+        whole("want.top", self.top, 0, MAX_LOGPROBS)
+        flag("want.keep", self.keep)
+
+
+WANTS = ("tokens", "logprobs", "state", "logits")
+TOKENS = Want()
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """Natural logarithms of probability in the raw distribution (before penalties, bias and temperature)."""
@@ -178,8 +210,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class TokenScore:
+    """One given id, in the raw distribution after those before it; natural logarithms."""
+
+    token_id: int
+    logprob: float
+    is_greedy: bool
+    """Whether it is what a greedy answer would have said there."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids and their logprobs, likeliest first."""
+
+
+@dataclass(frozen=True)
 class Request:
-    """One sequence to go on with."""
+    """One sequence to go on with, or to measure."""
 
     ids: Sequence[int]
     options: SamplingOptions
@@ -198,6 +242,7 @@ class Request:
     """Cached positions are shared among requests with the same salt, and the same adapter, only (tenant)."""
     adapter: str | None = None
     """Name of the adapter that it is computed with (`add_adapter`); None: the model's own weights."""
+    want: Want = TOKENS
 
     def with_seed(self, seed: int) -> "Request":
         """The same request, drawing with another seed."""
@@ -226,3 +271,7 @@ class Step:
     """Text that is now certain: complete characters that can no longer become a stop string."""
     logprob: TokenLogprob | None = None
     finish: Finish | None = None
+    scores: tuple[TokenScore, ...] = ()
+    """Of the next ids of a request that wants log-probabilities."""
+    rows_RX: Any | None = None
+    """float32, of one that wants its state, [1, D], or logits, [R, V]."""

@@ -6,7 +6,7 @@
 What it is not: a sampler, a schedule, a tokenizer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,10 +30,24 @@ from herd.plan.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
 
 Logits = npt.NDArray[np.float32]
+LOGITS_BYTES = 32 << 20
+"""Of the logits that a reader is given at once: 41 rows of 202,048, enough that reading the head's weights is not what
+takes the time."""
 
 
 class NotFinite(ArithmeticError):
     """Activations of a pass hold an infinity or no number at all."""
+
+
+class Reader(Protocol):
+    """What takes rows of a piece: they are not given back, and only a block of their logits is there at once."""
+
+    states: bool
+    """Whether it takes what the last layer gave, of all rows; else logits of the wanted ones."""
+
+    def take(self, position: int, rows_RX: Logits) -> None:
+        """Rows of consecutive positions from this one on. What it raises ends the pass; the same rows come again where
+        it is run once more."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +59,15 @@ class Piece:
     features: Sequence[Any] = ()
     """Blocks of image features, together a row for each patch id among `ids`, as `see` made them."""
     rows: Sequence[int] | None = None
-    """Which of `ids` want logits; None: the last; empty: none."""
+    """Which of `ids` want logits; None: the last; empty: none. With a reader consecutive ones."""
     adapter: Adapter | None = None
     """As `ModelRunner.ready_adapter` made it; a sequence has the same one all along."""
-
-
-class Scorer(Protocol):
-    """A model that computes given ids: what measuring needs."""
-
-    vocab_size: int
-    context: int
-    patch_id: int | None
-    """The id whose rows are image features; None: a text model."""
-
-    def lease(self) -> Lease:
-        """A new, empty sequence."""
-
-    def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
-
-    def run(self, pieces: Sequence[Piece]) -> Logits:
-        """One pass that stands. Logits of the wanted rows, piece after piece: [R, V]."""
-
-    def states(self, pieces: Sequence[Piece]) -> Logits:
-        """One pass that stands. What the last layer gave for all rows, before the final norm: [T, D]."""
+    reader: Reader | None = None
+    """Takes them; None: `compute` gives them back."""
 
 
 class ModelRunner(Protocol):
-    """A model with a cache, whatever computes it. It is a Scorer, too."""
+    """A model with a cache, whatever computes it."""
 
     vocab_size: int
     context: int
@@ -92,15 +87,12 @@ class ModelRunner(Protocol):
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
     def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits | DeviceLogits:
-        """One pass. Logits of the wanted rows, piece after piece: [R, V], on the host unless tokens are drawn where
-        they are. The new rows stay pending until `room.commit` of each lease. A pass that raises leaves every sequence
-        as it was."""
+        """One pass. Logits of the wanted rows, piece after piece without those that a reader took: [R, V], on the host
+        unless tokens are drawn where they are. The new rows stay pending until `room.commit` of each lease. A pass that
+        raises leaves every sequence as it was."""
 
     def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
         """`compute`, and commit all rows."""
-
-    def states(self, pieces: Sequence[Piece]) -> Logits:
-        """See Scorer."""
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
         """Check and place other weights, on any thread; what is given back puts them in the place of those in use, all
@@ -116,14 +108,32 @@ class ModelRunner(Protocol):
 
 
 def rows_wanted(pieces: Sequence[Piece]) -> list[int]:
-    """Flat rows of a pass whose logits are wanted."""
+    """Flat rows of a pass whose logits are given back."""
     rows: list[int] = []
     start = 0
     for piece in pieces:
-        wanted = (len(piece.ids) - 1,) if piece.rows is None else piece.rows
-        rows += [start + r for r in wanted]
+        if piece.reader is None:
+            rows += [start + r for r in _rows_of(piece)]
         start += len(piece.ids)
     return rows
+
+
+def _rows_of(piece: Piece) -> Sequence[int]:
+    return (len(piece.ids) - 1,) if piece.rows is None else piece.rows
+
+
+def read_blocks(pieces: Sequence[Piece], most: int) -> Iterator[tuple[int, int, range]]:
+    """What readers take of a pass: (index of the piece, position of the first row, flat rows). most: rows whose logits
+    are there at once."""
+    start = 0
+    for index, piece in enumerate(pieces):
+        if piece.reader is not None:
+            rows = range(len(piece.ids)) if piece.reader.states else _rows_of(piece)
+            size = len(rows) if piece.reader.states else most
+            for i in range(0, len(rows), max(size, 1)):
+                first, last = rows[i], rows[min(i + size, len(rows)) - 1]
+                yield index, piece.lease.length + first, range(start + first, start + last + 1)
+        start += len(piece.ids)
 
 
 class Runner:
@@ -217,6 +227,7 @@ class Runner:
             if wanted:
                 lying = DeviceLogits(self.ops, self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows))
                 logits = lying if self.ops.draws else lying.host()
+            self._read(pieces, x_TD)
             self._check()
             done = True
         finally:
@@ -232,19 +243,18 @@ class Runner:
             self.room.commit(piece.lease)
         return logits.host() if isinstance(logits, DeviceLogits) else logits
 
-    def states(self, pieces: Sequence[Piece]) -> Logits:
-        """See Scorer. Raises what `check` does."""
-        self._check()
-        done = False
-        try:
-            placed = self.ops.place(self._step(pieces, ()))
-            states_TD = np.asarray(self.ops.numpy(self._hidden(pieces, placed, None)), np.float32)
-            self._check()
-            done = True
-        finally:
-            for piece in pieces:
-                self.room.commit(piece.lease, None if done else 0)
-        return states_TD
+    def _logits(self, x_TD: Any, rows: Any) -> Logits:
+        return np.asarray(self.ops.numpy(self.ops.head(x_TD, self.weights.norm, self.weights.head, rows)), np.float32)
+
+    def _read(self, pieces: Sequence[Piece], x_TD: Any) -> None:
+        """Rows to the readers of their pieces."""
+        for index, position, rows in read_blocks(pieces, max(1, LOGITS_BYTES // (4 * self.vocab_size))):
+            reader = pieces[index].reader
+            assert reader is not None
+            if reader.states:
+                reader.take(position, np.asarray(self.ops.numpy(x_TD[rows.start : rows.stop]), np.float32))
+            else:
+                reader.take(position, self._logits(x_TD, np.asarray(rows, np.int64)))
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
         """See ModelRunner. weights: a `Model`; its arrays are not copied where the op set can hold them as they are,

@@ -184,16 +184,16 @@ def sample(
     """
     greedily = options.greedy and is_plain(options)
     l_V: npt.NDArray[Any] = logits_V if greedily else adjusted(logits_V, options, history)
-    best = _best(l_V)
+    best = best_of(l_V)
     if barred_B is not None and len(barred_B) and not (greedily and allowed_A is None and best not in barred_B):
         l_V = l_V.copy() if greedily else l_V
         l_V[barred_B] = -np.inf
         if allowed_A is not None and len(allowed_A) <= len(barred_B) and np.isin(allowed_A, barred_B).all():
             raise GrammarStuck("grammar: it allows only what no answer holds, such as a patch of an image")
-        best = _best(l_V)
+        best = best_of(l_V)
     if allowed_A is not None:
         l_V = l_V[allowed_A]
-        best = _best(l_V)
+        best = best_of(l_V)
     if not options.greedy:
         p, id_at = candidates(l_V, options)
         at = int(np.searchsorted(np.cumsum(p), uniform(seed, step), side="right"))
@@ -207,7 +207,7 @@ def is_plain(options: SamplingOptions) -> bool:
     return not (is_biased or options.presence_penalty or options.frequency_penalty)
 
 
-def _best(l_V: Logits) -> int:
+def best_of(l_V: Logits) -> int:
     """The largest, at a tie the lowest id. Raises BadCheckpoint when it is no number (argmax finds any NaN)."""
     best = int(np.argmax(l_V))
     check_largest(l_V[best])

@@ -97,6 +97,14 @@ class Sequence:
     cached: int | None = None
     """Positions found in the cache when it was first let in."""
 
+    heads: bool = False
+    """Whether logits of all rows from `wants_from` on are wanted, not of the last alone."""
+
+    @property
+    def wants_from(self) -> int:
+        """The first position whose row is still wanted; what the cache holds is of use up to there."""
+        return len(self.ids) - 1
+
     @property
     def todo(self) -> int:
         """Rows that are not in the cache yet; 1 when it decodes."""
@@ -246,7 +254,7 @@ class Scheduler(Generic[S]):
     def _try_admit(self, head: S, plan: Plan[S]) -> bool:
         """Start it if all of its ids fit beside what the running ones have still to bring in."""
         lease = self.room.lease()
-        found = self.room.adopt(lease, head.keys, head.salt, len(head.ids) - 1) if head.shares else 0
+        found = self.room.adopt(lease, head.keys, head.salt, head.wants_from) if head.shares else 0
         asked = self.room.asks(lease, len(head.ids) - lease.length, self.budget)
         for other in self.running:
             assert other.lease is not None
@@ -308,9 +316,8 @@ class Scheduler(Generic[S]):
         for s in prompts:
             if left <= 0:
                 break
-            assert s.lease is not None
-            rows[s.number] = min(s.todo, left, self.room.most_rows(s.lease))
-            left -= rows[s.number]
+            rows[s.number], cost = self._piece(s, left)
+            left -= cost
         for s in self.running:
             if s.extra and left > 0 and rows.get(s.number) == s.todo:
                 assert s.lease is not None
@@ -319,6 +326,18 @@ class Scheduler(Generic[S]):
                     rows[s.number] += more
                     left -= more
         return rows
+
+    def _piece(self, s: S, left: int) -> tuple[int, int]:
+        """Rows of a prompt in what is left of a step, and what they count: one whose logits are wanted beside others of
+        its prompt counts twice, for the layers and for the head."""
+        assert s.lease is not None
+        n = min(s.todo, left, self.room.most_rows(s.lease))
+        if not s.heads:
+            return n, n
+        before = max(0, s.wants_from - s.lease.length)
+        if n > before:
+            n = min(n, max(before + (left - before) // 2, 1))
+        return n, n + max(0, n - before)
 
     def _fit(self, rows: dict[int, int], plan: Plan[S]) -> None:
         """Pages for the planned rows, in order of rank; makes room from the lowest rank up."""

@@ -1,38 +1,208 @@
-"""Logits and likelihood of given text: the model as a measure, not as a writer. Sums in float64."""
+"""The model as a measure, not as a writer: what becomes of the rows of a request that wants numbers of given ids.
 
+    Logprobs   how likely each id was after those before it         logits of a block of rows -> one number a row
+    State      the mean over the positions of the last layer        rows -> one vector
+    Rows       logits after each id                                 as they are
+
+Everything is taken by position, in order, and a position once: whoever gives up its place is computed again, in other
+pieces, beside others, and gets the same bits. Sums in float64. What it is not: a schedule, a pass.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from herd.engine.runner import Logits, Piece, Scorer
+from herd.engine.request import SamplingOptions, TokenScore, Want
+from herd.engine.runner import Logits, ModelRunner, Piece
+from herd.engine.sampler import History, best_of, logprob, sample
 from herd.errors import ContextTooLong, UsageError, fail
 
-
-def _check(runner: Scorer, ids: Sequence[int]) -> None:
-    if not len(ids):
-        fail(UsageError, "ids", got="none", expected="at least one")
-    if len(ids) > runner.context:
-        fail(ContextTooLong, f"{len(ids)} tokens, the context holds {runner.context}", do="load with a larger context")
-    for i in ids:
-        if not 0 <= i < runner.vocab_size:
-            fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
-        if i == runner.patch_id:
-            fail(UsageError, "ids", got=f"{i}, a patch of an image", expected="ids of text")
+BLOCK = 512
+"""Positions whose states are added up before they go to the sum: it is the same however the text was cut."""
+_GREEDY = SamplingOptions()
+Found = tuple[tuple[TokenScore, ...], Logits | None]
+"""Scores, and rows; of one kind of request there is only one of them."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """Negative log-likelihood, natural logarithm, over the scored tokens."""
+class Measure(ABC):
+    """Rows of one request, taken in the order of positions. A row that was taken before is passed over."""
 
-    nll_sum: float
-    scored_tokens: int
-    windows: int
+    states = False
+    """Whether it takes what the last layer gave, of all rows; else logits of the rows from `next` on."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.next = first
+        """The first position whose row is still wanted."""
+
+    def take(self, position: int, rows_RX: Logits) -> None:
+        """Rows of consecutive positions from this one on; none may be left out. Raises BadCheckpoint for logits that
+        are no numbers."""
+        assert position <= self.next, (position, self.next)
+        new_RX = rows_RX[self.next - position :]
+        self._add(new_RX)
+        self.next += len(new_RX)
+
+    @abstractmethod
+    def _add(self, new_RX: Logits) -> None:
+        """The rows from `next` on."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """The weights have changed: what was told stays told, what is only half done begins anew."""
+
+    @abstractmethod
+    def give(self, *, last: bool) -> Found:
+        """What has been found since it was asked before. last: all positions were taken."""
 
 
-def passes(runner: Scorer, ids: Sequence[int], piece: int = 512, first: int = 0) -> Iterator[tuple[int, Logits]]:
-    """(position of the first row, logits of the rows) of the pieces of one sequence, from position `first` on.
+class Logprobs(Measure):
+    """Of ids[want.start:]. barred_B: what no answer holds, which a greedy one would not say either."""
+
+    def __init__(self, ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) -> None:
+        super().__init__(want.start - 1)
+        self._ids, self._top, self._barred_B = ids, want.top, barred_B
+        self._found: list[TokenScore] = []
+
+    def _add(self, new_RX: Logits) -> None:
+        for token_id, logits_V in zip(self._ids[self.next + 1 :], new_RX, strict=False):
+            said = sample(logits_V, _GREEDY, History([]), 0, 0, None, self._barred_B)
+            found = logprob(logits_V, token_id, self._top)
+            self._found.append(TokenScore(token_id, found.logprob, said == token_id, found.top))
+
+    def forget(self) -> None:
+        """See Measure: nothing is half done between two steps."""
+
+    def give(self, *, last: bool) -> Found:
+        """See Measure."""
+        found, self._found = self._found, []
+        return tuple(found), None
+
+
+class State(Measure):
+    """[1, D], of unit length: the mean over the positions of the last layer's output, each row by its own root mean
+    square first, so that no position outweighs the others."""
+
+    states = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done_D: npt.NDArray[np.float64] | None = None
+        """The sum of whole blocks."""
+        self._block_D: npt.NDArray[np.float64] | None = None
+
+    def _add(self, new_RX: Logits) -> None:
+        x_RD = new_RX.astype(np.float64)
+        x_RD /= np.sqrt((x_RD**2).mean(axis=1, keepdims=True)) + 1e-12
+        for position, x_D in enumerate(x_RD, self.next):
+            self._block_D = x_D if self._block_D is None else self._block_D + x_D
+            if (position + 1) % BLOCK == 0:
+                self._close_block()
+
+    def forget(self) -> None:
+        """See Measure."""
+        self.next, self._done_D, self._block_D = 0, None, None
+
+    def _close_block(self) -> None:
+        if self._block_D is not None:
+            self._done_D = self._block_D if self._done_D is None else self._done_D + self._block_D
+            self._block_D = None
+
+    def give(self, *, last: bool) -> Found:
+        """See Measure: there is one vector, at the end."""
+        if not last:
+            return (), None
+        self._close_block()
+        assert self._done_D is not None, "no position was taken"
+        mean_D = self._done_D / max(float(np.linalg.norm(self._done_D)), 1e-12)
+        return (), mean_D.astype(np.float32)[None]
+
+
+class Rows(Measure):
+    """Logits after each id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: list[Logits] = []
+
+    def _add(self, new_RX: Logits) -> None:
+        for logits_V in new_RX:
+            best_of(logits_V)  # it is a number
+        self._found.append(new_RX)
+
+    def forget(self) -> None:
+        """See Measure: nothing is half done between two steps."""
+
+    def give(self, *, last: bool) -> Found:
+        """See Measure."""
+        found, self._found = self._found, []
+        return (), np.concatenate(found) if found else None
+
+
+def measure_of(ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) -> Measure | None:
+    """What takes the rows of a request with these ids; None: it wants tokens."""
+    match want.what:
+        case "tokens":
+            return None
+        case "logprobs":
+            return Logprobs(ids, want, barred_B)
+        case "state":
+            return State()
+        case "logits":
+            return Rows()
+
+
+# -- texts of any length -----------------------------------------------------------------------------------------------
+
+
+def windows(
+    ids: Sequence[int], *, context: int, stride: int | None, loaded: int, bos_id: int | None = None
+) -> Iterator[tuple[list[int], int]]:
+    """(ids, place of the first one to score) of windows of `context` tokens every `stride` (None: one after another);
+    loaded: the most that the model's context holds.
+
+    Each window begins with `bos_id` when given (counted in `context`). It scores the tokens that no window before it
+    scored; a token without anything before it in its window is not scored. Raises UsageError, when it is called.
+    """
+    if type(context) is not int or not 2 <= context <= loaded:
+        fail(UsageError, "context", got=context, expected=f"2 to the model's loaded context, {loaded}")
+    head = [] if bos_id is None else [bos_id]
+    width = context - len(head)
+    stride = width if stride is None else stride
+    if type(stride) is not int or not 1 <= stride <= width:
+        fail(UsageError, "stride", got=stride, expected=f"1 to {width}")
+    if len(head) + len(ids) < 2:
+        fail(UsageError, "text", got=f"{len(ids)} tokens", expected="at least 2, so that one can be scored")
+    return _windows(ids, head, width, stride)
+
+
+def _windows(ids: Sequence[int], head: list[int], width: int, stride: int) -> Iterator[tuple[list[int], int]]:
+    done = 0
+    for begin in range(0, len(ids), stride):
+        window = [*head, *ids[begin : begin + width]]
+        first = max(len(head) + done - begin, 1)
+        if first < len(window):
+            yield window, first
+        done = begin + len(window) - len(head)
+        if done >= len(ids):
+            return
+
+
+def nll_of(scores: Sequence[TokenScore]) -> float:
+    """Negative log-likelihood of one window's ids, one after the other."""
+    total = 0.0
+    for score in scores:
+        total -= score.logprob
+    return total
+
+
+# -- a runner without an engine ----------------------------------------------------------------------------------------
+
+
+def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int = 0) -> Iterator[tuple[int, Logits]]:
+    """(position of the first row, logits of the rows) of the pieces of one sequence, from position `first` on, over a
+    runner that nobody else uses (benchmarks).
 
     Raises ContextTooLong, UsageError.
     """
@@ -49,76 +219,13 @@ def passes(runner: Scorer, ids: Sequence[int], piece: int = 512, first: int = 0)
         runner.drop(lease)
 
 
-def mean_state(runner: Scorer, ids: Sequence[int], piece: int = 512) -> npt.NDArray[np.float32]:
-    """[D], of unit length: the mean over the positions of the last layer's output, each row by its own root mean square
-    first, so that no position outweighs the others. Raises ContextTooLong, UsageError."""
-    _check(runner, ids)
-    total: npt.NDArray[np.float64] | None = None
-    lease = runner.lease()
-    try:
-        for start in range(0, len(ids), piece):
-            x_TD = runner.states([Piece(lease, ids[start : start + piece], rows=())]).astype(np.float64)
-            x_TD /= np.sqrt((x_TD**2).mean(axis=1, keepdims=True)) + 1e-12
-            total = x_TD.sum(axis=0) if total is None else total + x_TD.sum(axis=0)
-    finally:
-        runner.drop(lease)
-    assert total is not None
-    return (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
-
-
-def groups(texts: Sequence[list[int]], most: int) -> Iterator[list[list[int]]]:
-    """Texts in their order, in groups of at most `most` ids together; a longer one stands alone."""
-    group: list[list[int]] = []
-    for ids in texts:
-        if group and sum(map(len, group)) + len(ids) > most:
-            yield group
-            group = []
-        group.append(ids)
-    if group:
-        yield group
-
-
-def all_logits(runner: Scorer, ids: Sequence[int], piece: int = 512) -> Logits:
-    """[T, V] in float32: row t holds the logits of what follows ids[: t + 1]."""
-    return np.concatenate([part for _, part in passes(runner, ids, piece)])
-
-
-def score(
-    runner: Scorer, ids: Sequence[int], *, context: int, stride: int, bos_id: int | None = None, piece: int = 512
-) -> Score:
-    """Likelihood of a text of any length, in windows of `context` tokens every `stride`.
-
-    Each window begins with `bos_id` when given (counted in `context`). It scores the tokens that no window before it
-    scored; a token without anything before it in its window is not scored.
-    """
-    if type(context) is not int or not 2 <= context <= runner.context:
-        fail(UsageError, "context", got=context, expected=f"2 to the model's loaded context, {runner.context}")
-    head = [] if bos_id is None else [bos_id]
-    width = context - len(head)
-    if type(stride) is not int or not 1 <= stride <= width:
-        fail(UsageError, "stride", got=stride, expected=f"1 to {width}")
-    total, scored, windows, done = 0.0, 0, 0, 0
-    for begin in range(0, len(ids), stride):
-        window = [*head, *ids[begin : begin + width]]
-        first = max(len(head) + done - begin, 1)
-        if first < len(window):
-            total += _nll(runner, window, first, piece)
-            scored += len(window) - first
-            windows += 1
-        done = begin + len(window) - len(head)
-        if done >= len(ids):
-            break
-    if not scored:
-        fail(UsageError, "text", got=f"{len(ids)} tokens", expected="at least 2, so that one can be scored")
-    return Score(total, scored, windows)
-
-
-def _nll(runner: Scorer, window: list[int], first: int, piece: int) -> float:
-    """Of window[first:], each given what stands before it. The last token's own logits are not needed."""
-    total = 0.0
-    for start, logits_RV in passes(runner, window[:-1], piece, first - 1):
-        for row, logits_V in enumerate(logits_RV):
-            l_V = logits_V.astype(np.float64)
-            peak = l_V.max()
-            total += float(peak + np.log(np.exp(l_V - peak).sum()) - l_V[window[start + row + 1]])
-    return total
+def _check(runner: ModelRunner, ids: Sequence[int]) -> None:
+    if not len(ids):
+        fail(UsageError, "ids", got="none", expected="at least one")
+    if len(ids) > runner.context:
+        fail(ContextTooLong, f"{len(ids)} tokens, the context holds {runner.context}", do="load with a larger context")
+    for i in ids:
+        if not 0 <= i < runner.vocab_size:
+            fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
+        if i == runner.patch_id:
+            fail(UsageError, "ids", got=f"{i}, a patch of an image", expected="ids of text")

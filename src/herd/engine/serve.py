@@ -12,31 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
-from herd.cache import Lease
-from herd.engine.checks import token_ids
 from herd.engine.orders import Ended, Event, Order
-from herd.engine.runner import Logits, ModelRunner, Piece
+from herd.engine.runner import ModelRunner
 from herd.engine.wire import (
     AddAdapter,
-    Alone,
     BadFrame,
     Cancel,
     Channel,
     Done,
     Down,
-    Drop,
     DropAdapter,
     Failed,
-    Held,
     NewWeights,
     Progress,
-    Ran,
     Ready,
     Routed,
-    Run,
 )
 from herd.engine.worker import Worker
 from herd.errors import UsageError, fail, herd_error
@@ -113,10 +106,6 @@ class _Server:
 
     def __init__(self, channel: Channel, worker: Worker) -> None:
         self._channel, self._worker = channel, worker
-        self._alone = ExitStack()
-        self._held = False
-        """Whether the runner is the parent's alone."""
-        self._leases: dict[int, Lease] = {}
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
         # other weights and adapters are made ready beside the loop as well: seconds, in which requests go on
@@ -134,10 +123,7 @@ class _Server:
             try:
                 self._do(message)
             except Exception as error:
-                if isinstance(message, Alone | Run):  # somebody waits for an answer
-                    _tell(self._channel, Failed(herd_error(error)))
-                else:
-                    _complain(f"{type(message).__name__}: {herd_error(error)}")
+                _complain(f"{type(message).__name__}: {herd_error(error)}")
 
     def _do(self, message: Any) -> None:
         match message:
@@ -150,21 +136,6 @@ class _Server:
                     self._compiling.submit(self._start, message)
             case Cancel(number):
                 self._cancel(number)
-            case Alone(True):
-                if not self._held:
-                    self._alone.enter_context(self._worker.alone())
-                self._held = True
-                _tell(self._channel, Held())
-            case Alone(False):
-                self._held = False
-                for lease in self._leases.values():
-                    self._worker.runner.room.drop(lease)
-                self._leases.clear()
-                self._alone.close()
-            case Drop(handle):
-                found = self._leases.pop(handle, None)
-                if found is not None:
-                    self._worker.runner.room.drop(found)
             case NewWeights(path):
                 self._changing.submit(self._change, lambda: self._worker.update_weights(path))
             case AddAdapter(name, pairs):
@@ -172,8 +143,6 @@ class _Server:
                 self._changing.submit(self._change, lambda: self._worker.add_adapter(name, tensors))
             case DropAdapter(name):
                 self._changing.submit(self._change, lambda: self._worker.drop_adapter(name))
-            case Run(pieces, states):
-                _tell(self._channel, Ran(self._run(pieces, states)))
             case _:
                 fail(UsageError, "a message", got=type(message).__name__, expected="one that asks for something")
 
@@ -204,27 +173,6 @@ class _Server:
                 self._cancelled.add(number)
                 return
         self._worker.cancel(number)
-
-    def _run(self, pieces: list[tuple[int, list[int], list[int] | None]], states: bool) -> Logits:
-        if not self._held:
-            fail(UsageError, "a pass", got="it from one that is not alone with the runner", expected="Alone before")
-        runner = self._worker.runner
-        work = []
-        for handle, ids, rows in pieces:
-            _check_piece(runner, ids, rows)
-            if handle not in self._leases:
-                self._leases[handle] = runner.room.lease()
-            work.append(Piece(self._leases[handle], ids, (), rows))
-        return runner.states(work) if states else runner.run(work)
-
-
-def _check_piece(runner: ModelRunner, ids: list[int], rows: list[int] | None) -> None:
-    """Raise UsageError for what no front sends."""
-    token_ids("ids", ids, runner.vocab_size, runner.context)
-    if not ids or runner.patch_id in ids:
-        fail(UsageError, "ids", got=ids, expected="at least one, none of a patch of an image")
-    if rows is not None and any(not 0 <= row < len(ids) for row in rows):
-        fail(UsageError, "rows", got=rows, expected=f"0 to {len(ids) - 1}")
 
 
 class _Routes:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from herd import errors
-from herd.engine.orders import Began, Ended, Order, Token
+from herd.engine.orders import Began, Ended, Measured, Order, Token
 from herd.errors import HerdError, PassFailed, UsageError, fail
 
 HEADER = struct.Struct("<Q")
@@ -43,26 +43,6 @@ class Cancel(Message, frozen=True):
     """End a sequence."""
 
     number: int
-
-
-class Alone(Message, frozen=True):
-    """Begin or end having the runner for oneself."""
-
-    on: bool
-
-
-class Run(Message, frozen=True):
-    """One pass: (handle of a sequence, ids, rows whose logits are wanted or None for the last)."""
-
-    pieces: list[tuple[int, list[int], list[int] | None]]
-    states: bool = False
-    """The last layer's output of all rows is wanted instead."""
-
-
-class Drop(Message, frozen=True):
-    """The sequence with this handle is over."""
-
-    handle: int
 
 
 class NewWeights(Message, frozen=True):
@@ -113,16 +93,6 @@ class Failed(Message, frozen=True):
     error: HerdError
 
 
-class Held(Message, frozen=True):
-    """The runner is yours."""
-
-
-class Ran(Message, frozen=True):
-    """Logits of a Run, or states [T, D]."""
-
-    logits_RV: np.ndarray
-
-
 class Routed(Message, frozen=True):
     """Experts of one layer in a pass of a traced sequence."""
 
@@ -135,8 +105,8 @@ class Routed(Message, frozen=True):
 
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits, states and adapters."""
-Down: TypeAlias = Setup | Order | Cancel | Alone | Run | Drop | NewWeights | AddAdapter | DropAdapter
-Up: TypeAlias = Progress | Ready | Failed | Done | Held | Ran | Routed | Began | Token | Ended
+Down: TypeAlias = Setup | Order | Cancel | NewWeights | AddAdapter | DropAdapter
+Up: TypeAlias = Progress | Ready | Failed | Done | Routed | Began | Token | Measured | Ended
 
 
 class BadFrame(OSError):

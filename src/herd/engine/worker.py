@@ -6,9 +6,8 @@ The thread steps the core while there is work and sleeps otherwise. What it is n
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 from herd.engine.core import Core
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars, Matcher
-from herd.engine.orders import Ended, Event, Order
-from herd.engine.runner import ModelRunner, Scorer
+from herd.engine.orders import Ended, Event, Order, is_last
+from herd.engine.runner import ModelRunner
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.ops.contract import LowRank
@@ -44,10 +43,6 @@ class Backend(ABC):
     @abstractmethod
     def cancel(self, number: int) -> None:
         """End a sequence after the pass in progress."""
-
-    @abstractmethod
-    def alone(self) -> AbstractContextManager[Scorer]:
-        """The runner with all of its cache; requests wait meanwhile."""
 
     @abstractmethod
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
@@ -147,12 +142,7 @@ class Worker(Backend):
         self._borders: list[_Border] = []
         """That somebody waits for."""
         self._live: set[int] = set()
-        self._holds = 0
-        self._owes = False
-        """Whether requests that waited for whoever was alone have had no turn since."""
-        self._stepping = False
         self._over: HerdError | None = None
-        self._single = threading.RLock()
 
     def connect(self, deliver: Deliver) -> None:
         """See Backend."""
@@ -173,29 +163,6 @@ class Worker(Backend):
         """See Backend."""
         if self._over is None and self._home.is_here:
             self._send(number)
-
-    @contextmanager
-    def alone(self) -> Iterator[ModelRunner]:
-        """See Backend. A request that runs gives its pages back and is computed again later; none is lost. Whoever asks
-        again and again has it between turns of the requests, which make a pass each time."""
-        self._home.check()
-        with self._single:
-            with self._wake:
-                while self._over is None and not self._holds and self._owes and self._has_work:
-                    self._wake.wait()
-                if self._over is not None:
-                    raise self._over
-                self._holds += 1
-                while self._stepping:
-                    self._wake.wait()
-            try:
-                self._core.clear()
-                yield self.runner
-            finally:
-                with self._wake:
-                    self._holds -= 1
-                    self._owes = True
-                    self._wake.notify_all()
 
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
         """See Backend. They are read and placed on the caller's thread; requests wait for the change alone."""
@@ -276,7 +243,6 @@ class Worker(Backend):
                 self._over = EngineDied(f"the engine stopped: {type(error).__name__}: {error}")
                 self._over.__cause__ = error
         with self._wake:
-            self._stepping = False
             self._live.update(n for x in self._orders if isinstance(x, Order) for n in x.numbers)
             for border in self._borders:
                 if not border.done.done():
@@ -287,13 +253,10 @@ class Worker(Backend):
     def _turn(self) -> bool:
         """Take orders, make a step; False when it is over."""
         with self._wake:
-            self._stepping = False
-            self._wake.notify_all()
-            while self._over is None and (self._holds or not self._has_work):
+            while self._over is None and not self._has_work:
                 self._wake.wait()
             if self._over is not None:
                 return False
-            self._stepping, self._owes = True, False
             orders = list(self._orders)
             self._orders.clear()
         events: list[Event] = []
@@ -306,7 +269,7 @@ class Worker(Backend):
                 self._core.cancel(item)
         events += self._core.step()
         for event in events:
-            if isinstance(event, Ended) or getattr(event, "reason", None) is not None:
+            if is_last(event):
                 self._live.discard(event.number)
                 self._routes.pop(event.number, None)
         if events:

@@ -9,11 +9,11 @@ What it is not: a server, a command line, a policy. Options are the fields of `e
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,23 +27,37 @@ from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
-from herd.engine.checks import flag, many, shown
+from herd.engine.checks import flag, many, shown, whole
 from herd.engine.checks import text as check_text
 from herd.engine.child import Child
 from herd.engine.defaults import LLAMA
 from herd.engine.generate import MOST_WAITING, Engine
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars
-from herd.engine.request import SamplingOptions
+from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
-from herd.engine.score import all_logits, groups, mean_state, score
+from herd.engine.score import nll_of, windows
 from herd.engine.worker import Backend
-from herd.errors import Busy, ContextTooLong, UsageError, fail
-from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Perplexity, Reply, TextEvent
+from herd.errors import Busy, UsageError, fail
+from herd.events import (
+    CallArgumentsEvent,
+    CallEndEvent,
+    CallStartEvent,
+    DoneEvent,
+    Event,
+    Likely,
+    Logprob,
+    Perplexity,
+    Reply,
+    Score,
+    TextEvent,
+)
+from herd.lanes import computing
 from herd.llm.abilities import capabilities, sizes
 from herd.llm.asking import Asked
 from herd.llm.loading import PARALLEL, PIECE, end_ids, open_same, read_model
-from herd.llm.requests import Requests
+from herd.llm.measuring import Found, ameasured, measured
+from herd.llm.requests import Requests, characters_of, check_length
 from herd.llm.streams import AsyncStream, Prepared
 from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.messages import Message
@@ -68,12 +82,15 @@ __all__ = [
     "Policy",
     "Reply",
     "SamplingOptions",
+    "Score",
     "TextEvent",
     "load",
 ]
 
 TOGETHER = 64
 """Dialogs of one chat_many that are under way at once."""
+STATE = Want(what="state", keep=False)
+"""Of a text as a vector: nothing that is said begins with it, as a rule."""
 
 
 def load(
@@ -335,8 +352,8 @@ class LLM:
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """[T, V], float32: after each id, the logits of the next. Raises UsageError, ContextTooLong."""
         given = self._requests.given(ids, "ids")
-        with self._running().alone() as runner:
-            return all_logits(runner, given, PIECE)
+        (found,) = self._measured([given], Want(what="logits", keep=False), Asked())
+        return found.rows()
 
     def perplexity(
         self, text: str | Sequence[int], *, context: int | None = None, stride: int | None = None
@@ -349,40 +366,130 @@ class LLM:
         ids = self.tokenize(text) if isinstance(text, str) else self._requests.given(text, "text")
         width = self.context if context is None else context
         bos = self._requests.bos()
-        with self._running().alone() as runner:
-            found = score(
-                runner,
-                ids,
-                context=width,
-                stride=width - len(bos) if stride is None else stride,
-                bos_id=bos[0] if bos else None,
-                piece=PIECE,
-            )
-        nll = found.nll_sum / found.scored_tokens
-        return Perplexity(float(np.exp(nll)), nll, found.scored_tokens, found.windows)
+        cut = windows(ids, context=width, stride=stride, loaded=self.context, bos_id=bos[0] if bos else None)
+        asked = Asked()
+        wanted = (self._requests.measured(w, Want(what="logprobs", start=n, keep=False), asked) for w, n in cut)
+        nll, scored, num_windows = 0.0, 0, 0
+        for found in measured(self._running(), wanted):
+            nll += nll_of(found.scores)
+            scored += len(found.scores)
+            num_windows += 1
+        return Perplexity(float(np.exp(nll / scored)), nll / scored, scored, num_windows)
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def score(
+        self,
+        pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
+        *,
+        top: int = 0,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """How likely each continuation is after its prompt: log-probabilities of its tokens, of (prompt, continuation).
+
+        Two texts are made tokens together, and the continuation's are those beyond as many as the prompt has by itself
+        without white space at its end, which goes with the continuation (the convention of lm-evaluation-harness). Ids
+        are taken as they are, one after the other. Before a prompt that is a text stands the first token that the
+        vocabulary wants, if it wants one; then the prompt may be empty. top: so many of the likeliest tokens at each
+        place, up to 20. Prompts that begin alike are computed once, where the cache holds them. client, tenant,
+        priority, timeout_s: see `Asked`; the time is each pair's. Raises UsageError, ContextTooLong, before anything is
+        computed; Busy, TimedOut.
+        """
+        asked, both = self._pairs(pairs, top, client, tenant, priority, timeout_s)
+        found = measured(self._running(), self._scoring(both, top, asked))
+        return [self._score(one) for one in found]
+
+    async def ascore(
+        self,
+        pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
+        *,
+        top: int = 0,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """`score` for coroutines; cancelling the task ends the requests."""
+        engine = self._running()
+        asked, both = await computing().run(
+            tenant if isinstance(tenant, str) else "",
+            lambda: self._pairs(pairs, top, client, tenant, priority, timeout_s),
+        )
+        scores = []
+        async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as run:
+            async for found in run:
+                scores.append(await computing().run(tenant, partial(self._score, found)))
+        return scores
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float32]:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
-        A generative model's mean is a weak embedding beside a model trained for it. Requests wait meanwhile, for some
-        short texts or a long one at a time, and what they had in the cache is computed again. Raises UsageError (an
-        empty text), ContextTooLong, before anything is computed.
+        A generative model's mean is a weak embedding beside a model trained for it. client, tenant, priority,
+        timeout_s: see `Asked`; the time is each text's. Raises UsageError (an empty text), ContextTooLong, before
+        anything is computed; Busy, TimedOut.
         """
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
         self._running()
-        found = []
-        for group in groups(self._embeddables(texts), PIECE):
-            began_s = time.monotonic()
-            with self._running().alone() as runner:
-                found += [mean_state(runner, ids, PIECE) for ids in group]
-            if self._running().num_under_way:
-                time.sleep(
-                    time.monotonic() - began_s
-                )  # requests have as much of the time, however many texts there are
-        return np.stack(found) if found else np.zeros((0, self.config.width), np.float32)
+        found = self._measured(self._embeddables(texts), STATE, asked)
+        return self._vectors([one.rows() for one in found])
+
+    async def aembed(
+        self,
+        texts: Sequence[str],
+        *,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """`embed` for coroutines; cancelling the task ends the requests."""
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        engine = self._running()
+        ids = await computing().run(tenant, lambda: self._embeddables(texts), characters_of(texts))
+        requests = (self._requests.measured(one, STATE, asked) for one in ids)
+        async with aclosing(ameasured(engine, requests)) as run:
+            return self._vectors([found.rows() async for found in run])
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
         return sum(map(len, self._embeddables(texts)))
+
+    def _measured(self, prompts: Sequence[Sequence[int]], want: Want, asked: Asked) -> Iterator[Found]:
+        """What comes of each prompt, in order."""
+        return measured(self._running(), (self._requests.measured(ids, want, asked) for ids in prompts))
+
+    def _pairs(
+        self, pairs: Any, top: Any, client: Any, tenant: Any, priority: Any, timeout_s: Any
+    ) -> tuple[Asked, list[tuple[list[int], int]]]:
+        """Arguments of `score`, checked: whose it is, and of each pair all ids and where its continuation begins."""
+        self._running()
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        whole("top", top, 0, MAX_LOGPROBS)
+        return asked, [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
+
+    def _scoring(self, both: Sequence[tuple[list[int], int]], top: int, asked: Asked) -> Iterator[Request]:
+        for ids, start in both:
+            yield self._requests.measured(ids, Want(what="logprobs", start=start, top=top), asked)
+
+    def _score(self, found: Found) -> Score:
+        spell = self._requests.spell
+        tokens = tuple(
+            Logprob(x.token_id, spell(x.token_id), x.logprob, tuple(Likely(i, spell(i), p) for i, p in x.top))
+            for x in found.scores
+        )
+        return Score(tokens, all(x.is_greedy for x in found.scores), found.usage)
+
+    def _vectors(self, rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        return np.concatenate(rows) if rows else np.zeros((0, self.config.width), np.float32)
 
     def _embeddables(self, texts: Sequence[str]) -> list[list[int]]:
         for i, text in enumerate(many("texts", texts)):
@@ -395,12 +502,7 @@ class LLM:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
         ids = [*self._requests.bos(), *self.tokenize(text)]
-        if len(ids) > self.context:
-            fail(
-                ContextTooLong,
-                f"texts[{i}] has {len(ids)} tokens, the context holds {self.context}",
-                do="shorten it, or load the model with a larger context",
-            )
+        check_length(ids, self.context, f"texts[{i}]")
         return ids
 
     @property

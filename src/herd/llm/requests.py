@@ -13,9 +13,10 @@ from herd.answers import Sample
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
-from herd.engine.checks import token_ids
+from herd.engine.checks import many, token_ids
+from herd.engine.checks import text as check_text
 from herd.engine.generate import Engine, Job
-from herd.engine.request import Request, SamplingOptions
+from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.asking import Asked
@@ -63,7 +64,7 @@ class Requests:
         any of it is made tokens. text: a text, or messages, tools and lists that hold texts."""
         if self.tokenizer.missing_bytes:
             return  # such a vocabulary may leave any number of characters out
-        characters = _characters(text)
+        characters = characters_of(text)
         least = -(-characters // self.tokenizer.longest_bytes)
         if least > context and characters > SHORT:
             fail(
@@ -104,6 +105,49 @@ class Requests:
         ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
 
+    def measured(self, ids: Sequence[int], want: Want, asked: Asked) -> Request:
+        """A request for numbers of given ids. Raises what is wrong with the model's files."""
+        self._check_files()
+        return Request(
+            ids,
+            SamplingOptions(),
+            client=asked.client,
+            priority=asked.priority,
+            timeout_s=asked.timeout_s,
+            salt=_salt(asked.tenant),
+            want=want,
+        )
+
+    def pair(self, pair: Any, context: int, name: str) -> tuple[list[int], int]:
+        """(all ids, how many are the prompt's) of a prompt and its continuation; see `LLM.score`. Raises UsageError,
+        ContextTooLong."""
+        prompt, continuation = _both(pair, name)
+        for text in (prompt, continuation):
+            self.check_fits(text if isinstance(text, str) else "", context, name)
+        if isinstance(prompt, str) and isinstance(continuation, str):
+            kept = prompt.rstrip()  # a vocabulary joins a space to the word after it
+            before = [*self.bos(), *self.tokenizer.encode(kept)]
+            ids = [*self.bos(), *self.tokenizer.encode(prompt + continuation)]
+        else:
+            before = (
+                [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt, name)
+            )
+            more = (
+                self.tokenizer.encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
+            )
+            ids = [*before, *more]
+        if not before:
+            fail(UsageError, name, got="nothing before the continuation", expected="a prompt of at least one token")
+        if len(ids) <= len(before):
+            fail(UsageError, name, got="a continuation without a token of its own", expected="at least one")
+        check_length(ids, context, name)
+        return ids, len(before)
+
+    def _check_files(self) -> None:
+        """Weights are mapped, not copied: a file that was cut or overwritten must not answer."""
+        if self.checkpoint is not None:
+            self.checkpoint.check_unchanged()
+
     def _submit(
         self,
         engine: Engine,
@@ -113,9 +157,7 @@ class Requests:
         turns: Sequence[Message],
         tiles: Any = None,
     ) -> Prepared:
-        if self.checkpoint is not None:
-            # weights are mapped, not copied: a file that was cut or overwritten must not answer
-            self.checkpoint.check_unchanged()
+        self._check_files()
         if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
@@ -129,7 +171,7 @@ class Requests:
             client=asked.client,
             priority=asked.priority,
             timeout_s=asked.timeout_s,
-            salt=hashlib.sha256(asked.tenant.encode()).digest() if asked.tenant else b"",
+            salt=_salt(asked.tenant),
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
         samples = self._samples(jobs, asked)
@@ -152,7 +194,7 @@ class Requests:
         return [
             Sample(
                 job,
-                self._spell,
+                self.spell,
                 index=i,
                 load_s=self.load_s,
                 policy=asked.policy,
@@ -163,8 +205,35 @@ class Requests:
             for i, job in enumerate(jobs)
         ]
 
-    def _spell(self, token_id: int) -> str:
+    def spell(self, token_id: int) -> str:
+        """A token as text, as log-probabilities name it."""
         return self.tokenizer.decode([token_id])
+
+
+def check_length(ids: Sequence[int], context: int, name: str) -> None:
+    """Raise ContextTooLong for more ids than a context holds."""
+    if len(ids) > context:
+        fail(
+            ContextTooLong,
+            f"{name} has {len(ids)} tokens, the context holds {context}",
+            do="shorten it, or load the model with a larger context",
+        )
+
+
+def _both(pair: Any, name: str) -> tuple[Any, Any]:
+    """A prompt and its continuation. Raises UsageError for anything but two texts or lists."""
+    both = many(name, pair)
+    if len(both) != 2:
+        fail(UsageError, name, got=f"{len(both)} parts", expected="a prompt and a continuation")
+    for one in both:
+        if isinstance(one, str):
+            check_text(name, one)
+    return both[0], both[1]
+
+
+def _salt(tenant: str) -> bytes:
+    """What cached positions of a tenant are shared under."""
+    return hashlib.sha256(tenant.encode()).digest() if tenant else b""
 
 
 def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> SamplingOptions:
@@ -176,7 +245,7 @@ def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> Sa
     return options.with_({"max_tokens": min(options.max_tokens or ceiling, ceiling - num_prompt)})
 
 
-def _characters(text: Any) -> int:
+def characters_of(text: Any) -> int:
     """Characters of a text, or of all texts in messages, objects and lists; a list that is there twice counts once."""
     found, waiting = 0, [text]
     seen: set[int] = set()

@@ -1,0 +1,126 @@
+"""Requests that want numbers instead of an answer, some at once, and what came of them in their order.
+
+What it is not: what they are made of (`herd.llm.requests`), how they are computed (`herd.engine.score`).
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+import numpy as np
+import numpy.typing as npt
+
+from herd.engine.generate import Engine, Job
+from herd.engine.orders import Event
+from herd.engine.reading import Inbox, Mailbox
+from herd.engine.request import Finish, Request, TokenScore
+from herd.errors import Busy, Interrupted
+from herd.events import Usage
+
+TOGETHER = 16
+"""Requests of one call that are under way at once: enough to fill passes with short texts, few in the queue."""
+
+
+@dataclass
+class Found:
+    """What came of one request."""
+
+    job: Job
+    scores: list[TokenScore] = field(default_factory=list)
+    blocks: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    finish: Finish | None = None
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """All rows that it wanted."""
+        return np.concatenate(self.blocks)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens, once it has ended."""
+        assert self.finish is not None
+        return self.finish.usage
+
+
+class Measuring:
+    """Some requests under way. Whoever runs it takes events out of the inbox, and leaves when it is over."""
+
+    def __init__(self, engine: Engine, requests: Iterator[Request], inbox: Inbox) -> None:
+        """requests: made as they are wanted."""
+        self._engine, self._requests, self._inbox = engine, requests, inbox
+        self._next: Request | None = next(requests, None)
+        self._found: dict[int, Found] = {}
+        """By number, in their order; those at the front may have ended."""
+
+    def start(self) -> bool:
+        """Queue what may be; whether anything is to come. Raises Busy where not even one finds a place, and what is
+        wrong with a request."""
+        while self._next is not None and len(self._found) < TOGETHER:
+            try:
+                job = self._engine.submit(self._next, start=False)
+                job.inbox = self._inbox
+                self._found[job.number] = Found(job)
+                try:
+                    self._engine.start(job)
+                except BaseException:
+                    del self._found[job.number]
+                    raise
+            except Busy:
+                if not self._found:
+                    raise
+                break  # when one of ours is done
+            self._next = next(self._requests, None)
+        return bool(self._found)
+
+    def take(self, event: Event) -> None:
+        """One event of any of them. Raises what its request failed with."""
+        found = self._found.get(event.number)
+        step = None if found is None else found.job.reading.take(event)
+        if found is None or step is None:
+            return
+        found.scores += step.scores
+        if step.rows_RX is not None:
+            found.blocks.append(step.rows_RX)
+        found.finish = step.finish
+        if step.finish is not None and step.finish.reason == "interrupted":
+            raise Interrupted("somebody ended the request")
+
+    def done(self) -> Iterator[Found]:
+        """Those at the front that have ended, once."""
+        while self._found:
+            number, found = next(iter(self._found.items()))
+            if found.finish is None:
+                return
+            del self._found[number]
+            yield found
+
+    def leave(self) -> None:
+        """End what is under way."""
+        for found in self._found.values():
+            self._engine.leave(found.job)
+
+
+def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Found]:
+    """What comes of each request, in order. Closing the iterator ends those under way. Raises what the first one that
+    fails failed with; the others end then."""
+    inbox: SimpleQueue[Event] = SimpleQueue()
+    run = Measuring(engine, requests, inbox)
+    try:
+        while run.start():
+            engine.check_here()
+            run.take(inbox.get())
+            yield from run.done()
+    finally:
+        run.leave()
+
+
+async def ameasured(engine: Engine, requests: Iterator[Request]) -> AsyncGenerator[Found, None]:
+    """`measured` for a coroutine: no thread waits, and cancelling its task ends the requests."""
+    inbox = Mailbox()
+    run = Measuring(engine, requests, inbox)
+    try:
+        while run.start():
+            run.take(await inbox.get())
+            for found in run.done():
+                yield found
+    finally:
+        run.leave()
