@@ -81,7 +81,7 @@ GOOD: dict[str, dict[str, Any]] = {
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
     *("capabilities", "sizes", "control_ids", "applies_policies"),
-    "update_weights",  # see test_new_weights
+    "update_weights",  # see test_update_weights
 }
 """Without arguments."""
 OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
