@@ -193,9 +193,11 @@ def test_the_shelf_is_bounded_in_number_and_bytes() -> None:
     with pytest.raises(DoesNotFit, match="101 bytes"):
         shelf.put(Adapter.of("b", {}, 61))
     assert shelf.names == ("a", "b")
-    for name in ("c", ""):
-        with pytest.raises(NotFound):
-            shelf.drop(name)
+    for bad in ("", None, 7, []):
+        with pytest.raises(UsageError):
+            shelf.drop(bad)  # type: ignore[arg-type]
+    with pytest.raises(NotFound):
+        shelf.drop("c")
     shelf.drop("a")
     shelf.put(made["c"])
     assert shelf.names == ("b", "c")

@@ -23,7 +23,7 @@ from herd.config import TINY
 from herd.engine.child import Child
 from herd.engine.generate import Engine
 from herd.engine.request import Request
-from herd.errors import BadMedia, HerdError, NotFound, TimedOut, UsageError
+from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, TimedOut, UsageError
 from herd.llm import LLM, Asked, SamplingOptions, load
 from herd.text.chat import Llama4
 
@@ -55,6 +55,8 @@ HOSTILE: list[Any] = [
     np.zeros((2, 2)), np.zeros(0), np.array([None]), ValueError("x"), Path("/nowhere"), Path("x\0y"),
 ]  # fmt: skip
 REFUSALS = (UsageError, BadMedia, NotFound, TimedOut)
+OF_FILES = {"update_weights": (BadCheckpoint,)}
+"""Further ones of calls that open a file."""
 DIALOG = "Hi"
 WHOSE: dict[str, Any] = {"client": "", "tenant": "", "priority": 0, "timeout_s": None}
 GOOD: dict[str, dict[str, Any]] = {
@@ -77,11 +79,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "score": {"pairs": [("x", "y")], "top": 1, **WHOSE},
     "ascore": {"pairs": [("x", "y")], "top": 1, **WHOSE},
     "embed_tokens": {"texts": ["x"]},
+    "update_weights": {"weights": "a name"},
+    "add_adapter": {"name": "a", "tensors": {}},
+    "drop_adapter": {"name": "a"},
 }
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
-    *("capabilities", "sizes", "control_ids", "applies_policies"),
-    "update_weights",  # see test_update_weights
+    *("capabilities", "sizes", "control_ids", "applies_policies", "adapters"),
 }
 """Without arguments."""
 OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
@@ -131,7 +135,8 @@ def tried(model: LLM, name: str, arguments: dict[str, Any]) -> str | None:
         raised = outcome(lambda: asyncio.run(_read(model, name, arguments)))
     else:
         raised = outcome(lambda: called(model, name, arguments))
-    if raised is None or (isinstance(raised, REFUSALS) and str(raised) and "\n" not in str(raised)):
+    refusals = REFUSALS + OF_FILES.get(name, ())
+    if raised is None or (isinstance(raised, refusals) and str(raised) and "\n" not in str(raised)):
         return None
     return f"{type(raised).__name__}: {str(raised)[:200]}"
 

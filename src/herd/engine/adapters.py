@@ -138,8 +138,9 @@ class Shelf:
         self._found = {**self._found, adapter.name: adapter}  # whoever reads the names meanwhile has the old ones
 
     def drop(self, name: str) -> None:
-        """Requests may name it no more. Raises NotFound."""
-        self.get(name)
+        """Requests may name it no more. Raises NotFound, UsageError for what names none."""
+        check_name(name)
+        check_known(name, self._found)
         self._found = {other: one for other, one in self._found.items() if other != name}
 
     def get(self, name: str | None) -> Adapter | None:

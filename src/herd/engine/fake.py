@@ -14,7 +14,7 @@ import numpy as np
 from herd.batch import Context
 from herd.cache import Lease, Pager
 from herd.cache.prefixes import PrefixTree
-from herd.engine.adapters import Adapter
+from herd.engine.adapters import Adapter, copied
 from herd.engine.fake_cache import FakeCache
 from herd.engine.room import Room
 from herd.engine.runner import Logits, NotFinite, Piece, read_blocks, rows_wanted
@@ -120,7 +120,8 @@ class FakeModel:
 
     def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
         """See ModelRunner. Rows computed with it are marked (`adapted`), and are no rows of anybody else's."""
-        return Adapter.of(name, dict(tensors))
+        nothing = isinstance(tensors, Mapping) and not tensors
+        return Adapter.of(name, {} if nothing else copied(name, tensors))
 
     def first_not_finite(self, piece: Piece) -> str | None:
         """Layer 1, when a bad id is to blame."""

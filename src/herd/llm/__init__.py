@@ -61,6 +61,7 @@ from herd.llm.requests import Requests, characters_of, check_length
 from herd.llm.streams import AsyncStream, Prepared
 from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.messages import Message
+from herd.ops.contract import LowRank
 from herd.policies import Policy
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -512,6 +513,25 @@ class LLM:
 
     # -- other weights -----------------------------------------------------------------------------------------------
 
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """Let calls say `adapter=name`: low-rank terms (LoRA) beside the model's weights, whoever shares a pass with
+        them. One of this name is replaced; calls under way with it end with it.
+
+        tensors: by the canonical name of any matrix or expert stack of the text layers
+        ("model.layers.0.self_attn.q_proj"); they are copied, in float32. Raises UsageError naming what is wrong,
+        DoesNotFit over a bound (64 adapters, 2 GiB together), EngineDied: nothing has changed then.
+        """
+        self._running().backend.add_adapter(name, tensors)
+
+    def drop_adapter(self, name: str) -> None:
+        """Let calls say `adapter=name` no more; those under way end with it. Raises NotFound, EngineDied."""
+        self._running().backend.drop_adapter(name)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names that calls may give as `adapter`."""
+        return tuple(self._running().backend.adapters)
+
     def update_weights(self, weights: str | Path | Model) -> None:
         """Go on with other weights of the same model, from the next pass on: all of them or, on an error, none.
 
@@ -525,8 +545,10 @@ class LLM:
         with self._changing:
             if isinstance(weights, str | Path):
                 self._update_from(weights)
-            else:
+            elif isinstance(weights, Model):
                 self._running().backend.update_weights(weights)
+            else:
+                fail(UsageError, "new weights", got=type(weights).__name__, expected="a path or a tree of weights")
 
     def _update_from(self, path: str | Path) -> None:
         backend = self._running().backend

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from herd.dialogs import ImageLike
+from herd.engine.adapters import check_name
 from herd.engine.checks import flag, many, text, whole
 from herd.engine.door import MOST_SAMPLES, check_whose
 from herd.engine.grammar import Grammar
@@ -55,6 +56,8 @@ class Asked:
     """Higher goes first."""
     timeout_s: float | None = None
     """After which it fails with TimedOut."""
+    adapter: str | None = None
+    """Name of the adapter that answers (`LLM.add_adapter`); None: the model's own weights alone."""
     ceiling: int | None = None
     """Most tokens of prompt and answer together; None: the context. Memory grows with use in any case."""
 
@@ -74,6 +77,8 @@ class Asked:
         if self.trace is not None and not isinstance(self.trace, str | Path):
             fail(UsageError, "trace", got=type(self.trace).__name__, expected="the path of a file")
         whole("n", self.n, 1, MOST_SAMPLES)
+        if self.adapter is not None:
+            check_name(self.adapter)
         check_whose(self.client, self.priority, self.timeout_s)
         if self.ceiling is not None:
             whole("ceiling", self.ceiling, 1, MAX_TOKENS)

@@ -172,6 +172,7 @@ class Requests:
             priority=asked.priority,
             timeout_s=asked.timeout_s,
             salt=_salt(asked.tenant),
+            adapter=asked.adapter,
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
         samples = self._samples(jobs, asked)
