@@ -1,6 +1,7 @@
 """The child of tests/engine/test_child.py: a FakeModel behind pipes, told by `setup` how to behave."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ def fake(next_logits: Any, context: int = 4096) -> FakeModel:
 
 def read_weights(path: str) -> tuple[Any, Any]:
     """A model that says the number that its path is."""
+    if path == "dies":
+        os._exit(7)
     if path == "sand":
         fail(BadCheckpoint, path, got="sand", expected="numbers")
     return (lambda ids: int(path)) if path.isdigit() else path, None
@@ -44,8 +47,6 @@ def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
     if told.get("fails") == "untyped":
         raise ZeroDivisionError("by zero")
     if told.get("fails") == "dies":
-        import os
-
         os._exit(7)
     report("weights", 2, 2)
 

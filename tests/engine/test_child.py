@@ -220,3 +220,11 @@ def test_a_child_takes_adapters_and_answers_with_them_as_a_thread_does(engine: E
     with pytest.raises(NotFound):
         tokens(engine, asked)
     assert tokens(engine, replace(asked, adapter=None)) == plain
+
+
+def test_who_waits_for_a_change_hears_that_the_process_is_gone() -> None:
+    backend = child()
+    backend.connect(lambda events: None)
+    with pytest.raises(EngineDied, match="status 7"):
+        backend.update_weights("dies")
+    backend.close()

@@ -253,6 +253,8 @@ class Child(Backend):
             self._over = self._over or dead
             live = sorted(self._live)
             self._live.clear()
+            for inbox in self._asked:
+                inbox.put(Failed(self._over))
         self._deliver([Ended(number, self._over) for number in live])
 
     def _heard(self, message: Any) -> None:
