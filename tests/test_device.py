@@ -7,8 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import herd  # noqa: E402
+from helpers import TINY_TEXT, placed  # noqa: E402
+from herd.batch import packed  # noqa: E402
 from herd.cli import main  # noqa: E402
 from herd.errors import UsageError  # noqa: E402
+from herd.model import text  # noqa: E402
+from herd.ops.torch import TorchOps  # noqa: E402
 
 MODEL = Path(__file__).parent / "fixtures/gguf/llama4-q4_k.gguf"
 CUDA = torch.cuda.is_available()
@@ -46,3 +50,22 @@ def test_the_same_tokens_come_out_of_torch_as_of_native(device):
         a = native.perplexity(ids, context=64).value
         b = m.perplexity(ids, context=64).value
     assert b == pytest.approx(a, rel=0.02)  # int8 activations on the one side, bfloat16 on the other on a card
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="no CUDA card")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_block_waits_for_the_card(dtype):
+    """Experts, packed segments, with the card set to refuse what waits."""
+    ops = TorchOps("cuda", dtype)
+
+    def unwaiting(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return text.block(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    context = ops.place(packed([30, 1, 17], TINY_TEXT.chunk))
+    logits = text.forward(ops, TINY_TEXT, placed(TINY_TEXT, ops), list(range(48)), context, call=unwaiting)
+    assert ops.finite(logits)

@@ -1,8 +1,11 @@
 """A compiled block: one graph without a break, whatever is packed into a batch, with the numbers of the eager one."""
 
 import itertools
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,18 +78,18 @@ def test_twenty_packed_batches_make_no_new_graph_after_the_third() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [TINY_TEXT, replace(TINY_TEXT, experts_per_token=2)], ids=["one expert", "two"])
-def test_the_cpus_compiler_gives_the_same_within_rounding(config: Llama4Config) -> None:
-    graphs = over_batches(config, torch.compile(text.block, fullgraph=True))
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="the CPU's compiler needs a C++ compiler")
+def test_the_cpus_compiler_gives_the_same_within_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    graphs = over_batches(replace(TINY_TEXT, experts_per_token=2), torch.compile(text.block, fullgraph=True))
     assert len(set(graphs[STEADY - 1 :])) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_gradients_through_compiled_blocks_are_the_eager_ones(backend: str) -> None:
+def test_gradients_through_compiled_blocks_are_the_eager_ones() -> None:
     c, ops, rng = TINY_TEXT, TorchOps(), np.random.default_rng(2)
     values = leaves(c, torch.float32, 0)
-    w, compiled = build(c, Tensors(values)), torch.compile(text.block, backend=backend, fullgraph=True)
+    w, compiled = build(c, Tensors(values)), torch.compile(text.block, backend="aot_eager", fullgraph=True)
 
     def gradients(ids: Any, context: Any, call: Any) -> dict[str, Any]:
         x_TD = text.hidden(ops, c, w, ids, context, call=call)

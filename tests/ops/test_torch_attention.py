@@ -8,6 +8,8 @@ import pytest
 from herd.batch import Segments, segments
 
 torch = pytest.importorskip("torch")
+from devices import DEVICES  # noqa: E402
+
 from herd.ops import torch_attention as attention  # noqa: E402
 from herd.ops import torch_kv  # noqa: E402
 from herd.ops.torch import TorchOps  # noqa: E402
@@ -118,3 +120,22 @@ def test_a_pass_over_a_cache_reads_no_device_array_back(dtype: str, monkeypatch:
     q, k = torch.randn(3, N, H), torch.randn(3, K, H)
     assert ops.attend(q, k, k, placed, kv).isfinite().all()
     assert read[:-1] == [placed.borders.shape] and read[-1] == ()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_device_gives_what_float64_gives(device: str, dtype: Any, causal: bool) -> None:
+    s = Segments(BORDERS[0].numpy(), BORDERS[1].diff().numpy())
+    inputs = [x.detach().to(dtype) for x in arrays()]
+    exact = [x.double().requires_grad_() for x in inputs]
+    given = [x.to(device).requires_grad_() for x in inputs]
+    wanted = attention.packed(*exact, BORDERS, causal)
+    found = attention.attend(*given, attention.place(s, torch.device(device)), causal)
+    wanted.sum().backward()
+    found.sum().backward()
+    # probabilities and values of size 1 to 3, a few roundings each
+    limit = {"rtol": 0, "atol": 16 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(found.double().cpu(), wanted, **limit)
+    for a, b in zip(given, exact, strict=True):
+        torch.testing.assert_close(a.grad.double().cpu(), b.grad, **limit)

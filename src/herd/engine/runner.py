@@ -7,7 +7,7 @@ What it is not: a sampler, a schedule, a tokenizer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -324,7 +324,7 @@ class Runner:
             ids_T,
             placed,
             kv=self.kv,
-            extras=None if adapters is None else Extras(adapters),
+            extras=None if adapters is None else Extras(replace(adapters, rows_T=self.ops.array(adapters.rows_T))),
             routing=routing,
             features_RD=self._joined(seen) if seen else None,
             call=call,

@@ -73,9 +73,9 @@ def _used(ends_E: Tensor) -> list[tuple[int, slice]]:
 
 
 def _has_kernel(x_RI: Tensor, w: Tensor) -> bool:
-    """Whether PyTorch's grouped product is made for it: bf16 on a card, rows of whole 16 bytes."""
-    is_bf16 = x_RI.is_cuda and x_RI.dtype == w.dtype == torch.bfloat16
-    return is_bf16 and x_RI.shape[-1] % 8 == 0 and w.shape[-1] % 8 == 0
+    """Whether PyTorch has a grouped product and it is made for these: bf16 on a card, rows of whole 16 bytes."""
+    is_bf16 = x_RI.is_cuda and x_RI.dtype == w.dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
+    return is_bf16 and len(x_RI) > 0 and x_RI.shape[-1] % 8 == 0 and w.shape[-1] % 8 == 0
 
 
 def _outputs(w: Tensor, format: str, outputs: int, inputs: int, turned: bool) -> int:
@@ -140,7 +140,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, g_RO: Tensor) -> tuple[Tensor | None, ...]:
     (x_RI, ends_E, w), (format, layout, outputs, inputs, turned) = ctx.saved_tensors, ctx.form
-    gx_RI = gw = None
+    g_RO, gx_RI, gw = g_RO.contiguous(), None, None
     if ctx.needs_input_grad[0]:
         turn = w.mT if format == DENSE else w
         gx_RI = grouped(g_RO, ends_E, turn, format, layout, outputs, inputs, not turned)
