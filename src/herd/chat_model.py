@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from herd.errors import PassFailed, Unsupported, fail, herd_error
+from herd.errors import NoVision, PassFailed, Unsupported, fail, herd_error
 from herd.events import CallArgumentsEvent, DoneEvent, Event, Reply, TextEvent
 from herd.messages import Message
 
@@ -60,9 +60,9 @@ class Capabilities:
         return asdict(self)
 
     def require(self, name: str, capability: str) -> None:
-        """Raise Unsupported where the model of that name lacks this one."""
+        """Raise Unsupported where the model of that name lacks this one; NoVision for images."""
         if not getattr(self, capability):
-            fail(Unsupported, f"{name} cannot {CANNOT[capability]}", do="choose a model that can")
+            refuse(name, capability)
 
 
 WHOSE = ("client", "tenant", "priority")
@@ -211,18 +211,18 @@ class ChatModel(Protocol):
 
     def astream_complete(self, prompt: str | Sequence[int], **options: Any) -> ChatStream:
         """Go on with a text, or with ids, without a chat format. Options: see `astream`; none about tools."""
-        cannot(self, "completion")
+        refuse(self.name, "completion")
 
     def tokenize(
         self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
     ) -> list[int]:
         """Ids of a plain text, without control tokens; or of turns, as `astream` would send them. fits: raise
         ContextTooLong, before anything is made tokens, for turns with too many characters to fit the context."""
-        cannot(self, "ids")
+        refuse(self.name, "ids")
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens spelt out."""
-        cannot(self, "ids")
+        refuse(self.name, "ids")
 
     def count(
         self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
@@ -232,11 +232,11 @@ class ChatModel(Protocol):
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """[n, D]: a vector of unit length of each text."""
-        cannot(self, "embeddings")
+        refuse(self.name, "embeddings")
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
-        cannot(self, "embeddings")
+        refuse(self.name, "embeddings")
 
 
 def only(name: str, options: Mapping[str, Any], *honoured: str) -> dict[str, Any]:
@@ -253,9 +253,10 @@ def only(name: str, options: Mapping[str, Any], *honoured: str) -> dict[str, Any
     return said
 
 
-def cannot(model: ChatModel, capability: str) -> NoReturn:
-    """Raise Unsupported: what a model's class does not define."""
-    fail(Unsupported, f"{model.name} cannot {CANNOT[capability]}", do="choose a model that can")
+def refuse(name: str, capability: str) -> NoReturn:
+    """Raise Unsupported, for a model of that name that lacks a capability; NoVision for images."""
+    error = NoVision if capability == "images" else Unsupported
+    fail(error, f"{name} cannot {CANNOT[capability]}", do="choose a model that can")
 
 
 class EventStream(AsyncIterator[Event]):

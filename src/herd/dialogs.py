@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.config import VisionConfig
-from herd.errors import Unsupported, UsageError, fail
+from herd.errors import NoVision, UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.messages import ROLES
 
@@ -67,7 +67,7 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
 def read_image(image: ImageLike, vision: VisionConfig | None, where: str = "image") -> ImagePart:
     """An image, cut into tiles. Raises UsageError on a text model or for another type, BadMedia, NotFound."""
     if vision is None:
-        fail(Unsupported, "an image was given to a text model", do="choose a model with vision")
+        fail(NoVision, "an image was given to a text model", do="choose a model with vision")
     if not isinstance(image, _IMAGES):
         got, do = type(image).__name__, "for a file: pathlib.Path(...)"
         fail(UsageError, where, got=got, expected="a pathlib.Path, a file's bytes, or an array of pixels", do=do)

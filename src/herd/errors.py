@@ -4,7 +4,8 @@
     ├── UsageError                  invalid_request      2   400   what the caller asked for makes no sense
     │   ├── ContextTooLong          context_length_exceeded  2   400   prompt longer than the context; never truncated
     │   ├── MissingExtra            missing_extra        2   501   an optional dependency is not installed
-    │   ├── Unsupported             unsupported          2   501   what this model cannot do: images, token ids, ...
+    │   ├── Unsupported             unsupported          2   501   what this model cannot do: token ids, tools, ...
+    │   │   └── NoVision            unsupported          2   400   an image for a model that sees none
     │   └── Withheld                content_filter       2   400   a policy keeps a text from the model
     ├── NotFound                    not_found            3   404   file, model or command that does not exist
     ├── DoesNotFit                  does_not_fit         4   507   memory or disk: needed, have, what would fit
@@ -67,6 +68,13 @@ class Unsupported(UsageError):
 
     code = "unsupported"
     http_status = 501
+
+
+class NoVision(Unsupported):
+    """An image was given to a model that sees none. Over HTTP it is 400, as it is of other services: clients know it as
+    a mistake in what was sent."""
+
+    http_status = 400
 
 
 class Withheld(UsageError):

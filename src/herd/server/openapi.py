@@ -21,6 +21,7 @@ ERRORS = {
     "404": "No such model or id.",
     "413": "A body over its limit.",
     "429": "The queue is full, or a quota is used up; see retry-after.",
+    "501": "The model cannot do that; GET /v1/models tells what it can.",
     "503": "Not now: loading, stopping, or what computes has died and is being started again.",
 }
 
