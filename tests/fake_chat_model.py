@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from herd.chat_model import Capabilities, ChatModel, ChatStream, EventStream, Sizes, Turns
+from herd.chat_model import Capabilities, ChatModel, ChatStream, EventStream, Pair, Sizes, Turns
 from herd.dialogs import turns_of
 from herd.events import (
     CallArgumentsEvent,
@@ -26,6 +26,7 @@ from herd.events import (
     Likely,
     Logprob,
     Reply,
+    Score,
     TextEvent,
     Timings,
     Usage,
@@ -137,8 +138,23 @@ class DoesAll:
     ) -> int:
         return len(self.tokenize(messages))
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def score(self, pairs: Sequence[Pair], *, top: int = 0, **whose: Any) -> list[Score]:
+        return [self._score(*pair) for pair in pairs]
+
+    async def ascore(self, pairs: Sequence[Pair], *, top: int = 0, **whose: Any) -> list[Score]:
+        return self.score(pairs, top=top)
+
+    def _score(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Score:
+        texts = [one if isinstance(one, str) else self.detokenize(one) for one in (prompt, continuation)]
+        tokens = tuple(map(likely, words(texts[1])))
+        return Score(tokens, False, Usage(len(words(texts[0])) + len(tokens), 0))
+
+    def embed(self, texts: Sequence[str], **whose: Any) -> npt.NDArray[np.float32]:
+        self.asked.append((list(texts), whose))
         return np.tile(np.array([0.6, 0.8], np.float32), (len(texts), 1))
+
+    async def aembed(self, texts: Sequence[str], **whose: Any) -> npt.NDArray[np.float32]:
+        return self.embed(texts, **whose)
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         return sum(len(text) for text in texts)

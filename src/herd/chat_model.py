@@ -13,17 +13,21 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from herd.errors import NoVision, PassFailed, Unsupported, fail, herd_error
-from herd.events import CallArgumentsEvent, DoneEvent, Event, Reply, TextEvent
+from herd.events import CallArgumentsEvent, DoneEvent, Event, Reply, Score, TextEvent
+from herd.lanes import waiting
 from herd.messages import Message
 
 Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """A dialog: messages, or objects with role and content (`herd.dialogs`), whose images are bytes."""
+Pair: TypeAlias = tuple[str | Sequence[int], str | Sequence[int]]
+"""A prompt and its continuation, as texts or ids."""
 ID_BYTES = 48
 """Of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""
 EVENT_BYTES = 256
@@ -230,9 +234,58 @@ class ChatModel(Protocol):
         """Tokens of what `tokenize` would give; a model may know these without the ids."""
         return len(self.tokenize(messages, tools=tools, fits=fits))
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[n, D]: a vector of unit length of each text."""
+    def score(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        top: int = 0,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """How likely each continuation is after its prompt, of (prompt, continuation), texts or ids. top: so many of
+        the likeliest tokens at each place. client, tenant, priority, timeout_s: as of `astream`."""
+        refuse(self.name, "scores")
+
+    async def ascore(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        top: int = 0,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Score]:
+        """`score` for coroutines; unless a class has its own, a thread calls `score`."""
+        call = partial(self.score, pairs, top=top, client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        return await waiting().run(tenant, call)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """[n, D]: a vector of unit length of each text. client, tenant, priority, timeout_s: as of `astream`."""
         refuse(self.name, "embeddings")
+
+    async def aembed(
+        self,
+        texts: Sequence[str],
+        *,
+        client: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """`embed` for coroutines; unless a class has its own, a thread calls `embed`."""
+        call = partial(self.embed, texts, client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        return await waiting().run(tenant, call)
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""

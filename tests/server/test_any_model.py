@@ -267,6 +267,9 @@ def test_a_class_that_defines_only_streams_says_what_it_cannot_do() -> None:
         lambda: model.detokenize([1]),
         lambda: model.count("x"),
         lambda: model.embed(["x"]),
+        lambda: asyncio.run(model.aembed(["x"])),
+        lambda: model.score([("x", "y")]),
+        lambda: asyncio.run(model.ascore([("x", "y")])),
         lambda: model.embed_tokens(["x"]),
     ):
         with pytest.raises(Unsupported, match=r"^fake cannot "):
@@ -289,6 +292,14 @@ def test_options_and_turns_reach_the_model_and_its_counts_come_back(client: Call
     assert {name: options[name] for name in ("max_tokens", "n", "temperature", "seed")} == {
         "max_tokens": 2, "n": 2, "temperature": 0.5, "seed": 3,
     }  # fmt: skip
+
+
+def test_texts_to_embed_are_the_key_s_that_sent_them(client: Callable[..., httpx.Client]) -> None:
+    model = DoesAll()
+    asked = client(model, keys=(Key("k", digest_of("s" * 20), priority=2),))
+    found = asked.post("/v1/embeddings", json={"model": "fake", "input": "Hi"}, headers={"x-api-key": "s" * 20})
+    assert found.json()["data"][0]["embedding"] == pytest.approx([0.6, 0.8])
+    assert model.asked == [(["Hi"], {"client": "k/", "tenant": "k", "priority": 2})]
 
 
 def test_streams_of_all_dialects_say_it_piece_by_piece(client: Callable[..., httpx.Client]) -> None:

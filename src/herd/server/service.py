@@ -192,7 +192,12 @@ class Service:
                 raise Withheld(refusal)
             tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
-            return Embedded(await self.wait(caller, lambda: model.embed(shown), size), tokens, notes)
+            key = caller.key
+            async with _while_there(caller.request):
+                vectors = await model.aembed(
+                    shown, client=f"{key.name}/", tenant=self.lane_of(caller), priority=key.priority
+                )
+            return Embedded(vectors, tokens, notes)
 
     def count_notes(self, notes: Sequence[Note]) -> None:
         """What policies decided about one text, to the counters."""
