@@ -27,8 +27,8 @@ from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
@@ -87,7 +87,7 @@ def orders(rng, vocab):
             repetition_penalty=rng.choice((1.0, 1.0, 1.2)),
             logit_bias=rng.choice(({}, {}, dict.fromkeys(rng.sample(range(vocab), 3), 9.0))),
         )
-        found.append(Order(number=n, ids=ids, options=options, seed=rng.randrange(1 << 20), client=rng.choice("ab")))
+        found.append(Request(number=n, ids=ids, options=options, seed=rng.randrange(1 << 20), client=rng.choice("ab")))
     return found
 
 

@@ -14,12 +14,13 @@ import msgspec
 import numpy as np
 
 from herd.config import TINY
-from herd.engine.child import Child
 from herd.engine.defaults import LLAMA
+from herd.engine.executors.child import ChildExecutor
+from herd.engine.executors.executor import Executor
+from herd.engine.executors.serve import Report, serve
+from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
 from herd.engine.runner import Logits, Piece, rows_wanted
-from herd.engine.serve import Report, serve
-from herd.engine.worker import Backend, Worker
 from herd.llm import LLM
 from herd.text.chat import Llama4
 from herd.text.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ def paced(pace: Pace) -> LLM:
     tokenizer = Tokenizer.bytes_only()
     return LLM(
         TINY,
-        backend(pace),
+        executor(pace),
         tokenizer,
         Llama4(tokenizer),
         name=NAME,
@@ -82,11 +83,11 @@ def paced(pace: Pace) -> LLM:
     )
 
 
-def backend(pace: Pace) -> Backend:
+def executor(pace: Pace) -> Executor:
     """The engine behind a front."""
     if not pace.child:
-        return Worker(PacedModel(pace), **worker_arguments(pace))
-    return Child([sys.executable, str(Path(__file__).resolve())], msgspec.msgpack.encode(pace))
+        return ThreadExecutor(PacedModel(pace), **worker_arguments(pace))
+    return ChildExecutor([sys.executable, str(Path(__file__).resolve())], msgspec.msgpack.encode(pace))
 
 
 def worker_arguments(pace: Pace) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Running:
     def wait_free(self) -> dict[str, float]:
         """Seconds until no sequence runs or waits in the engine, which runs in this process, and none is expected."""
         began_s = time.monotonic()
-        core = self.llm._engine.backend._core
+        core = self.llm._engine.executor._core
         while core._entries or self.llm._engine._post.jobs:
             if time.monotonic() - began_s > FREE_S:
                 break
@@ -107,7 +107,7 @@ class Running:
         pages = sum(room.total()) - sum(room.free())
         return {
             "pages": pages,
-            "slots": len(self.llm._engine.backend._core._entries),
+            "slots": len(self.llm._engine.executor._core._entries),
             "requests": sum(key.under_way for key in self.service.keyring._keys),
         }
 

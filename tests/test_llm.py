@@ -20,7 +20,7 @@ import herd
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, hf_folder, op_set, weights
 from herd.batch import packed
 from herd.config import TINY
-from herd.engine.child import Child
+from herd.engine.executors.child import ChildExecutor
 from herd.engine.fake import FakeModel
 from herd.errors import BadCheckpoint, BadConfig, ContextTooLong, DoesNotFit, EngineDied, NotFound, TimedOut, UsageError
 from herd.llm import LLM, DoneEvent, Event, Message, Reply, TextEvent
@@ -700,8 +700,8 @@ def test_a_model_in_a_child_answers_the_same_and_its_death_is_an_error(folder: P
         trace = folder.parent / "child.jsonl"
         llm.complete("hello", max_tokens=2, trace=trace)
         assert len(trace.read_text().splitlines()) > 5
-        backend = llm._running().backend
-        assert isinstance(backend, Child)
+        backend = llm._running().executor
+        assert isinstance(backend, ChildExecutor)
         stream = llm.stream_complete("hello", ignore_eos=True)
         next(stream)
         os.kill(backend.pid, signal.SIGKILL)

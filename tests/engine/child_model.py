@@ -1,4 +1,4 @@
-"""The child of tests/engine/test_child.py: a FakeModel behind pipes, told by `setup` how to behave."""
+"""The child of tests/engine/executors/test_child.py: a FakeModel behind pipes, told by `setup` how to behave."""
 
 import json
 import os
@@ -11,13 +11,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from herd.engine.executors.serve import Report, serve
 from herd.engine.fake import FakeModel
 from herd.engine.matcher import Grammars
-from herd.engine.serve import Report, serve
 from herd.errors import BadCheckpoint, fail
 from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
+COMMAND = [sys.executable, str(Path(__file__))]
+"""Starts it."""
 
 
 def babble(ids: list[int]) -> Any:

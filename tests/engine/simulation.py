@@ -14,8 +14,8 @@ import numpy as np
 from herd.cache import Counts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Began, Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
 
@@ -55,7 +55,7 @@ def next_logits(ids: list[int]) -> Any:
 class Asked:
     """One sequence, and what came of it."""
 
-    order: Order
+    order: Request
     seed: int
     tokens: list[int] = field(default_factory=list)
     began: int = 0
@@ -213,7 +213,7 @@ class Day:
         n = self.rng.choice((1, 1, 1, 1, 3))
         seed = fields.get("seed", 0)
         samples = tuple((number + i, seed + i) for i in range(1, n))
-        order = Order(number=number, samples=samples, **fields)
+        order = Request(number=number, samples=samples, **fields)
         try:
             self.core.add(order)
         except Busy:

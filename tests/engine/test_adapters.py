@@ -16,7 +16,7 @@ from herd.engine.adapters import MAX_RANK, Adapter, Shelf
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
-from herd.engine.orders import Began, Order, Token
+from herd.engine.orders import Began, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Piece, Runner
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError
@@ -62,7 +62,7 @@ def test_requests_with_and_without_adapters_do_not_feel_each_other(name: str) ->
         add(together, which, tensors)
     base = [rng.randrange(250) for _ in range(24)]
     asked = [
-        Order(
+        Request(
             number=number,
             ids=base[: rng.choice((8, 16, 20))] + [rng.randrange(250) for _ in range(3)],
             options=SamplingOptions(max_tokens=8, logprobs=2, temperature=rng.choice((0.0, 1.0))),
@@ -233,8 +233,8 @@ def drain(core: Core, steps: int = 1000) -> tuple[dict[int, list[int]], dict[int
     return said, cached
 
 
-def order(number: int, adapter: str | None, tokens: int = 6, **fields: Any) -> Order:
-    return Order(
+def order(number: int, adapter: str | None, tokens: int = 6, **fields: Any) -> Request:
+    return Request(
         number=number, ids=list(range(1, 12)), options=SamplingOptions(max_tokens=tokens), adapter=adapter, **fields
     )
 
@@ -283,21 +283,21 @@ def test_requests_name_adapters_and_unknown_ones_are_refused() -> None:
     plain = said(None)
     with pytest.raises(NotFound, match="the model has no adapters"):
         said("a")
-    engine.backend.add_adapter("a", {})
-    assert engine.backend.adapters == ("a",)
+    engine.executor.add_adapter("a", {})
+    assert engine.executor.adapters == ("a",)
     assert said("a") != plain
     assert said(None) == plain
     for bad in (7, "", b"a", "x" * 300, "\ud800", True):
         with pytest.raises(UsageError, match="adapter"):
             said(bad)
-    engine.backend.drop_adapter("a")
+    engine.executor.drop_adapter("a")
     with pytest.raises(NotFound):
-        engine.backend.drop_adapter("a")
+        engine.executor.drop_adapter("a")
     with pytest.raises(NotFound):
         said("a")
     engine.close()
     with pytest.raises(HerdError):
-        engine.backend.add_adapter("a", {})
+        engine.executor.add_adapter("a", {})
 
 
 def test_an_adapter_outlives_new_weights() -> None:
@@ -315,5 +315,5 @@ def test_an_adapter_outlives_new_weights() -> None:
     old.update_weights(old.runner.ready_weights(weights(TINY_TEXT, 1)))
     rest, _ = drain(old)
     text = [*range(1, 12), *begun[0]]
-    new.add(Order(number=0, ids=text, options=SamplingOptions(max_tokens=len(rest[0])), adapter="a"))
+    new.add(Request(number=0, ids=text, options=SamplingOptions(max_tokens=len(rest[0])), adapter="a"))
     assert rest[0] == drain(new)[0][0]

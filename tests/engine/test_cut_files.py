@@ -44,11 +44,11 @@ with herd.load(model, threads=2, engine=engine, context=512) as llm:
     for _ in range(2):
         hear(lambda: [llm.complete("again")])
     if engine == "thread":
-        room = llm._running().backend.runner.room
+        room = llm._running().executor.runner.room
         room.check()
         said["leases"] = len(room.pager.leases)
     else:
-        said["alive"] = llm._running().backend._process.poll() is None
+        said["alive"] = llm._running().executor._process.poll() is None
     for ask in (lambda: [llm.logits([1, 2, 3])], lambda: [llm.perplexity("text of a book")]):
         hear(ask)
 print(json.dumps(said))

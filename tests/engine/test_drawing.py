@@ -8,8 +8,8 @@ import pytest
 
 from helpers import TINY_TEXT, placed, weights
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint, PassFailed
 
@@ -21,7 +21,7 @@ REPEATS = [7, 8, 9] * 6
 """Guessed from its own text: some rows of a pass are of proposed ids."""
 
 
-def run(draws: bool, orders: list[Order]) -> tuple[dict[int, Any], Core]:
+def run(draws: bool, orders: list[Request]) -> tuple[dict[int, Any], Core]:
     ops = TorchOps(draws=draws)
     runner = Runner(TINY_TEXT, placed(TINY_TEXT, ops), ops, context=256, page_size=4, sequences=8)
     core = Core(runner, budget=24, clock=itertools.count().__next__)  # so that passes are cut alike
@@ -39,8 +39,10 @@ def run(draws: bool, orders: list[Order]) -> tuple[dict[int, Any], Core]:
     return found, core
 
 
-def order(number: int, ids: list[int], samples: tuple[tuple[int, int], ...] = (), **options: Any) -> Order:
-    return Order(number=number, ids=ids, options=SamplingOptions(max_tokens=8, **options), seed=number, samples=samples)
+def order(number: int, ids: list[int], samples: tuple[tuple[int, int], ...] = (), **options: Any) -> Request:
+    return Request(
+        number=number, ids=ids, options=SamplingOptions(max_tokens=8, **options), seed=number, samples=samples
+    )
 
 
 ORDERS = [

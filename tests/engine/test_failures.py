@@ -8,8 +8,8 @@ import pytest
 
 from helpers import TINY_TEXT, op_set, weights
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint, DoesNotFit
 from herd.model import place_weights
@@ -25,7 +25,7 @@ def core(model: Any, **arguments: Any) -> Core:
 
 def run(c: Core, prompts: list[list[int]]) -> tuple[dict[int, list[Any]], dict[int, Any]]:
     for n, ids in enumerate(prompts):
-        c.add(Order(number=n, ids=ids, options=OPTIONS))
+        c.add(Request(number=n, ids=ids, options=OPTIONS))
     tokens: dict[int, list[Any]] = {n: [] for n in range(len(prompts))}
     errors: dict[int, Any] = {}
     while c.busy:

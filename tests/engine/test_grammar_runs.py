@@ -3,9 +3,7 @@ others, after preemption, with guesses and without, in samples of one prompt, an
 
 import json
 import random
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,12 +11,12 @@ import pytest
 from schemas import CASES
 
 from helpers import TINY_TEXT, op_set, placed
-from herd.engine.child import Child
 from herd.engine.core import Core
+from herd.engine.executors.child import ChildExecutor
 from herd.engine.generate import Engine
 from herd.engine.grammar import Grammar
 from herd.engine.matcher import Grammars
-from herd.engine.orders import Ended, Order, Token
+from herd.engine.orders import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -41,7 +39,7 @@ def runner(context: int = 512, **arguments: Any) -> Runner:
     return Runner(TINY_TEXT, weights, ops, context=context, page_size=4, **arguments)
 
 
-def run(core: Core, orders: list[Order], rng: random.Random) -> dict[int, list[Token]]:
+def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list[Token]]:
     """All of them, arriving at any step."""
     out: dict[int, list[Token]] = {n: [] for o in orders for n in o.numbers}
     left = list(orders)
@@ -77,7 +75,7 @@ def test_every_schema_at_many_seeds_gives_texts_that_an_independent_validator_ta
             logit_bias=SOON,
             grammar=Grammar("schema", json.dumps(CASES[name][0])),
         )
-        orders.append(Order(number=n, ids=[1, 2, n % 200], options=options, seed=n, end_ids=ENDS))
+        orders.append(Request(number=n, ids=[1, 2, n % 200], options=options, seed=n, end_ids=ENDS))
     core = Core(runner(context=2048, piece=64, sequences=16), budget=64, places=16)
     valid = 0
     for n, tokens in run(core, orders, random.Random(0)).items():
@@ -93,7 +91,7 @@ def test_every_schema_at_many_seeds_gives_texts_that_an_independent_validator_ta
     assert valid > 2.5 * len(names)
 
 
-def orders(rng: random.Random, count: int) -> list[Order]:
+def orders(rng: random.Random, count: int) -> list[Request]:
     schemas = [json.dumps(CASES[n][0]) for n in ("properties", "oneOf by a property", "a chain", "anything", "date")]
     lark = 'start: row+ "."\nrow: "name=" /[a-f]{2,4}/ ", total=" /[0-9]{1,3}/ "; "'
     found = []
@@ -110,7 +108,7 @@ def orders(rng: random.Random, count: int) -> list[Order]:
             grammar=grammar,
         )
         ids = [rng.randrange(256) for _ in range(rng.randint(1, 12))]
-        found.append(Order(number=n, ids=ids, options=options, seed=rng.randrange(99), end_ids=ENDS))
+        found.append(Request(number=n, ids=ids, options=options, seed=rng.randrange(99), end_ids=ENDS))
     return found
 
 
@@ -137,7 +135,7 @@ def test_guesses_obey_the_grammar_and_change_nothing() -> None:
         core = Core(runner(), budget=64, places=1)
         chosen = options.with_({"speculate": speculate})
         said[speculate] = run(
-            core, [Order(number=0, ids=prompt, options=chosen, seed=5, end_ids=ENDS)], random.Random(0)
+            core, [Request(number=0, ids=prompt, options=chosen, seed=5, end_ids=ENDS)], random.Random(0)
         )
         assert (core.counters.kept > 0) == (speculate == "auto")
     ids = {how: [t.token_id for t in tokens[0]] for how, tokens in said.items()}
@@ -149,22 +147,21 @@ def test_samples_of_one_prompt_each_follow_the_grammar() -> None:
     samples = ((1, 8), (2, 9), (3, 10))
     core = Core(runner(sequences=4), budget=64, places=4)
     out = run(
-        core, [Order(number=0, ids=[5, 6], options=options, seed=7, end_ids=ENDS, samples=samples)], random.Random(0)
+        core, [Request(number=0, ids=[5, 6], options=options, seed=7, end_ids=ENDS, samples=samples)], random.Random(0)
     )
     assert core.counters.forked == 3
     assert len({text(tokens) for tokens in out.values()}) > 1
     for n, seed in ((0, 7), *samples):
         assert isinstance(json.loads(text(out[n])), dict)
-        order = Order(number=n, ids=[5, 6], options=options, seed=seed, end_ids=ENDS)
+        order = Request(number=n, ids=[5, 6], options=options, seed=seed, end_ids=ENDS)
         one = run(Core(runner(), budget=64, places=1), [order], random.Random(0))[n]
         assert [t.token_id for t in out[n]] == [t.token_id for t in one]
 
 
 def test_a_child_follows_grammars_as_a_thread_does() -> None:
-    from child_model import babble, fake
+    from child_model import COMMAND, babble, fake
 
-    command = [sys.executable, str(Path(__file__).with_name("child_model.py"))]
-    child = Child(command, json.dumps({"babbles": True}).encode())
+    child = ChildExecutor(COMMAND, json.dumps({"babbles": True}).encode())
     engines = [
         Engine(backend, lambda: StreamDecoder(BYTES), BYTES.eos_ids, grammars=Grammars(BYTES, BYTES.eos_ids))
         for backend in (child, fake(babble))

@@ -13,8 +13,8 @@ from helpers import TINY_DENSE, TINY_TEXT, Quantised, op_set
 from herd.checkpoint.sources import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights
 from herd.weights import build
@@ -85,7 +85,7 @@ def core_for(name: str, *, pages: int | None, places: int, budget: int) -> Core:
     return Core(runner, budget=budget, places=places)
 
 
-def orders(rng: random.Random, count: int, context: int) -> list[Order]:
+def orders(rng: random.Random, count: int, context: int) -> list[Request]:
     base = [[rng.randrange(256) for _ in range(context)] for _ in range(3)]
     base[2] = (base[2][:5] * context)[:context]  # repeats itself: guesses are made
     found = []
@@ -99,11 +99,11 @@ def orders(rng: random.Random, count: int, context: int) -> list[Order]:
             logprobs=2,
             repetition_penalty=rng.choice((1.0, 1.2)),
         )
-        found.append(Order(number=n, ids=ids, options=options, seed=rng.randrange(99), client=rng.choice("ab")))
+        found.append(Request(number=n, ids=ids, options=options, seed=rng.randrange(99), client=rng.choice("ab")))
     return found
 
 
-def run(core: Core, asked: list[Order], rng: random.Random) -> dict[int, list[Token]]:
+def run(core: Core, asked: list[Request], rng: random.Random) -> dict[int, list[Token]]:
     """All of them, arriving at any step."""
     out: dict[int, list[Token]] = {o.number: [] for o in asked}
     left = list(asked)
@@ -167,7 +167,7 @@ def test_samples_of_one_prompt_are_those_of_their_seeds() -> None:
     samples = ((1, 8), (2, 9), (3, 10))
     core = core_for("chunks", pages=20, places=8, budget=32)
     out: dict[int, list[Token]] = {n: [] for n in range(4)}
-    core.add(Order(number=0, ids=ids, options=options, seed=7, samples=samples))
+    core.add(Request(number=0, ids=ids, options=options, seed=7, samples=samples))
     while core.busy:
         for event in core.step():
             if isinstance(event, Token):
@@ -175,5 +175,5 @@ def test_samples_of_one_prompt_are_those_of_their_seeds() -> None:
     assert core.counters.forked == 3
     for n, seed in ((0, 7), *samples):
         alone = core_for("chunks", pages=None, places=1, budget=64)
-        one = run(alone, [Order(number=n, ids=ids, options=options, seed=seed)], random.Random(0))[n]
+        one = run(alone, [Request(number=n, ids=ids, options=options, seed=seed)], random.Random(0))[n]
         assert [(t.token_id, t.logprob) for t in out[n]] == [(t.token_id, t.logprob) for t in one]

@@ -11,11 +11,11 @@ import pytest
 from helpers import OP_SETS, TINY_TEXT, op_set, weights
 from herd.config import TINY
 from herd.engine.core import Core
+from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Began, Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
-from herd.engine.worker import Worker
 from herd.errors import EngineDied, HerdError, UsageError
 from herd.model import check_same, place_weights
 from herd.weights import Dense, Model, Packed
@@ -31,11 +31,11 @@ def core(name: str, seed: int, **arguments: Any) -> Core:
     return Core(runner, budget=8, places=3, **arguments)
 
 
-def order(number: int, ids: list[int] = PROMPT, options: SamplingOptions = OPTIONS, **fields: Any) -> Order:
-    return Order(number=number, ids=ids, options=options, **fields)
+def order(number: int, ids: list[int] = PROMPT, options: SamplingOptions = OPTIONS, **fields: Any) -> Request:
+    return Request(number=number, ids=ids, options=options, **fields)
 
 
-def run(core: Core, *orders: Order, steps: int = 10_000) -> dict[int, list[Any]]:
+def run(core: Core, *orders: Request, steps: int = 10_000) -> dict[int, list[Any]]:
     """(token, log-probabilities) by sequence."""
     for one in orders:
         core.add(one)
@@ -180,7 +180,7 @@ def test_every_part_of_a_tree_is_compared() -> None:
 
 
 def test_a_thread_takes_them_between_two_steps() -> None:
-    worker = Worker(FakeModel(lambda ids: 1), piece=8, places=2)
+    worker = ThreadExecutor(FakeModel(lambda ids: 1), piece=8, places=2)
     heard: dict[int, list[int]] = {0: [], 1: []}
     some, over = threading.Event(), threading.Event()
 
@@ -194,10 +194,10 @@ def test_a_thread_takes_them_between_two_steps() -> None:
                     over.set()
 
     worker.connect(deliver)
-    worker.start(order(0, options=SamplingOptions(max_tokens=4000)))
+    worker.submit(order(0, options=SamplingOptions(max_tokens=4000)))
     assert some.wait(60)
     worker.update_weights(lambda ids: 2)
-    worker.start(order(1, options=SamplingOptions(max_tokens=3)))
+    worker.submit(order(1, options=SamplingOptions(max_tokens=3)))
     assert over.wait(60)
     worker.cancel(0)
     assert heard[1] == [2, 2, 2]
@@ -213,11 +213,11 @@ def test_a_thread_takes_them_between_two_steps() -> None:
 
 def test_whoever_waits_for_a_border_hears_that_the_engine_is_gone() -> None:
     """Also where its turn was taken, and the thread died before it."""
-    worker = Worker(FakeModel(lambda ids: 1), piece=8, places=2)
+    worker = ThreadExecutor(FakeModel(lambda ids: 1), piece=8, places=2)
     worker.connect(lambda events: None)
     worker._core.cancel = lambda number: 1 // 0  # type: ignore[method-assign]
     with worker._wake:
-        worker._orders.append(5)
+        worker._sent.append(5)
     with pytest.raises(HerdError, match="the engine stopped"):
         worker.update_weights(lambda ids: 2)
 
@@ -229,7 +229,7 @@ def test_a_read_path_comes_with_its_check() -> None:
         read.append(path)
         return (lambda ids: 5), lambda: None
 
-    worker = Worker(FakeModel(lambda ids: 1), piece=8, places=2, read_weights=read_weights)
+    worker = ThreadExecutor(FakeModel(lambda ids: 1), piece=8, places=2, read_weights=read_weights)
     worker.connect(lambda events: None)
     worker.update_weights("there")
     assert read == ["there"]

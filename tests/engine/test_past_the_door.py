@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from herd.engine.core import Core
+from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
-from herd.engine.orders import Ended, Event, Order, Token
+from herd.engine.orders import Ended, Event, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles
-from herd.engine.worker import Worker
 from herd.errors import HerdError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -42,10 +42,10 @@ def model() -> FakeModel:
     return FakeModel(next_id, patch_id=PATCH, context=256)
 
 
-def order(which: int, **fields: Any) -> Order:
+def order(which: int, **fields: Any) -> Request:
     """A good one, but for these fields."""
     ids = [1, *[PATCH] * 4, which % 50, 3]
-    made = Order(number=which, ids=ids, options=OPTIONS, pixels_I3SS=TILES, digests=(which.to_bytes(32, "big"),))
+    made = Request(number=which, ids=ids, options=OPTIONS, pixels_I3SS=TILES, digests=(which.to_bytes(32, "big"),))
     made = msgspec.structs.replace(made, options=msgspec.structs.replace(OPTIONS))
     for name, value in fields.items():
         msgspec.structs.force_setattr(made, name, value)
@@ -53,7 +53,7 @@ def order(which: int, **fields: Any) -> Order:
 
 
 def bad_orders() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in Order.__struct_fields__:
+    for name in Request.__struct_fields__:
         for value in ANYTHING:
             yield name, {name: value}
     for name in SamplingOptions.__struct_fields__:
@@ -65,7 +65,7 @@ def bad_orders() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_no_order_ends_what_others_say() -> None:
     heard: list[Event] = []
-    worker = Worker(model(), piece=16, places=4)
+    worker = ThreadExecutor(model(), piece=16, places=4)
     engine = Engine(worker, lambda: StreamDecoder(BYTES))
     post = worker._deliver
     worker.connect(lambda events: (heard.extend(events), post(events))[1])
@@ -78,7 +78,7 @@ def test_no_order_ends_what_others_say() -> None:
         stream = engine.stream(engine.submit(good))
         said = [next(stream).token_id]
         with contextlib.suppress(HerdError, AttributeError):  # on the thread of whoever sent it
-            worker.start(order(number, **fields))
+            worker.submit(order(number, **fields))
         said += [step.token_id for step in stream]
         assert said == alone, (name, fields)
         assert worker.over is None, (name, fields, worker.over and worker.over.__cause__)

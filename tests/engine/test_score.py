@@ -11,7 +11,7 @@ import pytest
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
-from herd.engine.orders import Began, Ended, Measured, Order, Token
+from herd.engine.orders import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.score import BLOCK, State, measure_of, nll_of, passes, windows
 from herd.errors import BadCheckpoint, ContextTooLong, UsageError
@@ -26,13 +26,13 @@ def model(context: int = 64, **options: Any) -> FakeModel:
     return FakeModel(lambda ids: TABLE[ids[-1]].tolist(), vocab_size=V, context=context, **options)
 
 
-def order(number: int, ids: list[int], what: Any = "tokens", **fields: Any) -> Order:
+def order(number: int, ids: list[int], what: Any = "tokens", **fields: Any) -> Request:
     want = {name: fields.pop(name) for name in ("start", "top", "keep") if name in fields}
     options = SamplingOptions(max_tokens=fields.pop("max_tokens", 4))
-    return Order(number=number, ids=ids, options=options, want=Want(what=what, **want), **fields)
+    return Request(number=number, ids=ids, options=options, want=Want(what=what, **want), **fields)
 
 
-def run(core: Core, *orders: Order) -> dict[int, list[Any]]:
+def run(core: Core, *orders: Request) -> dict[int, list[Any]]:
     """Events of each order, by number, until nothing is left to do."""
     heard: dict[int, list[Any]] = {one.number: [] for one in orders}
     for one in orders:
@@ -267,7 +267,7 @@ def test_a_cancelled_one_gives_its_pages_back() -> None:
 def test_what_a_prompt_cannot_give_is_refused(want: Any, more: Any, message: str) -> None:
     core = Core(model(), budget=4, places=2)
     with pytest.raises(UsageError, match=message):
-        core.add(Order(number=1, ids=[1, 2, 3], options=SamplingOptions(), want=want, **more))
+        core.add(Request(number=1, ids=[1, 2, 3], options=SamplingOptions(), want=want, **more))
     assert not core.busy
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 
 
@@ -62,7 +62,7 @@ def test_a_step_asks_once_for_all_and_nothing_is_kept_of_what_is_over() -> None:
     core = Core(FakeModel(lambda ids: ids[-3] if len(ids) > 2 else 1), places=4, proposer=guesses)
     for number in range(4):
         options = SamplingOptions(max_tokens=20, speculate="off" if number == 3 else "auto")
-        core.add(Order(number=number, ids=[number, 5, 6, number, 5], options=options))
+        core.add(Request(number=number, ids=[number, 5, 6, number, 5], options=options))
     steps, said = 0, 0
     while core.busy:
         said += sum(isinstance(event, Token) for event in core.step())

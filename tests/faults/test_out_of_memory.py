@@ -12,8 +12,8 @@ import herd
 from helpers import TINY_TEXT, hf_folder, op_set, weights
 from herd.checkpoint.opened import Checkpoint
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Order, Token
-from herd.engine.request import SamplingOptions
+from herd.engine.orders import Ended, Token
+from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import DoesNotFit, PassFailed
 from herd.model import place_weights
@@ -52,7 +52,7 @@ def test_what_will_not_fit_is_refused_before_loading(
 def run(core: Core, prompts: list[list[int]], max_tokens: int) -> tuple[dict[int, list[int]], dict[int, Any]]:
     for n, ids in enumerate(prompts):
         core.add(
-            Order(number=n, ids=ids, options=SamplingOptions(max_tokens=max_tokens, temperature=0.0, speculate="off"))
+            Request(number=n, ids=ids, options=SamplingOptions(max_tokens=max_tokens, temperature=0.0, speculate="off"))
         )
     tokens: dict[int, list[int]] = {n: [] for n in range(len(prompts))}
     errors: dict[int, Any] = {}

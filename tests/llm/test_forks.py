@@ -16,18 +16,19 @@ MAKE = """
 import asyncio, json, os, signal, sys, time
 sys.path[:0] = [sys.argv[2], sys.argv[2] + "/../engine", sys.argv[2] + "/.."]
 from test_hostile_arguments import GOOD, _read, called
-from child_model import fake
-from test_child import COMMAND
+from child_model import COMMAND, fake
 from speaking import BYTES
 from herd.config import TINY
-from herd.engine.child import Child
+from herd.engine.executors.child import ChildExecutor
 from herd.errors import UsageError
 from herd.llm import LLM
 from herd.text.chat import Llama4
 
 told = {"pass_s": 0.002}
 runner = (
-    fake(lambda ids: time.sleep(0.002) or 65) if sys.argv[1] == "thread" else Child(COMMAND, json.dumps(told).encode())
+    fake(lambda ids: time.sleep(0.002) or 65)
+    if sys.argv[1] == "thread"
+    else ChildExecutor(COMMAND, json.dumps(told).encode())
 )
 model = LLM(TINY, runner, BYTES, Llama4(BYTES), name="fake")
 """

@@ -20,7 +20,7 @@ from speaking import BYTES
 import herd
 from helpers import hf_folder
 from herd.config import TINY
-from herd.engine.child import Child
+from herd.engine.executors.child import ChildExecutor
 from herd.engine.generate import Engine
 from herd.engine.request import Request
 from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, TimedOut, UsageError
@@ -28,8 +28,7 @@ from herd.llm import LLM, Asked, SamplingOptions, load
 from herd.text.chat import Llama4
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-from child_model import fake
-from test_child import COMMAND
+from child_model import COMMAND, fake
 
 DEEP: list[Any] = []
 for _ in range(3000):
@@ -93,7 +92,7 @@ OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
 
 @pytest.fixture(scope="module", params=["thread", "child"])
 def model(request: pytest.FixtureRequest) -> Iterator[LLM]:
-    runner = fake(lambda ids: 65, 64) if request.param == "thread" else Child(COMMAND, b'{"context": 64}')
+    runner = fake(lambda ids: 65, 64) if request.param == "thread" else ChildExecutor(COMMAND, b'{"context": 64}')
     with LLM(TINY, runner, BYTES, Llama4(BYTES), name="fake") as found:
         yield found
 
@@ -149,7 +148,7 @@ def wrong(model: LLM, name: str, argument: str, values: list[Any]) -> list[str]:
         said = tried(model, name, {**GOOD[name], **more, argument: value})
         if said is not None:
             found.append(f"{name}({argument}={_short(value)}): {said}")
-    if model._running().backend.over is not None:
+    if model._running().executor.over is not None:
         found.append(f"{name}({argument}=...): the engine is gone")
     elif tried(model, "complete", {"prompt": "x", "max_tokens": 2}) is not None:
         found.append(f"{name}({argument}=...): the next request fails")
@@ -197,7 +196,7 @@ def test_no_option_ends_more_than_its_call(model: LLM, argument: str, tmp_path: 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Request)])
+@pytest.mark.parametrize("name", Request.__struct_fields__)
 def test_no_field_of_a_request_passes_the_engine_unchecked(model: LLM, name: str) -> None:
     engine: Engine = model._running()
     good: dict[str, Any] = {"ids": [1, 2], "options": SamplingOptions(max_tokens=2)}
@@ -208,7 +207,7 @@ def test_no_field_of_a_request_passes_the_engine_unchecked(model: LLM, name: str
         if raised is not None and not isinstance(raised, REFUSALS):
             found.append(f"{name}={_short(value)}: {type(raised).__name__}: {raised}")
     assert not found, "\n".join(found)
-    assert engine.backend.over is None
+    assert engine.executor.over is None
     assert len(list(engine.stream(engine.submit(Request(**good))))) == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import TINY_TEXT, byte_tokenizer_files, hf_folder, wanting
 from herd.checkpoint.sources import save_hf
 from herd.config import TINY
-from herd.engine.worker import Worker
+from herd.engine.executors.thread import ThreadExecutor
 from herd.errors import GrammarStuck, UsageError
 from herd.llm import LLM, Reply, load
 
@@ -71,8 +71,8 @@ def said(model: LLM, **arguments: Any) -> list[int]:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_model_that_wants_to_say_a_patch_says_something_else(model: LLM, way: str) -> None:
     assert PATCH not in said(model, **WAYS[way])
-    backend = model._running().backend
-    if isinstance(backend, Worker):
+    backend = model._running().executor
+    if isinstance(backend, ThreadExecutor):
         assert backend._core.counters.failed_passes == 0, "no pass needed rows that were not there"
 
 

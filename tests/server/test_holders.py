@@ -349,7 +349,7 @@ PLACES = (
     "lanes.py",
     "gate.py",
     "engine/reading.py",
-    "engine/child.py",
+    "engine/executors/child.py",
     "engine/generate.py",
 )
 STANDS_FOR = {
@@ -371,7 +371,7 @@ STANDS_FOR = {
     "gate.py": "answers",
     "engine/reading.py": "answers",
     "engine/generate.py": "a thread that waits, none in the service",
-    "engine/child.py": "questions to the engine under way",
+    "engine/executors/child.py": "questions to the engine under way",
 }
 """What the containers of a file are bounded by: a row above, or what no client can fill."""
 

@@ -19,8 +19,8 @@ from serving import FakeCatalogue, client_of, fake_llm, fake_service
 
 from helpers import TINY_TEXT, hf_folder
 from herd import errors
-from herd.engine.child import Child
-from herd.engine.worker import Worker
+from herd.engine.executors.child import ChildExecutor
+from herd.engine.executors.thread import ThreadExecutor
 from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, NotFound, NotReady, PassFailed
 from herd.llm import LLM, load
 from herd.server.log import Log
@@ -165,8 +165,8 @@ def test_a_killed_engine_ends_its_streams_with_an_event_and_is_back(tmp_path: Pa
         thread = threading.Thread(target=read)
         thread.start()
         assert started.wait(60)
-        child = loaded[0]._running().backend
-        assert isinstance(child, Child)
+        child = loaded[0]._running().executor
+        assert isinstance(child, ChildExecutor)
         os.kill(child._process.pid, signal.SIGKILL)
         thread.join(30)
         assert not thread.is_alive()
@@ -298,8 +298,8 @@ def test_a_model_whose_engine_died_is_tried_again_until_it_is_back(
     with client_of(service) as client:
         until("loaded", lambda: status(client) == (200, "ready"))
         broken += [DoesNotFit("no room") for _ in range(4)]
-        worker = loads[0]._running().backend
-        assert isinstance(worker, Worker)
+        worker = loads[0]._running().executor
+        assert isinstance(worker, ThreadExecutor)
         worker._over = EngineDied("it is gone")
         until("back", lambda: len(loads) == 2)
         until("ready", lambda: status(client) == (200, "ready"))

@@ -17,9 +17,9 @@ from herd.engine.adapters import Adapter, Shelf
 from herd.engine.door import Meaning
 from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
 from herd.engine.matcher import Matcher
-from herd.engine.orders import Began, Ended, Event, Measured, Order, Reason, Token
+from herd.engine.orders import Began, Ended, Event, Measured, Reason, Token
 from herd.engine.pace import Pace
-from herd.engine.request import SamplingOptions, TokenLogprob
+from herd.engine.request import Request, TokenLogprob
 from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
@@ -33,18 +33,19 @@ Router = Callable[[int], Any]
 """Number of a traced sequence -> the `Routing` that hears of its experts."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Entry(Scheduled):
     """A sequence with what it takes to draw its tokens."""
 
-    options: SamplingOptions = field(default_factory=SamplingOptions)
+    request: Request
+    """What was asked for; further samples of it have the same one."""
     seed: int = 0
+    """Its own, among the samples."""
     ends: frozenset[int] = frozenset()
     history: History = field(default_factory=History)
     num_prompt: int = 0
     num_output: int = 0
     tiles: Tiles | None = None
-    traced: bool = False
     taken_s: float = 0.0
     begun: bool = False
     """Whether it was told that it is let in."""
@@ -67,8 +68,6 @@ class Entry(Scheduled):
     ended: bool = False
     measure: Measure | None = None
     """Takes its rows; None: it wants tokens."""
-    keeps: bool = True
-    """Whether others may find what it computed."""
 
     @property
     def wants_from(self) -> int:
@@ -124,31 +123,31 @@ class Core:
         self._router = router
         self._proposer: Proposer = PromptLookup() if proposer is None else proposer
         self.adapters = Shelf()
-        """What orders may name; changed between two steps."""
+        """What requests may name; changed between two steps."""
         self.counters = Counters()
         self._pace = Pace()
         self._entries: dict[int, Entry] = {}
         self._events: list[Event] = []
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
-    def add(self, order: Order, matcher: Matcher | None = None) -> None:
-        """Queue an order, and its further samples with it. matcher: at the beginning of its grammar.
+    def add(self, request: Request, matcher: Matcher | None = None) -> None:
+        """Queue a request, and its further samples with it. matcher: at the beginning of its grammar.
 
-        Raises Busy, and UsageError for an order that no front should have let in: nothing has changed then.
+        Raises Busy, and UsageError for one that no front should have let in: nothing has changed then.
         """
-        self._meaning.check_order(order)
-        taken = self._entries.keys() & set(order.numbers)
+        self._meaning.check_whole(request)
+        taken = self._entries.keys() & set(request.numbers)
         if taken:
             fail(UsageError, "number", got=min(taken), expected="one that no sequence under way has")
-        if (order.options.grammar is None) != (matcher is None):
+        if (request.options.grammar is None) != (matcher is None):
             fail(UsageError, "grammar", got="it without a matcher, or the reverse", expected="both or neither")
-        adapter = self.adapters.get(order.adapter)
-        first = self._entry(order, order.number, order.seed, matcher, adapter)
+        adapter = self.adapters.get(request.adapter)
+        first = self._entry(request, request.number, request.seed, matcher, adapter)
         self.scheduler.add(first)
         self._entries[first.number] = first
-        for number, seed in order.samples:
-            sibling = self._entry(order, number, seed, None if matcher is None else matcher.copy(), adapter)
+        for number, seed in request.samples:
+            sibling = self._entry(request, number, seed, None if matcher is None else matcher.copy(), adapter)
             self._entries[number] = sibling
             sibling.parent = first
             first.siblings.append(sibling)
@@ -184,34 +183,33 @@ class Core:
         """Whether there is a step to make."""
         return self.scheduler.busy or bool(self._events)
 
-    def _entry(self, order: Order, number: int, seed: int, matcher: Matcher | None, adapter: Adapter | None) -> Entry:
+    def _entry(
+        self, request: Request, number: int, seed: int, matcher: Matcher | None, adapter: Adapter | None
+    ) -> Entry:
         now = self._clock()
-        want = order.want
-        ids = list(order.ids[:-1] if want.what == "logprobs" else order.ids)  # nobody asks what follows the last
-        keys = _keys(ids, order, self.runner)
+        what, pixels_I3SS = request.want.what, request.pixels_I3SS
+        ids = list(request.ids[:-1] if what == "logprobs" else request.ids)  # nobody asks what follows the last
         return Entry(
-            number,
-            ids,
-            keys,
-            order.client,
-            order.priority,
-            None if order.timeout_s is None else now + order.timeout_s,
-            order.salt if adapter is None else adapter.salt(order.salt),
-            shares=not order.traced,
-            options=order.options,
+            number=number,
+            ids=ids,
+            keys=_keys(ids, request, self.runner),
+            client=request.client,
+            priority=request.priority,
+            deadline=None if request.timeout_s is None else now + request.timeout_s,
+            salt=request.salt if adapter is None else adapter.salt(request.salt),
+            shares=not request.traced,
+            heads=what in ("logprobs", "logits"),
+            request=request,
             seed=seed,
-            ends=frozenset(order.end_ids).union(order.options.stop_ids),
+            ends=frozenset(request.end_ids).union(request.options.stop_ids),
             history=History(ids),
             num_prompt=len(ids),
-            tiles=None if order.pixels_I3SS is None or not len(order.pixels_I3SS) else Tiles(order.pixels_I3SS),
-            traced=order.traced,
+            tiles=None if pixels_I3SS is None or not len(pixels_I3SS) else Tiles(pixels_I3SS),
             taken_s=now,
             matcher=matcher,
             adapter=adapter,
-            speculates=want.what == "tokens" and not order.traced and order.options.speculate != "off",
-            measure=measure_of(order.ids, want, self._barred_B),
-            heads=want.what in ("logprobs", "logits"),
-            keeps=want.keep,
+            speculates=what == "tokens" and not request.traced and request.options.speculate != "off",
+            measure=measure_of(request.ids, request.want, self._barred_B),
         )
 
     # -- a step ------------------------------------------------------------------------------------------------------
@@ -227,11 +225,11 @@ class Core:
                 self._began(entry)
             for entry, error in plan.ended:
                 self._closed(entry, Ended(entry.number, error))
-            together = [(e, n) for e, n in plan.work if not e.traced]
+            together = [(e, n) for e, n in plan.work if not e.request.traced]
             if together:
                 self._pass(together)
             for e, n in plan.work:
-                if e.traced and not e.ended:
+                if e.request.traced and not e.ended:
                     self._pass([(e, n)])
         events, self._events = self._events, []
         return events
@@ -247,8 +245,8 @@ class Core:
             if not entry.speculates or entry.todo != 1 or not entry.num_output:
                 continue
             left = self.runner.context - len(entry.ids)
-            if entry.options.max_tokens is not None:
-                left = min(left, entry.options.max_tokens - entry.num_output - 1)
+            if entry.request.options.max_tokens is not None:
+                left = min(left, entry.request.options.max_tokens - entry.num_output - 1)
             entry.wanted = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
             if entry.wanted > 0:
                 guessed.append(entry)
@@ -305,7 +303,7 @@ class Core:
     def _compute(self, ready: list[tuple[Entry, Piece]]) -> bool:
         """Run pieces together, or apart when that fails; whether it went well."""
         entry = ready[0][0]
-        routing = self._router(entry.number) if entry.traced and self._router is not None else None
+        routing = self._router(entry.number) if entry.request.traced and self._router is not None else None
         try:
             rows = self._rows(ready, self.runner.compute([piece for _, piece in ready], routing))
         except KeyboardInterrupt:
@@ -343,7 +341,10 @@ class Core:
         if not isinstance(logits, DeviceLogits):
             return list(logits)
         wishes_R = [
-            [Wish(e.options, e.seed, e.num_output + n) for e in (entry, *([] if entry.num_output else entry.siblings))]
+            [
+                Wish(e.request.options, e.seed, e.num_output + n)
+                for e in (entry, *([] if entry.num_output else entry.siblings))
+            ]
             for entry, piece in ready
             if piece.reader is None
             for n in range(1 if piece.rows is None else len(piece.rows))
@@ -391,7 +392,7 @@ class Core:
             self._events.append(Measured(entry.number, reason, prefill_s, scores, rows_RX))
         if entry.ended:
             self._leave(entry)
-        elif entry.keeps:
+        elif entry.request.want.keep:
             self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
 
     # -- tokens ------------------------------------------------------------------------------------------------------
@@ -432,14 +433,14 @@ class Core:
     def _choose(self, entry: Entry, row: Row) -> Chosen:
         if callable(row):
             return row(entry.seed, entry.num_output)
-        options, logits_V = entry.options, row
+        options, logits_V = entry.request.options, row
         allowed_A = None if entry.matcher is None else entry.matcher.allowed()
         token_id = sample(logits_V, options, entry.history, entry.seed, entry.num_output, allowed_A, self._barred_B)
         return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
 
     def _say(self, entry: Entry, token_id: int, chosen: TokenLogprob | None) -> Reason | None:
         """One more token of a sequence; why it is the last, if it is."""
-        options = entry.options
+        options = entry.request.options
         now = self._clock()
         if entry.num_output == 0:
             entry.prefill_s = now - (entry.began_s if entry.began_s is not None else now)
@@ -492,7 +493,7 @@ class Core:
     def _leave(self, entry: Entry) -> None:
         """It said its last token, or gave its last number: what it computed stays findable."""
         assert entry.lease is not None
-        if entry.keeps:
+        if entry.request.want.keep:
             self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
         self.scheduler.remove(entry)
         del self._entries[entry.number]
@@ -578,12 +579,12 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _keys(ids: list[int], order: Order, runner: ModelRunner) -> list[Any]:
+def _keys(ids: list[int], request: Request, runner: ModelRunner) -> list[Any]:
     """What cached positions are known by. Without images: the ids themselves, the same list."""
-    if not order.digests:
+    if not request.digests:
         return ids
     keys: list[Any] = list(ids)
     for n, t in enumerate(t for t, i in enumerate(ids) if i == runner.patch_id):
         tile, place = divmod(n, runner.tokens_per_tile)
-        keys[t] = (order.digests[tile], place)
+        keys[t] = (request.digests[tile], place)
     return keys

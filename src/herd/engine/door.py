@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from herd.engine.adapters import check_name
 from herd.engine.checks import number, text, token_ids, whole
-from herd.engine.orders import Order
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.errors import ContextTooLong, UsageError, fail
 
@@ -26,7 +25,7 @@ MOST_SAMPLES = 128
 
 
 class Runs(Protocol):
-    """What holds a model, as far as its ids go (a ModelRunner, a Backend)."""
+    """What holds a model, as far as its ids go (a ModelRunner, an Executor)."""
 
     vocab_size: int
     context: int
@@ -60,7 +59,7 @@ class Meaning:
         patch = self.patch_id
         return padding if patch is None or patch >= self.num_tokens else np.array([patch, *padding], np.int64)
 
-    def check(self, asked: Request | Order) -> list[int]:
+    def check(self, asked: Request) -> list[int]:
         """The ids of its prompt as plain numbers. Raises UsageError: what is wrong with it."""
         ids = token_ids("prompt", asked.ids, self.num_tokens)
         if not ids:
@@ -90,25 +89,27 @@ class Meaning:
         if options.max_tokens is not None and options.max_tokens > self.context:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {self.context}")
 
-    def check_order(self, order: Order) -> None:
+    def check_whole(self, request: Request) -> None:
         """`check`, and what a front adds to it."""
-        self.check(order)
-        if not isinstance(order.samples, tuple) or any(
-            not isinstance(pair, tuple) or len(pair) != 2 for pair in order.samples
+        self.check(request)
+        if not isinstance(request.samples, tuple) or any(
+            not isinstance(pair, tuple) or len(pair) != 2 for pair in request.samples
         ):
-            fail(UsageError, "samples", got=order.samples, expected="pairs of number and seed")
-        for n in order.numbers:
+            fail(UsageError, "samples", got=request.samples, expected="pairs of number and seed")
+        for n in request.numbers:
             whole("number", n, 0, MAX_NUMBER)
-        for _, seed in order.samples:
+        for _, seed in request.samples:
             whole("seed", seed, 0, MAX_DRAW)
-        if len(set(order.numbers)) != len(order.numbers) or len(order.numbers) > MOST_SAMPLES:
-            fail(UsageError, "samples", got=f"{len(order.numbers)} numbers", expected=f"1 to {MOST_SAMPLES}, distinct")
-        if order.want.what != "tokens" and (order.samples or order.traced):
-            fail(UsageError, "want", got=f"{order.want.what}, with samples or a trace", expected="neither")
-        token_ids("end_ids", order.end_ids, self.num_rows)
-        wanted = _num_tiles(order.pixels_I3SS)
-        if len(order.digests) != wanted or any(not isinstance(x, bytes) for x in order.digests):
-            fail(UsageError, "digests", got=len(order.digests), expected=f"one for each of {wanted} tiles, bytes")
+        if len(set(request.numbers)) != len(request.numbers) or len(request.numbers) > MOST_SAMPLES:
+            fail(
+                UsageError, "samples", got=f"{len(request.numbers)} numbers", expected=f"1 to {MOST_SAMPLES}, distinct"
+            )
+        if request.want.what != "tokens" and (request.samples or request.traced):
+            fail(UsageError, "want", got=f"{request.want.what}, with samples or a trace", expected="neither")
+        token_ids("end_ids", request.end_ids, self.num_rows)
+        wanted = _num_tiles(request.pixels_I3SS)
+        if len(request.digests) != wanted or any(not isinstance(x, bytes) for x in request.digests):
+            fail(UsageError, "digests", got=len(request.digests), expected=f"one for each of {wanted} tiles, bytes")
 
     def _check_images(self, ids: Sequence[int], num_tiles: int) -> None:
         """Raise UsageError unless a prompt has the patch ids of its images, and no others."""
@@ -128,7 +129,7 @@ def check_whose(client: object, priority: object, timeout_s: object) -> None:
         number("timeout_s", timeout_s, 0.0, MAX_TIMEOUT_S)
 
 
-def _check_want(asked: Request | Order, num_ids: int) -> None:
+def _check_want(asked: Request, num_ids: int) -> None:
     """Raise UsageError for numbers that a prompt cannot give."""
     want = asked.want
     if not isinstance(want, Want):

@@ -4,7 +4,7 @@
     stream   tokens as they come -> decoder -> stop strings -> steps
     cancel   from any thread; the stream ends with "interrupted"
 
-The core that computes (engine.core) lives behind a `Backend`, in a thread or in another process, and knows ids only.
+The core that computes (engine.core) lives behind an `Executor`, in a thread or in another process, and knows ids only.
 Text and stop strings are made here, on the thread of whoever reads the stream. A request that begins with ids that were
 computed before reads them from the cache; images count as the same when their tiles' bytes are the same.
 """
@@ -14,23 +14,25 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+import msgspec
 import numpy as np
 
 from herd.engine.adapters import check_known
 from herd.engine.checks import whole
 from herd.engine.door import MOST_SAMPLES, Meaning
+from herd.engine.executors.executor import Executor
+from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fair import Gate
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars
-from herd.engine.orders import Ended, Event, Order, is_last
+from herd.engine.orders import Ended, Event, is_last
 from herd.engine.reading import Decoder, Inbox, Reading
 from herd.engine.request import Request, Step
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingLog
-from herd.engine.worker import Backend, Worker
 from herd.errors import UsageError, fail
 
 MOST_WAITING = 1024
@@ -67,7 +69,7 @@ class Job:
 class Engine:
     """Serves requests together.
 
-    runner: a model with its cache, which then runs on a thread of this process, or a Backend. decoder: makes a fresh
+    runner: a model with its cache, which then runs on a thread of this process, or an Executor. decoder: makes a fresh
     id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
     grammars: compile those of requests over the vocabulary; None: requests with a grammar are refused. num_tokens: ids
     below it are tokens of the vocabulary, see door.Meaning. A fork of the process gets a UsageError for every use.
@@ -75,7 +77,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: ModelRunner | Backend,
+        runner: ModelRunner | Executor,
         decoder: Callable[[], Decoder],
         end_ids: Collection[int] = (),
         *,
@@ -87,27 +89,27 @@ class Engine:
     ) -> None:
         assert piece > 0, piece
         self._home = Home()
-        self.backend: Backend = (
+        self.executor: Executor = (
             runner
-            if isinstance(runner, Backend)
-            else Worker(
+            if isinstance(runner, Executor)
+            else ThreadExecutor(
                 runner, piece=piece, places=places, most_waiting=most_waiting, grammars=grammars, num_tokens=num_tokens
             )
         )
-        self._meaning = Meaning.of(self.backend, num_tokens)
+        self._meaning = Meaning.of(self.executor, num_tokens)
         self._decoder = decoder
         self._end_ids = tuple(sorted(end_ids))
         self._post = _Post(most_waiting)
         self._number = 0
         self._grammars = grammars
-        self.backend.connect(self._post.deliver)
-        weakref.finalize(self, self.backend.close)
+        self.executor.connect(self._post.deliver)
+        weakref.finalize(self, self.executor.close)
 
     @property
     def runner(self) -> ModelRunner:
         """The runner, where it is in this process."""
-        assert isinstance(self.backend, Worker), "the runner is in another process"
-        return self.backend.runner
+        assert isinstance(self.executor, ThreadExecutor), "the runner is in another process"
+        return self.executor.runner
 
     @property
     def num_under_way(self) -> int:
@@ -158,7 +160,7 @@ class Engine:
                 one.reading.waited_s = now - one.submitted_s
                 self._post.jobs[one.number] = one
         try:
-            self.backend.start(self._order(jobs), jobs[0].routing)
+            self.executor.submit(self._whole(jobs), jobs[0].routing)
         except BaseException:
             for one in jobs:
                 self._post.forget(one)
@@ -203,7 +205,7 @@ class Engine:
             return  # it is the other process's
         self._post.forget(job)
         if job.started_s is not None and (not job.reading.ended or job.cancelled):
-            self.backend.cancel(job.number)
+            self.executor.cancel(job.number)
 
     def cancel(self, job: Job) -> None:
         """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
@@ -211,7 +213,7 @@ class Engine:
         job.cancelled = True
         job.inbox.put(Ended(job.number))  # whoever reads wakes now
         if job.started_s is not None:
-            self.backend.cancel(job.number)
+            self.executor.cancel(job.number)
 
     def check_here(self) -> None:
         """Raise UsageError in a fork of the process that it was made in."""
@@ -219,7 +221,7 @@ class Engine:
 
     def close(self) -> None:
         """End everything that is under way."""
-        self.backend.close()
+        self.executor.close()
 
     # -- a request ---------------------------------------------------------------------------------------------------
 
@@ -227,9 +229,9 @@ class Engine:
         """The request with plain ids, and digests of its tiles. Raises what is wrong with it."""
         if not isinstance(request, Request):
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
-        request = replace(request, ids=self._meaning.check(request))
+        request = msgspec.structs.replace(request, ids=self._meaning.check(request))
         self._meaning.check_context(request.ids, request.options)
-        check_known(request.adapter, self.backend.adapters)
+        check_known(request.adapter, self.executor.adapters)
         if request.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
@@ -240,25 +242,16 @@ class Engine:
     def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> Job:
         return Job(request, number, Reading(request, self._decoder()), digests=digests)
 
-    def _order(self, jobs: Sequence[Job]) -> Order:
+    def _whole(self, jobs: Sequence[Job]) -> Request:
+        """The request of these samples, with what the core has to know beside it."""
         first = jobs[0]
-        request = first.request
-        return Order(
+        return msgspec.structs.replace(
+            first.request,
             number=first.number,
-            ids=list(request.ids),
-            options=request.options,
-            seed=request.seed,
-            end_ids=() if request.options.ignore_eos else self._end_ids,
-            client=request.client,
-            priority=request.priority,
-            timeout_s=request.timeout_s,
-            salt=request.salt,
-            pixels_I3SS=request.pixels_I3SS,
-            digests=first.digests,
-            adapter=request.adapter,
-            traced=first.routing is not None,
             samples=tuple((job.number, job.request.seed) for job in jobs[1:]),
-            want=request.want,
+            end_ids=() if first.request.options.ignore_eos else self._end_ids,
+            digests=first.digests,
+            traced=first.routing is not None,
         )
 
 
@@ -271,7 +264,7 @@ class _Post:
         self.jobs: dict[int, Job] = {}
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """To the readers; on the backend's thread."""
+        """To the readers; on the executor's thread."""
         for event in events:
             job = self.jobs.get(event.number)
             if job is None:

@@ -1,6 +1,6 @@
-"""What crosses between a front of the engine and its core: orders in, events out. Ids, numbers, tiles; no text.
+"""What comes back from a core to a front of the engine: events of its sequences. Ids and numbers; no text.
 
-The core may live in a thread or in another process: everything here can be sent as MessagePack (engine.wire).
+What goes to it is a `Request`. The core may live in a thread or in another process: both can be sent as MessagePack.
 """
 
 from typing import Literal, TypeAlias
@@ -8,43 +8,10 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from herd.engine.request import TOKENS, SamplingOptions, TokenLogprob, TokenScore, Want
+from herd.engine.request import TokenLogprob, TokenScore
 from herd.errors import HerdError
 
 Reason = Literal["stop", "length", "interrupted"]
-
-
-class Order(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
-    """One sequence to go on with, or to measure, checked by the front."""
-
-    number: int
-    """Unique, growing: the order of arrival."""
-    ids: list[int]
-    options: SamplingOptions
-    seed: int = 0
-    end_ids: tuple[int, ...] = ()
-    """Ids that end the text, beside options.stop_ids."""
-    client: str = ""
-    priority: int = 0
-    timeout_s: float | None = None
-    """From the moment that the core takes it."""
-    salt: bytes = b""
-    pixels_I3SS: np.ndarray | None = None
-    """Tiles of its images, float32."""
-    digests: tuple[bytes, ...] = ()
-    """One a tile: what a cached position of an image is known by."""
-    adapter: str | None = None
-    """Name of the adapter that it is computed with."""
-    traced: bool = False
-    """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
-    samples: tuple[tuple[int, int], ...] = ()
-    """(number, seed) of further sequences with the same prompt: they fork from this one after its prompt."""
-    want: Want = TOKENS
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Of all its sequences."""
-        return self.number, *(number for number, _ in self.samples)
 
 
 class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -5,10 +5,11 @@ settings all become it, and every limit is checked here, once. What it is not: t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from herd.engine.checks import MAX_ID, MAX_IDS, flag, number, shown, whole
 from herd.engine.grammar import Grammar
@@ -221,14 +222,14 @@ class TokenScore:
     """The likeliest ids and their logprobs, likeliest first."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One sequence to go on with, or to measure."""
+class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """One sequence to go on with, or to measure: the one struct that crosses from whoever asks to what computes. It is
+    checked where it is submitted, and again where the core takes it (engine.door)."""
 
     ids: Sequence[int]
     options: SamplingOptions
-    pixels_I3SS: Any | None = None
-    """All tiles of its images, in the order of their patch ids."""
+    pixels_I3SS: np.ndarray | None = None
+    """All tiles of its images, floating-point numbers, in the order of their patch ids."""
     seed: int = 0
     """The seed in use: options.seed, or a fresh one."""
     client: str = ""
@@ -237,16 +238,32 @@ class Request:
     """Higher goes first. Waiting 1,000 steps (`FairQueue.patience`) counts as one priority: what is one lower is on a
     par with whatever came 1,000 steps after it, so a dense stream of urgent requests holds it up so long at most."""
     timeout_s: float | None = None
-    """Seconds after which it fails with TimedOut, finished or not."""
+    """Seconds, from the moment that the core takes it, after which it fails with TimedOut, finished or not."""
     salt: bytes = b""
     """Cached positions are shared among requests with the same salt, and the same adapter, only (tenant)."""
     adapter: str | None = None
     """Name of the adapter that it is computed with (`add_adapter`); None: the model's own weights."""
     want: Want = TOKENS
+    # what `Engine` adds when it is submitted
+    number: int = 0
+    """Unique, growing: the order of arrival."""
+    samples: tuple[tuple[int, int], ...] = ()
+    """(number, seed) of further sequences with the same prompt: they fork from this one after its prompt."""
+    end_ids: tuple[int, ...] = ()
+    """Ids that end the text, beside options.stop_ids."""
+    digests: tuple[bytes, ...] = ()
+    """One a tile: what a cached position of an image is known by."""
+    traced: bool = False
+    """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of all its sequences."""
+        return self.number, *(number for number, _ in self.samples)
 
     def with_seed(self, seed: int) -> "Request":
         """The same request, drawing with another seed."""
-        return replace(self, seed=seed)
+        return msgspec.structs.replace(self, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any
 
 import msgspec
 
+from herd.engine.executors.wire import Channel
 from herd.engine.grammar import Grammar
 from herd.engine.matcher import STUCK, Matcher, compiled
-from herd.engine.wire import Channel
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 
 LIKED: tuple[frozenset[int], ...] = (

@@ -29,15 +29,14 @@ from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.checks import flag, many, shown, whole
 from herd.engine.checks import text as check_text
-from herd.engine.child import Child
 from herd.engine.defaults import LLAMA
+from herd.engine.executors.executor import Executor
 from herd.engine.generate import MOST_WAITING, Engine
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars
 from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
 from herd.engine.score import nll_of, windows
-from herd.engine.worker import Backend
 from herd.errors import Busy, UsageError, fail
 from herd.events import (
     CallArgumentsEvent,
@@ -143,7 +142,7 @@ class LLM:
     def __init__(
         self,
         config: Llama4Config,
-        runner: ModelRunner | Backend,
+        runner: ModelRunner | Executor,
         tokenizer: Tokenizer,
         chat: ChatFormat | UsageError,
         *,
@@ -159,7 +158,7 @@ class LLM:
         grammar_s: float = GRAMMAR_S,
         grammar_bytes: int = GRAMMAR_BYTES,
     ) -> None:
-        """runner: the model here, or a Backend that holds it elsewhere. chat: the format, or the error that a chat gets
+        """runner: the model, or the Executor that it runs in. chat: the format, or the error that a chat gets
         because none is known. checkpoint: the open files that the model is mapped from; each request looks first
         whether they are still what was loaded. parallel: most answers at once. queue: most requests that
         wait for a place; one client may have half of it. pack: see `update_weights`. grammar_s, grammar_bytes: see
@@ -509,7 +508,7 @@ class LLM:
     @property
     def alive(self) -> bool:
         """Whether it still answers: not closed, and what computes has not died."""
-        return self._engine is not None and self._home.is_here and self._engine.backend.over is None
+        return self._engine is not None and self._home.is_here and self._engine.executor.over is None
 
     # -- other weights -----------------------------------------------------------------------------------------------
 
@@ -521,16 +520,16 @@ class LLM:
         ("model.layers.0.self_attn.q_proj"); they are copied, in float32. Raises UsageError naming what is wrong,
         DoesNotFit over a bound (64 adapters, 2 GiB together), EngineDied: nothing has changed then.
         """
-        self._running().backend.add_adapter(name, tensors)
+        self._running().executor.add_adapter(name, tensors)
 
     def drop_adapter(self, name: str) -> None:
         """Let calls say `adapter=name` no more; those under way end with it. Raises NotFound, EngineDied."""
-        self._running().backend.drop_adapter(name)
+        self._running().executor.drop_adapter(name)
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names that calls may give as `adapter`."""
-        return tuple(self._running().backend.adapters)
+        return tuple(self._running().executor.adapters)
 
     def update_weights(self, weights: str | Path | Model) -> None:
         """Go on with other weights of the same model, from the next pass on: all of them or, on an error, none.
@@ -546,18 +545,18 @@ class LLM:
             if isinstance(weights, str | Path):
                 self._update_from(weights)
             elif isinstance(weights, Model):
-                self._running().backend.update_weights(weights)
+                self._running().executor.update_weights(weights)
             else:
                 fail(UsageError, "new weights", got=type(weights).__name__, expected="a path or a tree of weights")
 
     def _update_from(self, path: str | Path) -> None:
-        backend = self._running().backend
+        executor = self._running().executor
         checkpoint = open_same(path, self.config, self._pack)
         try:
-            if isinstance(backend, Child):
-                backend.update_weights(checkpoint.path)
+            if executor.remote:
+                executor.update_weights(checkpoint.path)
             else:
-                backend.update_weights(checkpoint.load(), checkpoint.check_readable)
+                executor.update_weights(checkpoint.load(), checkpoint.check_readable)
         except BaseException:
             checkpoint.close()
             raise

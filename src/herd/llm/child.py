@@ -13,9 +13,9 @@ import msgspec
 
 from herd.checkpoint.hashing import Progress
 from herd.checkpoint.opened import Checkpoint
-from herd.engine.child import Child
+from herd.engine.executors.child import ChildExecutor
+from herd.engine.executors.serve import Report, serve
 from herd.engine.runner import ModelRunner
-from herd.engine.serve import Report, serve
 from herd.weights import Model
 
 _loaded: list[Any] = []
@@ -36,13 +36,13 @@ class Load(msgspec.Struct, frozen=True):
     queue: int
 
 
-def start(load: Load, progress: Progress) -> Child:
+def start(load: Load, progress: Progress) -> ChildExecutor:
     """Start a child and wait until it has loaded. Raises what loading raises there, and EngineDied."""
     import herd
 
     root = str(Path(herd.__file__).parents[1])
     program = f"import sys; sys.path.append({root!r}); from herd.llm.child import main; main()"
-    return Child([sys.executable, "-c", program], msgspec.msgpack.encode(load), report=progress)
+    return ChildExecutor([sys.executable, "-c", program], msgspec.msgpack.encode(load), report=progress)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.checks import flag, text, whole
-from herd.engine.child import Child
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.executors.child import ChildExecutor
 from herd.engine.generate import MOST_WAITING
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
@@ -48,7 +48,7 @@ Context = int | Literal["auto"] | None
 FRONT_FIELDS = ("bos_id", "eos_ids", "pad_id", "max_context", "assumed")
 """Of a config: what no weight and no pass has to do with."""
 
-_promised: "weakref.WeakKeyDictionary[Runner | Child, int]" = weakref.WeakKeyDictionary()
+_promised: "weakref.WeakKeyDictionary[Runner | ChildExecutor, int]" = weakref.WeakKeyDictionary()
 """What each loaded model may take in bytes. A mapped weight or an empty page of a cache does not count as used."""
 
 
@@ -57,7 +57,7 @@ class Parts:
     """What an LLM is made of; see its constructor."""
 
     config: Llama4Config
-    runner: Runner | Child
+    runner: Runner | ChildExecutor
     tokenizer: Tokenizer
     chat: ChatFormat | UsageError
     name: str
@@ -128,7 +128,7 @@ def read_model(
         size = context_for(context, config, held, available, kv_dtype, parallel)
         if available is not None and not force:
             check_fits(name, config, held, size, available, kv_dtype, PIECE, parallel)
-        runner: Runner | Child
+        runner: Runner | ChildExecutor
         if engine == "child":
             runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel, queue), progress)
         else:

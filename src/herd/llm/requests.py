@@ -85,7 +85,7 @@ class Requests:
         """A checked request to answer a dialog."""
         asked, options = Asked.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
-        self.check_dialog_fits(turns, asked.tools or (), engine.backend.context)
+        self.check_dialog_fits(turns, asked.tools or (), engine.executor.context)
         shown = _shown(asked.policy, Prompt(turns, asked.tools or ()))
         return self._submit(engine, self.ids(shown.messages, shown.tools), options, asked, turns, tiles_of(turns))
 
@@ -95,7 +95,7 @@ class Requests:
         if asked.tools or asked.images or asked.system is not None:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
         if isinstance(prompt, str):
-            self.check_fits(prompt, engine.backend.context)
+            self.check_fits(prompt, engine.executor.context)
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)

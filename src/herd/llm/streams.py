@@ -87,7 +87,7 @@ class AsyncStream(AsyncIterator[Event]):
         """That its answers may take together, once it is prepared: max_tokens, or what the context leaves."""
         assert self._prepared is not None, "not ready yet"
         request = self._prepared.samples[0].job.request
-        left = max(self._engine.backend.context - len(request.ids), 0)
+        left = max(self._engine.executor.context - len(request.ids), 0)
         most = request.options.max_tokens
         return len(self._prepared.samples) * (left if most is None else min(most, left))
 

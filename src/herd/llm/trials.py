@@ -21,11 +21,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from herd.engine.executors.wire import Channel
 from herd.engine.grammar import Grammar
 from herd.engine.home import Home
 from herd.engine.matcher import Vocabulary
 from herd.engine.trial import Alphabet, Tried, Up, Verdict
-from herd.engine.wire import Channel
 from herd.errors import Interrupted, PassFailed, UsageError, fail
 from herd.lanes import Lanes
 from herd.llm.leaving import Leaving

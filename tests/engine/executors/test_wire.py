@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 from test_child import COMMAND, child, front, request
 
-from herd.engine.child import Child
-from herd.engine.orders import Began, Ended, Measured, Order, Token
-from herd.engine.request import SamplingOptions, TokenScore, Want
-from herd.engine.wire import (
+from herd.engine.executors.child import ChildExecutor
+from herd.engine.executors.wire import (
     HEADER,
     MAX_FRAME,
     AddAdapter,
@@ -37,11 +35,13 @@ from herd.engine.wire import (
     Setup,
     Up,
 )
+from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
 
 GOOD_DOWN = [
     Setup(b"{}"),
-    Order(
+    Request(
         number=1,
         ids=[1, 2, 3],
         options=SamplingOptions(max_tokens=2, logit_bias={3: 1.0}, stop=("x",)),
@@ -57,7 +57,7 @@ GOOD_DOWN = [
     AddAdapter("a", {"w": (np.zeros((2, 3), np.float32), np.zeros((4, 2), np.float32), 0.5)}),
     DropAdapter("a"),
     Cancel(1),
-    Order(number=3, ids=[1, 2, 3], options=SamplingOptions(), want=Want(what="logprobs", start=2, top=3, keep=False)),
+    Request(number=3, ids=[1, 2, 3], options=SamplingOptions(), want=Want(what="logprobs", start=2, top=3, keep=False)),
 ]
 GOOD_UP = [
     Progress("weights", 1, 2),
@@ -241,9 +241,9 @@ PUPPET = (
 )
 
 
-def puppet(first: bytes, then: bytes = b"", after: int = 0) -> Child:
+def puppet(first: bytes, then: bytes = b"", after: int = 0) -> ChildExecutor:
     """A process that says what it is told, and then nothing for ever."""
-    return Child([sys.executable, "-c", PUPPET, first.hex(), then.hex(), str(after)], b"")
+    return ChildExecutor([sys.executable, "-c", PUPPET, first.hex(), then.hex(), str(after)], b"")
 
 
 BAD_ANSWERS = [b"\xff" * 8, frame(b"\xc0"), frame(msgspec.msgpack.encode(["Token", "x"])), frame(body(Setup(b"")))]
@@ -273,12 +273,12 @@ def test_a_process_that_does_not_read_can_be_closed() -> None:
     ended = threading.Event()
     tiles = np.zeros((1, 3, 400, 400), np.float32)  # more than a pipe holds
 
-    order = Order(number=1, ids=[1], options=SamplingOptions(), pixels_I3SS=tiles, digests=(b"",))
+    order = Request(number=1, ids=[1], options=SamplingOptions(), pixels_I3SS=tiles, digests=(b"",))
 
     def ask() -> None:
         try:
             while True:
-                backend.start(order)
+                backend.submit(order)
         except EngineDied:
             ended.set()
 

@@ -1,4 +1,4 @@
-"""Be the process that computes: what a child of `engine.child.Child` does from its first message to its last.
+"""Be the process that computes: what the process of a `ChildExecutor` does from its first message to its last.
 
 stdin    messages, until the parent is gone, or sends what is none: then this process leaves at once, even in the
          middle of a pass
@@ -15,9 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from herd.engine.orders import Ended, Event, Order
-from herd.engine.runner import ModelRunner
-from herd.engine.wire import (
+from herd.engine.executors.thread import ThreadExecutor
+from herd.engine.executors.wire import (
     AddAdapter,
     BadFrame,
     Cancel,
@@ -31,14 +30,16 @@ from herd.engine.wire import (
     Ready,
     Routed,
 )
-from herd.engine.worker import Worker
+from herd.engine.orders import Ended, Event
+from herd.engine.request import Request
+from herd.engine.runner import ModelRunner
 from herd.errors import UsageError, fail, herd_error
 from herd.ops.contract import LowRank
 
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
 Loader = Callable[[bytes, Report], tuple[ModelRunner, dict[str, Any]]]
-"""What was sent as setup -> the runner, and the Worker's arguments."""
+"""What was sent as setup -> the runner, and the ThreadExecutor's arguments."""
 
 
 def serve(load: Loader) -> None:
@@ -55,7 +56,7 @@ def serve(load: Loader) -> None:
     except BaseException as error:
         channel.send(Failed(herd_error(error)))
         _leave(1)
-    worker = Worker(runner, **arguments)
+    worker = ThreadExecutor(runner, **arguments)
 
     def tell(events: Sequence[Event]) -> None:
         _tell(channel, *events)
@@ -104,15 +105,15 @@ def _tell(channel: Channel, *messages: Any) -> None:
 class _Server:
     """Messages -> the worker."""
 
-    def __init__(self, channel: Channel, worker: Worker) -> None:
-        self._channel, self._worker = channel, worker
+    def __init__(self, channel: Channel, worker: ThreadExecutor) -> None:
+        self._channel, self._executor = channel, worker
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
         # other weights and adapters are made ready beside the loop as well: seconds, in which requests go on
         self._changing = ThreadPoolExecutor(1, "herd-weights")
         self._lock = threading.Lock()
         self._early: set[int] = set()
-        """Numbers of orders whose grammar is being compiled."""
+        """Numbers of requests whose grammar is being compiled."""
         self._cancelled: set[int] = set()
         """Those of them that are no longer wanted."""
 
@@ -127,7 +128,7 @@ class _Server:
 
     def _do(self, message: Any) -> None:
         match message:
-            case Order():
+            case Request():
                 if message.options.grammar is None:
                     self._start(message)
                 else:
@@ -137,27 +138,27 @@ class _Server:
             case Cancel(number):
                 self._cancel(number)
             case NewWeights(path):
-                self._changing.submit(self._change, lambda: self._worker.update_weights(path))
+                self._changing.submit(self._change, lambda: self._executor.update_weights(path))
             case AddAdapter(name, pairs):
                 tensors = {weight: LowRank(*pair) for weight, pair in pairs.items()}
-                self._changing.submit(self._change, lambda: self._worker.add_adapter(name, tensors))
+                self._changing.submit(self._change, lambda: self._executor.add_adapter(name, tensors))
             case DropAdapter(name):
-                self._changing.submit(self._change, lambda: self._worker.drop_adapter(name))
+                self._changing.submit(self._change, lambda: self._executor.drop_adapter(name))
             case _:
                 fail(UsageError, "a message", got=type(message).__name__, expected="one that asks for something")
 
-    def _start(self, order: Order) -> None:
-        routing = _Routes(self._channel, order.number) if order.traced else None
+    def _start(self, request: Request) -> None:
+        routing = _Routes(self._channel, request.number) if request.traced else None
         try:
-            self._worker.start(order, routing)
+            self._executor.submit(request, routing)
         except BaseException as error:  # also a library's that is no Exception: somebody waits for the answer
-            _tell(self._channel, *(Ended(number, herd_error(error)) for number in order.numbers))
+            _tell(self._channel, *(Ended(number, herd_error(error)) for number in request.numbers))
         with self._lock:
-            late = self._cancelled.intersection(order.numbers)
-            self._early.difference_update(order.numbers)
+            late = self._cancelled.intersection(request.numbers)
+            self._early.difference_update(request.numbers)
             self._cancelled -= late
         for number in late:
-            self._worker.cancel(number)
+            self._executor.cancel(number)
 
     def _change(self, change: Callable[[], None]) -> None:
         try:
@@ -172,7 +173,7 @@ class _Server:
             if number in self._early:
                 self._cancelled.add(number)
                 return
-        self._worker.cancel(number)
+        self._executor.cancel(number)
 
 
 class _Routes:

@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from herd import errors
-from herd.engine.orders import Began, Ended, Measured, Order, Token
+from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.request import Request
 from herd.errors import HerdError, PassFailed, UsageError, fail
 
 HEADER = struct.Struct("<Q")
@@ -105,7 +106,7 @@ class Routed(Message, frozen=True):
 
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits, states and adapters."""
-Down: TypeAlias = Setup | Order | Cancel | NewWeights | AddAdapter | DropAdapter
+Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
 Up: TypeAlias = Progress | Ready | Failed | Done | Routed | Began | Token | Measured | Ended
 
 

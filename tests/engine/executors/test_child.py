@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from herd.engine.child import Child
+from herd.engine.executors.child import ChildExecutor
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
 from herd.engine.request import Request, SamplingOptions, Step, Want
@@ -23,12 +23,14 @@ from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageEr
 from herd.ops.contract import LowRank
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from child_model import COMMAND
+
 BYTES = Tokenizer.bytes_only()
-COMMAND = [sys.executable, str(Path(__file__).with_name("child_model.py"))]
 
 
-def child(report: Any = None, **told: Any) -> Child:
-    return Child(COMMAND, json.dumps(told).encode(), report=report)
+def child(report: Any = None, **told: Any) -> ChildExecutor:
+    return ChildExecutor(COMMAND, json.dumps(told).encode(), report=report)
 
 
 def front(backend: Any) -> Engine:
@@ -186,19 +188,19 @@ def test_a_child_goes_on_with_other_weights_or_with_the_old_ones() -> None:
     asked = request([1, 2, 3], max_tokens=4)
     old = tokens(engine, asked)
     with pytest.raises(BadCheckpoint, match="sand"):
-        engine.backend.update_weights("sand")
+        engine.executor.update_weights("sand")
     for bad in ("what cannot be used", object()):
         with pytest.raises(UsageError, match="new weights"):
-            engine.backend.update_weights(bad)
+            engine.executor.update_weights(bad)
     assert tokens(engine, asked) == old
-    engine.backend.update_weights("9")
+    engine.executor.update_weights("9")
     steps = list(engine.stream(engine.submit(asked)))
     assert [step.token_id for step in steps] == [9] * 4
     assert steps[-1].finish is not None
     assert steps[-1].finish.usage.cached_tokens == 0
     engine.close()
     with pytest.raises(EngineDied):
-        engine.backend.update_weights("9")
+        engine.executor.update_weights("9")
 
 
 def test_a_child_takes_adapters_and_answers_with_them_as_a_thread_does(engine: Engine) -> None:
@@ -207,16 +209,16 @@ def test_a_child_takes_adapters_and_answers_with_them_as_a_thread_does(engine: E
     plain = tokens(engine, replace(asked, adapter=None))
     with pytest.raises(NotFound, match="adapter a"):
         tokens(engine, asked)
-    engine.backend.add_adapter("a", {"a weight": pair})
-    assert engine.backend.adapters == ("a",)
+    engine.executor.add_adapter("a", {"a weight": pair})
+    assert engine.executor.adapters == ("a",)
     adapted = tokens(engine, asked)
     assert adapted != plain
     assert adapted == tokens(engine, asked)
     with pytest.raises(UsageError, match="a weight: got tuple, expected a LowRank"):
-        engine.backend.add_adapter("b", {"a weight": (pair.down, pair.up)})  # type: ignore[dict-item]
+        engine.executor.add_adapter("b", {"a weight": (pair.down, pair.up)})  # type: ignore[dict-item]
     with pytest.raises(NotFound):
-        engine.backend.drop_adapter("b")
-    engine.backend.drop_adapter("a")
+        engine.executor.drop_adapter("b")
+    engine.executor.drop_adapter("a")
     with pytest.raises(NotFound):
         tokens(engine, asked)
     assert tokens(engine, replace(asked, adapter=None)) == plain

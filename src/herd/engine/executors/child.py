@@ -1,7 +1,7 @@
 """A core in a process of its own: what crashes, or is killed, there ends requests with an error here, and no more.
 
-    here   Child          a Backend: starts the process, sends orders, delivers what comes back
-    there  engine.serve   loads a runner, and runs a Worker for it until its input ends
+    here   ChildExecutor   starts the process, sends requests, delivers what comes back
+    there  serve           loads a runner, and runs a ThreadExecutor for it until its input ends
 
 The process is started anew (never forked: a fork has the threads' locks and not the threads) with pipes for input and
 output. Each side ends when the other does: the child's input ends with its parent, whatever it died of, and the child
@@ -23,10 +23,8 @@ from typing import Any
 import numpy as np
 
 from herd.engine.adapters import check_name, copied
-from herd.engine.home import Home
-from herd.engine.orders import Began, Ended, Measured, Order, Token, is_last
-from herd.engine.trace import Traced
-from herd.engine.wire import (
+from herd.engine.executors.executor import Deliver, Executor
+from herd.engine.executors.wire import (
     AddAdapter,
     BadFrame,
     Cancel,
@@ -42,7 +40,10 @@ from herd.engine.wire import (
     Setup,
     Up,
 )
-from herd.engine.worker import Backend, Deliver
+from herd.engine.home import Home
+from herd.engine.orders import Began, Ended, Measured, Token, is_last
+from herd.engine.request import Request
+from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.ops.contract import LowRank
 
@@ -52,12 +53,14 @@ Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
 
 
-class Child(Backend):
-    """A core behind pipes.
+class ChildExecutor(Executor):
+    """A core behind pipes, in another process.
 
-    command: starts a process that calls `engine.serve.serve`. setup: what it is to load. report: hears of progress.
+    command: starts a process that calls `serve.serve`. setup: what it is to load. report: hears of progress.
     Waits until the model is loaded; raises what loading raised there, with the same class, or EngineDied.
     """
+
+    remote = True
 
     def __init__(self, command: Sequence[str], setup: bytes, *, report: Report | None = None) -> None:
         self._process = subprocess.Popen(
@@ -77,7 +80,7 @@ class Child(Backend):
         self._over: HerdError | None = None
         self._single = threading.RLock()
         self._asked: deque[queue.SimpleQueue[Done | Failed]] = deque()
-        """Who waits for an answer, in order; perhaps no more."""
+        """Who waits for an answer, in the order in which they asked."""
         try:
             ready = self._load(setup, report)
         except BaseException:
@@ -95,33 +98,33 @@ class Child(Backend):
         return self._process.pid
 
     def connect(self, deliver: Deliver) -> None:
-        """See Backend."""
+        """See Executor."""
         self._deliver = deliver
 
-    def start(self, order: Order, routing: Traced | None = None) -> None:
-        """See Backend."""
+    def submit(self, request: Request, routing: Traced | None = None) -> None:
+        """See Executor."""
         self._home.check()
         with self._lock:
             if self._over is not None:
                 raise self._over
-            self._live.update(order.numbers)
+            self._live.update(request.numbers)
             if routing is not None:
-                self._routes[order.number] = routing
+                self._routes[request.number] = routing
         try:
-            self._send(order)
+            self._send(request)
         except BaseException:
-            for number in order.numbers:
+            for number in request.numbers:
                 self._forget(number)
             raise
 
     def cancel(self, number: int) -> None:
-        """See Backend."""
+        """See Executor."""
         if self._over is None and self._home.is_here:
             with suppress(EngineDied):  # then it has ended
                 self._send(Cancel(number))
 
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
-        """See Backend. The path is of a file or folder that the process can read."""
+        """See Executor. The path is of a file or folder that the process can read."""
         self._home.check()
         if not isinstance(weights, str | Path):
             expected = "the path of a checkpoint: arrays do not cross to another process"
@@ -130,7 +133,7 @@ class Child(Backend):
             self._ask(NewWeights(str(weights)), Done)
 
     def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
-        """See Backend. Its arrays cross to the process."""
+        """See Executor. Its arrays cross to the process."""
         self._home.check()
         pairs = {weight: (pair.down, pair.up, pair.scale) for weight, pair in copied(name, tensors).items()}
         with self._single:
@@ -138,7 +141,7 @@ class Child(Backend):
             self._adapters = tuple(dict.fromkeys((*self._adapters, name)))
 
     def drop_adapter(self, name: str) -> None:
-        """See Backend."""
+        """See Executor."""
         self._home.check()
         check_name(name)
         with self._single:
@@ -147,16 +150,16 @@ class Child(Backend):
 
     @property
     def adapters(self) -> Sequence[str]:
-        """See Backend."""
+        """See Executor."""
         return self._adapters
 
     @property
     def over(self) -> HerdError | None:
-        """See Backend."""
+        """See Executor."""
         return self._over
 
     def close(self) -> None:
-        """See Backend. In a fork there is nothing to end: the process is another one's."""
+        """See Executor. In a fork there is nothing to end: the process is another one's."""
         if not self._home.is_here:
             return
         with self._lock:

@@ -1,10 +1,9 @@
-"""Where a core lives: `Backend` is what a front needs of it, `Worker` is a thread beside the caller's.
+"""A core on a thread of this process: it steps while there is work and sleeps otherwise.
 
-The thread steps the core while there is work and sleeps otherwise. What it is not: text, a process (engine.child).
+What it is not: text, another process (`child`).
 """
 
 import threading
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,74 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from herd.engine.core import Core
+from herd.engine.executors.executor import Deliver, Executor
 from herd.engine.home import Home
 from herd.engine.matcher import Grammars, Matcher
-from herd.engine.orders import Ended, Event, Order, is_last
+from herd.engine.orders import Ended, Event, is_last
+from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.ops.contract import LowRank
-
-Deliver = Callable[[Sequence[Event]], None]
-
-
-class Backend(ABC):
-    """A core somewhere. Every method may be called from any thread."""
-
-    vocab_size: int
-    context: int
-    patch_id: int | None
-    tokens_per_tile: int
-
-    @abstractmethod
-    def connect(self, deliver: Deliver) -> None:
-        """Where events go, on a thread of the backend's. Called once, first."""
-
-    @abstractmethod
-    def start(self, order: Order, routing: Traced | None = None) -> None:
-        """Queue an order; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
-
-    @abstractmethod
-    def cancel(self, number: int) -> None:
-        """End a sequence after the pass in progress."""
-
-    @abstractmethod
-    def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
-        """Go on with other weights of the same model, all or none of them, from the next pass on.
-
-        weights: a tree as `ModelRunner.ready_weights` takes it, or the path of a checkpoint that whoever computes
-        opens: the one form that reaches another process. check: see there. Requests under way keep what they said; the
-        rest comes of the new weights, as if all of their text so far were a prompt. Every cached page, feature of an
-        image and guess is forgotten. Returns when it is done. Raises what is wrong with them (UsageError naming the
-        first part that differs, what reading raises), and EngineDied: then the old ones answer as before.
-        """
-
-    @abstractmethod
-    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
-        """Let requests name an adapter from the next step on; one of this name is replaced, and stays for whoever runs
-        with it. tensors: see adapters.ready; they are copied.
-
-        Raises UsageError naming what is wrong with it, DoesNotFit over a bound (`adapters.MOST`, `MOST_BYTES`), and
-        EngineDied: nothing has changed then.
-        """
-
-    @abstractmethod
-    def drop_adapter(self, name: str) -> None:
-        """Let requests name it no more; those that run with it end with it. Raises NotFound, EngineDied."""
-
-    @property
-    @abstractmethod
-    def adapters(self) -> Sequence[str]:
-        """Names that requests may give now."""
-
-    @property
-    @abstractmethod
-    def over(self) -> HerdError | None:
-        """Why it takes no more orders; None: it does."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End everything; what is under way fails with EngineDied."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +40,11 @@ class _Border:
             self.done.set_result(None)
 
 
-class Worker(Backend):
+class ThreadExecutor(Executor):
     """A core on a thread of this process.
 
     piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. grammars: compile those
-    of orders; None: there are none. num_tokens: ids below it are tokens, see door.Meaning. read_weights: opens a
+    of requests; None: there are none. num_tokens: ids below it are tokens, see door.Meaning. read_weights: opens a
     checkpoint of the same model: its tree, and the check that goes with it; None: weights come as trees alone.
     """
 
@@ -136,7 +76,7 @@ class Worker(Backend):
             num_tokens=num_tokens,
         )
         self._deliver: Deliver = lambda events: None
-        self._orders: deque[Order | int | _Border] = deque()
+        self._sent: deque[Request | int | _Border] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._borders: list[_Border] = []
@@ -145,27 +85,29 @@ class Worker(Backend):
         self._over: HerdError | None = None
 
     def connect(self, deliver: Deliver) -> None:
-        """See Backend."""
+        """See Executor."""
         self._deliver = deliver
 
-    def start(self, order: Order, routing: Traced | None = None) -> None:
-        """See Backend. A grammar is compiled here, on the caller's thread."""
+    def submit(self, request: Request, routing: Traced | None = None) -> None:
+        """See Executor. A grammar is compiled here, on the caller's thread."""
         self._home.check()
-        if order.options.grammar is not None:
+        if request.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
-            self._matchers[order.number] = self._grammars.matcher(order.options.grammar, order.salt, order.client)
+            self._matchers[request.number] = self._grammars.matcher(
+                request.options.grammar, request.salt, request.client
+            )
         if routing is not None:
-            self._routes[order.number] = routing
-        self._send(order)
+            self._routes[request.number] = routing
+        self._send(request)
 
     def cancel(self, number: int) -> None:
-        """See Backend."""
+        """See Executor."""
         if self._over is None and self._home.is_here:
             self._send(number)
 
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
-        """See Backend. They are read and placed on the caller's thread; requests wait for the change alone."""
+        """See Executor. They are read and placed on the caller's thread; requests wait for the change alone."""
         self._home.check()
         if isinstance(weights, str | Path):
             if self._read_weights is None:
@@ -176,11 +118,11 @@ class Worker(Backend):
 
     @property
     def over(self) -> HerdError | None:
-        """See Backend."""
+        """See Executor."""
         return self._over
 
     def close(self) -> None:
-        """See Backend. Returns when the pass in progress has ended. In a fork there is nothing to end."""
+        """See Executor. Returns when the pass in progress has ended. In a fork there is nothing to end."""
         if not self._home.is_here:
             return
         with self._wake:
@@ -193,19 +135,19 @@ class Worker(Backend):
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
-        """See Backend. It is checked and placed on the caller's thread."""
+        """See Executor. It is checked and placed on the caller's thread."""
         self._home.check()
         adapter = self.runner.ready_adapter(name, tensors)
         self._between(lambda: self._core.adapters.put(adapter))
 
     def drop_adapter(self, name: str) -> None:
-        """See Backend."""
+        """See Executor."""
         self._home.check()
         self._between(lambda: self._core.adapters.drop(name))
 
     @property
     def adapters(self) -> Sequence[str]:
-        """See Backend."""
+        """See Executor."""
         return self._core.adapters.names
 
     def _between(self, call: Callable[[], None]) -> None:
@@ -220,11 +162,11 @@ class Worker(Backend):
             with self._wake:
                 self._borders.remove(border)
 
-    def _send(self, item: "Order | int | _Border") -> None:
+    def _send(self, item: "Request | int | _Border") -> None:
         with self._wake:
             if self._over is not None:
                 raise self._over
-            self._orders.append(item)
+            self._sent.append(item)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="herd-engine", daemon=True)
                 self._thread.start()
@@ -232,7 +174,7 @@ class Worker(Backend):
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._orders) or self._core.busy
+        return bool(self._sent) or self._core.busy
 
     def _loop(self) -> None:
         try:
@@ -243,7 +185,7 @@ class Worker(Backend):
                 self._over = EngineDied(f"the engine stopped: {type(error).__name__}: {error}")
                 self._over.__cause__ = error
         with self._wake:
-            self._live.update(n for x in self._orders if isinstance(x, Order) for n in x.numbers)
+            self._live.update(n for x in self._sent if isinstance(x, Request) for n in x.numbers)
             for border in self._borders:
                 if not border.done.done():
                     border.done.set_exception(self._over)
@@ -251,17 +193,17 @@ class Worker(Backend):
         self._deliver([Ended(number, self._over) for number in sorted(self._live)])
 
     def _turn(self) -> bool:
-        """Take orders, make a step; False when it is over."""
+        """Take requests, make a step; False when it is over."""
         with self._wake:
             while self._over is None and not self._has_work:
                 self._wake.wait()
             if self._over is not None:
                 return False
-            orders = list(self._orders)
-            self._orders.clear()
+            requests = list(self._sent)
+            self._sent.clear()
         events: list[Event] = []
-        for item in orders:
-            if isinstance(item, Order):
+        for item in requests:
+            if isinstance(item, Request):
                 events += self._take(item)
             elif isinstance(item, _Border):
                 item.run()
@@ -276,20 +218,20 @@ class Worker(Backend):
             self._deliver(events)
         return True
 
-    def _take(self, order: Order) -> list[Event]:
-        """Give an order to the core; what ends at once. Whatever is wrong with it is its own."""
+    def _take(self, request: Request) -> list[Event]:
+        """Give an request to the core; what ends at once. Whatever is wrong with it is its own."""
         try:
-            self._core.add(order, self._matchers.pop(order.number, None))
-            self._live.update(order.numbers)
+            self._core.add(request, self._matchers.pop(request.number, None))
+            self._live.update(request.numbers)
             return []
         except Exception as error:
             told = herd_error(error)
-            return [Ended(n, told) for n in _numbers(order) if n not in self._live]
+            return [Ended(n, told) for n in _numbers(request) if n not in self._live]
 
 
-def _numbers(order: Order) -> Sequence[int]:
+def _numbers(request: Request) -> Sequence[int]:
     """Of all its sequences, as far as they are numbers."""
     try:
-        return [n for n in order.numbers if type(n) is int]
+        return [n for n in request.numbers if type(n) is int]
     except Exception:
-        return [order.number] if type(order.number) is int else []
+        return [request.number] if type(request.number) is int else []

@@ -1,0 +1,83 @@
+"""What runs cores, as a front sees it: requests in, events out, and changes between two steps.
+
+    submit, cancel                              requests, by their number
+    connect                                     where events go
+    update_weights, add_adapter, drop_adapter   done for whoever steps after
+
+A `thread` of this process and a `child` process are the two there are; several processes that share one model, and
+several of the same model, would be others. What it is not: text, a queue that a front sees into.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from herd.engine.orders import Event
+from herd.engine.request import Request
+from herd.engine.trace import Traced
+from herd.errors import HerdError
+from herd.ops.contract import LowRank
+
+Deliver = Callable[[Sequence[Event]], None]
+
+
+class Executor(ABC):
+    """Cores somewhere. Every method may be called from any thread."""
+
+    remote: ClassVar[bool] = False
+    """Whether it computes in another process: weights then come as a path alone."""
+
+    vocab_size: int
+    context: int
+    patch_id: int | None
+    tokens_per_tile: int
+
+    @abstractmethod
+    def connect(self, deliver: Deliver) -> None:
+        """Where events go, on a thread of its own. Called once, first."""
+
+    @abstractmethod
+    def submit(self, request: Request, routing: Traced | None = None) -> None:
+        """Queue an request; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """End a sequence after the pass in progress."""
+
+    @abstractmethod
+    def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
+        """Go on with other weights of the same model, all or none of them, from the next pass on.
+
+        weights: a tree as `ModelRunner.ready_weights` takes it, or the path of a checkpoint that whoever computes
+        opens: the one form that reaches another process. check: see there. Requests under way keep what they said; the
+        rest comes of the new weights, as if all of their text so far were a prompt. Every cached page, feature of an
+        image and guess is forgotten. Returns when it is done. Raises what is wrong with them (UsageError naming the
+        first part that differs, what reading raises), and EngineDied: then the old ones answer as before.
+        """
+
+    @abstractmethod
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """Let requests name an adapter from the next step on; one of this name is replaced, and stays for whoever runs
+        with it. tensors: see adapters.ready; they are copied.
+
+        Raises UsageError naming what is wrong with it, DoesNotFit over a bound (`adapters.MOST`, `MOST_BYTES`), and
+        EngineDied: nothing has changed then.
+        """
+
+    @abstractmethod
+    def drop_adapter(self, name: str) -> None:
+        """Let requests name it no more; those that run with it end with it. Raises NotFound, EngineDied."""
+
+    @property
+    @abstractmethod
+    def adapters(self) -> Sequence[str]:
+        """Names that requests may give now."""
+
+    @property
+    @abstractmethod
+    def over(self) -> HerdError | None:
+        """Why it takes no more requests; None: it does."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything; what is under way fails with EngineDied."""
