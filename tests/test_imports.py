@@ -12,7 +12,7 @@ from herd.cli import ALIASES, COMMANDS
 
 PACKAGE = Path(herd.__file__).parent
 HEAVY = {"numpy", "torch", "starlette", "transformers", "PIL", "rich", "prompt_toolkit", "huggingface_hub", "asyncio"}
-TORCH_ROOMS = ("ops/torch.py", "ops/torch_formats.py", "ops/torch_kv.py", "train/")
+TORCH_ROOMS = ("ops/torch", "train/")
 """Modules below the package that may import torch when they are imported themselves."""
 
 

@@ -199,7 +199,7 @@ class ChatModel(Protocol):
     @abstractmethod
     def astream(self, messages: Turns, **options: Any) -> ChatStream:
         """Answer a dialog. options: fields of SamplingOptions; tools, tool_choice, parallel_tool_calls, schema, n;
-        client, tenant, priority, timeout_s, ceiling; policy (see `applies_policies`). None of them is left out in
+        client, tenant, priority, timeout_s, ceiling, adapter; policy (see `applies_policies`). None is left out in
         silence: what cannot be honoured raises Unsupported, here or in the stream's `prepare` or `ready`."""
 
     async def achat(self, messages: Turns, **options: Any) -> Reply:

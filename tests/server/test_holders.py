@@ -367,6 +367,7 @@ STANDS_FOR = {
     "llm/__init__.py": "a caller's own list",
     "lanes.py": "bodies",
     "llm/loading.py": "models that are loaded",
+    "llm/measuring.py": "requests of one call, TOGETHER of them",
     "llm/trials.py": "digests, KNOWN each model",
     "gate.py": "answers",
     "engine/reading.py": "answers",

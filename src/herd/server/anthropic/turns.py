@@ -104,7 +104,7 @@ class Choice(msgspec.Struct):
 
 
 def dialog_of(turns: Sequence[Turn], system: str | Sequence[Text] | None, images: Images) -> list[dict[str, Any]]:
-    """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
+    """Turns for `ChatModel.astream`. Raises Refused naming the place, BadMedia."""
     found: list[dict[str, Any]] = []
     if system:
         text = system if isinstance(system, str) else "\n".join(block.text for block in system)
@@ -125,7 +125,7 @@ def _images(content: str | Sequence[Block]) -> int:
 
 
 def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
-    """Definitions for `LLM.astream`."""
+    """Definitions for `ChatModel.astream`."""
     found = []
     for tool in tools or ():
         one: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}

@@ -97,13 +97,13 @@ ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
 
 
 def dialog_of(turns: Sequence[Turn], images: Images) -> list[dict[str, Any]]:
-    """Turns for `LLM.astream`. Raises Refused naming the place, BadMedia."""
+    """Turns for `ChatModel.astream`. Raises Refused naming the place, BadMedia."""
     check_count(sum(isinstance(p, Image) for turn in turns if isinstance(turn.content, list) for p in turn.content))
     return [_turn(turn, f"messages[{i}]", images) for i, turn in enumerate(turns)]
 
 
 def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
-    """Definitions for `LLM.astream`."""
+    """Definitions for `ChatModel.astream`."""
     found = []
     for tool in tools or ():
         function = tool.function
