@@ -1,8 +1,9 @@
 """Seeded schedules over the core and FakeModel: one number makes a whole day of requests.
 
 Everything that can happen is drawn: arrivals, clients, priorities, deadlines, cancels, samples of one prompt, prompts
-that share beginnings, images, ids that break a pass or make it not finite, tiny pools, budgets and places, chunks,
-an exact pool. What must hold is checked on the way and at the end; FakeModel itself checks every page it reads.
+that share beginnings, scores and embeddings of texts, images, ids that break a pass or make it not finite, tiny pools,
+budgets and places, chunks, an exact pool. What must hold is checked on the way and at the end; FakeModel itself checks
+every page it reads.
 """
 
 import random
@@ -14,8 +15,8 @@ import numpy as np
 from herd.cache import Counts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Token
-from herd.engine.request import Request, SamplingOptions
+from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
 
@@ -58,6 +59,8 @@ class Asked:
     order: Request
     seed: int
     tokens: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
     began: int = 0
     reason: str | None = None
     error: Exception | None = None
@@ -85,6 +88,30 @@ def alone(asked: Asked) -> list[int]:
         history.add(token)
         if token == END or len(out) == order.options.max_tokens or len(ids) > CONTEXT:
             return out
+
+
+def logits_of(ids: list[int]) -> Any:
+    """As float32, after these ids."""
+    found = next_logits(ids)
+    logits = [20.0 * (i == found) for i in range(VOCAB)] if isinstance(found, int) else found
+    return np.asarray(logits, np.float32)
+
+
+def score_of(ids: list[int], token_id: int, top: int) -> tuple[int, float, bool, list[int]]:
+    """Of one id after others, by definition; an answer holds no patch."""
+    logits = logits_of(ids).astype(np.float64)
+    said = np.where(np.arange(VOCAB) == PATCH, -np.inf, logits)
+    order = np.argsort(-logits, kind="stable")[:top].tolist()
+    return token_id, logits[token_id] - np.log(np.exp(logits).sum()), int(np.argmax(said)) == token_id, order
+
+
+def state_of(ids: list[int]) -> Any:
+    """The mean over the positions of what FakeModel has there, added one after the other."""
+    model, total = FakeModel(next_logits), np.zeros(16)
+    for t in range(len(ids)):
+        x_D = np.asarray(model._state(ids[: t + 1]), np.float64)
+        total = total + x_D / (np.sqrt((x_D**2).mean()) + 1e-12)
+    return (total / np.linalg.norm(total)).astype(np.float32)
 
 
 CONTEXT = 40
@@ -136,6 +163,8 @@ class Day:
         self.asked: dict[int, Asked] = {}
         self.busy = 0
         self.steps = 0
+        self.lost: set[int] = set()
+        """Numbers of measured sequences that gave up their place at some time."""
 
     def run(self, check_every: int = 1) -> None:
         """All of it, to the end."""
@@ -152,6 +181,7 @@ class Day:
             for event in self.core.step():
                 self._heard(event)
             self.steps += 1
+            self.lost.update(n for n, e in self.core._entries.items() if e.measure is not None and e.reached)
             if check_every and self.steps % check_every == 0:
                 self.model.room.check()
             assert self.steps < 3000, "work does not end"
@@ -176,10 +206,12 @@ class Day:
             at = rng.randrange(len(ids))
             ids[at:at] = [PATCH] * (2 * tiles)
             ids = ids[: max(len(ids), at + 2 * tiles)]
+        want = self._want(len(ids)) if pixels is None and rng.random() < 0.3 else Want()
+        place = len(ids) if want.what == "tokens" else rng.randrange(len(ids) + 1)
         if rng.random() < 0.06:
-            ids.append(RAISES)
+            ids.insert(place, RAISES)
         elif rng.random() < 0.06:
-            ids.append(NOT_FINITE)
+            ids.insert(place, NOT_FINITE)
         most = rng.randint(1, 12)
         return {
             "ids": ids[:CONTEXT] if pixels is None else ids,
@@ -194,7 +226,14 @@ class Day:
             "pixels_I3SS": pixels,
             "digests": digests,
             "end_ids": (END,),
+            "want": want,
         }
+
+    def _want(self, count: int) -> Want:
+        """Numbers of so many ids of text."""
+        rng = self.rng
+        what: Any = rng.choice(("logprobs", "logprobs", "state", "logits") if count > 1 else ("state", "logits"))
+        return Want(what=what, start=rng.randrange(1, max(count, 2)), top=rng.choice((0, 2)), keep=rng.random() < 0.5)
 
     def _little(self) -> dict[str, Any]:
         """A short request of a client of its own, often more urgent than the others."""
@@ -210,7 +249,7 @@ class Day:
     def _add(self, fields: dict[str, Any], number: int) -> int:
         if len(fields["ids"]) > CONTEXT:
             return number
-        n = self.rng.choice((1, 1, 1, 1, 3))
+        n = self.rng.choice((1, 1, 1, 1, 3)) if fields.get("want", Want()).what == "tokens" else 1
         seed = fields.get("seed", 0)
         samples = tuple((number + i, seed + i) for i in range(1, n))
         order = Request(number=number, samples=samples, **fields)
@@ -240,9 +279,18 @@ class Day:
             asked.began += 1
             assert asked.began == 1
             assert 0 <= event.cached < len(asked.order.ids)
+            want = asked.order.want
+            first = {"tokens": CONTEXT, "logprobs": want.start - 1, "state": 0, "logits": 0}[want.what]
+            assert event.cached <= first
         elif isinstance(event, Token):
             assert asked.began == 1
             asked.tokens.append(event.token_id)
+            asked.reason = event.reason
+            asked.over = event.reason is not None
+        elif isinstance(event, Measured):
+            assert asked.began == 1
+            asked.scores += event.scores
+            asked.rows += [] if event.rows_RX is None else list(event.rows_RX)
             asked.reason = event.reason
             asked.over = event.reason is not None
         else:
@@ -262,6 +310,8 @@ class Day:
             **{f"evicted {pool}": n for pool, n in evicted._asdict().items()},
             **{f"copied {pool}": n for pool, n in self.model.cache.copied.items()},
             "endless": self.endless,
+            "measured": sum(a.order.want.what != "tokens" and a.reason is not None for a in self.asked.values()),
+            "measured again": sum(self.asked[n].reason is not None for n in self.lost),
         }
         room.forget()
         assert room.free() == room.total(), "pages lost"
@@ -295,12 +345,34 @@ class Day:
         elif isinstance(asked.error, BadCheckpoint):
             assert NOT_FINITE in ids
             assert "layer 1" in str(asked.error)
-            return
+            return  # what it was told before is as in any other
         elif isinstance(asked.error, DoesNotFit):
             raise AssertionError("the pools hold a context")
         elif asked.reason is None:
             assert asked.cancelled
+        if asked.order.want.what != "tokens":
+            self._check_numbers(asked)
         if asked.tokens:
             found = alone(asked)
             assert asked.tokens == found[: len(asked.tokens)]
             assert asked.reason is None or len(asked.tokens) == len(found)
+
+    def _check_numbers(self, asked: Asked) -> None:
+        """What a measured one was told is right; all of it, if it came to its end."""
+        assert not asked.tokens
+        ids, want, whole = asked.order.ids, asked.order.want, asked.reason is not None
+        if want.what == "logprobs":
+            places = range(want.start, len(ids))
+            assert len(asked.scores) == len(places) if whole else len(asked.scores) <= len(places)
+            for t, score in zip(places, asked.scores, strict=False):
+                token_id, logprob, is_greedy, order = score_of(ids[:t], ids[t], want.top)
+                assert (score.token_id, score.is_greedy) == (token_id, is_greedy)
+                assert abs(score.logprob - logprob) < 1e-9
+                assert [i for i, _ in score.top] == order
+        elif want.what == "logits":
+            assert len(asked.rows) == len(ids) if whole else len(asked.rows) < len(ids)
+            for t, row in enumerate(asked.rows):
+                assert row.tobytes() == logits_of(ids[: t + 1]).tobytes()
+        elif whole:
+            (row,) = asked.rows
+            assert row.tobytes() == state_of(ids).tobytes()
