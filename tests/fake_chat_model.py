@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from herd.chat_model import Capabilities, ChatModel, ChatStream, EventStream, Pair, Sizes, Turns
+from herd.chat_model import Capabilities, ChatModel, ChatStream, Pair, Sizes, Turns
 from herd.dialogs import turns_of
+from herd.event_stream import EventStream
 from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,

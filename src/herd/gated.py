@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import NamedTuple
 
-from herd.chat_model import ChatStream, EventStream
+from herd.chat_model import ChatStream
+from herd.event_stream import EventStream
 from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,

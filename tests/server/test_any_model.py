@@ -20,8 +20,9 @@ from PIL import Image
 from serving import client_of, running
 
 from fake_chat_model import ALL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
-from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, EventStream, Turns, only
+from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, Turns, only
 from herd.errors import NotFound, Unsupported, UsageError
+from herd.event_stream import EventStream
 from herd.events import Event, TextEvent
 from herd.server.app import ROUTES
 from herd.server.catalogue import Registered, StoreCatalogue

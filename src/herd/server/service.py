@@ -17,16 +17,15 @@ import numpy.typing as npt
 from starlette.requests import Request
 
 from herd.chat_model import ChatModel, ChatStream, Turns
-from herd.dialogs import turns_of
 from herd.errors import HerdError, Interrupted, NotReady, PassFailed, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, Reply
 from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
-from herd.messages import Message
-from herd.policies import Policy, Prompt
+from herd.policies import Policy
 from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
-from herd.server.fields import Refused, within
+from herd.server.ask import Ask, asked_of, check_able, check_ids, most_tokens, prompt_of
+from herd.server.fields import within
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
@@ -44,33 +43,6 @@ SHORT = 16 << 10
 """Bytes that are read, looked at or written in less time than it takes to ask another thread."""
 PolicyFor = Callable[["Caller", "Ask"], Policy | None]
 """A fresh policy for one request, or None for none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A request in no dialect. Exactly one of messages and prompt."""
-
-    model: str
-    messages: Sequence[Mapping[str, Any]] | None = None
-    """Turns as `herd.dialogs` reads them; images are bytes, never a path."""
-    images: Images | None = None
-    """Those of the turns, some of which may have to be fetched."""
-    prompt: str | Sequence[int] | None = None
-    """Text or ids to go on with, without a chat format."""
-    tools: Sequence[Mapping[str, Any]] = ()
-    tool_choice: str = "auto"
-    """auto, none, required, or a tool's name."""
-    parallel_tool_calls: bool = True
-    schema: Mapping[str, Any] | bool | None = None
-    """What the answer must be: a JSON schema, or True for any JSON object."""
-    n: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of SamplingOptions."""
-    user: str = ""
-    """Whom a key acts for: they share the engine fairly."""
-    keep_alive_s: float | None = None
-    ceiling: int | None = None
-    """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
 
 
 class Embedded(NamedTuple):
@@ -353,37 +325,6 @@ class Service:
         )
 
 
-def asked_of(model: ChatModel, ask: Ask, whose: Mapping[str, Any], shown: Prompt | None = None) -> ChatStream:
-    """The events that a model answers a request with. shown: in place of its own prompt."""
-    if ask.prompt is not None:
-        prompt = ask.prompt if shown is None else shown.messages[0].text
-        return model.astream_complete(prompt, schema=ask.schema, **whose, **ask.options)
-    messages: Turns | None = ask.messages if shown is None else shown.messages
-    assert messages is not None
-    return model.astream(
-        messages,
-        tools=(ask.tools if shown is None else shown.tools) or None,
-        tool_choice=ask.tool_choice,
-        parallel_tool_calls=ask.parallel_tool_calls,
-        schema=ask.schema,
-        **whose,
-        **ask.options,
-    )
-
-
-def most_tokens(model: ChatModel, ask: Ask) -> int:
-    """That the answers to a request may take, where its stream does not say."""
-    return ask.n * min(ask.options.get("max_tokens") or model.context, model.context)
-
-
-def prompt_of(model: ChatModel, ask: Ask) -> Prompt:
-    """A request's prompt as a policy reads it; a text or ids are a user's turn."""
-    if ask.messages is not None:
-        return Prompt(turns_of(ask.messages), ask.tools)
-    assert ask.prompt is not None
-    return Prompt((Message("user", ask.prompt if isinstance(ask.prompt, str) else model.detokenize(ask.prompt)),))
-
-
 class OfDialog(Protocol[Out]):
     """What a model's `tokenize` and `count` have in common."""
 
@@ -391,35 +332,6 @@ class OfDialog(Protocol[Out]):
         self, messages: Turns, /, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
     ) -> Out:
         """Of a dialog."""
-
-
-def check_able(model: ChatModel, ask: Ask) -> None:
-    """Raise Unsupported for what a request needs and the model does not do; nothing of it is left out in silence."""
-    options = ask.options
-    needs = {
-        "completion": isinstance(ask.prompt, str),
-        "ids": bool(
-            (ask.prompt is not None and not isinstance(ask.prompt, str))
-            or options.get("logit_bias")
-            or options.get("stop_ids")
-        ),
-        "images": images_in(ask.messages) > 0,
-        "tools": bool(ask.tools),
-        "schemas": ask.schema is not None and ask.schema is not False,
-        "logprobs": options.get("logprobs") is not None,
-    }
-    for capability, needed in needs.items():
-        if needed:
-            model.capabilities.require(model.name, capability)
-
-
-def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
-    """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
-    control = model.control_ids
-    for i in ids:
-        if i in control:
-            why = "specials are the service's own; send them as a dialog"
-            raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
 
 
 @asynccontextmanager

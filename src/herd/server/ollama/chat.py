@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.server.ask import Ask
 from herd.server.common import json_reply, json_response
 from herd.server.fields import Name, Refused, Table, told
 from herd.server.intake import read_as
@@ -28,7 +29,7 @@ from herd.server.ollama.common import (
 from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.problems import body_of
-from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.service import Answer, Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import encode, json_line
 

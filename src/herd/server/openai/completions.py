@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import DoneEvent, Logprob, Reply, TextEvent
+from herd.server.ask import Ask
 from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
 from herd.server.intake import read_as
@@ -25,7 +26,7 @@ from herd.server.openai.chat import (
     usage_of,
 )
 from herd.server.problems import body_of
-from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.service import Answer, Caller, Service
 from herd.server.sizes import spelt_bytes
 from herd.server.streams import Stream
 from herd.server.wire import SSE_DONE, SSE_PING, encode, sse

@@ -13,11 +13,12 @@ from starlette.responses import Response
 from herd.events import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
+from herd.server.ask import Ask
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, within
 from herd.server.intake import read_as
 from herd.server.policed import past
-from herd.server.service import Ask, Caller, Service
+from herd.server.service import Caller, Service
 from herd.server.sizes import PREPARED_BYTES
 
 CHARACTERS = 4

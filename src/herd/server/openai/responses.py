@@ -15,6 +15,7 @@ from starlette.responses import Response
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.messages import ToolCall
+from herd.server.ask import Ask
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.intake import VALUE_BYTES, read_as
@@ -35,7 +36,7 @@ from herd.server.openai.response_items import (
 )
 from herd.server.problems import body_of, words_of
 from herd.server.response_store import Items, Kept
-from herd.server.service import Answer, Ask, Caller, Service
+from herd.server.service import Answer, Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import SSE_PING, encode, sse
 
