@@ -81,7 +81,8 @@ def test_twenty_packed_batches_make_no_new_graph_after_the_third() -> None:
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="the CPU's compiler needs a C++ compiler")
 def test_the_cpus_compiler_gives_the_same_within_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    graphs = over_batches(replace(TINY_TEXT, experts_per_token=2), torch.compile(text.block, fullgraph=True))
+    config = replace(TINY_TEXT, experts_per_token=2, num_layers=2)  # a layer with experts and one without
+    graphs = over_batches(config, torch.compile(text.block, fullgraph=True))
     assert len(set(graphs[STEADY - 1 :])) == 1
 
 

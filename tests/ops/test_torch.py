@@ -1,5 +1,7 @@
 """Each operation of the reference against its equation in float64 numpy; kinds of weight; rounding of bfloat16."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,21 @@ def plain_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool) -
             p = np.exp(k[:seen, kv] @ q[t, n] / np.sqrt(q.shape[-1]))
             out[t, n] = p @ v[:seen, kv] / p.sum()
     return out
+
+
+@pytest.mark.slow
+def test_the_compiler_is_not_loaded_before_it_is_asked_for() -> None:
+    """It takes longer than the rest of a start."""
+    code = """
+import sys, torch
+from herd.batch import Context, segments
+from herd.ops.torch import TorchOps
+ops, s = TorchOps(), segments([2, 3])
+q = torch.ones(5, 2, 4, requires_grad=True)
+ops.attend(q, q, q, ops.place(Context(s.starts, s, s)).whole, None).sum().backward()
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -- in and out ---------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_flash_attention_is_asked_for_the_same(causal: bool, monkeypatch: pytest
     placed = attention.place(s, CPU)
     q, k, v = (x.detach() for x in arrays())
     wanted = attention.attend(q, k, v, placed, causal)
-    monkeypatch.setattr(attention, "VARLEN", stand_in)
+    monkeypatch.setattr(attention, "varlen", lambda: stand_in)
     monkeypatch.setattr(attention, "_can_flash", lambda _: True)
     torch.testing.assert_close(attention.attend(q, k, v, placed, causal), wanted)
 
@@ -72,13 +72,14 @@ def test_flash_attention_is_asked_for_the_same(causal: bool, monkeypatch: pytest
 def test_pytorchs_flash_attention_takes_what_it_is_given() -> None:
     from torch._subclasses import FakeTensorMode
 
-    if attention.VARLEN is None:
+    flash = attention.varlen()
+    if flash is None:
         pytest.skip("this PyTorch has none")
     placed = attention.place(segments([3, 6]), CPU)
     with FakeTensorMode(allow_non_fake_inputs=True):
         q, k = torch.empty(9, N, H, dtype=torch.bfloat16), torch.empty(9, K, H, dtype=torch.bfloat16)
         numbers = placed.starts, placed.key_starts, placed.most_rows, placed.most_keys
-        assert attention.VARLEN(q, k, k, *numbers, window_size=(-1, 0), enable_gqa=True).shape == q.shape
+        assert flash(q, k, k, *numbers, window_size=(-1, 0), enable_gqa=True).shape == q.shape
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -50,7 +50,7 @@ def forms(values_EOI: np.ndarray) -> dict[str, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("form", ["output-major", "input-major", "rows", "strips"])
-@pytest.mark.parametrize("way", [experts.grouped, experts.on_device], ids=["cpu", "device"])
+@pytest.mark.parametrize("way", [experts.grouped, experts.grouped_product], ids=["cpu", "device"])
 def test_each_row_meets_its_experts_matrix(way: Any, form: str, ends: list[int], rng: np.random.Generator) -> None:
     *w, values = forms(rng.normal(size=(E, O, I)))[form]
     x = rng.normal(size=(ends[-1], I))
@@ -59,7 +59,7 @@ def test_each_row_meets_its_experts_matrix(way: Any, form: str, ends: list[int],
 
 
 @pytest.mark.parametrize("ends", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("way", [experts.weight_gradients, experts.weights_on_device], ids=["cpu", "device"])
+@pytest.mark.parametrize("way", [experts.weight_gradients, experts.grouped_weight_gradients], ids=["cpu", "device"])
 def test_weight_gradients_are_sums_of_outer_products(way: Any, ends: list[int], rng: np.random.Generator) -> None:
     x, g = rng.normal(size=(ends[-1], I)), rng.normal(size=(ends[-1], O))
     found = way(torch.from_numpy(x), torch.from_numpy(g), torch.tensor(ends))
@@ -74,9 +74,9 @@ def test_pytorchs_grouped_product_is_asked_for_the_same(
     monkeypatch.setattr(experts, "_has_kernel", lambda *_: True)
     ends = torch.tensor(ENDS["many rows"])
     x, w, g = (torch.from_numpy(rng.normal(size=s)).float() for s in ((13, I), (E, I, O), (13, O)))
-    torch.testing.assert_close(experts.on_device(x, ends, w, *DENSE), experts.grouped(x, ends, w, *DENSE))
-    torch.testing.assert_close(experts.weights_on_device(x, g, ends), experts.weight_gradients(x, g, ends))
-    turned = experts.on_device(g, ends, w.mT, *DENSE)
+    torch.testing.assert_close(experts.grouped_product(x, ends, w, *DENSE), experts.grouped(x, ends, w, *DENSE))
+    torch.testing.assert_close(experts.grouped_weight_gradients(x, g, ends), experts.weight_gradients(x, g, ends))
+    turned = experts.grouped_product(g, ends, w.mT, *DENSE)
     torch.testing.assert_close(turned, experts.grouped(g, ends, w.mT, *DENSE))
 
 
@@ -121,8 +121,8 @@ def test_the_way_on_a_device_reads_nothing_back(form: str, num_rows: int, rng: n
         x, ends = torch.empty(num_rows, I), torch.empty(E, dtype=torch.int64)
         with pytest.raises(DataDependentOutputException):
             ends[0].item()
-        assert experts.on_device(x, ends, mode.from_tensor(w[0]), *w[1:]).shape == (num_rows, O)
-        assert experts.weights_on_device(x, torch.empty(num_rows, O), ends).shape == (E, I, O)
+        assert experts.grouped_product(x, ends, mode.from_tensor(w[0]), *w[1:]).shape == (num_rows, O)
+        assert experts.grouped_weight_gradients(x, torch.empty(num_rows, O), ends).shape == (E, I, O)
 
 
 @pytest.mark.parametrize("wrapped", ["input-major", "apart", "packed", "lora"])

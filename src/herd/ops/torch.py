@@ -22,7 +22,7 @@ from herd.formats.strips import ROWS
 from herd.ops import torch_attention, torch_draw, torch_experts, torch_formats, torch_kv
 from herd.ops.contract import Drawn, Draws, Extras, LowRank
 from herd.ops.torch_attention import PlacedSegments
-from herd.ops.torch_numbers import wide
+from herd.ops.torch_shared import wide
 
 DECODED = 1 << 26
 """Weights of a packed matrix that are decoded at a time: 256 MiB of float32, whatever the vocabulary."""

@@ -9,6 +9,7 @@ borders, without waiting for a device. Its gradient is formed from blocks of row
 again. What it is not: a kernel, the cache (`torch_kv`).
 """
 
+import functools
 import inspect
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from herd.batch import Segments
-from herd.ops.torch_numbers import wide, wide_type
+from herd.ops.torch_shared import operation, wide, wide_type
 
 BLOCK = 256
 """Rows whose probabilities are held at a time by the gradient."""
@@ -73,24 +74,22 @@ def _keys_at(s: Segments, key_starts: Tensor, total: int, device: torch.device) 
 
 def attend(q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, s: PlacedSegments, causal: bool) -> Tensor:
     """The queries of a segment are the last of its keys' positions."""
-    if VARLEN is not None and _can_flash(q_TNH):
+    if _can_flash(q_TNH) and (flash := varlen()) is not None:
         window = (-1, 0) if causal else (-1, -1)
         args = q_TNH, k_SKH, v_SKH, s.starts, s.key_starts, s.most_rows, s.most_keys
-        return VARLEN(*args, window_size=window, enable_gqa=True)  # type: ignore[no-any-return]
+        return flash(*args, window_size=window, enable_gqa=True)  # type: ignore[no-any-return]
     o_TNH: Tensor = packed(q_TNH, k_SKH, v_SKH, s.borders, causal)
     return o_TNH
 
 
-def _varlen() -> Any:
-    """PyTorch's, where it takes what is passed above."""
+@functools.cache
+def varlen() -> Any:
+    """PyTorch's, where it takes what is passed above; imported when it is wanted, as it brings the compiler along."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     return varlen_attn if {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys() else None
-
-
-VARLEN = _varlen()
 
 
 def _can_flash(q_TNH: Tensor) -> bool:
@@ -100,18 +99,12 @@ def _can_flash(q_TNH: Tensor) -> bool:
     return is_half and size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(q_TNH.device) >= (8, 0)
 
 
-@torch.library.custom_op("herd::attend", mutates_args=())
-def packed(q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, borders: Tensor, causal: bool) -> Tensor:
+def packed_attention(q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, borders: Tensor, causal: bool) -> Tensor:
     """Segment by segment; `borders` lies on the host."""
     out_TNH = torch.empty_like(q_TNH, memory_format=torch.contiguous_format)
     for rows, keys in _spans(borders):
         out_TNH[rows] = _one(q_TNH[rows], k_SKH[keys], v_SKH[keys], causal)
     return out_TNH
-
-
-@packed.register_fake
-def _(q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, borders: Tensor, causal: bool) -> Tensor:
-    return torch.empty_like(q_TNH, memory_format=torch.contiguous_format)
 
 
 def _spans(borders: Tensor) -> list[tuple[slice, slice]]:
@@ -135,8 +128,7 @@ def _seen(T: int, S: int, device: torch.device) -> Tensor:
 # -- the gradient -------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("herd::attend_backward", mutates_args=())
-def packed_backward(
+def packed_attention_backward(
     g_TNH: Tensor, q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, borders: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, summed in at least float32."""
@@ -169,12 +161,11 @@ def _block_backward(
     return (gs @ k_K1SH).permute(2, 0, 1, 3).reshape(T, N, H), gk, gv
 
 
-@packed_backward.register_fake
-def _(
-    g_TNH: Tensor, q_TNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, borders: Tensor, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    gq, gk, gv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_TNH, k_SKH, v_SKH))
-    return gq, gk, gv
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
+
+
+packed_backward = operation(packed_attention_backward, lambda g, q, k, v, borders, causal: _like(q, k, v))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -186,4 +177,4 @@ def _gradients(ctx: Any, g_TNH: Tensor) -> tuple[Tensor | None, ...]:
     return (*packed_backward(g_TNH, *ctx.saved_tensors, ctx.causal), None, None)
 
 
-packed.register_autograd(_gradients, setup_context=_keep)
+packed = operation(packed_attention, lambda q, *_: _like(q)[0], gradient=(_gradients, _keep))

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from herd.ops import torch_formats
+from herd.ops.torch_shared import operation
 
 DENSE = ""
 """The format of weights that are not packed."""
 
 
-def on_device(
+def grouped_product(
     x_RI: Tensor, ends_E: Tensor, w: Tensor, format: str, layout: str, outputs: int, inputs: int, turned: bool
 ) -> Tensor:
     """w: [E, I, O], or codes of packed matrices [outputs, inputs], which x is multiplied by the transpose of (turned:
@@ -40,11 +41,7 @@ def on_device(
     return y_RO
 
 
-grouped = torch.library.custom_op("herd::grouped", on_device, mutates_args=())
-
-
-@grouped.register_kernel("cpu")
-def _(
+def _on_cpu(
     x_RI: Tensor, ends_E: Tensor, w: Tensor, format: str, layout: str, outputs: int, inputs: int, turned: bool
 ) -> Tensor:
     stack = _Stack(w, format, layout, outputs, inputs, turned, x_RI.dtype)
@@ -54,8 +51,7 @@ def _(
     return y_RO
 
 
-@grouped.register_fake
-def _(
+def _fake(
     x_RI: Tensor, ends_E: Tensor, w: Tensor, format: str, layout: str, outputs: int, inputs: int, turned: bool
 ) -> Tensor:
     return x_RI.new_empty(x_RI.shape[0], _outputs(w, format, outputs, inputs, turned))
@@ -108,7 +104,7 @@ class _Stack:
 # -- the gradient -------------------------------------------------------------------------------------------------
 
 
-def weights_on_device(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
+def grouped_weight_gradients(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
     """[E, I, O]: the sum over each expert's rows of x g^T."""
     if _has_kernel(x_RI, g_RO):
         return F.grouped_mm(x_RI.mT, g_RO, offs=ends_E.int())
@@ -117,20 +113,18 @@ def weights_on_device(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
     return torch.stack([torch.where(rows, x_RI, 0).mT @ torch.where(rows, g_RO, 0) for rows in own])
 
 
-weight_gradients = torch.library.custom_op("herd::grouped_weights", weights_on_device, mutates_args=())
-
-
-@weight_gradients.register_kernel("cpu")
-def _(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
+def _weights_on_cpu(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
     gw_EIO = x_RI.new_zeros(len(ends_E), x_RI.shape[1], g_RO.shape[1])
     for e, rows in _used(ends_E):
         gw_EIO[e] = x_RI[rows].mT @ g_RO[rows]
     return gw_EIO
 
 
-@weight_gradients.register_fake
-def _(x_RI: Tensor, g_RO: Tensor, ends_E: Tensor) -> Tensor:
-    return x_RI.new_empty(ends_E.shape[0], x_RI.shape[1], g_RO.shape[1])
+weight_gradients = operation(
+    grouped_weight_gradients,
+    lambda x_RI, g_RO, ends_E: x_RI.new_empty(ends_E.shape[0], x_RI.shape[1], g_RO.shape[1]),
+    cpu=_weights_on_cpu,
+)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -149,4 +143,4 @@ def _gradients(ctx: Any, g_RO: Tensor) -> tuple[Tensor | None, ...]:
     return gx_RI, None, gw, None, None, None, None, None
 
 
-grouped.register_autograd(_gradients, setup_context=_keep)
+grouped = operation(grouped_product, _fake, cpu=_on_cpu, gradient=(_gradients, _keep))
