@@ -36,8 +36,8 @@ class Exact:
         self.w = self._decoded(checkpoint.load(), {})
 
     def _decoded(self, node, seen):
-        if isinstance(node, list):
-            return [self._decoded(x, seen) for x in node]
+        if isinstance(node, tuple):
+            return tuple(self._decoded(x, seen) for x in node)
         if not dataclasses.is_dataclass(node):
             return node
         if id(node) not in seen:

@@ -37,7 +37,8 @@ class Strided {
     Py_buffer buffer{};
 };
 
-nb::tuple op_encode(const std::string &format, nb::handle x_, nb::handle importance_, nb::handle out_) {
+nb::tuple op_encode(const std::string &format, nb::handle x_, nb::handle importance_, nb::handle out_,
+                    Threads *threads) {
     Coding coding = coding_named(format);
     const CodingShape &shape = CODINGS[(int)coding];
     Strided x(x_, "x [rows, K]");
@@ -63,7 +64,7 @@ nb::tuple op_encode(const std::string &format, nb::handle x_, nb::handle importa
     Lost lost;
     {
         nb::gil_scoped_release free;
-        Turn turn;
+        Turn turn(threads);
         lost = encode(turn.pool, coding, given, out.data());
     }
     nb::object fault = nb::none();
@@ -75,7 +76,7 @@ nb::tuple op_encode(const std::string &format, nb::handle x_, nb::handle importa
 }  // namespace
 
 void register_encode(nb::module_ &m) {
-    m.def("encode", &op_encode, "format"_a, "x"_a, "importance"_a.none(), "out"_a,
+    m.def("encode", &op_encode, "format"_a, "x"_a, "importance"_a.none(), "out"_a, "threads"_a = nb::none(),
           "Fills out; returns sums of e^2, importance * e^2 and x^2, the largest |e|, and None or the first weight that "
           "cannot be held: (why, row, column).");
 }

@@ -143,7 +143,7 @@ std::unique_ptr<Cache> make_cache(int64_t slots, int64_t K, int64_t H, const std
 }
 
 void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, Cache *cache, bool causal,
-               nb::handle o_) {
+               nb::handle o_, Threads *threads) {
     View q(q_, "q_TNH"), k(k_, "k_TKH"), v(v_, "v_TKH"), o(o_, "o_TNH", true);
     auto s = q.shape(), ks = k.shape();
     if (s.size() != 3 || ks.size() != 3) refuse("q_TNH, k_TKH", show(s) + ", " + show(ks), "three axes each");
@@ -154,7 +154,7 @@ void op_attend(nb::handle q_, nb::handle k_, nb::handle v_, const Spans &spans, 
     auto *fo = o.as<float>({T, N, H});
     check_attention(spans, cache, T, N, K, H);
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     attend(turn.pool, spans, cache, {T, N, K, H}, fq, fk, fv, causal, fo);
 }
 
@@ -165,7 +165,8 @@ const int64_t *checked_slots(const View &slots, int64_t top) {
     return at;
 }
 
-void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, bool write) {
+void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, bool write,
+             Threads *threads) {
     View slots(slots_, "slots"), keys(keys_, "keys", !write), values(values_, "values", !write);
     auto *at = checked_slots(slots, write ? c.writable() : c.readable());
     int64_t n = slots.size();
@@ -173,7 +174,7 @@ void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, 
     float *data[2];
     for (int side = 0; side < 2; side++) data[side] = const_cast<float *>(sides[side]->as<const float>({n, c.K, c.H}));
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < c.K; h++) {
             float *key = data[0] + (i * c.K + h) * c.H, *value = data[1] + (i * c.K + h) * c.H;
@@ -182,7 +183,8 @@ void kv_move(Cache &c, nb::handle slots_, nb::handle keys_, nb::handle values_, 
         }
 }
 
-void copy_pages(Cache &both, nb::handle source_, nb::handle target_, int64_t page_size, bool exact) {
+void copy_pages(Cache &both, nb::handle source_, nb::handle target_, int64_t page_size, bool exact,
+                Threads *threads) {
     if (exact && !both.exact) refuse("pool", "exact", "one that the cache has: exact pages are of int4");
     Cache &c = exact ? *both.exact : both;
     if (both.exact && page_size != PAGE) refuse("page size", std::to_string(page_size), "256 in a cache of int4");
@@ -197,12 +199,12 @@ void copy_pages(Cache &both, nb::handle source_, nb::handle target_, int64_t pag
         for (int64_t p : {from[i], to[i]})
             if (p < 0 || p >= pages) refuse("page", std::to_string(p), "below " + std::to_string(pages));
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     for (int64_t i = 0; i < n; i++) c.copy(from[i], to[i], page_size);
 }
 
 // Exact pages to coarse ones, as the passes that fill them do it.
-void close_pages(Cache &c, nb::handle exact_, nb::handle pages_) {
+void close_pages(Cache &c, nb::handle exact_, nb::handle pages_, Threads *threads) {
     View exact(exact_, "exact pages"), pages(pages_, "pages");
     if (!c.exact) refuse("cache", "no exact pages", "a cache of int4");
     int64_t n = exact.size();
@@ -215,7 +217,7 @@ void close_pages(Cache &c, nb::handle exact_, nb::handle pages_) {
             refuse("page", std::to_string(to[i]), "below " + std::to_string(c.slots / PAGE));
     }
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     turn.pool.run(n * c.K, [&](int64_t i, int) { c.close(from[i / c.K], to[i / c.K], i % c.K); });
 }
 
@@ -232,10 +234,12 @@ void register_attention(nb::module_ &m) {
           "exact"_a = nb::none(), "closing"_a = nb::none());
     m.def("cache", &make_cache, "slots"_a, "heads"_a, "head_size"_a, "dtype"_a, "exact_slots"_a = 0,
           "rope"_a = true);
-    m.def("attend", &op_attend, "q"_a, "k"_a, "v"_a, "spans"_a, "cache"_a.none(), "causal"_a, "o"_a);
-    m.def("kv_move", &kv_move);
-    m.def("copy_pages", &copy_pages, "cache"_a, "source"_a, "target"_a, "page_size"_a, "exact"_a = false);
-    m.def("close_pages", &close_pages);
+    m.def("attend", &op_attend, "q"_a, "k"_a, "v"_a, "spans"_a, "cache"_a.none(), "causal"_a, "o"_a,
+          "threads"_a = nb::none());
+    m.def("kv_move", &kv_move, "cache"_a, "slots"_a, "keys"_a, "values"_a, "write"_a, "threads"_a = nb::none());
+    m.def("copy_pages", &copy_pages, "cache"_a, "source"_a, "target"_a, "page_size"_a, "exact"_a = false,
+          "threads"_a = nb::none());
+    m.def("close_pages", &close_pages, "cache"_a, "exact"_a, "pages"_a, "threads"_a = nb::none());
 }
 
 }  // namespace herd

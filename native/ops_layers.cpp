@@ -27,12 +27,12 @@ Mlp checked_mlp(const Weight *gate, const Weight *up, const Weight *down, int64_
     return mlp;
 }
 
-Moe checked_moe(const Weight &router, const Weight &gate, const Weight &up, const Weight &down, const Mlp &shared,
-                int64_t D, int64_t E, int64_t A) {
+namespace {
+
+Moe checked_stacks(const Weight &gate, const Weight &up, const Weight &down, int64_t D, int64_t E, int64_t A) {
     if (E < 1 || A < 1 || A > E) refuse("experts, experts per token", show({E, A}), "1 <= A <= E");
     Moe m;
     m.E = E, m.A = A;
-    m.router = &checked(&router, "router", E, D);
     int64_t F = gate.O();
     for (auto [w, O, K, what] :
          {std::tuple{&gate, F, D, "expert gate"}, {&up, F, D, "expert up"}, {&down, D, F, "expert down"}}) {
@@ -41,6 +41,16 @@ Moe checked_moe(const Weight &router, const Weight &gate, const Weight &up, cons
         if (w->linear.bias) refuse(what, "a bias", "none");
     }
     m.gate = gate.linear.m, m.up = up.linear.m, m.down = down.linear.m;
+    return m;
+}
+
+}  // namespace
+
+Moe checked_moe(const Weight &router, const Weight &gate, const Weight &up, const Weight &down, const Mlp &shared,
+                int64_t D, int64_t E, int64_t A) {
+    const Linear &choice = checked(&router, "router", E, D);
+    Moe m = checked_stacks(gate, up, down, D, E, A);
+    m.router = &choice;
     m.shared = shared;
     return m;
 }
@@ -67,32 +77,32 @@ HeadArgs::HeadArgs(int64_t T, int64_t H, nb::handle cos_, nb::handle sin_, nb::o
 
 namespace {
 
-void op_norm(nb::handle x_, const NormWeight &norm, nb::handle y_) {
+void op_norm(nb::handle x_, const NormWeight &norm, nb::handle y_, Threads *threads) {
     View x(x_, "x_TD"), y(y_, "y_TD", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
     auto *from = x.as<const float>({T, D});
     auto *to = y.as<float>({T, D});
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     normalise(turn.pool, n, from, T, D, to);
 }
 
 // y (+)= w[expert] x + bias
-void op_linear(nb::handle x_, const Weight &w, nb::handle y_, int64_t expert, bool add) {
+void op_linear(nb::handle x_, const Weight &w, nb::handle y_, int64_t expert, bool add, Threads *threads) {
     View x(x_, "x_TI"), y(y_, "y_TO", true);
     int64_t T = rows_of(x, "x_TI");
     if (expert < 0 || expert >= w.E()) refuse("expert", std::to_string(expert), "below " + std::to_string(w.E()));
     auto *from = x.as<const float>({T, w.K()});
     auto *to = y.as<float>({T, w.O()});
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     linear(turn.pool, w.linear, expert, from, T, to, add ? Finish::add : Finish::store);
 }
 
 void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weight &wk, const Weight &wv, int64_t H,
             nb::handle cos, nb::handle sin, nb::object qk_eps, nb::handle q_scale, nb::handle q_, nb::handle k_,
-            nb::handle v_) {
+            nb::handle v_, Threads *threads) {
     View x(x_, "x_TD"), q(q_, "q_TNH", true), k(k_, "k_TKH", true), v(v_, "v_TKH", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     auto *from = x.as<const float>({T, D});
@@ -103,12 +113,12 @@ void op_qkv(nb::handle x_, const NormWeight &norm, const Weight &wq, const Weigh
     auto *yk = k.as<float>({T, wk.O() / H, H});
     auto *yv = v.as<float>({T, wv.O() / H, H});
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     qkv(turn.pool, n, p, args.heads, from, T, D, yq, yk, yv);
 }
 
 void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin, nb::object qk_eps,
-                    nb::handle q_scale) {
+                    nb::handle q_scale, Threads *threads) {
     View q(q_, "q_TNH", true), k(k_, "k_TKH", true);
     auto s = q.shape();
     if (s.size() != 3) refuse("q_TNH", "shape " + show(s), "three axes");
@@ -118,12 +128,12 @@ void op_shape_heads(nb::handle q_, nb::handle k_, nb::handle cos, nb::handle sin
     HeadArgs args(T, H, cos, sin, qk_eps, q_scale);
     int64_t N = s[1], K = k.shape()[1];
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     shape_heads(turn.pool, args.heads, T, N, K, yq, yk);
 }
 
 void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Weight &up, const Weight &down,
-            nb::object y_) {
+            nb::object y_, Threads *threads) {
     View x(x_, "x_TD", y_.is_none());
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
@@ -133,13 +143,13 @@ void op_mlp(nb::handle x_, const NormWeight &norm, const Weight *gate, const Wei
     auto *to = y.as<float>({T, D});
     bool add = y_.is_none();
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     mlp(turn.pool, n, weights, from, T, D, to, add);
 }
 
 void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const Weight &gate, const Weight &up,
             const Weight &down, const Weight *shared_gate, const Weight &shared_up, const Weight &shared_down,
-            int64_t E, int64_t A, nb::object y_, nb::handle experts_, nb::handle scores_) {
+            int64_t E, int64_t A, nb::object y_, nb::handle experts_, nb::handle scores_, Threads *threads) {
     View x(x_, "x_TD", y_.is_none()), experts(experts_, "experts_TA", true), scores(scores_, "scores_TA", true);
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1];
     Norm n = norm.at(D);
@@ -152,8 +162,27 @@ void op_moe(nb::handle x_, const NormWeight &norm, const Weight &router, const W
     auto *s = scores.as<float>({T, A});
     bool residual = y_.is_none();
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     moe(turn.pool, n, m, from, T, D, to, residual, e, s);
+}
+
+// The chosen experts alone, of rows that are normed: y = sum of expert_e(s * h).
+void op_experts(nb::handle h_, const Weight &gate, const Weight &up, const Weight &down, nb::handle experts_,
+                nb::handle scores_, nb::handle y_, Threads *threads) {
+    View h(h_, "h_TD"), experts_of(experts_, "experts_TA"), scores(scores_, "scores_TA"), y(y_, "y_TD", true);
+    rows_of(experts_of, "experts_TA");
+    int64_t T = rows_of(h, "h_TD"), D = h.shape()[1], A = experts_of.shape()[1];
+    const Moe m = checked_stacks(gate, up, down, D, gate.E(), A);
+    auto *from = h.as<const float>({T, D});
+    auto *e = experts_of.as<const int32_t>({T, A});
+    for (int64_t i = 0; i < T * A; i++)
+        if (e[i] < 0 || e[i] >= m.E) refuse("expert", std::to_string(e[i]), "0 to " + std::to_string(m.E - 1));
+    auto *s = scores.as<const float>({T, A});
+    auto *to = y.as<float>({T, D});
+    nb::gil_scoped_release free;
+    Turn turn(threads);
+    Rows all{from, D, T, D};
+    experts(turn.pool, m, all, e, s, nullptr, to);
 }
 
 void op_choose(nb::handle logits_, nb::handle experts_, nb::handle scores_) {
@@ -167,7 +196,8 @@ void op_choose(nb::handle logits_, nb::handle experts_, nb::handle scores_) {
     choose(l, T, E, A, e, s);
 }
 
-void op_head(nb::handle x_, const NormWeight &norm, const Weight &w, nb::handle rows_, nb::handle y_) {
+void op_head(nb::handle x_, const NormWeight &norm, const Weight &w, nb::handle rows_, nb::handle y_,
+             Threads *threads) {
     View x(x_, "x_TD"), y(y_, "logits_RV", true);
     Optional rows(rows_, "rows_R");
     int64_t T = rows_of(x, "x_TD"), D = x.shape()[1], R = rows ? rows.view().size() : T;
@@ -179,11 +209,11 @@ void op_head(nb::handle x_, const NormWeight &norm, const Weight &w, nb::handle 
     const Linear &l = checked(&w, "head weight", -1, D);
     auto *to = y.as<float>({R, w.O()});
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     head(turn.pool, n, l, from, at, R, D, to);
 }
 
-void op_embed(nb::handle ids_, const Weight &w, nb::handle y_) {
+void op_embed(nb::handle ids_, const Weight &w, nb::handle y_, Threads *threads) {
     View ids(ids_, "ids_T"), y(y_, "x_TD", true);
     int64_t T = ids.size();
     auto *at = ids.as<const int64_t>({T});
@@ -193,48 +223,53 @@ void op_embed(nb::handle ids_, const Weight &w, nb::handle y_) {
         if (at[i] < 0 || at[i] >= m.O) refuse("token id", std::to_string(at[i]), "0 to " + std::to_string(m.O - 1));
     auto *to = y.as<float>({T, m.K});
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     embed(turn.pool, m, at, T, to);
 }
 
-void op_gelu(nb::handle x_) {
+void op_gelu(nb::handle x_, Threads *threads) {
     View x(x_, "x", true);
     auto *v = x.as<float>(x.shape());
     int64_t n = x.size();
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     each_row(turn.pool, (n + 4095) / 4096, 4096 * 8,
              [&](int64_t i) { kernels().gelu(v + i * 4096, std::min<int64_t>(4096, n - i * 4096), v + i * 4096); });
 }
 
-void op_silu_mul(nb::handle gate_, nb::handle up_, nb::handle y_) {
+void op_silu_mul(nb::handle gate_, nb::handle up_, nb::handle y_, Threads *threads) {
     View gate(gate_, "gate"), up(up_, "up"), y(y_, "y", true);
     auto *g = gate.as<const float>(gate.shape());
     auto *u = up.as<const float>(gate.shape());
     auto *to = y.as<float>(gate.shape());
     int64_t n = gate.size();
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     kernels().silu_mul(g, u, n, to);
 }
 
 }  // namespace
 
 void register_layers(nb::module_ &m) {
-    m.def("norm", &op_norm);
-    m.def("linear", &op_linear, "x"_a, "w"_a, "y"_a, "expert"_a = 0, "add"_a = false);
+    m.def("norm", &op_norm, "x"_a, "norm"_a, "y"_a, "threads"_a = nb::none());
+    m.def("linear", &op_linear, "x"_a, "w"_a, "y"_a, "expert"_a = 0, "add"_a = false,
+          "threads"_a = nb::none());
     m.def("qkv", &op_qkv, "x"_a, "norm"_a, "wq"_a, "wk"_a, "wv"_a, "H"_a, "cos"_a.none(), "sin"_a.none(),
-          "qk_eps"_a.none(), "q_scale"_a.none(), "q"_a, "k"_a, "v"_a);
+          "qk_eps"_a.none(), "q_scale"_a.none(), "q"_a, "k"_a, "v"_a, "threads"_a = nb::none());
     m.def("shape_heads", &op_shape_heads, "q"_a, "k"_a, "cos"_a.none(), "sin"_a.none(), "qk_eps"_a.none(),
-          "q_scale"_a.none());
-    m.def("mlp", &op_mlp, "x"_a, "norm"_a, "gate"_a.none(), "up"_a, "down"_a, "y"_a.none());
+          "q_scale"_a.none(), "threads"_a = nb::none());
+    m.def("mlp", &op_mlp, "x"_a, "norm"_a, "gate"_a.none(), "up"_a, "down"_a, "y"_a.none(),
+          "threads"_a = nb::none());
     m.def("moe", &op_moe, "x"_a, "norm"_a, "router"_a, "gate"_a, "up"_a, "down"_a, "shared_gate"_a.none(),
-          "shared_up"_a, "shared_down"_a, "num_experts"_a, "per_token"_a, "y"_a.none(), "experts"_a, "scores"_a);
+          "shared_up"_a, "shared_down"_a, "num_experts"_a, "per_token"_a, "y"_a.none(), "experts"_a, "scores"_a,
+          "threads"_a = nb::none());
+    m.def("experts", &op_experts, "h"_a, "gate"_a, "up"_a, "down"_a, "experts"_a, "scores"_a, "y"_a,
+          "threads"_a = nb::none());
     m.def("choose", &op_choose);
-    m.def("head", &op_head, "x"_a, "norm"_a, "w"_a, "rows"_a.none(), "y"_a);
-    m.def("embed", &op_embed);
-    m.def("gelu", &op_gelu);
-    m.def("silu_mul", &op_silu_mul);
+    m.def("head", &op_head, "x"_a, "norm"_a, "w"_a, "rows"_a.none(), "y"_a, "threads"_a = nb::none());
+    m.def("embed", &op_embed, "ids"_a, "w"_a, "y"_a, "threads"_a = nb::none());
+    m.def("gelu", &op_gelu, "x"_a, "threads"_a = nb::none());
+    m.def("silu_mul", &op_silu_mul, "gate"_a, "up"_a, "y"_a, "threads"_a = nb::none());
 }
 
 }  // namespace herd

@@ -67,7 +67,8 @@ std::unique_ptr<Stack> make_stack(nb::list parts) {
 }
 
 void op_layers(nb::handle x_, const Stack &stack_, nb::object far_, nb::object near_, nb::handle q_scale_,
-               const Spans &whole, const Spans &chunk, nb::tuple caches_, nb::handle experts_, nb::handle scores_) {
+               const Spans &whole, const Spans &chunk, nb::tuple caches_, nb::handle experts_, nb::handle scores_,
+               Threads *threads) {
     const auto &layers = stack_.layers;
     View x(x_, "x_TD", true), experts(experts_, "experts_LTA", true), scores(scores_, "scores_LTA", true);
     const int64_t T = rows_of(x, "x_TD"), L = (int64_t)layers.size(), A = experts.shape().back();
@@ -106,7 +107,7 @@ void op_layers(nb::handle x_, const Stack &stack_, nb::object far_, nb::object n
     }
     p.caches = caches.data();
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     stack(turn.pool, layers, p, to);
 }
 
@@ -116,7 +117,7 @@ void register_stack(nb::module_ &m) {
     nb::class_<Stack>(m, "Stack");
     m.def("stack", &make_stack, "layers"_a);
     m.def("layers", &op_layers, "x"_a, "stack"_a, "far"_a.none(), "near"_a.none(), "q_scale"_a.none(), "whole"_a,
-          "chunk"_a, "caches"_a, "experts"_a, "scores"_a);
+          "chunk"_a, "caches"_a, "experts"_a, "scores"_a, "threads"_a = nb::none());
 }
 
 }  // namespace herd

@@ -94,7 +94,8 @@ std::unique_ptr<Weight> make_weight(nb::handle array, const std::string &format,
 }
 
 // Rows of blocks -> strips, into `out` of exactly that size.
-void op_pack(const std::string &format, nb::handle array, std::vector<int64_t> shape, nb::handle out_) {
+void op_pack(const std::string &format, nb::handle array, std::vector<int64_t> shape, nb::handle out_,
+             Threads *threads) {
     auto w = make_weight(array, format, shape, false, nb::none(), false);
     if (!is_packed(w->linear.m.type)) refuse("format to pack", format, "a block format");
     View out(out_, "strips", true);
@@ -102,7 +103,7 @@ void op_pack(const std::string &format, nb::handle array, std::vector<int64_t> s
     const int64_t wanted = m.E * ((m.O + STRIP - 1) / STRIP) * STRIP * m.row_bytes;
     if (out.bytes() != wanted) refuse("bytes of the strips", std::to_string(out.bytes()), std::to_string(wanted));
     nb::gil_scoped_release free;
-    Turn turn;
+    Turn turn(threads);
     pack_strips(turn.pool, m, out.data());
 }
 
@@ -156,7 +157,7 @@ void register_weights(nb::module_ &m) {
     nb::class_<NormWeight>(m, "NormWeight");
     m.def("weight", &make_weight, "array"_a, "format"_a, "shape"_a, "input_major"_a = false, "bias"_a = nb::none(),
           "strips"_a = false);
-    m.def("pack", &op_pack, "format"_a, "array"_a, "shape"_a, "out"_a);
+    m.def("pack", &op_pack, "format"_a, "array"_a, "shape"_a, "out"_a, "threads"_a = nb::none());
     m.def("norm_weight", &make_norm, "w"_a, "b"_a.none(), "eps"_a);
 }
 

@@ -48,6 +48,18 @@ def op_set(name: str, threads: int = 1) -> Ops:
     return NativeOps(threads=threads)
 
 
+def put(node: Any, **values: Any) -> None:
+    """Change a node of a tree that is the test's own and that no op set has bound; nodes are frozen otherwise."""
+    vars(node).update(values)
+
+
+def with_block(model: Any, i: int, **parts: Any) -> Any:
+    """The model with other parts in one layer."""
+    blocks = list(model.blocks)
+    blocks[i] = replace(blocks[i], **parts)
+    return replace(model, blocks=tuple(blocks))
+
+
 def placed(config: Llama4Config, ops: Ops, seed: int = 0) -> Any:
     """The random model, on an op set."""
     return place_weights(ops, weights(config, seed))

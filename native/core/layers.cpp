@@ -82,16 +82,10 @@ void choose(const float *logits, int64_t T, int64_t E, int64_t A, int32_t *exper
 
 // Rows are grouped by expert, so that each expert's weights are read once. The sum over a token's experts runs in the
 // order of its choice, whatever the batch.
-void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, int64_t D, float *y, bool residual,
-         int32_t *experts, float *scores) {
-    const int64_t E = m.E, A = m.A, F = m.gate.O, S = m.shared.up->m.O, R = T * A;
-    float *h = pool.take<float>(T * D), *logits = pool.take<float>(T * E);
-    normalise(pool, norm, x, T, D, h);
-    Rows all{h, D, T, D};
-    std::vector<Work> works{{&m.router->m, nullptr, 0, &all, logits, E, m.router->bias, nullptr, Finish::store}};
-    multiply(pool, works);
-    choose(logits, T, E, A, experts, scores);
-
+void experts(Pool &pool, const Moe &m, Rows &all, const int32_t *experts, const float *scores, const float *x,
+             float *y) {
+    const int64_t T = all.n, D = all.K, E = m.E, A = m.A, F = m.gate.O, R = T * A;
+    const float *h = all.x;
     std::vector<int64_t> counts((size_t)E), starts((size_t)E);
     for (int64_t i = 0; i < R; i++) counts[(size_t)experts[i]]++;
     int64_t room = 0;
@@ -104,12 +98,18 @@ void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, 
         for (int64_t d = 0; d < D; d++) in[place[i] * D + d] = h[i / A * D + d] * scores[i];
     });
 
-    float *shared_mid = pool.take<float>(T * S), *shared_out = pool.take<float>(T * D);
+    const int64_t S = m.shared.up ? m.shared.up->m.O : 0;
+    float *shared_mid = pool.take<float>(T * S), *sum = pool.take<float>(T * D);
     Rows shared_rows{shared_mid, S, T, S};
     std::vector<Rows> ins((size_t)E), mids((size_t)E);
-    works = {inner(m.shared, all, shared_mid)};
-    std::vector<Work> downs{
-        {&m.shared.down->m, nullptr, 0, &shared_rows, shared_out, D, m.shared.down->bias, nullptr, Finish::store}};
+    std::vector<Work> works, downs;
+    if (S) {
+        works.push_back(inner(m.shared, all, shared_mid));
+        downs.push_back(
+            {&m.shared.down->m, nullptr, 0, &shared_rows, sum, D, m.shared.down->bias, nullptr, Finish::store});
+    } else {
+        std::fill_n(sum, T * D, 0.0f);
+    }
     for (size_t e = 0; e < counts.size(); e++) {
         if (!counts[e]) continue;
         ins[e] = {in + starts[e] * D, D, counts[e], D};
@@ -122,11 +122,22 @@ void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, 
     multiply(pool, works);
     multiply(pool, downs);
     each_row(pool, T, 2 * D, [&](int64_t t) {
-        float *row = shared_out + t * D;
+        float *row = sum + t * D;
         for (int64_t a = 0; a < A; a++) kernels().add(row, out + place[t * A + a] * D, D, row);
-        if (residual) kernels().add(x + t * D, row, D, y + t * D);
+        if (x) kernels().add(x + t * D, row, D, y + t * D);
         else std::copy_n(row, D, y + t * D);
     });
+}
+
+void moe(Pool &pool, const Norm &norm, const Moe &m, const float *x, int64_t T, int64_t D, float *y, bool residual,
+         int32_t *ids, float *scores) {
+    float *h = pool.take<float>(T * D), *logits = pool.take<float>(T * m.E);
+    normalise(pool, norm, x, T, D, h);
+    Rows all{h, D, T, D};
+    std::vector<Work> works{{&m.router->m, nullptr, 0, &all, logits, m.E, m.router->bias, nullptr, Finish::store}};
+    multiply(pool, works);
+    choose(logits, T, m.E, m.A, ids, scores);
+    experts(pool, m, all, ids, scores, residual ? x : nullptr, y);
 }
 
 void head(Pool &pool, const Norm &norm, const Linear &w, const float *x, const int64_t *rows, int64_t T, int64_t D,

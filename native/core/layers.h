@@ -49,14 +49,18 @@ void mlp(Pool &pool, const Norm &norm, const Mlp &mlp, const float *x, int64_t T
 struct Moe {
     const Linear *router = nullptr;
     Matrix gate, up, down;  // stacks [E, F, D], [E, F, D], [E, D, F]
-    Mlp shared;
+    Mlp shared;  // up null: none
     int64_t E = 0, A = 0;
 };
 
 // The A largest of each row's E logits (ties: the lower expert) and their sigmoids.
 void choose(const float *logits_TE, int64_t T, int64_t E, int64_t A, int32_t *experts_TA, float *scores_TA);
 
-// y = (x +) shared(h) + sum of the chosen experts, h = norm(x). y may be x.
+// y = (x +) shared(h) + sum of the chosen experts of s * h; x null: without. y may be x.
+void experts(Pool &pool, const Moe &moe, Rows &h, const int32_t *experts_TA, const float *scores_TA, const float *x,
+             float *y);
+
+// The same of h = norm(x), and the choice.
 void moe(Pool &pool, const Norm &norm, const Moe &moe, const float *x, int64_t T, int64_t D, float *y, bool residual,
          int32_t *experts_TA, float *scores_TA);
 

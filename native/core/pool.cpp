@@ -17,9 +17,9 @@ namespace {
 constexpr int64_t KEEP_BYTES = 256 << 20;  // scratch memory kept between operations
 constexpr auto SPIN = std::chrono::microseconds(60);
 
-std::atomic<Pool *> the_pool{nullptr};
-std::mutex *making = new std::mutex;
-std::atomic<int> wanted_threads{0};
+std::mutex making;             // of pools, and of who has which; the thread that forks holds it meanwhile
+std::atomic<int> forks{0};     // of this process and those it comes from
+std::atomic<int> num_alive{0};
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -29,10 +29,18 @@ void pause_cpu() {
 #endif
 }
 
-// In the child of a fork the threads are gone and the locks may be held by nobody: leave both, begin anew.
-void forget() {
-    the_pool.store(nullptr);
-    making = new std::mutex;
+// A pool of the parent's is of no use in the child: its threads are gone, and its locks may be held by one of them.
+void watch_forks() {
+    static const bool watched = [] {
+        pthread_atfork([] { making.lock(); }, [] { making.unlock(); },
+                       [] {
+                           forks.fetch_add(1);
+                           num_alive.store(0);
+                           making.unlock();
+                       });
+        return true;
+    }();
+    (void)watched;
 }
 
 }  // namespace
@@ -48,6 +56,7 @@ struct Pool::State {
     std::mutex sleep;
     std::condition_variable wake;
     std::atomic<int> sleepers{0};
+    std::atomic<bool> over{false};
 
     static constexpr int BITS = 24;
     static constexpr uint64_t MASK = (1u << BITS) - 1;
@@ -65,7 +74,7 @@ struct Pool::State {
     }
 };
 
-void Pool::work(State *s, int worker) {
+void Pool::work(std::shared_ptr<State> s, int worker) {
     uint64_t seen = 0;
     for (;;) {
         auto until = std::chrono::steady_clock::now() + SPIN;
@@ -74,47 +83,79 @@ void Pool::work(State *s, int worker) {
             if (++looks % 64 == 0 && std::chrono::steady_clock::now() > until) {
                 std::unique_lock lock(s->sleep);
                 s->sleepers.fetch_add(1);
-                s->wake.wait(lock, [&] { return State::epoch(s->ticket.load()) != seen; });
+                s->wake.wait(lock, [&] { return State::epoch(s->ticket.load()) != seen || s->over.load(); });
                 s->sleepers.fetch_sub(1);
                 break;
             }
             pause_cpu();
         }
+        if (s->over.load()) break;
         seen = State::epoch(s->ticket.load(std::memory_order_acquire));
         s->share(worker);
     }
+    num_alive.fetch_sub(1);
 }
 
-Pool::Pool(int threads) : threads_(threads), state_(new State) {
-    for (int i = 1; i < threads; i++) std::thread(work, state_, i).detach();
+Pool::Pool(int threads) : threads_(threads), fork_(forks.load()), state_(std::make_shared<State>()) {
+    for (int i = 1; i < threads_; i++) {
+        num_alive.fetch_add(1);
+        try {
+            std::thread(work, state_, i).detach();
+        } catch (...) {
+            num_alive.fetch_sub(1);
+            end();
+            throw;
+        }
+    }
 }
 
-int Pool::default_threads() {
+Pool::~Pool() {
+    if (is_alive()) end();
+}
+
+bool Pool::is_alive() const { return fork_ == forks.load(); }
+
+void Pool::end() {
+    std::lock_guard lock(state_->sleep);
+    state_->over.store(true);
+    state_->wake.notify_all();
+}
+
+Threads::Threads(int count) : count_(count > 0 ? count : processors()) { watch_forks(); }
+
+Threads &Threads::shared() {
+    static Threads *the = new Threads;
+    return *the;
+}
+
+int Threads::processors() {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, std::min(CPU_COUNT(&set), 256));
     return std::max(1, (int)std::thread::hardware_concurrency());
 }
 
-Pool &Pool::get() {
-    if (Pool *p = the_pool.load(std::memory_order_acquire)) return *p;
-    std::lock_guard lock(*making);
-    static bool registered = (pthread_atfork(nullptr, nullptr, forget), true);
-    (void)registered;
-    if (!the_pool.load()) {
-        int n = wanted_threads.load();
-        the_pool.store(new Pool(n > 0 ? n : default_threads()), std::memory_order_release);
-    }
-    return *the_pool.load();
+int Threads::alive() { return num_alive.load(); }
+
+int Threads::count() const {
+    std::lock_guard lock(making);
+    return count_;
 }
 
-// The old pool's threads sleep on, and its State stays for them: pools are few.
-void Pool::set_threads(int threads) {
-    wanted_threads.store(threads);
-    Pool *old = the_pool.load();
-    if (!old) return;
-    std::lock_guard lock(old->door);
-    int n = threads > 0 ? threads : default_threads();
-    if (n != old->threads_) the_pool.store(new Pool(n), std::memory_order_release);
+void Threads::set(int count) {
+    std::shared_ptr<Pool> old;  // ends outside the lock
+    std::lock_guard lock(making);
+    count_ = count > 0 ? count : processors();
+    if (pool_ && pool_->threads() != count_) old.swap(pool_);
+}
+
+std::shared_ptr<Pool> Threads::pool() {
+    std::shared_ptr<Pool> old;
+    std::lock_guard lock(making);
+    if (!pool_ || !pool_->is_alive()) {
+        old.swap(pool_);
+        pool_ = std::make_shared<Pool>(count_);
+    }
+    return pool_;
 }
 
 void Pool::run_raw(int64_t tasks, Call call, void *body) {

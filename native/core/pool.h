@@ -12,12 +12,12 @@ namespace herd {
 
 class Pool {
   public:
-    // The process's pool. A child of fork() gets a new one: threads do not survive a fork.
-    static Pool &get();
-    static int default_threads();          // processors this process may use
-    static void set_threads(int threads);  // takes effect before the next operation
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool &) = delete;
 
     int threads() const { return threads_; }
+    bool is_alive() const;  // false in a child of fork(): threads do not survive it
 
     // body(task, worker) for every task in [0, tasks); worker in [0, threads()). Returns when all are done.
     // Called with `door` held; body must not throw.
@@ -41,13 +41,14 @@ class Pool {
   private:
     using Call = void (*)(void *, int64_t, int);
     struct State;
-    explicit Pool(int threads);
     void run_raw(int64_t tasks, Call call, void *body);
     void *take_bytes(int64_t bytes);
-    static void work(State *state, int worker);
+    void end();
+    static void work(std::shared_ptr<State> state, int worker);
 
-    int threads_;
-    State *state_;
+    const int threads_;
+    const int fork_;  // of which fork of the process it is
+    std::shared_ptr<State> state_;
     struct Free {
         void operator()(void *p) const;
     };
@@ -58,11 +59,39 @@ class Pool {
     std::vector<Slab> slabs_;
 };
 
-// An operation's hold on the pool: the door and the scratch memory.
+// How many threads an op set has, and their pool: made at the first operation, and again in a child of fork(). They end
+// with it. Op sets do not wait for each other: each computes on its own threads, and the system shares out processors.
+class Threads {
+  public:
+    explicit Threads(int count = 0);  // 0: as many as processors this process may use
+    Threads(const Threads &) = delete;
+
+    static Threads &shared();  // of operations that belong to no op set
+    static int processors();   // that this process may use
+    static int alive();        // threads that pools have started in this process, and that have not ended yet
+
+    int count() const;
+    void set(int count);  // takes effect before the next operation
+    std::shared_ptr<Pool> pool();
+
+  private:
+    int count_;
+    std::shared_ptr<Pool> pool_;
+};
+
+// An operation's hold on a pool: the door and the scratch memory. Null: that of the shared threads.
 class Turn {
   public:
-    Turn() : pool(Pool::get()), lock_(pool.door) { pool.reset(); }
+    explicit Turn(Threads *threads = nullptr)
+        : held_((threads ? *threads : Threads::shared()).pool()), pool(*held_), lock_(pool.door) {
+        pool.reset();
+    }
     ~Turn() { pool.reset(); }
+
+  private:
+    std::shared_ptr<Pool> held_;
+
+  public:
     Pool &pool;
 
   private:

@@ -10,8 +10,8 @@ bfloat16 bits**. Under torch the same nodes hold tensors.
 Source of names and shapes: transformers' Llama 4 checkpoints (model card and converter, April 2025).
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, TypeAlias
 
 from herd.config import Llama4Config, VisionConfig
 
@@ -20,17 +20,15 @@ Array: TypeAlias = Any
 
 
 class Node:
-    """What the tree is made of. `changes` counts the attributes that were set on any node, so that what was made of
-    nodes (native handles) can tell in one comparison that none has changed."""
+    """What the tree is made of: frozen, and equal to itself alone. What an op set makes of a node (native handles) is
+    kept in its __dict__ and stands for as long as the node; `dataclasses.replace` gives another one. Copies and pickles
+    begin without."""
 
-    changes: ClassVar[int] = 0
-
-    def __setattr__(self, name: str, value: object) -> None:
-        Node.changes += 1
-        object.__setattr__(self, name, value)
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Dense(Node):
     """w[O, I] in float32, float16 or bfloat16, row-major as files hold linear layers; bias[O] or None."""
 
@@ -40,7 +38,7 @@ class Dense(Node):
     kind: Literal["dense"] = "dense"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Experts(Node):
     """w[E, I, O], input-major as Hugging Face holds routed experts (FSDP refuses a transposed view)."""
 
@@ -49,7 +47,7 @@ class Experts(Node):
     kind: Literal["experts"] = "experts"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Packed(Node):
     """A quantised matrix [O, I], or one per expert [E, O, I], in the byte layout of `herd.formats`.
 
@@ -66,7 +64,7 @@ class Packed(Node):
     kind: Literal["packed"] = "packed"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Pair(Node):
     """gate [E, F, D] and up [E, F, D] apart, as GGUF holds them; `Experts` holds them joined along the output axis."""
 
@@ -76,7 +74,7 @@ class Pair(Node):
     kind: Literal["pair"] = "pair"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class LoRA(Node):
     """base + scale * up[O, r] @ down[r, I]; over experts down[E, r, I], up[E, O, r]."""
 
@@ -93,7 +91,7 @@ Linear: TypeAlias = Dense | Experts | Packed | Pair | LoRA
 with three axes (output-major), or a Pair of such."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Norm(Node):
     """RMS norm when bias is None, LayerNorm otherwise."""
 
@@ -104,7 +102,7 @@ class Norm(Node):
     kind: Literal["norm"] = "norm"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Mlp(Node):
     """gate None: down(gelu(up x)), exact erf GELU; else down(silu(gate x) * up x)."""
 
@@ -114,7 +112,7 @@ class Mlp(Node):
     kind: Literal["mlp"] = "mlp"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Moe(Node):
     """Routed experts and the shared one. gate_up: Experts [E, D, 2F] (gate columns first) or Pair; down: [E, F, D]."""
 
@@ -125,7 +123,7 @@ class Moe(Node):
     kind: Literal["moe"] = "moe"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Block(Node):
     """One layer, of text or vision."""
 
@@ -139,7 +137,7 @@ class Block(Node):
     kind: Literal["block"] = "block"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Vision(Node):
     """Tower, adapter and projector."""
 
@@ -147,7 +145,7 @@ class Vision(Node):
     class_U: Array
     places_MU: Array
     pre: Norm
-    blocks: list[Block]
+    blocks: tuple[Block, ...]
     post: Norm
     fc1: Linear
     fc2: Linear
@@ -155,16 +153,20 @@ class Vision(Node):
     kind: Literal["vision"] = "vision"
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Model(Node):
     """A whole model. With tied embeddings `head` is `embed`, one node."""
 
     embed: Linear
-    blocks: list[Block]
+    blocks: tuple[Block, ...]
     norm: Norm
     head: Linear
     vision: Vision | None = None
     kind: Literal["model"] = "model"
+
+
+CLASS_NAME, PLACES_NAME = "vision_model.class_embedding", "vision_model.positional_embedding_vlm"
+"""Names of the two arrays of `Vision` that are no node."""
 
 
 class Source(Protocol):
@@ -219,7 +221,7 @@ def build(c: Llama4Config, source: Source) -> Model:
         blocks.append(Block(norm1, q, k, v, o, norm2, ffn))
     norm = rms("model.norm")
     head = embed if c.tied_embeddings else source.matrix("lm_head", c.vocab_size, D)
-    return Model(embed, blocks, norm, head, _vision(c, c.vision, source) if c.vision else None)
+    return Model(embed, tuple(blocks), norm, head, _vision(c, c.vision, source) if c.vision else None)
 
 
 def _vision(c: Llama4Config, v: VisionConfig, source: Source) -> Vision:
@@ -229,8 +231,8 @@ def _vision(c: Llama4Config, v: VisionConfig, source: Source) -> Vision:
         return Norm(source.vector(name + ".weight", (U,)), source.vector(name + ".bias", (U,)), v.norm_eps, name)
 
     patch = source.matrix("vision_model.patch_embedding.linear", U, 3 * v.patch_size**2)
-    class_U = source.vector("vision_model.class_embedding", (U,))
-    places_MU = source.vector("vision_model.positional_embedding_vlm", (v.num_patches, U))
+    class_U = source.vector(CLASS_NAME, (U,))
+    places_MU = source.vector(PLACES_NAME, (v.num_patches, U))
     pre = ln("vision_model.layernorm_pre")
     blocks = []
     for j in range(v.num_layers):
@@ -247,7 +249,7 @@ def _vision(c: Llama4Config, v: VisionConfig, source: Source) -> Vision:
         class_U,
         places_MU,
         pre,
-        blocks,
+        tuple(blocks),
         ln("vision_model.layernorm_post"),
         source.matrix("vision_model.vision_adapter.mlp.fc1", v.adapter_width, U * v.pixel_shuffle**2),
         source.matrix("vision_model.vision_adapter.mlp.fc2", v.output_width, v.adapter_width),

@@ -233,8 +233,8 @@ def test_the_plain_op_set_computes_with_exactly_the_decoded_weights(name):
     _, config, model = load(path)
 
     def decoded(node):
-        if isinstance(node, list):
-            return [decoded(x) for x in node]
+        if isinstance(node, tuple):
+            return tuple(decoded(x) for x in node)
         if isinstance(node, Packed):
             return Dense(formats.decode(node.format, node.codes, node.shape[-1]), node.bias, node.name)
         if not dataclasses.is_dataclass(node):

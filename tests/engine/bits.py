@@ -180,7 +180,7 @@ def weights_digest() -> str:
     def walk(node: Any) -> None:
         if isinstance(node, np.ndarray):
             arrays.append(node)
-        for x in node if isinstance(node, list) else vars(node).values() if hasattr(node, "kind") else ():
+        for x in node if isinstance(node, tuple) else vars(node).values() if hasattr(node, "kind") else ():
             walk(x)
 
     walk(weights(TINY))

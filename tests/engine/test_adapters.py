@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_invariance import KINDS, core_for, parts, run
 
-from helpers import OP_SETS, TINY_TEXT, op_set, weights
+from helpers import OP_SETS, TINY_TEXT, op_set, put, weights
 from herd.batch import packed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
@@ -93,14 +93,15 @@ def merged(config: Llama4Config, tensors: dict[str, LowRank]) -> Any:
     tree = place_weights(ops, weights(config))
 
     def walk_nodes(node: Any) -> None:
-        if isinstance(node, list):
+        if isinstance(node, tuple):
             for one in node:
                 walk_nodes(one)
         elif hasattr(node, "kind"):
             if node.kind in ("dense", "experts") and node.name in tensors:
                 pair = tensors[node.name]
                 delta = pair.scale * (pair.up.astype(np.float64) @ pair.down.astype(np.float64))
-                node.w = node.w + torch.from_numpy(delta.swapaxes(1, 2) if node.kind == "experts" else delta)
+                delta = delta.swapaxes(1, 2) if node.kind == "experts" else delta
+                put(node, w=node.w + torch.from_numpy(delta))
             else:
                 for one in vars(node).values():
                     walk_nodes(one)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import OP_SETS, TINY_TEXT, op_set, weights
+from helpers import OP_SETS, TINY_TEXT, op_set, weights, with_block
 from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
@@ -112,20 +112,15 @@ def test_images_are_looked_at_anew_and_guesses_are_learnt_anew() -> None:
 
 def changed(tree: Model, **fields: Any) -> Model:
     """A copy whose third layer's query matrix has other fields."""
-    tree = place_weights(op_set("native"), tree)
-    block = tree.blocks[2]
-    q: Any = block.q
-    block.q = replace(q, **fields)
-    return tree
+    q: Any = tree.blocks[2].q
+    return with_block(tree, 2, q=replace(q, **fields))
 
 
 def wrong() -> dict[str, tuple[Any, str]]:
     tree = weights(TINY_TEXT, 1)
     q: Any = tree.blocks[2].q
-    packed = place_weights(op_set("native"), tree)
-    packed.blocks[1].k = Packed("q8_0", np.zeros((4, 4), np.uint8), (4, 4), None, packed.blocks[1].k.name)
-    shorter = place_weights(op_set("native"), tree)
-    del shorter.blocks[3]
+    packed = with_block(tree, 1, k=Packed("q8_0", np.zeros((4, 4), np.uint8), (4, 4), None, tree.blocks[1].k.name))
+    shorter = replace(tree, blocks=tree.blocks[:3])
     return {
         "a shape": (changed(tree, w=q.w[:-1]), "layers.2.self_attn.q_proj w"),
         "a name": (changed(tree, name="else"), "else"),
@@ -158,13 +153,13 @@ def test_every_part_of_a_tree_is_compared() -> None:
 
     def walk(node: Any) -> None:
         nonlocal found
-        if isinstance(node, list):
+        if isinstance(node, tuple):
             for one in node:
                 walk(one)
             return
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
-            if isinstance(value, list) or dataclasses.is_dataclass(value):
+            if (isinstance(value, tuple) and field.name == "blocks") or dataclasses.is_dataclass(value):
                 walk(value)
                 continue
             object.__setattr__(node, field.name, object())

@@ -85,9 +85,9 @@ def encoded(run: Callable[[], Any]) -> set[str]:
     found: set[str] = set()
     real = writing.encode_rows
 
-    def spy(format: str, rows: Any, importance: Any, where: str, first: int) -> Any:
+    def spy(format: str, rows: Any, importance: Any, where: str, *rest: Any) -> Any:
         found.add(where.split(" expert ")[0])
-        return real(format, rows, importance, where, first)
+        return real(format, rows, importance, where, *rest)
 
     writing.encode_rows = spy
     try:

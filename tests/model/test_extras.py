@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from parity_cases import CASES, OP_SETS, TEXT, Case, OpSet, ours, tolerance
 
+from helpers import put
 from herd.batch import packed
 from herd.checkpoint.walk import Wanted, walk
 from herd.model import forward, hidden, place_weights
@@ -39,7 +40,7 @@ def nodes(node: Any) -> dict[str, Any]:
     """Every named matrix and stack of a tree."""
     if isinstance(node, Dense | Experts | LoRA):
         return {node.name: node}
-    if isinstance(node, list):
+    if isinstance(node, tuple):
         return {name: x for item in node for name, x in nodes(item).items()}
     fields = vars(node).values() if hasattr(node, "kind") else ()
     return {name: x for item in fields for name, x in nodes(item).items()}
@@ -51,7 +52,8 @@ def merged(weights: Model, pairs: dict[str, LowRank]) -> Model:
     for name, node in nodes(weights).items():
         if name in pairs:
             delta = pairs[name].scale * (pairs[name].up.astype(np.float64) @ pairs[name].down)
-            node.w = (node.w + (delta.swapaxes(1, 2) if node.kind == "experts" else delta)).astype(np.float32)
+            delta = delta.swapaxes(1, 2) if node.kind == "experts" else delta
+            put(node, w=(node.w + delta).astype(np.float32))
     return weights
 
 
@@ -109,8 +111,8 @@ def test_a_lora_node_equals_merged_weights_and_is_observed_once(op_set: OpSet) -
 
 
 def _wrap(node: Any, pairs: dict[str, LowRank]) -> Any:
-    if isinstance(node, list):
-        return [_wrap(x, pairs) for x in node]
+    if isinstance(node, tuple):
+        return tuple(_wrap(x, pairs) for x in node)
     if isinstance(node, Dense | Experts):
         pair = pairs.get(node.name)
         return node if pair is None else LoRA(node, pair.down, pair.up, pair.scale, node.name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from parity_cases import CASES, Case, ours, theirs, tolerance
 
+from helpers import put
 from herd.batch import packed, segments
 from herd.config import RopeScaling
 
@@ -317,20 +318,20 @@ class Gelu(TorchOps):
 def swap_mlp(w: Any, case: Case) -> None:
     for b in w.blocks:
         mlp = b.ffn.shared if b.ffn.kind == "moe" else b.ffn
-        mlp.gate, mlp.up = mlp.up, mlp.gate
+        put(mlp, gate=mlp.up, up=mlp.gate)
 
 
 @weight_mistake("gate and up of the experts swapped", EXPERTS)
 def swap_experts(w: Any, case: Case) -> None:
     for b in w.blocks:
-        b.ffn.gate_up.w = np.roll(b.ffn.gate_up.w, case.config.expert_width, 2)
+        put(b.ffn.gate_up, w=np.roll(b.ffn.gate_up.w, case.config.expert_width, 2))
 
 
 @weight_mistake("gate and up columns of the experts taken in turn", EXPERTS)
 def interleave(w: Any, case: Case) -> None:
     for b in w.blocks:
         x = b.ffn.gate_up.w
-        b.ffn.gate_up.w = np.concatenate([x[:, :, 0::2], x[:, :, 1::2]], 2)
+        put(b.ffn.gate_up, w=np.concatenate([x[:, :, 0::2], x[:, :, 1::2]], 2))
 
 
 @weight_mistake("shared expert dropped", EXPERTS)
@@ -348,25 +349,25 @@ def drop_routed(w: Any, case: Case) -> None:
 @weight_mistake("expert down read as [out, in]", "square experts")
 def transpose_down(w: Any, case: Case) -> None:
     for b in w.blocks:
-        b.ffn.down.w = b.ffn.down.w.swapaxes(1, 2)
+        put(b.ffn.down, w=b.ffn.down.w.swapaxes(1, 2))
 
 
 @weight_mistake("expert gate and up read as [out, in]", "square gate and up")
 def transpose_gate_up(w: Any, case: Case) -> None:
     for b in w.blocks:
-        b.ffn.gate_up.w = b.ffn.gate_up.w.swapaxes(1, 2)
+        put(b.ffn.gate_up, w=b.ffn.gate_up.w.swapaxes(1, 2))
 
 
 @weight_mistake("experts in another order than the router's", EXPERTS)
 def roll_experts(w: Any, case: Case) -> None:
     for b in w.blocks:
-        b.ffn.router.w = np.roll(b.ffn.router.w, 1, 0)
+        put(b.ffn.router, w=np.roll(b.ffn.router.w, 1, 0))
 
 
 @weight_mistake("the two norms of a layer swapped", MIXED, IMAGES)
 def swap_norms(w: Any, case: Case) -> None:
     for b in [*w.blocks, *(w.vision.blocks if w.vision else [])]:
-        b.norm1, b.norm2 = b.norm2, b.norm1
+        put(b, norm1=b.norm2, norm2=b.norm1)
 
 
 @weight_mistake("rows of q and k left half-split", LLAMA)
@@ -374,12 +375,13 @@ def half_split_rows(w: Any, case: Case) -> None:
     from herd.checkpoint.names import to_half_split
 
     for b in w.blocks:
-        b.q.w, b.k.w = (to_half_split(x.w, case.config.head_size) for x in (b.q, b.k))
+        for x in (b.q, b.k):
+            put(x, w=to_half_split(x.w, case.config.head_size))
 
 
 @weight_mistake("a head of its own instead of the tied one", "tied embeddings")
 def untie(w: Any, case: Case) -> None:
-    w.head = replace(w.embed, w=np.random.default_rng(0).normal(size=w.embed.w.shape).astype(np.float32))
+    put(w, head=replace(w.embed, w=np.random.default_rng(0).normal(size=w.embed.w.shape).astype(np.float32)))
 
 
 # -- vision -------------------------------------------------------------------------------------------------------
@@ -492,20 +494,20 @@ def reverse_colours(case: Case) -> np.ndarray:
 @weight_mistake("features of a patch ordered row, column, colour", IMAGES)
 def colour_last(w: Any, case: Case) -> None:
     U, P = len(w.vision.patch.w), case.config.vision.patch_size
-    w.vision.patch.w = w.vision.patch.w.reshape(U, P, P, 3).transpose(0, 3, 1, 2).reshape(U, -1)
+    put(w.vision.patch, w=w.vision.patch.w.reshape(U, P, P, 3).transpose(0, 3, 1, 2).reshape(U, -1))
 
 
 @weight_mistake("pixel shuffle in the other order", IMAGES)
 def other_shuffle(w: Any, case: Case) -> None:
     x, s = w.vision.fc1.w, case.config.vision.pixel_shuffle
-    w.vision.fc1.w = x.reshape(len(x), s, s, -1).swapaxes(1, 2).reshape(x.shape)
+    put(w.vision.fc1, w=x.reshape(len(x), s, s, -1).swapaxes(1, 2).reshape(x.shape))
 
 
 @weight_mistake("biases of the tower dropped", IMAGES)
 def no_bias(w: Any, case: Case) -> None:
     for b in w.vision.blocks:
         for linear in (b.q, b.k, b.v, b.o, b.ffn.up, b.ffn.down):
-            linear.bias = None
+            put(linear, bias=None)
 
 
 @weight_mistake("places left out", IMAGES)

@@ -18,7 +18,6 @@ def same_machine() -> Iterator[None]:
     isa = _native.isa_info()["chosen"]
     yield
     _native.set_isa_for_tests(isa)
-    _native.set_threads(0)
 
 
 def sample(rows: int = 37, inputs: int = 768, seed: int = 0) -> Any:
@@ -39,9 +38,9 @@ def importances(inputs: int = 768) -> Any:
     return w / w.mean()
 
 
-def encode(name: str, x: Any, weights: Any = None) -> tuple[Any, Any]:
+def encode(name: str, x: Any, weights: Any = None, threads: Any = None) -> tuple[Any, Any]:
     out = np.full((len(x), formats.row_bytes(name, x.shape[1])), 0xAA, np.uint8)
-    return out, _native.encode(name, x, weights, out)
+    return out, _native.encode(name, x, weights, out, threads)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -87,8 +86,7 @@ def test_the_bytes_are_the_same_on_every_processor_and_any_number_of_threads(nam
     for isa in _native.isa_info()["available"]:
         for threads in (1, 3):
             _native.set_isa_for_tests(isa)
-            _native.set_threads(threads)
-            codes, _ = encode(name, x, w)
+            codes, _ = encode(name, x, w, _native.Threads(threads))
             expected = codes if expected is None else expected
             assert (codes == expected).all(), (isa, threads)
 

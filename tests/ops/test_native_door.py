@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from native_plain import array, matrix
 
 from herd import _native
 from herd.batch import Context, Segments, segments
+from herd.errors import UsageError
+from herd.model import place_weights
 from herd.ops import native_composed as composed
+from herd.ops import native_weights as handles
 from herd.ops.native import NativeOps
 from herd.weights import Dense, Experts, Mlp, Moe, Norm, Packed
 
@@ -208,14 +212,24 @@ def test_place_keeps_the_fields_of_a_context(any_ops):
     assert any_ops.place(placed).whole is placed.whole
 
 
-def test_a_handle_follows_its_node(any_ops):
-    """Handles are made once, again when the array is another, and never copied or pickled."""
+def test_a_handle_is_made_once_and_never_copied_or_pickled(any_ops):
     w, x = weight(3, 4), np.ones((1, 4), np.float32)
+    any_ops.bind(w)
+    made = handles.weight(w)
     assert composed.linear(x, w)[0, 0] == 4
-    w.w = np.full((3, 4), 2, np.float32)
-    assert composed.linear(x, w)[0, 0] == 8
-    for twin in (copy.deepcopy(w), pickle.loads(pickle.dumps(w))):
-        assert composed.linear(x, twin)[0, 0] == 8
+    assert handles.weight(w) is made
+    for twin in (copy.copy(w), copy.deepcopy(w), pickle.loads(pickle.dumps(w)), replace(w)):
+        assert handles.weight(twin) is not made
+        assert composed.linear(x, twin)[0, 0] == 4
+    twin = replace(w, w=np.full((3, 4), 2, np.float32))
+    assert composed.linear(x, twin)[0, 0] == 8
+
+
+def test_binding_checks_every_array_before_the_first_pass(any_ops):
+    with pytest.raises(ValueError, match="weight bytes: got 36, expected 72 for q4_0"):
+        place_weights(any_ops, Packed("q4_0", np.zeros((2, 18), np.uint8), (2, 64)))
+    with pytest.raises(UsageError, match="weight w: got int32, expected float32, float16 or uint16"):
+        place_weights(any_ops, Dense(np.zeros((2, 4), np.int32), name="w"))
 
 
 def test_several_python_threads_at_once(any_ops):
@@ -247,8 +261,7 @@ def test_the_number_of_threads_changes_nothing():
             x = array(rng, (rows, 256))
             found = []
             for threads in (1, 2, 5):
-                NativeOps(threads)
-                found.append(composed.linear(x, w))
+                found.append(composed.linear(x, w, None, NativeOps(threads).threads))
             assert (found[0] == found[1]).all()
             assert (found[0] == found[2]).all()
 
@@ -267,18 +280,21 @@ def test_a_forked_child_computes():
     """Threads do not survive a fork: the child makes its own instead of waiting for those of its parent."""
     code = """
 import os, numpy as np
+from herd import _native
 from herd.ops.native import NativeOps
 from herd.ops import native_composed as composed
 from herd.weights import Dense
-NativeOps(3)
+threads = NativeOps(3).threads
 w, x = Dense(np.ones((5000, 64), np.float32)), np.ones((9, 64), np.float32)
-assert (composed.linear(x, w) == 64).all()
+assert (composed.linear(x, w, None, threads) == 64).all()
+assert _native.threads_alive() == 2
 child = os.fork()
 if child == 0:
-    ok = (composed.linear(x, w) == 64).all()
+    ok = _native.threads_alive() == 0 and (composed.linear(x, w, None, threads) == 64).all()
+    ok = ok and _native.threads_alive() == 2 and _native.threads_taking_part(threads) == 3
     os._exit(7 if ok else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert (composed.linear(x, w) == 64).all()
+assert (composed.linear(x, w, None, threads) == 64).all()
 print("done")
 """
     result = run(code)

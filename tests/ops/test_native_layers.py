@@ -207,7 +207,7 @@ def test_ties_go_to_the_lower_expert(ops):
     m = experts(rng, "f32", 5)
     router = np.zeros((5, D), np.float32)
     router[1] = router[3] = 1.0
-    m.router = Dense(router)
+    m = dataclasses.replace(m, router=Dense(router))
     n = Norm(np.ones(D, np.float32), None, 1e-3)
     x = np.abs(array(rng, (3, D)))
     seen = []

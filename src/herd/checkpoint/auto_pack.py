@@ -12,6 +12,7 @@ import shutil
 from itertools import chain
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from herd.checkpoint import packed_store
 from herd.checkpoint.atomic import make_folders, new_folder, remove_left
@@ -36,12 +37,14 @@ ROOM = 1 << 28
 """Bytes of disk that packing leaves free."""
 
 
-def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress = silent) -> Checkpoint:
+def packed_for(
+    checkpoint: Checkpoint, *, pack: bool = True, progress: Progress = silent, threads: Any = None
+) -> Checkpoint:
     """`checkpoint` with its quantised matrices as strips: from the store, packed now when they are not there.
 
     The checkpoint itself comes back when there is nothing to pack, when `pack` is off, and (with one line in the log)
-    when the store cannot hold it. Closing what comes back closes `checkpoint`. Raises BadCheckpoint when the model's
-    files change meanwhile.
+    when the store cannot hold it. threads: see `strip_pieces.pack`. Closing what comes back closes `checkpoint`.
+    Raises BadCheckpoint when the model's files change meanwhile.
     """
     if not pack or not isinstance(checkpoint, GgufCheckpoint | HfCheckpoint):
         return checkpoint
@@ -61,7 +64,7 @@ def packed_for(checkpoint: Checkpoint, *, pack: bool = True, progress: Progress 
             ready = _ready(checkpoint, folder, state)
             if ready is None:
                 packed_store.sweep(folder)
-                _pack(checkpoint, folder, state, progress)
+                _pack(checkpoint, folder, state, progress, threads)
                 ready = _ready(checkpoint, folder, state)
     except (DoesNotFit, OSError) as problem:
         log.warning("%s is used as it is, and slower: %s", checkpoint.path.name, problem)
@@ -91,7 +94,9 @@ def _ready(checkpoint: Checkpoint, folder: Path, state: SourceState) -> PackedOv
         return None
 
 
-def _pack(checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: SourceState, progress: Progress) -> None:
+def _pack(
+    checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: SourceState, progress: Progress, threads: Any
+) -> None:
     """Make `folder`. Raises DoesNotFit, BadCheckpoint; OSError when the store cannot be written."""
     needed, what = checkpoint.size_bytes, f"packing {checkpoint.path.name} once"
     _check_room(folder, needed)
@@ -105,7 +110,7 @@ def _pack(checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: Source
                 for name, node in packable(checkpoint.config, checkpoint.source()):
                     tell(what, min(done, needed - 1), needed)
                     entry = PackedTensor(node.format, tuple(node.shape), "strips")
-                    shards.write(name, "U8", entry.stored_shape(), strips_of(node), entry)
+                    shards.write(name, "U8", entry.stored_shape(), strips_of(node, threads), entry)
                     done += prod(entry.stored_shape())
             digests = shards.finish()
         finally:

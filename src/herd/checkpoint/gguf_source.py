@@ -125,9 +125,7 @@ class GgufSource:
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
         """Dense or Packed."""
         node = self._node(gguf_names(name + ".weight")[0], (outputs, inputs), name)
-        if bias:
-            node.bias = self.vector(name + ".bias", (outputs,))
-        return node
+        return replace(node, bias=self.vector(name + ".bias", (outputs,))) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """[E, outputs, inputs] as the file holds them; a Pair of such for gate_up_proj."""

@@ -12,7 +12,7 @@ into weights is refused by name.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,7 @@ class HfQuantised(HfSource):
         if self.half_split and name.endswith((".q_proj", ".k_proj")):
             order = to_adjacent(np.arange(outputs), self.config.head_size)
         node = node_of([coded], outputs, inputs, name, stack=False, order=order)
-        node.bias = self._array(name + ".bias") if bias else None
-        return node
+        return replace(node, bias=self._array(name + ".bias")) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """A stack as it is stored: fused input-major, or one node of all that stand alone."""
@@ -100,8 +99,7 @@ class HfQuantised(HfSource):
         node: Linear
         if name.endswith(GATE_UP):
             gate, up = (self._stack(half, num_experts, outputs // 2, inputs) for half in halves(name))
-            gate.name = up.name = name
-            node = Pair(gate, up, name)
+            node = Pair(replace(gate, name=name), replace(up, name=name), name)
         else:
             node = self._stack(name, num_experts, outputs, inputs)
         return node

@@ -1,6 +1,7 @@
 """A checkpoint whose quantised matrices are strips from the store, all else its own (see `auto_pack`)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ class OverSource:
         if name + ".weight" not in self._files.names:
             return self._source.matrix(name, outputs, inputs, bias=bias)
         node = self._files.node(name + ".weight", name)
-        if bias:
-            node.bias = self._source.vector(name + ".bias", (outputs,))
-        return node
+        return replace(node, bias=self._source.vector(name + ".bias", (outputs,))) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """Strips, or the model's own; of gate and up one may be each."""

@@ -1,5 +1,6 @@
 """Weights of Herd's packed form, mapped: nodes look into the files, nothing is copied (see `packed_form`)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from herd.checkpoint.floats import Array
@@ -95,9 +96,7 @@ class PackedSource(PackedFiles):
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
         """A mapped Packed or Dense."""
         node = self.node(name + ".weight", name)
-        if bias:
-            node.bias = self.array(name + ".bias")
-        return node
+        return replace(node, bias=self.array(name + ".bias")) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """A mapped Pair, Packed, or float stack."""

@@ -29,15 +29,15 @@ def native_pack() -> Callable[..., Any] | None:
     return getattr(_native, "pack", None)
 
 
-def pack(format: str, rows: Array) -> Array:
-    """uint8 [O, row_bytes] -> uint8 [strips, 16 * row_bytes]."""
+def pack(format: str, rows: Array, threads: Any = None) -> Array:
+    """uint8 [O, row_bytes] -> uint8 [strips, 16 * row_bytes]. threads: of a native op set; None: the process's."""
     native = native_pack()
     if native is None:
         return strips.to_strips(format, rows)
     outputs, row_bytes = rows.shape
     out = np.empty((strips.num_strips(outputs), strips.ROWS * row_bytes), np.uint8)
     inputs = row_bytes // formats.get(format).block_bytes * formats.get(format).block
-    native(format, np.ascontiguousarray(rows), [outputs, inputs], out)
+    native(format, np.ascontiguousarray(rows), [outputs, inputs], out, threads)
     return out
 
 
@@ -78,13 +78,13 @@ def strip_pieces(format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -
         fail(BadCheckpoint, f"{format} codes of {list(shape)}", got=f"{given} rows", expected=total)
 
 
-def strips_of(node: Packed) -> Iterator[Array]:
-    """The codes of a node as strips, in pieces."""
+def strips_of(node: Packed, threads: Any = None) -> Iterator[Array]:
+    """The codes of a node as strips, in pieces. threads: see `pack`."""
     for matrix in _matrices(node.codes):
         step = step_rows(matrix.shape[-1]) if node.layout == "rows" else max(1, PIECE_BYTES // matrix.shape[-1])
         for start in range(0, len(matrix), step):
             part = np.asarray(matrix[start : start + step])
-            yield pack(node.format, part) if node.layout == "rows" else part
+            yield pack(node.format, part, threads) if node.layout == "rows" else part
 
 
 def rows_of(node: Packed) -> Iterator[Array]:

@@ -94,8 +94,8 @@ class TreeSource:
             self._nodes[names] = node
         elif isinstance(names, Dense | Experts):
             self._nodes[names.name] = node
-        elif isinstance(names, list):
-            if not isinstance(node, list) or len(node) != len(names):
+        elif isinstance(names, tuple):
+            if not isinstance(node, tuple) or len(node) != len(names):
                 fail(UsageError, "the model has another number of layers than its config", expected=len(names))
             for a, b in zip(names, node, strict=True):
                 self._match(a, b)

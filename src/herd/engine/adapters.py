@@ -159,7 +159,7 @@ def check_known(name: str | None, names: "Mapping[str, object] | Sequence[str]")
 
 def _matrices(node: Any) -> "Sequence[tuple[str, Linear]]":
     """Every matrix and stack below this node, by name."""
-    if isinstance(node, list):
+    if isinstance(node, tuple):
         return [found for one in node for found in _matrices(one)]
     if not isinstance(node, Node):
         return []

@@ -118,7 +118,7 @@ def read_model(
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
         op_set = _op_set(ops, threads, device)
         pack = pack and op_set.name == "native" and native_pack() is not None
-        checkpoint = packed_for(checkpoint, pack=pack, progress=progress)
+        checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
         kv_dtype = kv if kv != "auto" else "bf16" if op_set.name == "native" or device != "cpu" else "f32"
         available = available_bytes() if device == "cpu" else card_bytes(device)
         # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them

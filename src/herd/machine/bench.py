@@ -91,7 +91,7 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
             check_fits(str(model), c, checkpoint.size_bytes, room, available, KV, PIECE, max(sweeps.batches))
         began_s = time.monotonic()
         ops = NativeOps(threads=threads)
-        checkpoint = packed_for(checkpoint, pack=pack and native_pack() is not None)
+        checkpoint = packed_for(checkpoint, pack=pack and native_pack() is not None, threads=ops.threads)
         weights = place_weights(ops, checkpoint.load())
         runner = Runner(
             c,

@@ -26,7 +26,7 @@ def _compare(given: Any, held: Any, where: str, numbers: bool) -> None:
         where = getattr(held, "name", "") or where
         for field in dataclasses.fields(held):
             _compare(getattr(given, field.name), getattr(held, field.name), _part(where, field.name), numbers)
-    elif isinstance(held, list):
+    elif isinstance(held, tuple) and held and isinstance(held[0], Node):
         if len(given) != len(held):
             _differs(where, len(given), len(held))
         for i, (one, other) in enumerate(zip(given, held, strict=True)):

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from herd.batch import Context, Ints, Segments
 from herd.config import Llama4Config
-from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
+from herd.weights import Array, Linear, Mlp, Model, Moe, Node, Norm, Vision
 
 Doubles = npt.NDArray[np.float64]
 
@@ -140,6 +140,10 @@ class Ops(Protocol):
     def numpy(self, x: Array) -> Any:
         """Back to numpy float32."""
 
+    def bind(self, node: Node) -> None:
+        """What this op set makes of a weight node of its own arrays, once, before the first pass. Nodes are frozen: it
+        stands for as long as the node. `model.place_weights` calls it for every named node."""
+
     def place(self, context: Context) -> Any:
         """Host integers to the device, once a pass; what comes back has the fields of Context, its segments in the form
         that this op set's `attend` takes."""
@@ -230,6 +234,23 @@ class Ops(Protocol):
         """h = norm(x); l_TE = router h; the A largest l (ties: the lower expert); s = sigmoid(l);
         x + shared(h) + sum over A of expert_e(s * h). Only the chosen experts are computed.
         routing(experts_TA, scores_TA) receives the choice."""
+
+    def route(
+        self, h_TD: Array, router: Linear, experts_per_token: int, extras: Extras | None = None
+    ) -> tuple[Array, Array]:
+        """experts_TA (int) and scores_TA of rows that are normed: the choice that `moe_add` makes."""
+
+    def experts(
+        self,
+        h_TD: Array,
+        moe: Moe,
+        experts_TA: Array,
+        scores_TA: Array,
+        num_experts: int,
+        extras: Extras | None = None,
+    ) -> Array:
+        """Sum over A of expert_e(s * h), of a choice that was made: `moe_add` without norm, router, shared expert and
+        residual. Only `moe.gate_up` and `moe.down` need be of this op set (see `hybrid`)."""
 
     def norm(self, x_TD: Array, norm: Norm) -> Array:
         """The norm alone: what the head would see (embeddings, distillation)."""

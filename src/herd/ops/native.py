@@ -21,7 +21,7 @@ from herd.ops import native_composed as composed
 from herd.ops import native_stack as stacks
 from herd.ops import native_weights as handles
 from herd.ops.contract import Adapters, Drawn, Draws, Extras
-from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision
+from herd.weights import Array, Linear, Mlp, Model, Moe, Node, Norm, Vision
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,7 +85,11 @@ def _placed(s: Any) -> PlacedSegments:
 
 
 class NativeOps:
-    """The native op set. threads: 0 means as many as processors this process may use."""
+    """The native op set. threads: 0 means as many as processors this process may use.
+
+    The threads are its own: they start at its first operation (again in a child of fork) and end with it. Operations of
+    one op set, from several Python threads, take turns; op sets do not wait for each other.
+    """
 
     name = "native"
     draws = False
@@ -93,7 +97,11 @@ class NativeOps:
     def __init__(self, threads: int = 0) -> None:
         if threads < 0:
             fail(UsageError, "threads", got=threads, expected="0 (all) or more")
-        _native.set_threads(threads)
+        self.threads = _native.Threads(threads)
+
+    def bind(self, node: Node) -> None:
+        """Make its native handle, which checks its arrays. Raises UsageError, ValueError."""
+        handles.bind(node)
 
     # -- once a pass -----------------------------------------------------------------------------------------------
 
@@ -132,20 +140,20 @@ class NativeOps:
         """Keys and values of these slots, copied."""
         at = _ints(slots)
         keys, values = (np.empty((len(at), kv.num_heads, kv.head_size), np.float32) for _ in range(2))
-        _native.kv_move(kv, at, keys, values, False)
+        _native.kv_move(kv, at, keys, values, False, self.threads)
         return keys, values
 
     def kv_write(self, kv: Any, slots: Any, keys: Any, values: Any) -> None:
         """Put keys and values into these slots."""
-        _native.kv_move(kv, _ints(slots), _floats(keys), _floats(values), True)
+        _native.kv_move(kv, _ints(slots), _floats(keys), _floats(values), True, self.threads)
 
     def copy_pages(self, kv: Any, source: Any, target: Any, page_size: int, *, exact: bool = False) -> None:
         """Copy whole pages."""
-        _native.copy_pages(kv, _ints(source), _ints(target), page_size, exact)
+        _native.copy_pages(kv, _ints(source), _ints(target), page_size, exact, self.threads)
 
     def close_pages(self, kv: Any, exact: Any, pages: Any) -> None:
         """Exact pages to coarse ones."""
-        _native.close_pages(kv, _ints(exact), _ints(pages))
+        _native.close_pages(kv, _ints(exact), _ints(pages), self.threads)
 
     # -- text ------------------------------------------------------------------------------------------------------
 
@@ -154,7 +162,7 @@ class NativeOps:
         handle = handles.weight(w)
         ids = _ints(ids_T)
         x_TD = np.empty((len(ids), handle.num_inputs), np.float32)
-        _native.embed(ids, handle, x_TD)
+        _native.embed(ids, handle, x_TD, self.threads)
         return x_TD
 
     def put_rows(self, x_TD: Array, rows_R: Any, new_RD: Array) -> Floats:
@@ -195,12 +203,12 @@ class NativeOps:
         cos, sin = (None, None) if cos_sin is None else cos_sin
         if not composed.is_plain(extras, wq, wk, wv):
             h = self.norm(x, norm)
-            q, k, v = (composed.linear(h, w, extras).reshape(len(x), -1, H) for w in (wq, wk, wv))
-            _native.shape_heads(q, k, cos, sin, qk_eps, q_scale_T)
+            q, k, v = (self._linear(h, w, extras).reshape(len(x), -1, H) for w in (wq, wk, wv))
+            _native.shape_heads(q, k, cos, sin, qk_eps, q_scale_T, self.threads)
             return q, k, v
         weights = [handles.weight(w) for w in (wq, wk, wv)]
         q, k, v = (np.empty((len(x), w.num_outputs // H, H), np.float32) for w in weights)
-        _native.qkv(x, handles.norm_weight(norm), *weights, H, cos, sin, qk_eps, q_scale_T, q, k, v)
+        _native.qkv(x, handles.norm_weight(norm), *weights, H, cos, sin, qk_eps, q_scale_T, q, k, v, self.threads)
         return q, k, v
 
     def attend(
@@ -209,7 +217,8 @@ class NativeOps:
         """Exact attention, segment by segment."""
         q = _floats(q_TNH)
         o_TNH = np.empty_like(q)
-        _native.attend(q, _floats(k_TKH), _floats(v_TKH), _placed(segments).spans, kv, causal, o_TNH)
+        spans = _placed(segments).spans
+        _native.attend(q, _floats(k_TKH), _floats(v_TKH), spans, kv, causal, o_TNH, self.threads)
         return o_TNH
 
     def out_add(
@@ -218,19 +227,19 @@ class NativeOps:
         """Output projection."""
         o = _floats(o_TNH).reshape(len(o_TNH), -1)
         if not composed.is_plain(extras, wo):
-            return _sum(x_TD, composed.linear(o, wo, extras), residual)
+            return _sum(x_TD, self._linear(o, wo, extras), residual)
         handle = handles.weight(wo)
         y = _owned(x_TD) if residual else np.empty((len(o), handle.num_outputs), np.float32)
-        _native.linear(o, handle, y, 0, residual)
+        _native.linear(o, handle, y, 0, residual, self.threads)
         return y
 
     def mlp_add(self, x_TD: Array, norm: Norm, mlp: Mlp, extras: Extras | None = None, residual: bool = True) -> Floats:
         """Dense MLP."""
         if not composed.is_plain(extras, mlp.gate, mlp.up, mlp.down):
-            return _sum(x_TD, composed.ffn(self.norm(x_TD, norm), mlp, extras), residual)
+            return _sum(x_TD, composed.ffn(self.norm(x_TD, norm), mlp, extras, self.threads), residual)
         x = _owned(x_TD) if residual else _floats(x_TD)
         y = None if residual else np.empty_like(x)
-        _native.mlp(x, handles.norm_weight(norm), *_mlp(mlp), y)
+        _native.mlp(x, handles.norm_weight(norm), *_mlp(mlp), y, self.threads)
         return x if y is None else y
 
     def moe_add(
@@ -245,16 +254,16 @@ class NativeOps:
         routing: Any | None = None,
     ) -> Floats:
         """Shared expert and the chosen ones; the score multiplies the expert's input."""
-        shared = moe.shared
-        T, A = len(x_TD), experts_per_token
-        experts_TA, scores_TA = np.empty((T, A), np.int32), np.empty((T, A), np.float32)
+        shared, experts_TA, scores_TA = moe.shared, *_choice(len(x_TD), experts_per_token)
         parts = (moe.router, moe.gate_up, moe.down, shared.gate, shared.up, shared.down)
         if not composed.is_plain(extras, *parts):
             h = self.norm(x_TD, norm)
-            _native.choose(composed.linear(h, moe.router, extras), experts_TA, scores_TA)
+            experts_TA, scores_TA = self.route(h, moe.router, experts_per_token, extras)
             if routing is not None:
                 routing(experts_TA, scores_TA)
-            return _sum(x_TD, composed.experts(h, moe, experts_TA, scores_TA, num_experts, extras), residual)
+            sum_TD = composed.ffn(h, shared, extras, self.threads)
+            sum_TD = composed.experts(sum_TD, h, moe, experts_TA, scores_TA, extras, self.threads)
+            return _sum(x_TD, sum_TD, residual)
         x = _owned(x_TD) if residual else _floats(x_TD)
         y = None if residual else np.empty_like(x)
         stacks = (*handles.halves(moe.gate_up), handles.weight(moe.down))
@@ -265,14 +274,41 @@ class NativeOps:
             *stacks,
             *_mlp(shared),
             num_experts,
-            A,
+            experts_per_token,
             y,
             experts_TA,
             scores_TA,
+            self.threads,
         )
         if routing is not None:
             routing(experts_TA, scores_TA)
         return x if y is None else y
+
+    def route(
+        self, h_TD: Array, router: Linear, experts_per_token: int, extras: Extras | None = None
+    ) -> tuple[Array, Floats]:
+        """The choice of each row and its scores."""
+        experts_TA, scores_TA = _choice(len(h_TD), experts_per_token)
+        _native.choose(self._linear(_floats(h_TD), router, extras), experts_TA, scores_TA)
+        return experts_TA, scores_TA
+
+    def experts(
+        self,
+        h_TD: Array,
+        moe: Moe,
+        experts_TA: Array,
+        scores_TA: Array,
+        num_experts: int,
+        extras: Extras | None = None,
+    ) -> Floats:
+        """The chosen experts alone."""
+        h, scores = _floats(h_TD), _floats(scores_TA)
+        if not composed.is_plain(extras, moe.gate_up, moe.down):
+            return composed.experts(np.zeros_like(h), h, moe, np.asarray(experts_TA), scores, extras, self.threads)
+        stacks = (*handles.halves(moe.gate_up), handles.weight(moe.down))
+        y_TD = np.empty_like(h)
+        _native.experts(h, *stacks, np.ascontiguousarray(experts_TA, np.int32), scores, y_TD, self.threads)
+        return y_TD
 
     def layers(
         self,
@@ -296,7 +332,7 @@ class NativeOps:
         x, A = _owned(x_TD), c.experts_per_token
         experts_LTA, scores_LTA = np.empty((L, T, A), np.int32), np.empty((L, T, A), np.float32)
         spans = context.whole.spans, context.chunk.spans
-        _native.layers(x, stack, far, near, temperature_T, *spans, tuple(kv), experts_LTA, scores_LTA)
+        _native.layers(x, stack, far, near, temperature_T, *spans, tuple(kv), experts_LTA, scores_LTA, self.threads)
         if routing is not None:
             for i, layer in enumerate(c.layers):
                 if layer.moe:
@@ -307,7 +343,7 @@ class NativeOps:
         """RMS norm or LayerNorm."""
         x = _floats(x_TD)
         y = np.empty_like(x)
-        _native.norm(x, handles.norm_weight(norm), y)
+        _native.norm(x, handles.norm_weight(norm), y, self.threads)
         return y
 
     def head_loss(self, x_TD: Array, norm: Norm, w: Linear, targets_T: Any, extras: Extras | None = None) -> Floats:
@@ -337,10 +373,10 @@ class NativeOps:
         rows = None if rows_R is None else _ints(rows_R)
         if not composed.is_plain(extras, w):
             x = x if rows is None else x[rows]
-            return composed.linear(self.norm(x, norm), w, composed.rows_of(extras, rows))
+            return self._linear(self.norm(x, norm), w, composed.rows_of(extras, rows))
         handle = handles.weight(w)
         logits = np.empty((len(x) if rows is None else len(rows), handle.num_outputs), np.float32)
-        _native.head(x, handles.norm_weight(norm), handle, rows, logits)
+        _native.head(x, handles.norm_weight(norm), handle, rows, logits, self.threads)
         return logits
 
     # -- vision ----------------------------------------------------------------------------------------------------
@@ -351,7 +387,7 @@ class NativeOps:
         I, C, S, _ = pixels.shape  # noqa: E741
         g, P = S // patch_size, patch_size
         unfolded = pixels.reshape(I, C, g, P, g, P).transpose(0, 2, 4, 1, 3, 5).reshape(I * g * g, C * P * P)
-        x = composed.linear(unfolded, vision.patch, extras)
+        x = self._linear(unfolded, vision.patch, extras)
         places, token = formats.to_float32(vision.places_MU), formats.to_float32(vision.class_U)
         rows = np.empty((I, g * g + 1, x.shape[-1]), np.float32)
         rows[:, :-1] = x.reshape(I, g * g, -1)
@@ -373,9 +409,18 @@ class NativeOps:
         U, s, g = x.shape[-1], pixel_shuffle, grid // pixel_shuffle
         x = x.reshape(num_tiles, g, s, g, s, U).transpose(0, 1, 3, 2, 4, 5).reshape(-1, s * s * U)
         for w in (vision.fc1, vision.fc2):
-            x = composed.linear(x, w, extras)
-            _native.gelu(x)
-        return composed.linear(x, vision.project, extras)
+            x = self._linear(x, w, extras)
+            _native.gelu(x, self.threads)
+        return self._linear(x, vision.project, extras)
+
+    def _linear(self, x_TI: Floats, w: Linear, extras: Extras | None) -> Floats:
+        return composed.linear(x_TI, w, extras, self.threads)
+
+
+def _choice(rows: int, experts_per_token: int) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Room for experts and scores."""
+    shape = rows, experts_per_token
+    return np.empty(shape, np.int32), np.empty(shape, np.float32)
 
 
 def _mlp(mlp: Mlp) -> tuple[Any, Any, Any]:

@@ -1,7 +1,8 @@
 """Products of any weight kind, one at a time: the path of LoRA nodes, adapters and observers.
 
 The plain path of `native` is one call an operation; here the same equations are put together from `_native.linear`, so
-that low-rank terms and observers see every weight's input. Slower by the calls, equal in meaning.
+that low-rank terms and observers see every weight's input. Slower by the calls, equal in meaning. threads: the op set's
+(`_native.Threads`); None: those of the process.
 """
 
 from collections.abc import Sequence
@@ -33,85 +34,82 @@ def _adapted(extras: Extras, weights: Sequence[Linear | None]) -> bool:
     return any(name in extras.adapters.pairs for name in names)
 
 
-def product(x: Floats, handle: Any, expert: int = 0) -> Floats:
+def product(x: Floats, handle: Any, expert: int = 0, threads: Any = None) -> Floats:
     """w[expert] x + bias."""
     y = np.empty((len(x), handle.num_outputs), np.float32)
-    _native.linear(np.ascontiguousarray(x), handle, y, expert)
+    _native.linear(np.ascontiguousarray(x), handle, y, expert, False, threads)
     return y
 
 
-def low_rank(x: Floats, down: Any, up: Any, scale: float) -> Floats:
+def low_rank(x: Floats, down: Any, up: Any, scale: float, threads: Any = None) -> Floats:
     """scale * (x down^T) up^T."""
-    y = product(product(x, handles.from_array(down)), handles.from_array(up))
+    y = product(product(x, handles.from_array(down), 0, threads), handles.from_array(up), 0, threads)
     return np.multiply(y, np.float32(scale), out=y)
 
 
-def linear(x_TI: Floats, w: Linear, extras: Extras | None = None) -> Floats:
+def linear(x_TI: Floats, w: Linear, extras: Extras | None = None, threads: Any = None) -> Floats:
     """x w^T + bias with LoRA, adapters and observer."""
     if isinstance(w, LoRA):
-        return linear(x_TI, w.base, extras) + low_rank(x_TI, w.down, w.up, w.scale)
+        return linear(x_TI, w.base, extras, threads) + low_rank(x_TI, w.down, w.up, w.scale, threads)
     if extras is not None and extras.observe is not None:
         extras.observe.seen(w.name, x_TI)
-    y_TO = product(x_TI, handles.weight(w))
+    y_TO = product(x_TI, handles.weight(w), 0, threads)
     if extras is not None and extras.adapters is not None:
         rows_T = np.asarray(extras.adapters.rows_T)
         for i, pair in enumerate(extras.adapters.pairs.get(w.name, ())):
             at = np.flatnonzero(rows_T == i)
             if pair is not None and len(at):
-                y_TO[at] += low_rank(x_TI[at], pair.down, pair.up, pair.scale)
+                y_TO[at] += low_rank(x_TI[at], pair.down, pair.up, pair.scale, threads)
     return y_TO
 
 
-def expert(x_RI: Floats, w: Linear, e: int) -> Floats:
+def expert(x_RI: Floats, w: Linear, e: int, threads: Any = None) -> Floats:
     """Rows through matrix e of a stack, LoRA included; a Pair gives gate and up side by side."""
     if isinstance(w, LoRA):
-        return expert(x_RI, w.base, e) + low_rank(x_RI, w.down[e], w.up[e], w.scale)
+        return expert(x_RI, w.base, e, threads) + low_rank(x_RI, w.down[e], w.up[e], w.scale, threads)
     if isinstance(w, Pair):
-        return np.concatenate([expert(x_RI, w.gate, e), expert(x_RI, w.up, e)], 1)
-    return product(x_RI, handles.weight(w), e)
+        return np.concatenate([expert(x_RI, w.gate, e, threads), expert(x_RI, w.up, e, threads)], 1)
+    return product(x_RI, handles.weight(w), e, threads)
 
 
-def _expert_with(x_RI: Floats, w: Linear, e: int, extras: Extras | None, ids_R: Any) -> Floats:
+def _expert_with(x_RI: Floats, w: Linear, e: int, extras: Extras | None, ids_R: Any, threads: Any) -> Floats:
     name = w.base.name if isinstance(w, LoRA) else w.name
     if extras is not None and extras.observe is not None:
         extras.observe.seen(name, x_RI, e)
-    y = expert(x_RI, w, e)
+    y = expert(x_RI, w, e, threads)
     if extras is not None and extras.adapters is not None:
         pairs: list[LowRank | None] = list(extras.adapters.pairs.get(name, ()))
         for i, pair in enumerate(pairs):
             at = np.flatnonzero(ids_R == i)
             if pair is not None and len(at):
-                y[at] += low_rank(x_RI[at], pair.down[e], pair.up[e], pair.scale)
+                y[at] += low_rank(x_RI[at], pair.down[e], pair.up[e], pair.scale, threads)
     return y
 
 
-def ffn(h_TD: Floats, mlp: Mlp, extras: Extras | None) -> Floats:
+def ffn(h_TD: Floats, mlp: Mlp, extras: Extras | None, threads: Any = None) -> Floats:
     """The two forms of weights.Mlp."""
-    up = linear(h_TD, mlp.up, extras)
+    up = linear(h_TD, mlp.up, extras, threads)
     if mlp.gate is None:
-        _native.gelu(up)
+        _native.gelu(up, threads)
     else:
-        _native.silu_mul(linear(h_TD, mlp.gate, extras), up, up)
-    return linear(up, mlp.down, extras)
+        _native.silu_mul(linear(h_TD, mlp.gate, extras, threads), up, up, threads)
+    return linear(up, mlp.down, extras, threads)
 
 
 def experts(
-    h_TD: Floats, moe: Moe, experts_TA: Any, scores_TA: Floats, num_experts: int, extras: Extras | None
+    y_TD: Floats, h_TD: Floats, moe: Moe, experts_TA: Any, scores_TA: Any, extras: Extras | None, threads: Any = None
 ) -> Floats:
-    """shared(h) + the chosen experts of s * h, expert by expert."""
-    y_TD = ffn(h_TD, moe.shared, extras)
+    """y + the chosen experts of s * h, expert by expert; y is consumed."""
     adapters = extras.adapters if extras is not None else None
-    for e in range(num_experts):
+    for e in np.unique(experts_TA).tolist():
         rows_R, choice_R = np.nonzero(experts_TA == e)
-        if not len(rows_R):
-            continue
         ids_R = None if adapters is None else np.asarray(adapters.rows_T)[rows_R]
         x_RD = h_TD[rows_R] * scores_TA[rows_R, choice_R, None]
-        both = _expert_with(x_RD, moe.gate_up, e, extras, ids_R)
+        both = _expert_with(x_RD, moe.gate_up, e, extras, ids_R, threads)
         F = both.shape[1] // 2
         inner = np.empty((len(both), F), np.float32)
-        _native.silu_mul(np.ascontiguousarray(both[:, :F]), np.ascontiguousarray(both[:, F:]), inner)
-        y_TD[rows_R] += _expert_with(inner, moe.down, e, extras, ids_R)
+        _native.silu_mul(np.ascontiguousarray(both[:, :F]), np.ascontiguousarray(both[:, F:]), inner, threads)
+        y_TD[rows_R] += _expert_with(inner, moe.down, e, extras, ids_R, threads)
     return y_TD
 
 

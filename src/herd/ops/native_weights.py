@@ -1,11 +1,11 @@
-"""From weight nodes (`herd.weights`) to what the native module holds: made once per node and kept with it.
+"""From weight nodes (`herd.weights`) to what the native module holds: made once per node, when an op set binds it (or
+at its first use, where none did), and kept with it.
 
 A handle keeps the node's array alive and checks its bytes against its shape once; kernels then run straight over the
 array, which may be a read-only, unaligned view of a mapped file.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,30 +18,13 @@ from herd.weights import Array, Dense, Experts, Linear, Norm, Packed, Pair
 FLOAT_NAMES = {"float32": "f32", "float16": "f16", "uint16": "bf16"}
 
 
-@dataclass
-class Kept:
-    """Handles of a node, and the arrays they were made from. Copies and pickles of a node begin without."""
-
-    arrays: tuple[Any, ...]
-    handles: Any
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_nothing, ())
-
-
-def _nothing() -> None:
-    return None
-
-
-def _kept(node: Any, arrays: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    kept = node.__dict__.get("_native")
-    if (
-        kept is None
-        or len(kept.arrays) != len(arrays)
-        or any(a is not b for a, b in zip(kept.arrays, arrays, strict=True))
-    ):
-        kept = node.__dict__["_native"] = Kept(arrays, make())
-    return kept.handles
+def bind(node: Any) -> None:
+    """Make the handle of a Dense, Packed, Experts or Norm node, whose arrays and shapes are checked on the way; other
+    nodes are made of such. Raises UsageError (an array of another element type), ValueError (bytes, shapes)."""
+    if isinstance(node, Norm):
+        norm_weight(node)
+    elif isinstance(node, Dense | Packed | Experts):
+        weight(node)
 
 
 def float_format(array: Array, name: str) -> str:
@@ -65,13 +48,13 @@ def from_array(array: Array, name: str = "") -> Any:
 
 def weight(node: Linear) -> Any:
     """The handle of a Dense, Packed or Experts node (LoRA and Pair are not one matrix)."""
-    if isinstance(node, Dense):
-        return _kept(node, (node.w, node.bias), lambda: _dense(node))
-    if isinstance(node, Packed):
-        return _kept(node, (node.codes, node.bias), lambda: _packed(node))
-    if isinstance(node, Experts):
-        return _kept(node, (node.w,), lambda: _experts(node))
-    raise NotImplementedError(f"one native matrix of weight kind {node.kind!r}")
+    made = node.__dict__.get("_native")
+    if made is None:
+        make = _MAKERS.get(type(node))
+        if make is None:
+            raise NotImplementedError(f"one native matrix of weight kind {node.kind!r}")
+        made = node.__dict__["_native"] = make(node)
+    return made
 
 
 def _dense(node: Dense) -> Any:
@@ -100,6 +83,9 @@ def _experts(node: Experts) -> Any:
     return _native.weight(w, float_format(w, node.name), list(w.shape), True)
 
 
+_MAKERS: dict[type, Callable[[Any], Any]] = {Dense: _dense, Packed: _packed, Experts: _experts}
+
+
 def _bias(bias: Array | None) -> Any:
     return None if bias is None else np.ascontiguousarray(bias)
 
@@ -108,20 +94,20 @@ def halves(node: Linear) -> tuple[Any, Any]:
     """Handles of the gate and the up stack of a gate_up node."""
     if isinstance(node, Pair):
         return weight(node.gate), weight(node.up)
-    whole = weight(node)
-    if whole.num_outputs % 2:
-        fail(UsageError, f"gate and up of {node.name}", got=whole.num_outputs, expected="an even number of outputs")
-    half = whole.num_outputs // 2
-    kept = node.__dict__["_native"]
-    if not hasattr(kept, "halves"):
-        kept.halves = whole.outputs(0, half), whole.outputs(half, 2 * half)
-    return kept.halves  # type: ignore[no-any-return]
+    made: tuple[Any, Any] | None = node.__dict__.get("_native_halves")
+    if made is None:
+        whole = weight(node)
+        if whole.num_outputs % 2:
+            fail(UsageError, f"gate and up of {node.name}", got=whole.num_outputs, expected="an even number of outputs")
+        half = whole.num_outputs // 2
+        made = node.__dict__["_native_halves"] = whole.outputs(0, half), whole.outputs(half, 2 * half)
+    return made
 
 
 def norm_weight(node: Norm) -> Any:
     """The handle of a Norm node."""
-    return _kept(
-        node,
-        (node.w, node.bias, node.eps),
-        lambda: _native.norm_weight(np.ascontiguousarray(node.w), _bias(node.bias), node.eps),
-    )
+    made = node.__dict__.get("_native")
+    if made is None:
+        made = _native.norm_weight(np.ascontiguousarray(node.w), _bias(node.bias), node.eps)
+        node.__dict__["_native"] = made
+    return made

@@ -66,6 +66,9 @@ class TorchOps:
         self.dtype = dtype
         self.draws = self.device.type != "cpu" if draws is None else draws
 
+    def bind(self, node: Any) -> None:
+        """Nothing to make: PyTorch takes tensors as they are."""
+
     # -- once a pass -----------------------------------------------------------------------------------------------
 
     def array(self, x: Any) -> Tensor:
@@ -310,7 +313,9 @@ class TorchOps:
         y = self.ffn(self.norm(x_TD, norm), mlp, extras)
         return x_TD + y if residual else y
 
-    def route(self, h_TD: Tensor, router: Any, experts_per_token: int, extras: Extras | None) -> tuple[Tensor, Tensor]:
+    def route(
+        self, h_TD: Tensor, router: Any, experts_per_token: int, extras: Extras | None = None
+    ) -> tuple[Tensor, Tensor]:
         """experts_TA and scores_TA. A stable sort keeps the lower expert at a tie, as the contract asks."""
         logits_TE = self.linear(h_TD, router, extras)
         experts_TA = torch.sort(logits_TE, dim=-1, descending=True, stable=True).indices[:, :experts_per_token]
@@ -332,14 +337,37 @@ class TorchOps:
         experts_TA, scores_TA = self.route(h, moe.router, experts_per_token, extras)
         if routing is not None:
             routing(experts_TA.cpu().numpy(), self.numpy(scores_TA))
+        y_TD = self._experts_add(self.ffn(h, moe.shared, extras), h, moe, experts_TA, scores_TA, num_experts, extras)
+        return x_TD + y_TD if residual else y_TD
+
+    def experts(
+        self,
+        h_TD: Tensor,
+        moe: Any,
+        experts_TA: Tensor,
+        scores_TA: Tensor,
+        num_experts: int,
+        extras: Extras | None = None,
+    ) -> Tensor:
+        """The chosen experts alone."""
+        return self._experts_add(torch.zeros_like(h_TD), h_TD, moe, experts_TA, scores_TA, num_experts, extras)
+
+    def _experts_add(
+        self,
+        y_TD: Tensor,
+        h: Tensor,
+        moe: Any,
+        experts_TA: Tensor,
+        scores_TA: Tensor,
+        num_experts: int,
+        extras: Extras | None,
+    ) -> Tensor:
         experts_R, order_R = torch.sort(experts_TA.flatten(), stable=True)
-        rows_R = order_R // experts_per_token
+        rows_R = order_R // experts_TA.shape[1]
         ends_E = torch.searchsorted(experts_R, torch.arange(num_experts, device=h.device), right=True)
         z_RD = self.scaled(h[rows_R], scores_TA.flatten()[order_R])
-        y_TD = self.ffn(h, moe.shared, extras)
         gate, up = self.grouped(z_RD, ends_E, moe.gate_up, extras, rows_R).chunk(2, -1)
-        y_TD = y_TD.index_add(0, rows_R, self.grouped(F.silu(gate) * up, ends_E, moe.down, extras, rows_R))
-        return x_TD + y_TD if residual else y_TD
+        return y_TD.index_add(0, rows_R, self.grouped(F.silu(gate) * up, ends_E, moe.down, extras, rows_R))
 
     def scaled(self, h_RD: Tensor, scores_R: Tensor) -> Tensor:
         """The expert's input."""

@@ -77,14 +77,16 @@ def encode_rows(
     importance: npt.NDArray[np.float32] | None = None,
     name: str = "",
     first: int = 0,
+    threads: Any = None,
 ) -> tuple[npt.NDArray[np.uint8], Lost]:
     """[n, I] (float32, float16, uint16 as bfloat16; any strides) -> uint8 [n, row_bytes] and what was lost.
 
     importance: [I], of `importance_of`. name, first: the tensor and the row that `rows` begins at, for errors.
+    threads: of a native op set; None: those of the process.
     Raises BadCheckpoint naming tensor, row and column of a NaN, an infinity, or what float16 scales cannot hold.
     """
     out = np.empty((len(rows), formats.row_bytes(format, rows.shape[1])), np.uint8)
-    error2, weighted2, x2, largest, fault = _native.encode(format, rows, importance, out)
+    error2, weighted2, x2, largest, fault = _native.encode(format, rows, importance, out, threads)
     if fault is not None:
         why, row, column = fault
         value = float(formats.to_float32(rows[row : row + 1])[0, column])

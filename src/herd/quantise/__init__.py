@@ -115,10 +115,16 @@ def quantise(
             else:
                 budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
                 plan = plan_budget(
-                    config, checkpoint.source(), budget, importances, lambda a, b: tell("choose", a, b, "tensors")
+                    config,
+                    checkpoint.source(),
+                    budget,
+                    importances,
+                    lambda a, b: tell("choose", a, b, "tensors"),
+                    ops.threads,
                 )
         book = Book()
-        notes = _write(checkpoint, target, plan, Encoder(importances, book), calibrate, overwrite, resume, tell)
+        encoder = Encoder(importances, book, ops.threads)
+        notes = _write(checkpoint, target, plan, encoder, calibrate, overwrite, resume, tell)
         if left := [n for n, f in plan.formats.items() if f is None]:
             notes.append(f"{len(left)} tensors have rows that no block divides and stay as they are: {left[0]}")
         comparison = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from herd import formats
 from herd.checkpoint.walk import walk
@@ -72,8 +73,10 @@ def plan_budget(
     budget_bytes: int,
     importances: Importances | None,
     step: Callable[[int, int], None] | None = None,
+    threads: Any = None,
 ) -> Plan:
-    """The mixture of least estimated loss within `budget_bytes` of weights. Raises DoesNotFit."""
+    """The mixture of least estimated loss within `budget_bytes` of weights. threads: of a native op set. Raises
+    DoesNotFit."""
     parts = parts_of(config)
     fixed = float_bytes(config)
     options: dict[str, list[Option]] = {}
@@ -85,7 +88,7 @@ def plan_budget(
             chosen[part.tensor] = None
             fixed += _bytes(part, None)
             continue
-        losses = _losses(part, source, list(names), importances)
+        losses = _losses(part, source, list(names), importances, threads)
         options[part.tensor] = [Option(n, part.num_bytes(n), loss) for n, loss in losses.items()]
         if part.is_table:
             best = [o for o in options[part.tensor] if o.format in {fitting(t, part.inputs) for t in TABLES}]
@@ -108,7 +111,9 @@ def _choose(fine: dict[str, list[Option]], all_options: dict[str, list[Option]],
         return choose(all_options, left)
 
 
-def _losses(part: Part, source: Source, names: list[str], importances: Importances | None) -> dict[str, float]:
+def _losses(
+    part: Part, source: Source, names: list[str], importances: Importances | None, threads: Any
+) -> dict[str, float]:
     """Format -> share of the output's energy lost, on sampled rows."""
     node = fetch(source, part)
     sums = {name: Lost() for name in names}
@@ -118,7 +123,7 @@ def _losses(part: Part, source: Source, names: list[str], importances: Importanc
         x = formats.to_float32(rows).astype("float64")
         energy += float(((x * x) * (1.0 if weights is None else weights)).sum())
         for name in names:
-            sums[name].add(encode_rows(name, rows, weights, part.tensor)[1])
+            sums[name].add(encode_rows(name, rows, weights, part.tensor, threads=threads)[1])
     return {name: lost.weighted2 / energy if energy > 0 else 0.0 for name, lost in sums.items()}
 
 

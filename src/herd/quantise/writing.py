@@ -40,10 +40,10 @@ class Book:
 
 
 class Encoder:
-    """Encodes pieces with the importances of their columns."""
+    """Encodes pieces with the importances of their columns. threads: of a native op set."""
 
-    def __init__(self, importances: Importances | None, book: Book) -> None:
-        self._importances, self.book = importances, book
+    def __init__(self, importances: Importances | None, book: Book, threads: Any = None) -> None:
+        self._importances, self.book, self._threads = importances, book, threads
         self._last: tuple[Any, Any] = (None, None)
 
     def __call__(
@@ -51,7 +51,7 @@ class Encoder:
     ) -> npt.NDArray[np.uint8]:
         """Codes of rows `first`.. of an expert (0 of a plain matrix)."""
         where = f"{part.tensor} expert {expert}" if part.num_experts else part.tensor
-        codes, lost = encode_rows(format, rows, self._of(part, expert), where, first)
+        codes, lost = encode_rows(format, rows, self._of(part, expert), where, first, self._threads)
         self.book.add(part.tensor, lost)
         return codes
 

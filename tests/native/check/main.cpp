@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
         std::printf("%s\n", e.what());
         return 2;
     }
-    herd::Pool::set_threads(3);
+    herd::Threads::shared().set(3);
     std::printf("%s\n", herd::kernels().name);
     int found = 0;
     for (const Subject &s : SUBJECTS) {
