@@ -260,7 +260,7 @@ class Runner:
         """See ModelRunner. weights: a `Model`; its arrays are not copied where the op set can hold them as they are,
         so leave them alone afterwards. Both trees are in memory until the new one is in use."""
         check_same(weights, self.weights)
-        placed = place_weights(self.ops, weights)
+        placed = place_weights(self.ops, weights, where=getattr(self.ops, "where", None))
         check_same(placed, self.weights, numbers=True)
 
         def use() -> None:

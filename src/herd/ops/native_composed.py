@@ -43,8 +43,29 @@ def product(x: Floats, handle: Any, expert: int = 0, threads: Any = None) -> Flo
 
 def low_rank(x: Floats, down: Any, up: Any, scale: float, threads: Any = None) -> Floats:
     """scale * (x down^T) up^T."""
-    y = product(product(x, handles.from_array(down), 0, threads), handles.from_array(up), 0, threads)
-    return np.multiply(y, np.float32(scale), out=y)
+    z = product(x, handles.from_array(down), 0, threads)
+    return product(np.multiply(z, np.float32(scale), out=z), handles.from_array(up), 0, threads)
+
+
+def add_pair(y: Floats, x: Floats, pair: LowRank, expert: int = 0, threads: Any = None) -> None:
+    """y += scale * (x down^T) up^T, of one matrix of a stack or of the only one."""
+    down, up = handles.pair(pair)
+    z = product(x, down, expert, threads)
+    _native.linear(np.multiply(z, np.float32(pair.scale), out=z), up, y, expert, True, threads)
+
+
+def add_adapters(y: Floats, x: Floats, pairs: Sequence[LowRank | None], ids: Any, expert: int, threads: Any) -> None:
+    """To each row what its adapter adds; a row's result does not depend on what adapters others have."""
+    for i, pair in enumerate(pairs):
+        at = np.flatnonzero(ids == i) if pair is not None else ()
+        if pair is None or not len(at):
+            continue
+        if len(at) == len(x):
+            add_pair(y, x, pair, expert, threads)
+        else:
+            part = y[at]
+            add_pair(part, x[at], pair, expert, threads)
+            y[at] = part
 
 
 def linear(x_TI: Floats, w: Linear, extras: Extras | None = None, threads: Any = None) -> Floats:
@@ -55,11 +76,8 @@ def linear(x_TI: Floats, w: Linear, extras: Extras | None = None, threads: Any =
         extras.observe.seen(w.name, x_TI)
     y_TO = product(x_TI, handles.weight(w), 0, threads)
     if extras is not None and extras.adapters is not None:
-        rows_T = np.asarray(extras.adapters.rows_T)
-        for i, pair in enumerate(extras.adapters.pairs.get(w.name, ())):
-            at = np.flatnonzero(rows_T == i)
-            if pair is not None and len(at):
-                y_TO[at] += low_rank(x_TI[at], pair.down, pair.up, pair.scale, threads)
+        ids_T = np.asarray(extras.adapters.rows_T)
+        add_adapters(y_TO, x_TI, extras.adapters.pairs.get(w.name, ()), ids_T, 0, threads)
     return y_TO
 
 
@@ -78,11 +96,7 @@ def _expert_with(x_RI: Floats, w: Linear, e: int, extras: Extras | None, ids_R: 
         extras.observe.seen(name, x_RI, e)
     y = expert(x_RI, w, e, threads)
     if extras is not None and extras.adapters is not None:
-        pairs: list[LowRank | None] = list(extras.adapters.pairs.get(name, ()))
-        for i, pair in enumerate(pairs):
-            at = np.flatnonzero(ids_R == i)
-            if pair is not None and len(at):
-                y[at] += low_rank(x_RI[at], pair.down[e], pair.up[e], pair.scale, threads)
+        add_adapters(y, x_RI, extras.adapters.pairs.get(name, ()), ids_R, e, threads)
     return y
 
 

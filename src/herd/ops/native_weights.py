@@ -41,9 +41,17 @@ def float_format(array: Array, name: str) -> str:
 
 
 def from_array(array: Array, name: str = "") -> Any:
-    """A handle for a float matrix [O, I]."""
+    """A handle for a float matrix [O, I], or a stack of them."""
     array = np.ascontiguousarray(array)
     return _native.weight(array, float_format(array, name), list(array.shape))
+
+
+def pair(made_of: Any) -> tuple[Any, Any]:
+    """The handles of a `LowRank`'s down and up, made once: float matrices, or stacks of them [E, O, I]."""
+    made: tuple[Any, Any] | None = made_of.__dict__.get("_native")
+    if made is None:
+        made = made_of.__dict__["_native"] = from_array(made_of.down), from_array(made_of.up)
+    return made
 
 
 def weight(node: Linear) -> Any:
