@@ -1,17 +1,19 @@
 """The engine over an op set that draws where the logits are: every answer is the one drawn on the host."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from helpers import TINY_TEXT, placed, weights
+from helpers import TINY_TEXT, weights
 from herd.engine.core import Core
 from herd.engine.orders import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint, PassFailed
+from herd.model import place_weights
 
 torch = pytest.importorskip("torch")
 from herd.ops.torch import TorchOps  # noqa: E402
@@ -21,9 +23,10 @@ REPEATS = [7, 8, 9] * 6
 """Guessed from its own text: some rows of a pass are of proposed ids."""
 
 
-def run(draws: bool, orders: list[Request]) -> tuple[dict[int, Any], Core]:
+def run(draws: bool, orders: list[Request], model: Any = None) -> tuple[dict[int, Any], Core]:
     ops = TorchOps(draws=draws)
-    runner = Runner(TINY_TEXT, placed(TINY_TEXT, ops), ops, context=256, page_size=4, sequences=8)
+    tree = place_weights(ops, weights(TINY_TEXT) if model is None else model)
+    runner = Runner(TINY_TEXT, tree, ops, context=256, page_size=4, sequences=8)
     core = Core(runner, budget=24, clock=itertools.count().__next__)  # so that passes are cut alike
     for order in orders:
         core.add(order)
@@ -89,10 +92,10 @@ def test_a_draw_that_breaks_costs_no_pages(monkeypatch: pytest.MonkeyPatch) -> N
     assert {number: type(x) for number, x in found.items()} == {0: PassFailed, 3: list, 4: PassFailed}
 
 
-def test_logits_that_are_no_numbers_name_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = weights(TINY_TEXT, 0)
-    monkeypatch.setattr(model.norm, "w", np.full(TINY_TEXT.width, np.inf, np.float32))
-    found, _ = run(True, [ORDERS[0], ORDERS[1]])
+def test_logits_that_are_no_numbers_name_the_head() -> None:
+    model = weights(TINY_TEXT)
+    norm = replace(model.norm, w=np.full(TINY_TEXT.width, np.inf, np.float32))
+    found, _ = run(True, [ORDERS[0], ORDERS[1]], replace(model, norm=norm))
     for error in found.values():
         assert isinstance(error, BadCheckpoint)
         assert str(error) == "the head: its output is not finite; verify the model's files"
