@@ -1,6 +1,7 @@
 """Each dialect's ordinary answers, over real sockets and FakeModel."""
 
 import base64
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import client_of, fake_service
+from serving import BYTES, client_of, fake_service
 
 from herd import __version__
 from herd.server.openai.response_items import name_in
@@ -116,13 +117,67 @@ def test_completions(client: httpx.Client, tmp_path: Path) -> None:
         body = {"model": "fake", "prompt": ["one", "two"], "max_tokens": 3, "echo": True, "logprobs": 1}
         found = ok(plain.post("/v1/completions", json=body))
         assert [c["text"] for c in found["choices"]] == ["oneAAA", "twoAAA"]
-        assert found["choices"][0]["logprobs"]["tokens"] == ["A", "A", "A"]
-        assert found["choices"][0]["logprobs"]["text_offset"] == [3, 4, 5]
+        logprobs = found["choices"][0]["logprobs"]
+        assert logprobs["tokens"] == ["o", "n", "e", "A", "A", "A"]
+        assert logprobs["text_offset"] == [0, 1, 2, 3, 4, 5]
+        assert [x is None for x in logprobs["token_logprobs"]] == [True] + [False] * 5
+        assert [None if x is None else len(x) for x in logprobs["top_logprobs"]] == [None, 1, 1, 1, 1, 1]
         assert found["usage"]["completion_tokens"] == 6
         streamed = events(plain.post("/v1/completions", json={"model": "fake", "prompt": [66, 66], "stream": True}))
         assert "".join(x["choices"][0]["text"] for x in streamed[:-1]) == "A" * 16
         special = plain.post("/v1/completions", json={"model": "fake", "prompt": [300]})
         assert special.status_code == 400
+
+
+@pytest.mark.parametrize("prompt", ["Grüße", [66, 67, 68], [66]])
+def test_a_prompt_is_told_with_its_log_probabilities_and_nothing_is_made(prompt: Any, tmp_path: Path) -> None:
+    """As lm-evaluation-harness asks; checked against the model's own logits."""
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(320, 320)).round(2)
+    service = fake_service(tmp_path, lambda ids: table[ids[-1]].tolist())
+    ids = BYTES.encode(prompt) if isinstance(prompt, str) else prompt
+    seen = [BYTES.bos_id, *ids] if isinstance(prompt, str) and BYTES.add_bos else ids
+    logp = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
+    body = {"model": "fake", "prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 0}
+    with client_of(service) as client:
+        found = ok(client.post("/v1/completions", json=body))
+        more = ok(client.post("/v1/completions", json={**body, "max_tokens": 1, "n": 2}))
+        streamed = events(client.post("/v1/completions", json={**body, "max_tokens": 1, "stream": True}))
+    (choice,) = found["choices"]
+    told = choice["logprobs"]
+    assert (choice["text"], choice["finish_reason"]) == (BYTES.decode(ids), "length")
+    assert told["tokens"] == [BYTES.decode([i]) for i in ids]
+    assert told["token_logprobs"][0] is None
+    assert told["top_logprobs"][0] is None
+    expected = [logp[a, b] for a, b in itertools.pairwise(ids)]
+    np.testing.assert_allclose(told["token_logprobs"][1:], expected, atol=1e-5)
+    for a, top in zip(ids, told["top_logprobs"][1:], strict=False):
+        best = {
+            BYTES.decode([int(i)]): logp[a, i] for i in np.argsort(logp[a])[-2:]
+        }  # one text for parts of characters
+        assert top.keys() == best.keys()
+        assert all(min(abs(x - logp[a])) < 1e-5 for x in top.values())
+    assert len(told["text_offset"]) == len(ids)
+    assert found["usage"] == {**found["usage"], "prompt_tokens": len(seen), "completion_tokens": 0}
+    for one in more["choices"]:
+        assert {name: x[:-1] for name, x in one["logprobs"].items()} == told
+        assert one["logprobs"]["token_logprobs"][-1] is not None
+    assert streamed[0]["choices"][0]["logprobs"] == told
+
+
+def test_an_answer_finds_its_scored_prompt_in_the_cache(tmp_path: Path) -> None:
+    body = {"model": "fake", "prompt": "b" * 100, "echo": True, "logprobs": 0, "max_tokens": 1}
+    service = fake_service(tmp_path, lambda ids: 65)
+    with client_of(service) as client:
+        usage = ok(client.post("/v1/completions", json=body))["usage"]
+    assert service.metrics.cached_tokens.labels("fake")._value.get() == usage["prompt_tokens"] - 1
+
+
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"logprobs": 1}, {"echo": True, "logprobs": 1, "stream": True}])
+def test_no_tokens_without_log_probabilities_of_the_prompt_are_refused(more: Any, client: httpx.Client) -> None:
+    reply = client.post("/v1/completions", json={"model": "fake", "prompt": "x", "max_tokens": 0, **more})
+    assert reply.status_code == 400
+    assert "max_tokens: got 0, expected at least 1, or echo with logprobs" in reply.json()["error"]["message"]
 
 
 def test_embeddings(client: httpx.Client) -> None:

@@ -135,7 +135,7 @@ class Service:
                 await self.compute(caller, lambda: check_ids(model, ids))
             stream = self._stream(model, caller, ask)
             stack.push_async_callback(stream.aclose)
-            async with _while_there(caller.request):
+            async with while_there(caller.request):
                 await self._prepare(caller, model, ask, stream)
                 spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                 stack.callback(spending.settle)
@@ -165,7 +165,7 @@ class Service:
             tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
             key = caller.key
-            async with _while_there(caller.request):
+            async with while_there(caller.request):
                 vectors = await model.aembed(
                     shown, client=f"{key.name}/", tenant=self.lane_of(caller), priority=key.priority
                 )
@@ -335,7 +335,7 @@ class OfDialog(Protocol[Out]):
 
 
 @asynccontextmanager
-async def _while_there(request: Request | None) -> AsyncIterator[None]:
+async def while_there(request: Request | None) -> AsyncIterator[None]:
     """What is done for a request, whose body has been read, ends when its sender goes away. Raises Interrupted then."""
     if request is None:
         yield
@@ -422,7 +422,7 @@ class Answer:
         which ends it. Raises Interrupted then."""
         found: dict[int, Reply] = {}
         try:
-            async with _while_there(request):
+            async with while_there(request):
                 async for event in self.events():
                     if isinstance(event, DoneEvent):
                         found[event.index] = event.reply

@@ -1,7 +1,8 @@
 """POST /v1/completions: text or ids to go on with, without a chat format."""
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.events import DoneEvent, Logprob, Reply, TextEvent
+from herd.events import DoneEvent, Logprob, Reply, TextEvent, Timings
 from herd.server.ask import Ask
 from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
@@ -26,6 +27,7 @@ from herd.server.openai.chat import (
     usage_of,
 )
 from herd.server.problems import body_of
+from herd.server.scoring import Scored, score_prompt
 from herd.server.service import Answer, Caller, Service
 from herd.server.sizes import spelt_bytes
 from herd.server.streams import Stream
@@ -55,6 +57,11 @@ COMPLETIONS: Table[CompletionRequest] = Table(
 async def complete(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Go on with one or several prompts."""
     asked, ignored, asks = await read_as(service, request, caller, lambda body: _read(service, body))
+    likely = asked.logprobs if asked.echo else None
+    answered = asked.max_tokens != 0
+    scored = [] if likely is None else [await score_prompt(service, caller, x, likely, answered=answered) for x in asks]
+    if not answered:
+        return await _unanswered(service, caller, asked, [x for x in scored if x is not None], told(ignored))
     async with AsyncExitStack() as stack:
         answers: list[Answer] = []
         for ask in asks:
@@ -62,16 +69,17 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
             stack.push_async_callback(answers[-1].aclose)
         both = zip(answers, asks, strict=True) if asked.echo else ()
         prompts = [await _echoed(service, answer, ask) for answer, ask in both]
-        writer = CompletionWriter(asked.model, answers[0].created, prompts)
+        writer = CompletionWriter(asked.model, answers[0].created, prompts, scored)
         headers = told(ignored)
+        size = answers[0].n * (sum(map(len, prompts)) + sum(map(_json_bytes, scored)))
         if not asked.stream:
             replies = [await answer.whole(request) for answer in answers]
             flat = [reply for found in replies for reply in found]
-            size = sum(len(prompt) * len(found) for prompt, found in zip(prompts, replies, strict=False))
             return await json_reply(service, caller, lambda: writer.whole(replies), flat, headers, size)
-        stack.pop_all()  # the stream closes it
         usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-        chunks = writer.stream(answers[0], usage=usage)
+        begun = await service.soon(caller, lambda: writer.begun(answers[0].n, usage=usage), size)
+        stack.pop_all()  # the stream closes it
+        chunks = writer.stream(answers[0], begun, usage=usage)
         return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
 
 
@@ -80,10 +88,13 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
     asked, ignored = COMPLETIONS.read(body, strict=service.strict)
     prompts = prompts_of(asked.prompt)
     within("prompt", len(prompts), service.limits.prompts)
-    if asked.max_tokens == 0:
-        raise Refused("max_tokens: got 0, expected at least 1", "max_tokens")
+    if asked.max_tokens == 0 and (asked.stream or not asked.echo or asked.logprobs is None):
+        why = "expected at least 1, or echo with logprobs and without stream"
+        raise Refused(f"max_tokens: got 0, {why}", "max_tokens")
     options = options_of(asked)
     options.setdefault("max_tokens", 16)  # OpenAI's default of this route
+    if asked.max_tokens == 0:
+        del options["max_tokens"]
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
     if asked.stream and len(prompts) > 1:
@@ -94,6 +105,23 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
         ignored,
         [Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "") for prompt in prompts],
     )
+
+
+async def _unanswered(
+    service: Service, caller: Caller, asked: CompletionRequest, scored: Sequence[Scored], headers: Mapping[str, str]
+) -> Response:
+    """Prompts alone, told again with their log-probabilities."""
+    n = 1 if asked.n is None else asked.n
+    caller.admission.made.hold(ECHO_BYTES * n * sum(len(x.text) for x in scored))
+    writer = CompletionWriter(asked.model, int(time.time()), [x.text for x in scored], scored)
+    replies = [[Reply("", "length", x.usage, Timings(), logprobs=(), notes=x.notes)] * n for x in scored]
+    size = n * sum(len(x.text) + _json_bytes(x) for x in scored)
+    return await json_reply(service, caller, lambda: writer.whole(replies), (), headers, size)
+
+
+def _json_bytes(scored: Scored | None) -> int:
+    """About how many bytes log-probabilities of a prompt are as JSON."""
+    return 0 if scored is None or not scored.rest else 128 * (1 + len(scored.rest[0].top)) * len(scored.rest)
 
 
 async def _echoed(service: Service, answer: Answer, ask: Ask) -> str:
@@ -131,10 +159,11 @@ def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
 
 
 class CompletionWriter:
-    """Events -> text_completion. echoed: the prompts, where they are asked back."""
+    """Events -> text_completion. echoed: the prompts, where they are asked back. scored: how likely they were, where
+    that is asked for; None: of one that its policy withholds."""
 
-    def __init__(self, model: str, created: int, echoed: Sequence[str]) -> None:
-        self._echoed = echoed
+    def __init__(self, model: str, created: int, echoed: Sequence[str], scored: Sequence[Scored | None] = ()) -> None:
+        self._echoed, self._scored = echoed, scored
         self._head = {
             "id": "cmpl-" + secrets.token_hex(12),
             "object": "text_completion",
@@ -149,7 +178,7 @@ class CompletionWriter:
         for i, found in enumerate(replies):
             before = self._before(i)
             for reply in found:
-                logprobs = logprobs_of(reply.logprobs, len(before))
+                logprobs = joined(self._likely(i), logprobs_of(reply.logprobs, len(before)))
                 choices.append(_choice(len(choices), before + reply.text, finish_of(reply), logprobs))
         usages = [usage_of(found) for found in replies]
         total = {name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
@@ -161,15 +190,22 @@ class CompletionWriter:
             **notes_of(*(r for found in replies for r in found)),
         }
 
-    async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
-        """Server-sent events."""
+    def begun(self, n: int, *, usage: bool) -> list[bytes]:
+        """Server-sent events of the prompt, for so many answers; none where it is not asked back."""
+        if not self._echoed:
+            return []
+        more: dict[str, Any] = {"usage": None} if usage else {}
+        before, likely = self._before(0), self._likely(0)
+        return [sse(encode({**self._head, "choices": [_choice(i, before, None, likely)], **more})) for i in range(n)]
+
+    async def stream(self, answer: Answer, begun: Sequence[bytes], *, usage: bool) -> AsyncGenerator[bytes, None]:
+        """Server-sent events, those of the prompt first."""
         more: dict[str, Any] = {"usage": None} if usage else {}
         before = self._before(0)
         shown = [len(before)] * answer.n
         try:
-            if self._echoed:
-                for i in range(answer.n):
-                    yield sse(encode({**self._head, "choices": [_choice(i, before, None, None)], **more}))
+            for chunk in begun:
+                yield chunk
             async for event in answer.events():
                 if isinstance(event, TextEvent):
                     logprobs = logprobs_of(event.logprobs, shown[event.index])
@@ -188,6 +224,11 @@ class CompletionWriter:
         finally:
             await answer.aclose()
 
+    def _likely(self, prompt: int) -> dict[str, Any] | None:
+        """Log-probabilities of a prompt, where they are asked for."""
+        scored = self._scored[prompt] if self._scored else None
+        return None if scored is None else prompt_logprobs(scored)
+
     def _before(self, prompt: int) -> str:
         """A prompt, where it is asked back."""
         return self._echoed[prompt] if self._echoed else ""
@@ -195,6 +236,21 @@ class CompletionWriter:
 
 def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def prompt_logprobs(scored: Scored) -> dict[str, Any]:
+    """Of a prompt: of its first token nothing is known, since nothing stands before it."""
+    rest = logprobs_of(scored.rest, len(scored.first))
+    assert rest is not None
+    first = {"tokens": scored.first, "token_logprobs": None, "top_logprobs": None, "text_offset": 0}
+    return {name: [first[name], *rest[name]] for name in first}
+
+
+def joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Log-probabilities of a prompt and of its answer, one after the other."""
+    if before is None or after is None:
+        return after if before is None else before
+    return {name: before[name] + after[name] for name in before}
 
 
 def logprobs_of(found: Sequence[Logprob] | None, offset: int) -> dict[str, Any] | None:

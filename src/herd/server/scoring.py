@@ -1,0 +1,132 @@
+"""How likely a prompt itself is: what `echo` with `logprobs` tells before the answer.
+
+It is scored as a request of its own, before its answer begins, which then finds it in the cache.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from herd.chat_model import ChatModel
+from herd.engine.request import SamplingOptions
+from herd.errors import TooLarge, UsageError, Withheld, fail
+from herd.event_stream import EVENT_BYTES, LIKELY_BYTES
+from herd.events import Logprob, Note, Usage
+from herd.policies import Policy
+from herd.server.ask import Ask, check_ids
+from herd.server.fields import within
+from herd.server.policed import Passed, past
+from herd.server.service import Caller, Service, while_there
+from herd.server.sizes import prompt_bytes, spelt_bytes
+
+Ids = Sequence[int]
+
+
+class Scored(NamedTuple):
+    """A prompt that is a text or ids, as far as its model may see it, and how likely it was."""
+
+    text: str
+    first: str
+    """Its first token, before which nothing of the prompt stands."""
+    rest: tuple[Logprob, ...]
+    """The others."""
+    usage: Usage
+    notes: tuple[Note, ...] = ()
+
+
+async def score_prompt(service: Service, caller: Caller, ask: Ask, top: int, *, answered: bool) -> Scored | None:
+    """Score a request's prompt, past the policy of whoever asks. top: so many of the likeliest tokens at each place.
+
+    answered: `Service.open` is asked for the same request next; it charges the prompt and answers for the policy, and
+    None comes of a prompt that the policy lets the model see nothing of. Raises UsageError, Withheld, TooLarge, Busy,
+    QuotaSpent, and what loading and scoring raise.
+    """
+    SamplingOptions(logprobs=top)  # its limits
+    service.refuse_when_stopping()
+    within("model", len(ask.model), service.limits.name_bytes)
+    within("n", ask.n, service.limits.samples)
+    caller.facts.update(key=caller.key.name, model=ask.model)
+    async with service.models.use(ask.model, ask.keep_alive_s) as model:
+        for capability in ("scores", "ids"):
+            model.capabilities.require(model.name, capability)
+        seen = await _seen(service, caller, model, ask)
+        if seen.passed.refusal is not None:
+            if answered:
+                return None
+            raise Withheld(seen.passed.refusal)
+        caller.key.check_quota(caller.key.tokens, "tokens", len(seen.ids))
+        _hold(service, caller, (EVENT_BYTES + LIKELY_BYTES * (1 + top)) * len(seen.ids) * ask.n)
+        async with while_there(caller.request):
+            first, rest, usage = await _likely(service, caller, model, ask, seen, top)
+        if not answered:
+            service.count_notes(seen.passed.notes)
+            service.charge(caller, usage.prompt_tokens)
+        return Scored(seen.passed.texts[0], first, rest, usage, seen.passed.notes)
+
+
+class _Seen(NamedTuple):
+    """A prompt as its model may see it. is_text: it is not given as ids, or a policy has changed it."""
+
+    passed: Passed
+    is_text: bool
+    ids: Ids
+    """Without the token that the vocabulary may want before a text."""
+
+
+async def _seen(service: Service, caller: Caller, model: ChatModel, ask: Ask) -> _Seen:
+    """Raises Refused for ids of control tokens, TooLarge, Busy."""
+    assert ask.prompt is not None
+    prompt, made = ask.prompt, caller.admission.made
+    needs = prompt_bytes(model, await service.text_size(caller, prompt))
+    needs += 0 if isinstance(prompt, str) else spelt_bytes(model, len(prompt))
+    made.hold(needs)
+    try:
+        policy = service.policies(caller, ask)
+        return await service.compute(caller, partial(_look, model, policy, prompt), caller.admission.size_bytes)
+    finally:
+        made.let_go(needs)
+
+
+def _look(model: ChatModel, policy: Policy | None, prompt: str | Ids) -> _Seen:
+    if isinstance(prompt, str):
+        text = prompt
+    else:
+        check_ids(model, prompt)
+        text = model.detokenize(prompt)
+    passed = past(policy, [text])
+    (shown,) = passed.texts
+    if isinstance(prompt, str) or shown != text:
+        return _Seen(passed, True, model.tokenize(shown) if passed.refusal is None else ())
+    return _Seen(passed, False, prompt)
+
+
+def _hold(service: Service, caller: Caller, count: int) -> None:
+    """Keep room for a part of a reply. Raises TooLarge, Busy."""
+    most = service.limits.reply_bytes
+    if count > most:
+        do = "ask for a shorter prompt, fewer samples or logprobs"
+        fail(TooLarge, "reply", got="more", expected=f"at most {most} bytes in memory", do=do)
+    caller.admission.made.hold(count)
+
+
+async def _likely(
+    service: Service, caller: Caller, model: ChatModel, ask: Ask, seen: _Seen, top: int
+) -> tuple[str, tuple[Logprob, ...], Usage]:
+    """The first token, the others with their log-probabilities, and what that took."""
+    score = partial(
+        model.ascore,
+        top=top,
+        client=f"{caller.key.name}/{ask.user}",
+        tenant=service.lane_of(caller),
+        priority=caller.key.priority,
+    )
+    if seen.is_text:
+        with suppress(UsageError):  # the vocabulary wants no token before a text: the first one is its prompt
+            (found,) = await score([("", seen.passed.texts[0])])
+            return found.tokens[0].text, found.tokens[1:], found.usage
+    first = await service.compute(caller, partial(model.detokenize, seen.ids[:1]))
+    if len(seen.ids) < 2:
+        return first, (), Usage(len(seen.ids), 0)
+    (found,) = await score([(seen.ids[:1], seen.ids[1:])])
+    return first, found.tokens, found.usage
