@@ -22,6 +22,7 @@ from herd.engine.runner import Piece, Runner
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError
 from herd.model import forward, place_weights
 from herd.ops.contract import LowRank
+from herd.ops.hybrid import HybridOps
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -318,3 +319,18 @@ def test_an_adapter_outlives_new_weights() -> None:
     text = [*range(1, 12), *begun[0]]
     new.add(Request(number=0, ids=text, options=SamplingOptions(max_tokens=len(rest[0])), adapter="a"))
     assert rest[0] == drain(new)[0][0]
+
+
+def test_adapters_and_new_weights_lie_where_their_weights_do() -> None:
+    """On two op sets: experts on one, all else on the other."""
+    ops: Any = HybridOps(op_set("torch"), op_set("native"))
+    found = []
+    for seed in (1, 0):
+        made = Runner(
+            TINY_TEXT, place_weights(ops, weights(TINY_TEXT, seed), where=ops.where), ops, context=64, page_size=4
+        )
+        if seed:
+            made.ready_weights(weights(TINY_TEXT, 0))()
+        adapter = made.ready_adapter("a", low_rank(TINY_TEXT, 3, parts=EVERY))
+        found.append(made.run([Piece(made.lease(), list(range(1, 12)), adapter=adapter)]))
+    np.testing.assert_array_equal(found[0], found[1])

@@ -73,6 +73,7 @@ def ready(name: str, tensors: Mapping[str, LowRank], weights: Model, ops: Ops) -
     that is of no weight, of another shape or type, or not finite.
     """
     known = dict(_matrices(weights.blocks))
+    where = getattr(ops, "where", lambda weight: ops)  # a pair lies where its weight does
     pairs: dict[str, LowRank] = {}
     num_bytes = 0
     for weight, pair in copied(name, tensors).items():
@@ -81,7 +82,8 @@ def ready(name: str, tensors: Mapping[str, LowRank], weights: Model, ops: Ops) -
             fail(UsageError, what, got="it", expected="a weight of a layer of the model")
         _check_shapes(what, pair.down, pair.up, _shape(known[weight]))
         num_bytes += pair.down.nbytes + pair.up.nbytes
-        pairs[weight] = LowRank(ops.array(pair.down), ops.array(pair.up), pair.scale)
+        home = where(weight)
+        pairs[weight] = LowRank(home.array(pair.down), home.array(pair.up), pair.scale)
     return Adapter.of(name, pairs, num_bytes)
 
 
