@@ -44,7 +44,8 @@ async def read_body(
     while True:
         left_s = begun_s + limits.body_timeout_s + size / SLOWEST - time.monotonic()
         try:
-            piece = await asyncio.wait_for(anext(stream), max(left_s, 0.001))
+            async with asyncio.timeout(max(left_s, 0.001)):
+                piece = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:

@@ -10,6 +10,7 @@ system has no descriptor for another connection, some idle ones are closed.
 import asyncio
 import contextlib
 import resource
+import weakref
 from collections.abc import Callable, Hashable
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
@@ -53,26 +54,33 @@ def _allow_files(wanted: int) -> int:
 
 
 class Gate:
-    """A transport as uvicorn sees it: to close it and to read on are decided by the connection."""
+    """A transport as uvicorn sees it: to close it and to read on are decided by the connection.
+
+    Neither it nor anything else keeps a connection that is gone: what the collector of garbage would have to find
+    holds up everybody while it looks.
+    """
 
     def __init__(self, transport: asyncio.Transport, connection: "Connection") -> None:
         self._transport = transport
-        self._connection = connection
+        self._of = weakref.ref(connection)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
         """Whether nothing more will be written."""
-        return self._connection.ends or self._transport.is_closing()
+        connection = self._of()
+        return connection is None or connection.ends or self._transport.is_closing()
 
     def close(self) -> None:
         """All is said."""
-        self._connection.hang_up()
+        if (connection := self._of()) is not None:
+            connection.hang_up()
 
     def resume_reading(self) -> None:
         """More of a body may come, or another request."""
-        self._connection.read_on()
+        if (connection := self._of()) is not None:
+            connection.read_on()
 
 
 class Connection(H11Protocol):
@@ -87,7 +95,6 @@ class Connection(H11Protocol):
         """Count it, and begin to wait for headers."""
         super().connection_made(cast(asyncio.Transport, Gate(transport, self)))
         self._real = transport
-        self.app = self._answer
         self.peer: Hashable = self.client[0] if self.client else ""
         self.owner: Hashable = self.peer
         self.ends = False
@@ -117,6 +124,19 @@ class Connection(H11Protocol):
                 pending.cancel()
         self._ahead.clear()
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.on_response = _nothing
+        if hasattr(self._real, "_read_ready_cb"):
+            self._real._read_ready_cb = None  # asyncio's holds a method of itself
+
+    @property
+    def app(self) -> Any:
+        """What answers a request."""
+        return self._answer
+
+    @app.setter
+    def app(self, app: Any) -> None:
+        """uvicorn's own, which `_answer` calls."""
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -337,6 +357,10 @@ class Connection(H11Protocol):
             await send(message)
 
         await self.config.loaded_app(scope, receive, reply)
+
+
+def _nothing() -> None:
+    """Is called when there is nothing left to do."""
 
 
 def _reply(refusal: Refusal, no_body: bool) -> bytes:

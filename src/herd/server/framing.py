@@ -50,8 +50,9 @@ class Framing:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._next: Callable[[bytearray], bool] = self._request_line
-        """Reads the next thing from the front of what has come; whether it did."""
+        self._next: Callable[[Framing, bytearray], bool] = Framing._request_line
+        """Reads the next thing from the front of what has come; whether it did. No bound method: that would be a
+        cycle, and garbage of every request."""
         self._searched = 0
         self._framed = self._fields = 0
         self._lines: list[bytes] = []
@@ -84,7 +85,7 @@ class Framing:
         """
         had_head = self.has_head
         for _ in range(STEPS):
-            if self.complete or self.has_head != had_head or not self._next(buffer):
+            if self.complete or self.has_head != had_head or not self._next(self, buffer):
                 break
         data, self._data = self._data, bytearray()
         frame, self._frame = self._frame, b""
@@ -119,7 +120,7 @@ class Framing:
             _refuse(501, "a method that nothing here has; /openapi.json lists what there is")
         self._old = version[2] == b"0"
         self._lines.append(b"%b %b HTTP/1.%d" % (self.method, self._target(words[1]), not self._old))
-        self._next = self._field
+        self._next = Framing._field
         return True
 
     def _target(self, target: bytes) -> bytes:
@@ -175,10 +176,10 @@ class Framing:
             self._lines.insert(1, b"Host: " + self._authority)
         if self._codings:
             self._check_codings()
-            self._next, self._chunked = self._chunk_line, True
+            self._next, self._chunked = Framing._chunk_line, True
         elif self._lengths:
             self._left = self._length()
-            self._next = self._body
+            self._next = Framing._body
         self.has_head = True
         self.complete = not self._chunked and self._left == 0
         self._frame = b"\r\n".join(self._lines) + b"\r\n\r\n"
@@ -215,7 +216,7 @@ class Framing:
         self._left -= len(piece)
         self.body_bytes += len(piece)
         if self._left == 0:
-            self._next, self.complete = self._chunk_end, not self._chunked
+            self._next, self.complete = Framing._chunk_end, not self._chunked
         return True
 
     def _chunk_line(self, buffer: bytearray) -> bool:
@@ -231,9 +232,9 @@ class Framing:
             _refuse(400, "more bytes of extensions than of chunks")
         self._left = int(size, 16)
         if self._left:
-            self._next = self._body
+            self._next = Framing._body
         else:
-            self._next, self._framed, self._fields = self._trailer, 0, 0
+            self._next, self._framed, self._fields = Framing._trailer, 0, 0
         return True
 
     def _chunk_end(self, buffer: bytearray) -> bool:
@@ -242,7 +243,7 @@ class Framing:
         if not buffer.startswith(b"\r\n"):
             _refuse(400, "a chunk that is longer than its size says")
         del buffer[:2]
-        self._next = self._chunk_line
+        self._next = Framing._chunk_line
         return True
 
     def _trailer(self, buffer: bytearray) -> bool:

@@ -78,7 +78,7 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
                 return await _admitted(service, route, request, caller)
             return _held(service, caller, await route.handler(service, request, caller))
         except HerdError as error:
-            told = error
+            told = error.with_traceback(None)  # which holds this frame, which holds the error
         except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
             hidden = service.log.mistake(request.state.request_id, error)
             told = of_machine(error) or hidden
