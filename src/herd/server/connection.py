@@ -403,6 +403,7 @@ def uvicorn_options(limits: Limits, keyring: Keyring | None = None) -> dict[str,
     crowd = connections.crowd
     return {
         "http": connections,
+        "loop": "herd.server.event_loop:new_event_loop",
         "ws": "none",
         "lifespan": "on",
         "timeout_keep_alive": limits.idle_timeout_s,

@@ -41,7 +41,7 @@ QUEUE = 2048
 SWITCH_S = 0.0005
 """How long a thread that computes may keep the event loop from going on. Python's own 5 ms, at each of a dozen system
 calls of a request, are 60 ms for a /health."""
-COLLECT = 10_000, 5, 100
+COLLECT = 2_000, 5, 500
 """How many objects the collector of garbage lets be made before it looks through the youngest, and how often before it
 looks through older ones too. It holds up everybody meanwhile: by Python's own 700, 10, 10 it would look through all of
 some thousand connections again and again, 0.1 to 0.6 s each time. Those that end leave it next to nothing."""

@@ -1,0 +1,142 @@
+"""An event loop that takes few events at a time, those of newcomers first.
+
+asyncio answers everything that is ready before it looks again: when thousands of connections send or end at once, a
+newcomer's question waits for all of them. Here a turn has a bounded number of events, and what has just been registered
+(a connection's first bytes), like a socket that accepts, is looked at before the rest. Only where the system has epoll;
+elsewhere the loop is asyncio's own.
+"""
+
+import asyncio
+import contextlib
+import math
+import select
+import selectors
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+EVENTS = 32
+"""Of those that are known, in one turn, and as many of newcomers."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """For `uvicorn.Config(loop=...)`."""
+    return asyncio.SelectorEventLoop(FairSelector()) if hasattr(select, "epoll") else asyncio.new_event_loop()
+
+
+class FairSelector(selectors.BaseSelector):
+    """Two sets of files: of the new ones an event is told first, then a file goes over to the others. Sockets that
+    accept stay new. Within a set the system takes turns."""
+
+    def __init__(self) -> None:
+        self._known, self._new = select.epoll(), select.epoll()
+        self._known.register(self._new.fileno(), select.EPOLLIN)
+        self._keys: dict[int, selectors.SelectorKey] = {}
+        self._in: dict[int, select.epoll] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """See selectors.BaseSelector."""
+        fd = _number(fileobj)
+        if fd in self._keys:
+            raise KeyError(f"{fileobj!r} is registered already")
+        self._new.register(fd, _mask(events))
+        self._in[fd] = self._new
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """See selectors.BaseSelector."""
+        fd = self._find(fileobj)
+        key = self._keys.pop(fd)
+        with contextlib.suppress(OSError):  # it is closed, and the system has forgotten it
+            self._in.pop(fd).unregister(fd)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """See selectors.BaseSelector."""
+        fd = self._find(fileobj)
+        if self._keys[fd].events != events:
+            self._in[fd].modify(fd, _mask(events))
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """See selectors.BaseSelector; it may give fewer than are ready, the others the next time."""
+        seconds = -1.0 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
+        try:
+            known = self._known.poll(seconds, EVENTS + 1)
+            new = self._new.poll(0, EVENTS)
+        except InterruptedError:
+            return []
+        found = []
+        for fd, mask in (*new, *known):
+            key = self._keys.get(fd)
+            events = 0 if key is None else _events(mask) & key.events
+            if key is not None and events:
+                found.append((key, events))
+        for fd, _ in new:
+            self._meet(fd)
+        return found
+
+    def close(self) -> None:
+        """See selectors.BaseSelector."""
+        self._new.close()
+        self._known.close()
+        self._keys.clear()
+        self._in.clear()
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """By number of the file."""
+        return self._keys
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """See selectors.BaseSelector."""
+        return self._keys[self._find(fileobj)]
+
+    def _meet(self, fd: int) -> None:
+        """It is new no longer."""
+        key = self._keys.get(fd)
+        if key is not None and not _accepts(fd):
+            self._new.unregister(fd)
+            self._known.register(fd, _mask(key.events))
+            self._in[fd] = self._known
+
+    def _find(self, fileobj: Any) -> int:
+        try:
+            fd = _number(fileobj)
+        except ValueError:  # it is closed
+            fd = next((key.fd for key in self._keys.values() if key.fileobj is fileobj), -1)
+        if fd not in self._keys:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return fd
+
+
+def _number(fileobj: Any) -> int:
+    """The number of an open file. Raises ValueError for what is none."""
+    fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    if fd < 0:
+        raise ValueError(f"{fileobj!r} is no open file")
+    return fd
+
+
+def _accepts(fd: int) -> bool:
+    """Whether connections come to it."""
+    try:
+        found = socket.socket(fileno=fd)
+    except OSError:  # no socket
+        return False
+    try:
+        return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        found.detach()
+
+
+def _mask(events: int) -> int:
+    read = select.EPOLLIN if events & selectors.EVENT_READ else 0
+    return read | (select.EPOLLOUT if events & selectors.EVENT_WRITE else 0)
+
+
+def _events(mask: int) -> int:
+    """An error or an end is both: whoever reads or writes hears of it."""
+    read = selectors.EVENT_READ if mask & ~select.EPOLLOUT else 0
+    return read | (selectors.EVENT_WRITE if mask & ~select.EPOLLIN else 0)
