@@ -53,3 +53,19 @@ def test_what_is_no_adapter_is_refused_and_none_is_known_then(model: LLM) -> Non
     assert model.adapters == ()
     with pytest.raises(UsageError, match="adapter"):
         model.complete("x", adapter="")
+
+
+def test_scores_and_vectors_are_those_of_the_adapter(model: LLM) -> None:
+    pair, text = ([3, 1, 4], [1, 5, 9]), ["what is said"]
+    plain = model.score([pair])[0].logprobs, model.embed(text).tolist()
+    model.add_adapter("tall", pairs())
+    said = model.complete(pair[0], max_tokens=3, temperature=0, logprobs=0, ignore_eos=True, adapter="tall")
+    (found,) = model.score([(pair[0], said.ids)], adapter="tall")
+    assert said.logprobs is not None
+    assert found.is_greedy
+    assert found.logprobs == tuple(x.logprob for x in said.logprobs)
+    assert model.embed(text, adapter="tall").tolist() != plain[1]
+    assert (model.score([pair])[0].logprobs, model.embed(text).tolist()) == plain
+    model.drop_adapter("tall")
+    with pytest.raises(NotFound, match="adapter tall"):
+        model.score([pair], adapter="tall")

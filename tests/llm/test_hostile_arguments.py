@@ -57,7 +57,7 @@ REFUSALS = (UsageError, BadMedia, NotFound, TimedOut)
 OF_FILES = {"update_weights": (BadCheckpoint,)}
 """Further ones of calls that open a file."""
 DIALOG = "Hi"
-WHOSE: dict[str, Any] = {"client": "", "tenant": "", "priority": 0, "timeout_s": None}
+WHOSE: dict[str, Any] = {"client": "", "tenant": "", "priority": 0, "timeout_s": None, "adapter": None}
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"messages": DIALOG},
     "chat_samples": {"messages": DIALOG, "n": 2},

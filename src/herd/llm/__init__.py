@@ -385,6 +385,7 @@ class LLM:
         tenant: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        adapter: str | None = None,
     ) -> list[Score]:
         """How likely each continuation is after its prompt: log-probabilities of its tokens, of (prompt, continuation).
 
@@ -393,10 +394,10 @@ class LLM:
         are taken as they are, one after the other. Before a prompt that is a text stands the first token that the
         vocabulary wants, if it wants one; then the prompt may be empty. top: so many of the likeliest tokens at each
         place, up to 20. Prompts that begin alike are computed once, where the cache holds them. client, tenant,
-        priority, timeout_s: see `Asked`; the time is each pair's. Raises UsageError, ContextTooLong, before anything is
-        computed; Busy, TimedOut.
+        priority, timeout_s, adapter: see `Asked`; the time is each pair's. Raises UsageError, ContextTooLong, before
+        anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
-        asked, both = self._pairs(pairs, top, client, tenant, priority, timeout_s)
+        asked, both = self._pairs(pairs, top, client, tenant, priority, timeout_s, adapter)
         found = measured(self._running(), self._scoring(both, top, asked))
         return [self._score(one) for one in found]
 
@@ -409,12 +410,13 @@ class LLM:
         tenant: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        adapter: str | None = None,
     ) -> list[Score]:
         """`score` for coroutines; cancelling the task ends the requests."""
         engine = self._running()
         asked, both = await computing().run(
             tenant if isinstance(tenant, str) else "",
-            lambda: self._pairs(pairs, top, client, tenant, priority, timeout_s),
+            lambda: self._pairs(pairs, top, client, tenant, priority, timeout_s, adapter),
         )
         scores = []
         async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as run:
@@ -430,14 +432,15 @@ class LLM:
         tenant: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
         A generative model's mean is a weak embedding beside a model trained for it. client, tenant, priority,
-        timeout_s: see `Asked`; the time is each text's. Raises UsageError (an empty text), ContextTooLong, before
-        anything is computed; Busy, TimedOut.
+        timeout_s, adapter: see `Asked`; the time is each text's. Raises UsageError (an empty text), ContextTooLong,
+        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         self._running()
         found = self._measured(self._embeddables(texts), STATE, asked)
         return self._vectors([one.rows() for one in found])
@@ -450,9 +453,10 @@ class LLM:
         tenant: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """`embed` for coroutines; cancelling the task ends the requests."""
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         engine = self._running()
         ids = await computing().run(tenant, lambda: self._embeddables(texts), characters_of(texts))
         requests = (self._requests.measured(one, STATE, asked) for one in ids)
@@ -468,11 +472,11 @@ class LLM:
         return measured(self._running(), (self._requests.measured(ids, want, asked) for ids in prompts))
 
     def _pairs(
-        self, pairs: Any, top: Any, client: Any, tenant: Any, priority: Any, timeout_s: Any
+        self, pairs: Any, top: Any, client: Any, tenant: Any, priority: Any, timeout_s: Any, adapter: Any
     ) -> tuple[Asked, list[tuple[list[int], int]]]:
         """Arguments of `score`, checked: whose it is, and of each pair all ids and where its continuation begins."""
         self._running()
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
+        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         whole("top", top, 0, MAX_LOGPROBS)
         return asked, [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
 

@@ -115,6 +115,7 @@ class Requests:
             priority=asked.priority,
             timeout_s=asked.timeout_s,
             salt=_salt(asked.tenant),
+            adapter=asked.adapter,
             want=want,
         )
 
