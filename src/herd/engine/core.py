@@ -164,7 +164,6 @@ class Core:
         Whoever runs keeps what it said, gives its pages back and waits; all of its ids are computed again. Whatever
         came of the old weights is forgotten: cached prefixes, features of images, half a mean, how well guesses went.
         """
-        use()
         self.scheduler.clear()
         self.runner.room.forget()
         for entry in self._entries.values():
@@ -177,6 +176,7 @@ class Core:
             self._proposer.clear()
         except BaseException as error:  # a guess is worth no failure
             _not_ours(error)
+        use()  # last: nothing of the old ones is left by now, whatever goes wrong before
 
     @property
     def busy(self) -> bool:

@@ -38,7 +38,7 @@ class Executor(ABC):
 
     @abstractmethod
     def submit(self, request: Request, routing: Traced | None = None) -> None:
-        """Queue an request; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
+        """Queue a request; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
 
     @abstractmethod
     def cancel(self, number: int) -> None:

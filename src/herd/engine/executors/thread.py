@@ -116,6 +116,22 @@ class ThreadExecutor(Executor):
         use = self.runner.ready_weights(weights, check)
         self._between(lambda: self._core.update_weights(use))
 
+    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
+        """See Executor. It is checked and placed on the caller's thread."""
+        self._home.check()
+        adapter = self.runner.ready_adapter(name, tensors)
+        self._between(lambda: self._core.adapters.put(adapter))
+
+    def drop_adapter(self, name: str) -> None:
+        """See Executor."""
+        self._home.check()
+        self._between(lambda: self._core.adapters.drop(name))
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """See Executor."""
+        return self._core.adapters.names
+
     @property
     def over(self) -> HerdError | None:
         """See Executor."""
@@ -133,22 +149,6 @@ class ThreadExecutor(Executor):
             thread.join()
 
     # -- the thread --------------------------------------------------------------------------------------------------
-
-    def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
-        """See Executor. It is checked and placed on the caller's thread."""
-        self._home.check()
-        adapter = self.runner.ready_adapter(name, tensors)
-        self._between(lambda: self._core.adapters.put(adapter))
-
-    def drop_adapter(self, name: str) -> None:
-        """See Executor."""
-        self._home.check()
-        self._between(lambda: self._core.adapters.drop(name))
-
-    @property
-    def adapters(self) -> Sequence[str]:
-        """See Executor."""
-        return self._core.adapters.names
 
     def _between(self, call: Callable[[], None]) -> None:
         """Have something done between two steps, after what was sent before; raises what it raises."""
@@ -219,7 +219,7 @@ class ThreadExecutor(Executor):
         return True
 
     def _take(self, request: Request) -> list[Event]:
-        """Give an request to the core; what ends at once. Whatever is wrong with it is its own."""
+        """Give a request to the core; what ends at once. Whatever is wrong with it is its own."""
         try:
             self._core.add(request, self._matchers.pop(request.number, None))
             self._live.update(request.numbers)
