@@ -34,7 +34,7 @@ def taking_part(*op_sets):
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", COUNTED + code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", COUNTED + code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
