@@ -211,6 +211,35 @@ def test_tokens_of_every_route_are_charged(name: str, tmp_path: Path) -> None:
     assert k.tokens._left == 10**6 - COSTS[name](found.json())
 
 
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_prompt_told_with_log_probabilities_is_charged_once_and_not_begun_without_a_quota(
+    most: int, tmp_path: Path
+) -> None:
+    k = key(tokens_per_minute=1000)
+    service = fake_service(tmp_path, keys=(k,))
+    body = {"model": "fake", "prompt": "a" * 400, "echo": True, "logprobs": 1, "max_tokens": most}
+    with client_of(service) as client:
+        found = client.post("/v1/completions", json=body, headers={"x-api-key": SECRET})
+        assert found.status_code == 200, found.text
+        settled(service, k)
+        assert found.json()["usage"]["completion_tokens"] == most
+        assert k.tokens._left == pytest.approx(1000 - found.json()["usage"]["total_tokens"], abs=50)
+        body["prompt"] = "b" * 900
+        refused = client.post("/v1/completions", json=body, headers={"x-api-key": SECRET})
+        assert refused.status_code == 429
+        settled(service, k)
+
+
+def test_log_probabilities_of_a_prompt_have_the_bound_of_a_reply(tmp_path: Path) -> None:
+    service = fake_service(tmp_path, limits=Limits(reply_bytes=100_000))
+    body = {"model": "fake", "echo": True, "logprobs": 20, "max_tokens": 0}
+    with client_of(service) as client:
+        small = client.post("/v1/completions", json={**body, "prompt": "a" * 5})
+        large = client.post("/v1/completions", json={**body, "prompt": "a" * 500})
+    assert (small.status_code, large.status_code) == (200, 413)
+    assert "reply: got more, expected at most 100000 bytes in memory" in large.text
+
+
 # -- tokens as they are made -------------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,9 @@ DIALECTS: dict[str, tuple[str, Callable[[list[Turn], list[dict[str, Any]]], dict
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [BOTH]}}}
 STRUCTURED = {**chat([USER], []), "response_format": SCHEMA, "max_tokens": 3}
 TAGGED = {**responses([USER], []), "metadata": {"a": BOTH}, "user": BOTH}
+LIKELY = {"prompt": BOTH, "echo": True, "logprobs": 1}
+ALONE = ("text to embed", "prompt scored without an answer")
+"""What is blocked there is an error: there is no answer to stand for it."""
 RAW = {"prompt": BOTH, "options": {"num_predict": 3}}
 OTHERS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("text of a user", "generate"): ("/api/generate", {"prompt": BOTH, "stream": False}),
@@ -166,6 +169,8 @@ OTHERS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("prompt as text", "raw"): ("/api/generate", {**RAW, "raw": True, "stream": False}),
     ("prompt as ids", "completions"): ("/v1/completions", {"prompt": BYTES.encode(BOTH)}),
     ("prompt asked back", "completions"): ("/v1/completions", {"prompt": BOTH, "echo": True}),
+    ("prompt asked back with log-probabilities", "completions"): ("/v1/completions", LIKELY),
+    ("prompt scored without an answer", "completions"): ("/v1/completions", {**LIKELY, "max_tokens": 0}),
     ("text to embed", "embeddings"): ("/v1/embeddings", {"input": ["x", BOTH]}),
     ("text to embed", "embed"): ("/api/embed", {"input": BOTH}),
     ("text to embed", "ollama embeddings"): ("/api/embeddings", {"prompt": BOTH}),
@@ -262,7 +267,7 @@ def test_what_comes_in_is_noted_marked_or_blocked(row: Row, mode: str, asked: di
         path, body = "/v1/responses", {"input": "and?", "previous_response_id": first.json()["id"]}
     reply = app.ask(path, body)
     notes = notes_in(reply.json())
-    if decision == "block" and row.place == "text to embed":
+    if decision == "block" and row.place in ALONE:
         assert (reply.status_code, "content_filter" in reply.text or path.startswith("/api")) == (400, True)
         notes = [{"decision": "block", "where": "input", "place": "text"}]
     else:
