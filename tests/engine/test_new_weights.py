@@ -13,8 +13,8 @@ from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Token
-from herd.engine.request import Request, SamplingOptions
+from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.errors import EngineDied, HerdError, UsageError
 from herd.model import check_same, place_weights
@@ -70,6 +70,35 @@ def test_before_after_and_in_flight_equal_a_fresh_load_to_the_bit(name: str) -> 
     assert run(old, after) == run(core(name, 1), after)
     old.runner.room.check()
     assert old.counters.failed_passes == 0
+
+
+def test_half_a_mean_begins_anew_and_scores_that_were_told_stay() -> None:
+    def numbers(one: Core, steps: int = 10_000) -> tuple[list[float], bytes]:
+        scores, rows = [], b""
+        while one.busy and steps:
+            steps -= 1
+            for event in one.step():
+                if isinstance(event, Measured):
+                    scores += [score.logprob for score in event.scores]
+                    rows += b"" if event.rows_RX is None else event.rows_RX.tobytes()
+        return scores, rows
+
+    def asked(seed: int, what: Any) -> Core:
+        one = core("native", seed)
+        one.add(order(0, want=Want(what=what)))
+        return one
+
+    old, new = asked(0, "state"), asked(1, "state")
+    assert numbers(old, steps=1) == ([], b"")
+    old.update_weights(old.runner.ready_weights(weights(TINY_TEXT, 1)))
+    assert numbers(old) == numbers(new)
+    old, new, before = asked(0, "logprobs"), asked(1, "logprobs"), asked(0, "logprobs")
+    told, _ = numbers(old, steps=1)
+    assert 0 < len(told) < len(PROMPT) - 1
+    old.update_weights(old.runner.ready_weights(weights(TINY_TEXT, 1)))
+    rest, _ = numbers(old)
+    assert told == numbers(before)[0][: len(told)]
+    assert rest == numbers(new)[0][len(told) :]
 
 
 def test_no_cached_prefix_is_found_again() -> None:

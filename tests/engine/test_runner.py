@@ -162,3 +162,47 @@ def test_half_width_caches_stay_near(name: str, kv: str) -> None:
 def test_an_image_to_a_text_model_is_refused() -> None:
     with pytest.raises(UsageError, match="an image was given to a text model"):
         runner_for(TINY_TEXT, op_set("native")).see(np.zeros((1, 3, 28, 28), np.float32))
+
+
+class Rows:
+    """A reader that keeps what it is given."""
+
+    def __init__(self, *, states: bool) -> None:
+        self.states = states
+        self.taken: list[tuple[int, Any]] = []
+
+    def take(self, position: int, rows_RX: Any) -> None:
+        self.taken.append((position, rows_RX.copy()))
+
+
+@pytest.mark.parametrize("name", OP_SETS)
+@pytest.mark.parametrize("block", [1, 5, 100])
+def test_a_reader_takes_a_block_of_logits_at_once_and_nobody_else_feels_it(
+    name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("herd.engine.runner.LOGITS_BYTES", 4 * TINY_TEXT.vocab_size * block)
+    runner = runner_for(TINY_TEXT, op_set(name), sequences=3)
+    reader, other = Rows(states=False), runner.lease()
+    lease = runner.lease()
+    runner.run([Piece(lease, IDS[:3], rows=())])
+    found = runner.run([Piece(other, IDS[:7]), Piece(lease, IDS[3:20], rows=range(2, 17), reader=reader)])
+    again = runner.lease()
+    wanted = runner.run([Piece(again, IDS[:20], rows=range(20))])
+    np.testing.assert_allclose(found, wanted[6:7], **CLOSE)
+    assert [len(rows) for _, rows in reader.taken] == [min(block, 15 - i) for i in range(0, 15, block)]
+    assert [position for position, _ in reader.taken] == list(range(5, 20, block))
+    np.testing.assert_allclose(np.concatenate([rows for _, rows in reader.taken]), wanted[5:], **CLOSE)
+    if name == "native":
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in reader.taken]), wanted[5:])
+
+
+@pytest.mark.parametrize("name", OP_SETS)
+def test_a_reader_of_states_takes_what_the_head_would_see(name: str) -> None:
+    ops, reader = op_set(name), Rows(states=True)
+    runner = runner_for(TINY_TEXT, ops, sequences=2)
+    lease, other = runner.lease(), runner.lease()
+    wanted = runner.run([Piece(other, IDS[:5]), Piece(lease, IDS[:9], rows=range(9), reader=reader)])
+    ((position, states_TD),) = reader.taken
+    assert (position, wanted.shape) == (0, (1, TINY_TEXT.vocab_size))
+    logits = ops.numpy(ops.head(ops.array(states_TD), runner.weights.norm, runner.weights.head))
+    np.testing.assert_allclose(logits, one_pass(TINY_TEXT, ops, IDS[:9]), **CLOSE)
