@@ -296,9 +296,9 @@ class Core:
         decodes = sum(entry.todo == 1 for entry, _ in ready)
         extra = sum(len(piece.ids) - 1 for entry, piece in ready if entry.todo == 1)
         rows = sum(len(piece.ids) for _, piece in ready)
-        rows += sum(len(piece.rows or ()) for entry, piece in ready if entry.heads and entry.todo > 1)
+        heads = sum(len(piece.rows or ()) for entry, piece in ready if entry.heads and entry.todo > 1)
         if ready and self._compute(ready):
-            self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra)
+            self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra, heads)
 
     def _compute(self, ready: list[tuple[Entry, Piece]]) -> bool:
         """Run pieces together, or apart when that fails; whether it went well."""

@@ -30,15 +30,16 @@ class Pace:
             return self._plain.get(decodes)
         return self._plain[min(self._plain, key=lambda d: abs(d - decodes))]
 
-    def seen(self, seconds: float, decodes: int, prompt_rows: int, extra_rows: int = 0) -> None:
-        """One pass has run."""
+    def seen(self, seconds: float, decodes: int, prompt_rows: int, extra_rows: int = 0, head_rows: int = 0) -> None:
+        """One pass has run. head_rows: of its prompt rows those whose logits were wanted: each counts as another row, and
+        once it is known what a row costs, passes with such rows teach nothing about it."""
         plain = self.plain_s(decodes) if decodes else 0.0
         if prompt_rows == 0 and extra_rows == 0:
             self._plain[decodes] = _mean(self._plain.get(decodes), seconds)
         elif prompt_rows == 0 and plain is not None:
             self.extra_s = _mean(self.extra_s, max(seconds - plain, 0.0) / extra_rows)
-        elif prompt_rows >= LEAST and extra_rows == 0:
-            self.row_s = _mean(self.row_s, max(seconds - (plain or 0.0), 0.0) / prompt_rows)
+        elif prompt_rows >= LEAST and extra_rows == 0 and (not head_rows or self.row_s is None):
+            self.row_s = _mean(self.row_s, max(seconds - (plain or 0.0), 0.0) / (prompt_rows + head_rows))
 
     def beside(self, decodes: int) -> int:
         """Prompt rows that a step with so many decodes may hold."""

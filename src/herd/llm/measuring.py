@@ -3,6 +3,7 @@
 What it is not: what they are made of (`herd.llm.requests`), how they are computed (`herd.engine.score`).
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -14,7 +15,7 @@ from herd.engine.generate import Engine, Job
 from herd.engine.orders import Event
 from herd.engine.reading import Inbox, Mailbox
 from herd.engine.request import Finish, Request, TokenScore
-from herd.errors import Busy, Interrupted
+from herd.errors import Busy, Interrupted, PassFailed, fail
 from herd.events import Usage
 
 TOGETHER = 16
@@ -51,25 +52,31 @@ class Measuring:
         self._found: dict[int, Found] = {}
         """By number, in their order; those at the front may have ended."""
 
-    def start(self) -> bool:
-        """Queue what may be; whether anything is to come. Raises Busy where not even one finds a place, and what is
-        wrong with a request."""
-        while self._next is not None and len(self._found) < TOGETHER:
-            try:
-                job = self._engine.submit(self._next, start=False)
-                job.inbox = self._inbox
-                self._found[job.number] = Found(job)
-                try:
-                    self._engine.start(job)
-                except BaseException:
-                    del self._found[job.number]
-                    raise
-            except Busy:
-                if not self._found:
-                    raise
-                break  # when one of ours is done
-            self._next = next(self._requests, None)
+    @property
+    def going(self) -> bool:
+        """Whether anything is to come."""
         return bool(self._found)
+
+    def start(self) -> bool:
+        """Queue the next one; False where there is none, or has to wait for those under way. Raises Busy where not even
+        one finds a place, and what is wrong with a request."""
+        if self._next is None or len(self._found) >= TOGETHER:
+            return False
+        try:
+            job = self._engine.submit(self._next, start=False)
+            job.inbox = self._inbox
+            self._found[job.number] = Found(job)
+            try:
+                self._engine.start(job)
+            except BaseException:
+                del self._found[job.number]
+                raise
+        except Busy:
+            if not self._found:
+                raise
+            return False
+        self._next = next(self._requests, None)
+        return True
 
     def take(self, event: Event) -> None:
         """One event of any of them. Raises what its request failed with."""
@@ -81,8 +88,12 @@ class Measuring:
         if step.rows_RX is not None:
             found.blocks.append(step.rows_RX)
         found.finish = step.finish
-        if step.finish is not None and step.finish.reason == "interrupted":
+        if step.finish is None:
+            return
+        if step.finish.reason == "interrupted":
             raise Interrupted("somebody ended the request")
+        if not found.scores and not found.blocks:
+            fail(PassFailed, "what was measured", got="nothing", expected="numbers")
 
     def done(self) -> Iterator[Found]:
         """Those at the front that have ended, once."""
@@ -105,7 +116,7 @@ def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Found]:
     inbox: SimpleQueue[Event] = SimpleQueue()
     run = Measuring(engine, requests, inbox)
     try:
-        while run.start():
+        while _started(run):
             engine.check_here()
             run.take(inbox.get())
             yield from run.done()
@@ -113,12 +124,23 @@ def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Found]:
         run.leave()
 
 
+def _started(run: Measuring) -> bool:
+    """All that may be under way is; whether anything is to come."""
+    while run.start():
+        pass
+    return run.going
+
+
 async def ameasured(engine: Engine, requests: Iterator[Request]) -> AsyncGenerator[Found, None]:
     """`measured` for a coroutine: no thread waits, and cancelling its task ends the requests."""
     inbox = Mailbox()
     run = Measuring(engine, requests, inbox)
     try:
-        while run.start():
+        while True:
+            while run.start():
+                await asyncio.sleep(0)  # what else the loop has to do need not wait for all of them
+            if not run.going:
+                return
             run.take(await inbox.get())
             for found in run.done():
                 yield found
