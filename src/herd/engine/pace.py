@@ -31,7 +31,7 @@ class Pace:
         return self._plain[min(self._plain, key=lambda d: abs(d - decodes))]
 
     def seen(self, seconds: float, decodes: int, prompt_rows: int, extra_rows: int = 0, head_rows: int = 0) -> None:
-        """One pass has run. head_rows: of its prompt rows those whose logits were wanted: each counts as another row, and
+        """One pass has run. head_rows: of its prompt rows those whose logits were wanted. Each counts as another row;
         once it is known what a row costs, passes with such rows teach nothing about it."""
         plain = self.plain_s(decodes) if decodes else 0.0
         if prompt_rows == 0 and extra_rows == 0:
