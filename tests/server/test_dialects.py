@@ -3,6 +3,8 @@
 import base64
 import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import BYTES, client_of, fake_service
+from serving import BYTES, client_of, fake_llm, fake_service, running
 
 from herd import __version__
 from herd.server.openai.response_items import name_in
@@ -475,3 +477,38 @@ def test_responses_in_the_background_can_be_cancelled(client: httpx.Client) -> N
     assert ok(client.post(f"/v1/responses/{begun['id']}/cancel"))["status"] == "completed"
     plain = ok(client.post("/v1/responses", json={"model": "fake", "input": "Hi"}))
     assert client.post(f"/v1/responses/{plain['id']}/cancel").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": ["a" * 3000] * 20}),
+        ("/api/embed", {"input": ["a" * 3000] * 20}),
+        ("/v1/completions", {"prompt": "a" * 3000, "echo": True, "logprobs": 0, "max_tokens": 0}),
+    ],
+)
+def test_texts_are_not_computed_for_whoever_has_left(path: str, body: dict[str, Any], tmp_path: Path) -> None:
+    begun, on = threading.Event(), threading.Event()
+    models: list[Any] = []
+
+    def wait(rows: int) -> float:
+        begun.set()
+        return float(not on.wait(60))
+
+    def load(path: str) -> Any:
+        models.append(fake_llm(lambda ids: 65, "fake", cost=wait))
+        return models[-1]
+
+    service = fake_service(tmp_path, load=load)
+    with running(service) as url:
+        with httpx.Client(base_url=url) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(path, json={"model": "fake", **body}, timeout=httpx.Timeout(60, read=0.5))
+        assert begun.wait(60)
+        model, runner = models[0], models[0]._running().runner
+        deadline = time.monotonic() + 60
+        while model._running().num_under_way and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert model._running().num_under_way == 0, "while the first pass still runs"
+        on.set()
+        httpx.get(f"{url}/health").raise_for_status()
+    assert sum(len(ids) for one in runner.passes for ids in one) <= 512
