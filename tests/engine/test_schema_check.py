@@ -1,5 +1,7 @@
 """Every keyword of a schema: enforced by the masks as the standard says, an annotation, or refused with its place."""
 
+import datetime
+import itertools
 import json
 import re
 import time
@@ -50,6 +52,19 @@ def test_cases_hold_every_keyword_and_format() -> None:
         assert f'"{keyword}": ' in text, keyword
     for name in schema_check.FORMATS:
         assert f'"format": "{name}"' in text, name
+
+
+def test_days_are_those_of_the_calendar() -> None:
+    pattern = re.compile(schema_check.FORMATS["date"] or "")
+    for year, month, day in itertools.product((0, 1, 4, 96, 100, 400, 1900, 2000, 2023, 9996), range(14), range(33)):
+        text = f"{year:04}-{month:02}-{day:02}"
+        try:
+            datetime.date.fromisoformat(text)
+        except ValueError:
+            assert not pattern.match(text), text
+        else:
+            assert pattern.match(text), text
+    assert not re.match(schema_check.FORMATS["date-time"] or "", "0000-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize("keyword", schema_check.REFUSED)
