@@ -28,7 +28,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Backslashes in a body: what they stand for is read one by one, and nothing else is done meanwhile."""
     messages: int = 10_000
     tools: int = 128
-    schema_bytes: int = 64 << 10
     grammar_s: int = 2
     """For trying a schema or grammar before the engine has it."""
     grammar_bytes: int = 256 << 20
@@ -102,7 +101,7 @@ class Row(NamedTuple):
 def table(limits: Limits) -> Iterator[Row]:
     """All limits: those of the service, and those that rooms below check."""
     from herd.checkpoint import registry
-    from herd.engine import request
+    from herd.engine import grammar, request
     from herd.media.limits import IMAGE_LIMITS, PIXELS_AT_ONCE
     from herd.server import keys, log, profiles
 
@@ -120,6 +119,7 @@ def table(limits: Limits) -> Iterator[Row]:
         ("keys_file_bytes", keys.MOST_FILE_BYTES),
     ):
         yield Row(name, value, "file")
+    yield Row("schema_bytes", grammar.MAX_TEXT_BYTES, "schema or grammar")
     yield Row("log_bytes", log.MOST_BYTES, "lines that wait")
     yield Row("log_line", log.MOST_LINE, "characters of a line")
     for name in ("MAX_STOPS", "MAX_STOP_BYTES", "MAX_STOP_IDS", "MAX_LOGIT_BIAS", "MAX_LOGPROBS"):

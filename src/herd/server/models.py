@@ -41,8 +41,6 @@ class Held:
     task: "asyncio.Task[None] | None" = None
     began_s: float = field(default_factory=time.monotonic)
     used_s: float = field(default_factory=time.monotonic)
-    loaded_at_s: float = 0.0
-    """Unix time."""
     users: int = 0
     restarts: int = 0
     timer: asyncio.TimerHandle | None = None
@@ -171,7 +169,7 @@ class Models:
             self._held.pop(held.name, None)
             raise
         self._failures.pop(held.name, None)
-        held.state, held.loaded_at_s = "ready", time.time()
+        held.state = "ready"
         seconds = time.monotonic() - held.began_s
         self._log.event("loaded", model=held.name, context=held.model.context, seconds=seconds)
 
