@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ TINY_DENSE = replace(
 )  # fmt: skip
 
 OP_SETS = ("torch", "native")
+
+
+@dataclass
+class Choices:
+    """A routing that keeps everything: (layer, experts_TA, scores_TA)."""
+
+    choices: list[tuple[int, Any, Any]] = field(default_factory=list)
+
+    def __call__(self, layer: int, experts_TA: Any, scores_TA: Any) -> None:
+        self.choices.append((layer, experts_TA, scores_TA))
+
+    def pass_over(self, positions_T: Any) -> None:
+        pass
 
 
 @functools.cache

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from parity_cases import CASES, OP_SETS, TEXT, Case, OpSet, ours, tolerance
 
-from helpers import put
+from helpers import Choices, put
 from herd.batch import packed
 from herd.checkpoint.walk import Wanted, walk
 from herd.model import forward, hidden, place_weights
-from herd.ops.contract import Adapters, Extras, LowRank, Trace
+from herd.ops.contract import Adapters, Extras, LowRank
 from herd.weights import Dense, Experts, LoRA, Model, Moe
 
 CASE = CASES["experts interleaved with dense layers"]
@@ -141,7 +141,7 @@ class Seen:
 def test_the_observer_sees_the_input_of_every_weight(name: str, op_set: OpSet) -> None:
     """Each weight's rows, against what the rows of the weights before it and plain equations in float64 give."""
     ops, case = op_set.make(), CASES[name]
-    observer, trace = Seen(ops), Trace()
+    observer, trace = Seen(ops), Choices()
     c, T, w = case.config, len(case.ids), case.weights
     context = ops.place(case.context)
     forward(ops, c, place_weights(ops, w), case.ids, context, extras=Extras(observe=observer), routing=trace)

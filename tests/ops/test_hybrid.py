@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import OP_SETS, TINY_TEXT, op_set, placed, weights
+from helpers import OP_SETS, TINY_TEXT, Choices, op_set, placed, weights
 from herd.config import TINY, Llama4Config
 from herd.engine.runner import Piece, Runner
 from herd.model import place_weights
-from herd.ops.contract import Adapters, Extras, LowRank, Trace
+from herd.ops.contract import Adapters, Extras, LowRank
 from herd.ops.hybrid import HybridOps
 from herd.weights import LoRA, Node
 
@@ -38,11 +38,6 @@ def logits(ops: Any, model: Any, config: Llama4Config, kv: str = "f32", routing:
     return np.concatenate(found)
 
 
-class Kept(Trace):
-    def pass_over(self, positions: Any) -> None:
-        pass
-
-
 @pytest.mark.parametrize("kv", ["f32", "int8"])
 @pytest.mark.parametrize("config", [TINY_TEXT, ALL_EXPERTS], ids=["every second layer", "two experts a token"])
 @pytest.mark.parametrize(("main", "far"), PAIRS)
@@ -51,7 +46,7 @@ def test_logits_of_prefill_and_decode_are_those_of_either_alone(
 ) -> None:
     # what differs in the last bit may become another number in a cache of int8, a step of 1/127 of a head's largest
     close = CLOSE if kv == "f32" else {"rtol": 0, "atol": 1e-2}
-    kept, alone = Kept(), Kept()
+    kept, alone = Choices(), Choices()
     found = logits(*hybrid(main, far, config), config, kv, kept)
     for name, routing in ((main, alone), (far, None)):
         ops = op_set(name)

@@ -23,7 +23,8 @@ from native_plain import (
     whole_steps,
 )
 
-from herd.ops.contract import Adapters, Extras, LowRank, Trace
+from helpers import Choices
+from herd.ops.contract import Adapters, Extras, LowRank
 from herd.weights import Dense, Experts, LoRA, Mlp, Moe, Norm, Pair, Vision
 
 D = 96
@@ -194,7 +195,7 @@ def test_packed_experts_and_experts_without_rows(ops):
     n = Norm(np.ones(D, np.float32), None, 1e-3)
     for rows in (1, 9):
         x = array(rng, (rows, D))
-        trace = Trace()
+        trace = Choices()
         y = ops.moe_add(x.copy(), n, m, 4, 1, residual=False, routing=lambda e, s, t=trace: t(0, e, s))
         assert (trace.choices[0][1] == 0).all()
         assert (trace.choices[0][2] == 0.5).all()

@@ -21,13 +21,13 @@ scale_group / 2 per element, see tests/ops.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from herd.batch import Context, Ints, Segments
+from herd.batch import Context, Ints
 from herd.config import Llama4Config
 from herd.weights import Array, Linear, Mlp, Model, Moe, Node, Norm, Vision
 
@@ -111,17 +111,6 @@ class Routing(Protocol):
 
     def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
         """experts_TA: int; scores_TA: after the sigmoid."""
-
-
-@dataclass
-class Trace:
-    """A Routing that keeps everything, for tests and `--trace`."""
-
-    choices: list[tuple[int, Any, Any]] = field(default_factory=list)
-
-    def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
-        """Keep one layer's choice."""
-        self.choices.append((layer, experts_TA, scores_TA))
 
 
 class Ops(Protocol):
@@ -311,12 +300,3 @@ class Ops(Protocol):
     ) -> Array:
         """Norm, drop the class token, join pixel_shuffle^2 neighbours (dy, dx, channel), gelu(fc2(gelu(fc1))),
         project: [I * tokens_per_tile, D]."""
-
-
-def check_segments(segments: Segments, num_rows: int) -> None:
-    """Assert what an op set may rely on. Cheap; for tests and debug runs."""
-    assert segments.starts[0] == 0 and segments.starts[-1] == num_rows, (segments.starts, num_rows)
-    assert (segments.starts[1:] >= segments.starts[:-1]).all()
-    if segments.pages is not None:
-        assert segments.slots_T is not None and len(segments.slots_T) == num_rows
-        assert segments.page_size > 0
