@@ -31,21 +31,15 @@ Keys = Sequence[Hashable]
 
 @dataclass(frozen=True)
 class Stats:
-    """Counters since the start, and who holds the pages now."""
+    """Who holds the pages now, and what the tree gave up since its start."""
 
     free: Counts
     tree: Counts
     """Held by the tree, alone or with leases."""
     leases: Counts
     """Held by leases alone."""
-    hits: int
-    misses: int
-    """Adoptions that found something, and that found nothing."""
-    hit_tokens: int
     evictions: Counts
     """Pages that the tree gave up for others."""
-    blocks: int
-    salts: int
 
 
 class PrefixTree:
@@ -58,7 +52,7 @@ class PrefixTree:
         """By name."""
         self._seen: WeakKeyDictionary[Lease, Node] = WeakKeyDictionary()
         """The last full block in which a lease was met, so that a lease that grows is not hashed from its start."""
-        self._tick = self._hits = self._misses = self._hit_tokens = 0
+        self._tick = 0
         self._evictions = dict.fromkeys(POOLS, 0)
         pager.holders.append(self)
 
@@ -81,7 +75,6 @@ class PrefixTree:
                 path.append(head)
         del path[-(-length // Z) :]
         if not length or tree is None:
-            self._misses += 1
             return 0
         self._give(lease, length, path)
         self._use(tree, path[-1])
@@ -89,8 +82,6 @@ class PrefixTree:
             self._meet(lease, path[-1])
         elif len(path) > 1:
             self._meet(lease, path[-2])
-        self._hits += 1
-        self._hit_tokens += length
         return length
 
     def insert(self, lease: Lease, keys: Keys, salt: bytes, tail: bool = True) -> None:
@@ -147,7 +138,7 @@ class PrefixTree:
             self._forget_empty(tree)
 
     def stats(self) -> Stats:
-        """Counters and holders."""
+        """See Stats."""
         pager = self.pager
         tree = Counts(*(sum(t.num_pages[pool] for t in self.trees.values()) for pool in POOLS))
         used = [pager.pools[pool].size - free for pool, free in zip(POOLS, pager.free, strict=True)]
@@ -155,12 +146,7 @@ class PrefixTree:
             free=pager.free,
             tree=tree,
             leases=Counts(*(u - t for u, t in zip(used, tree, strict=True))),
-            hits=self._hits,
-            misses=self._misses,
-            hit_tokens=self._hit_tokens,
             evictions=Counts(**self._evictions),
-            blocks=len(self.blocks),
-            salts=len(self.trees),
         )
 
     def held(self, pool: str) -> Iterable[int]:
