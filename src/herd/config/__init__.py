@@ -1,7 +1,7 @@
 """The shape of a model: one frozen `Llama4Config`, its vision part, and presets. Not weights, devices, files."""
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
-from herd.config.presets import BEHEMOTH, CRIA, GUARD, MAVERICK, PRESETS, SCOUT, TINY
+from herd.config.presets import BEHEMOTH, CRIA, GUARD, MAVERICK, SCOUT, TINY
 from herd.config.shape import LayerKind, Llama4Config, RopeDivisors, RopeScaling, VisionConfig, is_dense_llama
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_VOCAB",
     "MAX_WIDTH",
-    "PRESETS",
     "SCOUT",
     "TINY",
     "LayerKind",

@@ -126,5 +126,3 @@ TINY = Llama4Config(
     image_end_id=261,
     patch_id=266,
 )
-
-PRESETS = {"scout": SCOUT, "maverick": MAVERICK, "behemoth": BEHEMOTH, "guard": GUARD, "cria": CRIA, "tiny": TINY}

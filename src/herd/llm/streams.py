@@ -77,12 +77,6 @@ class AsyncStream(AsyncIterator[Event]):
         return self._prepared.shown if self._instead is None else ""
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """With which its answers are drawn, by index, once it is ready."""
-        assert self._prepared is not None, "not ready yet"
-        return tuple(sample.job.request.seed for sample in self._prepared.samples)
-
-    @property
     def most_tokens(self) -> int:
         """That its answers may take together, once it is prepared: max_tokens, or what the context leaves."""
         assert self._prepared is not None, "not ready yet"
