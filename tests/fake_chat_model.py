@@ -21,6 +21,7 @@ from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,
     CallStartEvent,
+    Counters,
     DoneEvent,
     Event,
     FinishReason,
@@ -106,6 +107,7 @@ class DoesAll:
     applies_policies: bool = False
     alive: bool = True
     warm: bool = False
+    counters: Counters | None = None
     asked: list[Any] = field(default_factory=list)
 
     def warm_up(self) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.errors import NoVision, Unsupported, fail
-from herd.events import DoneEvent, Event, Reply, Score
+from herd.events import Counters, DoneEvent, Event, Reply, Score
 from herd.lanes import waiting
 from herd.messages import Message
 
@@ -182,6 +182,11 @@ class ChatModel(Protocol):
     def alive(self) -> bool:
         """Whether it still answers; one that does not is closed and loaded again."""
         return True
+
+    @property
+    def counters(self) -> Counters | None:
+        """What has been computed for it so far, told without a wait; None: it does not know."""
+        return None
 
     def warm_up(self) -> None:
         """Do now what the first request would wait for."""

@@ -1,4 +1,4 @@
-"""What a model gives back: frozen, typed, and the same as JSON. Text and numbers, no arrays, no engine.
+"""What a model gives back: frozen (but for Counters), typed, and the same as JSON. Text and numbers, no arrays.
 
 `Reply` is a whole answer; a stream yields `TextEvent`s, events of calls, and one `DoneEvent` an answer. What it is not:
 who makes them (`herd.chat_model`), checks of them (`herd.policies`).
@@ -40,6 +40,30 @@ class Timings:
     """Prompt tokens computed a second (cached ones do not count)."""
     decode_tps: float = 0.0
     """Output tokens a second after the first."""
+
+
+@dataclass
+class Counters:
+    """What has been computed since a model was loaded, all requests together."""
+
+    passes: int = 0
+    """Through the model; one that failed, and was made again piece by piece, counts as its pieces."""
+    rows: int = 0
+    """Of those passes: tokens of prompts, of answers, and guessed ones."""
+    admitted: int = 0
+    """Times that a sequence got a place."""
+    preempted: int = 0
+    """Times that one gave up its place for others, and was computed again later."""
+    forked: int = 0
+    """Further samples that shared what had been computed of their prompt."""
+    cached_tokens: int = 0
+    """Of prompts, found in the cache."""
+    proposed: int = 0
+    """Tokens that were guessed."""
+    kept: int = 0
+    """Guessed tokens that were right."""
+    failed_passes: int = 0
+    """That raised an error."""
 
 
 @dataclass(frozen=True)

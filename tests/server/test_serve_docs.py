@@ -39,8 +39,10 @@ def metrics() -> str:
     """A row a metric, by the name that Prometheus is told."""
     rows = ["| metric | labels | |", "| --- | --- | --- |"]
     for one in Metrics().registry._collector_to_names:
-        suffix = "_total" if one._type == "counter" else ""
-        rows.append(f"| `{one._name}{suffix}` | {names(one._labelnames)} | {one._documentation} |")
+        for metric in one.describe():
+            suffix = "_total" if metric.type == "counter" else ""
+            labels = getattr(metric, "_labelnames", None) or getattr(one, "_labelnames", ())
+            rows.append(f"| `{metric.name}{suffix}` | {names(labels)} | {metric.documentation} |")
     return "\n".join(rows) + "\n"
 
 

@@ -28,6 +28,7 @@ from herd.engine.score import Measure, measure_of
 from herd.engine.speculative import PromptLookup, Proposer, Worth
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
+from herd.events import Counters
 
 Router = Callable[[int], Any]
 """Number of a traced sequence -> the `Routing` that hears of its experts."""
@@ -74,23 +75,6 @@ class Entry(Scheduled):
         """See Scheduled. Rows that were taken before it gave up its place are not wanted again."""
         last = len(self.ids) - 1
         return last if self.measure is None else min(self.measure.next, last)
-
-
-@dataclass
-class Counters:
-    """What a core has done since it began."""
-
-    passes: int = 0
-    rows: int = 0
-    admitted: int = 0
-    preempted: int = 0
-    forked: int = 0
-    cached_tokens: int = 0
-    """Of prompts, found in the cache."""
-    proposed: int = 0
-    kept: int = 0
-    """Of proposed ids."""
-    failed_passes: int = 0
 
 
 class Core:

@@ -42,6 +42,7 @@ from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,
     CallStartEvent,
+    Counters,
     DoneEvent,
     Event,
     Likely,
@@ -202,6 +203,12 @@ class LLM:
     def capabilities(self) -> Capabilities:
         """What it can do; of what every model of Herd can, images alone are a matter of the model."""
         return capabilities(self.config)
+
+    @property
+    def counters(self) -> Counters | None:
+        """What has been computed so far; None once it is closed."""
+        engine = self._engine
+        return None if engine is None else engine.executor.counters
 
     @cached_property
     def sizes(self) -> Sizes:

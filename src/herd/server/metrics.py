@@ -1,6 +1,18 @@
-"""Counters of the service for Prometheus, under the names that engines of this kind use. Numbers only, no text."""
+"""Counters of the service for Prometheus, under the names that engines of this kind use. Numbers only, no text.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+What the service counts itself grows as it happens. What models and the log count is asked of them with each scrape, and
+begins anew with a model that is loaded again, as Prometheus expects of counters.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from herd.chat_model import ChatModel
+from herd.server.log import Log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -11,10 +23,27 @@ SERIES_BYTES = 32 << 10
 """Of one model's series (measured: 17,000)."""
 
 
-class Metrics:
-    """One registry a service, so that two services in one process do not share counts."""
+COUNTERS: Mapping[str, tuple[str, str]] = {
+    "passes": ("herd_engine_passes", "Passes through the model."),
+    "rows": ("herd_engine_rows", "Tokens in those passes: of prompts, of answers, and guessed ones."),
+    "admitted": ("herd_engine_admissions", "Times that a sequence got a place."),
+    "preempted": ("herd_num_preemptions", "Times that a sequence gave up its place and was computed again."),
+    "forked": ("herd_engine_forks", "Further samples that shared what was computed of their prompt."),
+    "cached_tokens": ("herd_engine_cached_tokens", "Tokens found in the cache, of scored and embedded texts, too."),
+    "proposed": ("herd_spec_decode_num_draft_tokens", "Tokens that were guessed."),
+    "kept": ("herd_spec_decode_num_accepted_tokens", "Guessed tokens that were right."),
+    "failed_passes": ("herd_engine_failed_passes", "Passes that raised an error."),
+}
+"""Fields of `events.Counters`: metric, and what it counts."""
 
-    def __init__(self) -> None:
+
+class Metrics:
+    """One registry a service, so that two services in one process do not share counts.
+
+    loaded: models whose counters are told. log: whose lost lines are told; None: nobody's.
+    """
+
+    def __init__(self, loaded: Callable[[], Iterable[ChatModel]] = tuple, log: Log | None = None) -> None:
         self.registry = CollectorRegistry()
         self._models: set[str] = set()
         model, registry = ("model_name",), self.registry
@@ -35,6 +64,8 @@ class Metrics:
             "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=registry
         )
 
+        self.registry.register(_Asked(self, loaded, log))
+
     def name_of(self, model: str) -> str:
         """The label of a model: its name, as long as there are not too many of them."""
         if model not in self._models:
@@ -49,3 +80,43 @@ class Metrics:
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Asked(Collector):
+    """What others count, as it is when somebody looks."""
+
+    def __init__(self, metrics: Metrics, loaded: Callable[[], Iterable[ChatModel]], log: Log | None) -> None:
+        self._metrics, self._loaded, self._log = metrics, loaded, log
+
+    def describe(self) -> Iterable[Metric]:
+        """All of them, without numbers."""
+        return [self._lost(), *self._families().values()]
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them. Models that share a label are added up."""
+        families = self._families()
+        for label, counts in self._counts().items():
+            for field, count in counts.items():
+                families[field].add_metric([label], count)
+        lost = self._lost()
+        if self._log is not None:
+            lost.add_metric([], self._log.dropped)
+        return [lost, *families.values()]
+
+    def _counts(self) -> Mapping[str, Mapping[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for model in self._loaded():
+            counters = model.counters
+            if counters is not None:
+                of_label = found.setdefault(self._metrics.name_of(model.name), dict.fromkeys(COUNTERS, 0))
+                for field, count in asdict(counters).items():
+                    of_label[field] += count
+        return found
+
+    @staticmethod
+    def _families() -> dict[str, CounterMetricFamily]:
+        return {field: CounterMetricFamily(*told, labels=["model_name"]) for field, told in COUNTERS.items()}
+
+    @staticmethod
+    def _lost() -> CounterMetricFamily:
+        return CounterMetricFamily("herd_log_lines_dropped", "Lines of the log that nobody took.", labels=[])

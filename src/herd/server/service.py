@@ -98,7 +98,7 @@ class Service:
         self.keyring = keyring or Keyring()
         self.limits = limits or Limits()
         self.log = log or Log("off")
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: [held.model for held in models.held if held.model is not None], self.log)
         self.in_flight = InFlight(self.limits.bytes_in_flight)
         self.answering = InFlight(self.limits.answers_bytes, "answers")
         self.responses = ResponseStore(

@@ -24,6 +24,7 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
+    Counted,
     Done,
     Down,
     DropAdapter,
@@ -38,6 +39,7 @@ from herd.engine.executors.wire import (
 from herd.engine.orders import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
+from herd.events import Counters
 
 GOOD_DOWN = [
     Setup(b"{}"),
@@ -67,6 +69,7 @@ GOOD_UP = [
     Measured(1, None, 0.1, (TokenScore(5, -0.5, True, ((5, -0.5),)),)),
     Measured(1, "stop", 0.1, (), np.zeros((2, 3), np.float32)),
     Routed(1, 0, [0], [[1]], [[0.5]]),
+    Counted(Counters(passes=3, rows=9)),
     Began(1, 0),
     Token(1, 5, None, 0.1, 0.1),
     Ended(1, None),

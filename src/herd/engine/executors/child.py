@@ -29,6 +29,7 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
+    Counted,
     Done,
     Down,
     DropAdapter,
@@ -45,6 +46,7 @@ from herd.engine.orders import Began, Ended, Measured, Token, is_last
 from herd.engine.request import Request
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
+from herd.events import Counters
 from herd.ops.contract import LowRank
 
 CLOSE_S = 5.0
@@ -74,6 +76,7 @@ class ChildExecutor(Executor):
         self._channel = Channel(self._process.stdout, self._process.stdin, Up)
         self._deliver: Deliver = lambda events: None
         self._adapters: tuple[str, ...] = ()
+        self._counters = Counters()
         self._live: set[int] = set()
         self._routes: dict[int, Traced] = {}
         self._lock = threading.Lock()
@@ -152,6 +155,11 @@ class ChildExecutor(Executor):
     def adapters(self) -> Sequence[str]:
         """See Executor."""
         return self._adapters
+
+    @property
+    def counters(self) -> Counters:
+        """See Executor."""
+        return self._counters
 
     @property
     def over(self) -> HerdError | None:
@@ -264,6 +272,8 @@ class ChildExecutor(Executor):
         match message:
             case Routed():
                 self._route(message)
+            case Counted(counters):
+                self._counters = counters
             case Done() | Failed():
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")

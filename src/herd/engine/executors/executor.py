@@ -16,6 +16,7 @@ from herd.engine.orders import Event
 from herd.engine.request import Request
 from herd.engine.trace import Traced
 from herd.errors import HerdError
+from herd.events import Counters
 from herd.ops.contract import LowRank
 
 Deliver = Callable[[Sequence[Event]], None]
@@ -72,6 +73,11 @@ class Executor(ABC):
     @abstractmethod
     def adapters(self) -> Sequence[str]:
         """Names that requests may give now."""
+
+    @property
+    @abstractmethod
+    def counters(self) -> Counters:
+        """What its cores have done, at least up to the last sequence that has ended. Costs nothing to ask."""
 
     @property
     @abstractmethod

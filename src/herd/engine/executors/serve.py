@@ -21,6 +21,7 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
+    Counted,
     Done,
     Down,
     DropAdapter,
@@ -30,12 +31,14 @@ from herd.engine.executors.wire import (
     Ready,
     Routed,
 )
-from herd.engine.orders import Ended, Event
+from herd.engine.orders import Ended, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.errors import UsageError, fail, herd_error
 from herd.ops.contract import LowRank
 
+COUNT_S = 1.0
+"""The longest that what has been done stays untold while sequences go on."""
 Report = Callable[[str, int, int], None]
 """Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
 Loader = Callable[[bytes, Report], tuple[ModelRunner, dict[str, Any]]]
@@ -58,8 +61,10 @@ def serve(load: Loader) -> None:
         _leave(1)
     worker = ThreadExecutor(runner, **arguments)
 
+    counting = _Counting(worker)
+
     def tell(events: Sequence[Event]) -> None:
-        _tell(channel, *events)
+        _tell(channel, *counting.news(events), *events)
         if worker.over is not None:
             _leave(1)  # a mistake of ours ended its thread: whoever started this process starts it anew
 
@@ -100,6 +105,21 @@ def _tell(channel: Channel, *messages: Any) -> None:
         channel.send(*messages)
     except OSError:
         _leave(0)
+
+
+class _Counting:
+    """Tells what has been done before the end of each sequence, and once in a while: not with each step."""
+
+    def __init__(self, worker: ThreadExecutor) -> None:
+        self._executor, self._told_s = worker, time.monotonic()
+
+    def news(self, events: Sequence[Event]) -> Sequence[Counted]:
+        """What goes before these events."""
+        now_s = time.monotonic()
+        if now_s - self._told_s < COUNT_S and not any(map(is_last, events)):
+            return ()
+        self._told_s = now_s
+        return (Counted(self._executor.counters),)
 
 
 class _Server:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
+from herd.events import Counters
 from herd.ops.contract import LowRank
 
 
@@ -131,6 +132,11 @@ class ThreadExecutor(Executor):
     def adapters(self) -> Sequence[str]:
         """See Executor."""
         return self._core.adapters.names
+
+    @property
+    def counters(self) -> Counters:
+        """See Executor."""
+        return replace(self._core.counters)
 
     @property
     def over(self) -> HerdError | None:

@@ -22,6 +22,7 @@ from herd import errors
 from herd.engine.orders import Began, Ended, Measured, Token
 from herd.engine.request import Request
 from herd.errors import HerdError, PassFailed, UsageError, fail
+from herd.events import Counters
 
 HEADER = struct.Struct("<Q")
 MAX_FRAME = 1 << 32
@@ -104,10 +105,16 @@ class Routed(Message, frozen=True):
     scores_TA: list[list[float]]
 
 
+class Counted(Message, frozen=True):
+    """What has been done so far."""
+
+    counters: Counters
+
+
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits, states and adapters."""
 Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
-Up: TypeAlias = Progress | Ready | Failed | Done | Routed | Began | Token | Measured | Ended
+Up: TypeAlias = Progress | Ready | Failed | Done | Routed | Counted | Began | Token | Measured | Ended
 
 
 class BadFrame(OSError):
