@@ -84,7 +84,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
-    *("capabilities", "sizes", "control_ids", "applies_policies", "adapters"),
+    *("capabilities", "sizes", "control_ids", "applies_policies", "adapters", "counters"),
 }
 """Without arguments."""
 OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
