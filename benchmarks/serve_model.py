@@ -17,11 +17,12 @@ from herd.config import TINY
 from herd.engine.defaults import LLAMA
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.executors.executor import Executor
-from herd.engine.executors.serve import Report, serve
+from herd.engine.executors.serve import serve
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
 from herd.engine.runner import Logits, Piece, rows_wanted
 from herd.llm import LLM
+from herd.progress import Progress
 from herd.text.chat import Llama4
 from herd.text.tokenizer import Tokenizer
 
@@ -95,7 +96,7 @@ def worker_arguments(pace: Pace) -> dict[str, Any]:
     return {"piece": PIECE, "places": pace.places, "most_waiting": pace.queue}
 
 
-def load(setup: bytes, report: Report) -> tuple[PacedModel, dict[str, Any]]:
+def load(setup: bytes, progress: Progress) -> tuple[PacedModel, dict[str, Any]]:
     """What the child computes with."""
     pace = msgspec.msgpack.decode(setup, type=Pace)
     return PacedModel(pace), worker_arguments(pace)

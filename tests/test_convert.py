@@ -19,6 +19,7 @@ from herd import formats
 from herd.batch import packed
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
 from herd.checkpoint.gguf import open_gguf
+from herd.checkpoint.opened import GgufCheckpoint
 from herd.config import TINY, Llama4Config
 from herd.convert import convert
 from herd.errors import BadTokenizer, DoesNotFit, NotFound, UsageError
@@ -256,7 +257,7 @@ def test_too_little_disk(tmp_path: Path, target: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
 def test_an_interruption_leaves_nothing(tmp_path: Path, target: str) -> None:
-    def interrupt(name: str, num_bytes: int) -> None:
+    def interrupt(name: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -264,11 +265,24 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, target: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_names_every_tensor(tmp_path: Path) -> None:
-    seen: list[str] = []
-    convert(FIXTURES / "llama4-f32.gguf", tmp_path / "out", progress=lambda name, num_bytes: seen.append(name))
-    assert len(seen) == len(set(seen)) > 30
-    assert "model.layers.1.feed_forward.experts.gate_up_proj" in seen
+@pytest.mark.parametrize("target", ["out", "out.gguf"])
+def test_progress_names_every_tensor_and_how_much_is_left(tmp_path: Path, target: str) -> None:
+    seen: list[tuple[str, int, int]] = []
+    convert(FIXTURES / "llama4-f32.gguf", tmp_path / target, progress=lambda *told: seen.append(told))
+    names, done, totals = zip(*seen, strict=True)
+    assert len(names) == len(set(names)) > 30
+    assert "model.layers.1.feed_forward.experts.gate_up_proj" in names
+    assert sorted(set(done)) == list(done)
+    assert set(totals) == {done[-1]}
+
+
+def test_a_name_with_dots_stays_whole(tmp_path: Path) -> None:
+    source = tmp_path / "Tiny-3.1-8B"
+    convert(FIXTURES / "llama-f32.gguf", source)
+    convert(source, tmp_path / "out.gguf")
+    with open_checkpoint(tmp_path / "out.gguf") as made:
+        assert isinstance(made, GgufCheckpoint)
+        assert made.reader.keys["general.name"] == "Tiny-3.1-8B"
 
 
 MEASURE = """

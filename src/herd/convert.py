@@ -5,7 +5,6 @@ best mixture of number formats (`passes`).
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from herd.checkpoint.hf_write import save_hf
 from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
+from herd.checkpoint.registry import stem_of
 from herd.checkpoint.small_files import safe_path
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.errors import NotFound, UsageError, fail
+from herd.progress import Progress, silent
 from herd.weights import Packed
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and its bytes once it is written."""
 
 HF_TYPES = ("f32", "f16", "bf16")
 _COMPANIONS = (
@@ -66,15 +64,15 @@ def convert(
     type: str | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Converted:
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf (the vision part beside it,
     as mmproj-NAME), else a Hugging Face folder.
 
     type: f32, f16 or bf16; for GGUF any of `herd.formats.FORMATS`; None: the source's own (a quantised source becomes a
-    bf16 folder). The target appears complete or not at all. Raises what `open_checkpoint` raises;
-    UsageError (target exists, unknown type), DoesNotFit (disk: needed and free), BadCheckpoint (a value that the type
-    cannot hold).
+    bf16 folder). progress: told of each tensor once it is written. The target appears complete or not at all.
+    Raises what `open_checkpoint` raises; UsageError (target exists, unknown type), DoesNotFit (disk: needed and free),
+    BadCheckpoint (a value that the type cannot hold).
     """
     target = Path(target)
     with open_checkpoint(source) as checkpoint:
@@ -93,7 +91,7 @@ def own_type(checkpoint: Checkpoint) -> str:
     return {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}.get(node.w.dtype, "bf16")
 
 
-def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
+def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress) -> Converted:
     if type not in HF_TYPES:
         fail(UsageError, "type of a safetensors folder", got=type, expected=", ".join(HF_TYPES), do="or name a .gguf")
     files, texts, notes = folder_companions(checkpoint)
@@ -139,7 +137,7 @@ def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
     return {"README.md": f"---\nlicense: {licence}\n---\n"}
 
 
-def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress | None) -> Converted:
+def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress) -> Converted:
     if type not in FILE_TYPES:
         fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
     keys, notes = gguf_companions(checkpoint)
@@ -165,7 +163,7 @@ def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, p
 def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     """Keys of a GGUF file that come with the model (tokenizer, advice, name), and notes."""
     notes: list[str] = []
-    keys: dict[str, Any] = {"general.name": checkpoint.path.resolve().stem}
+    keys: dict[str, Any] = {"general.name": stem_of(checkpoint.path.resolve())}
     if isinstance(checkpoint, GgufCheckpoint):
         old = checkpoint.reader.keys
         keys |= {k: old[k] for k in old if k.startswith(("tokenizer.", "general.")) and k not in _OWN}

@@ -169,6 +169,11 @@ CLASS_NAME, PLACES_NAME = "vision_model.class_embedding", "vision_model.position
 """Names of the two arrays of `Vision` that are no node."""
 
 
+def is_vision(name: str) -> bool:
+    """Whether a canonical name is one of the vision part."""
+    return name.startswith(("vision_model.", "multi_modal_projector."))
+
+
 class Source(Protocol):
     """Where weights come from. Names are canonical: Hugging Face's of a text-only or vision part, without
     `language_model.` and without `.weight`."""
@@ -288,7 +293,7 @@ class _Counter:
 
     def _add(self, name: str, size: int) -> None:
         self.sizes[name] = size
-        if name.startswith(("vision_model.", "multi_modal_projector.")):
+        if is_vision(name):
             self.vision += size
             return
         self.text += size

@@ -187,8 +187,8 @@ JOBS: dict[str, Callable[[Path, Path, Callable[..., None]], Any]] = {
     "hf": lambda source, out, tell: convert(source, out / "t", progress=tell),
     "gguf": lambda source, out, tell: convert(source, out / "t.gguf", progress=tell),
     "gguf q8_0": lambda source, out, tell: convert(source, out / "t.gguf", "q8_0", progress=tell),
-    "quantize": lambda source, out, tell: quantise(source, out / "t", "q5_0", compare=False, tell=tell),
-    "quantize gguf": lambda source, out, tell: quantise(source, out / "t.gguf", "q5_0", compare=False, tell=tell),
+    "quantize": lambda source, out, tell: quantise(source, out / "t", "q5_0", compare=False, progress=tell),
+    "quantize gguf": lambda source, out, tell: quantise(source, out / "t.gguf", "q5_0", compare=False, progress=tell),
 }
 
 

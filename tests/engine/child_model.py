@@ -11,10 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from herd.engine.executors.serve import Report, serve
+from herd.engine.executors.serve import serve
 from herd.engine.fake import FakeModel
 from herd.engine.matcher import Grammars
 from herd.errors import BadCheckpoint, fail
+from herd.progress import Progress
 from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -40,17 +41,17 @@ def read_weights(path: str) -> tuple[Any, Any]:
     return (lambda ids: int(path)) if path.isdigit() else path, None
 
 
-def load(setup: bytes, report: Report) -> tuple[Any, dict[str, Any]]:
+def load(setup: bytes, progress: Progress) -> tuple[Any, dict[str, Any]]:
     told = json.loads(setup)
     print("words that must not come between the frames")
-    report("weights", 1, 2)
+    progress("weights", 1, 2)
     if told.get("fails") == "typed":
         fail(BadCheckpoint, "weights", got="sand", expected="numbers")
     if told.get("fails") == "untyped":
         raise ZeroDivisionError("by zero")
     if told.get("fails") == "dies":
         os._exit(7)
-    report("weights", 2, 2)
+    progress("weights", 2, 2)
 
     def next_id(ids: list[int]) -> Any:
         time.sleep(told.get("pass_s", 0.0))

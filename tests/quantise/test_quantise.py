@@ -182,11 +182,11 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path
 KILLED = """
 import sys
 from herd.quantise import quantise
-def tell(phase, done, total, unit):
+def tell(phase, done, total):
     if phase == "encode" and done > total // 2:
         print("half", flush=True)
         sys.stdin.read()
-quantise(sys.argv[1], sys.argv[2], "q4_k", compare=False, tell=tell)
+quantise(sys.argv[1], sys.argv[2], "q4_k", compare=False, progress=tell)
 """
 
 
@@ -222,12 +222,12 @@ def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
 
 
 def test_a_gguf_begun_anew_forgets_the_unfinished_run(wide: Path, tmp_path: Path) -> None:
-    def stop(phase: str, done: int, total: int, unit: str) -> None:
+    def stop(phase: str, done: int, total: int) -> None:
         if phase == "encode" and done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, tell=stop)
+        quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == [".out.gguf.packing"]
     made = quantise(wide, tmp_path / "out.gguf", "q6_k", compare=False, resume=False)
     assert all(t.relative_error is not None for t in made.tensors)
@@ -237,13 +237,13 @@ def test_a_gguf_begun_anew_forgets_the_unfinished_run(wide: Path, tmp_path: Path
 def test_two_runs_at_one_gguf_do_not_mix(wide: Path, tmp_path: Path) -> None:
     refused = []
 
-    def tell(phase: str, done: int, total: int, unit: str) -> None:
+    def tell(phase: str, done: int, total: int) -> None:
         if phase == "encode" and not refused:
             with pytest.raises(UsageError, match="is being written by another process") as caught:
                 quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False)
             refused.append(caught)
 
-    quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, tell=tell)
+    quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=tell)
     assert refused
     assert open_checkpoint(tmp_path / "out.gguf").verify() is False
 

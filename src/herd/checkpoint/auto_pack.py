@@ -16,7 +16,6 @@ from typing import Any
 
 from herd.checkpoint import packed_store
 from herd.checkpoint.atomic import make_folders, new_folder, remove_left
-from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.manifest import write_manifest
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
@@ -28,6 +27,7 @@ from herd.checkpoint.packed_store import SourceState
 from herd.checkpoint.strip_pieces import strips_of
 from herd.checkpoint.walk import walk
 from herd.errors import DoesNotFit, HerdError, fail
+from herd.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from herd import formats
 from herd.checkpoint.gguf_keys import divisors, key_bytes, string_bytes
-from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, is_vision
+from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
 from herd.checkpoint.strip_pieces import rows_of
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
-from herd.weights import Dense, Experts, Packed, Pair
+from herd.weights import Dense, Experts, Packed, Pair, is_vision
 
 ALIGNMENT = 32
 
@@ -140,9 +140,18 @@ class GgufFile:
         if self._divisors is not None:
             self._rows(self._places[ROPE_FREQS], 0, self._divisors)
 
-    def skip(self, name: str) -> None:
-        """A tensor is there already."""
+    @property
+    def tensor_bytes(self) -> int:
+        """Of all tensors of the model that belong into it."""
+        return sum(map(self._bytes_of, self._wanted))
+
+    def skip(self, name: str) -> int:
+        """A tensor is there already; returns its bytes."""
         self._left.discard(name)
+        return self._bytes_of(name)
+
+    def _bytes_of(self, name: str) -> int:
+        return sum(self._places[tensor].num_bytes for tensor in gguf_names(name))
 
     def put(self, name: str, node: Any) -> int:
         """Write one tensor of the model; returns its bytes. Raises BadCheckpoint for a name or shape that the config
@@ -160,7 +169,7 @@ class GgufFile:
                 self._matrix(places[0], name, wanted, node)
         except BadCheckpoint as e:
             raise BadCheckpoint(str(e) if name in str(e) else f"{name}: {e}") from None
-        return sum(p.num_bytes for p in places)
+        return self._bytes_of(name)
 
     def sync(self) -> None:
         """What was put is on the disk when this returns."""

@@ -55,11 +55,6 @@ ROPE_FREQS = "rope_freqs.weight"
 _NO_SUFFIX_IN_GGUF = {"v.class_embd"}
 
 
-def is_vision(name: str) -> bool:
-    """Whether a canonical name belongs into the mmproj file."""
-    return name.startswith(("vision_model.", "multi_modal_projector."))
-
-
 def gguf_names(name: str) -> tuple[str, ...]:
     """The GGUF names of a full canonical tensor name: one, or gate and up for a gate_up_proj.
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from herd.checkpoint.gguf import Gguf
-from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, is_vision, other_name
+from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, other_name
 from herd.checkpoint.walk import walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
 from herd.errors import BadCheckpoint, BadConfig, HerdError, fail
-from herd.weights import Array, Dense, Linear, Packed, Pair
+from herd.weights import Array, Dense, Linear, Packed, Pair, is_vision
 
 _LISTED = 5
 _IMAGE_TOKENS = {"image_start_id": "<|image_start|>", "image_end_id": "<|image_end|>", "patch_id": "<|patch|>"}

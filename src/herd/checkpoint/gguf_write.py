@@ -18,18 +18,15 @@ import numpy.typing as npt
 from herd.checkpoint.atomic import check_disk, new_file
 from herd.checkpoint.gguf_file import Encode, GgufFile, Written
 from herd.checkpoint.gguf_keys import FILE_TYPES, config_keys, token_keys, vision_keys
-from herd.checkpoint.gguf_names import is_vision
 from herd.checkpoint.gguf_work import GgufWork, Resumable
 from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
-from herd.weights import Model, Source
+from herd.progress import Progress, silent
+from herd.weights import Model, Source, is_vision
 
-__all__ = ["FILE_TYPES", "Progress", "Written", "write_gguf"]
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and its bytes once it is written."""
+__all__ = ["FILE_TYPES", "Written", "write_gguf"]
 
 Named = Iterable[tuple[str, npt.NDArray[Any]]]
 """Full canonical tensor names (`model.layers.0.self_attn.q_proj.weight`) and float arrays, uint16 holding bfloat16."""
@@ -44,7 +41,7 @@ def write_gguf(
     *,
     mmproj: Path | str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     types: Mapping[str, str] | None = None,
     encode: Encode | None = None,
     guard: Guard = IN_MEMORY,
@@ -60,6 +57,7 @@ def write_gguf(
     types: canonical name of a matrix (with `.weight`) or stack -> its own number format instead of `type`. encode:
     makes the codes of block formats; None: `herd.formats`. guard: of the mapped files that the weights come from.
     resumable: keep what is finished when the run is interrupted or killed, and take it up; None: leave nothing.
+    progress: told of each tensor once it is written.
 
     Raises UsageError (the file exists, unknown type, a config that GGUF cannot express), DoesNotFit (disk),
     BadCheckpoint (a tensor missing, of another shape, or with values that the format cannot hold).
@@ -90,7 +88,7 @@ def _write(
     files: list[GgufFile],
     nodes: Callable[[Container[str]], Iterator[tuple[str, Any]]],
     overwrite: bool,
-    progress: Progress | None,
+    progress: Progress,
     guard: Guard,
     resumable: Resumable | None,
 ) -> None:
@@ -115,19 +113,19 @@ def _write(
             file.begin(stack.enter_context(temp.open("r+b")))
         if work is not None:
             work.begun()
+        written, total = 0, sum(file.tensor_bytes for file in files)
         with guard.reading():
             for name, node in nodes(done):
                 file = files[-1] if is_vision(name) else files[0]
                 if name in done:
-                    file.skip(name)
+                    written += file.skip(name)
                     continue
-                size = file.put(name, node)
+                written += file.put(name, node)
                 if work is not None:
                     file.sync()
                     guard.check_readable()
                     work.add(name)
-                if progress is not None:
-                    progress(name, size)
+                progress(name, written, total)
         for file in files:
             file.finish()
 

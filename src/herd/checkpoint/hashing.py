@@ -5,24 +5,17 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from herd.checkpoint.registry import FileRecord
 from herd.errors import BadCheckpoint, NotFound, fail
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of it are done, and how many there are."""
+from herd.progress import Progress, silent
 
 BLOCK = 1 << 20
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".json", ".model", ".txt", ".md")
 """Files that belong to a model's folder; anything else there is not ours to judge."""
 PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A Progress that tells nobody."""
 
 
 def sha256(path: Path, progress: Progress = silent) -> str:

@@ -5,7 +5,7 @@ What transformers' Llama4ForConditionalGeneration, Llama4ForCausalLM or LlamaFor
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
+from herd.progress import Progress, silent
 from herd.weights import Model, Source
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and its bytes once it is written."""
 
 
 def save_hf(
@@ -35,13 +33,14 @@ def save_hf(
     texts: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     guard: Guard = IN_MEMORY,
 ) -> Path:
     """Write `weights` (a tree or a source) as a folder that appears complete or not at all; returns it.
 
     `files` are copied in under their own names (a tokenizer), `texts` written (name -> content). A manifest tells
-    size and digest of each file. guard: of the mapped files that the weights come from.
+    size and digest of each file. progress: told of each tensor once it is written. guard: of the mapped files that the
+    weights come from.
     Raises UsageError (folder not empty), DoesNotFit (disk), BadCheckpoint (float16 too small for a value).
     """
     folder = Path(folder)

@@ -19,9 +19,10 @@ from typing import Any
 from herd.checkpoint import registry
 from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.checkpoint.fetch import clear, present, watch
-from herd.checkpoint.hashing import BLOCK, Progress, digest_of, silent
+from herd.checkpoint.hashing import BLOCK, digest_of
 from herd.checkpoint.registry import FileRecord, Version
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
+from herd.progress import Progress, silent
 
 WANTED = (
     "*.safetensors",

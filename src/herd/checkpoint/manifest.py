@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from herd.checkpoint.hashing import Progress, sha256, silent
+from herd.checkpoint.hashing import sha256
 from herd.checkpoint.small_files import MAX_INDEX_BYTES, read_json, safe_path
 from herd.errors import BadCheckpoint, fail
+from herd.progress import Progress, silent
 
 MANIFEST = "herd.manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -10,9 +10,9 @@ from typing import Literal
 
 from herd.checkpoint.floats import Array
 from herd.config import Llama4Config, is_dense_llama
+from herd.weights import is_vision
 
 Style = Literal["text", "full", "llama"]
-_VISION = ("vision_model.", "multi_modal_projector.")
 
 
 def style_of(config: Llama4Config) -> Style:
@@ -24,7 +24,7 @@ def style_of(config: Llama4Config) -> Style:
 
 def file_name(name: str, style: Style) -> str:
     """What a file of this style calls the tensor `name`."""
-    if style == "full" and not name.startswith(_VISION):
+    if style == "full" and not is_vision(name):
         return "language_model." + name
     if style == "llama":
         return name.replace(".feed_forward.", ".mlp.")

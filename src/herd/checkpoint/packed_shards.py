@@ -11,7 +11,7 @@ What it is not: which tensors a model has (`packed_write`), atomic (the folder i
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
@@ -33,9 +33,6 @@ from herd.checkpoint.safetensors_header import DTYPES
 from herd.checkpoint.safetensors_write import SHARD_BYTES
 
 _PAGE = 4096
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and its bytes once it is written."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ What it is not: packing, or reading what was packed (`auto_pack`).
 """
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from herd.checkpoint import registry
-from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.manifest import check_manifest
 from herd.errors import HerdError
+from herd.progress import Progress, silent
 
 SOURCE = "source.json"
 
@@ -53,9 +52,8 @@ def state_of(files: Iterable[Path]) -> SourceState:
 def folder_of(path: Path) -> Path:
     """Where the packed form of the model at `path` lies, or would."""
     place = path.resolve()
-    stem = re.sub(r"[^A-Za-z0-9._-]", "-", place.name.removesuffix(".gguf").removesuffix(".safetensors")).strip("._-")
     digest = hashlib.sha256(str(place).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return registry.home() / "packed" / f"{stem[:80] or 'model'}-{digest}"
+    return registry.home() / "packed" / f"{registry.name_from(place, 80)}-{digest}"
 
 
 def recorded(folder: Path) -> SourceState | None:

@@ -23,7 +23,7 @@ from herd.checkpoint.floats import Array
 from herd.checkpoint.manifest import write_manifest
 from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
-from herd.checkpoint.packed_shards import Progress, Shards, header_room
+from herd.checkpoint.packed_shards import Shards, header_room
 from herd.checkpoint.safetensors_write import SHARD_BYTES
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk
@@ -61,7 +61,6 @@ class PackedWriter:
         overwrite: bool = False,
         resume: bool = False,
         shard_bytes: int = SHARD_BYTES,
-        progress: Progress | None = None,
         guard: Guard = IN_MEMORY,
     ) -> None:
         self.target = checked_target(Path(target), overwrite)
@@ -73,7 +72,6 @@ class PackedWriter:
         self._needed_bytes = needed_bytes
         self._resume = resume
         self._shard_bytes = shard_bytes
-        self._progress = progress
         self._wanted = {w.name: w for w in walk(config)}
         self._guard = guard
         self._place = Workplace(self.target, resume=resume)
@@ -169,9 +167,7 @@ class PackedWriter:
     def _write(
         self, tensor: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None
     ) -> None:
-        size = self._shards.write(tensor, dtype, tuple(shape), pieces, packed)
-        if self._progress is not None and size:
-            self._progress(tensor, size)
+        self._shards.write(tensor, dtype, tuple(shape), pieces, packed)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,16 @@ def home() -> Path:
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "share") / "herd"
 
 
+def stem_of(path: Path) -> str:
+    """What a model at this path is called: the last part of the path, without the ending of a file of weights."""
+    return path.name.removesuffix(".gguf").removesuffix(".safetensors")
+
+
+def name_from(path: Path, most: int) -> str:
+    """The same as a name of at most so many characters that `check_name` takes; "model" where nothing of it is left."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem_of(path)).strip("._-")[:most] or "model"
+
+
 def check_name(name: str) -> str:
     """`name` if it can be a model's; raises UsageError. Names become folders, so nothing else gets through."""
     if not NAME.fullmatch(name) or ".." in name:

@@ -16,6 +16,7 @@ import numpy as np
 
 from herd.checkpoint.floats import Array
 from herd.errors import UsageError, fail
+from herd.progress import Progress, silent
 
 SHARD_BYTES = 5_000_000_000
 _NUMPY: dict[str, np.dtype[Any]] = {
@@ -48,9 +49,12 @@ def write_file(
     path: Path,
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str] | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress = silent,
+    before: int = 0,
+    total: int = 0,
 ) -> str:
-    """One safetensors file; returns its SHA-256. `progress(name, bytes)` is called after each tensor. Not atomic."""
+    """One safetensors file; returns its SHA-256. Not atomic. progress: told of each tensor once it is written; before,
+    total: bytes that other files had before, and that all of them have."""
     tensors = list(tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     start = 0
@@ -78,8 +82,8 @@ def write_file(
                 digest.update(data)
                 written += file.write(data)
             assert written == t.num_bytes, (t.name, written, t.num_bytes)
-            if progress:
-                progress(t.name, written)
+            before += written
+            progress(t.name, before, total)
     return digest.hexdigest()
 
 
@@ -89,7 +93,7 @@ def write_shards(
     *,
     shard_bytes: int = SHARD_BYTES,
     metadata: Mapping[str, str] | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, str]:
     """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
     `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own.
@@ -104,12 +108,14 @@ def write_shards(
         size += t.num_bytes
         total += t.num_bytes
     if len(shards) == 1:
-        return {"model.safetensors": write_file(folder / "model.safetensors", shards[0], metadata, progress)}
+        return {"model.safetensors": write_file(folder / "model.safetensors", shards[0], metadata, progress, 0, total)}
     digests: dict[str, str] = {}
     where: dict[str, str] = {}
+    before = 0
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        digests[name] = write_file(folder / name, shard, metadata, progress)
+        digests[name] = write_file(folder / name, shard, metadata, progress, before, total)
+        before += sum(t.num_bytes for t in shard)
         where |= {t.name: name for t in shard}
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -18,10 +18,11 @@ from typing import NoReturn
 import msgspec
 
 from herd.checkpoint import fetch, packed_store, registry
-from herd.checkpoint.hashing import Progress, digest_of, quick_id, scan, sha256, silent
+from herd.checkpoint.hashing import digest_of, quick_id, scan, sha256
 from herd.checkpoint.manifest import check_manifest
 from herd.checkpoint.registry import Entry, FileRecord, Version
 from herd.errors import BadCheckpoint, BadFile, NotFound, UsageError, fail
+from herd.progress import Progress, silent
 
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
@@ -250,9 +251,7 @@ def _name_of(path: Path) -> str:
     for part in (path.name, *(p.name for p in path.parents)):
         if part.startswith("models--") and len(pieces := part.split("--")) == 3:
             return registry.check_name("/".join(pieces[1:]))
-    stem = path.name.removesuffix(".gguf").removesuffix(".safetensors")
-    cleaned = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in stem).strip("._-")[:96]
-    return registry.check_name(cleaned or "model")
+    return registry.check_name(registry.name_from(path, 96))
 
 
 def _unknown(name: str) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from herd.checkpoint.hashing import Progress, silent
+from herd.progress import Progress, silent
 
 JSON_VERSION = 1
 """Counted up when a key of any --json output changes its meaning or goes; new keys do not count."""

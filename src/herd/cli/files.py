@@ -21,14 +21,11 @@ def convert(source: str, target: str, type_: str | None, overwrite: bool, quiet:
     """Write the model SRC (a name or a path) to DST: a .gguf file, or a folder of safetensors."""
     from herd.convert import convert as write
 
-    written_bytes = 0
-
-    def tell(_tensor: str, num_bytes: int) -> None:
-        nonlocal written_bytes
-        written_bytes += num_bytes
-        show("written", written_bytes)
-
     with console.running(quiet=quiet) as show:
+
+        def tell(_tensor: str, done: int, _total: int) -> None:
+            show("written", done)
+
         made = write(store.resolve(source), Path(target), type=type_, overwrite=overwrite, progress=tell)
     for line in made.notes:
         console.note(line, quiet=quiet)

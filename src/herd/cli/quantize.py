@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,7 +73,7 @@ def quantize(
     herd quantize scout-bf16 scout-q4 --type q4_k
     herd quantize scout-bf16 scout.gguf --size 55GB --calibrate pages.txt
     """
-    from herd.quantise import quantise
+    from herd.quantise import UNITS, quantise
 
     text = None
     if calibrate is not None:
@@ -83,7 +84,7 @@ def quantize(
         except UnicodeDecodeError:
             fail(UsageError, calibrate, got="bytes that are not UTF-8", expected="a plain text")
     before = signal.signal(signal.SIGTERM, _interrupt)
-    line = _Line(quiet)
+    line = _Line(quiet, UNITS)
     try:
         made = quantise(
             store.resolve(source),
@@ -97,7 +98,7 @@ def quantize(
             resume=resume,
             overwrite=overwrite,
             compare=compare,
-            tell=line.tell,
+            progress=line.show,
         )
     finally:
         line.end()
@@ -118,15 +119,15 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 class _Line:
     """Progress: on a terminal one changing line with what is left to wait, elsewhere a line a phase."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet, self._live = quiet, sys.stderr.isatty()
+    def __init__(self, quiet: bool, units: Mapping[str, str]) -> None:
+        self._quiet, self._live, self._units = quiet, sys.stderr.isatty(), units
         self._phase, self._began_s, self._drawn_s = "", 0.0, 0.0
 
-    def tell(self, phase: str, done: int, total: int, unit: str) -> None:
-        """See herd.quantise.Tell."""
+    def show(self, phase: str, done: int, total: int) -> None:
+        """A Progress; see herd.quantise.UNITS."""
         if self._quiet:
             return
-        now = time.monotonic()
+        now, unit = time.monotonic(), self._units[phase]
         if phase != self._phase:
             self.end()
             self._phase, self._began_s, self._drawn_s = phase, now, 0.0

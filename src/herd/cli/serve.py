@@ -131,6 +131,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
 def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Models given by path, by name; and the names to load at the start."""
     from herd.checkpoint import store
+    from herd.checkpoint.registry import stem_of
 
     served: dict[str, Path] = {}
     names = []
@@ -138,7 +139,7 @@ def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
         path = store.resolve(model)
         name = model
         if Path(model).expanduser().exists():
-            name = path.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
+            name = stem_of(path.resolve())
             served[name] = path
         names.append(name)
     if not names:

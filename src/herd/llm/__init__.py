@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from herd.answers import events
 from herd.chat_model import Capabilities, ChatModel, Sizes
-from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
@@ -63,6 +62,7 @@ from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.messages import Message
 from herd.ops.contract import LowRank
 from herd.policies import Policy
+from herd.progress import Progress, silent
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 from herd.weights import Model

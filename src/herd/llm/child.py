@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from herd.checkpoint.hashing import Progress
 from herd.checkpoint.opened import Checkpoint
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.executors.serve import Report, serve
+from herd.engine.executors.serve import serve
 from herd.engine.runner import ModelRunner
+from herd.progress import Progress
 from herd.weights import Model
 
 _loaded: list[Any] = []
@@ -42,7 +42,7 @@ def start(load: Load, progress: Progress) -> ChildExecutor:
 
     root = str(Path(herd.__file__).parents[1])
     program = f"import sys; sys.path.append({root!r}); from herd.llm.child import main; main()"
-    return ChildExecutor([sys.executable, "-c", program], msgspec.msgpack.encode(load), report=progress)
+    return ChildExecutor([sys.executable, "-c", program], msgspec.msgpack.encode(load), progress=progress)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def _weights(checkpoint: Checkpoint) -> tuple[Model, Callable[[], None]]:
         raise
 
 
-def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
+def _load(setup: bytes, progress: Progress) -> tuple[ModelRunner, dict[str, Any]]:
     from herd.engine.matcher import Grammars
     from herd.engine.runner import Runner
     from herd.llm.loading import PIECE, end_ids, open_same, read_model
@@ -75,7 +75,7 @@ def _load(setup: bytes, report: Report) -> tuple[ModelRunner, dict[str, Any]]:
         None,
         True,
         told.pack,
-        report,
+        progress,
         told.device,
         told.parallel,
         "thread",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from herd.checkpoint.auto_pack import packed_for
-from herd.checkpoint.hashing import Progress, silent
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
+from herd.checkpoint.registry import stem_of
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.checks import flag, text, whole
@@ -30,6 +30,7 @@ from herd.ops.contract import Ops
 from herd.plan.available import available_bytes
 from herd.plan.context import USUAL, auto_context
 from herd.plan.memory import check_fits, need, weights_bytes
+from herd.progress import Progress, silent
 from herd.text.chat import ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
 from herd.text.tokenizer import Tokenizer
@@ -108,7 +109,7 @@ def read_model(
         fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
     _check_name(model)
     path = store.resolve(model)
-    name = str(model) if not Path(model).exists() else path.name.removesuffix(".gguf").removesuffix(".safetensors")
+    name = str(model) if not Path(model).exists() else stem_of(path)
     checkpoint = open_checkpoint(path)
     try:
         config = checkpoint.config

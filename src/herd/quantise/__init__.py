@@ -7,7 +7,6 @@ Memory stays bounded but for calibration and comparison, which run the model. Wh
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -24,6 +23,7 @@ from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
 from herd.plan.available import available_bytes
 from herd.plan.memory import ROOM, gb, work_bytes
+from herd.progress import Progress, silent
 from herd.quantise.parts import parts_of
 from herd.quantise.planning import Plan, plan_budget, plan_type
 from herd.quantise.writing import Book, Encoder, write_gguf_mixed, write_packed
@@ -34,9 +34,8 @@ COMPARE_TOKENS = 4096
 HELD_OUT = 8
 """Of a calibration text, every HELD_OUT-th window is kept for the comparison."""
 
-Tell = Callable[[str, int, int, str], None]
-"""Progress: phase (calibrate, choose, encode, compare), how much of how much is done, and its unit (tokens, tensors,
-bytes)."""
+UNITS = {"calibrate": "tokens", "choose": "tensors", "encode": "bytes", "compare": "tokens"}
+"""Phases, as progress is told of them, and what is counted in each."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,21 @@ def quantise(
     resume: bool = True,
     overwrite: bool = False,
     compare: bool = True,
-    tell: Tell | None = None,
+    progress: Progress = silent,
 ) -> Quantised:
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf, else Herd's packed form.
 
     type: one of `planning.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
     all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become f32,
     a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an interrupted
-    run of the same job. compare: KL and perplexity against the source, where both fit in memory.
+    run of the same job. compare: KL and perplexity against the source, where both fit in memory. progress: told of each
+    phase, see UNITS.
 
     Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
     (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
     column; nothing is left of the target then).
     """
     target = Path(target)
-    tell = tell or _silent
     if sum(x is not None for x in (type, size_bytes, bits)) != 1:
         fail(UsageError, "what to quantise to", do="give one of a type, a size, bits a weight")
     ops = NativeOps(threads)
@@ -109,7 +108,7 @@ def quantise(
         config = checkpoint.config
         _refuse_self(Path(source), target)
         with checkpoint.reading():
-            importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, tell)
+            importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, progress)
             if type is not None:
                 plan = plan_type(config, type, pure)
             else:
@@ -119,17 +118,17 @@ def quantise(
                     checkpoint.source(),
                     budget,
                     importances,
-                    lambda a, b: tell("choose", a, b, "tensors"),
+                    lambda a, b: progress("choose", a, b),
                     ops.threads,
                 )
         book = Book()
         encoder = Encoder(importances, book, ops.threads)
-        notes = _write(checkpoint, target, plan, encoder, calibrate, overwrite, resume, tell)
+        notes = _write(checkpoint, target, plan, encoder, calibrate, overwrite, resume, progress)
         if left := [n for n, f in plan.formats.items() if f is None]:
             notes.append(f"{len(left)} tensors have rows that no block divides and stay as they are: {left[0]}")
         comparison = None
         if compare:
-            comparison, why = _compare(checkpoint, target, ops, texts, tell)
+            comparison, why = _compare(checkpoint, target, ops, texts, progress)
             notes += [why] if why else []
         unreached = importances.unreached(config) if importances is not None else []
         written = _files(target)
@@ -145,10 +144,6 @@ def quantise(
             tuple(unreached),
             tuple(notes),
         )
-
-
-def _silent(_phase: str, _done: int, _total: int, _unit: str) -> None:
-    """A Tell that tells nobody."""
 
 
 def _refuse_self(source: Path, target: Path) -> None:
@@ -178,7 +173,7 @@ def _needs(checkpoint: Checkpoint) -> int:
 
 
 def _calibrate(
-    checkpoint: Checkpoint, ops: NativeOps, text: str | None, tell: Tell
+    checkpoint: Checkpoint, ops: NativeOps, text: str | None, progress: Progress
 ) -> tuple[Importances | None, int, list[list[int]] | None]:
     """Importances, tokens they come from, and the windows kept for the comparison (None: the built-in text)."""
     if text is None:
@@ -201,7 +196,7 @@ def _calibrate(
     done, total = 0, sum(len(p) for p in learn)
     for ids, _ in logits(ops, checkpoint.config, weights, learn, Extras(observe=importances)):
         done += len(ids)
-        tell("calibrate", done, total, "tokens")
+        progress("calibrate", done, total)
     return importances, total, held or learn
 
 
@@ -216,7 +211,7 @@ def _write(
     calibrate: str | None,
     overwrite: bool,
     resume: bool,
-    tell: Tell,
+    progress: Progress,
 ) -> list[str]:
     total = sum(_part_bytes(checkpoint, plan).values())
     done = 0
@@ -224,7 +219,7 @@ def _write(
     def step(_tensor: str, num_bytes: int) -> None:
         nonlocal done
         done += num_bytes
-        tell("encode", done, total, "bytes")
+        progress("encode", done, total)
 
     if target.suffix == ".gguf":
         keys, notes = gguf_companions(checkpoint)
@@ -287,7 +282,7 @@ def _report(checkpoint: Checkpoint, plan: Plan, book: Book) -> tuple[Tensor, ...
 
 
 def _compare(
-    checkpoint: Checkpoint, target: Path, ops: NativeOps, texts: list[list[int]] | None, tell: Tell
+    checkpoint: Checkpoint, target: Path, ops: NativeOps, texts: list[list[int]] | None, progress: Progress
 ) -> tuple[Comparison | None, str]:
     """The comparison, or why there is none."""
     if texts is None:
@@ -314,9 +309,9 @@ def _compare(
     with reference:
         with checkpoint.reading():
             reference.record(
-                ops, config, place_weights(ops, checkpoint.load()), lambda n, _: tell("compare", n, total, "tokens")
+                ops, config, place_weights(ops, checkpoint.load()), lambda n, _: progress("compare", n, total)
             )
         with open_checkpoint(target) as made, made.reading():
             weights = place_weights(ops, made.load())
-            found = reference.compare(ops, made.config, weights, lambda n, m: tell("compare", n + m, total, "tokens"))
+            found = reference.compare(ops, made.config, weights, lambda n, m: progress("compare", n + m, total))
     return found, ""

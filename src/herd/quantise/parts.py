@@ -7,13 +7,13 @@ from typing import Any
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_names import gguf_names, is_vision
+from herd.checkpoint.gguf_names import gguf_names
 from herd.checkpoint.packed_form import GATE_UP, halves
 from herd.checkpoint.strip_pieces import StripRows
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
-from herd.weights import Dense, Experts, Packed, Pair
+from herd.weights import Dense, Experts, Packed, Pair, is_vision
 
 PIECE_WEIGHTS = 4 << 20
 """Rows are read and encoded about so many weights at a time."""

@@ -12,7 +12,7 @@ from herd.passes.encode import Lost, encode_rows, fitting
 from herd.passes.importance import Importances
 from herd.passes.mixture import CANDIDATES, TABLES, Choice, Option, choose
 from herd.quantise.parts import Part, parts_of, sample_of
-from herd.weights import Source
+from herd.weights import Source, is_vision
 
 TYPES = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 """What a model can be quantised to."""
@@ -38,15 +38,14 @@ class Plan:
         return dict(sorted(found.items()))
 
 
-def float_bytes(config: Llama4Config, format: str = "f32") -> int:
+def float_bytes(config: Llama4Config) -> int:
     """What is not a part: norms and routers (f32), the vision part (two bytes a weight)."""
     own = {p.wanted.name for p in parts_of(config)}
     total = 0
     for w in walk(config):
         if w.name not in own:
-            vision = w.name.startswith(("vision_model.", "multi_modal_projector."))
             for shape in w.tensors.values():
-                size = 2 if vision else 4
+                size = 2 if is_vision(w.name) else 4
                 for n in shape:
                     size *= n
                 total += size

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_names import is_vision
 from herd.checkpoint.gguf_work import Resumable
 from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
 from herd.checkpoint.opened import Checkpoint
@@ -21,7 +20,7 @@ from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
 from herd.quantise.parts import Part, node_of, parts_of, pieces_of
 from herd.quantise.planning import Plan
-from herd.weights import Dense, Packed
+from herd.weights import Dense, Packed, is_vision
 
 Step = Callable[[str, int], None]
 """Told a tensor's name and how many of its bytes are new; once with 0 at its end."""
@@ -172,7 +171,7 @@ def write_gguf_mixed(
         step(part.tensor, codes.nbytes)
         return codes
 
-    def done(name: str, _num_bytes: int) -> None:
+    def done(name: str, _written: int, _total: int) -> None:
         for part in parts.values():
             if name in (part.tensor, part.wanted.name):
                 if part.tensor not in encoder.book.lost:  # copied as it was

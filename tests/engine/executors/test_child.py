@@ -21,6 +21,7 @@ from herd.engine.generate import Engine
 from herd.engine.request import Request, SamplingOptions, Step, Want
 from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageError
 from herd.ops.contract import LowRank
+from herd.progress import silent
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,8 +30,8 @@ from child_model import COMMAND
 BYTES = Tokenizer.bytes_only()
 
 
-def child(report: Any = None, **told: Any) -> ChildExecutor:
-    return ChildExecutor(COMMAND, json.dumps(told).encode(), report=report)
+def child(progress: Any = silent, **told: Any) -> ChildExecutor:
+    return ChildExecutor(COMMAND, json.dumps(told).encode(), progress=progress)
 
 
 def front(backend: Any) -> Engine:

@@ -29,8 +29,8 @@ from herd.engine.executors.wire import (
     Down,
     DropAdapter,
     Failed,
+    Loading,
     NewWeights,
-    Progress,
     Ready,
     Routed,
     Setup,
@@ -62,7 +62,7 @@ GOOD_DOWN = [
     Request(number=3, ids=[1, 2, 3], options=SamplingOptions(), want=Want(what="logprobs", start=2, top=3, keep=False)),
 ]
 GOOD_UP = [
-    Progress("weights", 1, 2),
+    Loading("weights", 1, 2),
     Ready(320, 64, None, 4, 0.1),
     Failed(PassFailed("x")),
     Done(),
@@ -154,7 +154,7 @@ def test_a_long_frame_arrives_in_pieces() -> None:
     assert np.array_equal(found.pixels_I3SS, pixels)
 
 
-@pytest.mark.parametrize("bad", [Cancel(2**70), Progress("\ud800", 0, 0), Setup(object())])  # type: ignore[arg-type]
+@pytest.mark.parametrize("bad", [Cancel(2**70), Loading("\ud800", 0, 0), Setup(object())])  # type: ignore[arg-type]
 def test_what_cannot_be_written_is_the_senders_mistake_and_nothing_is_sent(bad: Any) -> None:
     out = io.BytesIO()
     with pytest.raises(UsageError, match="cannot be sent"):
@@ -189,7 +189,7 @@ def test_a_process_that_cannot_read_a_frame_says_so_and_leaves(name: str) -> Non
     assert b"Traceback" not in err
     channel = Channel(io.BytesIO(out), io.BytesIO(), Up)
     kinds = [type(channel.receive()) for _ in range(3)]
-    assert kinds == [Progress, Progress, Ready]
+    assert kinds == [Loading, Loading, Ready]
 
 
 @pytest.mark.parametrize(

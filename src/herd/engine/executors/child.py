@@ -34,8 +34,8 @@ from herd.engine.executors.wire import (
     Down,
     DropAdapter,
     Failed,
+    Loading,
     NewWeights,
-    Progress,
     Ready,
     Routed,
     Setup,
@@ -48,23 +48,22 @@ from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.events import Counters
 from herd.ops.contract import LowRank
+from herd.progress import Progress, silent
 
 CLOSE_S = 5.0
 """How long a child may take to leave before it is killed."""
-Report = Callable[[str, int, int], None]
-"""Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
 
 
 class ChildExecutor(Executor):
     """A core behind pipes, in another process.
 
-    command: starts a process that calls `serve.serve`. setup: what it is to load. report: hears of progress.
+    command: starts a process that calls `serve.serve`. setup: what it is to load. progress: told how far loading is.
     Waits until the model is loaded; raises what loading raised there, with the same class, or EngineDied.
     """
 
     remote = True
 
-    def __init__(self, command: Sequence[str], setup: bytes, *, report: Report | None = None) -> None:
+    def __init__(self, command: Sequence[str], setup: bytes, *, progress: Progress = silent) -> None:
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
@@ -85,7 +84,7 @@ class ChildExecutor(Executor):
         self._asked: deque[queue.SimpleQueue[Done | Failed]] = deque()
         """Who waits for an answer, in the order in which they asked."""
         try:
-            ready = self._load(setup, report)
+            ready = self._load(setup, progress)
         except BaseException:
             self.close()
             raise
@@ -183,7 +182,7 @@ class ChildExecutor(Executor):
 
     # -- pipes -------------------------------------------------------------------------------------------------------
 
-    def _load(self, setup: bytes, report: Report | None) -> Ready:
+    def _load(self, setup: bytes, progress: Progress) -> Ready:
         when = "while it loaded"
         self._send(Setup(setup))
         while True:
@@ -192,9 +191,8 @@ class ChildExecutor(Executor):
             except (EOFError, OSError) as error:
                 raise self._dead(when, error) from None
             match message:
-                case Progress(stage, done, total):
-                    if report is not None:
-                        report(stage, done, total)
+                case Loading(stage, done, total):
+                    progress(stage, done, total)
                 case Failed():
                     raise message.error
                 case Ready():

@@ -26,8 +26,8 @@ from herd.engine.executors.wire import (
     Down,
     DropAdapter,
     Failed,
+    Loading,
     NewWeights,
-    Progress,
     Ready,
     Routed,
 )
@@ -36,13 +36,12 @@ from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.errors import UsageError, fail, herd_error
 from herd.ops.contract import LowRank
+from herd.progress import Progress
 
 COUNT_S = 1.0
 """The longest that what has been done stays untold while sequences go on."""
-Report = Callable[[str, int, int], None]
-"""Told how far loading is: stage, done, total (bytes, or 0 when unknown)."""
-Loader = Callable[[bytes, Report], tuple[ModelRunner, dict[str, Any]]]
-"""What was sent as setup -> the runner, and the ThreadExecutor's arguments."""
+Loader = Callable[[bytes, Progress], tuple[ModelRunner, dict[str, Any]]]
+"""What was sent as setup, whom to tell how far it is -> the runner, and the ThreadExecutor's arguments."""
 
 
 def serve(load: Loader) -> None:
@@ -53,7 +52,7 @@ def serve(load: Loader) -> None:
     began_s = time.monotonic()
     try:
         setup = channel.receive()
-        runner, arguments = load(setup.data, lambda stage, done, total: channel.send(Progress(stage, done, total)))
+        runner, arguments = load(setup.data, lambda stage, done, total: channel.send(Loading(stage, done, total)))
     except EOFError:
         _leave(0)
     except BaseException as error:

@@ -67,7 +67,7 @@ class DropAdapter(Message, frozen=True):
     name: str
 
 
-class Progress(Message, frozen=True):
+class Loading(Message, frozen=True):
     """How far loading is."""
 
     stage: str
@@ -114,7 +114,7 @@ class Counted(Message, frozen=True):
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits, states and adapters."""
 Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
-Up: TypeAlias = Progress | Ready | Failed | Done | Routed | Counted | Began | Token | Measured | Ended
+Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Counted | Began | Token | Measured | Ended
 
 
 class BadFrame(OSError):
