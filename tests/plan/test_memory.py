@@ -7,12 +7,12 @@ import pytest
 
 from herd.config import GUARD, MAVERICK, SCOUT, TINY
 from herd.errors import DoesNotFit
+from herd.plan.layers import KV_DTYPES, head_bytes, layer_caches
 from herd.plan.memory import (
     FORMAT_BITS,
     cache_bytes,
     check_fits,
     gb,
-    head_bytes,
     largest_context,
     need,
     weights_bytes,
@@ -41,6 +41,15 @@ def test_a_position_takes_what_the_native_cache_takes(dtype: str, rope: bool, he
     held = native.cache(512, 3, head_size, dtype, exact, rope).nbytes
     exact_bytes = 3 * exact * head_bytes("bf16", head_size)
     assert held == 512 * 3 * head_bytes(dtype, head_size, rope) + exact_bytes
+
+
+def test_chunked_layers_are_never_coarser_than_int8() -> None:
+    for kind in KV_DTYPES:
+        for layer, held in zip(SCOUT.layers, layer_caches(SCOUT, kind), strict=True):
+            assert (held.chunked, held.rope) == (layer.chunked, layer.rope)
+            assert held.dtype == ("int8" if (kind, layer.chunked) == ("int4", True) else kind)
+            assert held.exact == (held.dtype == "int4")
+            assert held.slot_bytes(128) == head_bytes(held.dtype, 128, layer.rope)
 
 
 def test_a_million_positions_of_a_quarter_of_scout() -> None:

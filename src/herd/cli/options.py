@@ -9,6 +9,7 @@ import msgspec
 
 from herd.engine.request import SamplingOptions
 from herd.errors import UsageError, fail
+from herd.plan.layers import KV_DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,7 +159,7 @@ def loading(command: F) -> F:
         click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together: 8192, 32K."),
         click.option(
             "--kv",
-            type=click.Choice(["auto", "f32", "f16", "bf16", "int8", "int4"]),
+            type=click.Choice(["auto", *KV_DTYPES]),
             default="auto",
             help="Numbers of the cache; int8 and int4 take less memory. auto: bf16.",
         ),

@@ -25,6 +25,7 @@ from herd.errors import UsageError, fail
 from herd.model import check_same, hidden, place_weights, see
 from herd.model.text import block
 from herd.ops.contract import Extras, Ops
+from herd.plan.layers import layer_caches
 from herd.plan.memory import TILES_PER_PASS
 from herd.plan.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
@@ -141,9 +142,9 @@ class Runner:
 
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
     edge; it sizes the chunked layers' pool. sequences: how many share the cache (plan.pools has its pages). kv_dtype:
-    f32, f16, bf16, int8, or int4: then layers that see everything hold int4, chunked ones int8. page_size: None
-    chooses. check: asked around each pass; raises a HerdError when weights could not be read: no pass stands then, and
-    none begins after. Raises UsageError where int4's pages of 256 do not divide the chunk.
+    one of plan.layers.KV_DTYPES, see there. page_size: None chooses. check: asked around each pass; raises a HerdError
+    when weights could not be read: no pass stands then, and none begins after. Raises UsageError where int4's pages of
+    256 do not divide the chunk.
     """
 
     def __init__(
@@ -175,14 +176,10 @@ class Runner:
         self.room = Room(self.pager, PrefixTree(self.pager))
         heads = config.num_kv_heads, config.head_size
         self.kv = []
-        for layer in config.layers:
-            if layer.chunked:
-                self.kv.append(ops.new_kv(chunked * size, *heads, "int8" if exact else kv_dtype))
-            elif exact:
-                options: dict[str, Any] = {"exact_slots": exact * size, "rope": layer.rope}
-                self.kv.append(ops.new_kv(whole * size, *heads, "int4", **options))
-            else:
-                self.kv.append(ops.new_kv(whole * size, *heads, kv_dtype))
+        for layer in layer_caches(config, kv_dtype):
+            pages = chunked if layer.chunked else whole
+            options: dict[str, Any] = {"exact_slots": exact * size, "rope": layer.rope} if layer.exact else {}
+            self.kv.append(ops.new_kv(pages * size, *heads, layer.dtype, **options))
 
     def lease(self) -> Lease:
         """A new, empty sequence."""

@@ -29,6 +29,7 @@ from herd.model import place_weights
 from herd.ops.contract import Ops
 from herd.plan.available import available_bytes
 from herd.plan.context import USUAL, auto_context
+from herd.plan.layers import KV_DTYPES
 from herd.plan.memory import check_fits, need, weights_bytes
 from herd.progress import Progress, silent
 from herd.text.chat import ChatFormat, choose_format
@@ -94,7 +95,7 @@ def read_model(
 
     began_s = time.monotonic()
     _choice("ops", ops, ("auto", "native", "torch"))
-    _choice("kv", kv, ("auto", "f32", "f16", "bf16", "int8", "int4"))
+    _choice("kv", kv, ("auto", *KV_DTYPES))
     _choice("engine", engine, ("thread", "child"))
     if threads is not None:
         whole("threads", threads, 1, MAX_THREADS)

@@ -6,7 +6,7 @@ Counted of the weights as they are held. What it is not: a measurement, a plan (
 from typing import Any
 
 from herd.config import Llama4Config
-from herd.plan.memory import head_bytes
+from herd.plan.layers import layer_caches
 from herd.weights import Linear, Mlp, Model
 
 
@@ -47,10 +47,9 @@ def token_ops(c: Llama4Config, w: Model, rows: int = 1, heads: int = 1) -> float
 def kv_bytes(c: Llama4Config, depth: int, kv_dtype: str) -> int:
     """Bytes of keys and values that the query at position `depth` reads, its own included."""
     total = 0.0
-    for x in c.layers:
-        kind = "int8" if kv_dtype == "int4" and x.chunked else kv_dtype
+    for x in layer_caches(c, kv_dtype):
         seen = depth % c.chunk + 1 if x.chunked and c.chunk else depth + 1
-        total += seen * head_bytes(kind, c.head_size, x.rope)
+        total += seen * x.slot_bytes(c.head_size)
     return round(total * c.num_kv_heads)
 
 

@@ -1,7 +1,7 @@
 """How much memory a model takes: bytes of weights, cache and work, as arithmetic on a config. No torch, no model.
 
     weights   what the files hold, or parameters times bits / 8
-    cache     K * head_bytes for a token and layer (2 * H elements, scales with them); layers that see everything
+    cache     K * LayerCache.slot_bytes for a token and layer (plan.layers); layers that see everything
               before them keep all tokens, chunked layers at most C of them; a load holds it in pages (plan.pools)
     work      the widest arrays of one pass over `piece` rows and the logits that it can be asked for, in float32
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit
+from herd.plan.layers import head_bytes, layer_caches
 from herd.plan.pools import MAX_PAGE, Pools, pools_for
 from herd.weights import count
 
-KV_DTYPES = ("f32", "f16", "bf16", "int8", "int4")
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}
 """Bits a weight of forms that a model can be converted to, largest first."""
 LOGIT_ROWS = 9
@@ -45,31 +45,13 @@ def weights_bytes(config: Llama4Config, bits: float) -> int:
     return round(count(config).total * bits / 8)
 
 
-def head_bytes(kv_dtype: str, head_size: int, rope: bool = True) -> float:
-    """Key and value of one position and KV head in the cache (docs/kv.md): native/kernels/kv.h in one expression each.
-
-    rope: whether the layer's keys carry positions; int4 keys that do not have their scales per channel and 64 slots.
-    """
-    quads, wide, groups = -(-head_size // 4) * 4, -(-head_size // 16) * 16, -(-head_size // 64)
-    if kv_dtype == "int4":
-        return (quads + wide) / 2 + 4 * groups + (4 * groups if rope else 4 * wide / 64)
-    return {
-        "f32": 8 * head_size,
-        "f16": 4 * head_size,
-        "bf16": 2 * (head_size + head_size % 2 + wide),
-        "int8": quads + wide + 8,
-    }[kv_dtype]
-
-
 def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16") -> int:
-    """Keys and values of one sequence of `tokens` tokens. In int4 the chunked layers are int8, and the sequence holds
-    its first page and its own in bf16, too."""
+    """Keys and values of one sequence of `tokens` tokens, and in int4 its first page and its own in bf16, too."""
     total = 0.0
-    for layer in config.layers:
-        kind = "int8" if kv_dtype == "int4" and layer.chunked else kv_dtype
+    for layer in layer_caches(config, kv_dtype):
         kept = min(tokens, config.chunk or tokens) if layer.chunked else tokens
-        total += kept * head_bytes(kind, config.head_size, layer.rope)
-        if kind == "int4":
+        total += kept * layer.slot_bytes(config.head_size)
+        if layer.exact:
             total += 2 * MAX_PAGE * head_bytes("bf16", config.head_size)
     return round(total * config.num_kv_heads)
 
@@ -77,11 +59,9 @@ def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16") -> in
 def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
     """All that a load takes for its cache, full or not."""
     total = 0.0
-    for layer in config.layers:
-        if layer.chunked:
-            total += pools.chunk * head_bytes("int8" if pools.exact else kv_dtype, config.head_size)
-        else:
-            total += pools.whole * head_bytes(kv_dtype, config.head_size, layer.rope)
+    for layer in layer_caches(config, kv_dtype):
+        total += (pools.chunk if layer.chunked else pools.whole) * layer.slot_bytes(config.head_size)
+        if layer.exact:
             total += pools.exact * head_bytes("bf16", config.head_size)
     return round(total * config.num_kv_heads * pools.page_size)
 
