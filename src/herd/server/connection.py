@@ -12,13 +12,16 @@ import contextlib
 import resource
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from herd.server.accepting import Acceptor, Arrival
 from herd.server.crowd import Crowd, Does
+from herd.server.event_loop import new_event_loop
 from herd.server.framing import Framing, Refusal
 from herd.server.keys import Keyring
 from herd.server.limits import Limits
@@ -32,7 +35,7 @@ SPARE_FILES = 128
 ROOM = 16
 """Idle connections that are closed when there are none left."""
 BATCH = 64
-"""Connections that are accepted in one turn of the event loop, at most."""
+"""Connections that asyncio accepts in one turn of the event loop, at most, where it does (see `event_loop`)."""
 NO_PLACE = 503, "the service has as many connections as it takes; ask again in a moment"
 
 
@@ -90,6 +93,8 @@ class Connection(H11Protocol):
     crowd: ClassVar[Crowd]
     turns: ClassVar[Turns]
     keyring: ClassVar[Keyring]
+    arrival: Arrival | None = None
+    """Whose place it takes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and begin to wait for headers."""
@@ -109,11 +114,20 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._upload_began_s = 0.0
         self._thrown_away = 0
+        left_s = self._arrive()
+        if left_s is None:
+            self.cut()
+            return
         self.crowd.move(self, Does.HEAD)
         if self.crowd.make_room_for(self):
-            self._wait_s(self.limits.header_timeout_s)
+            self._wait_s(left_s)
         else:
             self.refuse(Refusal(*NO_PLACE))
+
+    def _arrive(self) -> float | None:
+        """The seconds that are left for a head; None: it was cut before it was heard."""
+        arrival, self.arrival = self.arrival, None
+        return self.limits.header_timeout_s if arrival is None else arrival.take()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -401,9 +415,11 @@ def uvicorn_options(limits: Limits, keyring: Keyring | None = None) -> dict[str,
     """Arguments for uvicorn.Config that belong to connections."""
     connections = cast(type[Connection], connection_class(limits, keyring or Keyring()))
     crowd = connections.crowd
+    no_place = _reply(Refusal(*NO_PLACE), no_body=False)
+    accept = partial(Acceptor, crowd=crowd, timeout_s=limits.header_timeout_s, no_place=no_place)
     return {
         "http": connections,
-        "loop": "herd.server.event_loop:new_event_loop",
+        "loop": partial(new_event_loop, accept),
         "ws": "none",
         "lifespan": "on",
         "timeout_keep_alive": limits.idle_timeout_s,

@@ -64,6 +64,11 @@ class Crowd:
     def __len__(self) -> int:
         return len(self._does)
 
+    @property
+    def free(self) -> int:
+        """Places that nobody has, or somebody who was answered."""
+        return max(0, self.most - len(self)) + self.count(Does.LINGERS)
+
     def count(self, does: Does) -> int:
         """How many do that."""
         return len(self._all[does])

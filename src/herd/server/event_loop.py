@@ -2,8 +2,8 @@
 
 asyncio answers everything that is ready before it looks again: when thousands of connections send or end at once, a
 newcomer's question waits for all of them. Here a turn has a bounded number of events, and what has just been registered
-(a connection's first bytes), like a socket that accepts, is looked at before the rest. Only where the system has epoll;
-elsewhere the loop is asyncio's own.
+(a connection's first bytes), like a socket that accepts, is looked at before the rest. Whoever comes waits until there
+is time (`accepting`). Only where the system has epoll; elsewhere the loop is asyncio's own.
 """
 
 import asyncio
@@ -12,27 +12,65 @@ import math
 import select
 import selectors
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 EVENTS = 32
 """Of those that are known, in one turn, and as many of newcomers."""
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """For `uvicorn.Config(loop=...)`."""
-    return asyncio.SelectorEventLoop(FairSelector()) if hasattr(select, "epoll") else asyncio.new_event_loop()
+class Serve(Protocol):
+    """Accepts what comes to a socket that listens; see `accepting.Acceptor`."""
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, listening: socket.socket, make: Callable[[], asyncio.BaseProtocol]
+    ) -> asyncio.AbstractServer:
+        """Begin."""
+
+
+def new_event_loop(serve: Serve | None = None) -> asyncio.AbstractEventLoop:
+    """For `uvicorn.Config(loop=...)`. serve: accepts for servers whose socket is given, in place of asyncio."""
+    return FairLoop(serve) if hasattr(select, "epoll") else asyncio.new_event_loop()
+
+
+class FairLoop(asyncio.SelectorEventLoop):
+    """asyncio's over a FairSelector."""
+
+    def __init__(self, serve: Serve | None = None) -> None:
+        self._fair = FairSelector()
+        super().__init__(self._fair)
+        self._serve = serve
+
+    def add_first_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """As `add_reader`, and it stays among those that are told of first. Until `remove_reader`."""
+        self._fair.keep_new(fd)
+        self.add_reader(fd, callback)
+
+    async def create_server(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *args: Any, **options: Any
+    ) -> asyncio.AbstractServer:
+        """See asyncio; a socket that is given has to listen already."""
+        listening = options.get("sock")
+        if self._serve is None or listening is None or options.get("ssl") is not None:
+            return await super().create_server(protocol_factory, *args, **options)
+        listening.setblocking(False)
+        return self._serve(self, listening, protocol_factory)
 
 
 class FairSelector(selectors.BaseSelector):
     """Two sets of files: of the new ones an event is told first, then a file goes over to the others. Sockets that
-    accept stay new. Within a set the system takes turns."""
+    accept stay new, and what `keep_new` names. Within a set the system takes turns."""
 
     def __init__(self) -> None:
         self._known, self._new = select.epoll(), select.epoll()
         self._known.register(self._new.fileno(), select.EPOLLIN)
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._in: dict[int, select.epoll] = {}
+        self._stay_new: set[int] = set()
+
+    def keep_new(self, fd: int) -> None:
+        """A file that will be registered stays new until it is unregistered."""
+        self._stay_new.add(fd)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """See selectors.BaseSelector."""
@@ -48,6 +86,7 @@ class FairSelector(selectors.BaseSelector):
         """See selectors.BaseSelector."""
         fd = self._find(fileobj)
         key = self._keys.pop(fd)
+        self._stay_new.discard(fd)
         with contextlib.suppress(OSError):  # it is closed, and the system has forgotten it
             self._in.pop(fd).unregister(fd)
         return key
@@ -96,7 +135,7 @@ class FairSelector(selectors.BaseSelector):
     def _meet(self, fd: int) -> None:
         """It is new no longer."""
         key = self._keys.get(fd)
-        if key is not None and not _accepts(fd):
+        if key is not None and fd not in self._stay_new and not _accepts(fd):
             self._new.unregister(fd)
             self._known.register(fd, _mask(key.events))
             self._in[fd] = self._known
