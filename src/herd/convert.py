@@ -22,7 +22,7 @@ from herd.checkpoint.small_files import safe_path
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.errors import NotFound, UsageError, fail
 from herd.progress import Progress, silent
-from herd.weights import Packed
+from herd.weights import fold
 
 HF_TYPES = ("f32", "f16", "bf16")
 _COMPANIONS = (
@@ -86,9 +86,8 @@ def own_type(checkpoint: Checkpoint) -> str:
     """The number format that a checkpoint's matrices have, judged by the first layer's output projection."""
     c = checkpoint.config
     node: Any = checkpoint.source().matrix("model.layers.0.self_attn.o_proj", c.width, c.num_heads * c.head_size)
-    if isinstance(node, Packed):
-        return node.format
-    return {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}.get(node.w.dtype, "bf16")
+    floats = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
+    return fold(node, packed=lambda w: w.format, other=lambda w: floats.get(w.w.dtype, "bf16"))
 
 
 def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress) -> Converted:

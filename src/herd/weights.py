@@ -10,13 +10,15 @@ bfloat16 bits**. Under torch the same nodes hold tensors.
 Source of names and shapes: transformers' Llama 4 checkpoints (model card and converter, April 2025).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from herd.config import Llama4Config, VisionConfig
 
 Array: TypeAlias = Any
 """numpy array or torch tensor, by op set."""
+T = TypeVar("T")
 
 
 class Node:
@@ -89,6 +91,58 @@ class LoRA(Node):
 Linear: TypeAlias = Dense | Experts | Packed | Pair | LoRA
 """Anything that `linear`, `grouped` or `embed` of an op set takes. An expert stack is Experts, or Packed or Dense
 with three axes (output-major), or a Pair of such."""
+
+
+def fold(
+    node: Any,
+    *,
+    dense: Callable[[Dense], T] | None = None,
+    experts: Callable[[Experts], T] | None = None,
+    packed: Callable[[Packed], T] | None = None,
+    pair: Callable[[Pair], T] | None = None,
+    lora: Callable[[LoRA], T] | None = None,
+    other: Callable[[Any], T] | None = None,
+) -> T:
+    """What the function for a node's kind makes of it; `other` takes what none is given for. Op sets aside, whoever
+    has to tell kinds of weight apart does it with this, so that a new kind is looked for here alone."""
+    by_kind: dict[str, Callable[[Any], T] | None] = {
+        "dense": dense, "experts": experts, "packed": packed, "pair": pair, "lora": lora
+    }  # fmt: skip
+    made = by_kind.get(getattr(node, "kind", "")) or other
+    assert made is not None, f"nothing is made of {type(node).__name__}"
+    return made(node)
+
+
+def name_of(node: Linear) -> str:
+    """The canonical name of a matrix or stack, under its adapter, too."""
+    return fold(node, lora=lambda w: w.name or name_of(w.base), other=lambda w: str(w.name))
+
+
+def apart(node: Linear) -> tuple[Linear, ...]:
+    """Gate and up of a Pair; any other node alone."""
+    return fold(node, pair=lambda w: (w.gate, w.up), other=lambda w: (w,))
+
+
+def shape_of(node: Linear) -> tuple[int, ...]:
+    """Output-major: [O, I] of a matrix, [E, O, I] of a stack, whatever order its array has."""
+
+    def joined(w: Pair) -> tuple[int, ...]:
+        *front, outputs, inputs = shape_of(w.gate)
+        return (*front, 2 * outputs, inputs)
+
+    return fold(
+        node,
+        dense=lambda w: tuple(w.w.shape),
+        experts=lambda w: (w.w.shape[0], w.w.shape[2], w.w.shape[1]),
+        packed=lambda w: tuple(w.shape),
+        pair=joined,
+        lora=lambda w: shape_of(w.base),
+    )
+
+
+def is_packed_as(node: Any, format: str, shape: tuple[int, ...]) -> bool:
+    """Whether a node's codes are of this format and shape already."""
+    return fold(node, packed=lambda w: w.format == format and tuple(w.shape) == shape, other=lambda _: False)
 
 
 @dataclass(frozen=True, eq=False)

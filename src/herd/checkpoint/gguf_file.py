@@ -21,7 +21,7 @@ from herd.checkpoint.strip_pieces import rows_of
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
-from herd.weights import Dense, Experts, Packed, Pair, is_vision
+from herd.weights import Dense, Experts, apart, is_packed_as, is_vision
 
 ALIGNMENT = 32
 
@@ -192,9 +192,9 @@ class GgufFile:
             at += len(rows)
 
     def _experts(self, places: list[_Place], wanted: Wanted, node: Any) -> None:
-        if isinstance(node, Pair) and len(places) == 2:
+        if len(places) == len(apart(node)) == 2:
             # Apart, as they are: joining them could mix number formats.
-            for place, half in zip(places, (node.gate, node.up), strict=True):
+            for place, half in zip(places, apart(node), strict=True):
                 self._experts([place], wanted, half)
             return
         if len(places) == 1 and self._copied(places[0], node):
@@ -207,7 +207,7 @@ class GgufFile:
 
     def _copied(self, place: _Place, node: Any) -> bool:
         """Write codes that are in the wanted format already, bit for bit."""
-        if not isinstance(node, Packed) or node.format != place.format.name or tuple(node.shape) != place.shape:
+        if not is_packed_as(node, place.format.name, place.shape):
             return False
         start = 0
         for rows in rows_of(node):

@@ -15,7 +15,7 @@ from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
 from herd.formats import strips
 from herd.text.tokenizer import Tokenizer
-from herd.weights import Dense, Linear, Packed, Pair, Source
+from herd.weights import Dense, Linear, Packed, Pair, Source, apart, fold
 
 
 def packable(config: Llama4Config, source: Source) -> Iterator[tuple[str, Packed]]:
@@ -28,18 +28,19 @@ def packable(config: Llama4Config, source: Source) -> Iterator[tuple[str, Packed
 
 
 def _parts(wanted: Wanted, source: Source) -> Iterator[tuple[str, Packed]]:
-    node: Any
-    found: tuple[tuple[str, Any], ...]
     if wanted.kind == "matrix":
         node = source.matrix(wanted.name, *wanted.shape, bias=wanted.bias)
-        found = ((wanted.name + ".weight", node),)
+        names: tuple[str, ...] = (wanted.name + ".weight",)
     else:
         node = source.experts(wanted.name, *wanted.shape)
-        both = isinstance(node, Pair)
-        found = tuple(zip(halves(wanted.name), (node.gate, node.up), strict=True)) if both else ((wanted.name, node),)
-    for name, part in found:
-        if isinstance(part, Packed) and part.layout == "rows" and part.format in strips.UNITS:
-            yield name, part
+        names = (wanted.name,) if len(apart(node)) == 1 else halves(wanted.name)
+    for name, part in zip(names, apart(node), strict=True):
+        yield from ((name, w) for w in fold(part, packed=_in_rows, other=lambda _: ()))
+
+
+def _in_rows(w: Packed) -> tuple[Packed, ...]:
+    """The node, where it could be strips and is none."""
+    return (w,) if w.layout == "rows" and w.format in strips.UNITS else ()
 
 
 class OverSource:

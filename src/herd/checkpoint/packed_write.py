@@ -24,6 +24,7 @@ from herd.checkpoint.manifest import write_manifest
 from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
 from herd.checkpoint.packed_shards import Shards, header_room
+from herd.checkpoint.pieces import unmerged
 from herd.checkpoint.safetensors_write import SHARD_BYTES
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk
@@ -31,7 +32,7 @@ from herd.checkpoint.workplace import LOCK, Workplace
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, BadConfig, UsageError, fail
 from herd.formats import strips
-from herd.weights import Dense, Experts, Packed, Pair
+from herd.weights import Dense, Packed, Pair, apart, fold
 
 _DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
 _NAMES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -124,16 +125,7 @@ class PackedWriter:
             if wanted.bias:
                 self.floats(name + ".bias", np.asarray(node.bias))
         else:
-            E, inputs, outputs = wanted.shape
-            if isinstance(node, Pair):
-                for half, part in zip(halves(name), (node.gate, node.up), strict=True):
-                    self._node(half, part, (E, outputs // 2, inputs))
-            elif isinstance(node, Experts):
-                self.floats(name, node.w)
-            elif name.endswith(GATE_UP):
-                fail(UsageError, f"{name} is {type(node).__name__}", expected="Experts, or a Pair of gate and up")
-            else:
-                self._node(name, node, (E, outputs, inputs))
+            self._experts(name, node, *wanted.shape)
 
     def rows(self, tensor: str, format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -> None:
         """Write one quantised tensor from codes as they are made, uint8 [n, row_bytes] pieces of any number of rows, in
@@ -149,20 +141,37 @@ class PackedWriter:
         """Write one float tensor as it is: float32, float16, or uint16 for bfloat16, shaped as Hugging Face has it."""
         self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), None)
 
+    def _experts(self, name: str, node: Any, num_experts: int, inputs: int, outputs: int) -> None:
+        def both(w: Pair) -> None:
+            for half, part in zip(halves(name), apart(w), strict=True):
+                self._node(half, part, (num_experts, outputs // 2, inputs))
+
+        def stack(w: Any) -> None:
+            if name.endswith(GATE_UP):
+                fail(UsageError, f"{name} is {type(w).__name__}", expected="Experts, or a Pair of gate and up")
+            self._node(name, w, (num_experts, outputs, inputs))
+
+        fold(node, pair=both, experts=lambda w: self.floats(name, w.w), other=stack)
+
     def _node(self, tensor: str, node: Any, shape: tuple[int, ...]) -> None:
         """A matrix, or an output-major stack."""
-        have = tuple(node.shape) if isinstance(node, Packed) else tuple(getattr(getattr(node, "w", None), "shape", ()))
-        if not isinstance(node, Packed | Dense):
-            fail(UsageError, f"{tensor} is {type(node).__name__}", do="merge adapters before the model is written")
-        if have != tuple(shape):
-            fail(BadCheckpoint, f"{tensor}: shape", got=list(have), expected=list(shape))
-        if isinstance(node, Dense):
-            array = node.w
-            packed = PackedTensor(_NAMES[_dtype(tensor, array)], tuple(shape), "rows") if len(shape) == 3 else None
-            self._write(tensor, _dtype(tensor, array), array.shape, float_pieces(array), packed)
-        else:
-            packed = PackedTensor(node.format, tuple(shape), "strips")
-            self._write(tensor, "U8", packed.stored_shape(), strips_of(node), packed)
+
+        def check(have: tuple[int, ...]) -> None:
+            if have != tuple(shape):
+                fail(BadCheckpoint, f"{tensor}: shape", got=list(have), expected=list(shape))
+
+        def dense(w: Dense) -> None:
+            check(tuple(w.w.shape))
+            dtype = _dtype(tensor, w.w)
+            packed = PackedTensor(_NAMES[dtype], tuple(shape), "rows") if len(shape) == 3 else None
+            self._write(tensor, dtype, w.w.shape, float_pieces(w.w), packed)
+
+        def packed(w: Packed) -> None:
+            check(tuple(w.shape))
+            made = PackedTensor(w.format, tuple(shape), "strips")
+            self._write(tensor, "U8", made.stored_shape(), strips_of(w), made)
+
+        fold(node, dense=dense, packed=packed, other=lambda w: unmerged(tensor, w))
 
     def _write(
         self, tensor: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None

@@ -1,7 +1,7 @@
 """Values of a weight node in pieces, as a Hugging Face file orders them: whole tensors never need to be in memory."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.strip_pieces import StripRows
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
-from herd.weights import Dense, Experts, Packed, Pair
+from herd.weights import Dense, Experts, Packed, apart, fold
 
 PIECE_BYTES = 4 << 20
 """About this much float32 at a time."""
@@ -28,13 +28,13 @@ def matrix_pieces(node: Any, name: str, outputs: int, inputs: int, row_multiple:
 
 def expert_pieces(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
     """[I, O] of one expert after the other, gate columns before up columns. Raises UsageError."""
-    if isinstance(node, Experts):
-        yield from _stored(node, name, (num_experts, inputs, outputs))
-        return
-    rows = expert_rows(node, name, num_experts, inputs, outputs)
-    pieces = -(-inputs // COLUMNS)
-    for _ in range(num_experts):
-        yield np.concatenate([next(rows) for _ in range(pieces)])
+
+    def turned(_: Any) -> Iterator[Array]:
+        rows = expert_rows(node, name, num_experts, inputs, outputs)
+        pieces = -(-inputs // COLUMNS)
+        return (np.concatenate([next(rows) for _ in range(pieces)]) for _ in range(num_experts))
+
+    return fold(node, experts=lambda w: iter(_stored(w, name, (num_experts, inputs, outputs))), other=turned)
 
 
 def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
@@ -42,12 +42,17 @@ def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: in
 
     Output-major stacks are turned a few input columns at a time. Raises UsageError.
     """
-    if isinstance(node, Experts):
+
+    def as_they_are(w: Any) -> Iterator[Array]:
         step = max(1, PIECE_BYTES // (4 * outputs))
-        for expert in _stored(node, name, (num_experts, inputs, outputs)):
+        for expert in _stored(w, name, (num_experts, inputs, outputs)):
             yield from (expert[start : start + step] for start in range(0, inputs, step))
-        return
-    halves = [node.gate, node.up] if isinstance(node, Pair) else [node]
+
+    return fold(node, experts=as_they_are, other=lambda w: _turned(w, name, num_experts, inputs, outputs))
+
+
+def _turned(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
+    halves = apart(node)
     stacks = [_stored(half, name, (num_experts, outputs // len(halves), inputs)) for half in halves]
     for e in range(num_experts):
         matrices = [np.asarray(s[e]) if isinstance(s, Lazy) else s[e] for s in stacks]
@@ -61,27 +66,36 @@ def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: in
 def _columns(node: Any, rows: Array, start: int, inputs: int) -> Array:
     """Up to COLUMNS columns of rows [O, I] (or of their codes), from `start`, a multiple of COLUMNS."""
     stop = min(start + COLUMNS, inputs)
-    if isinstance(node, Packed):
-        f = get(node.format)
+
+    def decoded(w: Packed) -> Array:
+        f = get(w.format)
         return f.decode(rows[:, f.row_bytes(start) if start else 0 : f.row_bytes(stop)], stop - start)
-    return rows[:, start:stop]
+
+    return fold(node, packed=decoded, other=lambda _: rows[:, start:stop])
 
 
 def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Any:
-    if isinstance(node, Packed):
-        values, have = node.codes, tuple(node.shape)
-        if node.layout == "strips" and have == shape:
-            return StripRows(node.format, np.asarray(values), shape[-2])
-    elif isinstance(node, Dense | Experts):
-        values, have = node.w, tuple(node.w.shape)
-    else:
-        fail(UsageError, f"{name} is {type(node).__name__}", do="merge adapters before the model is written")
-    if have != shape:
-        fail(BadCheckpoint, f"{name}: shape", got=have, expected=shape)
-    return values if isinstance(values, Lazy) else np.asarray(values)
+    def held(values: Any, have: tuple[int, ...]) -> Any:
+        if have != shape:
+            fail(BadCheckpoint, f"{name}: shape", got=have, expected=shape)
+        return values if isinstance(values, Lazy) else np.asarray(values)
+
+    def packed(w: Packed) -> Any:
+        have = tuple(w.shape)
+        if w.layout == "strips" and have == shape:
+            return StripRows(w.format, np.asarray(w.codes), shape[-2])
+        return held(w.codes, have)
+
+    def floats(w: Dense | Experts) -> Any:
+        return held(w.w, tuple(w.w.shape))
+
+    return fold(node, dense=floats, experts=floats, packed=packed, other=lambda w: unmerged(name, w))
+
+
+def unmerged(name: str, node: Any) -> NoReturn:
+    """Raise UsageError for a node that has no place in a file."""
+    fail(UsageError, f"{name} is {type(node).__name__}", do="merge adapters before the model is written")
 
 
 def _values(node: Any, stored: Array, inputs: int) -> Array:
-    if isinstance(node, Packed):
-        return decode(node.format, stored, inputs)
-    return stored
+    return fold(node, packed=lambda w: decode(w.format, stored, inputs), other=lambda _: stored)

@@ -92,7 +92,7 @@ class TreeSource:
     def _match(self, names: Any, node: Any) -> None:
         if isinstance(names, str):
             self._nodes[names] = node
-        elif isinstance(names, Dense | Experts):
+        elif isinstance(names, Linear):
             self._nodes[names.name] = node
         elif isinstance(names, tuple):
             if not isinstance(node, tuple) or len(node) != len(names):

@@ -24,7 +24,7 @@ from herd import formats
 from herd.engine.checks import number, text
 from herd.errors import DoesNotFit, NotFound, UsageError, fail
 from herd.ops.contract import Adapters, LowRank, Ops
-from herd.weights import Linear, LoRA, Model, Node
+from herd.weights import Linear, Model, Node, name_of, shape_of
 
 MAX_NAME = 256
 MAX_RANK = 1024
@@ -80,7 +80,8 @@ def ready(name: str, tensors: Mapping[str, LowRank], weights: Model, ops: Ops) -
         what = f"adapter {name}: {weight}"
         if weight not in known:
             fail(UsageError, what, got="it", expected="a weight of a layer of the model")
-        _check_shapes(what, pair.down, pair.up, _shape(known[weight]))
+        *front, outputs, inputs = shape_of(known[weight])
+        _check_shapes(what, pair.down, pair.up, (tuple(front), outputs, inputs))
         num_bytes += pair.down.nbytes + pair.up.nbytes
         home = where(weight)
         pairs[weight] = LowRank(home.array(pair.down), home.array(pair.up), pair.scale)
@@ -165,24 +166,9 @@ def _matrices(node: Any) -> "Sequence[tuple[str, Linear]]":
         return [found for one in node for found in _matrices(one)]
     if not isinstance(node, Node):
         return []
-    if isinstance(node, LoRA):
-        return [(node.base.name, node)]
     if isinstance(node, Linear):
-        return [(node.name, node)]
+        return [(name_of(node), node)]
     return [found for one in vars(node).values() for found in _matrices(one)]
-
-
-def _shape(w: Linear) -> tuple[tuple[int, ...], int, int]:
-    """Front axes, outputs, inputs."""
-    if w.kind == "lora":
-        return _shape(w.base)
-    if w.kind == "pair":
-        front, outputs, inputs = _shape(w.gate)
-        return front, 2 * outputs, inputs
-    *stack, outputs, inputs = w.shape if w.kind == "packed" else w.w.shape
-    if w.kind == "experts":
-        outputs, inputs = inputs, outputs
-    return tuple(stack), outputs, inputs
 
 
 def _array(what: str, x: Any) -> Any:

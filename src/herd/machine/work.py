@@ -3,22 +3,25 @@
 Counted of the weights as they are held. What it is not: a measurement, a plan (`plan/` knows no weights).
 """
 
+from math import prod
 from typing import Any
 
 from herd.config import Llama4Config
 from herd.plan.layers import layer_caches
-from herd.weights import Linear, Mlp, Model
+from herd.weights import Linear, Mlp, Model, fold, shape_of
 
 
 def node_bytes(node: Any) -> int:
     """Bytes of one weight node, any kind; 0 for None."""
     if node is None:
         return 0
-    if node.kind == "pair":
-        return node_bytes(node.gate) + node_bytes(node.up)
-    if node.kind == "lora":
-        return node_bytes(node.base) + int(node.down.nbytes) + int(node.up.nbytes)
-    return int((node.codes if node.kind == "packed" else node.w).nbytes)
+    return fold(
+        node,
+        packed=lambda w: int(w.codes.nbytes),
+        pair=lambda w: node_bytes(w.gate) + node_bytes(w.up),
+        lora=lambda w: node_bytes(w.base) + int(w.down.nbytes) + int(w.up.nbytes),
+        other=lambda w: int(w.w.nbytes),
+    )
 
 
 def token_bytes(c: Llama4Config, w: Model, rows: int = 1) -> float:
@@ -74,16 +77,7 @@ def _parts(w: Model) -> tuple[int, int]:
 
 def _weights(node: Linear | None) -> int:
     """Elements of a node's matrices."""
-    if node is None:
-        return 0
-    if node.kind == "pair":
-        return _weights(node.gate) + _weights(node.up)
-    if node.kind == "lora":
-        return _weights(node.base)
-    count = 1
-    for n in node.shape if node.kind == "packed" else node.w.shape:
-        count *= n
-    return count
+    return 0 if node is None else prod(shape_of(node))
 
 
 def _mlp_weights(mlp: Mlp) -> int:

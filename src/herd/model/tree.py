@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from herd.ops.contract import Ops
-from herd.weights import CLASS_NAME, PLACES_NAME, LoRA, Node
+from herd.weights import CLASS_NAME, PLACES_NAME, Node, name_of
 
 N = TypeVar("N", bound=Node)
 
@@ -49,5 +49,4 @@ def _placed_node(node: Any, where: Where, seen: dict[int, Any]) -> Any:
 
 
 def _name(node: Any) -> str:
-    name: str = getattr(node, "name", "")
-    return name or (_name(node.base) if isinstance(node, LoRA) else "")
+    return name_of(node) if hasattr(node, "name") else ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy.typing as npt
 
@@ -13,7 +13,7 @@ from herd.checkpoint.strip_pieces import StripRows
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
-from herd.weights import Dense, Experts, Packed, Pair, is_vision
+from herd.weights import Packed, apart, fold, is_vision
 
 PIECE_WEIGHTS = 4 << 20
 """Rows are read and encoded about so many weights at a time."""
@@ -78,30 +78,34 @@ def parts_of(config: Llama4Config) -> list[Part]:
 
 def node_of(part: Part, node: Any) -> Any:
     """The part's own node where gate and up are apart."""
-    return (node.gate, node.up)[part.half or 0] if isinstance(node, Pair) else node
+    both = apart(node)
+    return both[part.half or 0] if len(both) == 2 else node
 
 
 def rows_of(part: Part, node: Any, expert: int, start: int, stop: int) -> npt.NDArray[Any]:
     """Rows [start, stop) of an expert (0 of a plain matrix) as float32, float16 or bfloat16 bits, [n, I]; a view into
     the source where that is float."""
     # a joined stack has the gate's rows first
-    joined = part.half is not None and not isinstance(node, Pair)
+    joined = part.half is not None and len(apart(node)) == 1
     first = part.outputs * (part.half or 0) if joined else 0
-    own = node_of(part, node)
-    if isinstance(own, Experts):
-        view: npt.NDArray[Any] = own.w[expert, :, first + start : first + stop].T
-        return view
-    if isinstance(own, Dense):
-        rows: npt.NDArray[Any] = (own.w[expert] if part.num_experts else own.w)[first + start : first + stop]
-        return rows
-    if isinstance(own, Packed):
-        codes = own.codes
-        if own.layout == "strips":
-            codes = StripRows(own.format, codes, own.shape[-2])
+
+    def packed(w: Packed) -> Any:
+        codes = StripRows(w.format, w.codes, w.shape[-2]) if w.layout == "strips" else w.codes
         if part.num_experts:
             codes = codes[expert]
-        return formats.decode(own.format, codes[first + start : first + stop], part.inputs)
-    return fail(UsageError, f"{part.tensor} is {type(own).__name__}", do="merge adapters before the model is quantised")
+        return formats.decode(w.format, codes[first + start : first + stop], part.inputs)
+
+    def refuse(w: Any) -> NoReturn:
+        fail(UsageError, f"{part.tensor} is {type(w).__name__}", do="merge adapters before the model is quantised")
+
+    found: npt.NDArray[Any] = fold(
+        node_of(part, node),
+        experts=lambda w: w.w[expert, :, first + start : first + stop].T,
+        dense=lambda w: (w.w[expert] if part.num_experts else w.w)[first + start : first + stop],
+        packed=packed,
+        other=refuse,
+    )
+    return found
 
 
 def pieces_of(part: Part, node: Any) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:

@@ -20,7 +20,7 @@ from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
 from herd.quantise.parts import Part, node_of, parts_of, pieces_of
 from herd.quantise.planning import Plan
-from herd.weights import Dense, Packed, is_vision
+from herd.weights import Dense, Packed, fold, is_packed_as, is_vision
 
 Step = Callable[[str, int], None]
 """Told a tensor's name and how many of its bytes are new; once with 0 at its end."""
@@ -125,7 +125,7 @@ def write_packed(
 
 def _codes(part: Part, node: Any, format: str, encoder: Encoder, step: Step) -> Any:
     own = node_of(part, node)
-    if isinstance(own, Packed) and own.format == format and tuple(own.shape) == part.shape:
+    if is_packed_as(own, format, part.shape):
         encoder.book.add(part.tensor, Lost(num_weights=part.num_weights))  # it is that already: bit for bit
         for codes in code_rows(own):
             step(part.tensor, codes.nbytes)
@@ -139,9 +139,11 @@ def _codes(part: Part, node: Any, format: str, encoder: Encoder, step: Step) -> 
 
 def _floats(node: Any) -> Any:
     """A small matrix as float32."""
-    if isinstance(node, Packed):
-        return np.concatenate([formats.decode(node.format, c, node.shape[-1]) for c in code_rows(node)])
-    return formats.to_float32(np.asarray(node.w))
+
+    def decoded(w: Packed) -> Any:
+        return np.concatenate([formats.decode(w.format, c, w.shape[-1]) for c in code_rows(w)])
+
+    return fold(node, packed=decoded, other=lambda w: formats.to_float32(np.asarray(w.w)))
 
 
 def _size(part: Part, plan: Plan) -> int:
