@@ -55,13 +55,18 @@ def ask(port: int, sent: bytes, times: int) -> None:
 def test_what_has_ended_leaves_no_garbage(port: int, kind: str) -> None:
     sent, most = KINDS[kind]
     ask(port, sent, 5)
+    tries = [collected(port, sent) for _ in range(3)]  # other tests' threads may leave something meanwhile, once
+    assert min(tries) <= MANY * most + 20, f"{min(tries) / MANY:.0f} objects a connection"
+
+
+def collected(port: int, sent: bytes) -> int:
+    """Objects that the collector finds after many connections."""
     time.sleep(0.3)
     gc.collect()
     gc.disable()
     try:
         ask(port, sent, MANY)
         time.sleep(0.3)
-        found = gc.collect()
+        return gc.collect()
     finally:
         gc.enable()
-    assert found <= MANY * most + 20, f"{found / MANY:.0f} objects a connection"
