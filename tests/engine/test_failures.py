@@ -11,7 +11,7 @@ from herd.engine.core import Core
 from herd.engine.orders import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
-from herd.errors import BadCheckpoint, DoesNotFit
+from herd.errors import BadCheckpoint
 from herd.model import place_weights
 
 OPTIONS = SamplingOptions(max_tokens=6, logprobs=1)
@@ -62,10 +62,3 @@ def test_the_first_layer_that_is_not_finite_is_named(layer: int) -> None:
     _, errors = run(core(replace(model, blocks=type(model.blocks)(blocks))), [[1, 2, 3], list(range(40))])
     assert {str(e).split(":")[0] for e in errors.values()} == {f"layer {layer}"}
     assert len(errors) == 2
-
-
-def test_what_does_not_fit_alone_is_refused_and_nothing_else() -> None:
-    c = core(weights(TINY_TEXT), context=16)
-    tokens, errors = run(c, [list(range(60)), [1, 2]])
-    assert isinstance(errors[0], DoesNotFit)
-    assert len(tokens[1]) == 6
