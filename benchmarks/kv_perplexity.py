@@ -30,8 +30,7 @@ from harness import HERE, machine
 
 from herd import convert
 from herd.checkpoint import open_checkpoint, store
-from herd.engine.runner import Runner
-from herd.engine.score import passes
+from herd.engine.runner import Piece, Runner
 from herd.errors import HerdError
 from herd.model import place_weights
 from herd.ops.native import NativeOps
@@ -50,12 +49,15 @@ ASKED = {"int8": 0.001, "int4": 0.01}
 def nll(runner, ids):
     """[T - 1] in float64: -log p of each id but the first, given those before it."""
     out_T = np.empty(len(ids) - 1)
-    for start, logits_RV in passes(runner, ids[:-1], BLOCK):
-        l_RV = logits_RV.astype(np.float64)
+    lease = runner.lease()
+    for start in range(0, len(out_T), BLOCK):
+        part = ids[start : min(start + BLOCK, len(out_T))]
+        l_RV = runner.run([Piece(lease, part, rows=range(len(part)))]).astype(np.float64)
         rows = np.arange(len(l_RV))
         peak_R = l_RV.max(axis=1)
         sums_R = np.exp(l_RV - peak_R[:, None]).sum(axis=1)
         out_T[start + rows] = peak_R + np.log(sums_R) - l_RV[rows, np.asarray(ids)[start + rows + 1]]
+    runner.drop(lease)
     return out_T
 
 

@@ -13,8 +13,8 @@ from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
 from herd.engine.orders import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
-from herd.engine.score import BLOCK, State, measure_of, nll_of, passes, windows
-from herd.errors import BadCheckpoint, ContextTooLong, UsageError
+from herd.engine.score import BLOCK, State, measure_of, nll_of, windows
+from herd.errors import BadCheckpoint, UsageError
 
 V = 12
 TABLE = np.random.default_rng(3).normal(size=(V, V)).astype(np.float32)
@@ -357,19 +357,3 @@ def test_bad_windows_are_refused(arguments: dict[str, Any], message: str) -> Non
 def test_a_text_of_one_token_is_refused() -> None:
     with pytest.raises(UsageError, match="text: got 1 tokens"):
         windows([1], context=8, stride=8, loaded=64)
-
-
-# -- a runner by itself ------------------------------------------------------------------------------------------------
-
-
-def test_passes_are_every_row_and_give_pages_back() -> None:
-    m = model()
-    found = list(passes(m, IDS, piece=10, first=5))
-    np.testing.assert_array_equal(np.concatenate([part for _, part in found]), TABLE[IDS[5:]])
-    assert [start for start, _ in found] == [5, *range(10, 57, 10)]
-    m.room.check()
-    assert m.room.free() == m.room.total()
-    with pytest.raises(UsageError, match="ids: got 12, expected ids from 0 to 11"):
-        list(passes(m, [1, 12]))
-    with pytest.raises(ContextTooLong, match="65 tokens, the context holds 64"):
-        list(passes(m, [1] * 65))

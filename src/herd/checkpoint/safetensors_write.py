@@ -92,7 +92,6 @@ def write_shards(
     tensors: Iterable[Tensor],
     *,
     shard_bytes: int = SHARD_BYTES,
-    metadata: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, str]:
     """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
@@ -108,13 +107,13 @@ def write_shards(
         size += t.num_bytes
         total += t.num_bytes
     if len(shards) == 1:
-        return {"model.safetensors": write_file(folder / "model.safetensors", shards[0], metadata, progress, 0, total)}
+        return {"model.safetensors": write_file(folder / "model.safetensors", shards[0], None, progress, 0, total)}
     digests: dict[str, str] = {}
     where: dict[str, str] = {}
     before = 0
     for i, shard in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        digests[name] = write_file(folder / name, shard, metadata, progress, before, total)
+        digests[name] = write_file(folder / name, shard, None, progress, before, total)
         before += sum(t.num_bytes for t in shard)
         where |= {t.name: name for t in shard}
     index = {"metadata": {"total_size": total}, "weight_map": where}

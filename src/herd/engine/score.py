@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.engine.request import SamplingOptions, TokenScore, Want
-from herd.engine.runner import Logits, ModelRunner, Piece
+from herd.engine.runner import Logits
 from herd.engine.sampler import History, best_of, logprob, sample
-from herd.errors import ContextTooLong, UsageError, fail
+from herd.errors import UsageError, fail
 
 BLOCK = 512
 """Positions whose states are added up before they go to the sum: it is the same however the text was cut."""
@@ -195,37 +195,3 @@ def nll_of(scores: Sequence[TokenScore]) -> float:
     for score in scores:
         total -= score.logprob
     return total
-
-
-# -- a runner without an engine ----------------------------------------------------------------------------------------
-
-
-def passes(runner: ModelRunner, ids: Sequence[int], piece: int = 512, first: int = 0) -> Iterator[tuple[int, Logits]]:
-    """(position of the first row, logits of the rows) of the pieces of one sequence, from position `first` on, over a
-    runner that nobody else uses (benchmarks).
-
-    Raises ContextTooLong, UsageError.
-    """
-    _check(runner, ids)
-    lease = runner.lease()
-    try:
-        for start in range(0, len(ids), piece):
-            part = ids[start : start + piece]
-            skip = min(max(first - start, 0), len(part))
-            logits_RV = runner.run([Piece(lease, part, rows=range(skip, len(part)))])
-            if len(logits_RV):
-                yield start + skip, logits_RV
-    finally:
-        runner.drop(lease)
-
-
-def _check(runner: ModelRunner, ids: Sequence[int]) -> None:
-    if not len(ids):
-        fail(UsageError, "ids", got="none", expected="at least one")
-    if len(ids) > runner.context:
-        fail(ContextTooLong, f"{len(ids)} tokens, the context holds {runner.context}", do="load with a larger context")
-    for i in ids:
-        if not 0 <= i < runner.vocab_size:
-            fail(UsageError, "ids", got=i, expected=f"ids from 0 to {runner.vocab_size - 1}")
-        if i == runner.patch_id:
-            fail(UsageError, "ids", got=f"{i}, a patch of an image", expected="ids of text")

@@ -58,23 +58,23 @@ def serve(load: Loader) -> None:
     except BaseException as error:
         channel.send(Failed(herd_error(error)))
         _leave(1)
-    worker = ThreadExecutor(runner, **arguments)
+    executor = ThreadExecutor(runner, **arguments)
 
-    counting = _Counting(worker)
+    counting = _Counting(executor)
 
     def tell(events: Sequence[Event]) -> None:
         _tell(channel, *counting.news(events), *events)
-        if worker.over is not None:
+        if executor.over is not None:
             _leave(1)  # a mistake of ours ended its thread: whoever started this process starts it anew
 
-    worker.connect(tell)
+    executor.connect(tell)
     ready = Ready(
         runner.vocab_size, runner.context, runner.patch_id, runner.tokens_per_tile, time.monotonic() - began_s
     )
     channel.send(ready)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
-    _Server(channel, worker).loop(inbox)
+    _Server(channel, executor).loop(inbox)
 
 
 def _leave(status: int) -> None:
@@ -109,8 +109,8 @@ def _tell(channel: Channel, *messages: Any) -> None:
 class _Counting:
     """Tells what has been done before the end of each sequence, and once in a while: not with each step."""
 
-    def __init__(self, worker: ThreadExecutor) -> None:
-        self._executor, self._told_s = worker, time.monotonic()
+    def __init__(self, executor: ThreadExecutor) -> None:
+        self._executor, self._told_s = executor, time.monotonic()
 
     def news(self, events: Sequence[Event]) -> Sequence[Counted]:
         """What goes before these events."""
@@ -122,10 +122,10 @@ class _Counting:
 
 
 class _Server:
-    """Messages -> the worker."""
+    """Messages -> the executor."""
 
-    def __init__(self, channel: Channel, worker: ThreadExecutor) -> None:
-        self._channel, self._executor = channel, worker
+    def __init__(self, channel: Channel, executor: ThreadExecutor) -> None:
+        self._channel, self._executor = channel, executor
         # grammars are compiled one after another beside the loop: up to a second each, and nobody else waits for it
         self._compiling = ThreadPoolExecutor(1, "herd-grammars")
         # other weights and adapters are made ready beside the loop as well: seconds, in which requests go on
