@@ -11,12 +11,11 @@ from typing import Any
 
 from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, other_name
-from herd.checkpoint.walk import walk
+from herd.checkpoint.walk import check_names, walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
 from herd.errors import BadCheckpoint, BadConfig, HerdError, fail
 from herd.weights import Array, Dense, Linear, Packed, Pair, is_vision
 
-_LISTED = 5
 _IMAGE_TOKENS = {"image_start_id": "<|image_start|>", "image_end_id": "<|image_end|>", "patch_id": "<|patch|>"}
 
 
@@ -167,22 +166,8 @@ class GgufSource:
                 continue
             names = [t for name, _ in wanted if is_vision(name) == vision for t in gguf_names(name)]
             found = {self._find(t)[1] for t in names}
-            missing = [t for t in names if self._find(t)[1] not in file.tensors]
-            if missing:
-                fail(
-                    BadCheckpoint,
-                    f"{file.path}: missing tensors ({len(missing)})",
-                    got=", ".join(missing[:_LISTED]),
-                    do="the file is not whole",
-                )
-            extra = [t for t in file.tensors if t not in found and t != ROPE_FREQS]
-            if extra:
-                fail(
-                    BadCheckpoint,
-                    f"{file.path}: tensors without a place in the config ({len(extra)})",
-                    got=", ".join(extra[:_LISTED]),
-                    do="the file is of another architecture than its keys say",
-                )
+            do = "the file is not whole, or of another architecture than its keys say"
+            check_names(file.path, found, file.tensors.keys() - {ROPE_FREQS}, do=do)
         for w in walk(config):
             if w.kind == "vector":
                 self.vector(w.name, w.shape)

@@ -109,7 +109,12 @@ class TreeSource:
                 self._match(getattr(names, field.name), getattr(node, field.name))
 
 
-def check_names(path: Path, wanted: Set[str], have: Set[str]) -> None:
+def check_names(
+    path: Path,
+    wanted: Set[str],
+    have: Set[str],
+    do: str = "files and config.json do not belong together, or files are missing",
+) -> None:
     """Refuse files that lack a tensor the config wants, or hold one that it does not know. Raises BadCheckpoint."""
     told = [
         f"{len(names)} tensors {how} ({listed(set(names))})"
@@ -117,5 +122,4 @@ def check_names(path: Path, wanted: Set[str], have: Set[str]) -> None:
         if names
     ]
     if told:
-        do = "files and config.json do not belong together, or files are missing"
         fail(BadCheckpoint, f"{path}: {', '.join(told)}", do=do)
