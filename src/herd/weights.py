@@ -18,7 +18,7 @@ from herd.config import Llama4Config, VisionConfig
 
 Array: TypeAlias = Any
 """numpy array or torch tensor, by op set."""
-T = TypeVar("T")
+Made = TypeVar("Made")
 
 
 class Node:
@@ -96,16 +96,16 @@ with three axes (output-major), or a Pair of such."""
 def fold(
     node: Any,
     *,
-    dense: Callable[[Dense], T] | None = None,
-    experts: Callable[[Experts], T] | None = None,
-    packed: Callable[[Packed], T] | None = None,
-    pair: Callable[[Pair], T] | None = None,
-    lora: Callable[[LoRA], T] | None = None,
-    other: Callable[[Any], T] | None = None,
-) -> T:
+    dense: Callable[[Dense], Made] | None = None,
+    experts: Callable[[Experts], Made] | None = None,
+    packed: Callable[[Packed], Made] | None = None,
+    pair: Callable[[Pair], Made] | None = None,
+    lora: Callable[[LoRA], Made] | None = None,
+    other: Callable[[Any], Made] | None = None,
+) -> Made:
     """What the function for a node's kind makes of it; `other` takes what none is given for. Op sets aside, whoever
     has to tell kinds of weight apart does it with this, so that a new kind is looked for here alone."""
-    by_kind: dict[str, Callable[[Any], T] | None] = {
+    by_kind: dict[str, Callable[[Any], Made] | None] = {
         "dense": dense, "experts": experts, "packed": packed, "pair": pair, "lora": lora
     }  # fmt: skip
     made = by_kind.get(getattr(node, "kind", "")) or other
