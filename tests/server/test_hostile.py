@@ -150,6 +150,23 @@ def test_options_beyond_their_limits_are_refused_by_name(client: httpx.Client, o
 
 
 @pytest.mark.parametrize(
+    ("name", "many"),
+    [(name, many) for name, good in GOOD.items() if "messages" in good for many in ("messages", "tools")]
+    + [(TOKENIZE.name, "messages")],
+)
+def test_every_route_with_a_dialog_bounds_its_turns_and_tools(client: httpx.Client, name: str, many: str) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    if name in (MESSAGES.name, COUNT.name):
+        tool = {"name": "f", "input_schema": {"type": "object"}}
+    most = {"messages": Limits().messages, "tools": Limits().tools}[many]
+    body = {**GOOD[name], "messages": TURNS, many: {"messages": TURNS, "tools": [tool]}[many] * (most + 1)}
+    body.pop("prompt", None)
+    method, path = name.split(" ")
+    found = client.request(method, path, json=body)
+    assert found.status_code == 400 and f"at most {most}" in found.text, found.text
+
+
+@pytest.mark.parametrize(
     "schema",
     [
         {"$ref": "#"}, {"$ref": "https://evil.example/x.json"}, {"type": "array", "minItems": 10**9},

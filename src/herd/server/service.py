@@ -129,7 +129,7 @@ class Service:
         try:
             model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
             ask = self._settled(ask)
-            check_able(model, ask)
+            await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids))
@@ -188,7 +188,7 @@ class Service:
                 fail(TooLarge, "reply", got="more", expected=f"at most {limits.reply_bytes} bytes in memory", do=do)
             made.hold(count)
 
-        tiles = images_in(ask.messages) * model.sizes.image_bytes
+        tiles = await self._tiles_bytes(caller, model, ask.messages)
         text = await self.text_size(caller, ask.messages, ask.tools, ask.prompt)
         stream.hold = hold
         stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
@@ -199,6 +199,12 @@ class Service:
         finally:
             made.let_go(needs)
         made.hold(stream.asked_bytes)
+
+    async def _tiles_bytes(self, caller: Caller, model: ChatModel, messages: Sequence[Mapping[str, Any]] | None) -> int:
+        """What images of a dialog may take while they are prepared."""
+        return model.sizes.image_bytes * await self.soon(
+            caller, lambda: images_in(messages), caller.admission.size_bytes
+        )
 
     async def text_size(self, caller: Caller, *values: Any) -> int:
         """See `sizes.text_size`; beside the event loop where there is much to look at."""
@@ -214,10 +220,12 @@ class Service:
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> T:
         """What `make`, a method of the model (tokenize, count), says of a dialog. Raises what reading it raises,
-        ContextTooLong for what cannot be a prompt."""
-        check_able(model, Ask(model=model.name, messages=messages, tools=tools))
+        ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
+        self._check_counts(messages, tools)
+        ask = Ask(model=model.name, messages=messages, tools=tools)
+        await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
         await images.fetch(self.lane_of(caller), caller.admission)
-        tiles = images_in(messages) * model.sizes.image_bytes
+        tiles = await self._tiles_bytes(caller, model, messages)
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(model, text))
@@ -289,9 +297,13 @@ class Service:
         assert (ask.messages is None) != (ask.prompt is None), "a dialog or a prompt"
         within("model", len(ask.model), self.limits.name_bytes)
         within("user", len(ask.user), self.limits.name_bytes)
-        within("messages", len(ask.messages or ()), self.limits.messages)
-        within("tools", len(ask.tools), self.limits.tools)
+        self._check_counts(ask.messages or (), ask.tools)
         within("n", ask.n, self.limits.samples)
+
+    def _check_counts(self, messages: Sequence[Any], tools: Sequence[Any]) -> None:
+        """Raise Refused for more turns or tools than a request may have."""
+        within("messages", len(messages), self.limits.messages)
+        within("tools", len(tools), self.limits.tools)
 
     def _settled(self, ask: Ask) -> Ask:
         """With what a derived model (see profiles) says where the request is silent."""
