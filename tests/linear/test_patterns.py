@@ -37,6 +37,7 @@ INLINE = {
     "herd.checkpoint.hub._forget_others: re.fullmatch": r"a[0-9a-f]{12}",
     "herd.checkpoint.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
     "herd.checkpoint.packed_store.folder_of: re.sub": r"[^A-Za-z0-9._-]",
+    "herd.checkpoint.registry.name_from: re.sub": r"[^A-Za-z0-9._-]",
     "herd.cli.run.find_images: re.sub": r"\\(.)",
     "herd.convert._licence: re.fullmatch": r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}",
     "herd.engine.schema_check._check_pattern: re.sub": r"\\.",
