@@ -40,9 +40,10 @@ class Ask:
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
 
 
-def check_able(model: ChatModel, ask: Ask) -> None:
-    """Raise Unsupported for what a request needs and the model does not do; nothing of it is left out in silence."""
-    options = ask.options
+def check_able(model: ChatModel, ask: Ask) -> int:
+    """How many images a request has. Raises Unsupported for what it needs and the model does not do; nothing of it is
+    left out in silence."""
+    options, num_images = ask.options, images_in(ask.messages)
     needs = {
         "completion": isinstance(ask.prompt, str),
         "ids": bool(
@@ -50,7 +51,7 @@ def check_able(model: ChatModel, ask: Ask) -> None:
             or options.get("logit_bias")
             or options.get("stop_ids")
         ),
-        "images": images_in(ask.messages) > 0,
+        "images": num_images > 0,
         "tools": bool(ask.tools),
         "schemas": ask.schema is not None and ask.schema is not False,
         "logprobs": options.get("logprobs") is not None,
@@ -58,6 +59,7 @@ def check_able(model: ChatModel, ask: Ask) -> None:
     for capability, needed in needs.items():
         if needed:
             model.capabilities.require(model.name, capability)
+    return num_images
 
 
 def check_ids(model: ChatModel, ids: Sequence[int]) -> None:

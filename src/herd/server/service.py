@@ -34,7 +34,7 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.policed import past
 from herd.server.response_store import ResponseStore
-from herd.server.sizes import images_in, prompt_bytes, text_size, vectors_bytes
+from herd.server.sizes import prompt_bytes, text_size, vectors_bytes
 from herd.server.streams import Stream
 
 T = TypeVar("T")
@@ -129,14 +129,14 @@ class Service:
         try:
             model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
             ask = self._settled(ask)
-            await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
+            num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids))
             stream = self._stream(model, caller, ask)
             stack.push_async_callback(stream.aclose)
             async with while_there(caller.request):
-                await self._prepare(caller, model, ask, stream)
+                await self._prepare(caller, model, ask, stream, num_images)
                 spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                 stack.callback(spending.settle)
                 await stream.ready()
@@ -176,7 +176,7 @@ class Service:
         for layer, decision in {(note.layer, note.decision) for note in notes}:
             self.metrics.policy.labels(layer, decision).inc()
 
-    async def _prepare(self, caller: Caller, model: ChatModel, ask: Ask, stream: ChatStream) -> None:
+    async def _prepare(self, caller: Caller, model: ChatModel, ask: Ask, stream: ChatStream, num_images: int) -> None:
         """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
         made, limits, said = caller.admission.made, self.limits, 0
 
@@ -188,7 +188,7 @@ class Service:
                 fail(TooLarge, "reply", got="more", expected=f"at most {limits.reply_bytes} bytes in memory", do=do)
             made.hold(count)
 
-        tiles = await self._tiles_bytes(caller, model, ask.messages)
+        tiles = num_images * model.sizes.image_bytes
         text = await self.text_size(caller, ask.messages, ask.tools, ask.prompt)
         stream.hold = hold
         stream.size_bytes = max(caller.admission.size_bytes, LARGE if tiles else 0)
@@ -199,12 +199,6 @@ class Service:
         finally:
             made.let_go(needs)
         made.hold(stream.asked_bytes)
-
-    async def _tiles_bytes(self, caller: Caller, model: ChatModel, messages: Sequence[Mapping[str, Any]] | None) -> int:
-        """What images of a dialog may take while they are prepared."""
-        return model.sizes.image_bytes * await self.soon(
-            caller, lambda: images_in(messages), caller.admission.size_bytes
-        )
 
     async def text_size(self, caller: Caller, *values: Any) -> int:
         """See `sizes.text_size`; beside the event loop where there is much to look at."""
@@ -223,9 +217,9 @@ class Service:
         ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
         self._check_counts(messages, tools)
         ask = Ask(model=model.name, messages=messages, tools=tools)
-        await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
+        num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
         await images.fetch(self.lane_of(caller), caller.admission)
-        tiles = await self._tiles_bytes(caller, model, messages)
+        tiles = num_images * model.sizes.image_bytes
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(model, text))
