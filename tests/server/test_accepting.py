@@ -33,7 +33,7 @@ class Heard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self.arrival is not None and isinstance(transport, asyncio.Transport)
-        assert self.arrival.is_gone or self._place.crowd.does(self.arrival) is Does.HEAD, "its place is kept"
+        assert self.arrival.is_gone or self._place.crowd.does(self.arrival) is self.arrival.does, "its place is kept"
         self.left_s = self.arrival.take()
         self.peer = self.owner = self.arrival.peer
         self._transport = transport
@@ -41,7 +41,7 @@ class Heard(asyncio.Protocol):
         if self.left_s is None:
             self.cut()
         else:
-            self._place.crowd.move(self, Does.HEAD)
+            self._place.crowd.move(self, self.arrival.does)
 
     def data_received(self, data: bytes) -> None:
         self._place.heard.append(data)
@@ -227,6 +227,25 @@ def test_where_all_places_are_taken_few_come_in_a_turn() -> None:
             await turns_until(lambda: cut[-1] == 100 - free, note)
             few = (place.crowd.most - place.crowd.busiest) // UNHEARD_TURNS
             assert max(b - a for a, b in pairwise(cut)) <= few
+
+    run(place, main())
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_who_is_about_to_be_heard_keeps_its_place_whenever_others_come(turns: int) -> None:
+    place = Place(most=40)
+
+    async def main() -> None:
+        async with place.listening() as (_, address):
+            place.come(address, b"first")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            clients = [place.come(address, b"x") for _ in range(150)]
+            told = [asyncio.create_task(end_of(client)) for client in clients]
+            await turns_until(lambda: sum(task.done() for task in told) >= 151 - place.crowd.busiest)
+            assert b"first" in place.heard
+            for task in told:
+                task.cancel()
 
     run(place, main())
 

@@ -4,6 +4,7 @@ and of those that upload the slowest of whoever has most."""
 import asyncio
 import contextlib
 import json
+import math
 import random
 import select
 import socket
@@ -11,12 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import pytest
 from serving import client_of, fake_service, running
 
+from herd.server.connection import Connection
 from herd.server.crowd import Crowd, Does
+from herd.server.framing import Framing
 from herd.server.keys import Key, digest_of, plain_key
 from herd.server.limits import Limits
 from herd.server.turns import STARTS, Turns
@@ -88,6 +93,11 @@ def test_the_slowest_upload_of_who_has_most_gives_way() -> None:
     crowd.move(newcomer, Does.IDLE)
     assert crowd.admit(newcomer)
     assert [fake.end for fake in theirs] == ["", "gave way", ""] and not mine.end
+
+
+def test_a_request_that_waits_for_its_turn_is_no_slow_upload() -> None:
+    held = SimpleNamespace(_held=b"POST / HTTP/1.1", _framing=Framing(Limits()))
+    assert Connection.rate(cast(Connection, held)) == math.inf
 
 
 def test_requests_under_way_leave_a_share_and_are_never_ended() -> None:

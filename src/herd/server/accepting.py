@@ -44,7 +44,8 @@ class Loop(Protocol):
 
 
 class Taker(Protocol):
-    """An asyncio.Protocol that takes the place of who came: by `arrival.take`, when its connection is made."""
+    """An asyncio.Protocol that takes the place of who came: by `arrival.take`, when its connection is made; then it
+    does what `arrival.does` says."""
 
     arrival: "Arrival | None"
 
@@ -57,9 +58,15 @@ class Arrival:
         self.socket = found
         self.peer = self.owner = peer
         self.came_s = came_s
+        self.has_sent = False
         self.is_handed = False
         """Whether its socket is a transport's by now."""
         self.is_gone = False
+
+    @property
+    def does(self) -> Does:
+        """What it does once it is a connection, until that is told what has been sent."""
+        return Does.OPENS if self.has_sent else Does.HEAD
 
     def rate(self) -> float:
         """It sends no body."""
@@ -104,8 +111,8 @@ class Acceptor(asyncio.AbstractServer):
         self._handing: dict[asyncio.Task[None], Arrival] = {}
         self._handed = 0
         self._few = max(1, (crowd.most - crowd.busiest) // UNHEARD_TURNS)
-        """That may come in one turn where all places are taken, and that may be on their way to be connections: so few
-        that newcomers take the places of others, not of these."""
+        """That may come in one turn where all places are taken, and that may be about to be heard at once: so few that
+        newcomers find the places of others."""
         self._serving = True
         self._next: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
@@ -244,7 +251,7 @@ class Acceptor(asyncio.AbstractServer):
         for fd, _ in self._room.poll(0, TOLD):
             if (arrival := self._silent.pop(fd, None)) is not None:
                 self._hear(arrival)
-        for _ in range(HANDED):
+        for _ in range(min(HANDED, self._few - self._crowd.count(Does.OPENS))):
             if (chosen := self._choose()) is None:
                 break
             self._hand(chosen)
@@ -257,6 +264,7 @@ class Acceptor(asyncio.AbstractServer):
             begun = arrival.socket.recv(len(LOOKS), socket.MSG_PEEK)
         except OSError:
             begun = b""
+        arrival.has_sent = bool(begun)
         if not begun:
             arrival.cut()
         elif begun == LOOKS:
@@ -272,7 +280,7 @@ class Acceptor(asyncio.AbstractServer):
         if self._looking:
             return self._looking.popitem()[0]
         peer = next(iter(self._ready), None)
-        if peer is None or len(self._handing) >= self._few:
+        if peer is None:
             return None
         mine = self._ready.pop(peer)
         self._handed += 1
@@ -286,7 +294,7 @@ class Acceptor(asyncio.AbstractServer):
         """It becomes a connection; until then its place is kept."""
         self._room.unregister(arrival.socket.fileno())
         arrival.is_handed = True
-        self._crowd.move(arrival, Does.HEAD)  # it is heard soon: others go first
+        self._crowd.move(arrival, arrival.does)
         task = self._loop.create_task(self._connect(arrival))
         self._handing[task] = arrival
         task.add_done_callback(self._handing.pop)

@@ -9,6 +9,7 @@ system has no descriptor for another connection, some idle ones are closed.
 
 import asyncio
 import contextlib
+import math
 import resource
 import weakref
 from collections.abc import Callable, Hashable
@@ -114,20 +115,16 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._upload_began_s = 0.0
         self._thrown_away = 0
-        left_s = self._arrive()
+        arrival, self.arrival = self.arrival, None
+        left_s = self.limits.header_timeout_s if arrival is None else arrival.take()
         if left_s is None:
             self.cut()
             return
-        self.crowd.move(self, Does.HEAD)
+        self.crowd.move(self, Does.HEAD if arrival is None else arrival.does)
         if self.crowd.make_room_for(self):
             self._wait_s(left_s)
         else:
             self.refuse(Refusal(*NO_PLACE))
-
-    def _arrive(self) -> float | None:
-        """The seconds that are left for a head; None: it was cut before it was heard."""
-        arrival, self.arrival = self.arrival, None
-        return self.limits.header_timeout_s if arrival is None else arrival.take()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -161,6 +158,8 @@ class Connection(H11Protocol):
                 self._real.abort()
             return
         self._ahead += data
+        if self.crowd.does(self) is Does.OPENS:
+            self.crowd.move(self, Does.HEAD)
         if self._turn is None:
             self._read()
 
@@ -196,7 +195,10 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def rate(self) -> float:
-        """Bytes a second of the body that is coming; the first second counts whole."""
+        """Bytes a second of the body that is coming; the first second counts whole. What waits for its turn here is not
+        its client's delay."""
+        if self._held is not None:
+            return math.inf
         return self._framing.body_bytes / max(1.0, self.loop.time() - self._upload_began_s)
 
     def cut(self) -> None:

@@ -4,6 +4,7 @@ taken.
     LINGERS    answered, its client still sends            goes first
     IDLE       answered, no further request has begun      then the one that has been so longest
     HEAD       new, or a head has begun                    likewise: whoever just came is the last of them
+    OPENS      it is about to be heard, in a few turns     stays: there are few of them
     UPLOADS    a body is coming, nothing answered          of whoever has most of them the slowest; told so
     WORKS      computed or answered                        stays
 
@@ -27,8 +28,9 @@ class Does(Enum):
     LINGERS = 0
     IDLE = 1
     HEAD = 2
-    UPLOADS = 3
-    WORKS = 4
+    OPENS = 3
+    UPLOADS = 4
+    WORKS = 5
 
 
 class Member(Protocol):
