@@ -20,11 +20,11 @@ from typing import Any, Protocol, cast
 from herd.server.crowd import Crowd, Does
 from herd.server.problems import NO_FILES
 
-TAKEN = 256
+TAKEN = 64
 """That are taken from the system in one turn of the event loop, at most: each takes about 25 us."""
-HANDED = 8
+HANDED = 3
 """That are made connections in one turn of the event loop: each takes about 0.1 ms, and its request up to 1 ms more."""
-TOLD = 1024
+TOLD = 256
 """That are looked at in one turn, at most: each takes a few microseconds."""
 UNHEARD_TURNS = 8
 """More turns than it takes from a socket to a head that is read."""
