@@ -18,8 +18,8 @@ from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.registry import stem_of
-from herd.checkpoint.small_files import safe_path
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
+from herd.disk.small_files import safe_path
 from herd.errors import NotFound, UsageError, fail
 from herd.progress import Progress, silent
 from herd.weights import fold

@@ -121,7 +121,7 @@ def test_a_hub_cache_gives_its_model_s_name(model: Path, tmp_path: Path) -> None
 
 
 def test_all_parts_of_a_split_file_are_registered(tmp_path: Path) -> None:
-    from herd.checkpoint.hashing import scan
+    from herd.checkpoint.files import scan
 
     for i in (1, 2, 3):
         (tmp_path / f"m-{i:05}-of-00003.gguf").write_bytes(b"x" * i)

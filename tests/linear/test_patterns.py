@@ -33,7 +33,7 @@ SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.framing._EXTENS
 STOPPED = ("herd.strict_json._TOKENS", "herd.engine.lark_check._PIECES")
 """Not timed here: their users stop at what would be tried again, and test_scanners times those."""
 INLINE = {
-    "herd.checkpoint.atomic.remove_left: re.compile": r"\.a\.[0-9a-f]{12}\.(part|old)",
+    "herd.disk.atomic.remove_left: re.compile": r"\.a\.[0-9a-f]{12}\.(part|old)",
     "herd.checkpoint.hub._forget_others: re.fullmatch": r"a[0-9a-f]{12}",
     "herd.checkpoint.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
     "herd.checkpoint.packed_store.folder_of: re.sub": r"[^A-Za-z0-9._-]",

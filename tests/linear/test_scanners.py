@@ -26,10 +26,10 @@ ROOMS = (
 )
 """Where text and files of strangers are read."""
 ELSEWHERE = {
-    "herd.checkpoint.atomic._temporary": "makes a file again that somebody took",
+    "herd.disk.atomic._temporary": "makes a file again that somebody took",
     "herd.checkpoint.fetch._take_member": "copies a file of a known length in blocks",
     "herd.checkpoint.fetch.watch": "tells how far a download is",
-    "herd.checkpoint.hashing.sha256": "reads a file in blocks",
+    "herd.disk.hashing.sha256": "reads a file in blocks",
     "herd.checkpoint.hub._Capped.write": "writes what a disk did not take at once",
     "herd.checkpoint.hub._checked": "reads a file in blocks",
     "herd.checkpoint.strip_pieces.strip_pieces": "numbers in pieces of a fixed size",

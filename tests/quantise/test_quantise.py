@@ -270,7 +270,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     wide: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = __import__("shutil").disk_usage(tmp_path)
-    monkeypatch.setattr("herd.checkpoint.atomic.shutil.disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr("herd.disk.atomic.shutil.disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(DoesNotFit, match="GB on the disk"):
         quantise(wide, tmp_path / target, "q4_k", compare=False)
     assert not list(tmp_path.iterdir())

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint import packed_store
-from herd.checkpoint.atomic import make_folders, new_folder, remove_left
 from herd.checkpoint.hf_source import HfSource
-from herd.checkpoint.manifest import write_manifest
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.packed_form import PackedTensor
 from herd.checkpoint.packed_over import PackedOver, packable
@@ -26,6 +24,8 @@ from herd.checkpoint.packed_source import PackedFiles, PackedSource
 from herd.checkpoint.packed_store import SourceState
 from herd.checkpoint.strip_pieces import strips_of
 from herd.checkpoint.walk import walk
+from herd.disk.atomic import make_folders, new_folder, remove_left
+from herd.disk.manifest import write_manifest
 from herd.errors import DoesNotFit, HerdError, fail
 from herd.progress import Progress, silent
 

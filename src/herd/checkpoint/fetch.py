@@ -20,9 +20,9 @@ from pathlib import Path
 from threading import Event, Thread
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import check_disk, make_folders, new_folder
-from herd.checkpoint.hashing import BLOCK
 from herd.checkpoint.registry import FileRecord, Version
+from herd.disk.atomic import check_disk, make_folders, new_folder
+from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, NetworkError, fail
 from herd.progress import Progress, silent
 

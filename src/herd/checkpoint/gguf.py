@@ -17,7 +17,7 @@ import numpy.typing as npt
 from herd import formats
 from herd.checkpoint.gguf_header import Header, Keys, TensorInfo
 from herd.checkpoint.gguf_parse import parse
-from herd.checkpoint.mapping import MappedFile, reading
+from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint, NotFound, fail
 
 MAX_PARTS = 1024

@@ -15,9 +15,9 @@ from types import TracebackType
 
 import msgspec
 
-from herd.checkpoint.atomic import checked_target, sync
-from herd.checkpoint.journal import Journal
-from herd.checkpoint.workplace import Workplace, discard
+from herd.disk.atomic import checked_target, sync
+from herd.disk.journal import Journal
+from herd.disk.staging import Workplace, discard
 from herd.errors import UsageError, fail
 
 

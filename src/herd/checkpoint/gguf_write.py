@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from herd.checkpoint.atomic import check_disk, new_file
 from herd.checkpoint.gguf_file import Encode, GgufFile, Written
 from herd.checkpoint.gguf_keys import FILE_TYPES, config_keys, token_keys, vision_keys
 from herd.checkpoint.gguf_work import GgufWork, Resumable
-from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import Llama4Config
+from herd.disk.atomic import check_disk, new_file
+from herd.disk.mapping import IN_MEMORY, Guard
 from herd.errors import UsageError, fail
 from herd.progress import Progress, silent
 from herd.weights import Model, Source, is_vision

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.small_files import MAX_INDEX_BYTES, listed, read_json, safe_path
+from herd.disk.small_files import MAX_INDEX_BYTES, listed, read_json, safe_path
 from herd.errors import BadCheckpoint, NotFound, fail
 
 INDEX = "model.safetensors.index.json"

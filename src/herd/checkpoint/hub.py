@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.checkpoint.fetch import clear, present, watch
-from herd.checkpoint.hashing import BLOCK, digest_of
+from herd.checkpoint.files import digest_of
 from herd.checkpoint.registry import FileRecord, Version
+from herd.disk.atomic import check_disk, explain_full_disk, make_folders, new_folder
+from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
 from herd.progress import Progress, silent
 

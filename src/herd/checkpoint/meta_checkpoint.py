@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from herd.checkpoint import meta_source
-from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.meta_config import config_from_params
 from herd.checkpoint.meta_source import MetaSource
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.small_files import listed, read_json, safe_path
 from herd.checkpoint.torch_file import TorchFile
+from herd.disk.mapping import MappedFile
+from herd.disk.small_files import listed, read_json, safe_path
 from herd.errors import BadCheckpoint, BadConfig, NotFound, fail
 from herd.text.tokenizer import Tokenizer
 from herd.weights import Source

@@ -21,10 +21,10 @@ from herd.checkpoint.floats import Array
 from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.meta_names import DROPPED, EXPERTS, SCALES, Place, place_of
 from herd.checkpoint.packed_form import GATE_UP
-from herd.checkpoint.small_files import listed
 from herd.checkpoint.torch_file import TorchFile
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
+from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
 from herd.weights import Dense, Experts, Linear, Pair

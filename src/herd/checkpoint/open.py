@@ -15,7 +15,7 @@ from herd.checkpoint.hf_folder import INDEX
 from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.safetensors import MAGICS
-from herd.checkpoint.small_files import listed, regular_file
+from herd.disk.small_files import listed, regular_file
 from herd.errors import BadCheckpoint, NotFound, fail
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")

@@ -17,10 +17,10 @@ from herd.checkpoint.finite import check_source
 from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
 from herd.checkpoint.hf_kinds import hf_source
-from herd.checkpoint.manifest import check_manifest
-from herd.checkpoint.mapping import MappedFile, reading
-from herd.checkpoint.small_files import read_json, safe_path
 from herd.config import MAX_VOCAB, Llama4Config
+from herd.disk.manifest import check_manifest
+from herd.disk.mapping import MappedFile, reading
+from herd.disk.small_files import read_json, safe_path
 from herd.errors import BadConfig, BadTokenizer, NotFound, fail
 from herd.text.tokenizer import Tokenizer
 from herd.weights import Model, Source, build

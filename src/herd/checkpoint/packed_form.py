@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from herd import formats
 from herd.checkpoint.safetensors_header import Entry
-from herd.checkpoint.small_files import parse_object
+from herd.disk.small_files import parse_object
 from herd.errors import BadCheckpoint, BadConfig, fail
 from herd.formats import strips
 

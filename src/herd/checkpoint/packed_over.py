@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint.manifest import check_manifest
-from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed_form import GATE_UP, halves
 from herd.checkpoint.packed_source import PackedFiles
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
+from herd.disk.manifest import check_manifest
+from herd.disk.mapping import MappedFile
 from herd.errors import BadCheckpoint, fail
 from herd.formats import strips
 from herd.text.tokenizer import Tokenizer

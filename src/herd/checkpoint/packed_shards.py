@@ -22,15 +22,15 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from herd.checkpoint.atomic import sync
 from herd.checkpoint.floats import Array
-from herd.checkpoint.hashing import sha256
 from herd.checkpoint.hf_folder import INDEX
-from herd.checkpoint.journal import JOURNAL, Journal
-from herd.checkpoint.mapping import IN_MEMORY, Guard
 from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
 from herd.checkpoint.safetensors_header import DTYPES
 from herd.checkpoint.safetensors_write import SHARD_BYTES
+from herd.disk.atomic import sync
+from herd.disk.hashing import sha256
+from herd.disk.journal import JOURNAL, Journal
+from herd.disk.mapping import IN_MEMORY, Guard
 
 _PAGE = 4096
 

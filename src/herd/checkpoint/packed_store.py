@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from herd.checkpoint import registry
-from herd.checkpoint.manifest import check_manifest
+from herd.disk.manifest import check_manifest
 from herd.errors import HerdError
 from herd.progress import Progress, silent
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from herd.checkpoint.atomic import explain_full_disk, make_folders
-from herd.checkpoint.records import UNREADABLE, Broken, File, Records, understood
+from herd.disk.atomic import explain_full_disk, make_folders
+from herd.disk.records import UNREADABLE, Broken, File, Records, understood
 from herd.errors import BadFile, UsageError, fail
 
 REGISTRY_VERSION = 1

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from herd.checkpoint.floats import Array
-from herd.checkpoint.mapping import MappedFile
 from herd.checkpoint.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
-from herd.checkpoint.small_files import regular_file
+from herd.disk.mapping import MappedFile
+from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
 
 MAGICS = {

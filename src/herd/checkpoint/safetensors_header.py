@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from herd.checkpoint.small_files import parse_object
+from herd.disk.small_files import parse_object
 from herd.errors import BadCheckpoint, fail
 
 MAX_HEADER_BYTES = 8 << 20

@@ -18,9 +18,10 @@ from typing import NoReturn
 import msgspec
 
 from herd.checkpoint import fetch, packed_store, registry
-from herd.checkpoint.hashing import digest_of, quick_id, scan, sha256
-from herd.checkpoint.manifest import check_manifest
+from herd.checkpoint.files import digest_of, quick_id, scan
 from herd.checkpoint.registry import Entry, FileRecord, Version
+from herd.disk.hashing import sha256
+from herd.disk.manifest import check_manifest
 from herd.errors import BadCheckpoint, BadFile, NotFound, UsageError, fail
 from herd.progress import Progress, silent
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint.floats import Array
-from herd.checkpoint.small_files import listed
 from herd.config import Llama4Config
+from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.weights import Dense, Experts, Linear, Model, Norm, build
 

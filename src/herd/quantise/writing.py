@@ -15,7 +15,7 @@ from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed_write import PackedWriter
 from herd.checkpoint.strip_pieces import rows_of as code_rows
 from herd.checkpoint.walk import walk
-from herd.checkpoint.workplace import discard
+from herd.disk.staging import discard
 from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
 from herd.quantise.parts import Part, node_of, parts_of, pieces_of

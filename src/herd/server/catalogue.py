@@ -14,8 +14,8 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from herd.chat_model import Capabilities, ChatModel
 from herd.checkpoint import registry
 from herd.checkpoint.about import About, describe
-from herd.checkpoint.records import Broken
 from herd.checkpoint.registry import Entry, Version
+from herd.disk.records import Broken
 from herd.errors import HerdError, NotFound, UsageError, fail
 from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from herd.checkpoint import registry
-from herd.checkpoint.atomic import make_folders
-from herd.checkpoint.records import UNREADABLE, Broken, File, Records, understood
+from herd.disk.atomic import make_folders
+from herd.disk.records import UNREADABLE, Broken, File, Records, understood
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, UsageError, fail
 

@@ -14,7 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
-from herd.checkpoint.atomic import make_folders, new_file
+from herd.disk.atomic import make_folders, new_file
 from herd.errors import BadFile, fail
 from herd.server.connect import NO_KEY
 

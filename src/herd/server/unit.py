@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from herd.checkpoint.atomic import make_folders, new_file
+from herd.disk.atomic import make_folders, new_file
 from herd.errors import UsageError, fail
 from herd.server.limits import Limits
 

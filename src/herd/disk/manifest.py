@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from herd.checkpoint.hashing import sha256
-from herd.checkpoint.small_files import MAX_INDEX_BYTES, read_json, safe_path
+from herd.disk.hashing import sha256
+from herd.disk.small_files import MAX_INDEX_BYTES, read_json, safe_path
 from herd.errors import BadCheckpoint, fail
 from herd.progress import Progress, silent
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from herd.checkpoint.atomic import check_disk, explain_full_disk, make_folders
+from herd.disk.atomic import check_disk, explain_full_disk, make_folders
 from herd.errors import DoesNotFit, Interrupted, UsageError, fail
 
 LOCK = "herd.lock"

@@ -17,9 +17,9 @@ from helpers import TINY_TEXT, hf_folder
 from herd import _native
 from herd.checkpoint import open_checkpoint
 from herd.checkpoint.auto_pack import packed_for
-from herd.checkpoint.mapping import MappedFile, reading
 from herd.checkpoint.packed_store import folder_of
 from herd.convert import convert
+from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint
 from herd.quantise import quantise
 

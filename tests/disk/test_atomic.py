@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from herd.checkpoint.atomic import new_file, new_folder, remove_left
+from herd.disk.atomic import new_file, new_folder, remove_left
 from herd.errors import DoesNotFit, NotFound, UsageError
 
 
@@ -103,7 +103,7 @@ def test_an_interruption_between_the_two_renames_brings_the_old_back(
             raise KeyboardInterrupt
         return rename(self, target)
 
-    monkeypatch.setattr("herd.checkpoint.atomic._exchange", lambda a, b: False)  # a file system that cannot
+    monkeypatch.setattr("herd.disk.atomic._exchange", lambda a, b: False)  # a file system that cannot
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a", overwrite=True):
         pass
@@ -142,13 +142,13 @@ LEFT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from herd.checkpoint.atomic import remove_left
+from herd.disk.atomic import remove_left
 remove_left(Path(sys.argv[1]))
 """
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from herd.checkpoint.atomic import new_file, new_folder, remove_left
+from herd.disk.atomic import new_file, new_folder, remove_left
 make = new_folder if sys.argv[2] == "folder" else new_file
 with make(Path(sys.argv[1]), overwrite=True) as temp:
     (temp / "x" if temp.is_dir() else temp).write_text("half")

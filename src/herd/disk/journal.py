@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from herd.checkpoint.atomic import sync
+from herd.disk.atomic import sync
 from herd.errors import UsageError, fail
 
 JOURNAL = "herd.journal"

@@ -9,25 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from herd.checkpoint.registry import FileRecord
+from herd.disk.hashing import BLOCK
 from herd.errors import BadCheckpoint, NotFound, fail
-from herd.progress import Progress, silent
 
-BLOCK = 1 << 20
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".json", ".model", ".txt", ".md")
 """Files that belong to a model's folder; anything else there is not ours to judge."""
 PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
-
-
-def sha256(path: Path, progress: Progress = silent) -> str:
-    """Of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    size, done = path.stat().st_size, 0
-    with open(path, "rb") as f:
-        while block := f.read(BLOCK):
-            digest.update(block)
-            done += len(block)
-            progress(f"checking {path.name}", done, max(size, done))
-    return digest.hexdigest()
 
 
 def scan(path: Path) -> dict[str, FileRecord]:

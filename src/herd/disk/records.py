@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from herd.checkpoint.atomic import new_file
+from herd.disk.atomic import new_file
 from herd.errors import BadFile, HerdError, UsageError, fail
 
 T = TypeVar("T")
