@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.floats import dtype_name
 from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
 from herd.checkpoint.hf_write import save_hf
 from herd.checkpoint.meta_checkpoint import MetaCheckpoint
@@ -21,6 +20,7 @@ from herd.checkpoint.registry import stem_of
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.disk.small_files import safe_path
 from herd.errors import NotFound, UsageError, fail
+from herd.formats.dtypes import dtype_name
 from herd.progress import Progress, silent
 from herd.weights import fold
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.lazy import Lazy
 from herd.formats import bf16_from_float32, to_float32
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Packed
 
 BLOCK = 32

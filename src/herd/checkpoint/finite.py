@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, fail
 from herd.formats import to_float32
+from herd.formats.dtypes import Array
 from herd.weights import Source
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.coded import E4M3, Coded, Fp8, Int4, node_of, unpack_int32
-from herd.checkpoint.floats import Array
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.names import to_adjacent
@@ -27,6 +26,7 @@ from herd.checkpoint.packed_form import GATE_UP, halves
 from herd.checkpoint.walk import check_names, walk
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear, Pair
 
 METHODS = ("compressed-tensors", "fbgemm_fp8")

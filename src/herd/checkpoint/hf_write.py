@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint.floats import Array, cast, dtype_name
 from herd.checkpoint.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
@@ -19,6 +18,7 @@ from herd.config import Llama4Config
 from herd.disk.atomic import check_disk, new_folder
 from herd.disk.manifest import write_manifest
 from herd.disk.mapping import IN_MEMORY, Guard
+from herd.formats.dtypes import Array, cast, dtype_name
 from herd.progress import Progress, silent
 from herd.weights import Model, Source
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
+from herd.formats.dtypes import Array
 
 PIECE_BYTES = 8 << 20
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.coded import E4M3, Int4, node_of
-from herd.checkpoint.floats import Array
 from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.meta_names import DROPPED, EXPERTS, SCALES, Place, place_of
 from herd.checkpoint.packed_form import GATE_UP
@@ -27,6 +26,7 @@ from herd.config import Llama4Config
 from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear, Pair
 
 _FLOATS = ("F32", "F16", "BF16")

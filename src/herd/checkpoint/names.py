@@ -8,8 +8,8 @@ Canonical names are those of `weights.build`: `model.layers.i.feed_forward...`, 
 
 from typing import Literal
 
-from herd.checkpoint.floats import Array
 from herd.config import Llama4Config, is_dense_llama
+from herd.formats.dtypes import Array
 from herd.weights import is_vision
 
 Style = Literal["text", "full", "llama"]

@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.hf_folder import INDEX
 from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
 from herd.checkpoint.safetensors_header import DTYPES
@@ -31,6 +30,7 @@ from herd.disk.atomic import sync
 from herd.disk.hashing import sha256
 from herd.disk.journal import JOURNAL, Journal
 from herd.disk.mapping import IN_MEMORY, Guard
+from herd.formats.dtypes import Array
 
 _PAGE = 4096
 

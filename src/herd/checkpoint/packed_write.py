@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
 from herd.checkpoint.packed_shards import Shards, header_room
 from herd.checkpoint.pieces import unmerged
@@ -32,6 +31,7 @@ from herd.disk.mapping import IN_MEMORY, Guard
 from herd.disk.staging import LOCK, Workplace
 from herd.errors import BadCheckpoint, BadConfig, UsageError, fail
 from herd.formats import strips
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Packed, Pair, apart, fold
 
 _DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}

@@ -5,11 +5,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.strip_pieces import StripRows
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Packed, apart, fold
 
 PIECE_BYTES = 4 << 20

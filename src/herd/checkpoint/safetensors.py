@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
 from herd.disk.mapping import MappedFile
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
+from herd.formats.dtypes import Array
 
 MAGICS = {
     b"PK\x03\x04": "a zip archive (a PyTorch .pth or .bin file)",

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.errors import UsageError, fail
+from herd.formats.dtypes import Array
 from herd.progress import Progress, silent
 
 SHARD_BYTES = 5_000_000_000

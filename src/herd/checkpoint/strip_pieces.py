@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from herd import formats
-from herd.checkpoint.floats import Array
 from herd.errors import BadCheckpoint, fail
 from herd.formats import strips
+from herd.formats.dtypes import Array
 from herd.weights import Packed
 
 PIECE_BYTES = 32 << 20

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.checkpoint.floats import Array
 from herd.checkpoint.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
 from herd.checkpoint.safetensors_header import DTYPES
 from herd.checkpoint.zip_records import Record, zip_records
 from herd.disk.mapping import MappedFile, reading
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
+from herd.formats.dtypes import Array
 
 MAX_TENSORS = 65_536
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint.floats import Array
 from herd.config import Llama4Config
 from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, UsageError, fail
+from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear, Model, Norm, build
 
 
