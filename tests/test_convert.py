@@ -18,9 +18,9 @@ from helpers import TINY_DENSE, TINY_TEXT, op_set
 from herd import formats
 from herd.batch import packed
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
-from herd.checkpoint.gguf import open_gguf
 from herd.checkpoint.opened import GgufCheckpoint
 from herd.config import TINY, Llama4Config
+from herd.containers.gguf import open_gguf
 from herd.convert import convert
 from herd.errors import BadTokenizer, DoesNotFit, NotFound, UsageError
 from herd.model import forward, place_weights
@@ -82,7 +82,7 @@ def test_there_and_back_is_bit_for_bit(tmp_path: Path) -> None:
 
 
 def same_bytes(a: Path, b: Path) -> None:
-    from herd.checkpoint.safetensors import SafeFile
+    from herd.containers.safetensors import SafeFile
 
     left, right = SafeFile(a), SafeFile(b)
     assert left.entries.keys() == right.entries.keys()

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_bytes import gguf, string, tensor
 
+from gguf_bytes import gguf, string, tensor
 from herd.checkpoint import gguf_write
-from herd.checkpoint.gguf import open_gguf
 from herd.checkpoint.gguf_names import ALIASES, GATE_UP, TABLE, gguf_names, other_name
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
 from herd.checkpoint.gguf_write import write_gguf
 from herd.checkpoint.sources import RandomSource
 from herd.checkpoint.walk import walk
 from herd.config import BEHEMOTH, GUARD, MAVERICK, SCOUT, TINY, RopeDivisors
+from herd.containers.gguf import open_gguf
 from herd.errors import BadCheckpoint, BadConfig
 from herd.weights import Dense, Packed, Pair, build
 

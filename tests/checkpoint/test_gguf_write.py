@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from herd import formats
-from herd.checkpoint.gguf import open_gguf
 from herd.checkpoint.gguf_keys import config_keys, key_bytes, token_keys
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
 from herd.checkpoint.gguf_write import write_gguf
 from herd.checkpoint.sources import RandomSource, random_model
 from herd.checkpoint.walk import walk
 from herd.config import CRIA, GUARD, MAVERICK, SCOUT, TINY, Llama4Config, RopeScaling
+from herd.containers.gguf import open_gguf
 from herd.errors import BadCheckpoint, DoesNotFit, UsageError
 from herd.weights import Dense, Experts, build
 

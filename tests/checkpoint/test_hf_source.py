@@ -13,10 +13,10 @@ import pytest
 from helpers import TINY_DENSE, TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, random_model, save_hf
 from herd.checkpoint.names import to_adjacent, to_half_split
-from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.safetensors_write import FILE_DTYPE, Tensor, write_file
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import TINY, Llama4Config
+from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_write import FILE_DTYPE, Tensor, write_file
 from herd.errors import BadCheckpoint, DoesNotFit, HerdError, NotFound, UsageError
 from herd.weights import Experts, Model
 

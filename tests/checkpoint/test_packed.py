@@ -21,10 +21,10 @@ from herd.checkpoint.finite import check_source
 from herd.checkpoint.opened import HfCheckpoint
 from herd.checkpoint.packed_form import KEY, PAD, halves
 from herd.checkpoint.packed_write import PackedWriter
-from herd.checkpoint.safetensors import SafeFile
 from herd.checkpoint.strip_pieces import StripRows, strip_pieces
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
+from herd.containers.safetensors import SafeFile
 from herd.errors import BadCheckpoint, DoesNotFit, UsageError
 from herd.formats import strips
 from herd.weights import Dense, Experts, Packed, Pair, Source
@@ -133,7 +133,7 @@ def test_another_reader_of_safetensors_finds_the_same_tensors(tmp_path: Path) ->
 
 
 def test_a_packed_model_converts_back_to_the_same_gguf_tensors(tmp_path: Path) -> None:
-    from herd.checkpoint.gguf import open_gguf
+    from herd.containers.gguf import open_gguf
     from herd.convert import convert
 
     with open_checkpoint(GGUF / "llama4-q4_0.gguf") as gguf:

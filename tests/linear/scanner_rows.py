@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import tiktoken
 
 from fillers import JSON, UNITS, json_text, text
-from herd.checkpoint import gguf_parse
-from herd.checkpoint.pickle_tensors import read_tensors
-from herd.checkpoint.safetensors_header import Header
-from herd.checkpoint.zip_records import zip_records
 from herd.cli.interactive import _whole_text
 from herd.cli.run import find_images
 from herd.config import TINY
 from herd.config.hf import from_hf, to_hf
+from herd.containers import gguf_parse
+from herd.containers.pickle_tensors import read_tensors
+from herd.containers.safetensors_header import Header
+from herd.containers.zip_records import zip_records
 from herd.disk import small_files
 from herd.engine import lark_check, schema_check
 from herd.engine.sampler import History

@@ -47,7 +47,7 @@ INLINE = {
     "herd.safety.forms.Form.parts: re.findall": "",
     "herd.safety.forms._fake: re.match": "",
     "herd.safety.guard.quoted: re.sub": "\r\n?|[\u2028\u2029\u0085\v\f]",
-    "herd.checkpoint.safetensors_header._pattern: re.compile": "",
+    "herd.containers.safetensors_header._pattern: re.compile": "",
     "herd.safety.rules.Pattern.compiled: re.compile": "",
     "herd.text.splits.compiled: regex.compile": "",
 }

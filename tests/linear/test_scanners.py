@@ -54,7 +54,7 @@ HARMLESS = {
     "herd.checkpoint.store._unknown: get_close_matches": "a name that may be one, among this machine's models",
     "herd.checkpoint.store.rm: packed_store.remove": "removes a folder, searches nothing",
     "herd.checkpoint.strip_pieces.strip_pieces: flat[room:]": "a view, not a copy",
-    "herd.checkpoint.torch_file.TorchFile._only_folder: name.count": "of each name once",
+    "herd.containers.torch_file.TorchFile._only_folder: name.count": "of each name once",
     "herd.cli.group.LazyGroup.resolve_command: get_close_matches": "a person's own words",
     "herd.engine.sampler._prefix: np.partition(weight, -k)[-k:]": "k doubles",
     "herd.engine.scheduler.Scheduler._expire: self.remove": "among the places of a batch",

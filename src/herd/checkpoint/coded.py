@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.lazy import Lazy
+from herd.containers.lazy_rows import Lazy
 from herd.formats import bf16_from_float32, to_float32
 from herd.formats.dtypes import Array
 from herd.weights import Dense, Packed

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from herd.checkpoint.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.config import Llama4Config, is_dense_llama
+from herd.containers.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.errors import UsageError, fail
 
 FILE_TYPES = {

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, other_name
 from herd.checkpoint.walk import check_names, walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
+from herd.containers.gguf import Gguf
 from herd.errors import BadCheckpoint, BadConfig, HerdError, fail
 from herd.weights import Array, Dense, Linear, Packed, Pair, is_vision
 

@@ -8,8 +8,8 @@ from herd.checkpoint.hf_quantised import METHODS, HfQuantised, check_method
 from herd.checkpoint.hf_source import HfSource
 from herd.checkpoint.packed_form import METHOD, check_version
 from herd.checkpoint.packed_source import PackedSource
-from herd.checkpoint.safetensors import SafeFile
 from herd.config import Llama4Config
+from herd.containers.safetensors import SafeFile
 from herd.errors import BadCheckpoint, fail
 from herd.weights import Source
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from herd.checkpoint.coded import E4M3, Coded, Fp8, Int4, node_of, unpack_int32
 from herd.checkpoint.hf_source import HfSource
-from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.names import to_adjacent
 from herd.checkpoint.packed_form import GATE_UP, halves
 from herd.checkpoint.walk import check_names, walk
+from herd.containers.lazy_rows import Lazy
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
 from herd.formats.dtypes import Array

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.hf_folder import open_files
 from herd.checkpoint.names import to_adjacent
-from herd.checkpoint.safetensors import SafeFile
 from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
+from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_folder import open_files
 from herd.errors import BadCheckpoint, fail
 from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear

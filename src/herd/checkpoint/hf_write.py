@@ -12,9 +12,9 @@ from typing import Any
 
 from herd.checkpoint.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
-from herd.checkpoint.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
+from herd.containers.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
 from herd.disk.atomic import check_disk, new_folder
 from herd.disk.manifest import write_manifest
 from herd.disk.mapping import IN_MEMORY, Guard

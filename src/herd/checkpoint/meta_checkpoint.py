@@ -9,7 +9,7 @@ from herd.checkpoint import meta_source
 from herd.checkpoint.meta_config import config_from_params
 from herd.checkpoint.meta_source import MetaSource
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.torch_file import TorchFile
+from herd.containers.torch_file import TorchFile
 from herd.disk.mapping import MappedFile
 from herd.disk.small_files import listed, read_json, safe_path
 from herd.errors import BadCheckpoint, BadConfig, NotFound, fail

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.coded import E4M3, Int4, node_of
-from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.meta_names import DROPPED, EXPERTS, SCALES, Place, place_of
 from herd.checkpoint.packed_form import GATE_UP
-from herd.checkpoint.torch_file import TorchFile
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
+from herd.containers.lazy_rows import Lazy
+from herd.containers.torch_file import TorchFile
 from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32

@@ -10,11 +10,11 @@ no code that a config names. What it is not: a search for models by name (`store
 
 from pathlib import Path
 
-from herd.checkpoint.gguf import open_gguf
-from herd.checkpoint.hf_folder import INDEX
 from herd.checkpoint.meta_checkpoint import MetaCheckpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
-from herd.checkpoint.safetensors import MAGICS
+from herd.containers.gguf import open_gguf
+from herd.containers.safetensors import MAGICS
+from herd.containers.safetensors_folder import INDEX
 from herd.disk.small_files import listed, regular_file
 from herd.errors import BadCheckpoint, NotFound, fail
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from herd.checkpoint.finite import check_source
-from herd.checkpoint.gguf import Gguf
 from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
 from herd.checkpoint.hf_kinds import hf_source
 from herd.config import MAX_VOCAB, Llama4Config
+from herd.containers.gguf import Gguf
 from herd.disk.manifest import check_manifest
 from herd.disk.mapping import MappedFile, reading
 from herd.disk.small_files import read_json, safe_path

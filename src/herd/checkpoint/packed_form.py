@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from herd import formats
-from herd.checkpoint.safetensors_header import Entry
+from herd.containers.safetensors_header import Entry
 from herd.disk.small_files import parse_object
 from herd.errors import BadCheckpoint, BadConfig, fail
 from herd.formats import strips

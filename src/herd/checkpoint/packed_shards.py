@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from herd.checkpoint.hf_folder import INDEX
 from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
-from herd.checkpoint.safetensors_header import DTYPES
-from herd.checkpoint.safetensors_write import SHARD_BYTES
+from herd.containers.safetensors_folder import INDEX
+from herd.containers.safetensors_header import DTYPES
+from herd.containers.safetensors_write import SHARD_BYTES
 from herd.disk.atomic import sync
 from herd.disk.hashing import sha256
 from herd.disk.journal import JOURNAL, Journal

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from herd.checkpoint.hf_folder import open_files
 from herd.checkpoint.packed_form import GATE_UP, PAD, PackedTensor, from_metadata, halves
-from herd.checkpoint.safetensors import SafeFile
 from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
+from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_folder import open_files
 from herd.errors import BadCheckpoint, fail
 from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear, Packed, Pair

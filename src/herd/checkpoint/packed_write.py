@@ -21,10 +21,10 @@ import numpy as np
 from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
 from herd.checkpoint.packed_shards import Shards, header_room
 from herd.checkpoint.pieces import unmerged
-from herd.checkpoint.safetensors_write import SHARD_BYTES
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
+from herd.containers.safetensors_write import SHARD_BYTES
 from herd.disk.atomic import checked_target, publish
 from herd.disk.manifest import write_manifest
 from herd.disk.mapping import IN_MEMORY, Guard

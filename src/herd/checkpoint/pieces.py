@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from herd.checkpoint.lazy import Lazy
 from herd.checkpoint.strip_pieces import StripRows
+from herd.containers.lazy_rows import Lazy
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
 from herd.formats.dtypes import Array

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.checkpoint.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
+from herd.containers.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
 from herd.disk.mapping import MappedFile
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail

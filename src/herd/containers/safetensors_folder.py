@@ -7,7 +7,7 @@ but for the layout of Hugging Face's own cache, snapshots/REVISION/FILE -> ../..
 import re
 from pathlib import Path
 
-from herd.checkpoint.safetensors import SafeFile
+from herd.containers.safetensors import SafeFile
 from herd.disk.small_files import MAX_INDEX_BYTES, listed, read_json, safe_path
 from herd.errors import BadCheckpoint, NotFound, fail
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_header import Header, Keys, TensorInfo
-from herd.checkpoint.gguf_parse import parse
+from herd.containers.gguf_header import Header, Keys, TensorInfo
+from herd.containers.gguf_parse import parse
 from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint, NotFound, fail
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_bytes import BOOL, F32, STRING, U64, array, gguf, key, string, tensor, text, u32
 
-from herd.checkpoint.gguf import open_gguf
+from gguf_bytes import BOOL, F32, STRING, U64, array, gguf, key, string, tensor, text, u32
+from herd.containers.gguf import open_gguf
 from herd.errors import BadCheckpoint, NotFound
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "gguf"

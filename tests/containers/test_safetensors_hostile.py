@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.checkpoint.safetensors import MAX_HEADER_BYTES, SafeFile
+from herd.containers.safetensors import MAX_HEADER_BYTES, SafeFile
 from herd.errors import BadCheckpoint, HerdError, NotFound
 
 GOOD = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
@@ -154,7 +154,7 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path, kind: str) -> N
 MEASURE = """
 import sys
 from pathlib import Path
-from herd.checkpoint.safetensors import SafeFile
+from herd.containers.safetensors import SafeFile
 from herd.errors import HerdError
 
 def kib(field):

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.checkpoint.pickle_tensors import OPAQUE, TensorRef, read_tensors
-from herd.checkpoint.torch_file import TorchFile
-from herd.checkpoint.zip_records import zip_records
+from herd.containers.pickle_tensors import OPAQUE, TensorRef, read_tensors
+from herd.containers.torch_file import TorchFile
+from herd.containers.zip_records import zip_records
 from herd.errors import BadCheckpoint, HerdError, NotFound
 
 MIB = 1 << 20
@@ -297,7 +297,7 @@ def test_reading_imports_no_torch(tmp_path: Path) -> None:
     path = tmp_path / "consolidated.00.pth"
     path.write_bytes(BASE)
     code = (
-        "import sys; from pathlib import Path; from herd.checkpoint.torch_file import TorchFile\n"
+        "import sys; from pathlib import Path; from herd.containers.torch_file import TorchFile\n"
         "assert TorchFile(Path(sys.argv[1])).array('x').shape == (4,)\n"
         "assert not {'torch', 'pickle'} & (sys.modules.keys() - before)"
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.checkpoint.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
-from herd.checkpoint.safetensors_header import DTYPES
-from herd.checkpoint.zip_records import Record, zip_records
+from herd.containers.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
+from herd.containers.safetensors_header import DTYPES
+from herd.containers.zip_records import Record, zip_records
 from herd.disk.mapping import MappedFile, reading
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail

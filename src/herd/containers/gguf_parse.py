@@ -18,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 
 from herd import formats
-from herd.checkpoint.gguf_header import (
+from herd.containers.gguf_header import (
     ARRAY,
     BOOL,
     MAX_ALIGNMENT,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herd.checkpoint.safetensors import SafeFile
-from herd.checkpoint.safetensors_write import Tensor, write_file, write_shards
+from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_write import Tensor, write_file, write_shards
 from herd.errors import BadCheckpoint, UsageError
 
 RNG = np.random.default_rng(0)
