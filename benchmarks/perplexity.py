@@ -25,7 +25,7 @@ from harness import HERE, add_peer, machine
 from herd import convert
 from herd.batch import packed
 from herd.checkpoint import open_checkpoint, store
-from herd.checkpoint.gguf_keys import FILE_TYPES
+from herd.checkpoint.gguf.keys import FILE_TYPES
 from herd.model import forward, place_weights
 
 SMALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")

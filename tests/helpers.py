@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from herd import formats
-from herd.checkpoint.hf_write import save_hf
-from herd.checkpoint.sources import RandomSource, random_model
+from herd.checkpoint.hf.write import save_hf
+from herd.checkpoint.random_weights import RandomSource, random_model
 from herd.config import TINY, Llama4Config
 from herd.formats import strips
 from herd.model import place_weights

@@ -289,7 +289,7 @@ MEASURE = """
 import sys, tracemalloc
 from pathlib import Path
 from herd.convert import convert
-import herd.checkpoint.gguf_write
+import herd.checkpoint.gguf.write
 tracemalloc.start()
 convert(sys.argv[1], sys.argv[2], sys.argv[3])
 print(tracemalloc.get_traced_memory()[1] >> 20)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
-from herd.checkpoint.hf_write import save_hf
-from herd.checkpoint.meta_checkpoint import MetaCheckpoint
+from herd.checkpoint.gguf.write import FILE_TYPES, write_gguf
+from herd.checkpoint.hf.write import save_hf
+from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.registry import stem_of

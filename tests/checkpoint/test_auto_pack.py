@@ -189,7 +189,7 @@ def test_a_store_that_cannot_be_written_leaves_the_model_as_it_is(
     def broken(*args: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("herd.checkpoint.packed_shards.Shards._opened", broken)
+    monkeypatch.setattr("herd.checkpoint.packed.shards.Shards._opened", broken)
     assert not isinstance(packed(model), PackedOver)
     assert "used as it is" in caplog.text
     assert not list(folder_of(model).parent.iterdir())

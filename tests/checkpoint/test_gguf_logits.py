@@ -18,7 +18,7 @@ import pytest
 from helpers import OP_SETS, op_set
 from herd import formats
 from herd.batch import packed
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.containers.gguf import open_gguf
 from herd.model import forward, place_weights
 from herd.weights import Dense, Packed, build

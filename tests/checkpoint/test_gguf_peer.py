@@ -11,9 +11,9 @@ import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT, op_set
 from herd.batch import packed
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.gguf_write import write_gguf
-from herd.checkpoint.sources import RandomSource
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
+from herd.checkpoint.gguf.write import write_gguf
+from herd.checkpoint.random_weights import RandomSource
 from herd.config import TINY
 from herd.containers.gguf import open_gguf
 from herd.model import forward, place_weights, see

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from gguf_bytes import gguf, string, tensor
-from herd.checkpoint import gguf_write
-from herd.checkpoint.gguf_names import ALIASES, GATE_UP, TABLE, gguf_names, other_name
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.gguf_write import write_gguf
-from herd.checkpoint.sources import RandomSource
+from herd.checkpoint.gguf import write
+from herd.checkpoint.gguf.names import ALIASES, GATE_UP, TABLE, gguf_names, other_name
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
+from herd.checkpoint.gguf.write import write_gguf
+from herd.checkpoint.random_weights import RandomSource
 from herd.checkpoint.walk import walk
 from herd.config import BEHEMOTH, GUARD, MAVERICK, SCOUT, TINY, RopeDivisors
 from herd.containers.gguf import open_gguf
@@ -134,13 +134,13 @@ def test_vision_comes_from_the_second_file(tiny):
 
 
 def test_names_and_keys_that_other_converters_write_are_read_too(tmp_path, monkeypatch):
-    keys = gguf_write.vision_keys
+    keys = write.vision_keys
 
     def other_keys(config, type):
         return {k.replace("clip.projector", "clip.vision.projector"): v for k, v in keys(config, type).items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_write, "vision_keys", other_keys)
+        patch.setattr(write, "vision_keys", other_keys)
         patch.setitem(TABLE, "vision_model.model.layers.{}.post_attention_layernorm", "v.blk.{}.attn_post_norm")
         write_gguf(tmp_path / "t.gguf", TINY, RandomSource(TINY), {}, "f32", mmproj=tmp_path / "mmproj.gguf")
     file, mmproj = open_gguf(tmp_path / "t.gguf"), open_gguf(tmp_path / "mmproj.gguf")

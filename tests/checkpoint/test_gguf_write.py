@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from herd import formats
-from herd.checkpoint.gguf_keys import config_keys, key_bytes, token_keys
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.gguf_write import write_gguf
-from herd.checkpoint.sources import RandomSource, random_model
+from herd.checkpoint.gguf.keys import config_keys, key_bytes, token_keys
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
+from herd.checkpoint.gguf.write import write_gguf
+from herd.checkpoint.random_weights import RandomSource, random_model
 from herd.checkpoint.walk import walk
 from herd.config import CRIA, GUARD, MAVERICK, SCOUT, TINY, Llama4Config, RopeScaling
 from herd.containers.gguf import open_gguf

@@ -12,8 +12,8 @@ import pytest
 from helpers import TINY_DENSE, TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
 from herd.checkpoint.auto_pack import packed_for
-from herd.checkpoint.coded import E4M3
-from herd.checkpoint.names import file_name, style_of
+from herd.checkpoint.fp8_int4 import E4M3
+from herd.checkpoint.hf.names import file_name, style_of
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed_over import PackedOver
 from herd.checkpoint.walk import walk

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, random_model, save_hf
-from herd.checkpoint.names import to_adjacent, to_half_split
+from herd.checkpoint.hf.names import to_adjacent, to_half_split
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import TINY, Llama4Config
 from herd.containers.safetensors import SafeFile

@@ -13,7 +13,7 @@ import pytest
 from helpers import TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint
 from herd.checkpoint.about import describe
-from herd.checkpoint.meta_checkpoint import MetaCheckpoint
+from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
 from herd.convert import convert

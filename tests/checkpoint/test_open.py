@@ -72,7 +72,7 @@ def test_a_gguf_goes_by_its_first_bytes_not_its_name(tmp_path: Path) -> None:
 
 
 def test_vision_part_beside_a_gguf_is_taken_along(tmp_path: Path) -> None:
-    from herd.checkpoint.gguf_write import write_gguf
+    from herd.checkpoint.gguf.write import write_gguf
 
     source = RandomSource(TINY)
     keys = {"tokenizer.ggml.model": "none"}

@@ -17,10 +17,10 @@ import pytest
 from helpers import TINY_DENSE, TINY_TEXT
 from herd import formats
 from herd.checkpoint import RandomSource, open_checkpoint
-from herd.checkpoint.finite import check_source
+from herd.checkpoint.check_finite import check_source
 from herd.checkpoint.opened import HfCheckpoint
-from herd.checkpoint.packed_form import KEY, PAD, halves
-from herd.checkpoint.packed_write import PackedWriter
+from herd.checkpoint.packed.form import KEY, PAD, halves
+from herd.checkpoint.packed.write import PackedWriter
 from herd.checkpoint.strip_pieces import StripRows, strip_pieces
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
@@ -180,7 +180,7 @@ def test_rows_that_are_too_many_or_too_few_are_refused(change: int) -> None:
 CHILD = """
 import sys, time
 from herd.checkpoint import RandomSource
-from herd.checkpoint.packed_write import PackedWriter
+from herd.checkpoint.packed.write import PackedWriter
 from herd.checkpoint.walk import walk
 from helpers import TINY_TEXT as c
 source = RandomSource(c, 3)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from herd.checkpoint import about, fetch, registry, save_hf, store
-from herd.checkpoint.sources import RandomSource
+from herd.checkpoint.random_weights import RandomSource
 from herd.config import TINY
 from herd.errors import BadCheckpoint, BadFile, DoesNotFit, MissingExtra, NetworkError, NotFound, UsageError
 

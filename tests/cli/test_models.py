@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from herd.checkpoint import fetch, save_hf, store
-from herd.checkpoint.sources import RandomSource
+from herd.checkpoint.random_weights import RandomSource
 from herd.cli import COMMANDS, console, main
 from herd.config import TINY
 

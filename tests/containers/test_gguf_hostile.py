@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gguf_bytes import ARRAY, BOOL, F32, Q4_0, STRING, U8, U32, U64, array, gguf, key, string, tensor, text, u32
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.containers.gguf import open_gguf
 from herd.containers.gguf_header import MAX_HEADER, MAX_STRINGS
 from herd.errors import BadCheckpoint, BadConfig

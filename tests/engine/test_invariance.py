@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT, Quantised, op_set
-from herd.checkpoint.sources import RandomSource
+from herd.checkpoint.random_weights import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
 from herd.engine.orders import Ended, Measured, Token

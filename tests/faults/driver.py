@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from jobs import JOBS, digest_of, encoded, hidden, visible  # noqa: E402
 from power import Disk, steps  # noqa: E402
 
-from herd.checkpoint.packed_form import GATE_UP, halves  # noqa: E402
+from herd.checkpoint.packed.form import GATE_UP, halves  # noqa: E402
 from herd.errors import DoesNotFit  # noqa: E402
 
 COUNT, FULL, KILL = 1, 2, 3

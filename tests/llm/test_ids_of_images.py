@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY_TEXT, byte_tokenizer_files, hf_folder, wanting
-from herd.checkpoint.sources import save_hf
+from herd.checkpoint.random_weights import save_hf
 from herd.config import TINY
 from herd.engine.executors.thread import ThreadExecutor
 from herd.errors import GrammarStuck, UsageError

@@ -372,7 +372,7 @@ def swap_norms(w: Any, case: Case) -> None:
 
 @weight_mistake("rows of q and k left half-split", LLAMA)
 def half_split_rows(w: Any, case: Case) -> None:
-    from herd.checkpoint.names import to_half_split
+    from herd.checkpoint.hf.names import to_half_split
 
     for b in w.blocks:
         for x in (b.q, b.k):

@@ -13,7 +13,7 @@ import threading, time
 import numpy as np
 from dataclasses import replace
 from herd import _native
-from herd.checkpoint.sources import random_model
+from herd.checkpoint.random_weights import random_model
 from herd.config import TINY
 from herd.engine.runner import Piece, Runner
 from herd.model import place_weights

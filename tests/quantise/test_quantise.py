@@ -166,8 +166,8 @@ def test_a_budget_that_nothing_fits_is_refused_before_anything_is_written(wide: 
 
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
 def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path, target: str) -> None:
-    from herd.checkpoint.hf_write import save_hf
-    from herd.checkpoint.sources import random_model
+    from herd.checkpoint.hf.write import save_hf
+    from herd.checkpoint.random_weights import random_model
 
     model = random_model(TINY_TEXT, 3)
     layer = next(i for i, kind in enumerate(TINY_TEXT.layers) if kind.moe)

@@ -3,18 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from herd.checkpoint.hf_write import save_hf as save_hf
+    from herd.checkpoint.hf.write import save_hf as save_hf
     from herd.checkpoint.open import open_checkpoint as open_checkpoint
     from herd.checkpoint.opened import Checkpoint as Checkpoint
-    from herd.checkpoint.sources import RandomSource as RandomSource
-    from herd.checkpoint.sources import random_model as random_model
+    from herd.checkpoint.random_weights import RandomSource as RandomSource
+    from herd.checkpoint.random_weights import random_model as random_model
 
 _LAZY = {
     "Checkpoint": "herd.checkpoint.opened",
     "open_checkpoint": "herd.checkpoint.open",
-    "RandomSource": "herd.checkpoint.sources",
-    "random_model": "herd.checkpoint.sources",
-    "save_hf": "herd.checkpoint.hf_write",
+    "RandomSource": "herd.checkpoint.random_weights",
+    "random_model": "herd.checkpoint.random_weights",
+    "save_hf": "herd.checkpoint.hf.write",
 }
 
 

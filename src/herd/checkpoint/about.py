@@ -12,7 +12,7 @@ from typing import Any
 from herd import weights
 from herd.checkpoint import licences, store
 from herd.checkpoint.licences import Licence
-from herd.checkpoint.meta_checkpoint import MetaCheckpoint
+from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.registry import Version

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint import packed_store
-from herd.checkpoint.hf_source import HfSource
+from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
-from herd.checkpoint.packed_form import PackedTensor
+from herd.checkpoint.packed.form import PackedTensor
+from herd.checkpoint.packed.shards import Shards, header_room
+from herd.checkpoint.packed.source import PackedFiles, PackedSource
 from herd.checkpoint.packed_over import PackedOver, packable
-from herd.checkpoint.packed_shards import Shards, header_room
-from herd.checkpoint.packed_source import PackedFiles, PackedSource
 from herd.checkpoint.packed_store import SourceState
 from herd.checkpoint.strip_pieces import strips_of
 from herd.checkpoint.walk import walk

@@ -10,7 +10,7 @@ no code that a config names. What it is not: a search for models by name (`store
 
 from pathlib import Path
 
-from herd.checkpoint.meta_checkpoint import MetaCheckpoint
+from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.containers.gguf import open_gguf
 from herd.containers.safetensors import MAGICS

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from herd.checkpoint.finite import check_source
-from herd.checkpoint.gguf_source import GgufSource, config_from_gguf
-from herd.checkpoint.hf_kinds import hf_source
+from herd.checkpoint.check_finite import check_source
+from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
+from herd.checkpoint.hf.kinds import hf_source
 from herd.config import MAX_VOCAB, Llama4Config
 from herd.containers.gguf import Gguf
 from herd.disk.manifest import check_manifest

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.packed_form import GATE_UP, halves
-from herd.checkpoint.packed_source import PackedFiles
+from herd.checkpoint.packed.form import GATE_UP, halves
+from herd.checkpoint.packed.source import PackedFiles
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
 from herd.disk.manifest import check_manifest

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_names import gguf_names
-from herd.checkpoint.packed_form import GATE_UP, halves
+from herd.checkpoint.gguf.names import gguf_names
+from herd.checkpoint.packed.form import GATE_UP, halves
 from herd.checkpoint.strip_pieces import StripRows
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_work import Resumable
-from herd.checkpoint.gguf_write import FILE_TYPES, write_gguf
+from herd.checkpoint.gguf.unfinished import Resumable
+from herd.checkpoint.gguf.write import FILE_TYPES, write_gguf
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.packed_write import PackedWriter
+from herd.checkpoint.packed.write import PackedWriter
 from herd.checkpoint.strip_pieces import rows_of as code_rows
 from herd.checkpoint.walk import walk
 from herd.disk.staging import discard

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.coded import E4M3, Coded, Fp8, Int4, node_of, unpack_int32
-from herd.checkpoint.hf_source import HfSource
-from herd.checkpoint.names import to_adjacent
-from herd.checkpoint.packed_form import GATE_UP, halves
+from herd.checkpoint.fp8_int4 import E4M3, Coded, Fp8, Int4, node_of, unpack_int32
+from herd.checkpoint.hf.names import to_adjacent
+from herd.checkpoint.hf.source import HfSource
+from herd.checkpoint.packed.form import GATE_UP, halves
 from herd.checkpoint.walk import check_names, walk
 from herd.containers.lazy_rows import Lazy
 from herd.errors import BadCheckpoint, fail

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from herd.checkpoint.hf_quantised import METHODS, HfQuantised, check_method
-from herd.checkpoint.hf_source import HfSource
-from herd.checkpoint.packed_form import METHOD, check_version
-from herd.checkpoint.packed_source import PackedSource
+from herd.checkpoint.hf.quantized import METHODS, HfQuantised, check_method
+from herd.checkpoint.hf.source import HfSource
+from herd.checkpoint.packed.form import METHOD, check_version
+from herd.checkpoint.packed.source import PackedSource
 from herd.config import Llama4Config
 from herd.containers.safetensors import SafeFile
 from herd.errors import BadCheckpoint, fail

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from herd.checkpoint.gguf_file import Encode, GgufFile, Written
-from herd.checkpoint.gguf_keys import FILE_TYPES, config_keys, token_keys, vision_keys
-from herd.checkpoint.gguf_work import GgufWork, Resumable
+from herd.checkpoint.gguf.file import Encode, GgufFile, Written
+from herd.checkpoint.gguf.keys import FILE_TYPES, config_keys, token_keys, vision_keys
+from herd.checkpoint.gguf.unfinished import GgufWork, Resumable
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import Llama4Config
 from herd.disk.atomic import check_disk, new_file

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.checkpoint.gguf_keys import divisors, key_bytes, string_bytes
-from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names
+from herd.checkpoint.gguf.keys import divisors, key_bytes, string_bytes
+from herd.checkpoint.gguf.names import ROPE_FREQS, gguf_names
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
 from herd.checkpoint.strip_pieces import rows_of
 from herd.checkpoint.walk import Wanted, walk

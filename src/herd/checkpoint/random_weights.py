@@ -5,7 +5,7 @@ from math import prod, sqrt
 
 import numpy as np
 
-from herd.checkpoint.hf_write import save_hf
+from herd.checkpoint.hf.write import save_hf
 from herd.config import Llama4Config
 from herd.formats.dtypes import Array, cast, dtype_name
 from herd.weights import Dense, Experts, Linear, Model, build

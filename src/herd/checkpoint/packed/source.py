@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from herd.checkpoint.packed_form import GATE_UP, PAD, PackedTensor, from_metadata, halves
+from herd.checkpoint.packed.form import GATE_UP, PAD, PackedTensor, from_metadata, halves
 from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
 from herd.containers.safetensors import SafeFile

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.packed_form import GATE_UP, PackedTensor, halves, quantization_config
-from herd.checkpoint.packed_shards import Shards, header_room
+from herd.checkpoint.packed.form import GATE_UP, PackedTensor, halves, quantization_config
+from herd.checkpoint.packed.shards import Shards, header_room
 from herd.checkpoint.pieces import unmerged
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk

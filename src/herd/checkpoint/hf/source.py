@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.names import to_adjacent
+from herd.checkpoint.hf.names import to_adjacent
 from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
 from herd.containers.safetensors import SafeFile

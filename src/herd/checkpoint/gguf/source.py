@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from herd.checkpoint.gguf_names import ROPE_FREQS, gguf_names, other_name
+from herd.checkpoint.gguf.names import ROPE_FREQS, gguf_names, other_name
 from herd.checkpoint.walk import check_names, walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
 from herd.containers.gguf import Gguf

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.coded import E4M3, Int4, node_of
-from herd.checkpoint.meta_names import DROPPED, EXPERTS, SCALES, Place, place_of
-from herd.checkpoint.packed_form import GATE_UP
+from herd.checkpoint.fp8_int4 import E4M3, Int4, node_of
+from herd.checkpoint.meta.names import DROPPED, EXPERTS, SCALES, Place, place_of
+from herd.checkpoint.packed.form import GATE_UP
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.containers.lazy_rows import Lazy

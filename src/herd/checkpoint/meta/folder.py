@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from herd.checkpoint import meta_source
-from herd.checkpoint.meta_config import config_from_params
-from herd.checkpoint.meta_source import MetaSource
+from herd.checkpoint.meta import source as meta_source
+from herd.checkpoint.meta.config import config_from_params
+from herd.checkpoint.meta.source import MetaSource
 from herd.checkpoint.opened import Checkpoint
 from herd.containers.torch_file import TorchFile
 from herd.disk.mapping import MappedFile

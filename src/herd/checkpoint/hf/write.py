@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint.names import Style, file_name, style_of, to_half_split
+from herd.checkpoint.hf.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from herd.checkpoint.packed_form import ALIGNMENT, PAD, PackedTensor, to_metadata
+from herd.checkpoint.packed.form import ALIGNMENT, PAD, PackedTensor, to_metadata
 from herd.containers.safetensors_folder import INDEX
 from herd.containers.safetensors_header import DTYPES
 from herd.containers.safetensors_write import SHARD_BYTES

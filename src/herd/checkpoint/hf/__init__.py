@@ -1,0 +1,1 @@
+"""Hugging Face folders: plain floats, and what others quantized."""

@@ -1,0 +1,1 @@
+"""Meta's own folders: consolidated files and params.json."""

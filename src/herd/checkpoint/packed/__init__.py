@@ -1,0 +1,1 @@
+"""Herd's packed form: matrices as kernels read them, mapped."""
