@@ -20,9 +20,10 @@ from harness import HERE, Peer, add_peer, machine
 import herd
 from herd import formats
 from herd.batch import packed
-from herd.checkpoint import open_checkpoint, store
+from herd.checkpoint import open_checkpoint
 from herd.model import forward
 from herd.ops.native import NativeOps
+from herd.store import stored
 from herd.weights import Dense
 
 
@@ -73,7 +74,7 @@ def main():
     a = ap.parse_args()
     print(machine())
     peer = Peer(a.peer)
-    path = str(store.resolve(a.model))
+    path = str(stored.resolve(a.model))
     exact = Exact(path)
     peer.load(path=path, context=a.window)
     same = same_self = same_exact = 0

@@ -29,12 +29,13 @@ import numpy as np
 from harness import HERE, machine
 
 from herd import convert
-from herd.checkpoint import open_checkpoint, store
+from herd.checkpoint import open_checkpoint
 from herd.engine.runner import Piece, Runner
 from herd.errors import HerdError
 from herd.model import place_weights
 from herd.ops.native import NativeOps
 from herd.passes.likelihood import windows
+from herd.store import stored
 
 TYPES = ("f32", "f16", "bf16", "int8", "int4")
 BASES = ("bf16", "f32")
@@ -158,7 +159,7 @@ def main():
     if min(a.window, a.tokens) < 2 * EXACT:
         parser.error(f"--window {a.window}, --tokens {a.tokens}: at least {2 * EXACT} each, to read int4 in two blocks")
     try:
-        source = Path(store.resolve(a.model))
+        source = Path(stored.resolve(a.model))
     except HerdError as problem:
         raise SystemExit(str(problem)) from None
     with open_checkpoint(source) as checkpoint:

@@ -23,7 +23,6 @@ from collections import Counter
 import slices
 from harness import machine
 
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.core import Core
@@ -32,6 +31,7 @@ from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
+from herd.store.auto_pack import packed_for
 
 MODEL = "small-q4_0"
 REQUESTS = 32

@@ -16,13 +16,13 @@ import time
 import numpy as np
 import quiet
 
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
 from herd.machine.work import token_bytes
 from herd.model import place_weights
 from herd.ops.native import NativeOps
+from herd.store.auto_pack import packed_for
 
 SHORT = 16
 """Tokens in each sequence before `many` decodes."""

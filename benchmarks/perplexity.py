@@ -24,9 +24,10 @@ from harness import HERE, add_peer, machine
 
 from herd import convert
 from herd.batch import packed
-from herd.checkpoint import open_checkpoint, store
+from herd.checkpoint import open_checkpoint
 from herd.checkpoint.gguf.keys import FILE_TYPES
 from herd.model import forward, place_weights
+from herd.store import stored
 
 SMALL = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")
 SUPER = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
@@ -143,7 +144,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "f16.gguf"
         if a.tokens:
-            convert.convert(store.resolve(a.model), base, "f16")
+            convert.convert(stored.resolve(a.model), base, "f16")
             with open_checkpoint(base) as checkpoint:
                 text = (HERE / "data/manual.txt").read_text()
                 ids = checkpoint.load_tokenizer().encode(text)[: a.tokens]

@@ -9,8 +9,8 @@ from pathlib import Path
 from harness import HERE
 from workloads import SIZES, SLICES
 
-from herd.checkpoint import store
 from herd.errors import HerdError
+from herd.store import stored
 
 
 def folder(asked):
@@ -28,7 +28,7 @@ def find(place, model):
         return path
     if model == "smollm2":
         try:
-            return Path(store.resolve(model))
+            return Path(stored.resolve(model))
         except HerdError:
             raise SystemExit(f"smollm2 is neither {path} nor in the store; herd pull smollm2") from None
     free = shutil.disk_usage(place).free

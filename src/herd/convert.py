@@ -16,12 +16,12 @@ from herd.checkpoint.hf.write import save_hf
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
-from herd.checkpoint.registry import stem_of
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.disk.small_files import safe_path
 from herd.errors import NotFound, UsageError, fail
 from herd.formats.dtypes import dtype_name
 from herd.progress import Progress, silent
+from herd.store.registry import stem_of
 from herd.weights import fold
 
 HF_TYPES = ("f32", "f16", "bf16")

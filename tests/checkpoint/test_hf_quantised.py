@@ -11,11 +11,9 @@ import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.fp8_int4 import E4M3
 from herd.checkpoint.hf.names import file_name, style_of
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.packed_over import PackedOver
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
 from herd.containers.lazy_rows import Lazy
@@ -23,6 +21,8 @@ from herd.convert import convert
 from herd.errors import BadCheckpoint
 from herd.formats import bf16_from_float32, decode, encode, to_float32
 from herd.formats.strips import to_strips
+from herd.store.auto_pack import packed_for
+from herd.store.packed_over import PackedOver
 from herd.weights import Dense, Experts, Packed, Pair
 
 torch = pytest.importorskip("torch")

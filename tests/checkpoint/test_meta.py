@@ -12,13 +12,13 @@ import pytest
 
 from helpers import TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint
-from herd.checkpoint.about import describe
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
 from herd.convert import convert
 from herd.errors import BadCheckpoint, BadConfig, HerdError, NotFound
 from herd.formats import bf16_from_float32, decode, to_float32
+from herd.store.about import describe
 from herd.weights import Dense, Experts, Packed, Pair
 
 torch = pytest.importorskip("torch")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from herd.checkpoint import fetch, save_hf, store
+from herd.checkpoint import save_hf
 from herd.checkpoint.random_weights import RandomSource
 from herd.cli import COMMANDS, console, main
 from herd.config import TINY
+from herd.store import fetch, stored
 
 CONFIG = replace(TINY, vision=None, num_layers=2)
 
@@ -97,7 +98,7 @@ def test_show_counts_and_names_the_duties(model: Path, capsys: pytest.CaptureFix
 def test_pull_shows_progress_once_a_phase_off_a_terminal(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, version = store.import_path(model, "toy")
+    _, version = stored.import_path(model, "toy")
 
     def fake(name: str, progress: Any) -> Any:
         for done in range(0, 101, 10):

@@ -16,12 +16,12 @@ import pytest
 from helpers import TINY_TEXT, hf_folder
 from herd import _native
 from herd.checkpoint import open_checkpoint
-from herd.checkpoint.auto_pack import packed_for
-from herd.checkpoint.packed_store import folder_of
 from herd.convert import convert
 from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint
 from herd.quantise import quantise
+from herd.store.auto_pack import packed_for
+from herd.store.packed_copies import folder_of
 
 GGUF = Path(__file__).parents[1] / "fixtures" / "gguf"
 PAGE = mmap.PAGESIZE
@@ -211,7 +211,7 @@ def test_a_source_that_is_cut_while_it_is_packed_is_told(tmp_path: Path, monkeyp
     model = tmp_path / "m.gguf"
     shutil.copyfile(GGUF / "llama4-q4_k.gguf", model)
     monkeypatch.setenv("HERD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("herd.checkpoint.auto_pack.LARGE", 1)
+    monkeypatch.setattr("herd.store.auto_pack.LARGE", 1)
     with open_checkpoint(model) as own:
         with pytest.raises(BadCheckpoint, match=r"m\.gguf: changed while in use: got 3000 bytes"):
             packed_for(own, progress=cut_at(model, 3))

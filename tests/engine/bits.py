@@ -27,12 +27,12 @@ import numpy as np
 import herd
 from helpers import TINY_TEXT, Quantised, hf_folder, weights
 from herd import _native
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.config import TINY, Llama4Config
 from herd.engine.runner import Piece, Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
+from herd.store.auto_pack import packed_for
 from herd.weights import build
 
 RECORD = Path(__file__).with_name("bits.json")

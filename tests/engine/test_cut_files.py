@@ -18,7 +18,7 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import herd
-from herd.checkpoint.packed_store import folder_of
+from herd.store.packed_copies import folder_of
 from herd.errors import HerdError
 
 model, engine = Path(sys.argv[1]), sys.argv[2]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import TINY, hf_folder
-from herd.checkpoint import open_checkpoint, store
-from herd.checkpoint.auto_pack import packed_for
-from herd.checkpoint.packed_over import PackedOver
+from herd.checkpoint import open_checkpoint
 from herd.config import Llama4Config
 from herd.convert import convert
 from herd.quantise import quantise, writing
+from herd.store import stored
+from herd.store.auto_pack import packed_for
+from herd.store.packed_over import PackedOver
 
 GGUF = Path(__file__).parents[1] / "fixtures" / "gguf"
 SMALL = replace(TINY, num_layers=2, vision=None)
@@ -62,8 +63,8 @@ def _pack(source: Path, out: Path, version: str) -> Any:
 
 def _register(source: Path, out: Path, version: str) -> Any:
     os.environ["HERD_HOME"] = str(out)
-    store.time.time = lambda: 1.0  # type: ignore[attr-defined]
-    return store.import_path(source, version)
+    stored.time.time = lambda: 1.0  # type: ignore[attr-defined]
+    return stored.import_path(source, version)
 
 
 JOBS = {

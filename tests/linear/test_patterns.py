@@ -19,7 +19,7 @@ from regexes import INF, near, steps
 PATTERNS = patterns()
 
 APART = {
-    "herd.checkpoint.about._FRONT": "begins at a line alone, and stays in it",
+    "herd.store.about._FRONT": "begins at a line alone, and stays in it",
     "herd.cli.run.IMAGE_PATH": "begins at a quote and ends at the next one, or at a word's first character",
     "herd.engine.schema_check._UNLIKE": "begins at a bracket, and the next bracket ends it",
     "herd.engine.regex_check._PIECES": "a class is taken whole, a count begins at a brace and holds none",
@@ -34,10 +34,10 @@ STOPPED = ("herd.strict_json._TOKENS", "herd.engine.lark_check._PIECES")
 """Not timed here: their users stop at what would be tried again, and test_scanners times those."""
 INLINE = {
     "herd.disk.atomic.remove_left: re.compile": r"\.a\.[0-9a-f]{12}\.(part|old)",
-    "herd.checkpoint.hub._forget_others: re.fullmatch": r"a[0-9a-f]{12}",
-    "herd.checkpoint.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
-    "herd.checkpoint.packed_store.folder_of: re.sub": r"[^A-Za-z0-9._-]",
-    "herd.checkpoint.registry.name_from: re.sub": r"[^A-Za-z0-9._-]",
+    "herd.store.hub._forget_others: re.fullmatch": r"a[0-9a-f]{12}",
+    "herd.store.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
+    "herd.store.packed_copies.folder_of: re.sub": r"[^A-Za-z0-9._-]",
+    "herd.store.registry.name_from: re.sub": r"[^A-Za-z0-9._-]",
     "herd.cli.run.find_images: re.sub": r"\\(.)",
     "herd.convert._licence: re.fullmatch": r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}",
     "herd.engine.schema_check._check_pattern: re.sub": r"\\.",

@@ -27,11 +27,11 @@ ROOMS = (
 """Where text and files of strangers are read."""
 ELSEWHERE = {
     "herd.disk.atomic._temporary": "makes a file again that somebody took",
-    "herd.checkpoint.fetch._take_member": "copies a file of a known length in blocks",
-    "herd.checkpoint.fetch.watch": "tells how far a download is",
+    "herd.store.fetch._take_member": "copies a file of a known length in blocks",
+    "herd.store.fetch.watch": "tells how far a download is",
     "herd.disk.hashing.sha256": "reads a file in blocks",
-    "herd.checkpoint.hub._Capped.write": "writes what a disk did not take at once",
-    "herd.checkpoint.hub._checked": "reads a file in blocks",
+    "herd.store.hub._Capped.write": "writes what a disk did not take at once",
+    "herd.store.hub._checked": "reads a file in blocks",
     "herd.checkpoint.strip_pieces.strip_pieces": "numbers in pieces of a fixed size",
     "herd.checkpoint.tokenizer_files.hf_tokenizer_texts": "takes unused tokens off the end, each once",
     "herd.cli.interactive.Session.loop": "waits for a person",
@@ -50,9 +50,9 @@ ELSEWHERE = {
 }
 """Loops that read no text of strangers by hand."""
 HARMLESS = {
-    "herd.checkpoint.hub._Capped.write: view[done:]": "a view, not a copy",
-    "herd.checkpoint.store._unknown: get_close_matches": "a name that may be one, among this machine's models",
-    "herd.checkpoint.store.rm: packed_store.remove": "removes a folder, searches nothing",
+    "herd.store.hub._Capped.write: view[done:]": "a view, not a copy",
+    "herd.store.stored._unknown: get_close_matches": "a name that may be one, among this machine's models",
+    "herd.store.stored.rm: packed_store.remove": "removes a folder, searches nothing",
     "herd.checkpoint.strip_pieces.strip_pieces: flat[room:]": "a view, not a copy",
     "herd.containers.torch_file.TorchFile._only_folder: name.count": "of each name once",
     "herd.cli.group.LazyGroup.resolve_command: get_close_matches": "a person's own words",

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import uvicorn
 
-from herd.checkpoint.about import About
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import NotFound
@@ -26,6 +25,7 @@ from herd.server.options import ServerOptions
 from herd.server.profiles import Profiles
 from herd.server.run import QUEUE, bind
 from herd.server.service import Service
+from herd.store.about import About
 from herd.text.chat import Llama4
 from herd.text.tokenizer import Tokenizer
 

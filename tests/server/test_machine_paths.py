@@ -13,7 +13,6 @@ from serving import client_of
 from test_hostile import GOOD
 
 from helpers import TINY_TEXT, hf_folder
-from herd.checkpoint import registry
 from herd.llm import load
 from herd.server.app import ROUTES
 from herd.server.catalogue import StoreCatalogue
@@ -22,6 +21,7 @@ from herd.server.machine_paths import hide, without_paths
 from herd.server.models import FOREVER, Models
 from herd.server.profiles import Profiles
 from herd.server.service import Service
+from herd.store import registry
 
 
 def junk(file: str, data: bytes) -> Callable[[Path], None]:

@@ -17,7 +17,6 @@ import httpx
 import pytest
 from serving import client_of, fake_llm
 
-from herd.checkpoint import registry
 from herd.errors import UsageError
 from herd.llm import LLM
 from herd.server import profiles
@@ -28,6 +27,7 @@ from herd.server.log import Log
 from herd.server.models import FOREVER, Models
 from herd.server.profiles import Profile, Profiles
 from herd.server.service import Service
+from herd.store import registry
 
 SECRETS = ("0123456789abcdef-a", "0123456789abcdef-b")
 

@@ -58,9 +58,9 @@ def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
 
 
 def _first_model() -> str:
-    from herd.checkpoint import store
+    from herd.store import stored
 
-    return next(iter(store.entries()), "smollm2")
+    return next(iter(stored.entries()), "smollm2")
 
 
 def _context(url: str, model: str, otherwise: int | None) -> int:

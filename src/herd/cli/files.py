@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from herd.checkpoint import store
 from herd.cli import console
 from herd.cli.run import assemble
 from herd.errors import UsageError, fail
+from herd.store import stored
 
 
 @click.command("convert")
@@ -26,7 +26,7 @@ def convert(source: str, target: str, type_: str | None, overwrite: bool, quiet:
         def tell(_tensor: str, done: int, _total: int) -> None:
             show("written", done)
 
-        made = write(store.resolve(source), Path(target), type=type_, overwrite=overwrite, progress=tell)
+        made = write(stored.resolve(source), Path(target), type=type_, overwrite=overwrite, progress=tell)
     for line in made.notes:
         console.note(line, quiet=quiet)
     if as_json:
@@ -51,7 +51,7 @@ def tokenize(model: str, text: tuple[str, ...], files: tuple[str, ...], as_json:
     given = assemble(" ".join(text), files)
     if not given:
         fail(UsageError, "no text", do='herd tokenize MODEL "TEXT", or pipe one in')
-    with open_checkpoint(store.resolve(model)) as checkpoint:
+    with open_checkpoint(stored.resolve(model)) as checkpoint:
         tokenizer = checkpoint.load_tokenizer()
     ids = tokenizer.encode(given)
     pieces = [tokenizer.token_bytes(i) for i in ids]

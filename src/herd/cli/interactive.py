@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from herd.checkpoint import registry
 from herd.cli import console, options
 from herd.cli.run import after, find_images
 from herd.disk.atomic import new_file
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, HerdError, NotFound, UsageError, fail
+from herd.store import registry
 
 if TYPE_CHECKING:
     from herd.events import Reply

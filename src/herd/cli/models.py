@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from herd.checkpoint import packed_store, registry, store
-from herd.checkpoint.registry import Version
 from herd.cli import console
+from herd.store import packed_copies, registry, stored
+from herd.store.registry import Version
 
 if TYPE_CHECKING:
-    from herd.checkpoint.about import About
+    from herd.store.about import About
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
@@ -25,7 +25,7 @@ quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no p
 @as_json
 def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json: bool) -> None:
     """Fetch a model: smollm2, or ORG/NAME of a Hugging Face hub. Goes on where an interrupted one stopped."""
-    name, version = store.pull(name, revision=revision, file=file, progress=console.progress(quiet=quiet))
+    name, version = stored.pull(name, revision=revision, file=file, progress=console.progress(quiet=quiet))
     _tell("pull", name, version, as_json)
 
 
@@ -35,7 +35,7 @@ def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json
 @as_json
 def import_(path: str, name: str | None, as_json: bool) -> None:
     """Register a GGUF file, or a folder of safetensors, where it lies. Nothing is copied."""
-    name, version = store.import_path(path, name)
+    name, version = stored.import_path(path, name)
     _tell("import", name, version, as_json)
 
 
@@ -43,7 +43,7 @@ def import_(path: str, name: str | None, as_json: bool) -> None:
 @as_json
 def list_(as_json: bool) -> None:
     """Show the models on this machine; * marks the version in use where there are several."""
-    models = store.entries()
+    models = stored.entries()
     for name, broken in registry.read().broken.items():
         console.note(f"{name}: its record in models.json is broken ({broken.why}); herd rm {name} forgets it")
     if as_json:
@@ -57,7 +57,7 @@ def list_(as_json: bool) -> None:
         for v in entry.versions:
             mark = " *" if len(entry.versions) > 1 and v.id == entry.current else ""
             place = str(v.location) if v.in_place else v.source
-            packed = packed_store.size_of(v.location)
+            packed = packed_copies.size_of(v.location)
             sizes = (console.size(v.size_bytes), console.size(packed) if packed else "-")
             rows.append((name + mark, v.id, *sizes, console.ago(time.time() - v.added_s), place))
     if rows:
@@ -71,7 +71,7 @@ def list_(as_json: bool) -> None:
 @as_json
 def show(model: str, as_json: bool) -> None:
     """Show what a model is: shape, size, versions, licence and what the licence asks for."""
-    from herd.checkpoint import about
+    from herd.store import about
 
     facts = about.describe(model)
     if as_json:
@@ -86,7 +86,7 @@ def show(model: str, as_json: bool) -> None:
 @as_json
 def rm(name: str, as_json: bool) -> None:
     """Forget NAME, or one version NAME@DIGEST, and delete what was pulled. Imported files stay where they are."""
-    removed = store.rm(name)
+    removed = stored.rm(name)
     kept = [str(p) for p in removed.kept]
     if as_json:
         console.print_json("rm", {"name": removed.name, "freed_bytes": removed.freed_bytes, "kept": kept})
@@ -104,7 +104,7 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
 
     An imported model's digests are recorded by the first run.
     """
-    found = store.verify(name, console.progress(quiet=quiet))
+    found = stored.verify(name, console.progress(quiet=quiet))
     if as_json:
         data = {"name": found.name, "digest": found.version.digest, "equal": found.equal, "recorded": found.recorded}
         console.print_json("verify", {**data, "packed": found.packed})
@@ -125,7 +125,7 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
 @as_json
 def use(name_at_digest: str, as_json: bool) -> None:
     """Choose which version NAME means, for example to go back to the one before."""
-    name, version = store.use(name_at_digest)
+    name, version = stored.use(name_at_digest)
     _tell("use", name, version, as_json)
 
 
@@ -166,7 +166,7 @@ def _version(version: Version) -> dict[str, object]:
         "id": version.id,
         "digest": version.digest,
         "size_bytes": version.size_bytes,
-        "packed_bytes": packed_store.size_of(version.location),
+        "packed_bytes": packed_copies.size_of(version.location),
         "path": str(version.location),
         "source": version.source,
         "in_place": version.in_place,

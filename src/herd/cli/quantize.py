@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from herd.checkpoint import store
 from herd.cli import console
 from herd.errors import NotFound, UsageError, fail
+from herd.store import stored
 
 
 class Bytes(click.ParamType[int]):
@@ -87,7 +87,7 @@ def quantize(
     line = _Line(quiet, UNITS)
     try:
         made = quantise(
-            store.resolve(source),
+            stored.resolve(source),
             Path(target),
             type_,
             size_bytes=size,

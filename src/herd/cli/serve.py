@@ -84,11 +84,11 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     The first MODEL is loaded at once; without one, the only model that there is. Without --ctx each gets the largest
     context that fits in memory. Ctrl-C lets answers end, twice: stops.
     """
-    from herd.checkpoint import store
     from herd.server.holders import holders, sum_of
     from herd.server.limits import Limits, table
     from herd.server.options import ServerOptions
     from herd.server.run import serve as run_service
+    from herd.store import stored
 
     if show_limits:
         console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
@@ -117,7 +117,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             remote_media=values["remote_media"],
             strict=values["strict"],
             policy=values["policy"],
-            guard=None if values["guard"] is None else store.resolve(values["guard"]),
+            guard=None if values["guard"] is None else stored.resolve(values["guard"]),
             audit=values["audit"],
             page=not values["no_page"],
             log=values["log"],
@@ -130,20 +130,20 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
 
 def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Models given by path, by name; and the names to load at the start."""
-    from herd.checkpoint import store
-    from herd.checkpoint.registry import stem_of
+    from herd.store import stored
+    from herd.store.registry import stem_of
 
     served: dict[str, Path] = {}
     names = []
     for model in models:
-        path = store.resolve(model)
+        path = stored.resolve(model)
         name = model
         if Path(model).expanduser().exists():
             name = stem_of(path.resolve())
             served[name] = path
         names.append(name)
     if not names:
-        known = list(store.entries())
+        known = list(stored.entries())
         if not known:
             fail(UsageError, "no model to serve", do="herd pull smollm2 (98 MB), or herd serve PATH")
         names = known if len(known) == 1 else []
@@ -159,7 +159,7 @@ def _keys(secrets: Sequence[str], file: Path | None, tell: Callable[[str], None]
 
 def _check_context(model: str, asked: int) -> None:
     """The model that is loaded at the start has to hold as much as is asked: said now, not in a log line later."""
-    from herd.checkpoint.about import describe
+    from herd.store.about import describe
 
     most = describe(model).config.max_context
     if asked > most:
@@ -168,9 +168,9 @@ def _check_context(model: str, asked: int) -> None:
 
 def _load(path: str, values: dict[str, Any]) -> "LLM":
     """A model as the options have it. Of models that hold less than --ctx it is a ceiling."""
-    from herd.checkpoint.about import describe
     from herd.llm import load
     from herd.server.limits import Limits
+    from herd.store.about import describe
 
     arguments, limits = options.load_arguments(values), Limits()
     context = arguments["context"] or "auto"

@@ -120,7 +120,7 @@ def load(
     `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
     what computes; auto is native. kv: numbers of the cache; auto: bf16 under native, f32 under torch. seed: of calls
     that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map
-    them from there, where the operations like another layout than the file's (`herd.checkpoint.auto_pack`). progress:
+    them from there, where the operations like another layout than the file's (`herd.store.auto_pack`). progress:
     told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised
     weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
     parallel: most answers at once; they share the cache, in which one fits with all of its context.

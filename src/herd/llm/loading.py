@@ -11,10 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.registry import stem_of
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.checks import flag, text, whole
@@ -32,6 +30,8 @@ from herd.plan.context import USUAL, auto_context
 from herd.plan.layers import KV_DTYPES
 from herd.plan.memory import check_fits, need, weights_bytes
 from herd.progress import Progress, silent
+from herd.store.auto_pack import packed_for
+from herd.store.registry import stem_of
 from herd.text.chat import ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
 from herd.text.tokenizer import Tokenizer
@@ -91,7 +91,7 @@ def read_model(
     queue: int = MOST_WAITING,
 ) -> Parts:
     """See `herd.llm.load` for the arguments and for what is raised."""
-    from herd.checkpoint import store
+    from herd.store import stored
 
     began_s = time.monotonic()
     _choice("ops", ops, ("auto", "native", "torch"))
@@ -109,7 +109,7 @@ def read_model(
     if not callable(progress):
         fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
     _check_name(model)
-    path = store.resolve(model)
+    path = stored.resolve(model)
     name = str(model) if not Path(model).exists() else stem_of(path)
     checkpoint = open_checkpoint(path)
     try:
@@ -161,10 +161,10 @@ def open_same(path: str | Path, config: Llama4Config, pack: bool) -> Checkpoint:
     """Open a checkpoint whose weights can stand in for those of a loaded model: its config is the same, but for the ids
     that begin and end a text. Raises NotFound, BadFile and its kinds, and UsageError naming the first field that
     differs."""
-    from herd.checkpoint import store
+    from herd.store import stored
 
     _check_name(path)
-    checkpoint = open_checkpoint(store.resolve(path))
+    checkpoint = open_checkpoint(stored.resolve(path))
     try:
         for field in fields(config):
             got, expected = getattr(checkpoint.config, field.name), getattr(config, field.name)

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from herd.cache import Lease
-from herd.checkpoint import store
-from herd.checkpoint.auto_pack import packed_for
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
@@ -24,6 +22,8 @@ from herd.machine.probe import Limits, limits
 from herd.model import place_weights
 from herd.plan.available import available_bytes
 from herd.plan.memory import check_fits
+from herd.store import stored
+from herd.store.auto_pack import packed_for
 
 PIECE = 512
 SHORT = 16
@@ -79,7 +79,7 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
     """
     from herd.ops.native import NativeOps
 
-    checkpoint = open_checkpoint(store.resolve(model))
+    checkpoint = open_checkpoint(stored.resolve(model))
     try:
         c = checkpoint.config
         longest = max([*sweeps.prompts, *(d + max(PIECE, TOKENS) for d in sweeps.depths), SHORT + TOKENS])

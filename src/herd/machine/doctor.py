@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from herd import __version__
-from herd.checkpoint import registry
 from herd.machine import Machine, machine
 from herd.plan.memory import gb
+from herd.store import registry
 
 EXTRAS = {
     "torch": ("torch", "training, GPUs, the reference operations"),

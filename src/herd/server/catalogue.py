@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from herd.chat_model import Capabilities, ChatModel
-from herd.checkpoint import registry
-from herd.checkpoint.about import About, describe
-from herd.checkpoint.registry import Entry, Version
 from herd.disk.records import Broken
 from herd.errors import HerdError, NotFound, UsageError, fail
 from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles
+from herd.store import registry
+from herd.store.about import About, describe
+from herd.store.registry import Entry, Version
 
 LATEST = ":latest"
 """Ollama's clients put it behind every name that has no tag."""

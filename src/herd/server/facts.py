@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 from herd.chat_model import Capabilities
-from herd.checkpoint.about import About
 from herd.errors import HerdError
 from herd.server.catalogue import Listed
 from herd.server.loading import expected_capabilities, expected_context
 from herd.server.service import Service
+from herd.store.about import About
 
 
 class Facts(NamedTuple):

@@ -7,7 +7,6 @@ Every figure is a bound: of bodies that are the worst for their length, answers 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from herd.checkpoint.registry import MAX_REGISTRY_BYTES
 from herd.lanes import COMPUTING, LARGE, LARGE_AT_ONCE
 from herd.media.limits import PIXEL_BYTES, PIXELS_AT_ONCE
 from herd.server import profiles
@@ -15,6 +14,7 @@ from herd.server.catalogue import ABOUT_BYTES, MOST_ABOUT
 from herd.server.limits import Limits
 from herd.server.log import MOST_BYTES
 from herd.server.metrics import MOST_MODELS, SERIES_BYTES
+from herd.store.registry import MAX_REGISTRY_BYTES
 
 BODY_FACTOR = 4
 """Bytes that one byte of a body takes at most once it is JSON: a character of an ASCII text with one emoji. Values are

@@ -100,10 +100,10 @@ class Row(NamedTuple):
 
 def table(limits: Limits) -> Iterator[Row]:
     """All limits: those of the service, and those that rooms below check."""
-    from herd.checkpoint import registry
     from herd.engine import grammar, request
     from herd.media.limits import IMAGE_LIMITS, PIXELS_AT_ONCE
     from herd.server import keys, log, profiles
+    from herd.store import registry
 
     for name in limits.__struct_fields__:
         yield Row(name, getattr(limits, name), "request or connection")

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from herd.checkpoint import registry
 from herd.disk.atomic import make_folders
 from herd.disk.records import UNREADABLE, Broken, File, Records, understood
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, UsageError, fail
+from herd.store import registry
 
 MAX_BYTES = 16 << 20
 """Of the file."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from herd.checkpoint.about import About
 from herd.events import Reply
 from herd.server.catalogue import LATEST
 from herd.server.fields import Refused
 from herd.server.service import Caller
+from herd.store.about import About
 
 FOREVER = float("inf")
 LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)

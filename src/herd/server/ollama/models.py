@@ -12,8 +12,6 @@ from starlette.responses import PlainTextResponse, Response
 
 from herd import __version__
 from herd.chat_model import Capabilities
-from herd.checkpoint import registry, store
-from herd.checkpoint.about import About
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
@@ -35,6 +33,8 @@ from herd.server.profiles import Profile, Profiles
 from herd.server.service import Caller, Service
 from herd.server.streams import Stream
 from herd.server.wire import encode, json_line
+from herd.store import registry, stored
+from herd.store.about import About
 
 OLLAMA_VERSION = "0.12.0"
 """Its routes and fields are these. Clients refuse what is older than what they need (VS Code: 0.6.4)."""
@@ -262,7 +262,7 @@ async def delete(service: Service, request: Request, caller: Caller) -> Response
     if any(held.name == listed.name and held.users for held in service.models.held):
         fail(Busy, f"{listed.name} is answering requests", do="ask again when they are done")
     await service.models.unload(listed.name)
-    await service.wait(caller, lambda: store.rm(listed.name))
+    await service.wait(caller, lambda: stored.rm(listed.name))
     return Response(status_code=200)
 
 
@@ -275,7 +275,7 @@ def _forgotten(profiles: Profiles, name: str) -> bool:
     except BadFile:
         return False
     if broken:
-        store.rm(name)
+        stored.rm(name)
     return broken
 
 
@@ -287,7 +287,7 @@ async def pull(service: Service, request: Request, caller: Caller) -> Response |
     if listed is not None and listed.registered is not None:  # it is no file: nothing is missing
         return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
     if asked.stream is False:
-        await service.wait(caller, lambda: store.pull(name))
+        await service.wait(caller, lambda: stored.pull(name))
         return json_response({"status": "success"})
     return Stream(_pulling(service, caller, name), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
 
@@ -307,7 +307,7 @@ async def _pulling(service: Service, caller: Caller, name: str) -> AsyncGenerato
                 loop.call_soon_threadsafe(lines.put_nowait, line)
 
     yield json_line(encode({"status": "pulling manifest"}))
-    task = asyncio.ensure_future(service.wait(caller, lambda: store.pull(name, progress=progress)))
+    task = asyncio.ensure_future(service.wait(caller, lambda: stored.pull(name, progress=progress)))
     while not task.done() or not lines.empty():
         wanted = asyncio.ensure_future(lines.get())
         await asyncio.wait({wanted, task}, return_when=asyncio.FIRST_COMPLETED)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from herd.checkpoint import registry
 from herd.disk.manifest import check_manifest
 from herd.errors import HerdError
 from herd.progress import Progress, silent
+from herd.store import registry
 
 SOURCE = "source.json"
 

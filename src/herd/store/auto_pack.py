@@ -14,20 +14,20 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint import packed_store
 from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.packed.form import PackedTensor
 from herd.checkpoint.packed.shards import Shards, header_room
 from herd.checkpoint.packed.source import PackedFiles, PackedSource
-from herd.checkpoint.packed_over import PackedOver, packable
-from herd.checkpoint.packed_store import SourceState
 from herd.checkpoint.strip_pieces import strips_of
 from herd.checkpoint.walk import walk
 from herd.disk.atomic import make_folders, new_folder, remove_left
 from herd.disk.manifest import write_manifest
 from herd.errors import DoesNotFit, HerdError, fail
 from herd.progress import Progress, silent
+from herd.store import packed_copies
+from herd.store.packed_copies import SourceState
+from herd.store.packed_over import PackedOver, packable
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +50,20 @@ def packed_for(
         return checkpoint
     if type(checkpoint.source()) in (HfSource, PackedSource):
         return checkpoint
-    folder = packed_store.folder_of(checkpoint.path)
+    folder = packed_copies.folder_of(checkpoint.path)
     try:
-        state = packed_store.state_of(source_files(checkpoint))
+        state = packed_copies.state_of(source_files(checkpoint))
         ready = _ready(checkpoint, folder, state)
         remove_left(folder)
         if ready is not None or next(packable(checkpoint.config, checkpoint.source()), None) is None:
             return ready or checkpoint
-        if packed_store.is_locked(folder):
+        if packed_copies.is_locked(folder):
             progress(f"waiting for another process to pack {checkpoint.path.name}", 0, checkpoint.size_bytes)
         make_folders(folder.parent)
-        with packed_store.lock(folder):
+        with packed_copies.lock(folder):
             ready = _ready(checkpoint, folder, state)
             if ready is None:
-                packed_store.sweep(folder)
+                packed_copies.sweep(folder)
                 _pack(checkpoint, folder, state, progress, threads)
                 ready = _ready(checkpoint, folder, state)
     except (DoesNotFit, OSError) as problem:
@@ -81,7 +81,7 @@ def source_files(checkpoint: GgufCheckpoint | HfCheckpoint) -> list[Path]:
 
 def _ready(checkpoint: Checkpoint, folder: Path, state: SourceState) -> PackedOver | None:
     """The packed form in `folder` when it is that of `state`, whole and in order."""
-    if packed_store.recorded(folder) != state:
+    if packed_copies.recorded(folder) != state:
         return None
     files = None
     try:
@@ -115,7 +115,7 @@ def _pack(
             digests = shards.finish()
         finally:
             shards.close()
-        packed_store.record(temp, state)
+        packed_copies.record(temp, state)
         write_manifest(temp, digests)
     tell(what, needed, needed)
 
@@ -123,7 +123,7 @@ def _pack(
 def _check_room(folder: Path, needed: int) -> None:
     """Raise DoesNotFit. A stale form that is in the way goes first: it serves nobody."""
     free = shutil.disk_usage(folder.parent).free
-    if free < needed + ROOM <= free + packed_store.folder_bytes(folder):
+    if free < needed + ROOM <= free + packed_copies.folder_bytes(folder):
         shutil.rmtree(folder)
     elif free < needed + ROOM:
         fail(

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from herd import weights
-from herd.checkpoint import licences, store
-from herd.checkpoint.licences import Licence
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
-from herd.checkpoint.registry import Version
 from herd.config import Llama4Config, is_dense_llama
+from herd.store import licences, stored
+from herd.store.licences import Licence
+from herd.store.registry import Version
 from herd.weights import Counts
 
 MAX_CARD_BYTES = 64 << 10
@@ -49,13 +49,13 @@ class About:
 
 def describe(model: str | Path) -> About:
     """Read the headers of a model, by name or path. Raises NotFound, BadFile and its kinds."""
-    path = store.resolve(model)
+    path = stored.resolve(model)
     name: str | None = None
     version: Version | None = None
     versions: tuple[Version, ...] = ()
     if not Path(model).expanduser().exists():
-        name, version = store.find(str(model))
-        versions = store.entries()[name].versions
+        name, version = stored.find(str(model))
+        versions = stored.entries()[name].versions
     with open_checkpoint(path) as checkpoint:
         config = checkpoint.config
         family = "llama" if is_dense_llama(config) else "llama4"

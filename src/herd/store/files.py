@@ -8,9 +8,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from herd.checkpoint.registry import FileRecord
 from herd.disk.hashing import BLOCK
 from herd.errors import BadCheckpoint, NotFound, fail
+from herd.store.registry import FileRecord
 
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".json", ".model", ".txt", ".md")
 """Files that belong to a model's folder; anything else there is not ours to judge."""

@@ -16,15 +16,16 @@ from test_packed import ask, assert_same
 
 from helpers import op_set
 from herd.batch import packed as one_after_another
-from herd.checkpoint import open_checkpoint, packed_store, registry, store
-from herd.checkpoint.auto_pack import packed_for
+from herd.checkpoint import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
-from herd.checkpoint.packed_over import PackedOver
-from herd.checkpoint.packed_store import folder_of
 from herd.checkpoint.walk import walk
 from herd.errors import BadCheckpoint
 from herd.formats import strips
 from herd.model import forward, place_weights
+from herd.store import packed_copies, registry, stored
+from herd.store.auto_pack import packed_for
+from herd.store.packed_copies import folder_of
+from herd.store.packed_over import PackedOver
 from herd.weights import Dense, Packed, Pair
 
 GGUF = Path(__file__).parent.parent / "fixtures" / "gguf"
@@ -81,7 +82,7 @@ def test_it_is_packed_once_and_then_found(model: Path) -> None:
     with packed(model) as second:
         assert isinstance(second, PackedOver)
     assert stamp(folder_of(model)) == before
-    assert packed_store.size_of(model) > 0
+    assert packed_copies.size_of(model) > 0
 
 
 def test_no_pack_and_floats_are_left_alone(model: Path) -> None:
@@ -144,26 +145,26 @@ def test_a_damaged_form_is_made_again(model: Path, where: str, caplog: pytest.Lo
 
 
 def test_verify_finds_a_flipped_bit_and_the_next_load_packs_again(model: Path) -> None:
-    name, _ = store.import_path(model)
+    name, _ = stored.import_path(model)
     packed(model).close()
-    assert store.verify(name).packed is True
+    assert stored.verify(name).packed is True
     weights = folder_of(model) / "model-00001.safetensors"
     data = bytearray(weights.read_bytes())
     data[-70] ^= 1
     weights.write_bytes(data)
     with packed(model) as over, pytest.raises(BadCheckpoint, match="not what was written"):
         over.verify()
-    assert store.verify(name).packed is False
-    assert store.verify(name).packed is None
+    assert stored.verify(name).packed is False
+    assert stored.verify(name).packed is None
     packed(model).close()
-    assert store.verify(name).packed is True
+    assert stored.verify(name).packed is True
 
 
 def test_rm_takes_the_packed_form_with_it_and_leaves_the_file(model: Path) -> None:
-    name, _ = store.import_path(model)
+    name, _ = stored.import_path(model)
     packed(model).close()
-    size = packed_store.size_of(model)
-    assert store.rm(name).freed_bytes == size > 0
+    size = packed_copies.size_of(model)
+    assert stored.rm(name).freed_bytes == size > 0
     assert not folder_of(model).exists()
     assert model.exists()
 
@@ -231,7 +232,7 @@ def test_another_process_finds_it_and_maps_the_same_bits(model: Path) -> None:
         want: Any = over.source().matrix("model.layers.0.self_attn.o_proj", 64, 64)
         code = (
             "import sys, hashlib; from herd.checkpoint import open_checkpoint\n"
-            "from herd.checkpoint.auto_pack import packed_for\n"
+            "from herd.store.auto_pack import packed_for\n"
             "n = packed_for(open_checkpoint(sys.argv[1])).source().matrix('model.layers.0.self_attn.o_proj', 64, 64)\n"
             "print(n.layout, hashlib.sha256(n.codes.tobytes()).hexdigest())"
         )
@@ -247,7 +248,7 @@ def test_large_models_tell_what_is_done(model: Path, monkeypatch: pytest.MonkeyP
     packed(model, progress=lambda *what: told.append(what)).close()
     assert not told
     shutil.rmtree(registry.home())
-    monkeypatch.setattr("herd.checkpoint.auto_pack.LARGE", 1)
+    monkeypatch.setattr("herd.store.auto_pack.LARGE", 1)
     packed(model, progress=lambda *what: told.append(what)).close()
     assert {what for what, _, _ in told} == {"packing llama4-q4_k.gguf once"}
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)

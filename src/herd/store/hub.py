@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from herd.checkpoint import registry
-from herd.checkpoint.fetch import clear, present, watch
-from herd.checkpoint.files import digest_of
-from herd.checkpoint.registry import FileRecord, Version
 from herd.disk.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
 from herd.progress import Progress, silent
+from herd.store import registry
+from herd.store.fetch import clear, present, watch
+from herd.store.files import digest_of
+from herd.store.registry import FileRecord, Version
 
 WANTED = (
     "*.safetensors",

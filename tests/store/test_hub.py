@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from herd.checkpoint.hub import Remote, _forget_others, choose
 from herd.errors import NotFound, UsageError
+from herd.store.hub import Remote, _forget_others, choose
 
 pytest.importorskip("huggingface_hub")
 
