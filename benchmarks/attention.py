@@ -22,7 +22,7 @@ from harness import machine
 from herd import _native
 from herd.batch import Context, Segments
 from herd.ops.native import NativeOps
-from herd.plan.layers import head_bytes
+from herd.planning.layers import head_bytes
 
 PAGE = 256
 

@@ -19,9 +19,9 @@ import quiet
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
-from herd.machine.work import token_bytes
 from herd.model import place_weights
 from herd.ops.native import NativeOps
+from herd.planning.work import token_bytes
 from herd.store.auto_pack import packed_for
 
 SHORT = 16
@@ -126,7 +126,7 @@ class Worker:
     def fill_random(self, depth):
         """A sequence of so many positions that nobody computed: seeded random keys and values, page after page, written
         as passes write them. For the row `million` of peer.py alone: no text has such a cache."""
-        from herd.plan.memory import cache_bytes
+        from herd.planning.memory import cache_bytes
 
         before = quiet.memory()["rss_bytes"]
         runner, K, H = self.runner, self.c.num_kv_heads, self.c.head_size

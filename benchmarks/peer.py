@@ -23,7 +23,7 @@ from limits import Probe
 from measure import Plan, in_turn, together
 from workloads import MODELS, NO_REPACK, READ, WORKLOADS
 
-from herd.plan.available import available_bytes
+from herd.machine.memory import available_bytes
 
 AIR = 2.5e9
 """Bytes beside the weights: probe, caches, interpreters."""

@@ -5,7 +5,7 @@ import pytest
 from herd.cache import Counts, Lease, Pager, pages_of
 from herd.config import SCOUT
 from herd.errors import DoesNotFit, UsageError
-from herd.plan.memory import cache_bytes
+from herd.planning.memory import cache_bytes
 
 CHUNK = 16
 

@@ -167,7 +167,7 @@ def test_doctor_finds_this_machine(capsys: pytest.CaptureFixture[str], monkeypat
     findings = {f["subject"]: f for f in told(capsys, "doctor")["findings"]}
     assert all(f["ok"] for f in findings.values())
     assert "portable" in findings["native"]["fact"]
-    from herd.machine import doctor
+    from herd import doctor
 
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     assert main(["doctor"]) == 0  # extras are optional

@@ -17,7 +17,7 @@ from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import DoesNotFit, PassFailed
 from herd.model import place_weights
-from herd.plan import memory
+from herd.planning import memory
 
 
 @pytest.fixture(scope="module")

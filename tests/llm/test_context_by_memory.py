@@ -12,8 +12,8 @@ from helpers import hf_folder
 from herd.config import TINY
 from herd.errors import DoesNotFit, UsageError
 from herd.llm import loading
-from herd.plan.context import USUAL
-from herd.plan.memory import need
+from herd.planning.context import USUAL
+from herd.planning.memory import need
 
 
 @pytest.fixture(scope="module")

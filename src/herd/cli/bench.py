@@ -42,9 +42,9 @@ def bench(
 
     Shares are of what this machine was measured to read and to multiply in the same minute.
     """
+    from herd.bench import Loaded, Sweeps
+    from herd.bench import bench as measure
     from herd.machine import num_processors
-    from herd.machine.bench import Loaded, Sweeps
-    from herd.machine.bench import bench as measure
 
     sweeps = Sweeps(prompts, batches or (1,), depths, repeats)
     figures = []
@@ -69,7 +69,7 @@ def bench(
 
 
 def _head(found: object) -> None:
-    from herd.machine.bench import Loaded
+    from herd.bench import Loaded
 
     assert isinstance(found, Loaded)
     here = found.limits

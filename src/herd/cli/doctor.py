@@ -13,7 +13,7 @@ from herd.cli import console
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, no_bandwidth: bool) -> None:
     """Show processor, instruction sets, memory, speed, store and optional parts. Status 1 when something is missing."""
-    from herd.machine.doctor import examine
+    from herd.doctor import examine
 
     found = examine(bandwidth=not no_bandwidth)
     if as_json:

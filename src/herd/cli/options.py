@@ -9,7 +9,7 @@ import msgspec
 
 from herd.engine.request import SamplingOptions
 from herd.errors import UsageError, fail
-from herd.plan.layers import KV_DTYPES
+from herd.planning.layers import KV_DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -25,9 +25,9 @@ from herd.errors import UsageError, fail
 from herd.model import check_same, hidden, place_weights, see
 from herd.model.text import block
 from herd.ops.contract import Extras, Ops
-from herd.plan.layers import layer_caches
-from herd.plan.memory import TILES_PER_PASS
-from herd.plan.pools import MAX_PAGE, chunk_of, pools_for
+from herd.planning.layers import layer_caches
+from herd.planning.memory import TILES_PER_PASS
+from herd.planning.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
 
 Logits = npt.NDArray[np.float32]

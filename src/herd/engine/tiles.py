@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from herd.plan.memory import TILES_PER_PASS
+from herd.planning.memory import TILES_PER_PASS
 
 
 class Seer(Protocol):

@@ -116,7 +116,7 @@ def load(
     """Load a model by name or path.
 
     context: tokens a sequence may have, prompt and answer; None: the model's own, at most 8192; auto: the most, up to
-    the model's own, that fits in memory beside the weights (`herd.plan.context`). chat_format: a name of
+    the model's own, that fits in memory beside the weights (`herd.planning.context`). chat_format: a name of
     `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
     what computes; auto is native. kv: numbers of the cache; auto: bf16 under native, f32 under torch. seed: of calls
     that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map

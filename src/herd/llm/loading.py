@@ -23,12 +23,12 @@ from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
 from herd.llm.child import Load, start
+from herd.machine.memory import available_bytes
 from herd.model import place_weights
 from herd.ops.contract import Ops
-from herd.plan.available import available_bytes
-from herd.plan.context import USUAL, auto_context
-from herd.plan.layers import KV_DTYPES
-from herd.plan.memory import check_fits, need, weights_bytes
+from herd.planning.context import USUAL, auto_context
+from herd.planning.layers import KV_DTYPES
+from herd.planning.memory import check_fits, need, weights_bytes
 from herd.progress import Progress, silent
 from herd.store.auto_pack import packed_for
 from herd.store.registry import stem_of

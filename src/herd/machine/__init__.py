@@ -6,7 +6,7 @@ What it is not: a plan (`plan/` is arithmetic on configs), a benchmark.
 import os
 from dataclasses import dataclass
 
-from herd.plan.available import available_bytes, total_bytes
+from herd.machine.memory import available_bytes, total_bytes
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.convert import folder_companions, gguf_companions
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError, fail
+from herd.machine.memory import available_bytes
 from herd.model import place_weights
 from herd.ops.contract import Extras
 from herd.ops.native import NativeOps
 from herd.passes.encode import Lost
 from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
-from herd.plan.available import available_bytes
-from herd.plan.memory import ROOM, gb, work_bytes
+from herd.planning.memory import ROOM, gb, work_bytes
 from herd.progress import Progress, silent
 from herd.quantise.parts import parts_of
 from herd.quantise.planning import Plan, plan_budget, plan_type

@@ -11,7 +11,7 @@ from herd.config import Llama4Config
 from herd.llm import LLM
 from herd.llm.abilities import capabilities
 from herd.llm.loading import Context, context_for
-from herd.plan.available import available_bytes
+from herd.machine.memory import available_bytes
 
 FileLoader: TypeAlias = Callable[[str], LLM]
 """The path of a model's files -> the loaded one; on a thread."""

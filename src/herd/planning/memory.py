@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit
-from herd.plan.layers import head_bytes, layer_caches
-from herd.plan.pools import MAX_PAGE, Pools, pools_for
+from herd.planning.layers import head_bytes, layer_caches
+from herd.planning.pools import MAX_PAGE, Pools, pools_for
 from herd.weights import count
 
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}

@@ -7,8 +7,8 @@ import pytest
 
 from herd.config import GUARD, MAVERICK, SCOUT, TINY
 from herd.errors import DoesNotFit
-from herd.plan.layers import KV_DTYPES, head_bytes, layer_caches
-from herd.plan.memory import (
+from herd.planning.layers import KV_DTYPES, head_bytes, layer_caches
+from herd.planning.memory import (
     FORMAT_BITS,
     cache_bytes,
     check_fits,

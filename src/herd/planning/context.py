@@ -6,7 +6,7 @@ reserve: less than that is no use to a conversation.
 """
 
 from herd.config import Llama4Config
-from herd.plan.memory import largest_context
+from herd.planning.memory import largest_context
 
 USUAL = 8192
 """Tokens of a load that nobody gave a context."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from herd.machine import machine
-from herd.plan.available import available_bytes, total_bytes
+from herd.machine.memory import available_bytes, total_bytes
 
 MEMINFO = "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\nHugePages_Total:       0\n"
 K = 1024

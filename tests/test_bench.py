@@ -7,7 +7,8 @@ import pytest
 
 from herd.checkpoint.open import open_checkpoint
 from herd.cli import main
-from herd.machine import probe, work
+from herd.machine import probe
+from herd.planning import work
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/gguf/llama4-q4_k.gguf"
 

@@ -17,11 +17,11 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.runner import Piece, Runner
 from herd.errors import UsageError, fail
-from herd.machine import work
+from herd.machine.memory import available_bytes
 from herd.machine.probe import Limits, limits
 from herd.model import place_weights
-from herd.plan.available import available_bytes
-from herd.plan.memory import check_fits
+from herd.planning import work
+from herd.planning.memory import check_fits
 from herd.store import stored
 from herd.store.auto_pack import packed_for
 

@@ -9,8 +9,8 @@ from herd.config import SCOUT
 from herd.engine.runner import Runner
 from herd.engine.speculative import LONGEST
 from herd.model import place_weights
-from herd.plan.memory import LOGIT_ROWS, need
-from herd.plan.pools import page_size_for, pools_for
+from herd.planning.memory import LOGIT_ROWS, need
+from herd.planning.pools import page_size_for, pools_for
 
 
 @pytest.mark.parametrize(("chunk", "size"), [(8192, 256), (16, 16), (24, 8), (1, 1), (None, 256)])

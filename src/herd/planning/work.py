@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from herd.config import Llama4Config
-from herd.plan.layers import layer_caches
+from herd.planning.layers import layer_caches
 from herd.weights import Linear, Mlp, Model, fold, shape_of
 
 

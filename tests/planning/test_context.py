@@ -6,8 +6,8 @@ import pytest
 
 from herd.config import SCOUT, TINY
 from herd.errors import DoesNotFit
-from herd.plan.context import LEAST_RESERVE_BYTES, RESERVE, USUAL, auto_context
-from herd.plan.memory import check_fits, need
+from herd.planning.context import LEAST_RESERVE_BYTES, RESERVE, USUAL, auto_context
+from herd.planning.memory import check_fits, need
 
 WEIGHTS = 61 * 10**9
 GB = 10**9

@@ -4,8 +4,8 @@ import builtins
 import json
 from pathlib import Path
 
+from herd import doctor
 from herd.cli import main
-from herd.machine import doctor
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/gguf/llama4-q4_k.gguf"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from herd import __version__
 from herd.machine import Machine, machine
-from herd.plan.memory import gb
+from herd.planning.memory import gb
 from herd.store import registry
 
 EXTRAS = {
