@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from herd.engine.grammar import Grammar
-from herd.engine.matcher import Grammars
 from herd.engine.request import SamplingOptions
 from herd.engine.sampler import History, sample
+from herd.grammar.masks import Grammars
+from herd.grammars import Grammar
 from herd.text.tokenizer import Tokenizer
 
 TEXT = {"type": "string"}

@@ -13,8 +13,8 @@ import numpy as np
 
 from herd.engine.executors.serve import serve
 from herd.engine.fake import FakeModel
-from herd.engine.matcher import Grammars
 from herd.errors import BadCheckpoint, fail
+from herd.grammar.masks import Grammars
 from herd.progress import Progress
 from herd.text.tokenizer import Tokenizer
 

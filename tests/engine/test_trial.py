@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from random_schemas import HostileSchema
-from schemas import CASES
 
-from herd.engine.grammar import Grammar
-from herd.engine.matcher import Grammars
 from herd.engine.trial import _Bytes, _trie, refusal_of
 from herd.errors import GrammarStuck, UsageError
+from herd.grammar.masks import Grammars
+from herd.grammars import Grammar
 from herd.llm.trials import GRAMMAR_BYTES, Trials
 from herd.text.tokenizer import Tokenizer
+from random_schemas import HostileSchema
+from schemas import CASES
 
 BYTES = Tokenizer.bytes_only()
 SECONDS = 0.5

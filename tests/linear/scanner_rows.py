@@ -19,10 +19,10 @@ from herd.containers.pickle_tensors import read_tensors
 from herd.containers.safetensors_header import Header
 from herd.containers.zip_records import zip_records
 from herd.disk import small_files
-from herd.engine import lark_check, schema_check
 from herd.engine.sampler import History
 from herd.engine.stops import Stops
 from herd.gate import Gate
+from herd.grammar import json_schema, lark
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
 from herd.messages import Message, ToolCall
@@ -557,7 +557,7 @@ LARKS: dict[str, Make] = {
 
 
 def _lark(data: str) -> None:
-    lark_check.enforceable(data, lambda _: {})
+    lark.enforceable(data, lambda _: {})
 
 
 ROWS: dict[str, Row] = {
@@ -620,7 +620,7 @@ ROWS: dict[str, Row] = {
     "stored responses": Row(_keep, {"of one dialog": lambda size: size // 16}),
     "guard's prompt": Row(guard.quoted, TEXTS),
     "guard's answer": Row(lambda data: guard.parse(data, ["S1"]), TEXTS),
-    "a schema": Row(lambda data: schema_check.enforceable(data.decode()), SCHEMAS, 1 << 13),
+    "a schema": Row(lambda data: json_schema.enforceable(data.decode()), SCHEMAS, 1 << 13),
     "a grammar": Row(_lark, LARKS, 1 << 13),
     "images of a prompt": Row(find_images, TEXTS),
     "lines of a prompt": Row(

@@ -21,16 +21,16 @@ PATTERNS = patterns()
 APART = {
     "herd.store.about._FRONT": "begins at a line alone, and stays in it",
     "herd.cli.run.IMAGE_PATH": "begins at a quote and ends at the next one, or at a word's first character",
-    "herd.engine.schema_check._UNLIKE": "begins at a bracket, and the next bracket ends it",
-    "herd.engine.regex_check._PIECES": "a class is taken whole, a count begins at a brace and holds none",
-    "herd.engine.lark_check._PIECES": "whatever begins is taken whole; what has no end ends the search",
+    "herd.grammar.json_schema._UNLIKE": "begins at a bracket, and the next bracket ends it",
+    "herd.grammar.regexes._PIECES": "a class is taken whole, a count begins at a brace and holds none",
+    "herd.grammar.lark._PIECES": "whatever begins is taken whole; what has no end ends the search",
     "herd.strict_json._TOKENS": "a string that has no end ends the search",
     "herd.text.rank_file._RUNS": "every place begins a run, which is taken whole",
 }
 """Why the attempts of a search are together linear, where one attempt may look at all of a text."""
 SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.framing._EXTENSION": 256}
 """Characters that a pattern sees at most, because its user looks first."""
-STOPPED = ("herd.strict_json._TOKENS", "herd.engine.lark_check._PIECES")
+STOPPED = ("herd.strict_json._TOKENS", "herd.grammar.lark._PIECES")
 """Not timed here: their users stop at what would be tried again, and test_scanners times those."""
 INLINE = {
     "herd.disk.atomic.remove_left: re.compile": r"\.a\.[0-9a-f]{12}\.(part|old)",
@@ -40,7 +40,7 @@ INLINE = {
     "herd.store.registry.name_from: re.sub": r"[^A-Za-z0-9._-]",
     "herd.cli.run.find_images: re.sub": r"\\(.)",
     "herd.convert._licence: re.fullmatch": r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}",
-    "herd.engine.schema_check._check_pattern: re.sub": r"\\.",
+    "herd.grammar.json_schema._check_pattern: re.sub": r"\\.",
     "herd.server.framing.Framing._target: re.split": r"[/?]",
     "herd.safety.cues.Cue.compiled: re.compile": "",
     "herd.server.machine_paths._compiled: re.compile": "",

@@ -21,8 +21,8 @@ from herd.errors import HerdError
 
 ROOMS = (
     *("herd.text", "herd.media", "herd.server", "herd.safety", "herd.checkpoint", "herd.config", "herd.cli"),
-    *("herd.dialogs", "herd.answers", "herd.gate", "herd.strict_json", "herd.engine.stops", "herd.engine.lark_check"),
-    *("herd.engine.schema_check", "herd.engine.regex_check", "herd.engine.grammar"),
+    *("herd.dialogs", "herd.answers", "herd.gate", "herd.strict_json", "herd.engine.stops", "herd.grammar.lark"),
+    *("herd.grammar.json_schema", "herd.grammar.regexes", "herd.grammars"),
 )
 """Where text and files of strangers are read."""
 ELSEWHERE = {
@@ -46,7 +46,7 @@ ELSEWHERE = {
     "herd.server.turns.Turns._turn": "starts what waits",
     "herd.server.service._gone": "waits for a message",
     "herd.server.streams.Stream._watch": "waits for a message",
-    "herd.engine.schema_check.blame": "at most 100 tries, when a compiler has refused",
+    "herd.grammar.json_schema.blame": "at most 100 tries, when a compiler has refused",
 }
 """Loops that read no text of strangers by hand."""
 HARMLESS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import herd
-from herd.engine import grammar
+from herd import grammars
 from herd.errors import UsageError
 from herd.server.limits import Limits, table
 
@@ -29,6 +29,6 @@ def test_every_limit_is_read_where_it_is_enforced() -> None:
 
 def test_the_size_of_a_schema_that_is_printed_is_the_one_that_holds() -> None:
     most = next(row.value for row in table(Limits()) if row.name == "schema_bytes")
-    grammar.Grammar("schema", " " * most)
+    grammars.Grammar("schema", " " * most)
     with pytest.raises(UsageError, match=f"at most {most}"):
-        grammar.Grammar("schema", " " * (most + 1))
+        grammars.Grammar("schema", " " * (most + 1))

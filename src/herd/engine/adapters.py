@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from herd import formats
-from herd.engine.checks import number, text
 from herd.errors import DoesNotFit, NotFound, UsageError, fail
 from herd.ops.contract import Adapters, LowRank, Ops
+from herd.value_checks import number, text
 from herd.weights import Linear, Model, Node, name_of, shape_of
 
 MAX_NAME = 256

@@ -16,7 +16,6 @@ from herd.cache import Lease
 from herd.engine.adapters import Adapter, Shelf
 from herd.engine.door import Meaning
 from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
-from herd.engine.matcher import Matcher
 from herd.engine.orders import Began, Ended, Event, Measured, Reason, Token
 from herd.engine.pace import Pace
 from herd.engine.request import Request, TokenLogprob
@@ -29,6 +28,7 @@ from herd.engine.speculative import PromptLookup, Proposer, Worth
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
 from herd.events import Counters
+from herd.grammar.masks import Matcher
 
 Router = Callable[[int], Any]
 """Number of a traced sequence -> the `Routing` that hears of its experts."""

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.engine.adapters import check_name
-from herd.engine.checks import number, text, token_ids, whole
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.errors import ContextTooLong, UsageError, fail
+from herd.value_checks import number, text, token_ids, whole
 
 MAX_PRIORITY = 1 << 31
 MAX_TIMEOUT_S = 1e9

@@ -21,19 +21,19 @@ import msgspec
 import numpy as np
 
 from herd.engine.adapters import check_known
-from herd.engine.checks import whole
 from herd.engine.door import MOST_SAMPLES, Meaning
 from herd.engine.executors.executor import Executor
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fair import Gate
 from herd.engine.home import Home
-from herd.engine.matcher import Grammars
 from herd.engine.orders import Ended, Event, is_last
 from herd.engine.reading import Decoder, Inbox, Reading
 from herd.engine.request import Request, Step
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
+from herd.grammar.masks import Grammars
+from herd.value_checks import whole
 
 MOST_WAITING = 1024
 """Requests that wait; one client may have half of them, see Gate."""

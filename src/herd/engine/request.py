@@ -11,10 +11,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from herd.engine.checks import MAX_ID, MAX_IDS, flag, number, shown, whole
-from herd.engine.grammar import Grammar
 from herd.errors import UsageError, fail
 from herd.events import Timings, Usage
+from herd.grammars import Grammar
+from herd.value_checks import MAX_ID, MAX_IDS, flag, number, shown, whole
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256

@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 
 from herd.engine.executors.wire import Channel
-from herd.engine.grammar import Grammar
-from herd.engine.matcher import STUCK, Matcher, compiled
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
+from herd.grammar.masks import STUCK, Matcher, compiled
+from herd.grammars import Grammar
 
 LIKED: tuple[frozenset[int], ...] = (
     frozenset(b"{["),

@@ -26,13 +26,10 @@ from herd.chat_model import Capabilities, ChatModel, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
-from herd.engine.checks import flag, many, shown, whole
-from herd.engine.checks import text as check_text
 from herd.engine.defaults import LLAMA
 from herd.engine.executors.executor import Executor
 from herd.engine.generate import MOST_WAITING, Engine
 from herd.engine.home import Home
-from herd.engine.matcher import Grammars
 from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
 from herd.engine.score import nll_of, windows
@@ -51,6 +48,7 @@ from herd.events import (
     Score,
     TextEvent,
 )
+from herd.grammar.masks import Grammars
 from herd.lanes import computing
 from herd.llm.abilities import capabilities, sizes
 from herd.llm.asking import Asked
@@ -65,6 +63,8 @@ from herd.policies import Policy
 from herd.progress import Progress, silent
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.value_checks import flag, many, shown, whole
+from herd.value_checks import text as check_text
 from herd.weights import Model
 
 __all__ = [

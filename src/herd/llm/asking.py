@@ -10,16 +10,16 @@ import msgspec
 
 from herd.dialogs import ImageLike
 from herd.engine.adapters import check_name
-from herd.engine.checks import flag, many, text, whole
 from herd.engine.door import MOST_SAMPLES, check_whose
-from herd.engine.grammar import Grammar
 from herd.engine.request import MAX_TOKENS
 from herd.errors import HerdError, UsageError, fail
+from herd.grammars import Grammar
 from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import function_of
+from herd.value_checks import flag, many, text, whole
 
 CHOICES = ("auto", "none", "required")
 MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")

@@ -60,8 +60,8 @@ def _weights(checkpoint: Checkpoint) -> tuple[Model, Callable[[], None]]:
 
 
 def _load(setup: bytes, progress: Progress) -> tuple[ModelRunner, dict[str, Any]]:
-    from herd.engine.matcher import Grammars
     from herd.engine.runner import Runner
+    from herd.grammar.masks import Grammars
     from herd.llm.loading import PIECE, end_ids, open_same, read_model
 
     told = msgspec.msgpack.decode(setup, type=Load)

@@ -15,7 +15,6 @@ from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
-from herd.engine.checks import flag, text, whole
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.generate import MOST_WAITING
@@ -35,6 +34,7 @@ from herd.store.registry import stem_of
 from herd.text.chat import ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
 from herd.text.tokenizer import Tokenizer
+from herd.value_checks import flag, text, whole
 
 PIECE = 512
 """Prompt rows a pass."""

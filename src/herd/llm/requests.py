@@ -13,8 +13,6 @@ from herd.answers import Sample
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
-from herd.engine.checks import many, token_ids
-from herd.engine.checks import text as check_text
 from herd.engine.generate import Engine, Job
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
@@ -25,6 +23,8 @@ from herd.messages import Message, TextPart
 from herd.policies import Cleaner, Policy, Prompt
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
+from herd.value_checks import many, token_ids
+from herd.value_checks import text as check_text
 
 SHORT = 1 << 16
 """Characters that are made tokens in no time: of such a prompt the exact count is told."""

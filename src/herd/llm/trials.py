@@ -4,7 +4,7 @@ A key has one trial at a time, two run in all, and keys take turns (`herd.lanes`
 memory ends with its process, which is replaced when the next one comes; so does what nobody waits for any more. What
 came of a grammar is known for a while, to the same key alone: how long an answer takes tells others nothing.
 
-What it is not: the process itself (`herd.engine.trial`), the compiler (`herd.engine.matcher`).
+What it is not: the process itself (`herd.engine.trial`), the compiler (`herd.grammar.masks`).
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from herd.engine.executors.wire import Channel
-from herd.engine.grammar import Grammar
 from herd.engine.home import Home
-from herd.engine.matcher import Vocabulary
 from herd.engine.trial import Alphabet, Tried, Up, Verdict
 from herd.errors import Interrupted, PassFailed, UsageError, fail
+from herd.grammar.masks import Vocabulary
+from herd.grammars import Grammar
 from herd.lanes import Lanes
 from herd.llm.leaving import Leaving
 

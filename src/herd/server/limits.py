@@ -100,7 +100,8 @@ class Row(NamedTuple):
 
 def table(limits: Limits) -> Iterator[Row]:
     """All limits: those of the service, and those that rooms below check."""
-    from herd.engine import grammar, request
+    from herd import grammars
+    from herd.engine import request
     from herd.media.limits import IMAGE_LIMITS, PIXELS_AT_ONCE
     from herd.server import keys, log, profiles
     from herd.store import registry
@@ -119,7 +120,7 @@ def table(limits: Limits) -> Iterator[Row]:
         ("keys_file_bytes", keys.MOST_FILE_BYTES),
     ):
         yield Row(name, value, "file")
-    yield Row("schema_bytes", grammar.MAX_TEXT_BYTES, "schema or grammar")
+    yield Row("schema_bytes", grammars.MAX_TEXT_BYTES, "schema or grammar")
     yield Row("log_bytes", log.MOST_BYTES, "lines that wait")
     yield Row("log_line", log.MOST_LINE, "characters of a line")
     for name in ("MAX_STOPS", "MAX_STOP_BYTES", "MAX_STOP_IDS", "MAX_LOGIT_BIAS", "MAX_LOGPROBS"):

@@ -14,13 +14,13 @@ from typing import Any
 from herd.engine.core import Core
 from herd.engine.executors.executor import Deliver, Executor
 from herd.engine.home import Home
-from herd.engine.matcher import Grammars, Matcher
 from herd.engine.orders import Ended, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.events import Counters
+from herd.grammar.masks import Grammars, Matcher
 from herd.ops.contract import LowRank
 
 

@@ -21,8 +21,8 @@ from decimal import Decimal
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import unquote
 
-from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import UsageError, fail
+from herd.grammar.regexes import MAX_REPEATS, repeats
 from herd.strict_json import excess, unique
 
 MAX_DEPTH = 64

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from herd.engine import lark_check, schema_check
-from herd.engine.grammar import Grammar
-from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
+from herd.grammar import json_schema, lark
+from herd.grammar.regexes import MAX_REPEATS, repeats
+from herd.grammars import Grammar
 
 Ids = npt.NDArray[np.int64]
 
@@ -239,9 +239,9 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
     def inner(schema: str) -> dict[str, Any]:
         schemas.append(schema)
-        return schema_check.enforceable(schema).schema | {"x-guidance": JSON_STYLE}
+        return json_schema.enforceable(schema).schema | {"x-guidance": JSON_STYLE}
 
-    state = _state(trie, LLMatcher.grammar_from_lark(lark_check.enforceable(text, inner)))
+    state = _state(trie, LLMatcher.grammar_from_lark(lark.enforceable(text, inner)))
     if state.is_error():
         for schema in schemas:
             _compile_schema(trie, schema)  # the one that is to blame tells its place
@@ -249,7 +249,7 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
 
 def _compile_schema(trie: Any, text: str) -> Any:
-    checked = schema_check.enforceable(text)
+    checked = json_schema.enforceable(text)
     state = _state(trie, _of_schema(checked.schema))
     if state.is_error():
         # llguidance tells no place: the smallest part that it refuses as well is to blame
@@ -261,7 +261,7 @@ def _compile_schema(trie: Any, text: str) -> Any:
             tried = _state(trie, _of_schema(part))
             return _line(tried.get_error()) if tried.is_error() else None
 
-        schema_check.blame(checked, why_not, _line(state.get_error()))
+        json_schema.blame(checked, why_not, _line(state.get_error()))
     return _started(trie, "schema", state)
 
 

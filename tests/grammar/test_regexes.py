@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from herd.engine.regex_check import MAX_REPEATS, repeats
+from herd.grammar.regexes import MAX_REPEATS, repeats
 
 
 def known(pattern: str) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from herd.engine import lark_check, schema_check
-from herd.engine.regex_check import repeats
 from herd.errors import UsageError
+from herd.grammar import json_schema, lark
+from herd.grammar.regexes import repeats
 
 SHORT, LONG = 12_000, 48_000
 MOST = 8 * (LONG // SHORT) // 4
@@ -155,12 +155,12 @@ def check(work: Callable[[str], Any], make: Callable[[int], str]) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_schema_is_read_in_linear_time(name: str) -> None:
-    check(schema_check.enforceable, TEXTS[name])
+    check(json_schema.enforceable, TEXTS[name])
 
 
 @pytest.mark.parametrize("name", LARKS)
 def test_lark_is_read_in_linear_time(name: str) -> None:
-    check(lambda text: lark_check.enforceable(text, lambda schema: {}), LARKS[name])
+    check(lambda text: lark.enforceable(text, lambda schema: {}), LARKS[name])
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -170,18 +170,18 @@ def test_counts_are_read_in_linear_time(name: str) -> None:
 
 def test_a_name_twice_is_told_and_so_is_where_a_string_does_not_end() -> None:
     with pytest.raises(UsageError, match="the key 'b' twice"):
-        schema_check.enforceable('{"properties": {"a": {}, "b": {}, "b": {}}}')
+        json_schema.enforceable('{"properties": {"a": {}, "b": {}, "b": {}}}')
     for text in ('start: "a', 'start: "a\nb"', 'start: "a\\"', "start: /a", "start: /a\\/"):
         with pytest.raises(UsageError, match="without an end"):
-            lark_check.enforceable(text, lambda schema: {})
+            lark.enforceable(text, lambda schema: {})
     text = 'start: /"\n/ "/" %json {"a": 1} /\\/"/ // "\n# "\n'
     seen: list[str] = []
-    lark_check.enforceable(text, lambda schema: seen.append(schema) or {})
+    lark.enforceable(text, lambda schema: seen.append(schema) or {})
     assert seen == ['{"a": 1}']
 
 
 def test_a_long_place_is_told_in_short() -> None:
     with pytest.raises(UsageError) as found:
-        schema_check.enforceable(json.dumps({"properties": {"k" * 30_000: {"properties": {"end": 3}}}}))
+        json_schema.enforceable(json.dumps({"properties": {"k" * 30_000: {"properties": {"end": 3}}}}))
     assert len(str(found.value)) < 600
     assert "kkk/properties/end: got integer" in str(found.value)

@@ -10,10 +10,10 @@ import pytest
 
 from herd.engine.fake import FakeModel
 from herd.engine.generate import Engine
-from herd.engine.grammar import Grammar
-from herd.engine.matcher import Grammars
 from herd.engine.request import Finish, Request, SamplingOptions
 from herd.errors import GrammarStuck, UsageError
+from herd.grammar.masks import Grammars
+from herd.grammars import Grammar
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 BYTES = Tokenizer.bytes_only()

@@ -8,18 +8,18 @@ from typing import Any
 
 import jsonschema
 import pytest
-from schemas import CASES
 
 from helpers import TINY_TEXT, op_set, placed
 from herd.engine.core import Core
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.generate import Engine
-from herd.engine.grammar import Grammar
-from herd.engine.matcher import Grammars
 from herd.engine.orders import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
+from herd.grammar.masks import Grammars
+from herd.grammars import Grammar
 from herd.text.tokenizer import StreamDecoder, Tokenizer
+from schemas import CASES
 
 BYTES = Tokenizer.bytes_only()
 ENDS = tuple(sorted(BYTES.eos_ids))

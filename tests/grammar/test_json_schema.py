@@ -10,14 +10,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+
+from herd.errors import GrammarStuck, UsageError
+from herd.grammar import json_schema
+from herd.grammar.masks import MAX_COMPILED, Grammars
+from herd.grammars import MAX_TEXT_BYTES, Grammar
+from herd.text.tokenizer import Tokenizer
 from random_schemas import RandomSchema, random_text
 from schemas import CASES
-
-from herd.engine import schema_check
-from herd.engine.grammar import MAX_TEXT_BYTES, Grammar
-from herd.engine.matcher import MAX_COMPILED, Grammars
-from herd.errors import GrammarStuck, UsageError
-from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 GRAMMARS = Grammars(BYTES, BYTES.eos_ids)
@@ -48,14 +48,14 @@ def test_masks_allow_what_the_schema_allows_and_nothing_else(name: str) -> None:
 
 def test_cases_hold_every_keyword_and_format() -> None:
     text = json.dumps([schema for schema, _, _ in CASES.values()])
-    for keyword in schema_check.KEYWORDS:
+    for keyword in json_schema.KEYWORDS:
         assert f'"{keyword}": ' in text, keyword
-    for name in schema_check.FORMATS:
+    for name in json_schema.FORMATS:
         assert f'"format": "{name}"' in text, name
 
 
 def test_days_are_those_of_the_calendar() -> None:
-    pattern = re.compile(schema_check.FORMATS["date"] or "")
+    pattern = re.compile(json_schema.FORMATS["date"] or "")
     for year, month, day in itertools.product((0, 1, 4, 96, 100, 400, 1900, 2000, 2023, 9996), range(14), range(33)):
         text = f"{year:04}-{month:02}-{day:02}"
         try:
@@ -64,14 +64,14 @@ def test_days_are_those_of_the_calendar() -> None:
             assert not pattern.match(text), text
         else:
             assert pattern.match(text), text
-    assert not re.match(schema_check.FORMATS["date-time"] or "", "0000-01-01T00:00:00Z")
+    assert not re.match(json_schema.FORMATS["date-time"] or "", "0000-01-01T00:00:00Z")
 
 
-@pytest.mark.parametrize("keyword", schema_check.REFUSED)
+@pytest.mark.parametrize("keyword", json_schema.REFUSED)
 def test_what_cannot_be_enforced_is_refused_with_its_place(keyword: str) -> None:
     schema = {"type": "object", "properties": {"a/b": {"items": [{keyword: {"minimum": 3}}]}}}
     with pytest.raises(UsageError, match=re.escape(f"schema #/properties/a~1b/items/0/{keyword}: ")):
-        schema_check.enforceable(json.dumps(schema))
+        json_schema.enforceable(json.dumps(schema))
 
 
 # schema: place, and what is said
@@ -135,7 +135,7 @@ def test_a_wrong_schema_is_refused_with_its_place(text: str) -> None:
 )
 def test_what_is_no_schema_at_all_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
-        schema_check.enforceable(text)
+        json_schema.enforceable(text)
 
 
 SHARDS = 10
@@ -310,12 +310,12 @@ def test_schemas_inside_lark_are_checked_as_well() -> None:
 def test_the_documentation_names_every_keyword() -> None:
     text = DOCS.read_text(encoding="utf-8")
     table = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE))
-    assert table == schema_check.REFUSED, "the table of refused keywords"
+    assert table == json_schema.REFUSED, "the table of refused keywords"
     for names, title in (
-        (schema_check.KEYWORDS, "Enforced keywords"),
-        (schema_check.FORMATS, "Enforced formats"),
-        (schema_check.FREE_FORMATS, "Formats that ask nothing of a text"),
-        (schema_check.ANNOTATIONS, "Annotations"),
+        (json_schema.KEYWORDS, "Enforced keywords"),
+        (json_schema.FORMATS, "Enforced formats"),
+        (json_schema.FREE_FORMATS, "Formats that ask nothing of a text"),
+        (json_schema.ANNOTATIONS, "Annotations"),
     ):
         found = re.search(rf"^{title}: (.+)$", text, re.MULTILINE)
         assert found is not None, title

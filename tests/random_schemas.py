@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.engine.matcher import Matcher
+from herd.grammar.masks import Matcher
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 NAMES = ("a", "b", "c", "x y", "é", 'q"uote')

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from herd.engine.regex_check import MAX_REPEATS, repeats
 from herd.errors import UsageError, fail
+from herd.grammar.regexes import MAX_REPEATS, repeats
 
 MAX_NESTING = 64
 _PIECES = re.compile(
