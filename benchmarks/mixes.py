@@ -26,7 +26,7 @@ from harness import machine
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Token
+from herd.engine.messages import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights

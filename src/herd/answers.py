@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from herd.engine.generate import Engine, Job
+from herd.engine.engine import Engine, Job
 from herd.engine.request import Finish, Step, TokenLogprob
 from herd.events import (
     CallArgumentsEvent,

@@ -15,7 +15,7 @@ import numpy as np
 from herd.cache import Counts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut

@@ -14,9 +14,9 @@ from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.engine.adapters import MAX_RANK, Adapter, Shelf
 from herd.engine.core import Core
+from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
-from herd.engine.orders import Began, Token
+from herd.engine.messages import Began, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Piece, Runner
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError

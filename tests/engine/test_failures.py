@@ -8,7 +8,7 @@ import pytest
 
 from helpers import TINY_TEXT, op_set, weights
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Token
+from herd.engine.messages import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint

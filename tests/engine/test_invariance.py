@@ -13,7 +13,7 @@ from helpers import TINY_DENSE, TINY_TEXT, Quantised, op_set
 from herd.checkpoint.random_weights import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Measured, Token
+from herd.engine.messages import Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.model import place_weights

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from herd.engine.orders import Began
-from herd.engine.reading import TURN, Mailbox
+from herd.engine.messages import Began
+from herd.engine.outputs import TURN, Mailbox
 
 
 def test_a_step_of_many_sequences_leaves_the_loop_time_for_other_work() -> None:

@@ -13,7 +13,7 @@ from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.errors import EngineDied, HerdError, UsageError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 from herd.config import Llama4Config
-from herd.engine.generate import Engine
+from herd.engine.engine import Engine
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.text.tokenizer import StreamDecoder, Tokenizer

@@ -3,8 +3,8 @@
 import pytest
 
 from herd.cache import Pager
+from herd.cache.manager import Room
 from herd.cache.prefixes import PrefixTree
-from herd.engine.room import Room
 from herd.engine.scheduler import Plan, Scheduler, Sequence
 from herd.errors import Busy, DoesNotFit, TimedOut
 

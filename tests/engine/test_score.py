@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from herd.engine.core import Core
+from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
-from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.score import BLOCK, State, measure_of, nll_of, windows
 from herd.errors import BadCheckpoint, UsageError

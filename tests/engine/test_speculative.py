@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.orders import Token
+from herd.engine.messages import Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 

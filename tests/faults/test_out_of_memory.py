@@ -12,7 +12,7 @@ import herd
 from helpers import TINY_TEXT, hf_folder, op_set, weights
 from herd.checkpoint.opened import Checkpoint
 from herd.engine.core import Core
-from herd.engine.orders import Ended, Token
+from herd.engine.messages import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import DoesNotFit, PassFailed

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
 from herd.engine.request import Finish, Request, SamplingOptions
 from herd.errors import GrammarStuck, UsageError
 from herd.grammar.masks import Grammars

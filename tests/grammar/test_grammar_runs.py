@@ -11,9 +11,9 @@ import pytest
 
 from helpers import TINY_TEXT, op_set, placed
 from herd.engine.core import Core
+from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.generate import Engine
-from herd.engine.orders import Ended, Token
+from herd.engine.messages import Ended, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.grammar.masks import Grammars

@@ -20,7 +20,7 @@ from herd.containers.safetensors_header import Header
 from herd.containers.zip_records import zip_records
 from herd.disk import small_files
 from herd.engine.sampler import History
-from herd.engine.stops import Stops
+from herd.engine.stop_strings import Stops
 from herd.gate import Gate
 from herd.grammar import json_schema, lark
 from herd.media.headers import declared_size, sniff

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from speaking import endless, saying
 
-from herd.engine.generate import Engine
+from herd.engine.engine import Engine
 from herd.errors import Busy
 from herd.llm import LLM, AsyncStream, DoneEvent, Event, Reply
 

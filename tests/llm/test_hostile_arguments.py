@@ -20,8 +20,8 @@ from speaking import BYTES
 import herd
 from helpers import hf_folder
 from herd.config import TINY
+from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.generate import Engine
 from herd.engine.request import Request
 from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, TimedOut, UsageError
 from herd.llm import LLM, Asked, SamplingOptions, load

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.engine.drawing import DeviceLogits, Wish, drawn_rows
+from herd.engine.device_draws import DeviceLogits, Wish, drawn_rows
 from herd.engine.request import SamplingOptions
 from herd.engine.sampler import History, logprob, sample
 from herd.errors import BadCheckpoint

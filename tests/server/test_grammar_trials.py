@@ -117,7 +117,7 @@ def processes(llm: LLM) -> int:
     listed = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
-    return sum("herd.engine.trial" in line for line in listed.stdout.splitlines())
+    return sum("herd.engine.grammar_trial" in line for line in listed.stdout.splitlines())
 
 
 def until(what: str, done: Callable[[], bool]) -> None:

@@ -348,9 +348,9 @@ PLACES = (
     "safety",
     "lanes.py",
     "gate.py",
-    "engine/reading.py",
+    "engine/outputs.py",
     "engine/executors/child.py",
-    "engine/generate.py",
+    "engine/engine.py",
 )
 STANDS_FOR = {
     "server/framing.py": "connections",
@@ -370,8 +370,8 @@ STANDS_FOR = {
     "llm/measuring.py": "requests of one call, TOGETHER of them",
     "llm/trials.py": "digests, KNOWN each model",
     "gate.py": "answers",
-    "engine/reading.py": "answers",
-    "engine/generate.py": "a thread that waits, none in the service",
+    "engine/outputs.py": "answers",
+    "engine/engine.py": "a thread that waits, none in the service",
     "engine/executors/child.py": "questions to the engine under way",
 }
 """What the containers of a file are bounded by: a row above, or what no client can fill."""

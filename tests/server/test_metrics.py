@@ -14,7 +14,7 @@ from fake_chat_model import DoesAll, OnlyChats
 from helpers import TINY_TEXT, hf_folder
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.executors.wire import Counted
-from herd.engine.orders import Token
+from herd.engine.messages import Token
 from herd.events import Counters
 from herd.llm import LLM, load
 from herd.server.log import Log

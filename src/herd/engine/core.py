@@ -14,17 +14,17 @@ from typing import Any
 
 from herd.cache import Lease
 from herd.engine.adapters import Adapter, Shelf
-from herd.engine.door import Meaning
-from herd.engine.drawing import Chosen, DeviceLogits, Row, Wish, drawn_rows
-from herd.engine.orders import Began, Ended, Event, Measured, Reason, Token
-from herd.engine.pace import Pace
+from herd.engine.device_draws import Chosen, DeviceLogits, Row, Wish, drawn_rows
+from herd.engine.messages import Began, Ended, Event, Measured, Reason, Token
 from herd.engine.request import Request, TokenLogprob
+from herd.engine.request_checks import Meaning
 from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
 from herd.engine.score import Measure, measure_of
 from herd.engine.speculative import PromptLookup, Proposer, Worth
+from herd.engine.step_times import Pace
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
 from herd.events import Counters

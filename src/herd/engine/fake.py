@@ -13,10 +13,10 @@ import numpy as np
 
 from herd.batch import Context
 from herd.cache import Lease, Pager
+from herd.cache.manager import Room
 from herd.cache.prefixes import PrefixTree
 from herd.engine.adapters import Adapter, copied
 from herd.engine.fake_cache import FakeCache
-from herd.engine.room import Room
 from herd.engine.runner import Logits, NotFinite, Piece, read_blocks, rows_wanted
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail

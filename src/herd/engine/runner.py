@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from herd.batch import Context
 from herd.cache import Lease, Pager
+from herd.cache.manager import Room
 from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
 from herd.engine.adapters import Adapter, ready, row_map
-from herd.engine.drawing import DeviceLogits
-from herd.engine.room import Room
+from herd.engine.device_draws import DeviceLogits
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
 from herd.model import check_same, hidden, place_weights, see

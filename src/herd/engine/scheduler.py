@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from herd.cache import Counts, Lease
-from herd.engine.fair import FairQueue
+from herd.engine.fair_queue import FairQueue
 from herd.errors import DoesNotFit, HerdError, TimedOut
 
 

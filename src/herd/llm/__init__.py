@@ -27,9 +27,9 @@ from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.defaults import LLAMA
+from herd.engine.engine import MOST_WAITING, Engine
 from herd.engine.executors.executor import Executor
-from herd.engine.generate import MOST_WAITING, Engine
-from herd.engine.home import Home
+from herd.engine.forks import Home
 from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
 from herd.engine.score import nll_of, windows

@@ -10,8 +10,8 @@ import msgspec
 
 from herd.dialogs import ImageLike
 from herd.engine.adapters import check_name
-from herd.engine.door import MOST_SAMPLES, check_whose
 from herd.engine.request import MAX_TOKENS
+from herd.engine.request_checks import MOST_SAMPLES, check_whose
 from herd.errors import HerdError, UsageError, fail
 from herd.grammars import Grammar
 from herd.policies import Policy

@@ -4,7 +4,7 @@
     thread    with leaving.here(): work()        work, however deep: with Leaving.calls(stop): ...
     loop      leaving.leave()                    calls stop, at once
 
-What it is not: a time limit, a cancelled engine request (`herd.engine.generate.Engine.leave`).
+What it is not: a time limit, a cancelled engine request (`herd.engine.engine.Engine.leave`).
 """
 
 import threading

@@ -16,8 +16,8 @@ from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
+from herd.engine.engine import MOST_WAITING
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.generate import MOST_WAITING
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail

@@ -11,9 +11,9 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from herd.engine.generate import Engine, Job
-from herd.engine.orders import Event
-from herd.engine.reading import Inbox, Mailbox
+from herd.engine.engine import Engine, Job
+from herd.engine.messages import Event
+from herd.engine.outputs import Inbox, Mailbox
 from herd.engine.request import Finish, Request, TokenScore
 from herd.errors import Busy, Interrupted, PassFailed, fail
 from herd.events import Usage

@@ -13,7 +13,7 @@ from herd.answers import Sample
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
-from herd.engine.generate import Engine, Job
+from herd.engine.engine import Engine, Job
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail

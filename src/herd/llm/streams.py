@@ -15,9 +15,9 @@ from weakref import WeakMethod
 
 from herd.answers import Sample
 from herd.chat_model import ID_BYTES
-from herd.engine.generate import Engine
-from herd.engine.orders import Ended
-from herd.engine.reading import Mailbox
+from herd.engine.engine import Engine
+from herd.engine.messages import Ended
+from herd.engine.outputs import Mailbox
 from herd.errors import HerdError
 from herd.events import Event
 from herd.lanes import computing, waiting

@@ -4,7 +4,7 @@ A key has one trial at a time, two run in all, and keys take turns (`herd.lanes`
 memory ends with its process, which is replaced when the next one comes; so does what nobody waits for any more. What
 came of a grammar is known for a while, to the same key alone: how long an answer takes tells others nothing.
 
-What it is not: the process itself (`herd.engine.trial`), the compiler (`herd.grammar.masks`).
+What it is not: the process itself (`herd.engine.grammar_trial`), the compiler (`herd.grammar.masks`).
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from herd.engine.executors.wire import Channel
-from herd.engine.home import Home
-from herd.engine.trial import Alphabet, Tried, Up, Verdict
+from herd.engine.forks import Home
+from herd.engine.grammar_trial import Alphabet, Tried, Up, Verdict
 from herd.errors import Interrupted, PassFailed, UsageError, fail
 from herd.grammar.masks import Vocabulary
 from herd.grammars import Grammar
@@ -213,7 +213,7 @@ class _Process:
 
         self._home = Home()
         root = str(Path(herd.__file__).parents[1])
-        program = f"import sys; sys.path.append({root!r}); from herd.engine.trial import main; main()"
+        program = f"import sys; sys.path.append({root!r}); from herd.engine.grammar_trial import main; main()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
 from herd.engine.request import Request, SamplingOptions, Step, Want
 from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageError
 from herd.ops.contract import LowRank

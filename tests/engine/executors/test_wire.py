@@ -36,7 +36,7 @@ from herd.engine.executors.wire import (
     Setup,
     Up,
 )
-from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, Token
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
 from herd.events import Counters

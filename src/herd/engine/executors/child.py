@@ -41,8 +41,8 @@ from herd.engine.executors.wire import (
     Setup,
     Up,
 )
-from herd.engine.home import Home
-from herd.engine.orders import Began, Ended, Measured, Token, is_last
+from herd.engine.forks import Home
+from herd.engine.messages import Began, Ended, Measured, Token, is_last
 from herd.engine.request import Request
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from herd.engine.orders import Event
+from herd.engine.messages import Event
 from herd.engine.request import Request
 from herd.engine.trace import Traced
 from herd.errors import HerdError

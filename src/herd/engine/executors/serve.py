@@ -31,7 +31,7 @@ from herd.engine.executors.wire import (
     Ready,
     Routed,
 )
-from herd.engine.orders import Ended, Event, is_last
+from herd.engine.messages import Ended, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.errors import UsageError, fail, herd_error

@@ -13,8 +13,8 @@ from typing import Any
 
 from herd.engine.core import Core
 from herd.engine.executors.executor import Deliver, Executor
-from herd.engine.home import Home
-from herd.engine.orders import Ended, Event, is_last
+from herd.engine.forks import Home
+from herd.engine.messages import Ended, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import Traced

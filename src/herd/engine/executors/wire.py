@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from herd import errors
-from herd.engine.orders import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, Token
 from herd.engine.request import Request
 from herd.errors import HerdError, PassFailed, UsageError, fail
 from herd.events import Counters

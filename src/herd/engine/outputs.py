@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from herd.engine.home import Home
-from herd.engine.orders import Began, Ended, Event, Measured, Reason, Token
+from herd.engine.forks import Home
+from herd.engine.messages import Began, Ended, Event, Measured, Reason, Token
 from herd.engine.request import Finish, Request, Step
-from herd.engine.stops import Stops
+from herd.engine.stop_strings import Stops
 from herd.errors import HerdError
 from herd.events import Timings, Usage
 

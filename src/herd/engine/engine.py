@@ -21,14 +21,14 @@ import msgspec
 import numpy as np
 
 from herd.engine.adapters import check_known
-from herd.engine.door import MOST_SAMPLES, Meaning
 from herd.engine.executors.executor import Executor
 from herd.engine.executors.thread import ThreadExecutor
-from herd.engine.fair import Gate
-from herd.engine.home import Home
-from herd.engine.orders import Ended, Event, is_last
-from herd.engine.reading import Decoder, Inbox, Reading
+from herd.engine.fair_queue import Gate
+from herd.engine.forks import Home
+from herd.engine.messages import Ended, Event, is_last
+from herd.engine.outputs import Decoder, Inbox, Reading
 from herd.engine.request import Request, Step
+from herd.engine.request_checks import MOST_SAMPLES, Meaning
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from herd.engine.trial import _Bytes, _trie, refusal_of
+from herd.engine.grammar_trial import _Bytes, _trie, refusal_of
 from herd.errors import GrammarStuck, UsageError
 from herd.grammar.masks import Grammars
 from herd.grammars import Grammar

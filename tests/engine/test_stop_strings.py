@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.engine.stops import Stops
+from herd.engine.stop_strings import Stops
 
 
 def first_hit(text: str, stops: list[str]) -> int | None:

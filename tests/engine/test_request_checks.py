@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from herd.engine.core import Core
+from herd.engine.engine import Engine
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
-from herd.engine.orders import Ended, Event, Token
+from herd.engine.messages import Ended, Event, Token
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
+from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.generate import Engine
 from herd.engine.request import Finish, Request, SamplingOptions, Step
 from herd.errors import ContextTooLong, UsageError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
