@@ -3,7 +3,7 @@
     Gate          text, calls and tokens, past a policy
     GatedAnswer   one answer behind a gate: its events, and its reply
 
-What it is not: where answers come from (`herd.answers`: this engine; `herd.gated`: any stream), a policy.
+What it is not: where answers come from (`herd.llm.answers`: this engine; `herd.gated`: any stream), a policy.
 """
 
 import time

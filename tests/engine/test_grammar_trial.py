@@ -14,7 +14,7 @@ from herd.engine.grammar_trial import _Bytes, _trie, refusal_of
 from herd.errors import GrammarStuck, UsageError
 from herd.grammar.masks import Grammars
 from herd.grammars import Grammar
-from herd.llm.trials import GRAMMAR_BYTES, Trials
+from herd.llm.grammar_trials import GRAMMAR_BYTES, Trials
 from herd.text.tokenizer import Tokenizer
 from random_schemas import HostileSchema
 from schemas import CASES

@@ -21,7 +21,14 @@ from herd.errors import HerdError
 
 ROOMS = (
     *("herd.text", "herd.media", "herd.server", "herd.safety", "herd.checkpoint", "herd.config", "herd.cli"),
-    *("herd.dialogs", "herd.answers", "herd.gate", "herd.strict_json", "herd.engine.stop_strings", "herd.grammar.lark"),
+    *(
+        "herd.dialogs",
+        "herd.llm.answers",
+        "herd.gate",
+        "herd.strict_json",
+        "herd.engine.stop_strings",
+        "herd.grammar.lark",
+    ),
     *("herd.grammar.json_schema", "herd.grammar.regexes", "herd.grammars"),
 )
 """Where text and files of strangers are read."""

@@ -215,7 +215,7 @@ def test_a_trace_is_closed_even_when_its_request_never_begins(monkeypatch: pytes
         def close(self) -> None:
             self.closed.set()
 
-    monkeypatch.setattr("herd.llm.requests.RoutingLog", Log)
+    monkeypatch.setattr("herd.llm.prepare.RoutingLog", Log)
 
     async def talk() -> None:
         task = asyncio.create_task(llm.achat("hi", policy=policy, trace=tmp_path / "trace"))

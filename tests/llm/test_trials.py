@@ -17,8 +17,8 @@ from speaking import BYTES, END, endless, saying
 from herd.errors import Interrupted, PassFailed, UsageError
 from herd.grammars import Grammar
 from herd.llm import LLM
-from herd.llm.leaving import Leaving
-from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
+from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
+from herd.llm.waiting import Leaving
 from herd.server.limits import Limits
 from herd.text.tokenizer import Tokenizer
 
@@ -296,7 +296,7 @@ def test_a_closed_stream_ends_its_trial(before: set[int]) -> None:
 
 def test_a_trial_leaves_when_its_parent_dies(tmp_path: Path) -> None:
     program = (
-        "from herd.grammars import Grammar; from herd.llm.trials import Trials; "
+        "from herd.grammars import Grammar; from herd.llm.grammar_trials import Trials; "
         "from herd.text.tokenizer import Tokenizer; "
         "b = Tokenizer.bytes_only(); t = Trials(b, b.eos_ids, seconds=3600); "
         "t.judge(Grammar('json'), 'a'); print(t._idle[0]._process.pid, flush=True); "

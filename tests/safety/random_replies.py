@@ -10,9 +10,9 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from herd.answers import Sample
 from herd.engine.request import Finish, SamplingOptions, Step, TokenLogprob
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent, Timings, Usage
+from herd.llm.answers import Sample
 from herd.safety import RULES, Layers, Settings, scan
 from herd.safety.policy import Mode
 from herd.safety.rules import WHERE

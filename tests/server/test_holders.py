@@ -368,7 +368,7 @@ STANDS_FOR = {
     "lanes.py": "bodies",
     "llm/loading.py": "models that are loaded",
     "llm/measuring.py": "requests of one call, TOGETHER of them",
-    "llm/trials.py": "digests, KNOWN each model",
+    "llm/grammar_trials.py": "digests, KNOWN each model",
     "gate.py": "answers",
     "engine/outputs.py": "answers",
     "engine/engine.py": "a thread that waits, none in the service",

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from herd.answers import events
 from herd.chat_model import Capabilities, ChatModel, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
@@ -50,13 +49,14 @@ from herd.events import (
 )
 from herd.grammar.masks import Grammars
 from herd.lanes import computing
-from herd.llm.abilities import capabilities, sizes
-from herd.llm.asking import Asked
+from herd.llm.answers import events
+from herd.llm.capabilities import capabilities, sizes
+from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.llm.loading import PARALLEL, PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Found, ameasured, measured
-from herd.llm.requests import Requests, characters_of, check_length
+from herd.llm.options import Asked
+from herd.llm.prepare import Requests, characters_of, check_length
 from herd.llm.streams import AsyncStream, Prepared
-from herd.llm.trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
 from herd.messages import Message
 from herd.ops.contract import LowRank
 from herd.policies import Policy
@@ -127,7 +127,7 @@ def load(
     engine: child computes in a process of its own: what crashes or is killed there ends requests with EngineDied here.
     queue: most requests that wait for a place; one more is refused with Busy.
     grammar_s, grammar_bytes: most seconds and memory that trying a schema or grammar of a request may take; what takes
-    more is refused (`herd.llm.trials`).
+    more is refused (`herd.llm.grammar_trials`).
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
     check_limits(grammar_s, grammar_bytes)

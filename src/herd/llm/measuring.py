@@ -1,6 +1,6 @@
 """Requests that want numbers instead of an answer, some at once, and what came of them in their order.
 
-What it is not: what they are made of (`herd.llm.requests`), how they are computed (`herd.engine.score`).
+What it is not: what they are made of (`herd.llm.prepare`), how they are computed (`herd.engine.score`).
 """
 
 import asyncio

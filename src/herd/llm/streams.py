@@ -13,7 +13,6 @@ from functools import partial
 from typing import NoReturn
 from weakref import WeakMethod
 
-from herd.answers import Sample
 from herd.chat_model import ID_BYTES
 from herd.engine.engine import Engine
 from herd.engine.messages import Ended
@@ -21,7 +20,8 @@ from herd.engine.outputs import Mailbox
 from herd.errors import HerdError
 from herd.events import Event
 from herd.lanes import computing, waiting
-from herd.llm.leaving import Leaving
+from herd.llm.answers import Sample
+from herd.llm.waiting import Leaving
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM
-from herd.llm.abilities import capabilities
+from herd.llm.capabilities import capabilities
 from herd.llm.loading import Context, context_for
 from herd.machine.memory import available_bytes
 

@@ -28,7 +28,7 @@ from herd.errors import Interrupted, PassFailed, UsageError, fail
 from herd.grammar.masks import Vocabulary
 from herd.grammars import Grammar
 from herd.lanes import Lanes
-from herd.llm.leaving import Leaving
+from herd.llm.waiting import Leaving
 
 GRAMMAR_S = 2.0
 """How long a grammar may take to be tried."""

@@ -250,7 +250,7 @@ def test_ctrl_c_in_the_model_keeps_what_was_said() -> None:
 
 
 def test_ctrl_c_outside_the_engine_keeps_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from herd import answers
+    from herd.llm import answers
 
     add, count = answers.Sample.add, iter(range(100))
 

@@ -1,6 +1,6 @@
 """Words and arguments -> checked requests that have not begun. The engine gets ids, tiles and options of them, no text.
 
-What it is not: who runs them (`herd.llm`, `herd.llm.streams`), what a call may say (`herd.llm.asking`).
+What it is not: who runs them (`herd.llm`, `herd.llm.streams`), what a call may say (`herd.llm.options`).
 """
 
 import hashlib
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from herd.answers import Sample
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
@@ -17,7 +16,8 @@ from herd.engine.engine import Engine, Job
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
-from herd.llm.asking import Asked
+from herd.llm.answers import Sample
+from herd.llm.options import Asked
 from herd.llm.streams import Prepared
 from herd.messages import Message, TextPart
 from herd.policies import Cleaner, Policy, Prompt
