@@ -393,7 +393,7 @@ def test_a_lazy_array_is_the_array() -> None:
 
 def test_fp8_quantises_into_the_packed_form(tmp_path: Path) -> None:
     """Encoders get the values that the checkpoint stands for, fused and split."""
-    from herd.quantise import quantise
+    from herd.quantize import quantise
 
     name = "model.layers.1.feed_forward.experts.gate_up_proj"
     exact = np.empty(0)

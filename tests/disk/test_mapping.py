@@ -19,7 +19,7 @@ from herd.checkpoint import open_checkpoint
 from herd.convert import convert
 from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint
-from herd.quantise import quantise
+from herd.quantize import quantise
 from herd.store.auto_pack import packed_for
 from herd.store.packed_copies import folder_of
 

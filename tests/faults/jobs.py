@@ -12,7 +12,7 @@ from helpers import TINY, hf_folder
 from herd.checkpoint import open_checkpoint
 from herd.config import Llama4Config
 from herd.convert import convert
-from herd.quantise import quantise, writing
+from herd.quantize import quantise, writing
 from herd.store import stored
 from herd.store.auto_pack import packed_for
 from herd.store.packed_over import PackedOver

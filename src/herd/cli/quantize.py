@@ -73,7 +73,7 @@ def quantize(
     herd quantize scout-bf16 scout-q4 --type q4_k
     herd quantize scout-bf16 scout.gguf --size 55GB --calibrate pages.txt
     """
-    from herd.quantise import UNITS, quantise
+    from herd.quantize import UNITS, quantise
 
     text = None
     if calibrate is not None:
@@ -124,7 +124,7 @@ class _Line:
         self._phase, self._began_s, self._drawn_s = "", 0.0, 0.0
 
     def show(self, phase: str, done: int, total: int) -> None:
-        """A Progress; see herd.quantise.UNITS."""
+        """A Progress; see herd.quantize.UNITS."""
         if self._quiet:
             return
         now, unit = time.monotonic(), self._units[phase]

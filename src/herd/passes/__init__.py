@@ -1,4 +1,4 @@
 """Functions over weights: encode them, learn which columns matter, choose types under a budget, measure what was lost.
 
-What it is not: files (`checkpoint`), requests (`engine`); `herd.quantise` puts these together.
+What it is not: files (`checkpoint`), requests (`engine`); `herd.quantize` puts these together.
 """

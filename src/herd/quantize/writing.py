@@ -18,8 +18,8 @@ from herd.checkpoint.walk import walk
 from herd.disk.staging import discard
 from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
-from herd.quantise.parts import Part, node_of, parts_of, pieces_of
-from herd.quantise.planning import Plan
+from herd.quantize.format_choice import Plan
+from herd.quantize.parts import Part, node_of, parts_of, pieces_of
 from herd.weights import Dense, Packed, fold, is_packed_as, is_vision
 
 Step = Callable[[str, int], None]

@@ -24,9 +24,9 @@ from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
 from herd.planning.memory import ROOM, gb, work_bytes
 from herd.progress import Progress, silent
-from herd.quantise.parts import parts_of
-from herd.quantise.planning import Plan, plan_budget, plan_type
-from herd.quantise.writing import Book, Encoder, write_gguf_mixed, write_packed
+from herd.quantize.format_choice import Plan, plan_budget, plan_type
+from herd.quantize.parts import parts_of
+from herd.quantize.writing import Book, Encoder, write_gguf_mixed, write_packed
 from herd.weights import count
 
 COMPARE_TOKENS = 4096
@@ -290,7 +290,7 @@ def _compare(
             tokenizer = checkpoint.load_tokenizer()
         except (NotFound, HerdError):
             return None, "not compared with the source: it has no tokenizer"
-        held_out = package_files("herd.quantise").joinpath("held_out.txt").read_text("utf-8")
+        held_out = package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
         ids = tokenizer.encode(held_out)
         texts = windows(ids, _window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
     chosen: list[list[int]] = []

@@ -22,8 +22,8 @@ from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import walk
 from herd.config import TINY
 from herd.errors import BadCheckpoint, DoesNotFit, UsageError
-from herd.quantise import quantise
-from herd.quantise.parts import parts_of
+from herd.quantize import quantise
+from herd.quantize.parts import parts_of
 
 WIDE = replace(
     TINY_TEXT, width=512, expert_width=512, dense_width=768, num_layers=2, num_heads=4, num_kv_heads=2, head_size=128
@@ -181,7 +181,7 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path
 
 KILLED = """
 import sys
-from herd.quantise import quantise
+from herd.quantize import quantise
 def tell(phase, done, total):
     if phase == "encode" and done > total // 2:
         print("half", flush=True)
@@ -277,7 +277,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 
 
 def test_calibration_that_memory_cannot_hold_is_refused(wide: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("herd.quantise.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("herd.quantize.available_bytes", lambda: 1_000_000)
     with pytest.raises(DoesNotFit, match="calibration runs the source"):
         quantise(wide, tmp_path / "out", "q4_k", calibrate=TEXT)
     made = quantise(wide, tmp_path / "out", "q4_k")
@@ -303,13 +303,13 @@ def test_the_comparison_is_the_textbook_sum(tiny: Path, tmp_path: Path) -> None:
     from helpers import op_set
     from herd.batch import packed
     from herd.model import forward, place_weights
-    from herd.quantise import package_files
+    from herd.quantize import package_files
     from herd.text.tokenizer import Tokenizer
 
     source = hf_folder(tmp_path / "text", TINY_TEXT)
     made = quantise(source, tmp_path / "out", "q8_0", pure=True)
     assert made.comparison is not None
-    text = package_files("herd.quantise").joinpath("held_out.txt").read_text("utf-8")
+    text = package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
     tokenizer = Tokenizer.from_hf_folder(source)
     ids = [tokenizer.bos_id, *tokenizer.encode(text)[: min(512, TINY_TEXT.max_context) - 1]]
     ops = op_set("torch")

@@ -11,7 +11,7 @@ from herd.errors import DoesNotFit, UsageError, fail
 from herd.passes.encode import Lost, encode_rows, fitting
 from herd.passes.importance import Importances
 from herd.passes.mixture import CANDIDATES, TABLES, Choice, Option, choose
-from herd.quantise.parts import Part, parts_of, sample_of
+from herd.quantize.parts import Part, parts_of, sample_of
 from herd.weights import Source, is_vision
 
 TYPES = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
