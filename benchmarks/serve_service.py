@@ -20,7 +20,7 @@ from herd.events import TextEvent
 from herd.llm import AsyncStream
 from herd.server.app import create_app
 from herd.server.catalogue import Listed
-from herd.server.connection import uvicorn_options
+from herd.server.http.connection import uvicorn_options
 from herd.server.keys import Key, Keyring, digest_of
 from herd.server.limits import Limits
 from herd.server.log import Log

@@ -28,12 +28,13 @@ from herd.media.limits import IMAGE_LIMITS
 from herd.messages import Message, ToolCall
 from herd.safety import RULES, guard, reading, scan
 from herd.safety.policy import Layers, Settings
-from herd.server import body, door, machine_paths, media, page, sizes
+from herd.server import machine_paths, media, page, sizes
 from herd.server.fields import told
-from herd.server.framing import Framing, Refusal
+from herd.server.http import body, host_check
+from herd.server.http.framing import Framing, Refusal
+from herd.server.http.long_strings import LongStrings
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
-from herd.server.long_strings import LongStrings
 from herd.server.ollama.common import keep_alive_of
 from herd.server.openai.turns import arguments_of
 from herd.server.response_store import Items, Kept, ResponseStore
@@ -598,8 +599,8 @@ ROWS: dict[str, Row] = {
     **{f"dialog {name} with tools": Row(_say(name, _TOOLS), DIALOGS) for name in FORMATS},
     "fields": Row(lambda data: told(_CHAT.read(data)[1]), FIELDS),
     "keep_alive": Row(keep_alive_of, TEXTS),
-    "host": Row(door.host_name, TEXTS),
-    "address": Row(door._is_address, TEXTS),
+    "host": Row(host_check.host_name, TEXTS),
+    "address": Row(host_check._is_address, TEXTS),
     "accept-encoding": Row(page.accepts_gzip, TEXTS),
     "keys": Row(lambda data: _KEYS.find(data, data), TEXTS),
     "many keys": Row(lambda data: Keyring(data), {"names": lambda n: [Key(str(i)) for i in [*range(n // 32), 0]]}),

@@ -28,7 +28,7 @@ APART = {
     "herd.text.rank_file._RUNS": "every place begins a run, which is taken whole",
 }
 """Why the attempts of a search are together linear, where one attempt may look at all of a text."""
-SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.framing._EXTENSION": 256}
+SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.http.framing._EXTENSION": 256}
 """Characters that a pattern sees at most, because its user looks first."""
 STOPPED = ("herd.strict_json._TOKENS", "herd.grammar.lark._PIECES")
 """Not timed here: their users stop at what would be tried again, and test_scanners times those."""
@@ -41,7 +41,7 @@ INLINE = {
     "herd.cli.run.find_images: re.sub": r"\\(.)",
     "herd.convert._licence: re.fullmatch": r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}",
     "herd.grammar.json_schema._check_pattern: re.sub": r"\\.",
-    "herd.server.framing.Framing._target: re.split": r"[/?]",
+    "herd.server.http.framing.Framing._target: re.split": r"[/?]",
     "herd.safety.cues.Cue.compiled: re.compile": "",
     "herd.server.machine_paths._compiled: re.compile": "",
     "herd.safety.forms.Form.parts: re.findall": "",

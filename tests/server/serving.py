@@ -16,7 +16,7 @@ from herd.errors import NotFound
 from herd.llm import LLM
 from herd.server.app import create_app
 from herd.server.catalogue import Listed
-from herd.server.connection import uvicorn_options
+from herd.server.http.connection import uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log

@@ -353,9 +353,9 @@ PLACES = (
     "engine/engine.py",
 )
 STANDS_FOR = {
-    "server/framing.py": "connections",
-    "server/connection.py": "connections",
-    "server/turns.py": "connections",
+    "server/http/framing.py": "connections",
+    "server/http/connection.py": "connections",
+    "server/http/turns.py": "connections",
     "server/page.py": "files of the package",
     "server/ollama/models.py": "progress of pulls, MOST_LINES each",
     "server/log.py": "log",

@@ -10,14 +10,14 @@ from starlette.types import ASGIApp
 from herd.errors import HerdError
 from herd.server import common, page
 from herd.server.anthropic import routes as anthropic
-from herd.server.door import Door
+from herd.server.http.host_check import Door
+from herd.server.http.streams import InPieces
 from herd.server.ollama import routes as ollama
 from herd.server.openai import routes as openai_routes
 from herd.server.openapi import openapi
 from herd.server.options import ServerOptions
 from herd.server.routes import Route, elsewhere, starlette_routes
 from herd.server.service import Service
-from herd.server.streams import InPieces
 
 COMMON = (
     Route("GET", "/health", common.health, None),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from herd.server.body import read_body, read_object, values_of
+from herd.server.http.body import read_body, read_object, values_of
 from herd.server.service import Caller, Service
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from typing import Literal
 from herd.chat_model import ChatModel
 from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
 from herd.server.catalogue import Catalogue, Listed
+from herd.server.http.error_bodies import of_machine, words_of
 from herd.server.log import Log
-from herd.server.problems import of_machine, words_of
 
 Loader = Callable[[str], ChatModel]
 """The path of a model's files -> the loaded one; on a thread."""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import msgspec
 
 from herd.errors import NotFound, TooLarge, fail
-from herd.server.body import values_of
+from herd.server.http.body import values_of
+from herd.server.http.wire import encode
 from herd.server.keys import Key
-from herd.server.wire import encode
 
 OVERHEAD_BYTES = 1024
 """Of one response, and of one link of a dialog, beside their JSON: objects and entries of tables."""

@@ -13,11 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from herd.errors import HerdError, NotFound
 from herd.server.admission import Holding
-from herd.server.door import dialect_of
+from herd.server.http.error_bodies import Dialect, of_machine, problem
+from herd.server.http.host_check import dialect_of
+from herd.server.http.streams import PIECE
 from herd.server.keys import Right
-from herd.server.problems import Dialect, of_machine, problem
 from herd.server.service import Caller, Service
-from herd.server.streams import PIECE
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Service, Request, Caller], Awaitable[Any]]

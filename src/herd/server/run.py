@@ -27,7 +27,7 @@ from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.ask import Ask
 from herd.server.catalogue import Registered, StoreCatalogue
-from herd.server.connection import Connection, for_event_loop, uvicorn_options
+from herd.server.http.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.loading import FileLoader
 from herd.server.log import Libraries, Log

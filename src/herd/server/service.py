@@ -26,6 +26,7 @@ from herd.safety import Guard
 from herd.server.admission import Admission, InFlight, Spending
 from herd.server.ask import Ask, asked_of, check_able, check_ids, most_tokens, prompt_of
 from herd.server.fields import within
+from herd.server.http.streams import Stream
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
@@ -35,7 +36,6 @@ from herd.server.models import Models
 from herd.server.policed import past
 from herd.server.response_store import ResponseStore
 from herd.server.sizes import prompt_bytes, text_size, vectors_bytes
-from herd.server.streams import Stream
 
 T = TypeVar("T")
 Out = TypeVar("Out", covariant=True)

@@ -14,13 +14,13 @@ from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dia
 from herd.server.ask import Ask
 from herd.server.common import json_reply, json_response
 from herd.server.fields import Name, Table, told
+from herd.server.http.error_bodies import body_of
+from herd.server.http.streams import Stream
+from herd.server.http.wire import encode, sse
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.chat import notes_of
-from herd.server.problems import body_of
 from herd.server.service import Answer, Caller, Service
-from herd.server.streams import Stream
-from herd.server.wire import encode, sse
 
 PING = sse(b'{"type":"ping"}', "ping")
 EMPTY = {"type": "text", "text": "", "citations": None}

@@ -17,6 +17,9 @@ from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
 from herd.server.facts import Facts, facts_of
 from herd.server.fields import Name, Refused, Table
+from herd.server.http.error_bodies import words_of
+from herd.server.http.streams import Stream
+from herd.server.http.wire import encode, json_line
 from herd.server.intake import read_as
 from herd.server.ollama.chat import LINES
 from herd.server.ollama.common import (
@@ -28,11 +31,8 @@ from herd.server.ollama.common import (
     stamp,
     tagged,
 )
-from herd.server.problems import words_of
 from herd.server.profiles import Profile, Profiles
 from herd.server.service import Caller, Service
-from herd.server.streams import Stream
-from herd.server.wire import encode, json_line
 from herd.store import registry, stored
 from herd.store.about import About
 

@@ -14,13 +14,13 @@ from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, 
 from herd.server.ask import Ask
 from herd.server.common import json_reply
 from herd.server.fields import Name, Refused, Table, told
+from herd.server.http.error_bodies import body_of
+from herd.server.http.streams import Stream
+from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.intake import read_as
 from herd.server.media import Images
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
-from herd.server.problems import body_of
 from herd.server.service import Answer, Caller, Embedded, Service
-from herd.server.streams import Stream
-from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""

@@ -15,6 +15,9 @@ from herd.events import DoneEvent, Logprob, Reply, TextEvent, Timings
 from herd.server.ask import Ask
 from herd.server.common import json_reply
 from herd.server.fields import Refused, Table, told, within
+from herd.server.http.error_bodies import body_of
+from herd.server.http.streams import Stream
+from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.intake import read_as
 from herd.server.openai.chat import (
     FINGERPRINT,
@@ -26,12 +29,9 @@ from herd.server.openai.chat import (
     timings_of,
     usage_of,
 )
-from herd.server.problems import body_of
 from herd.server.scoring import Scored, score_prompt
 from herd.server.service import Answer, Caller, Service
 from herd.server.sizes import spelt_bytes
-from herd.server.streams import Stream
-from herd.server.wire import SSE_DONE, SSE_PING, encode, sse
 
 ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""

@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from herd.server.catalogue import Listed
 from herd.server.facts import facts_of
+from herd.server.http.wire import encode
 from herd.server.service import Caller, Service
-from herd.server.wire import encode
 
 
 async def list_models(service: Service, request: Request, caller: Caller) -> Response:

@@ -18,6 +18,9 @@ from herd.messages import ToolCall
 from herd.server.ask import Ask
 from herd.server.common import json_response
 from herd.server.fields import Name, Refused, Table, told, within
+from herd.server.http.error_bodies import body_of, words_of
+from herd.server.http.streams import Stream
+from herd.server.http.wire import SSE_PING, encode, sse
 from herd.server.intake import VALUE_BYTES, read_as
 from herd.server.media import Images
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
@@ -34,11 +37,8 @@ from herd.server.openai.response_items import (
     turns_of,
     with_kinds,
 )
-from herd.server.problems import body_of, words_of
 from herd.server.response_store import Items, Kept
 from herd.server.service import Answer, Caller, Service
-from herd.server.streams import Stream
-from herd.server.wire import SSE_PING, encode, sse
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):

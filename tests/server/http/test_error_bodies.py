@@ -5,7 +5,7 @@ import json
 import pytest
 
 from herd.errors import ContextTooLong
-from herd.server.problems import Dialect, body_of
+from herd.server.http.error_bodies import Dialect, body_of
 
 
 @pytest.mark.parametrize(

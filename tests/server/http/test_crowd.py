@@ -19,12 +19,12 @@ import httpx
 import pytest
 from serving import client_of, fake_service, running
 
-from herd.server.connection import Connection
-from herd.server.crowd import Crowd, Does
-from herd.server.framing import Framing
+from herd.server.http.connection import Connection
+from herd.server.http.crowd import Crowd, Does
+from herd.server.http.framing import Framing
+from herd.server.http.turns import STARTS, Turns
 from herd.server.keys import Key, digest_of, plain_key
 from herd.server.limits import Limits
-from herd.server.turns import STARTS, Turns
 
 SECRET = "a-secret-of-some-length"
 BEGUN = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"

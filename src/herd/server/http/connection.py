@@ -20,16 +20,16 @@ from typing import Any, ClassVar, cast
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from herd.server.accepting import Acceptor, Arrival
-from herd.server.crowd import Crowd, Does
-from herd.server.event_loop import new_event_loop
-from herd.server.framing import Framing, Refusal
+from herd.server.http.accepting import Acceptor, Arrival
+from herd.server.http.crowd import Crowd, Does
+from herd.server.http.error_bodies import NO_FILES
+from herd.server.http.event_loop import new_event_loop
+from herd.server.http.framing import Framing, Refusal
+from herd.server.http.turns import Turns
+from herd.server.http.wire import encode
 from herd.server.keys import Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
-from herd.server.problems import NO_FILES
-from herd.server.turns import Turns
-from herd.server.wire import encode
 
 SPARE_FILES = 128
 """File descriptors that are not for connections."""

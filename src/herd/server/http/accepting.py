@@ -17,8 +17,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol, cast
 
-from herd.server.crowd import Crowd, Does
-from herd.server.problems import NO_FILES
+from herd.server.http.crowd import Crowd, Does
+from herd.server.http.error_bodies import NO_FILES
 
 TAKEN = 64
 """That are taken from the system in one turn of the event loop, at most: each takes about 25 us."""

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herd.errors import Forbidden, HerdError, UsageError, fail
+from herd.server.http.error_bodies import Dialect, problem
 from herd.server.log import Log
-from herd.server.problems import Dialect, problem
 
 LOCAL_NAMES = ("localhost",)
 APP_SCHEMES = ("app", "tauri", "vscode-webview", "capacitor", "ionic")

@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from herd import strict_json
 from herd.errors import TimedOut, TooLarge, UsageError, fail
+from herd.server.http.long_strings import LongStrings
 from herd.server.limits import Limits
-from herd.server.long_strings import LongStrings
 
 MOST_DIGITS = 400
 """Of one number: more than a double can tell apart, fewer than would be slow to read."""

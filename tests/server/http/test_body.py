@@ -5,7 +5,7 @@ import json
 import pytest
 
 from herd.errors import UsageError
-from herd.server.body import parse
+from herd.server.http.body import parse
 from herd.server.limits import Limits
 
 LIMITS = Limits(json_values=1000)

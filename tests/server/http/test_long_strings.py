@@ -6,9 +6,9 @@ import random
 import pytest
 
 from herd.errors import TooLarge, UsageError
-from herd.server.body import parse
+from herd.server.http.body import parse
+from herd.server.http.long_strings import LONG, LongStrings
 from herd.server.limits import Limits
-from herd.server.long_strings import LONG, LongStrings
 
 PLAIN = "Ab+/" * (LONG // 4)
 FILL = " " * (1 << 20)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from herd.errors import UsageError
-from herd.server import accepting
-from herd.server.accepting import HANDED, LOOKS, UNHEARD_TURNS, Acceptor, Arrival
-from herd.server.crowd import Crowd, Does
-from herd.server.event_loop import new_event_loop
+from herd.server.http import accepting
+from herd.server.http.accepting import HANDED, LOOKS, UNHEARD_TURNS, Acceptor, Arrival
+from herd.server.http.crowd import Crowd, Does
+from herd.server.http.event_loop import new_event_loop
 from herd.server.run import bind
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="elsewhere asyncio accepts")

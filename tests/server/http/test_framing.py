@@ -11,7 +11,7 @@ import h11
 import pytest
 from serving import fake_service, running
 
-from herd.server.framing import Framing, Refusal
+from herd.server.http.framing import Framing, Refusal
 from herd.server.limits import Limits
 
 LIMITS = Limits(request_line_bytes=200, header_bytes=1000, headers=10)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from herd.server.event_loop import EVENTS, FairSelector, new_event_loop
+from herd.server.http.event_loop import EVENTS, FairSelector, new_event_loop
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
