@@ -28,8 +28,7 @@ from herd.media.limits import IMAGE_LIMITS
 from herd.messages import Message, ToolCall
 from herd.safety import RULES, guard, reading, scan
 from herd.safety.policy import Layers, Settings
-from herd.server import machine_paths, media, page, sizes
-from herd.server.fields import told
+from herd.server import machine_paths, page
 from herd.server.http import body, host_check
 from herd.server.http.framing import Framing, Refusal
 from herd.server.http.long_strings import LongStrings
@@ -37,6 +36,8 @@ from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.ollama.common import keep_alive_of
 from herd.server.openai.turns import arguments_of
+from herd.server.requests import media, sizes
+from herd.server.requests.fields import told
 from herd.server.response_store import Items, Kept, ResponseStore
 from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, splits, tokenizer_json

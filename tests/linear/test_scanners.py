@@ -44,7 +44,7 @@ ELSEWHERE = {
     "herd.cli.interactive.Session.loop": "waits for a person",
     "herd.safety.guard.Guard._prompt": "halves the turns until they fit",
     "herd.server.http.body.read_body": "waits for bytes",
-    "herd.server.fetcher._exchange": "waits for bytes",
+    "herd.server.requests.fetcher._exchange": "waits for bytes",
     "herd.server.log.Log._write": "waits for lines",
     "herd.server.models.Models._fit": "waits for memory",
     "herd.server.models.Models.watch": "waits",

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec import inspect
 
-from herd.server.fields import Table
 from herd.server.openai import moderations, response_items
+from herd.server.requests.fields import Table
 
 HOLE = "@hole@"
 KNOWN: dict[str, Any] = {

@@ -22,11 +22,9 @@ from herd.llm import LLM
 from herd.server.anthropic.messages import COUNT, MESSAGES
 from herd.server.app import ROUTES
 from herd.server.common import DETOKENIZE, TOKENIZE
-from herd.server.fetcher import fetch, is_public
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
 from herd.server.log import Log
-from herd.server.media import Images
 from herd.server.ollama.chat import CHAT as OLLAMA_CHAT
 from herd.server.ollama.chat import GENERATE
 from herd.server.ollama.embed import EMBED, OLD
@@ -36,6 +34,8 @@ from herd.server.openai.completions import COMPLETIONS
 from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
 from herd.server.openai.responses import RESPONSES
+from herd.server.requests.fetcher import fetch, is_public
+from herd.server.requests.media import Images
 from herd.server.tables import TABLES
 
 TURNS = [{"role": "user", "content": "Hi"}]

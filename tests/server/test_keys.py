@@ -10,10 +10,10 @@ import pytest
 from serving import fake_service
 
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError
-from herd.server.ask import Ask
 from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_keys
 from herd.server.limits import Limits
 from herd.server.log import Log
+from herd.server.requests.generate_request import Ask
 from herd.server.response_store import Items, Kept
 from herd.server.run import reload_keys
 from herd.server.service import Caller

@@ -13,13 +13,13 @@ from serving import client_of, fake_llm, fake_service, running
 
 from herd.errors import Busy, TooLarge
 from herd.media.room import Room
-from herd.server.admission import Holding, InFlight
 from herd.server.http.streams import PIECE, InPieces
 from herd.server.keys import Key
 from herd.server.limits import Limits
 from herd.server.openai import completions
+from herd.server.requests.admission import Holding, InFlight
+from herd.server.requests.sizes import PREPARED_BYTES, WIDE, prompt_bytes, text_size
 from herd.server.service import Service
-from herd.server.sizes import PREPARED_BYTES, WIDE, prompt_bytes, text_size
 
 CHAT: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
 

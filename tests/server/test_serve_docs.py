@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from herd.server.fields import Table
 from herd.server.metrics import Metrics
+from herd.server.requests.fields import Table
 from herd.server.tables import TABLES
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"

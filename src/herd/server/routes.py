@@ -12,11 +12,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from herd.errors import HerdError, NotFound
-from herd.server.admission import Holding
 from herd.server.http.error_bodies import Dialect, of_machine, problem
 from herd.server.http.host_check import dialect_of
 from herd.server.http.streams import PIECE
 from herd.server.keys import Right
+from herd.server.requests.admission import Holding
 from herd.server.service import Caller, Service
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]

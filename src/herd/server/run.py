@@ -25,7 +25,6 @@ from herd.policies import Policy
 from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
-from herd.server.ask import Ask
 from herd.server.catalogue import Registered, StoreCatalogue
 from herd.server.http.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
@@ -33,6 +32,7 @@ from herd.server.loading import FileLoader
 from herd.server.log import Libraries, Log
 from herd.server.models import Models
 from herd.server.options import ServerOptions
+from herd.server.requests.generate_request import Ask
 from herd.server.service import Caller, PolicyFor, Service
 
 NONE: Mapping[str, Registered] = {}

@@ -14,11 +14,11 @@ from herd.errors import TooLarge, UsageError, Withheld, fail
 from herd.event_stream import EVENT_BYTES, LIKELY_BYTES
 from herd.events import Logprob, Note, Usage
 from herd.policies import Policy
-from herd.server.ask import Ask, check_ids
-from herd.server.fields import within
-from herd.server.policed import Passed, past
+from herd.server.requests.fields import within
+from herd.server.requests.generate_request import Ask, check_ids
+from herd.server.requests.policed import Passed, past
+from herd.server.requests.sizes import prompt_bytes, spelt_bytes
 from herd.server.service import Caller, Service, while_there
-from herd.server.sizes import prompt_bytes, spelt_bytes
 
 Ids = Sequence[int]
 

@@ -23,19 +23,19 @@ from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
 from herd.policies import Policy
 from herd.safety import Guard
-from herd.server.admission import Admission, InFlight, Spending
-from herd.server.ask import Ask, asked_of, check_able, check_ids, most_tokens, prompt_of
-from herd.server.fields import within
 from herd.server.http.streams import Stream
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
-from herd.server.media import Images
 from herd.server.metrics import Metrics
 from herd.server.models import Models
-from herd.server.policed import past
+from herd.server.requests.admission import Admission, InFlight, Spending
+from herd.server.requests.fields import within
+from herd.server.requests.generate_request import Ask, asked_of, check_able, check_ids, most_tokens, prompt_of
+from herd.server.requests.media import Images
+from herd.server.requests.policed import past
+from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
 from herd.server.response_store import ResponseStore
-from herd.server.sizes import prompt_bytes, text_size, vectors_bytes
 
 T = TypeVar("T")
 Out = TypeVar("Out", covariant=True)

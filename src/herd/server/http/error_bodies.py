@@ -8,9 +8,9 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from herd.errors import Busy, ContextTooLong, HerdError
-from herd.server.fields import Refused
 from herd.server.http.wire import encode
 from herd.server.machine_paths import without_paths
+from herd.server.requests.fields import Refused
 
 Dialect = Literal["openai", "ollama", "anthropic"]
 

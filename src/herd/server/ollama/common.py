@@ -11,7 +11,7 @@ import msgspec
 
 from herd.events import Reply
 from herd.server.catalogue import LATEST
-from herd.server.fields import Refused
+from herd.server.requests.fields import Refused
 from herd.server.service import Caller
 from herd.store.about import About
 

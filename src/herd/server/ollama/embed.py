@@ -7,12 +7,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.fields import Name, Refused, Table, told, within
 from herd.server.http.wire import encode
 from herd.server.intake import read_as
 from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_for
 from herd.server.openai.chat import notes_of
 from herd.server.openai.embeddings import shortened
+from herd.server.requests.fields import Name, Refused, Table, told, within
 from herd.server.service import Caller, Service
 
 

@@ -16,7 +16,6 @@ from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageE
 from herd.server.catalogue import LATEST, Listed
 from herd.server.common import json_response
 from herd.server.facts import Facts, facts_of
-from herd.server.fields import Name, Refused, Table
 from herd.server.http.error_bodies import words_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
@@ -32,6 +31,7 @@ from herd.server.ollama.common import (
     tagged,
 )
 from herd.server.profiles import Profile, Profiles
+from herd.server.requests.fields import Name, Refused, Table
 from herd.server.service import Caller, Service
 from herd.store import registry, stored
 from herd.store.about import About

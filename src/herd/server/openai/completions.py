@@ -12,9 +12,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import DoneEvent, Logprob, Reply, TextEvent, Timings
-from herd.server.ask import Ask
 from herd.server.common import json_reply
-from herd.server.fields import Refused, Table, told, within
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
@@ -29,9 +27,11 @@ from herd.server.openai.chat import (
     timings_of,
     usage_of,
 )
+from herd.server.requests.fields import Refused, Table, told, within
+from herd.server.requests.generate_request import Ask
+from herd.server.requests.sizes import spelt_bytes
 from herd.server.scoring import Scored, score_prompt
 from herd.server.service import Answer, Caller, Service
-from herd.server.sizes import spelt_bytes
 
 ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""

@@ -9,10 +9,10 @@ import msgspec
 
 from herd.events import Reply
 from herd.messages import ToolCall
-from herd.server.fields import Refused
-from herd.server.media import Images, check_count
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
+from herd.server.requests.fields import Refused
+from herd.server.requests.media import Images, check_count
 from herd.text.messages import MOST_NAME
 
 

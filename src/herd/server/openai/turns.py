@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.errors import UsageError
-from herd.server.fields import Refused
-from herd.server.media import Images, check_count
+from herd.server.requests.fields import Refused
+from herd.server.requests.media import Images, check_count
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):

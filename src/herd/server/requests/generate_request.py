@@ -8,9 +8,9 @@ from herd.chat_model import ChatModel, ChatStream, Turns
 from herd.dialogs import turns_of
 from herd.messages import Message
 from herd.policies import Prompt
-from herd.server.fields import Refused
-from herd.server.media import Images
-from herd.server.sizes import images_in
+from herd.server.requests.fields import Refused
+from herd.server.requests.media import Images
+from herd.server.requests.sizes import images_in
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,11 @@ from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import Busy, QuotaSpent
 from herd.llm import LLM
-from herd.server.admission import Admission, InFlight, Spending
 from herd.server.app import ROUTES, create_app
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
 from herd.server.options import ServerOptions
+from herd.server.requests.admission import Admission, InFlight, Spending
 from herd.server.routes import Route
 from herd.server.service import Service
 from herd.server.tables import TABLES
@@ -386,7 +386,7 @@ def test_a_keys_work_waits_behind_its_own_alone(name: str, tmp_path: Path, monke
 
 
 def test_names_that_nobody_answers_keep_no_other_key_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from herd.server import fetcher
+    from herd.server.requests import fetcher
 
     gate, entered = threading.Event(), threading.Semaphore(0)
 

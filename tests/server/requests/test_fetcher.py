@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from herd.errors import BadMedia, HerdError
-from herd.server import fetcher
+from herd.server.requests import fetcher
 
 HOSTS = (
     "a" * 64, "a" * 64 + ".example", "a." * 127 + "a", "a" * 300, ".", "..", ".a", "a..b", "-", "--", "_", "*", "%00",

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from herd.server.fields import Refused, Table, told
+from herd.server.requests.fields import Refused, Table, told
 
 
 class Inner(msgspec.Struct, tag_field="type", tag="inner"):

@@ -1,7 +1,7 @@
 """Images of a request -> bytes. The only door through which the service takes media.
 
 Data addresses are decoded here, within limits that count before decoding. Addresses on the network go through
-`herd.server.fetcher`, if the service was started with `--remote-media`. Nothing is ever opened as a file.
+`herd.server.requests.fetcher`, if the service was started with `--remote-media`. Nothing is ever opened as a file.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import Any
 
 from herd.errors import BadMedia, Forbidden, fail
 from herd.media.limits import IMAGE_LIMITS
-from herd.server.admission import Admission
+from herd.server.requests.admission import Admission
 
 _DATA = re.compile(
     r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}+/[a-zA-Z0-9.+-]{1,64}+)?+(?:;(?!base64,)[a-zA-Z0-9=.+-]{1,64}+){0,4}+;base64,"
@@ -56,7 +56,7 @@ class Images:
 
         Room for the largest image is held before it comes. Raises what fetching raises, Busy.
         """
-        from herd.server.fetcher import fetch
+        from herd.server.requests.fetcher import fetch
 
         waiting, self._waiting = self._waiting, []
         for part, url, where in waiting:
