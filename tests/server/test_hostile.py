@@ -21,7 +21,6 @@ from herd.errors import BadMedia, Forbidden
 from herd.llm import LLM
 from herd.server.anthropic.messages import COUNT, MESSAGES
 from herd.server.app import ROUTES
-from herd.server.common import DETOKENIZE, TOKENIZE
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
 from herd.server.log import Log
@@ -34,6 +33,7 @@ from herd.server.openai.completions import COMPLETIONS
 from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
 from herd.server.openai.responses import RESPONSES
+from herd.server.own_routes import DETOKENIZE, TOKENIZE
 from herd.server.requests.fetcher import fetch, is_public
 from herd.server.requests.media import Images
 from herd.server.tables import TABLES

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from herd.errors import HerdError
-from herd.server import common, page
+from herd.server import own_routes, page
 from herd.server.anthropic import routes as anthropic
 from herd.server.http.host_check import Door
 from herd.server.http.streams import InPieces
@@ -20,12 +20,12 @@ from herd.server.routes import Route, elsewhere, starlette_routes
 from herd.server.service import Service
 
 COMMON = (
-    Route("GET", "/health", common.health, None),
-    Route("GET", "/ready", common.ready, "models"),
-    Route("GET", "/metrics", common.metrics, "metrics"),
+    Route("GET", "/health", own_routes.health, None),
+    Route("GET", "/ready", own_routes.ready, "models"),
+    Route("GET", "/metrics", own_routes.metrics, "metrics"),
     Route("GET", "/openapi.json", openapi, "models"),
-    Route("POST", "/tokenize", common.tokenize, "chat"),
-    Route("POST", "/detokenize", common.detokenize, "chat"),
+    Route("POST", "/tokenize", own_routes.tokenize, "chat"),
+    Route("POST", "/detokenize", own_routes.detokenize, "chat"),
 )
 ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
 """All ways in, but those of the web page."""

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd import __version__
-from herd.server.common import json_response
+from herd.server.own_routes import json_response
 from herd.server.routes import Route
 from herd.server.service import Caller, Service
 from herd.server.tables import TABLES

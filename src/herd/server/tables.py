@@ -3,7 +3,6 @@
 from typing import Any
 
 from herd.server.anthropic.messages import COUNT, MESSAGES
-from herd.server.common import DETOKENIZE, TOKENIZE
 from herd.server.ollama.chat import CHAT as OLLAMA_CHAT
 from herd.server.ollama.chat import GENERATE
 from herd.server.ollama.embed import EMBED, OLD
@@ -13,6 +12,7 @@ from herd.server.openai.completions import COMPLETIONS
 from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
 from herd.server.openai.responses import RESPONSES
+from herd.server.own_routes import DETOKENIZE, TOKENIZE
 from herd.server.requests.fields import Table
 
 TABLES: dict[str, Table[Any]] = {

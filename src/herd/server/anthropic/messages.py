@@ -11,16 +11,16 @@ from starlette.responses import Response
 from herd.errors import HerdError
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
-from herd.server.common import json_reply, json_response
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, sse
-from herd.server.intake import read_as
 from herd.server.openai.chat import notes_of
+from herd.server.own_routes import json_reply, json_response
 from herd.server.requests.fields import Name, Table, told
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.media import Images
 from herd.server.service import Answer, Caller, Service
+from herd.server.shared.intake import read_as
 
 PING = sse(b'{"type":"ping"}', "ping")
 EMPTY = {"type": "text", "text": "", "citations": None}

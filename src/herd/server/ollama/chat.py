@@ -10,11 +10,9 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
-from herd.server.common import json_reply, json_response
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
-from herd.server.intake import read_as
 from herd.server.ollama.common import (
     OPTIONS_REPORTED,
     Options,
@@ -28,10 +26,12 @@ from herd.server.ollama.common import (
 )
 from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
+from herd.server.own_routes import json_reply, json_response
 from herd.server.requests.fields import Name, Refused, Table, told
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.media import base64_image, check_count
 from herd.server.service import Answer, Caller, Service
+from herd.server.shared.intake import read_as
 
 LINES = "application/x-ndjson"
 REPORTED = {

@@ -14,12 +14,9 @@ from herd import __version__
 from herd.chat_model import Capabilities
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
 from herd.server.catalogue import LATEST, Listed
-from herd.server.common import json_response
-from herd.server.facts import Facts, facts_of
 from herd.server.http.error_bodies import words_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
-from herd.server.intake import read_as
 from herd.server.ollama.chat import LINES
 from herd.server.ollama.common import (
     FOREVER,
@@ -30,9 +27,12 @@ from herd.server.ollama.common import (
     stamp,
     tagged,
 )
+from herd.server.own_routes import json_response
 from herd.server.profiles import Profile, Profiles
 from herd.server.requests.fields import Name, Refused, Table
 from herd.server.service import Caller, Service
+from herd.server.shared.facts import Facts, facts_of
+from herd.server.shared.intake import read_as
 from herd.store import registry, stored
 from herd.store.about import About
 

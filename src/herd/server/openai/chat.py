@@ -11,16 +11,16 @@ from starlette.responses import Response
 from herd import __version__
 from herd.errors import HerdError
 from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
-from herd.server.common import json_reply
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
-from herd.server.intake import read_as
 from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
+from herd.server.own_routes import json_reply
 from herd.server.requests.fields import Name, Refused, Table, told
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.media import Images
 from herd.server.service import Answer, Caller, Embedded, Service
+from herd.server.shared.intake import read_as
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""

@@ -12,11 +12,9 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import DoneEvent, Logprob, Reply, TextEvent, Timings
-from herd.server.common import json_reply
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
-from herd.server.intake import read_as
 from herd.server.openai.chat import (
     FINGERPRINT,
     NOT_KEPT,
@@ -27,11 +25,13 @@ from herd.server.openai.chat import (
     timings_of,
     usage_of,
 )
+from herd.server.own_routes import json_reply
 from herd.server.requests.fields import Refused, Table, told, within
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.sizes import spelt_bytes
-from herd.server.scoring import Scored, score_prompt
 from herd.server.service import Answer, Caller, Service
+from herd.server.shared.intake import read_as
+from herd.server.shared.scoring import Scored, score_prompt
 
 ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.server.http.wire import encode
-from herd.server.intake import read_as
 from herd.server.openai.chat import notes_of
 from herd.server.requests.fields import Name, Refused, Table, told, within
 from herd.server.service import Caller, Service
+from herd.server.shared.intake import read_as
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):

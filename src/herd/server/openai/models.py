@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.server.catalogue import Listed
-from herd.server.facts import facts_of
 from herd.server.http.wire import encode
 from herd.server.service import Caller, Service
+from herd.server.shared.facts import facts_of
 
 
 async def list_models(service: Service, request: Request, caller: Caller) -> Response:

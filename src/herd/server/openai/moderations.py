@@ -13,13 +13,13 @@ from starlette.responses import Response
 from herd.events import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
-from herd.server.common import json_response
-from herd.server.intake import read_as
+from herd.server.own_routes import json_response
 from herd.server.requests.fields import Name, Refused, Table, within
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.policed import past
 from herd.server.requests.sizes import PREPARED_BYTES
 from herd.server.service import Caller, Service
+from herd.server.shared.intake import read_as
 
 CHARACTERS = 4
 """That count as a token of a key's quota: rules have no vocabulary."""

@@ -15,11 +15,9 @@ from starlette.responses import Response
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
 from herd.messages import ToolCall
-from herd.server.common import json_response
 from herd.server.http.error_bodies import body_of, words_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_PING, encode, sse
-from herd.server.intake import VALUE_BYTES, read_as
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
@@ -34,11 +32,13 @@ from herd.server.openai.response_items import (
     turns_of,
     with_kinds,
 )
+from herd.server.own_routes import json_response
 from herd.server.requests.fields import Name, Refused, Table, told, within
 from herd.server.requests.generate_request import Ask
 from herd.server.requests.media import Images
 from herd.server.response_store import Items, Kept
 from herd.server.service import Answer, Caller, Service
+from herd.server.shared.intake import VALUE_BYTES, read_as
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):

@@ -12,13 +12,13 @@ from herd.chat_model import ID_BYTES, ChatModel
 from herd.events import Reply
 from herd.server.http.error_bodies import words_of
 from herd.server.http.wire import encode
-from herd.server.intake import read_as
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import Turn, dialog_of
 from herd.server.requests.fields import Name, Table
 from herd.server.requests.media import Images
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, Service
+from herd.server.shared.intake import read_as
 
 
 def json_response(value: Any, status: int = 200) -> Response:
