@@ -25,8 +25,8 @@ def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
     A key that stands in HERD_API_KEY is written by --write, and never shown. Clients that are told how much the model
     holds get what the service says of it.
     """
-    from herd.server import connect as known
-    from herd.server.settings_files import merge_file, shown
+    from herd.integrations import clients as known
+    from herd.integrations.settings_files import merge_file, shown
 
     if name is None:
         rows = [(n, c.title, f"~/{c.file}" if c.file else "") for n, c in known.CLIENTS.items()]

@@ -24,17 +24,17 @@ def install(arguments: Sequence[str]) -> None:
 
     An API key comes from HERD_API_KEY and goes to a file that only you can read.
     """
-    from herd.server import unit
+    from herd.integrations import systemd
 
     check(arguments)
-    unit.install(arguments, Path.cwd(), os.environ)
-    console.note(f"wrote {unit.unit_path()}")
-    if systemctl("daemon-reload") and systemctl("enable", "--now", unit.NAME):
+    systemd.install(arguments, Path.cwd(), os.environ)
+    console.note(f"wrote {systemd.unit_path()}")
+    if systemctl("daemon-reload") and systemctl("enable", "--now", systemd.NAME):
         console.note("running; herd service logs shows what it says; loginctl enable-linger keeps it without a login")
     else:
         console.note(
             "no user manager of systemd answers here; run: systemctl --user daemon-reload && "
-            f"systemctl --user enable --now {unit.NAME}"
+            f"systemctl --user enable --now {systemd.NAME}"
         )
 
 
@@ -57,13 +57,13 @@ def logs(ctx: click.Context, follow: bool, lines: int) -> None:
 @service.command("remove")
 def remove() -> None:
     """Stop it, and delete the unit and its key."""
-    from herd.server import unit
+    from herd.integrations import systemd
 
     installed()
-    systemctl("disable", "--now", unit.NAME)
-    unit.remove()
+    systemctl("disable", "--now", systemd.NAME)
+    systemd.remove()
     systemctl("daemon-reload")
-    console.note(f"removed {unit.unit_path()}")
+    console.note(f"removed {systemd.unit_path()}")
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -86,17 +86,17 @@ def systemctl(*words: str) -> bool:
 
 def shown(program: str, *words: str) -> int:
     """Run a program of systemd's about the unit, on this terminal; its exit status. Raises NotFound."""
-    from herd.server import unit
+    from herd.integrations import systemd
 
     installed()
     if shutil.which(program) is None:
         fail(NotFound, f"{program}: not on this machine", do="herd serve runs without systemd")
-    return subprocess.run([program, *words, unit.NAME], check=False).returncode
+    return subprocess.run([program, *words, systemd.NAME], check=False).returncode
 
 
 def installed() -> None:
     """Raise NotFound where there is no unit."""
-    from herd.server import unit
+    from herd.integrations import systemd
 
-    if not unit.unit_path().exists():
-        fail(NotFound, f"no unit at {unit.unit_path()}", do="herd service install")
+    if not systemd.unit_path().exists():
+        fail(NotFound, f"no unit at {systemd.unit_path()}", do="herd service install")

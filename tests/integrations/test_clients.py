@@ -15,8 +15,8 @@ import pytest
 
 from herd.cli import main
 from herd.errors import BadFile, HerdError, NetworkError
-from herd.server.connect import CLIENTS, CONTEXT, MAX_OUTPUT, Place
-from herd.server.settings_files import merge_file, shown
+from herd.integrations.clients import CLIENTS, CONTEXT, MAX_OUTPUT, Place
+from herd.integrations.settings_files import merge_file, shown
 
 PLACE = Place("http://127.0.0.1:8484/", "smollm2", "a-key")
 KEY = "a-key-that-is-long-enough"

@@ -12,7 +12,7 @@ import pytest
 
 from herd.cli import main
 from herd.errors import UsageError
-from herd.server import unit
+from herd.integrations import systemd
 
 KEY = "a-key-that-is-long-enough"
 
@@ -45,17 +45,17 @@ def test_a_life(asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "herd service install" in capsys.readouterr().err
     monkeypatch.setenv("HERD_API_KEY", KEY)
     assert main(["service", "install", "smollm2", "--port", "9000"]) == 0
-    text = unit.unit_path().read_text()
+    text = systemd.unit_path().read_text()
     assert f'ExecStart="{sys.executable}" "-m" "herd" "serve" "smollm2" "--port" "9000"\n' in text
     assert KEY not in text
-    secrets = unit.environment_path()
+    secrets = systemd.environment_path()
     assert f'HERD_API_KEY="{KEY}"' in secrets.read_text()
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
     assert main(["service", "status"]) == 3
     assert main(["service", "logs", "-n", "5"]) == 0
     assert main(["service", "remove"]) == 0
-    assert not unit.unit_path().exists() and not secrets.exists()
-    assert list(secrets.parent.iterdir()) == [] == list(unit.unit_path().parent.iterdir())
+    assert not systemd.unit_path().exists() and not secrets.exists()
+    assert list(secrets.parent.iterdir()) == [] == list(systemd.unit_path().parent.iterdir())
     assert asked.read_text().splitlines() == [
         "systemctl --user daemon-reload",
         "systemctl --user enable --now herd",
@@ -68,8 +68,8 @@ def test_a_life(asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_only_with_a_file_of_keys_can_it_be_told_to_read_it_again(tmp_path: Path) -> None:
     for arguments in (["--keys", "k.toml"], ["--keys=k.toml"]):
-        assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in unit.unit(arguments, tmp_path)
-    assert "ExecReload" not in unit.unit(["smollm2"], tmp_path)
+        assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in systemd.unit(arguments, tmp_path)
+    assert "ExecReload" not in systemd.unit(["smollm2"], tmp_path)
 
 
 def test_without_systemd_one_line_says_what_to_run(
@@ -99,36 +99,36 @@ def test_what_serve_would_refuse_is_refused_now(
     assert main(["service", "install", *arguments]) == 2
     said = capsys.readouterr().err
     assert line in said and said.count("\n") == 1 and KEY not in said
-    assert not unit.unit_path().exists() and not asked.exists()
+    assert not systemd.unit_path().exists() and not asked.exists()
 
 
 def test_values_stay_values() -> None:
-    assert unit.quoted('a "b" $HOME %h \\n') == '"a \\"b\\" $$HOME %%h \\\\n"'
-    assert unit.environment({"HERD_API_KEY": 'a$b"c\\d`e', "PATH": "/bin"}) == 'HERD_API_KEY="a\\$b\\"c\\\\d\\`e"\n'
+    assert systemd.quoted('a "b" $HOME %h \\n') == '"a \\"b\\" $$HOME %%h \\\\n"'
+    assert systemd.environment({"HERD_API_KEY": 'a$b"c\\d`e', "PATH": "/bin"}) == 'HERD_API_KEY="a\\$b\\"c\\\\d\\`e"\n'
     with pytest.raises(UsageError, match="HERD_HOME"):
-        unit.environment({"HERD_HOME": "a\nLD_PRELOAD=x"})
+        systemd.environment({"HERD_HOME": "a\nLD_PRELOAD=x"})
 
 
 @pytest.mark.parametrize("value", ["", "relative/path"])
 def test_without_an_absolute_config_home_it_is_the_users(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", value)
-    assert unit.config_home() == Path.home() / ".config"
+    assert systemd.config_home() == Path.home() / ".config"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
 @pytest.mark.parametrize("arguments", [[], ["a model", '100% "$sure"', "--keys", "k.toml"]])
 def test_systemd_finds_nothing_wrong_with_it(arguments: list[str], tmp_path: Path) -> None:
-    unit.install(arguments, tmp_path, {"HERD_API_KEY": KEY})
+    systemd.install(arguments, tmp_path, {"HERD_API_KEY": KEY})
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    command = ["systemd-analyze", "--user", "verify", str(unit.unit_path())]
+    command = ["systemd-analyze", "--user", "verify", str(systemd.unit_path())]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
 def test_systemd_would_find_a_mistake(tmp_path: Path) -> None:
-    unit.install([], tmp_path, {})
-    path = unit.unit_path()
+    systemd.install([], tmp_path, {})
+    path = systemd.unit_path()
     path.write_text(path.read_text().replace("LockPersonality", "LockPersonalty"))
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     command = ["systemd-analyze", "--user", "verify", str(path)]

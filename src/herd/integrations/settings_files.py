@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from herd.disk.atomic import make_folders, new_file
 from herd.errors import BadFile, fail
-from herd.server.connect import NO_KEY
+from herd.integrations.clients import NO_KEY
 
 BY_HAND = "change it by hand: herd connect NAME prints what belongs there"
 

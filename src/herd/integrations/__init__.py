@@ -1,0 +1,1 @@
+"""Other programs' settings, and the service as a systemd unit."""
