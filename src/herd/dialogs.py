@@ -17,7 +17,7 @@ import numpy.typing as npt
 from herd.config import VisionConfig
 from herd.errors import NoVision, UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
-from herd.text.messages import ROLES
+from herd.text.message_checks import ROLES
 
 ImageLike: TypeAlias = os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[np.uint8]
 """A `pathlib.Path`, a file's bytes, or pixels as an array of uint8. Never a text."""

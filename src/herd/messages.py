@@ -1,4 +1,4 @@
-"""Messages: who said what, as data. What a chat format cannot say is refused elsewhere (`herd.text.messages`)."""
+"""Messages: who said what, as data. What a chat format cannot say is refused elsewhere (`herd.text.message_checks`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

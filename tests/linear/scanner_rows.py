@@ -44,7 +44,7 @@ from herd.text import merge_list, rank_file, splits, tokenizer_json
 from herd.text.calls import CallParser
 from herd.text.chat import FORMATS
 from herd.text.leaves import leaves
-from herd.text.messages import check_name
+from herd.text.message_checks import check_name
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
 from herd.text.tokenizer import Tokenizer

@@ -49,7 +49,7 @@ Failure: TypeAlias = Literal["timed out", "garbled", "too long", "broken"]
 
 @dataclass(frozen=True)
 class Turn:
-    """Who said what: a role of `herd.text.messages`, and the text."""
+    """Who said what: a role of `herd.text.message_checks`, and the text."""
 
     role: str
     text: str

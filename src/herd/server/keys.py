@@ -19,7 +19,7 @@ import msgspec
 
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError, fail
 from herd.strict_json import first_twice
-from herd.text.messages import check_name
+from herd.text.message_checks import check_name
 
 Right = Literal["chat", "embed", "models", "manage", "metrics"]
 """chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
-from herd.text.messages import check_messages
+from herd.text.message_checks import check_messages
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
 

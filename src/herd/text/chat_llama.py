@@ -12,7 +12,7 @@ from typing import ClassVar
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, plain_text
 from herd.text.chat_base import ChatFormat, check_tiles, with_system
-from herd.text.messages import ROLES
+from herd.text.message_checks import ROLES
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import FORMS, Tool, call_text, definitions_text, dumps
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from herd.errors import UsageError, fail
 from herd.messages import ToolCall
-from herd.text.messages import check_name
+from herd.text.message_checks import check_name
 
 FORMS = ("json", "python_list", "function_tag")
 _QUERY_TOOLS = ("brave_search", "wolfram_alpha", "photogen")

@@ -13,7 +13,7 @@ from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
-from herd.text.messages import MOST_NAME
+from herd.text.message_checks import MOST_NAME
 
 
 class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
