@@ -1,8 +1,8 @@
 """Structured output, as it is asked for and sent: what a text must be.
 
 JSON is written on one line, with at most one space after `,` and `:` (as models and `json.dumps` write it). No other
-white space is allowed, so that no model can go on with it for ever. Masks are made by `engine.matcher`; schemas are
-checked by `engine.schema_check`. What it is not: a compiler, a parser.
+white space is allowed, so that no model can go on with it for ever. Masks are made by `herd.grammar.masks`; schemas are
+checked by `herd.grammar.json_schema`. What it is not: a compiler, a parser.
 """
 
 from typing import Literal, cast

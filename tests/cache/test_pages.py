@@ -154,7 +154,7 @@ def test_bytes_of_scout_are_the_formula_within_two_percent() -> None:
             whole, chunked = (len(pager.held_by(lease, pool)) for pool in ("whole", "chunk"))
             held = Z * row * (whole * (48 - num_chunked) + chunked * num_chunked)
             most = max(most, held)
-            # the formula of plan/ keeps room for a whole chunk; what is held now is its remainder
+            # the formula of planning/ keeps room for a whole chunk; what is held now is its remainder
             now = row * (lease.length * (48 - num_chunked) + lease.length % chunk * num_chunked)
             assert now <= held <= now + Z * row * 48
         assert most <= 1.02 * cache_bytes(SCOUT, length, "bf16")

@@ -7,7 +7,7 @@
              scales are all exact in float16 becomes q4_0 without loss; any other becomes bfloat16.
 
 Sources: OCP 8-bit floating point specification 1.0; compressed-tensors' formats float-quantized and pack-quantized.
-What it is not: names of tensors (`hf_quantised`, `meta_source`).
+What it is not: names of tensors (`hf.quantized`, `meta.source`).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Read GGUF files: mapped, checked at open, nothing copied.
 
 What it is: `open_gguf(path)` -> `Gguf` with keys, tensors and their bytes as views of the mapping. A model split into
-`NAME-00001-of-0000N.gguf` opens by any of its parts. What it is not: which tensor is which weight (`gguf_source.py`).
+`NAME-00001-of-0000N.gguf` opens by any of its parts. What it is not: which tensor is which weight (`checkpoint.gguf`).
 """
 
 import os

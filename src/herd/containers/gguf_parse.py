@@ -2,7 +2,7 @@
 
 What it is: bytes -> `Header`, for files that may be hostile. Every length is compared with the file before it is used,
 nothing is allocated by a number that the file claims, and values of keys are decoded only when asked for. What it is
-not: the file's mapping (`gguf.py`), names of tensors (`gguf_names.py`).
+not: the file's mapping (`gguf.py`), names of tensors (`checkpoint.gguf.names`).
 
 Layout (GGUF 2 and 3, little-endian; source: the format's specification):
     "GGUF", u32 version, u64 tensors, u64 keys

@@ -1,7 +1,7 @@
 """Read safetensors files from a map of the file: everything is checked against the header before a tensor is touched.
 
 What it is: one open file, its arrays as views of the map. What it is not: the header's grammar
-(`safetensors_header`), a folder of shards (`hf_folder`), a reader of pickles in any form.
+(`safetensors_header`), a folder of shards (`safetensors_folder`), a reader of pickles in any form.
 """
 
 import os

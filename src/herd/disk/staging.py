@@ -3,7 +3,7 @@
     .NAME.packing/herd.lock      the kernel's lock: a killed process holds none
     .NAME.packing/...            whatever the run writes
 
-It is never taken for a model. What it is not: what lies in it (`packed_write`, `gguf_work`).
+It is never taken for a model. What it is not: what lies in it (`checkpoint.packed.write`, `checkpoint.gguf.unfinished`).
 """
 
 import fcntl

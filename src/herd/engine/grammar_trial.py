@@ -1,4 +1,4 @@
-"""Be the process that tries grammars of requests before the engine compiles them: what `herd.llm.grammar_trials` starts.
+"""Be the process that tries grammars of requests before the engine compiles them: `herd.llm.grammar_trials` starts it.
 
     in    Alphabet, then Tried, one after another, until the parent is gone: then this process leaves at once
     out   Ready, then a Verdict for each

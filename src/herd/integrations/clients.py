@@ -1,7 +1,7 @@
 """How clients are pointed at the service, as data: `CLIENTS`. A new client is a new row.
 
 A row has either text to copy, or a file of the client's (JSON or TOML) with the settings that belong into it, which
-can be merged there (`integrations/settings_files.py`). In texts and settings $URL is the service, $V1 its OpenAI address,
+can be merged there (`settings_files`). In texts and settings $URL is the service, $V1 its OpenAI address,
 $MODEL a model's name, $KEY a key, $CONTEXT the tokens that the model holds, of which $OUTPUT are left for an answer and
 $INPUT for what it is asked. What stands here are the clients' own settings, as they are today: docs/connect.md says
 which version of each was tried.

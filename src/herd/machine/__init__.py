@@ -1,6 +1,6 @@
 """This machine's limits: memory, processors.
 
-What it is not: a plan (`plan/` is arithmetic on configs), a benchmark.
+What it is not: a plan (`planning/` is arithmetic on configs), a benchmark.
 """
 
 import os

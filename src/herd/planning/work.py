@@ -1,6 +1,6 @@
 """How much a model's step has to read and to compute: bytes and operations, from its weights and its config.
 
-Counted of the weights as they are held. What it is not: a measurement, a plan (`plan/` knows no weights).
+Counted of the weights as they are held. What it is not: a measurement, a plan (`memory` knows no weights).
 """
 
 from math import prod

@@ -90,7 +90,7 @@ def quantise(
 ) -> Quantised:
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf, else Herd's packed form.
 
-    type: one of `planning.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
+    type: one of `format_choice.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
     all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become f32,
     a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an interrupted
     run of the same job. compare: KL and perplexity against the source, where both fit in memory. progress: told of each

@@ -1,6 +1,6 @@
 """What clients can fill in the service's own memory, each with its limit in bytes; `herd serve --limits` sums them up.
 
-What it is not: the model and its cache (`herd.planning`), which live in the engine's process, nor that of grammars' trials.
+What it is not: the model and its cache (`herd.planning`), which live in the engine's process, nor grammars' trials.
 Every figure is a bound: of bodies that are the worst for their length, answers that nobody reads.
 """
 

@@ -1,10 +1,10 @@
-"""What needs repacking is packed once into the store and mapped from then on (see `packed_store` for where).
+"""What needs repacking is packed once into the store and mapped from then on (see `packed_copies` for where).
 
 The same file in the same place has one packed form: when the file has changed, the next load packs it anew in place of
 the stale one. A form that is damaged (sizes, headers, metadata; digests when `herd verify` asks) is made again. Two
 processes at once: the second waits for the first.
 
-What it is not: Herd's saved form of a whole model (`packed_write`); that has no need of this.
+What it is not: Herd's saved form of a whole model (`checkpoint.packed`); that has no need of this.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Which models this machine knows: one JSON file, read whole, replaced atomically under a lock.
 
-What it is: records of versions and the rules of names. What it is not: downloads, hashing, weights (`store`, `fetch`).
+What it is: records of versions and the rules of names. What it is not: downloads, hashing, weights (`stored`, `fetch`).
 
     $HERD_HOME/models.json          {"version": 1, "models": {NAME: {"current": ID, "versions": [...]}}}
     $HERD_HOME/models/NAME/ID/...   what was pulled; imported files stay where they are

@@ -1,6 +1,6 @@
 """One GGUF file in the making: places first, known from the config alone, then tensors in any order.
 
-What it is not: which files a model becomes, and how they get their names (`gguf_write`).
+What it is not: which files a model becomes, and how they get their names (`write`).
 """
 
 import os

@@ -5,7 +5,7 @@
 
 Both files of a model with vision are whole before either takes its name. A run that is killed between the two renames
 is ended by the next one, which knows by its inode the file that has its name already. What it is not: what a GGUF file
-looks like (`gguf_file`).
+looks like (`file`).
 """
 
 from collections.abc import Callable, Mapping, Sequence

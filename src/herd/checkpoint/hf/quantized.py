@@ -7,8 +7,8 @@
                                          down_proj [E, F, D] with down_proj_scale [E, D, 1]
 
 Routed experts may stand one by one (`experts.3.gate_proj.weight`) or fused. What is not quantised is as in any folder.
-Which numbers come out: see `coded`. What has zero points, an order of groups of its own or scales of activations baked
-into weights is refused by name.
+Which numbers come out: see `fp8_int4`. What has zero points, an order of groups of its own or scales of activations
+baked into weights is refused by name.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ class HfQuantised(HfSource):
     """A `weights.Source` over such a folder. See HfSource for what is checked and raised."""
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Dense, mapped or made when asked for; or q4_0 (see `coded`)."""
+        """Dense, mapped or made when asked for; or q4_0 (see `fp8_int4`)."""
         coded = self._coded(name, _Shape(outputs, inputs))
         if coded is None:
             return super().matrix(name, outputs, inputs, bias=bias)

@@ -1,7 +1,7 @@
 """Weights of Meta's consolidated.NN.pth files, joined over their files when asked for, mapped where one file has all.
 
 Routed experts come as they are: bfloat16 input-major; FP8 with fp8_scales_N.pt (bfloat16 comes out); int4 with
-int4_scales_N.pt (q4_0 or bfloat16 comes out): see `coded`. In files of the last two kinds, as Meta's own script
+int4_scales_N.pt (q4_0 or bfloat16 comes out): see `fp8_int4`. In files of the last two kinds, as Meta's own script
 writes them:
 
     FP8    moe_w_in_eD_F float8 [E * D, F / files], scales layers.i.feed_forward.experts.w1 float32 [E, F / files];

@@ -11,7 +11,7 @@ saved as it is (`experts.gate_up_proj` [E, D, 2F]). The metadata of each file ho
 tensor -> {"format", "shape", "layout"}: for strips the weights' shape [O, I] or [E, O, I]; for a float stack that is
 output-major its own shape and layout "rows".
 
-What it is: names, entries, sizes. What it is not: reading (`packed_source`), writing (`packed_write`).
+What it is: names, entries, sizes. What it is not: reading (`source`), writing (`write`).
 """
 
 import json

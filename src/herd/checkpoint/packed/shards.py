@@ -6,7 +6,7 @@ was never finished and is written over.
 
     {"name", "file", "dtype", "shape", "begin", "end", "packed"}      one a tensor, in the order of the file
 
-What it is not: which tensors a model has (`packed_write`), atomic (the folder is renamed when all is done).
+What it is not: which tensors a model has (`write`), atomic (the folder is renamed when all is done).
 """
 
 import json

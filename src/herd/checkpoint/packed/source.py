@@ -1,4 +1,4 @@
-"""Weights of Herd's packed form, mapped: nodes look into the files, nothing is copied (see `packed_form`)."""
+"""Weights of Herd's packed form, mapped: nodes look into the files, nothing is copied (see `form`)."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write Herd's packed form, tensor by tensor in bounded memory (see `packed_form`).
+"""Write Herd's packed form, tensor by tensor in bounded memory (see `form`).
 
     with PackedWriter(target, config, files=companions, job={"source": digest, "type": "q4_k"}, resume=True) as out:
         for wanted in walk(config):
