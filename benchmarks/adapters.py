@@ -15,7 +15,7 @@ from herd import formats
 from herd.checkpoint.walk import walk
 from herd.config import SCOUT
 from herd.engine.adapters import Adapter
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops.contract import LowRank
 from herd.ops.native import NativeOps
@@ -64,7 +64,7 @@ def low_rank(config, rank, seed):
 def step(runner, leases, adapters, token):
     """Seconds of one decode step."""
     start = time.perf_counter()
-    runner.run([Piece(lease, [token], adapter=adapter) for lease, adapter in zip(leases, adapters, strict=True)])
+    runner.run([Chunk(lease, [token], adapter=adapter) for lease, adapter in zip(leases, adapters, strict=True)])
     return time.perf_counter() - start
 
 
@@ -74,7 +74,7 @@ def compare(runner, adapters: list[Adapter], pairs):
     kinds = [None] * len(adapters), adapters
     for side in (0, 1):
         for lease, adapter in zip(leases[side], kinds[side], strict=True):
-            runner.run([Piece(lease, list(range(100, 116)), adapter=adapter)])
+            runner.run([Chunk(lease, list(range(100, 116)), adapter=adapter)])
         step(runner, leases[side], kinds[side], 7)
     plain, adapted = [], []
     for i in range(pairs):

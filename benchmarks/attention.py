@@ -57,7 +57,7 @@ def placed(ops, kind, depth, new):
         slots = (1 + positions // PAGE % 3) * PAGE + positions % PAGE
         exact = np.stack([np.zeros_like(own), own], 1)
         s = Segments(np.array(edges) - depth, ends, np.tile(pages, (len(ends), 1)), slots, PAGE, exact)
-    return ops.place(Context(positions, s, s)).whole
+    return ops.place(Context(positions, s, s)).full
 
 
 def timed(call, seconds):

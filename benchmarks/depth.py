@@ -44,7 +44,7 @@ from harness import machine
 from perplexity import log_softmax
 
 from herd.checkpoint import open_checkpoint
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
 
@@ -115,13 +115,13 @@ class Ours:
         self.config, weights = weights_of(path, kind, self.ops)
         self.runner = Runner(self.config, weights, self.ops, context=tokens, kv_dtype=kv, piece=PIECE)
         self.lease, self.choices = self.runner.lease(), Choices(self.config.num_layers, tokens)
-        self.whole = [i for i, layer in enumerate(self.config.layers) if not layer.chunked]
+        self.full = [i for i, layer in enumerate(self.config.layers) if not layer.chunked]
 
     def restore(self, pairs):
         """pairs [whole layers, 2, T, K, H] into the cache, page after page as passes write them."""
         for a in range(0, pairs.shape[2], PIECE):
-            segments = self.runner.pager.step([(self.lease, PIECE)], []).whole
-            for i, (keys, values) in zip(self.whole, pairs, strict=True):
+            segments = self.runner.pager.step([(self.lease, PIECE)], []).full
+            for i, (keys, values) in zip(self.full, pairs, strict=True):
                 self.ops.kv_write(self.runner.kv[i], segments.slots_T, keys[a : a + PIECE], values[a : a + PIECE])
                 if segments.closing is not None and len(segments.closing):
                     self.ops.close_pages(self.runner.kv[i], *segments.closing.T)
@@ -133,9 +133,9 @@ class Ours:
         for a in range(0, len(ids), PIECE):
             rows = [int(p - first - a) for p in at if a <= p - first < a + PIECE]
             self.ops.begin()
-            logits.append(self.runner.run([Piece(self.lease, ids[a : a + PIECE].tolist(), rows=rows)], self.choices))
+            logits.append(self.runner.run([Chunk(self.lease, ids[a : a + PIECE].tolist(), rows=rows)], self.choices))
             attended.append(self.ops.attended[rows])
-            pairs.append([self.ops.written[i] for i in self.whole])
+            pairs.append([self.ops.written[i] for i in self.full])
         return np.concatenate(logits), np.concatenate(attended), np.concatenate(pairs, axis=2)
 
 
@@ -152,8 +152,8 @@ def ours(path, kind, kv, ids, at, kept):
     for first in range(sum(x.shape[2] for x in pairs), len(ids), CHUNK):
         began = time.monotonic()
         new = engine.chunk(ids[first : first + CHUNK], at, first)
-        for whole, part in zip((logits, attended, pairs), new, strict=True):
-            whole.append(part)
+        for full, part in zip((logits, attended, pairs), new, strict=True):
+            full.append(part)
         found = {"logits": np.concatenate(logits), "attended": np.concatenate(attended)}
         found["choices"] = engine.choices.experts_LT
         save(state, **found, pairs=np.concatenate(pairs, axis=2))
@@ -235,8 +235,8 @@ def misses(rows, limit, which):
 def state_key(path, ids, at):
     """Of what is kept between runs: another file or prompt has others."""
     about = path.stat()
-    whole = f"{about.st_size} {about.st_mtime_ns}".encode() + ids.tobytes() + at.tobytes()
-    return hashlib.sha256(whole).hexdigest()[:8]
+    full = f"{about.st_size} {about.st_mtime_ns}".encode() + ids.tobytes() + at.tobytes()
+    return hashlib.sha256(full).hexdigest()[:8]
 
 
 def main():

@@ -30,7 +30,7 @@ from harness import HERE, machine
 
 from herd import convert
 from herd.checkpoint import open_checkpoint
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.errors import HerdError
 from herd.model import place_weights
 from herd.ops.native import NativeOps
@@ -53,7 +53,7 @@ def nll(runner, ids):
     lease = runner.lease()
     for start in range(0, len(out_T), BLOCK):
         part = ids[start : min(start + BLOCK, len(out_T))]
-        l_RV = runner.run([Piece(lease, part, rows=range(len(part)))]).astype(np.float64)
+        l_RV = runner.run([Chunk(lease, part, rows=range(len(part)))]).astype(np.float64)
         rows = np.arange(len(l_RV))
         peak_R = l_RV.max(axis=1)
         sums_R = np.exp(l_RV - peak_R[:, None]).sum(axis=1)

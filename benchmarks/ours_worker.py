@@ -18,7 +18,7 @@ import quiet
 
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
 from herd.planning.work import token_bytes
@@ -73,13 +73,13 @@ class Worker:
 
     def _feed(self, lease, count):
         for a in range(0, count, self.piece):
-            self.runner.run([Piece(lease, self._random(min(self.piece, count - a)))])
+            self.runner.run([Chunk(lease, self._random(min(self.piece, count - a)))])
 
     def fill(self, depth):
         """A sequence of so many positions, kept for later; it goes on from the deepest shorter one."""
         if depth not in self.deep:
             below = max((d for d in self.deep if d < depth), default=0)
-            lease = self.runner.room.fork(self.deep[below]) if below else self.runner.lease()
+            lease = self.runner.cache.fork(self.deep[below]) if below else self.runner.lease()
             self._feed(lease, depth - below)
             self.deep[depth] = lease
         return {}
@@ -95,7 +95,7 @@ class Worker:
         lease = self.deep[depth]
         assert count <= self.piece, (count, self.piece)
         with quiet.Watch() as watch:
-            self.runner.compute([Piece(lease, self._random(count))])
+            self.runner.compute([Chunk(lease, self._random(count))])
         self.runner.pager.commit(lease, 0)  # nothing of it is kept
         return watch.figures
 
@@ -105,7 +105,7 @@ class Worker:
         lease = self.deep[depth] if depth else self.runner.lease()
         with quiet.Watch() as watch:
             for token in self._random(count):
-                self.runner.run([Piece(lease, [token])])
+                self.runner.run([Chunk(lease, [token])])
         if not depth:
             self.runner.drop(lease)
         elif self.runner.rollback(lease, depth) != depth:
@@ -115,10 +115,10 @@ class Worker:
     def many(self, sequences, steps):
         leases = [self.runner.lease() for _ in range(sequences)]
         for lease in leases:
-            self.runner.run([Piece(lease, self._random(SHORT), rows=())])
+            self.runner.run([Chunk(lease, self._random(SHORT), rows=())])
         with quiet.Watch() as watch:
             for _ in range(steps):
-                self.runner.run([Piece(x, [t]) for x, t in zip(leases, self._random(sequences), strict=True)])
+                self.runner.run([Chunk(x, [t]) for x, t in zip(leases, self._random(sequences), strict=True)])
         for lease in leases:
             self.runner.drop(lease)
         return watch.figures
@@ -137,7 +137,7 @@ class Worker:
             n = min(page, depth - at)
             context = runner.pager.step([(lease, n)], [])
             for i, (layer, kv) in enumerate(zip(self.c.layers, runner.kv, strict=True)):
-                segments = context.chunk if layer.chunked else context.whole
+                segments = context.chunk if layer.chunked else context.full
                 keys, values = pairs[(at // page + i) % len(pairs)]
                 self.ops.kv_write(kv, segments.slots_T, keys[:n], values[:n])
                 if segments.closing is not None and len(segments.closing):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from herd.safety import RULES, Finding, scan
+from herd.safety import RULES, RuleMatch, scan
 
 
 def kinds(folder: Path) -> dict[str, list[str]]:
@@ -26,7 +26,7 @@ def kinds(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def found(folder: Path) -> Iterator[tuple[str, str, Finding]]:
+def found(folder: Path) -> Iterator[tuple[str, str, RuleMatch]]:
     """Kind, text, find. Texts are looked at as they come from outside."""
     for kind, texts in kinds(folder).items():
         for text in texts:

@@ -20,7 +20,7 @@ from herd.engine.executors.executor import Executor
 from herd.engine.executors.serve import serve
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.runner import Logits, Piece, rows_wanted
+from herd.engine.runner import Chunk, Logits, rows_wanted
 from herd.llm import LLM
 from herd.progress import Progress
 from herd.text.chat import Llama4
@@ -52,7 +52,7 @@ class PacedModel(FakeModel):
         super().__init__(lambda ids: 0, context=CONTEXT, page_size=PAGE, num_pages=(pace.places + 8) * 64, chunk=None)
         self._period_s = pace.period_s
 
-    def compute(self, pieces: Sequence[Piece], routing: Any = None) -> Logits:
+    def compute(self, pieces: Sequence[Chunk], routing: Any = None) -> Logits:
         """See ModelRunner. Pages are taken as for a real pass; what is said depends on the position alone."""
         ends = [piece.lease.length + len(piece.ids) for piece in pieces for _ in rows_of(piece)]
         self.room.step([(piece.lease, len(piece.ids)) for piece in pieces], rows_wanted(pieces))
@@ -64,7 +64,7 @@ class PacedModel(FakeModel):
         return logits_RV
 
 
-def rows_of(piece: Piece) -> Sequence[int]:
+def rows_of(piece: Chunk) -> Sequence[int]:
     """Rows whose logits are wanted."""
     return (len(piece.ids) - 1,) if piece.rows is None else piece.rows
 

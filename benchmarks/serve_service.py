@@ -101,7 +101,7 @@ class Running:
 
     def lost(self) -> dict[str, int]:
         """Pages that nobody gave back, once cached prefixes are forgotten; slots likewise."""
-        room = self.llm._engine.runner.room
+        room = self.llm._engine.runner.cache
         room.check()
         room.forget()
         pages = sum(room.total()) - sum(room.free())

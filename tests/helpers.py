@@ -78,7 +78,7 @@ def placed(config: Llama4Config, ops: Ops, seed: int = 0) -> Any:
     return place_weights(ops, weights(config, seed))
 
 
-class Quantised(RandomSource):
+class Quantized(RandomSource):
     """The random model, its matrices in a number format. layout: "rows" or "strips", see weights.Packed."""
 
     def __init__(self, config: Llama4Config, format: str, layout: str = "rows", seed: int = 0) -> None:

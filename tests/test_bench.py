@@ -10,7 +10,7 @@ from herd.cli import main
 from herd.machine import probe
 from herd.planning import work
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/gguf/llama4-q4_k.gguf"
+FIXTURE = Path(__file__).parent / "fixtures/gguf/llama4-q4_k.gguf"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.config import BEHEMOTH, CRIA, GUARD, MAVERICK, SCOUT, TINY, Llama4Config, RopeDivisors, RopeScaling
+from herd.config.hf import from_hf, to_hf
 from herd.errors import BadConfig
 from herd.weights import count
 
@@ -86,12 +87,12 @@ def same_model(a: Llama4Config, b: Llama4Config) -> bool:
 
 
 def test_published_scout_is_the_preset() -> None:
-    assert same_model(Llama4Config.from_hf(SCOUT_JSON), SCOUT)
+    assert same_model(from_hf(SCOUT_JSON), SCOUT)
 
 
 def test_published_maverick_is_the_preset() -> None:
     changes = {"num_local_experts": 128, "interleave_moe_layer_step": 2, "use_qk_norm": False, "rope_scaling": None}
-    assert same_model(Llama4Config.from_hf(with_text(**changes, max_position_embeddings=1048576)), MAVERICK)
+    assert same_model(from_hf(with_text(**changes, max_position_embeddings=1048576)), MAVERICK)
 
 
 def test_parameter_counts_of_the_releases() -> None:
@@ -113,63 +114,63 @@ def test_v5_spelling_means_the_same() -> None:
     rope = {**SCOUT_TEXT["rope_scaling"], "rope_theta": 500000.0}
     text = {k: v for k, v in SCOUT_TEXT.items() if k not in ("rope_theta", "rope_scaling", "torch_dtype")}
     data = {**SCOUT_JSON, "text_config": {**text, "rope_parameters": rope, "dtype": "bfloat16"}}
-    assert Llama4Config.from_hf(data) == Llama4Config.from_hf(SCOUT_JSON)
+    assert from_hf(data) == from_hf(SCOUT_JSON)
 
 
 def test_old_rope_type_key_is_read() -> None:
     rope = {k: v for k, v in SCOUT_TEXT["rope_scaling"].items() if k != "rope_type"}
-    assert Llama4Config.from_hf(with_text(rope_scaling={**rope, "type": "llama3"})).rope_scaling == SCOUT.rope_scaling
+    assert from_hf(with_text(rope_scaling={**rope, "type": "llama3"})).rope_scaling == SCOUT.rope_scaling
 
 
 def test_text_only_config_has_no_vision() -> None:
-    assert same_model(Llama4Config.from_hf(SCOUT_TEXT), replace(SCOUT, vision=None))
+    assert same_model(from_hf(SCOUT_TEXT), replace(SCOUT, vision=None))
 
 
 def test_empty_lists_mean_different_things() -> None:
-    assert [i for i, x in enumerate(Llama4Config.from_hf(with_text(no_rope_layers=[])).layers) if not x.rope][:2] == [
+    assert [i for i, x in enumerate(from_hf(with_text(no_rope_layers=[])).layers) if not x.rope][:2] == [
         3,
         7,
     ]
-    assert not any(x.moe for x in Llama4Config.from_hf(with_text(moe_layers=[])).layers)
-    assert all(x.moe for x in Llama4Config.from_hf(with_text(moe_layers=None)).layers)
+    assert not any(x.moe for x in from_hf(with_text(moe_layers=[])).layers)
+    assert all(x.moe for x in from_hf(with_text(moe_layers=None)).layers)
 
 
 def test_lists_win_over_intervals() -> None:
-    c = Llama4Config.from_hf(with_text(moe_layers=[1, 5], no_rope_layers=[1] * 47 + [0]))
+    c = from_hf(with_text(moe_layers=[1, 5], no_rope_layers=[1] * 47 + [0]))
     assert [i for i, x in enumerate(c.layers) if x.moe] == [1, 5]
     assert [i for i, x in enumerate(c.layers) if not x.rope] == [47]
 
 
 def test_null_chunk_is_full_attention_and_null_interval_is_rope_everywhere() -> None:
-    c = Llama4Config.from_hf(with_text(attention_chunk_size=None, no_rope_layer_interval=None))
+    c = from_hf(with_text(attention_chunk_size=None, no_rope_layer_interval=None))
     assert c.chunk is None
     assert not any(x.chunked for x in c.layers)
     assert all(x.rope for x in c.layers)
 
 
 def test_temperature_may_be_a_number_and_is_on_when_absent() -> None:
-    assert Llama4Config.from_hf(with_text(attn_temperature_tuning=4)).temperature_tuning
-    assert Llama4Config.from_hf(SCOUT_JSON).temperature_tuning
-    assert not Llama4Config.from_hf(with_text(attn_temperature_tuning=0)).temperature_tuning
+    assert from_hf(with_text(attn_temperature_tuning=4)).temperature_tuning
+    assert from_hf(SCOUT_JSON).temperature_tuning
+    assert not from_hf(with_text(attn_temperature_tuning=0)).temperature_tuning
 
 
 @pytest.mark.parametrize("preset", [SCOUT, MAVERICK, CRIA, TINY], ids=["scout", "maverick", "cria", "tiny"])
 def test_to_hf_and_back(preset: Llama4Config) -> None:
-    data = json.loads(json.dumps(preset.to_hf()))
-    assert same_model(Llama4Config.from_hf(data), preset)
+    data = json.loads(json.dumps(to_hf(preset)))
+    assert same_model(from_hf(data), preset)
 
 
 def test_guard_goes_to_hf_with_a_chunk_longer_than_any_text() -> None:
-    back = Llama4Config.from_hf(GUARD.to_hf())
+    back = from_hf(to_hf(GUARD))
     assert back.chunk == GUARD.max_context
     assert not any(x.moe for x in back.layers)
 
 
 def test_dense_llama_to_hf_and_back() -> None:
     dense = Llama4Config(4, 64, 4, 2, 32, 320, 160, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192), tied_embeddings=True)
-    data = dense.to_hf()
+    data = to_hf(dense)
     assert data["model_type"] == "llama"
-    assert Llama4Config.from_hf(data) == dense
+    assert from_hf(data) == dense
 
 
 @pytest.mark.parametrize("scaling", [None, SCOUT.rope_scaling, RopeScaling(8.0, 1.0, 4.0, 8192)])
@@ -203,7 +204,7 @@ def test_divisors_find_their_scaling_again(scaling: RopeScaling) -> None:
     c = replace(SCOUT, rope_scaling=scaling)
     plain = replace(c, rope_scaling=None).rope_freqs()
     divisors = RopeDivisors(tuple(p / f for p, f in zip(plain, c.rope_freqs(), strict=True)))
-    back = Llama4Config.from_hf(replace(c, rope_scaling=divisors).to_hf())
+    back = from_hf(to_hf(replace(c, rope_scaling=divisors)))
     assert back.rope_freqs() == pytest.approx(c.rope_freqs(), rel=1e-5)
 
 
@@ -238,7 +239,7 @@ BAD_TEXT = {
 @pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in BAD_TEXT.items() for v in values])
 def test_hostile_numbers_are_one_line_of_bad_config(key: str, value: object) -> None:
     with pytest.raises(BadConfig) as caught:
-        Llama4Config.from_hf(with_text(**{key: value}))
+        from_hf(with_text(**{key: value}))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -258,13 +259,13 @@ def test_hostile_numbers_are_one_line_of_bad_config(key: str, value: object) -> 
 )
 def test_hostile_vision_numbers(key: str, value: object) -> None:
     with pytest.raises(BadConfig):
-        Llama4Config.from_hf({**SCOUT_JSON, "vision_config": {**SCOUT_JSON["vision_config"], key: value}})
+        from_hf({**SCOUT_JSON, "vision_config": {**SCOUT_JSON["vision_config"], key: value}})
 
 
 @pytest.mark.parametrize("kind", ["mllama", "qwen3", None, 7, ["llama"]])
 def test_another_architecture_is_refused_by_name(kind: object) -> None:
     with pytest.raises(BadConfig, match="model_type"):
-        Llama4Config.from_hf({**SCOUT_JSON, "model_type": kind})
+        from_hf({**SCOUT_JSON, "model_type": kind})
 
 
 JUNK = st.recursive(
@@ -283,4 +284,4 @@ def test_any_values_give_a_config_or_a_typed_error(text: dict[str, object], visi
     data = {**with_text(**text), "vision_config": {**SCOUT_JSON["vision_config"], **vision}}
     for candidate in (data, {**data["text_config"], "model_type": "llama"}):
         with contextlib.suppress(BadConfig):  # anything else is a failure
-            assert Llama4Config.from_hf(candidate).num_layers >= 1
+            assert from_hf(candidate).num_layers >= 1

@@ -91,7 +91,7 @@ def same_bytes(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(formats.FORMATS) - {"f32", "f16", "bf16"}))
-def test_quantised_matrices_are_what_the_format_makes_of_them(tmp_path: Path, kind: str) -> None:
+def test_quantized_matrices_are_what_the_format_makes_of_them(tmp_path: Path, kind: str) -> None:
     config = replace(TEXT, width=256, expert_width=256, dense_width=256, head_size=64)
     save_hf(tmp_path / "hf", config, RandomSource(config, 4))
     done = convert(tmp_path / "hf", tmp_path / "m.gguf", kind)

@@ -7,7 +7,7 @@ from pathlib import Path
 from herd import doctor
 from herd.cli import main
 
-FIXTURE = Path(__file__).parents[1] / "fixtures/gguf/llama4-q4_k.gguf"
+FIXTURE = Path(__file__).parent / "fixtures/gguf/llama4-q4_k.gguf"
 
 
 def test_an_unsupported_processor_gets_a_clear_line():

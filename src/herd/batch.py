@@ -50,10 +50,10 @@ class Context:
     """What a pass has to know of its rows."""
 
     positions_T: Ints
-    whole: Segments
+    full: Segments
     """Segments of layers that see everything before them."""
     chunk: Segments
-    """Segments of chunked layers; the same object as `whole` when nothing is chunked."""
+    """Segments of chunked layers; the same object as `full` when nothing is chunked."""
     rows: Ints | None = None
     """Rows whose logits are wanted; None: all."""
 
@@ -68,10 +68,10 @@ def segments(lengths: Sequence[int]) -> Segments:
 def packed(lengths: Sequence[int], chunk: int | None, rows: Sequence[int] | None = None) -> Context:
     """A context without a cache: documents of these lengths, one after another, each from position 0."""
     pieces = [min(chunk, n - t) for n in lengths for t in range(0, n, chunk)] if chunk else None
-    whole = segments(lengths)
+    full = segments(lengths)
     return Context(
         np.concatenate([np.arange(n, dtype=np.int64) for n in lengths]) if lengths else np.zeros(0, np.int64),
-        whole,
-        whole if pieces is None else segments(pieces),
+        full,
+        full if pieces is None else segments(pieces),
         None if rows is None else np.asarray(rows, np.int64),
     )

@@ -15,10 +15,10 @@ import numpy as np
 from herd.cache import Lease
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.errors import UsageError, fail
 from herd.machine.memory import available_bytes
-from herd.machine.probe import Limits, limits
+from herd.machine.probe import MachineRates, rates
 from herd.model import place_weights
 from herd.planning import work
 from herd.planning.memory import check_fits
@@ -68,7 +68,7 @@ class Loaded:
     name: str
     size_bytes: int
     load_s: float
-    limits: Limits
+    limits: MachineRates
 
 
 def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True) -> Iterator[Loaded | Figure]:
@@ -104,7 +104,7 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
             check=checkpoint.check_readable,
         )
         load_s = time.monotonic() - began_s
-        here = limits(threads)
+        here = rates(threads)
         yield Loaded(str(model), checkpoint.size_bytes, load_s, here)
         yield from _Run(runner, here, sweeps).figures()
     finally:
@@ -112,7 +112,7 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
 
 
 class _Run:
-    def __init__(self, runner: Runner, here: Limits, sweeps: Sweeps) -> None:
+    def __init__(self, runner: Runner, here: MachineRates, sweeps: Sweeps) -> None:
         self.runner, self.here, self.sweeps = runner, here, sweeps
         self.rng = np.random.default_rng(1)
 
@@ -131,7 +131,7 @@ class _Run:
 
     def _feed(self, lease: Lease, n: int) -> None:
         for a in range(0, n, PIECE):
-            self.runner.run([Piece(lease, self._ids(min(PIECE, n - a)))])
+            self.runner.run([Chunk(lease, self._ids(min(PIECE, n - a)))])
 
     def _prefill(self, n: int) -> float:
         def once() -> float:
@@ -154,7 +154,7 @@ class _Run:
             start = time.perf_counter()
             for _ in range(TOKENS):
                 ids = self._ids(sequences)
-                self.runner.run([Piece(lease, [t]) for lease, t in zip(leases, ids, strict=True)])
+                self.runner.run([Chunk(lease, [t]) for lease, t in zip(leases, ids, strict=True)])
             seconds = time.perf_counter() - start
             for lease in leases:
                 self._feed(lease, depth - self.runner.rollback(lease, depth))  # past a chunk's edge it starts anew

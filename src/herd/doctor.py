@@ -32,7 +32,7 @@ SPEEDS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorLine:
     """One line of the report. `remedy` is empty when all is well."""
 
     subject: str
@@ -41,7 +41,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(*, bandwidth: bool = True) -> list[Finding]:
+def examine(*, bandwidth: bool = True) -> list[DoctorLine]:
     """All findings, in the order they are shown. bandwidth: measure it, which takes half a second and 512 MiB."""
     here = machine()
     found = [_herd(), _processor(), *_native(), _memory(here), _threads(here)]
@@ -50,71 +50,73 @@ def examine(*, bandwidth: bool = True) -> list[Finding]:
     return [*found, _store(), *_extras(), _cuda()]
 
 
-def _herd() -> Finding:
-    return Finding("herd", f"{__version__}, Python {platform.python_version()} at {sys.executable}")
+def _herd() -> DoctorLine:
+    return DoctorLine("herd", f"{__version__}, Python {platform.python_version()} at {sys.executable}")
 
 
-def _processor() -> Finding:
+def _processor() -> DoctorLine:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # other systems; aarch64 has no such line
-    return Finding("processor", f"{name} ({platform.machine()})")
+    return DoctorLine("processor", f"{name} ({platform.machine()})")
 
 
-def _native() -> list[Finding]:
+def _native() -> list[DoctorLine]:
     try:
         from herd import _native as native
     except ImportError as e:
-        return [Finding("native", str(e), ok=False, remedy="scripts/setup builds it")]
+        return [DoctorLine("native", str(e), ok=False, remedy="scripts/setup builds it")]
     isa = native.isa_info()
     return [kernels(isa["chosen"], isa["available"], isa["features"], platform.machine())]
 
 
-def kernels(chosen: str, available: list[str], features: list[str], architecture: str) -> Finding:
+def kernels(chosen: str, available: list[str], features: list[str], architecture: str) -> DoctorLine:
     """The kernels in use, and which instructions this processor lacks for which speed."""
     fact = f"{chosen} kernels, of {', '.join(available)} ({' '.join(features)})"
     if available == ["portable"]:
-        return Finding(
+        return DoctorLine(
             "native",
             fact,
             remedy=f"{architecture} without AVX2 or NEON dot products: everything runs, on slow portable kernels",
         )
     if chosen != available[0]:
-        return Finding("native", fact, remedy=f"HERD_ISA forces {chosen}; unset it for {available[0]}")
+        return DoctorLine("native", fact, remedy=f"HERD_ISA forces {chosen}; unset it for {available[0]}")
     ours = [x for x in SPEEDS if x.startswith("asimd") == (architecture in ("aarch64", "arm64"))]
     lacks = [f"{x} ({SPEEDS[x]})" for x in ours if x not in features]
-    return Finding("native", fact + (f"; this processor lacks {', '.join(lacks)}" if lacks else ""))
+    return DoctorLine("native", fact + (f"; this processor lacks {', '.join(lacks)}" if lacks else ""))
 
 
-def _memory(here: Machine) -> Finding:
+def _memory(here: Machine) -> DoctorLine:
     if here.memory_bytes is None or here.available_bytes is None:
-        return Finding("memory", "not known on this system")
-    return Finding("memory", f"{gb(here.available_bytes)} free of {gb(here.memory_bytes)}, container limits included")
+        return DoctorLine("memory", "not known on this system")
+    return DoctorLine(
+        "memory", f"{gb(here.available_bytes)} free of {gb(here.memory_bytes)}, container limits included"
+    )
 
 
-def _threads(here: Machine) -> Finding:
-    return Finding("threads", f"{here.processors} usable")
+def _threads(here: Machine) -> DoctorLine:
+    return DoctorLine("threads", f"{here.processors} usable")
 
 
-def _bandwidth(here: Machine) -> Finding:
-    from herd.machine.probe import READ_BYTES, limits
+def _bandwidth(here: Machine) -> DoctorLine:
+    from herd.machine.probe import READ_BYTES, rates
 
     if here.available_bytes is not None and here.available_bytes < 2 * READ_BYTES:
-        return Finding("bandwidth", "not measured: too little memory is free")
-    found = limits(here.processors)
+        return DoctorLine("bandwidth", "not measured: too little memory is free")
+    found = rates(here.processors)
     fact = f"reads {found.read_bytes_s / 1e9:.1f} GB/s with {here.processors} threads"
     for rate, name, by in (
         (found.int8_ops_s, "int8", found.int8_instruction),
         (found.float_ops_s, "floats", found.float_instruction),
     ):
         fact += f", {name} {rate / 1e12:.2f} TOP/s ({by})" if rate else ""
-    return Finding("bandwidth", fact)
+    return DoctorLine("bandwidth", fact)
 
 
-def _store() -> Finding:
+def _store() -> DoctorLine:
     home = registry.home()
     models = registry.read().models
     pulled = sum(v.size_bytes for e in models.values() for v in e.versions if not v.in_place)
@@ -122,35 +124,35 @@ def _store() -> Finding:
     free = shutil.disk_usage(place).free
     fact = f"{home}: {len(models)} models, {gb(pulled)} pulled, {gb(free)} free"
     if not os.access(place, os.W_OK):
-        return Finding("store", fact, ok=False, remedy="it cannot be written; set HERD_HOME to a folder that can")
+        return DoctorLine("store", fact, ok=False, remedy="it cannot be written; set HERD_HOME to a folder that can")
     broken = registry.read().broken
     if broken:
         remedy = f"records in models.json are broken: {', '.join(broken)}; herd rm NAME forgets one"
-        return Finding("store", fact, ok=False, remedy=remedy[:500])
-    return Finding("store", fact)
+        return DoctorLine("store", fact, ok=False, remedy=remedy[:500])
+    return DoctorLine("store", fact)
 
 
-def _extras() -> list[Finding]:
+def _extras() -> list[DoctorLine]:
     found = []
     for extra, (module, purpose) in EXTRAS.items():
         there = find_spec(module) is not None
         remedy = "" if there else f"optional: pip install 'llama-herd[{extra}]'"
-        found.append(Finding(extra, f"{'installed' if there else 'not installed'} ({purpose})", remedy=remedy))
+        found.append(DoctorLine(extra, f"{'installed' if there else 'not installed'} ({purpose})", remedy=remedy))
     return found
 
 
-def _cuda() -> Finding:
+def _cuda() -> DoctorLine:
     if find_spec("torch") is None:
-        return Finding("cuda", "not looked for (--device cuda)", remedy="optional: needs the extra torch and a card")
+        return DoctorLine("cuda", "not looked for (--device cuda)", remedy="optional: needs the extra torch and a card")
     import torch
 
     if torch.version.cuda is None:
         fact = f"PyTorch {torch.__version__} is built for the CPU only (--device cuda)"
-        return Finding("cuda", fact, remedy="optional: install a PyTorch with CUDA (pytorch.org)")
+        return DoctorLine("cuda", fact, remedy="optional: install a PyTorch with CUDA (pytorch.org)")
     if not torch.cuda.is_available():
-        return Finding("cuda", "no card that PyTorch can use (--device cuda)", remedy="optional: see nvidia-smi")
+        return DoctorLine("cuda", "no card that PyTorch can use (--device cuda)", remedy="optional: see nvidia-smi")
     cards = []
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         cards.append(f"cuda:{i} {torch.cuda.get_device_name(i)}, {gb(free)} free of {gb(total)}")
-    return Finding("cuda", "; ".join(cards))
+    return DoctorLine("cuda", "; ".join(cards))

@@ -107,7 +107,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Held:
+class HoldStats:
     """What a policy's holding back cost one reply."""
 
     tokens: int = 0
@@ -135,7 +135,7 @@ class Reply:
     """The stop string that ended it."""
     notes: tuple[Note, ...] = ()
     """What a policy saw and which of its layers decided."""
-    held: Held | None = None
+    held: HoldStats | None = None
     """None: no policy held anything back."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of the tools that it was given, each with an id; `text` holds what stood around them."""
@@ -164,7 +164,7 @@ class Reply:
             ids=tuple(data.get("ids", ())),
             stop=data.get("stop"),
             notes=tuple(Note(**x) for x in data.get("notes", ())),
-            held=None if data.get("held") is None else Held(**data["held"]),
+            held=None if data.get("held") is None else HoldStats(**data["held"]),
             tool_calls=tuple(ToolCall(**call) for call in data.get("tool_calls", ())),
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from herd.events import DoneEvent, Event, FinishReason, Held, Logprob, Note, Reply, TextEvent, Timings, Usage
+from herd.events import DoneEvent, Event, FinishReason, HoldStats, Logprob, Note, Reply, TextEvent, Timings, Usage
 from herd.messages import ToolCall
 from herd.policies import Cut, Edit, Editor, Policy
 from herd.text.said import Passage, Said
@@ -102,11 +102,11 @@ class GatedAnswer:
             reply = replace(reply, parsed=self._parse(reply.text))
         return reply
 
-    def _show(self, text: str, tokens: "Sequence[Token]") -> TextEvent:
+    def _show(self, text: str, tokens: "Sequence[GateToken]") -> TextEvent:
         self._shown.append(text)
         return TextEvent(text, self._keep(tokens), self.index)
 
-    def _keep(self, tokens: "Sequence[Token]") -> tuple[Logprob, ...] | None:
+    def _keep(self, tokens: "Sequence[GateToken]") -> tuple[Logprob, ...] | None:
         """Tokens that may be known; their logprobs, if any were asked for."""
         self._ids += [token.token_id for token in tokens if token.token_id != NO_ID]
         new = [token.logprob for token in tokens if token.logprob is not None]
@@ -114,7 +114,7 @@ class GatedAnswer:
         return tuple(new) or None
 
 
-class Token(NamedTuple):
+class GateToken(NamedTuple):
     """One that has come, and the characters of the output that came with it or with its next ones."""
 
     token_id: int
@@ -127,7 +127,7 @@ class Shown(NamedTuple):
     """Text that may be shown, and the tokens that may be known with it."""
 
     text: str
-    tokens: "Sequence[Token]"
+    tokens: "Sequence[GateToken]"
 
 
 class Called(NamedTuple):
@@ -151,13 +151,13 @@ class Gate:
         self.stop_cut = False
         """Whether the stop string that ended it may not be told."""
         self.notes: list[Note] = []
-        self.held = Held() if self._hold > 1 else None
+        self.held = HoldStats() if self._hold > 1 else None
         self.said = Said()
         self._fresh: list[str] = []  # text that has come since the last look
         self._settled = 0  # characters of it that are decided
         self._cuts: tuple[Cut, ...] = ()  # of the last look
         self._calls: deque[Called] = deque()
-        self._waiting: deque[Token] = deque()
+        self._waiting: deque[GateToken] = deque()
         self._unplaced: list[tuple[int, Logprob | None]] = []  # tokens whose text is still to come
         self._placed = 0  # characters whose tokens are known
         self._next = self._hold + self._every - 1 if self._editor is not None else self._hold
@@ -185,7 +185,7 @@ class Gate:
             self._unplaced.append((token_id, logprob))
         if placed and self._unplaced:
             start, self._placed = self._placed, self.said.length
-            self._waiting += [Token(*token, start, self._placed) for token in self._unplaced]
+            self._waiting += [GateToken(*token, start, self._placed) for token in self._unplaced]
             self._unplaced.clear()
         if self.held is not None:
             if not self._settled and self._since is None:
@@ -212,7 +212,7 @@ class Gate:
         self._longer = self.said.length + (self.said.length - self._settled) // 16
         return found
 
-    def rest(self) -> list[Token]:
+    def rest(self) -> list[GateToken]:
         """Tokens all of whose text is settled and left as it was; they wait no more. None of a refused answer."""
         found, i = [], 0
         while self._waiting and self._waiting[0].end <= self._settled:

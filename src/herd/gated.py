@@ -34,7 +34,7 @@ class Looked(NamedTuple):
     refusal: str | None
 
 
-class Answer(GatedAnswer):
+class GatedStreamAnswer(GatedAnswer):
     """One answer of any stream."""
 
     def __init__(self, policy: Policy, index: int) -> None:
@@ -102,7 +102,7 @@ class GatedStream(EventStream):
         super().__init__(self._past())
         self._policy, self._read, self._begin = policy, read, begin
         self._owner, self._is_text = owner, is_text
-        self._answers = {i: Answer(policy, i) for i in range(answers)}
+        self._answers = {i: GatedStreamAnswer(policy, i) for i in range(answers)}
         self._inner: ChatStream | None = None
         self._refusal: str | None = None
 
@@ -167,7 +167,7 @@ class GatedStream(EventStream):
             if all(answer.over for answer in self._answers.values()):
                 return
 
-    async def _take(self, answer: Answer, event: Event, inner: ChatStream) -> list[Event]:
+    async def _take(self, answer: GatedStreamAnswer, event: Event, inner: ChatStream) -> list[Event]:
         usage = Usage(inner.prompt_tokens, inner.made_tokens)
         if answer.slow or answer.has_much_to_read(last=isinstance(event, DoneEvent)):
             return await self._lanes.run(self._owner, partial(answer.take, event, usage))

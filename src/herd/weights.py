@@ -21,7 +21,7 @@ Array: TypeAlias = Any
 Made = TypeVar("Made")
 
 
-class Node:
+class WeightNode:
     """What the tree is made of: frozen, and equal to itself alone. What an op set makes of a node (native handles) is
     kept in its __dict__ and stands for as long as the node; `dataclasses.replace` gives another one. Copies and pickles
     begin without."""
@@ -31,7 +31,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Node):
+class Dense(WeightNode):
     """w[O, I] in float32, float16 or bfloat16, row-major as files hold linear layers; bias[O] or None."""
 
     w: Array
@@ -41,7 +41,7 @@ class Dense(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Experts(Node):
+class Experts(WeightNode):
     """w[E, I, O], input-major as Hugging Face holds routed experts (FSDP refuses a transposed view)."""
 
     w: Array
@@ -50,7 +50,7 @@ class Experts(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Packed(Node):
+class Packed(WeightNode):
     """A quantised matrix [O, I], or one per expert [E, O, I], in the byte layout of `herd.formats`.
 
     codes: uint8, by layout: "rows" [..., O, row_bytes], each row a whole number of blocks, as files have it; "strips"
@@ -67,7 +67,7 @@ class Packed(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Pair(Node):
+class Pair(WeightNode):
     """gate [E, F, D] and up [E, F, D] apart, as GGUF holds them; `Experts` holds them joined along the output axis."""
 
     gate: "Linear"
@@ -77,7 +77,7 @@ class Pair(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class LoRA(Node):
+class LoRA(WeightNode):
     """base + scale * up[O, r] @ down[r, I]; over experts down[E, r, I], up[E, O, r]."""
 
     base: "Linear"
@@ -146,7 +146,7 @@ def is_packed_as(node: Any, format: str, shape: tuple[int, ...]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Norm(Node):
+class Norm(WeightNode):
     """RMS norm when bias is None, LayerNorm otherwise."""
 
     w: Array
@@ -157,7 +157,7 @@ class Norm(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Mlp(Node):
+class Mlp(WeightNode):
     """gate None: down(gelu(up x)), exact erf GELU; else down(silu(gate x) * up x)."""
 
     gate: Linear | None
@@ -167,7 +167,7 @@ class Mlp(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Moe(Node):
+class Moe(WeightNode):
     """Routed experts and the shared one. gate_up: Experts [E, D, 2F] (gate columns first) or Pair; down: [E, F, D]."""
 
     router: Linear
@@ -178,7 +178,7 @@ class Moe(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Block(Node):
+class Block(WeightNode):
     """One layer, of text or vision."""
 
     norm1: Norm
@@ -192,7 +192,7 @@ class Block(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Vision(Node):
+class Vision(WeightNode):
     """Tower, adapter and projector."""
 
     patch: Linear
@@ -208,7 +208,7 @@ class Vision(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Model(Node):
+class Model(WeightNode):
     """A whole model. With tied embeddings `head` is `embed`, one node."""
 
     embed: Linear
@@ -320,7 +320,7 @@ def _vision(c: Llama4Config, v: VisionConfig, source: Source) -> Vision:
 
 
 @dataclass(frozen=True)
-class Counts:
+class ParameterCounts:
     """Parameters by use. `active`: read for one token (all dense parts, A of the E experts, both embedding tables)."""
 
     text: int
@@ -374,10 +374,10 @@ class _Counter:
         return Experts(None, name)
 
 
-def count(c: Llama4Config) -> Counts:
+def count(c: Llama4Config) -> ParameterCounts:
     """Parameters of a config, from the same walk that loads it."""
     counter = _Counter()
     build(c, counter)
     routed_active = counter.routed * c.experts_per_token // c.num_experts if c.num_experts else 0
     active = counter.text - counter.routed + routed_active
-    return Counts(counter.text, counter.vision, counter.routed, counter.embedding, active)
+    return ParameterCounts(counter.text, counter.vision, counter.routed, counter.embedding, active)

@@ -39,7 +39,7 @@ class World:
         self.sequences: list[Sequence] = []
         self.past: list[list[Key]] = []
         """Keys of what was remembered."""
-        self.slots: dict[str, dict[int, bytes]] = {"whole": {}, "chunk": {}, "exact": {}}
+        self.slots: dict[str, dict[int, bytes]] = {"full": {}, "chunk": {}, "exact": {}}
 
     def start(self, salt: bytes, keys: list[Key], most: int, adopt: bool = True) -> Sequence:
         sequence = Sequence(self.pager.lease(), salt, keys)
@@ -81,11 +81,11 @@ class World:
         for sequence, n in work:
             sequence.name(sequence.lease.length + n)
         names = [s.names[t] for s, t in rows]
-        self._attend(context.whole, "exact" if self.pager.exact else "whole", rows, names, None)
+        self._attend(context.full, "exact" if self.pager.exact else "full", rows, names, None)
         if self.chunk:
             self._attend(context.chunk, "chunk", rows, names, self.chunk)
         else:
-            assert context.chunk is context.whole
+            assert context.chunk is context.full
 
     def _attend(
         self, seg: Segments, pool: str, rows: list[tuple[Sequence, int]], names: list[bytes], chunk: int | None
@@ -99,7 +99,7 @@ class World:
         if seg.closing is not None:
             for exact, coarse in seg.closing.tolist():
                 for i in range(Z):
-                    self.slots["whole"][coarse * Z + i] = b"~" + slots[exact * Z + i]
+                    self.slots["full"][coarse * Z + i] = b"~" + slots[exact * Z + i]
         for s in range(len(seg)):
             a, b, end = int(seg.starts[s]), int(seg.starts[s + 1]), int(seg.kv_lens[s])
             first = rows[b - 1][1] + 1 - end
@@ -118,7 +118,7 @@ class World:
             return self.slots[pool][int(seg.pages[s, place]) * self.Z + i % self.Z]
         if place in (0, (int(seg.kv_lens[s]) - 1) // self.Z):
             return self.slots["exact"][int(seg.exact_pages[s, int(place > 0)]) * self.Z + i % self.Z]
-        return self.slots["whole"][int(seg.pages[s, place]) * self.Z + i % self.Z]
+        return self.slots["full"][int(seg.pages[s, place]) * self.Z + i % self.Z]
 
     def _expected(self, sequence: Sequence, first: int, count: int, own: int | None) -> list[bytes]:
         names = sequence.names[first : first + count]
@@ -146,27 +146,27 @@ class World:
         self.pager.drop(sequence.lease)
         self.sequences.remove(sequence)
 
-    def evict(self, whole: int, chunk: int, exact: int) -> None:
-        if self.tree.evict(whole, chunk, exact):
-            assert all(f >= w for f, w in zip(self.pager.free, (whole, chunk, exact), strict=True))
+    def evict(self, full: int, chunk: int, exact: int) -> None:
+        if self.tree.evict(full, chunk, exact):
+            assert all(f >= w for f, w in zip(self.pager.free, (full, chunk, exact), strict=True))
 
     def check(self) -> None:
         """The audit, what each lease holds in number, and every position of every lease through its own pages."""
         self.tree.check()
         for sequence in self.sequences:
             lease, Z, t = sequence.lease, self.Z, sequence.lease.length
-            held = [len(self.pager.held_by(lease, pool)) for pool in ("whole", "chunk", "exact")]
+            held = [len(self.pager.held_by(lease, pool)) for pool in ("full", "chunk", "exact")]
             assert tuple(held) == pages_of(t, self.chunk, Z, self.pager.exact)
             names = sequence.name(t)
-            whole, exact = self.slots["whole"], self.slots["exact"]
+            full, exact = self.slots["full"], self.slots["exact"]
             for i in range(t):
                 place = i // Z
                 if not self.pager.exact:
-                    assert whole[lease.pages[place] * Z + i % Z] == names[i]
+                    assert full[lease.pages[place] * Z + i % Z] == names[i]
                 elif place in lease.exact_pages:
                     assert exact[lease.exact_pages[place] * Z + i % Z] == names[i]
                 else:
-                    assert whole[lease.pages[place] * Z + i % Z] == b"~" + names[i]
+                    assert full[lease.pages[place] * Z + i % Z] == b"~" + names[i]
             if self.chunk:
                 base = t // self.chunk * self.chunk
                 for i in range(base, t):

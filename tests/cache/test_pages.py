@@ -2,7 +2,7 @@
 
 import pytest
 
-from herd.cache import Counts, Lease, Pager, pages_of
+from herd.cache import Lease, PageCounts, Pager, pages_of
 from herd.config import SCOUT
 from herd.errors import DoesNotFit, UsageError
 from herd.planning.memory import cache_bytes
@@ -85,12 +85,12 @@ def test_a_fork_shares_all_and_the_first_write_copies_one_page() -> None:
     free = pager.free
     forks = [pager.fork(lease) for _ in range(3)]
     assert pager.free == free
-    assert pager.needs(forks[0], 1) == Counts(1, 1)
+    assert pager.needs(forks[0], 1) == PageCounts(1, 1)
     shared = lease.pages[1]
     pager.step([(f, 1) for f in [lease, *forks]])
     copies = pager.take_copies()
-    assert [c[0] for c in copies] == ["whole", "chunk"] * 3, "the last of four writes in place"
-    assert {source for pool, source, _ in copies if pool == "whole"} == {shared}
+    assert [c[0] for c in copies] == ["full", "chunk"] * 3, "the last of four writes in place"
+    assert {source for pool, source, _ in copies if pool == "full"} == {shared}
     assert forks[-1].pages[1] == shared
     assert not pager.take_copies()
     pager.check()
@@ -111,17 +111,17 @@ def test_exact_pages_are_the_first_the_current_and_those_of_a_pass() -> None:
     pager = Pager(None, 4, 16, 0, 8)
     lease = pager.lease()
     context = pager.step([(lease, 14)])
-    whole = context.whole
+    full = context.full
     assert sorted(lease.exact_pages) == [0, 1, 2, 3]
-    assert whole.exact_pages is not None and whole.closing is not None and whole.slots_T is not None
-    assert whole.starts.tolist() == [0, 4, 8, 12, 14], "cut at the borders of pages"
-    assert whole.kv_lens.tolist() == [4, 8, 12, 14]
-    assert whole.exact_pages.tolist() == [[lease.exact_pages[0], lease.exact_pages[i]] for i in range(4)]
-    assert whole.closing.tolist() == [[lease.exact_pages[i], lease.pages[i]] for i in (1, 2)], "never the first"
-    assert context.chunk is whole
+    assert full.exact_pages is not None and full.closing is not None and full.slots_T is not None
+    assert full.starts.tolist() == [0, 4, 8, 12, 14], "cut at the borders of pages"
+    assert full.kv_lens.tolist() == [4, 8, 12, 14]
+    assert full.exact_pages.tolist() == [[lease.exact_pages[0], lease.exact_pages[i]] for i in range(4)]
+    assert full.closing.tolist() == [[lease.exact_pages[i], lease.pages[i]] for i in (1, 2)], "never the first"
+    assert context.chunk is full
     pager.commit(lease, 9)
     assert sorted(lease.exact_pages) == [0, 2], "back over a border within the pass, to exact keys"
-    assert len(lease.pages) == 2 and pager.free == Counts(15, 0, 6)
+    assert len(lease.pages) == 2 and pager.free == PageCounts(15, 0, 6)
     pager.step([(lease, 4)])
     pager.commit(lease)
     assert lease.length == 13
@@ -137,7 +137,7 @@ def test_pages_of_is_what_growing_sequences_hold(exact: bool) -> None:
     for n in [1] * 40 + [7, 13, 3, 5]:
         pager.step([(lease, n)])
         pager.commit(lease)
-        free = Counts(*(pool.size for pool in pager.pools.values()))
+        free = PageCounts(*(pool.size for pool in pager.pools.values()))
         assert tuple(a - b for a, b in zip(free, pager.free, strict=True)) == pages_of(lease.length, CHUNK, 4, exact)
 
 
@@ -151,8 +151,8 @@ def test_bytes_of_scout_are_the_formula_within_two_percent() -> None:
         while lease.length < length:
             pager.step([(lease, min(509, length - lease.length))])
             pager.commit(lease)
-            whole, chunked = (len(pager.held_by(lease, pool)) for pool in ("whole", "chunk"))
-            held = Z * row * (whole * (48 - num_chunked) + chunked * num_chunked)
+            full, chunked = (len(pager.held_by(lease, pool)) for pool in ("full", "chunk"))
+            held = Z * row * (full * (48 - num_chunked) + chunked * num_chunked)
             most = max(most, held)
             # the formula of planning/ keeps room for a whole chunk; what is held now is its remainder
             now = row * (lease.length * (48 - num_chunked) + lease.length % chunk * num_chunked)

@@ -12,8 +12,8 @@ from herd.cache.keys import encode, shared
 Z, C = 4, 16
 
 
-def world(chunk: int | None = C, exact: int | None = None, whole: int = 64, chunked: int = 32) -> World:
-    return World(chunk, Z, (whole, chunked, exact))
+def world(chunk: int | None = C, exact: int | None = None, full: int = 64, chunked: int = 32) -> World:
+    return World(chunk, Z, (full, chunked, exact))
 
 
 def run(w: World, keys: Items[Any], salt: bytes = b"a", piece: int = 100, each: bool = False) -> Sequence:
@@ -60,7 +60,7 @@ def test_the_head_of_a_longer_block_is_reused_and_copied() -> None:
     finish(w, run(w, range(12)))
     s = w.start(b"a", [0, 1, 2, 3, 4, 5, 99, 98], 7)
     assert s.lease.length == 6
-    assert w.pager.needs(s.lease, 2).whole == 1
+    assert w.pager.needs(s.lease, 2).full == 1
     w.step([(s, 2)], 999)
     w.check()
     assert found(w, range(12)) == 12, "the longer block is as it was"
@@ -76,7 +76,7 @@ def test_chunk_edges_are_reused_without_chunk_pages() -> None:
     w = world()
     finish(w, run(w, range(2 * C + 6)))
     held = w.tree.stats().tree
-    assert held.chunk == 2 and held.whole == 10, "chunk pages of the last chunk alone"
+    assert held.chunk == 2 and held.full == 10, "chunk pages of the last chunk alone"
     assert found(w, range(2 * C + 6)) == 2 * C + 6
     assert found(w, range(2 * C - 1)) == C
     assert found(w, range(C - 1)) == 0
@@ -100,7 +100,7 @@ def test_chunk_pages_go_alone_and_then_edges_remain() -> None:
     assert w.tree.evict(chunk=8)
     w.check()
     assert found(w, range(C + 10)) == C
-    assert w.tree.stats().tree.whole == 6
+    assert w.tree.stats().tree.full == 6
     finish(w, run(w, range(C + 10)))
     assert found(w, range(C + 10)) == C + 10, "the pages come back where they are computed again"
 
@@ -109,7 +109,7 @@ def test_exact_pages_of_the_first_block_and_of_tails() -> None:
     w = world(None, exact=16)
     finish(w, run(w, range(14)))
     held = w.tree.stats().tree
-    assert (held.whole, held.exact) == (2, 2)
+    assert (held.full, held.exact) == (2, 2)
     assert [found(w, range(n)) for n in (3, 7, 8, 13, 14)] == [3, 4, 8, 13, 14]
 
 
@@ -178,58 +178,58 @@ def test_a_name_that_collides_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_tenant_that_fills_the_cache_pushes_out_its_own() -> None:
-    w = world(None, whole=32)
+    w = world(None, full=32)
     finish(w, run(w, range(1000, 1024), b"small"))
     for i in range(40):
-        w.tree.evict(whole=7)
+        w.tree.evict(full=7)
         finish(w, run(w, range(100 * i, 100 * i + 26), b"big"))
     assert found(w, range(1000, 1024), b"small") == 24
-    assert w.tree.stats().evictions.whole > 100
+    assert w.tree.stats().evictions.full > 100
 
 
 def test_the_least_recently_used_leaf_goes_first() -> None:
-    w = world(None, whole=16)
+    w = world(None, full=16)
     for i in range(3):
         finish(w, run(w, [50, 51, 52, 53, *range(100 * i, 100 * i + 8)]))
     assert found(w, [50, 51, 52, 53, *range(8)]) == 12
-    assert w.tree.evict(whole=11)
+    assert w.tree.evict(full=11)
     w.check()
     assert [found(w, [50, 51, 52, 53, *range(100 * i, 100 * i + 8)]) for i in range(3)] == [12, 4, 12]
 
 
 def test_what_a_lease_holds_is_not_evicted() -> None:
-    w = world(None, whole=16)
+    w = world(None, full=16)
     s = run(w, range(16))
     w.insert(s, tail=False)
-    assert not w.tree.evict(whole=13)
+    assert not w.tree.evict(full=13)
     assert found(w, range(16)) == 16
     w.drop(s)
-    assert w.tree.evict(whole=16)
+    assert w.tree.evict(full=16)
     assert not w.tree.trees and not w.tree.blocks
     w.check()
 
 
 def test_clear_frees_the_page_of_a_copy() -> None:
-    w = world(None, whole=3)
+    w = world(None, full=3)
     finish(w, run(w, range(10)))
     s = w.start(b"a", list(range(12)), 10)
     assert s.lease.length == 10
-    assert not w.step([(s, 1)], 1) and not w.tree.evict(whole=1)
+    assert not w.step([(s, 1)], 1) and not w.tree.evict(full=1)
     w.tree.clear()
     assert w.step([(s, 2)], 2)
     w.check()
 
 
 def test_stats_count_holders_and_evictions() -> None:
-    w = world(None, whole=16)
+    w = world(None, full=16)
     finish(w, run(w, range(10)))
     s = w.start(b"a", list(range(10)), 9)
     w.start(b"b", list(range(10)), 9)
     stats = w.tree.stats()
     assert (s.lease.length, len(w.tree.blocks), len(w.tree.trees)) == (9, 3, 1)
-    assert (stats.free.whole, stats.tree.whole, stats.leases.whole) == (13, 3, 0)
+    assert (stats.free.full, stats.tree.full, stats.leases.full) == (13, 3, 0)
     w.step([(s, 1)], 1)
-    assert w.tree.stats().leases.whole == 1
+    assert w.tree.stats().leases.full == 1
 
 
 def test_keys_are_told_apart_and_counted() -> None:

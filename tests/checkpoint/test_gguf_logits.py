@@ -91,7 +91,7 @@ def allowed(path: Path, layers: int) -> float:
 
 @pytest.mark.parametrize("ops_name", OP_SETS)
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_file_quantised_by_llama_cpp_gives_its_logits(path, ops_name):
+def test_a_file_quantized_by_llama_cpp_gives_its_logits(path, ops_name):
     ids, want = kept_logits(path)
     got = run(ops_for(ops_name, path), path, ids)
     _, config, _ = load(path)
@@ -129,7 +129,7 @@ def test_the_llama4_files_hold_every_kind_of_layer():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_decoded_weights_are_the_ones_that_were_quantised(path):
+def test_decoded_weights_are_the_ones_that_were_quantized(path):
     # Against the script's numbers, drawn again from the seed: root mean square error by format, 1.3 times what a
     # Gaussian of this block size gives (short rows of few blocks vary).
     limits = {

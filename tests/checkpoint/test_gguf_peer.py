@@ -16,7 +16,7 @@ from herd.checkpoint.gguf.write import write_gguf
 from herd.checkpoint.random_weights import RandomSource
 from herd.config import TINY
 from herd.containers.gguf import open_gguf
-from herd.model import forward, place_weights, see
+from herd.model import encode_images, forward, place_weights
 from herd.weights import build
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -100,6 +100,6 @@ def test_llama_cpp_sees_our_features_in_its_own_order(tmp_path):
     ops = op_set("native")
     back, model = load(ops, text, mmproj)
     planes = ((pixels.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
-    got = ops.numpy(see(ops, back.vision, model.vision, ops.array(np.ascontiguousarray(planes))))
+    got = ops.numpy(encode_images(ops, back.vision, model.vision, ops.array(np.ascontiguousarray(planes))))
     assert off(got.reshape(2, 2, -1).transpose(1, 0, 2).reshape(n, -1), want).max() < 2e-3
     assert off(got, want).max() > 0.5

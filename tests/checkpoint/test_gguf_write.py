@@ -163,7 +163,7 @@ def test_codes_in_the_wanted_format_are_copied_bit_for_bit(path, tmp_path):
             assert info.format != kind
 
 
-def test_a_quantised_file_becomes_another_type_by_its_values(tmp_path):
+def test_a_quantized_file_becomes_another_type_by_its_values(tmp_path):
     file = open_gguf(FIXTURES / "llama4-q8_0.gguf")
     config = config_from_gguf(file)
     again = open_gguf(write_gguf(tmp_path / "m.gguf", config, GgufSource(file, config), {}, "f32").path)

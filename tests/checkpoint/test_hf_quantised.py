@@ -77,14 +77,14 @@ def int4(w: Any, group: int, scales: Any) -> tuple[Any, Any, np.ndarray]:
     return torch.from_numpy(words.view(np.int32)), q, q * np.repeat(to_float32(scales), group, axis=1)
 
 
-def folder(path: Path, config: Llama4Config, quantised: dict[str, Any], change: Callable[[Tensors], None]) -> Path:
+def folder(path: Path, config: Llama4Config, quantized: dict[str, Any], change: Callable[[Tensors], None]) -> Path:
     """A float folder of `config` whose tensors `change` has been at."""
     save_hf(path, config, RandomSource(config, 3, "bfloat16"), "bfloat16")
     tensors = safetensors_torch.load_file(path / "model.safetensors")
     change(tensors)
     safetensors_torch.save_file({k: v.contiguous() for k, v in tensors.items()}, path / "model.safetensors")
     data = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**data, "quantization_config": quantised}))
+    (path / "config.json").write_text(json.dumps({**data, "quantization_config": quantized}))
     (path / "herd.manifest.json").unlink()
     return path
 
@@ -352,8 +352,8 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Tensors], None], str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_not_read_is_refused_by_name(tmp_path: Path, case: str) -> None:
-    quantised, change, message = WRONG[case]
-    folder(tmp_path / "m", TINY_TEXT, quantised, change)
+    quantized, change, message = WRONG[case]
+    folder(tmp_path / "m", TINY_TEXT, quantized, change)
     with pytest.raises(BadCheckpoint, match=message) as caught:
         open_checkpoint(tmp_path / "m")
     assert "\n" not in str(caught.value)
@@ -391,9 +391,9 @@ def test_a_lazy_array_is_the_array() -> None:
         lazy[2]
 
 
-def test_fp8_quantises_into_the_packed_form(tmp_path: Path) -> None:
+def test_fp8_quantizes_into_the_packed_form(tmp_path: Path) -> None:
     """Encoders get the values that the checkpoint stands for, fused and split."""
-    from herd.quantize import quantise
+    from herd.quantize import quantize
 
     name = "model.layers.1.feed_forward.experts.gate_up_proj"
     exact = np.empty(0)
@@ -404,7 +404,7 @@ def test_fp8_quantises_into_the_packed_form(tmp_path: Path) -> None:
         tensors[name], tensors[name + "_scale"] = codes, scale
 
     folder(tmp_path / "m", TINY_TEXT, FBGEMM, change)
-    quantise(tmp_path / "m", tmp_path / "q", "q8_0", pure=True, compare=False, threads=1)
+    quantize(tmp_path / "m", tmp_path / "q", "q8_0", pure=True, compare=False, threads=1)
     node = own(open_checkpoint(tmp_path / "q"), name)
     assert isinstance(node, Pair)
     for part, want in zip((node.gate, node.up), np.split(as_bf16(exact), 2, axis=2), strict=True):

@@ -16,7 +16,7 @@ from herd.checkpoint.hf.names import to_adjacent, to_half_split
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import TINY, Llama4Config
 from herd.containers.safetensors import SafeFile
-from herd.containers.safetensors_write import FILE_DTYPE, Tensor, write_file
+from herd.containers.safetensors_write import FILE_DTYPE, TensorToWrite, write_file
 from herd.errors import BadCheckpoint, DoesNotFit, HerdError, NotFound, UsageError
 from herd.weights import Experts, Model
 
@@ -142,7 +142,7 @@ def rewrite(
     kinds = {np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8", np.dtype(np.uint16): "BF16"}
     found = {rename(n): old.array(n).copy() for n in old.entries if n not in drop} | (add or {})
     tensors = [
-        Tensor(n, (dtypes or {}).get(n, kinds[a.dtype]), a.shape, lambda a=a: iter([a]))  # type: ignore[misc]
+        TensorToWrite(n, (dtypes or {}).get(n, kinds[a.dtype]), a.shape, lambda a=a: iter([a]))  # type: ignore[misc]
         for n, a in found.items()
     ]
     old.close()

@@ -215,7 +215,7 @@ def test_a_config_that_is_a_link_out(folder: Path, tmp_path: Path) -> None:
     refused(folder, BadCheckpoint, "leaves its folder")
 
 
-def test_a_quantised_folder_says_how(folder: Path) -> None:
+def test_a_quantized_folder_says_how(folder: Path) -> None:
     set_config(folder, quantization_config={"quant_method": "gptq"})
     refused(folder, BadCheckpoint, "is quantised: got gptq")
     set_config(folder, quantization_config={"quant_method": "compressed-tensors"})

@@ -27,16 +27,11 @@ from herd.config import TINY, Llama4Config
 from herd.containers.safetensors import SafeFile
 from herd.errors import BadCheckpoint, DoesNotFit, UsageError
 from herd.formats import strips
-from herd.weights import Dense, Experts, Packed, Pair, Source
+from herd.weights import Packed, Pair, Source
+from weight_sources import ask, assert_same
 
 GGUF = Path(__file__).parent.parent / "fixtures" / "gguf"
 TYPES = ("q4_0", "q4_1", "q8_0", "q4_k", "q6_k")
-
-
-def ask(source: Source, w: Any) -> Any:
-    if w.kind == "vector":
-        return source.vector(w.name, w.shape)
-    return source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape, bias=w.bias)
 
 
 def write(target: Path, config: Llama4Config, source: Source, **options: Any) -> None:
@@ -58,30 +53,6 @@ class Failing:
             raise self._problem
         self._left -= 1
         return self._matrix(*args, **options)
-
-
-def rows(node: Packed) -> np.ndarray:
-    codes = np.asarray(node.codes)
-    return codes if node.layout == "rows" else strips.from_strips(node.format, codes, node.shape[-2])
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Two answers to one request mean the same bits."""
-    assert type(a) is type(b)
-    if isinstance(a, Pair):
-        assert_same(a.gate, b.gate)
-        assert_same(a.up, b.up)
-    elif isinstance(a, Packed):
-        assert (a.format, a.shape) == (b.format, b.shape)
-        assert np.array_equal(rows(a), rows(b))
-    elif isinstance(a, Dense | Experts):
-        assert a.w.dtype == b.w.dtype
-        assert np.array_equal(a.w, b.w)
-        bias = getattr(a, "bias", None)
-        assert bias is None or np.array_equal(bias, b.bias)  # type: ignore[union-attr]
-    else:
-        assert a.dtype == b.dtype
-        assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama4"])

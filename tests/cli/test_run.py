@@ -16,7 +16,7 @@ import talker
 
 import herd.llm
 from herd.cli import main, options
-from herd.cli.run import find_images
+from herd.cli.replies import find_images
 from herd.engine.request import SamplingOptions
 from herd.errors import DoesNotFit, UsageError
 

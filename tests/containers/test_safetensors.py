@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from herd.containers.safetensors import SafeFile
-from herd.containers.safetensors_write import Tensor, write_file, write_shards
+from herd.containers.safetensors_write import TensorToWrite, write_file, write_shards
 from herd.errors import BadCheckpoint, UsageError
 
 RNG = np.random.default_rng(0)
@@ -21,8 +21,8 @@ ARRAYS = {
 }
 
 
-def tensor(name: str, dtype: str, array: np.ndarray) -> Tensor:
-    return Tensor(name, dtype, array.shape, lambda: iter(np.array_split(array, 2)))
+def tensor(name: str, dtype: str, array: np.ndarray) -> TensorToWrite:
+    return TensorToWrite(name, dtype, array.shape, lambda: iter(np.array_split(array, 2)))
 
 
 def test_what_we_write_the_safetensors_package_reads(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from herd.checkpoint import open_checkpoint
 from herd.convert import convert
 from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint
-from herd.quantize import quantise
+from herd.quantize import quantize
 from herd.store.auto_pack import packed_for
 from herd.store.packed_copies import folder_of
 
@@ -187,8 +187,8 @@ JOBS: dict[str, Callable[[Path, Path, Callable[..., None]], Any]] = {
     "hf": lambda source, out, tell: convert(source, out / "t", progress=tell),
     "gguf": lambda source, out, tell: convert(source, out / "t.gguf", progress=tell),
     "gguf q8_0": lambda source, out, tell: convert(source, out / "t.gguf", "q8_0", progress=tell),
-    "quantize": lambda source, out, tell: quantise(source, out / "t", "q5_0", compare=False, progress=tell),
-    "quantize gguf": lambda source, out, tell: quantise(source, out / "t.gguf", "q5_0", compare=False, progress=tell),
+    "quantize": lambda source, out, tell: quantize(source, out / "t", "q5_0", compare=False, progress=tell),
+    "quantize gguf": lambda source, out, tell: quantize(source, out / "t.gguf", "q5_0", compare=False, progress=tell),
 }
 
 

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 import herd
-from helpers import TINY_TEXT, Quantised, hf_folder, weights
+from helpers import TINY_TEXT, Quantized, hf_folder, weights
 from herd import _native
 from herd.checkpoint.open import open_checkpoint
 from herd.config import TINY, Llama4Config
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops.native import NativeOps
 from herd.store.auto_pack import packed_for
@@ -111,8 +111,8 @@ def _cuts(length: int, number: int) -> list[tuple[int, int]]:
     return cuts
 
 
-def _piece(lease: Any, ids: list[int], first: int, end: int) -> Piece:
-    return Piece(lease, ids[first:end], rows=sorted({0, end - first - 1}))
+def _piece(lease: Any, ids: list[int], first: int, end: int) -> Chunk:
+    return Chunk(lease, ids[first:end], rows=sorted({0, end - first - 1}))
 
 
 def picture(runner: Any) -> str:
@@ -121,10 +121,10 @@ def picture(runner: Any) -> str:
     assert vision is not None
     shape = count, 3, vision.image_size, vision.image_size
     pixels = (np.arange(np.prod(shape)) * 37 % 101 / 50 - 1).reshape(shape).astype(np.float32)
-    features = runner.see(pixels)
+    features = runner.encode_images(pixels)
     ids = [5, 9, *[TINY.patch_id] * len(features), 7]
     lease = runner.lease()
-    found = runner.run([Piece(lease, ids, (features,), range(len(ids)))])
+    found = runner.run([Chunk(lease, ids, (features,), range(len(ids)))])
     runner.drop(lease)
     return digest(found)
 
@@ -139,7 +139,7 @@ def tiny(isa: str, kind: str, prompts: Sequence[list[int]], model: Any = None) -
     """Digests on TINY: of the prompts, and of an image where the kind has vision. model: other weights."""
     config, format, layout, kv = TINY_KINDS[kind]
     if model is None:
-        model = weights(config) if format is None else build(config, Quantised(config, format, layout))
+        model = weights(config) if format is None else build(config, Quantized(config, format, layout))
     with instruction_set(isa):
         runner = _runner(config, model, kv)
         return logits_of(runner, prompts) + ([picture(runner)] if config.vision else [])

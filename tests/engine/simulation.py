@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from herd.cache import Counts
+from herd.cache import PageCounts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
@@ -75,7 +75,7 @@ def alone(asked: Asked) -> list[int]:
     order, ids, out = asked.order, list(asked.order.ids), []
     if order.pixels_I3SS is not None:
         model = FakeModel(lambda ids: 0, patch_id=PATCH, tokens_per_tile=2)
-        seen = iter(model.see(order.pixels_I3SS)[:, 0].tolist())
+        seen = iter(model.encode_images(order.pixels_I3SS)[:, 0].tolist())
         ids = [i | next(seen) << 32 if i == PATCH else i for i in ids]
 
     history = History(list(order.ids))
@@ -183,7 +183,7 @@ class Day:
             self.steps += 1
             self.lost.update(n for n, e in self.core._entries.items() if e.measure is not None and e.reached)
             if check_every and self.steps % check_every == 0:
-                self.model.room.check()
+                self.model.cache.check()
             assert self.steps < 3000, "work does not end"
         self._close()
 
@@ -264,13 +264,13 @@ class Day:
 
     def _cancel(self, asked: Asked) -> None:
         number = next(n for n, a in self.asked.items() if a is asked)
-        held = self.model.room.free()
+        held = self.model.cache.free()
         self.core.cancel(number)
         if not asked.over:
             asked.cancelled = True
-        free = self.model.room.free()
+        free = self.model.cache.free()
         assert all(now >= before for now, before in zip(free, held, strict=True))
-        self.model.room.check()
+        self.model.cache.check()
 
     def _heard(self, event: Any) -> None:
         asked = self.asked[event.number]
@@ -282,7 +282,7 @@ class Day:
             want = asked.order.want
             first = {"tokens": CONTEXT, "logprobs": want.start - 1, "state": 0, "logits": 0}[want.what]
             assert event.cached <= first
-        elif isinstance(event, Token):
+        elif isinstance(event, TokenEvent):
             assert asked.began == 1
             asked.tokens.append(event.token_id)
             asked.reason = event.reason
@@ -299,22 +299,22 @@ class Day:
         asked.over_at = self.steps
 
     def _close(self) -> None:
-        room = self.model.room
-        room.check()
+        cache = self.model.cache
+        cache.check()
         assert not self.core._entries
         assert not self.model.pager.leases
-        evicted = self.model.room.tree.stats().evictions if self.model.room.tree is not None else Counts()
+        evicted = self.model.cache.tree.stats().evictions if self.model.cache.tree is not None else PageCounts()
         self.happened = {
             **vars(self.core.counters),
             "refused": self.busy,
             **{f"evicted {pool}": n for pool, n in evicted._asdict().items()},
-            **{f"copied {pool}": n for pool, n in self.model.cache.copied.items()},
+            **{f"copied {pool}": n for pool, n in self.model.memory.copied.items()},
             "endless": self.endless,
             "measured": sum(a.order.want.what != "tokens" and a.reason is not None for a in self.asked.values()),
             "measured again": sum(self.asked[n].reason is not None for n in self.lost),
         }
-        room.forget()
-        assert room.free() == room.total(), "pages lost"
+        cache.clear()
+        assert cache.free() == cache.total(), "pages lost"
         self._counts()
         for asked in self.asked.values():
             assert asked.over, "somebody was forgotten"

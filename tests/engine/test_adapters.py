@@ -16,9 +16,9 @@ from herd.engine.adapters import MAX_RANK, Adapter, Shelf
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Token
+from herd.engine.messages import Began, TokenEvent
 from herd.engine.request import Request, SamplingOptions
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError
 from herd.model import forward, place_weights
 from herd.ops.contract import LowRank
@@ -124,7 +124,7 @@ def test_an_adapter_equals_merged_weights_in_float64(name: str, parts: tuple[str
     rows = []
     for start, stop in ((0, 17), (17, 38), (38, 39), (39, 40)):
         part = ids[start:stop]
-        pieces = [Piece(leases[0], part, rows=range(len(part)), adapter=adapter), Piece(leases[1], part)]
+        pieces = [Chunk(leases[0], part, rows=range(len(part)), adapter=adapter), Chunk(leases[1], part)]
         rows.append(runner.run(pieces)[: len(part)])
     exact, tree = merged(config, tensors)
     wanted = exact.numpy(forward(exact, config, tree, np.asarray(ids), exact.place(packed([len(ids)], config.chunk))))
@@ -227,11 +227,11 @@ def drain(core: Core, steps: int = 1000) -> tuple[dict[int, list[int]], dict[int
     while core.busy and steps:
         steps -= 1
         for event in core.step():
-            if isinstance(event, Token):
+            if isinstance(event, TokenEvent):
                 said.setdefault(event.number, []).append(event.token_id)
             if isinstance(event, Began):
                 cached[event.number] = event.cached
-    core.runner.room.check()
+    core.runner.cache.check()
     return said, cached
 
 
@@ -332,5 +332,5 @@ def test_adapters_and_new_weights_lie_where_their_weights_do() -> None:
         if seed:
             made.ready_weights(weights(TINY_TEXT, 0))()
         adapter = made.ready_adapter("a", low_rank(TINY_TEXT, 3, parts=EVERY))
-        found.append(made.run([Piece(made.lease(), list(range(1, 12)), adapter=adapter)]))
+        found.append(made.run([Chunk(made.lease(), list(range(1, 12)), adapter=adapter)]))
     np.testing.assert_array_equal(found[0], found[1])

@@ -44,9 +44,9 @@ with herd.load(model, threads=2, engine=engine, context=512) as llm:
     for _ in range(2):
         hear(lambda: [llm.complete("again")])
     if engine == "thread":
-        room = llm._running().executor.runner.room
-        room.check()
-        said["leases"] = len(room.pager.leases)
+        cache = llm._running().executor.runner.cache
+        cache.check()
+        said["leases"] = len(cache.pager.leases)
     else:
         said["alive"] = llm._running().executor._process.poll() is None
     for ask in (lambda: [llm.logits([1, 2, 3])], lambda: [llm.perplexity("text of a book")]):

@@ -130,7 +130,7 @@ def test_the_same_prompt_again_computes_its_last_token_only() -> None:
     again = run(engine, request([1, 2, 3, 4]))
     assert again[:2] == first[:2]
     assert model.passes[0] == [[4]]
-    model.room.check()
+    model.cache.check()
 
 
 def test_chunked_layers_take_the_prefix_back_to_a_chunk_edge() -> None:
@@ -141,7 +141,7 @@ def test_chunked_layers_take_the_prefix_back_to_a_chunk_edge() -> None:
     assert finish.usage.cached_tokens == 16, "keys of 16..29 lie in a chunk that is over"
     _, _, finish = run(engine, request([*range(30), 98]))
     assert finish.usage.cached_tokens == 30
-    model.room.check()
+    model.cache.check()
 
 
 def test_image_rows_are_cached_by_what_is_in_the_image() -> None:
@@ -151,7 +151,7 @@ def test_image_rows_are_cached_by_what_is_in_the_image() -> None:
     ids = [1, *[PATCH] * 4, 2, *[PATCH] * 4, 3]
     _, _, finish = run(engine, request(ids, pixels=tiles))
     assert (finish.usage.cached_tokens, model.seen_tiles) == (0, 2)
-    codes = [int(x) for x in model.see(tiles)[:, 0]]
+    codes = [int(x) for x in model.encode_images(tiles)[:, 0]]
     model.seen_tiles = 2
     assert model.features == [codes[:4], codes[4:]], "each patch row gets its own feature row"
     _, _, finish = run(engine, request(ids, pixels=tiles.copy()))
@@ -160,7 +160,7 @@ def test_image_rows_are_cached_by_what_is_in_the_image() -> None:
     other[1, 0, 0, 0] += 1
     _, _, finish = run(engine, request(ids, pixels=other))
     assert (finish.usage.cached_tokens, model.seen_tiles) == (6, 3), "only the tile that is new"
-    assert model.features[2:] == [[int(x) for x in model.see(other)[4:, 0]]]
+    assert model.features[2:] == [[int(x) for x in model.encode_images(other)[4:, 0]]]
 
 
 @pytest.mark.parametrize("patches", [0, 3, 5, 8])
@@ -208,7 +208,7 @@ def test_cancel_before_the_first_token_computes_nothing() -> None:
     steps = list(engine.stream(job))
     assert [s.token_id for s in steps] == [None]
     assert len(model.passes) <= 1
-    assert model.pager.free == model.room.total()
+    assert model.pager.free == model.cache.total()
 
 
 def test_streams_of_one_thread_go_on_side_by_side() -> None:

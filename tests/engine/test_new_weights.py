@@ -13,7 +13,7 @@ from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, TokenEvent
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.errors import EngineDied, HerdError, UsageError
@@ -43,7 +43,7 @@ def run(core: Core, *orders: Request, steps: int = 10_000) -> dict[int, list[Any
     while core.busy and steps:
         steps -= 1
         for event in core.step():
-            if isinstance(event, Token):
+            if isinstance(event, TokenEvent):
                 said.setdefault(event.number, []).append((event.token_id, event.logprob))
             assert not isinstance(event, Ended), event
     return said
@@ -59,7 +59,7 @@ def test_before_after_and_in_flight_equal_a_fresh_load_to_the_bit(name: str) -> 
     early = run(old, *(order(number, ids) for number, ids in asked.items()), steps=7)
     assert all(0 < len(early[n]) < 10 for n in asked), "all have said something, and are under way"
     old.update_weights(old.runner.ready_weights(weights(TINY_TEXT, 1)))
-    assert not old.runner.room.tree.blocks  # type: ignore[union-attr]
+    assert not old.runner.cache.tree.blocks  # type: ignore[union-attr]
     late = run(old)
     for number, ids in asked.items():
         text = ids + [token for token, _ in early[number]]
@@ -68,7 +68,7 @@ def test_before_after_and_in_flight_equal_a_fresh_load_to_the_bit(name: str) -> 
         assert late[number] != run(core(name, 0), order(0, text, left))[0], "the two models differ"
     after = order(3, PROMPT[::-1])
     assert run(old, after) == run(core(name, 1), after)
-    old.runner.room.check()
+    old.runner.cache.check()
     assert old.counters.failed_passes == 0
 
 
@@ -115,8 +115,8 @@ def test_images_are_looked_at_anew_and_guesses_are_learnt_anew() -> None:
     class Eyes(FakeModel):
         shift = 0
 
-        def see(self, pixels_I3SS: Any) -> Any:
-            return super().see(pixels_I3SS) + self.shift
+        def encode_images(self, pixels_I3SS: Any) -> Any:
+            return super().encode_images(pixels_I3SS) + self.shift
 
     def next_id(ids: list[int]) -> int:
         return sum(i % 9973 for i in ids) % 7
@@ -210,7 +210,7 @@ def test_a_thread_takes_them_between_two_steps() -> None:
 
     def deliver(events: Any) -> None:
         for event in events:
-            if isinstance(event, Token):
+            if isinstance(event, TokenEvent):
                 heard[event.number].append(event.token_id)
                 if len(heard[0]) > 5:
                     some.set()

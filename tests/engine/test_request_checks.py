@@ -15,7 +15,7 @@ from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Ended, Event, Token
+from herd.engine.messages import Ended, Event, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles
@@ -176,9 +176,9 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
         ends: dict[int, Any] = {}
         for _ in range(400):
             for event in core.step():
-                if isinstance(event, Token):
+                if isinstance(event, TokenEvent):
                     said[event.number].append(event.token_id)
-                if isinstance(event, Ended) or (isinstance(event, Token) and event.reason):
+                if isinstance(event, Ended) or (isinstance(event, TokenEvent) and event.reason):
                     ends[event.number] = event
             if not core.busy:
                 break
@@ -188,9 +188,9 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
                 assert said[number] == _alone(number), kind
             elif kind == "see":
                 assert isinstance(ends[number].error, HerdError)
-        core.runner.room.check()
-        core.runner.room.forget()
-        assert core.runner.room.free() == core.runner.room.total()
+        core.runner.cache.check()
+        core.runner.cache.clear()
+        assert core.runner.cache.free() == core.runner.cache.total()
 
 
 class _Unseen:
@@ -211,7 +211,7 @@ def _alone(number: int) -> list[int]:
     core.add(order(number))
     said: list[int] = []
     while core.busy:
-        said += [event.token_id for event in core.step() if isinstance(event, Token)]
+        said += [event.token_id for event in core.step() if isinstance(event, TokenEvent)]
     return said
 
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 from herd.batch import packed
 from herd.config import TINY, Llama4Config
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.errors import UsageError
 from herd.model import forward
 
@@ -35,7 +35,7 @@ def in_pieces(runner: Runner, ids: list[int], sizes: list[int]) -> np.ndarray:
     lease, out, start = runner.lease(), [], 0
     while start < len(ids):
         n = min(sizes.pop(0) if len(sizes) > 1 else sizes[0], len(ids) - start)
-        out.append(runner.run([Piece(lease, ids[start : start + n], rows=range(n))]))
+        out.append(runner.run([Chunk(lease, ids[start : start + n], rows=range(n))]))
         start += n
         runner.pager.check()
     runner.drop(lease)
@@ -69,8 +69,8 @@ def test_sequences_side_by_side_do_not_see_each_other(name: str) -> None:
     runner = runner_for(TINY_TEXT, ops, sequences=2, context=8 * C, page_size=4)
     a_ids, b_ids = IDS[: C + 5], IDS[20 : 20 + C + 9]
     a, b = runner.lease(), runner.lease()
-    runner.run([Piece(a, a_ids[:13], rows=()), Piece(b, b_ids[:20], rows=())])
-    last = runner.run([Piece(b, b_ids[20:]), Piece(a, a_ids[13:])])
+    runner.run([Chunk(a, a_ids[:13], rows=()), Chunk(b, b_ids[:20], rows=())])
+    last = runner.run([Chunk(b, b_ids[20:]), Chunk(a, a_ids[13:])])
     np.testing.assert_allclose(last[0], one_pass(TINY_TEXT, ops, b_ids)[-1], **CLOSE)
     np.testing.assert_allclose(last[1], one_pass(TINY_TEXT, ops, a_ids)[-1], **CLOSE)
 
@@ -81,11 +81,11 @@ def test_rolling_back_and_going_on_equals_one_pass(name: str, back: int) -> None
     ops = op_set(name)
     runner = runner_for(TINY_TEXT, ops, page_size=4)
     lease = runner.lease()
-    runner.run([Piece(lease, IDS[: C + 3], rows=())])
-    start = runner.room.rollback(lease, back)
+    runner.run([Chunk(lease, IDS[: C + 3], rows=())])
+    start = runner.cache.rollback(lease, back)
     assert start == (back if back > C else back // C * C)
     other = [*IDS[:back], *IDS[40:50]]
-    found = runner.run([Piece(lease, other[start:])])
+    found = runner.run([Chunk(lease, other[start:])])
     np.testing.assert_allclose(found[0], one_pass(TINY_TEXT, ops, other)[-1], **CLOSE)
 
 
@@ -99,13 +99,13 @@ def test_images_may_be_cut_anywhere(name: str, size: int) -> None:
     ids = [*IDS[:9], *[TINY.patch_id] * rows, 5, *[TINY.patch_id] * rows, *IDS[:12]]
     wanted = one_pass(TINY, ops, ids, ops.array(pixels))
     runner = runner_for(TINY, ops, page_size=4)
-    features = runner.see(pixels)
+    features = runner.encode_images(pixels)
     assert len(features) == 2 * rows
     lease, out, used = runner.lease(), [], 0
     for start in range(0, len(ids), size):
         piece = ids[start : start + size]
         n = piece.count(TINY.patch_id)
-        out.append(runner.run([Piece(lease, piece, (features[used : used + n],) if n else (), range(len(piece)))]))
+        out.append(runner.run([Chunk(lease, piece, (features[used : used + n],) if n else (), range(len(piece)))]))
         used += n
     np.testing.assert_allclose(np.concatenate(out), wanted, **CLOSE)
 
@@ -115,7 +115,7 @@ def test_a_pass_that_breaks_leaves_the_sequence_as_it_was(name: str, monkeypatch
     ops = op_set(name)
     runner = runner_for(TINY_TEXT, ops, page_size=4)
     lease = runner.lease()
-    runner.run([Piece(lease, IDS[: C - 2], rows=())])
+    runner.run([Chunk(lease, IDS[: C - 2], rows=())])
     with monkeypatch.context() as patch:
 
         def broken(*_: Any, **__: Any) -> Any:
@@ -123,10 +123,10 @@ def test_a_pass_that_breaks_leaves_the_sequence_as_it_was(name: str, monkeypatch
 
         patch.setattr(ops, "head", broken)
         with pytest.raises(KeyboardInterrupt):
-            runner.run([Piece(lease, IDS[C - 2 : C + 4])])
+            runner.run([Chunk(lease, IDS[C - 2 : C + 4])])
     assert lease.length == C - 2
     runner.pager.check()
-    found = runner.run([Piece(lease, IDS[C - 2 : C + 1])])
+    found = runner.run([Chunk(lease, IDS[C - 2 : C + 1])])
     np.testing.assert_allclose(found[0], one_pass(TINY_TEXT, ops, IDS[: C + 1])[-1], **CLOSE)
 
 
@@ -143,8 +143,8 @@ def test_the_last_rows_only_are_computed_by_the_head(name: str, monkeypatch: pyt
 
     monkeypatch.setattr(ops, "head", spy)
     lease = runner.lease()
-    assert runner.run([Piece(lease, IDS[:5], rows=())]).shape == (0, TINY_TEXT.vocab_size)
-    assert runner.run([Piece(lease, IDS[5:9])]).shape == (1, TINY_TEXT.vocab_size)
+    assert runner.run([Chunk(lease, IDS[:5], rows=())]).shape == (0, TINY_TEXT.vocab_size)
+    assert runner.run([Chunk(lease, IDS[5:9])]).shape == (1, TINY_TEXT.vocab_size)
     assert seen == [[3]]
 
 
@@ -161,7 +161,7 @@ def test_half_width_caches_stay_near(name: str, kv: str) -> None:
 
 def test_an_image_to_a_text_model_is_refused() -> None:
     with pytest.raises(UsageError, match="an image was given to a text model"):
-        runner_for(TINY_TEXT, op_set("native")).see(np.zeros((1, 3, 28, 28), np.float32))
+        runner_for(TINY_TEXT, op_set("native")).encode_images(np.zeros((1, 3, 28, 28), np.float32))
 
 
 class Rows:
@@ -184,10 +184,10 @@ def test_a_reader_takes_a_block_of_logits_at_once_and_nobody_else_feels_it(
     runner = runner_for(TINY_TEXT, op_set(name), sequences=3)
     reader, other = Rows(states=False), runner.lease()
     lease = runner.lease()
-    runner.run([Piece(lease, IDS[:3], rows=())])
-    found = runner.run([Piece(other, IDS[:7]), Piece(lease, IDS[3:20], rows=range(2, 17), reader=reader)])
+    runner.run([Chunk(lease, IDS[:3], rows=())])
+    found = runner.run([Chunk(other, IDS[:7]), Chunk(lease, IDS[3:20], rows=range(2, 17), reader=reader)])
     again = runner.lease()
-    wanted = runner.run([Piece(again, IDS[:20], rows=range(20))])
+    wanted = runner.run([Chunk(again, IDS[:20], rows=range(20))])
     np.testing.assert_allclose(found, wanted[6:7], **CLOSE)
     assert [len(rows) for _, rows in reader.taken] == [min(block, 15 - i) for i in range(0, 15, block)]
     assert [position for position, _ in reader.taken] == list(range(5, 20, block))
@@ -201,7 +201,7 @@ def test_a_reader_of_states_takes_what_the_head_would_see(name: str) -> None:
     ops, reader = op_set(name), Rows(states=True)
     runner = runner_for(TINY_TEXT, ops, sequences=2)
     lease, other = runner.lease(), runner.lease()
-    wanted = runner.run([Piece(other, IDS[:5]), Piece(lease, IDS[:9], rows=range(9), reader=reader)])
+    wanted = runner.run([Chunk(other, IDS[:5]), Chunk(lease, IDS[:9], rows=range(9), reader=reader)])
     ((position, states_TD),) = reader.taken
     assert (position, wanted.shape) == (0, (1, TINY_TEXT.vocab_size))
     logits = ops.numpy(ops.head(ops.array(states_TD), runner.weights.norm, runner.weights.head))

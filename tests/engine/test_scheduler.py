@@ -3,15 +3,15 @@
 import pytest
 
 from herd.cache import Pager
-from herd.cache.manager import Room
+from herd.cache.manager import KVCacheManager
 from herd.cache.prefixes import PrefixTree
-from herd.engine.scheduler import Plan, Scheduler, Sequence
+from herd.engine.scheduler import Scheduler, Sequence, StepPlan
 from herd.errors import Busy, DoesNotFit, TimedOut
 
 
 def scheduler(pages: int = 1000, **options: int) -> Scheduler[Sequence]:
     pager = Pager(None, 4, pages)
-    return Scheduler(Room(pager, PrefixTree(pager)), **{"budget": 32, "places": 4, **options})
+    return Scheduler(KVCacheManager(pager, PrefixTree(pager)), **{"budget": 32, "places": 4, **options})
 
 
 def sequence(number: int, length: int = 3, **fields: object) -> Sequence:
@@ -19,18 +19,18 @@ def sequence(number: int, length: int = 3, **fields: object) -> Sequence:
     return Sequence(number, ids, ids, **fields)  # type: ignore[arg-type]
 
 
-def step(s: Scheduler[Sequence], now: float = 0.0, beside: int | None = None) -> Plan[Sequence]:
+def step(s: Scheduler[Sequence], now: float = 0.0, beside: int | None = None) -> StepPlan[Sequence]:
     """One step, its pass, and a token for each sequence that reached its end."""
     plan = s.schedule(now, beside)
     if plan.work:
-        pager = s.room.pager  # type: ignore[attr-defined]
+        pager = s.cache.pager  # type: ignore[attr-defined]
         pager.step([(x.lease, n) for x, n in plan.work])
         pager.take_copies()
         for x, _ in plan.work:
             pager.commit(x.lease)
             if x.todo == 0:
                 x.ids.append(number_of(x))
-    s.room.check()  # type: ignore[attr-defined]
+    s.cache.check()  # type: ignore[attr-defined]
     return plan
 
 
@@ -162,7 +162,7 @@ def test_only_who_does_not_fit_alone_is_refused() -> None:
         assert not step(s).ended
     ended = [e for _ in range(3) for e in step(s).ended]
     assert [x.number for x, _ in ended] == [1], "17 positions need a fifth page"
-    assert s.room.free() == s.room.total()  # type: ignore[attr-defined]
+    assert s.cache.free() == s.cache.total()  # type: ignore[attr-defined]
 
 
 def test_removing_frees_pages_at_once() -> None:
@@ -171,7 +171,7 @@ def test_removing_frees_pages_at_once() -> None:
     s.add(x)
     step(s)
     s.remove(x)
-    assert s.room.free() == s.room.total()  # type: ignore[attr-defined]
+    assert s.cache.free() == s.cache.total()  # type: ignore[attr-defined]
     assert not s.busy
 
 

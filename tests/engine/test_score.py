@@ -11,7 +11,7 @@ import pytest
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.score import BLOCK, State, measure_of, nll_of, windows
 from herd.errors import BadCheckpoint, UsageError
@@ -40,7 +40,7 @@ def run(core: Core, *orders: Request) -> dict[int, list[Any]]:
     while core.busy:
         for event in core.step():
             heard[event.number].append(event)
-    core.runner.room.check()
+    core.runner.cache.check()
     return heard
 
 
@@ -172,7 +172,7 @@ def test_who_loses_its_place_gets_the_same_numbers(what: str, keep: bool) -> Non
     else:
         assert rows(events).tobytes() == rows(quiet).tobytes()
     assert sum(isinstance(e, Began) for e in events) == 1
-    core.runner.room.check()
+    core.runner.cache.check()
 
 
 # -- what they cost ----------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def gaps(what: str) -> list[float]:
     found, last, over = [], m.now_s, False
     while not over:
         for event in core.step():
-            if isinstance(event, Token) and event.number == 1:
+            if isinstance(event, TokenEvent) and event.number == 1:
                 found.append(m.now_s - last)
                 last = m.now_s
             over = over or (event.number == 2 and getattr(event, "reason", None) is not None)
@@ -235,8 +235,8 @@ def test_a_measured_text_that_breaks_fails_by_itself(what: str, bad: Any) -> Non
     end = heard[2][-1]
     assert isinstance(end, Ended)
     assert type(end.error).__name__ == {"raise": "PassFailed", "nan": "BadCheckpoint"}[bad]
-    assert heard[3] == alone[3] or [e.token_id for e in heard[3] if isinstance(e, Token)] == [
-        e.token_id for e in alone[3] if isinstance(e, Token)
+    assert heard[3] == alone[3] or [e.token_id for e in heard[3] if isinstance(e, TokenEvent)] == [
+        e.token_id for e in alone[3] if isinstance(e, TokenEvent)
     ]
     if what == "logprobs":
         assert scores(heard[1]) == scores(alone[1])
@@ -251,8 +251,8 @@ def test_a_cancelled_one_gives_its_pages_back() -> None:
     core.cancel(1)
     assert [e for e in core.step() if isinstance(e, Ended)] == [Ended(1)]
     assert not core.busy
-    core.runner.room.forget()
-    assert core.runner.room.free() == core.runner.room.total()
+    core.runner.cache.clear()
+    assert core.runner.cache.free() == core.runner.cache.total()
 
 
 @pytest.mark.parametrize(

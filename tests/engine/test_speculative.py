@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Token
+from herd.engine.messages import TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 
@@ -65,7 +65,7 @@ def test_a_step_asks_once_for_all_and_nothing_is_kept_of_what_is_over() -> None:
         core.add(Request(number=number, ids=[number, 5, 6, number, 5], options=options))
     steps, said = 0, 0
     while core.busy:
-        said += sum(isinstance(event, Token) for event in core.step())
+        said += sum(isinstance(event, TokenEvent) for event in core.step())
         steps += 1
         if steps == 4:
             core.cancel(1)

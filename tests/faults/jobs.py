@@ -12,7 +12,7 @@ from helpers import TINY, hf_folder
 from herd.checkpoint import open_checkpoint
 from herd.config import Llama4Config
 from herd.convert import convert
-from herd.quantize import quantise, writing
+from herd.quantize import quantize, writing
 from herd.store import stored
 from herd.store.auto_pack import packed_for
 from herd.store.packed_over import PackedOver
@@ -43,9 +43,9 @@ class Job:
         return folder / "source.gguf"
 
 
-def _quantise(name: str) -> Run:
+def _quantize(name: str) -> Run:
     kind = {"old": "q4_0", "new": "q5_0"}
-    return lambda source, out, version: quantise(
+    return lambda source, out, version: quantize(
         source, out / name, kind[version], threads=1, compare=False, overwrite=True
     )
 
@@ -74,8 +74,8 @@ JOBS = {
     "convert gguf": Job(
         lambda s, out, v: convert(s, out / "t.gguf", {"old": "f16", "new": "q8_0"}[v], overwrite=True), SMALL
     ),
-    "quantize folder": Job(_quantise("t"), SMALL, resumable=True),
-    "quantize gguf": Job(_quantise("t.gguf"), SEEING, resumable=True),
+    "quantize folder": Job(_quantize("t"), SMALL, resumable=True),
+    "quantize gguf": Job(_quantize("t.gguf"), SEEING, resumable=True),
     "pack": Job(_pack, quiet=True),
     "register": Job(_register),
 }

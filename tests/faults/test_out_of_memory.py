@@ -12,7 +12,7 @@ import herd
 from helpers import TINY_TEXT, hf_folder, op_set, weights
 from herd.checkpoint.opened import Checkpoint
 from herd.engine.core import Core
-from herd.engine.messages import Ended, Token
+from herd.engine.messages import Ended, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import DoesNotFit, PassFailed
@@ -58,7 +58,7 @@ def run(core: Core, prompts: list[list[int]], max_tokens: int) -> tuple[dict[int
     errors: dict[int, Any] = {}
     while core.busy:
         for event in core.step():
-            if isinstance(event, Token):
+            if isinstance(event, TokenEvent):
                 tokens[event.number].append(event.token_id)
             elif isinstance(event, Ended):
                 errors[event.number] = event.error

@@ -13,7 +13,7 @@ from helpers import TINY_TEXT, op_set, placed
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.messages import Ended, Token
+from herd.engine.messages import Ended, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.grammar.masks import Grammars
@@ -39,9 +39,9 @@ def runner(context: int = 512, **arguments: Any) -> Runner:
     return Runner(TINY_TEXT, weights, ops, context=context, page_size=4, **arguments)
 
 
-def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list[Token]]:
+def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list[TokenEvent]]:
     """All of them, arriving at any step."""
-    out: dict[int, list[Token]] = {n: [] for o in orders for n in o.numbers}
+    out: dict[int, list[TokenEvent]] = {n: [] for o in orders for n in o.numbers}
     left = list(orders)
     while left or core.busy:
         while left and (rng.random() < 0.5 or not core.busy):
@@ -49,7 +49,7 @@ def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list
             grammar = order.options.grammar
             core.add(order, None if grammar is None else GRAMMARS.matcher(grammar))
         for event in core.step():
-            if isinstance(event, Token):
+            if isinstance(event, TokenEvent):
                 out[event.number].append(event)
             else:
                 assert not isinstance(event, Ended), event
@@ -57,7 +57,7 @@ def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list
     return out
 
 
-def text(tokens: list[Token]) -> str:
+def text(tokens: list[TokenEvent]) -> str:
     assert tokens[-1].reason == "stop"
     return bytes(t.token_id for t in tokens[:-1]).decode()
 

@@ -15,10 +15,10 @@ import pytest
 
 from herd.cli import main
 from herd.errors import BadFile, HerdError, NetworkError
-from herd.integrations.clients import CLIENTS, CONTEXT, MAX_OUTPUT, Place
+from herd.integrations.clients import CLIENTS, CONTEXT, MAX_OUTPUT, Placeholder
 from herd.integrations.settings_files import merge_file, shown
 
-PLACE = Place("http://127.0.0.1:8484/", "smollm2", "a-key")
+PLACE = Placeholder("http://127.0.0.1:8484/", "smollm2", "a-key")
 KEY = "a-key-that-is-long-enough"
 DOCS = Path(__file__).parents[2] / "docs" / "connect.md"
 
@@ -72,7 +72,7 @@ def test_the_editor_takes_json_with_comments() -> None:
 
 
 def test_numbers_are_numbers_and_texts_are_texts() -> None:
-    large = Place("http://127.0.0.1:8484", "scout", context=10_485_760)
+    large = Placeholder("http://127.0.0.1:8484", "scout", context=10_485_760)
     models = large.fill_all(CLIENTS["opencode"].settings)["provider"]["herd"]["models"]
     assert models["scout"]["limit"] == {"context": 10_485_760, "output": MAX_OUTPUT}
     assert large.fill_all(CLIENTS["claude-code"].settings)["env"]["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "10485760"
@@ -81,7 +81,7 @@ def test_numbers_are_numbers_and_texts_are_texts() -> None:
 
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_client_is_sized_if_the_context_stands_in_what_it_is_told(name: str) -> None:
-    client, small, large = CLIENTS[name], Place("", "m", context=4096), Place("", "m", context=8192)
+    client, small, large = CLIENTS[name], Placeholder("", "m", context=4096), Placeholder("", "m", context=8192)
     differ = small.fill(client.text) != large.fill(client.text)
     assert client.sized == (differ or small.fill_all(client.settings) != large.fill_all(client.settings))
 
@@ -131,7 +131,7 @@ def test_a_file_is_made_and_then_left_alone(name: str, home: Path, monkeypatch: 
     assert main(["connect", name, "--write"]) == 0
     read = json.loads if CLIENTS[name].kind == "json" else tomllib.loads
     text = path.read_text()
-    assert read(text) == Place("http://127.0.0.1:8484", "smollm2").fill_all(CLIENTS[name].settings)
+    assert read(text) == Placeholder("http://127.0.0.1:8484", "smollm2").fill_all(CLIENTS[name].settings)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert main(["connect", name, "--write"]) == 0
     assert path.read_text() == text and list(path.parent.iterdir()) == [path]

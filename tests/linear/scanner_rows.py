@@ -11,12 +11,12 @@ import tiktoken
 
 from fillers import JSON, UNITS, json_text, text
 from herd.cli.interactive import _whole_text
-from herd.cli.run import find_images
+from herd.cli.replies import find_images
 from herd.config import TINY
 from herd.config.hf import from_hf, to_hf
 from herd.containers import gguf_parse
 from herd.containers.pickle_tensors import read_tensors
-from herd.containers.safetensors_header import Header
+from herd.containers.safetensors_header import SafetensorsHeader
 from herd.containers.zip_records import zip_records
 from herd.disk import small_files
 from herd.engine.sampler import History
@@ -30,7 +30,7 @@ from herd.safety import RULES, guard, reading, scan
 from herd.safety.policy import Layers, Settings
 from herd.server import machine_paths, page
 from herd.server.http import body, host_check
-from herd.server.http.framing import Framing, Refusal
+from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.http.long_strings import LongStrings
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
@@ -424,16 +424,16 @@ def _say(name: str, tools: Any) -> Callable[[list[Message]], object]:
 
 READINGS: dict[str, Make] = {
     f"{name}: {unit!a}": lambda size, e=each, u=unit: [
-        reading.Text(u * e, before=b) for b in "\0x" for _ in range(size // 16)
+        reading.AdjacentText(u * e, before=b) for b in "\0x" for _ in range(size // 16)
     ]
     for name, each in {"short": 1, "of edges": 700}.items()
     for unit in ("a", "1", "@", "sk-", "jane@", "DE89 ")
 } | {
-    "escapes": lambda size: [reading.Text("\\u0041" * (size // 6))],
-    "halves of escapes": lambda size: [reading.Text("\\ud83d\\ude00" * (size // 12))],
-    "backslashes": lambda size: [reading.Text("\\" * size)],
+    "escapes": lambda size: [reading.AdjacentText("\\u0041" * (size // 6))],
+    "halves of escapes": lambda size: [reading.AdjacentText("\\ud83d\\ude00" * (size // 12))],
+    "backslashes": lambda size: [reading.AdjacentText("\\" * size)],
     "names and values": lambda size: [
-        reading.Text("a", k) for _ in range(size // 8) for k in ("key", "value", "number")
+        reading.AdjacentText("a", k) for _ in range(size // 8) for k in ("key", "value", "number")
     ],
 }
 VALUES: dict[str, Make] = {
@@ -483,7 +483,7 @@ def _frame(step: int) -> Callable[[bytes], object]:
 
     def run(data: bytes) -> None:
         framing, buffer = Framing(Limits()), bytearray()
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(RefusedRequest):
             for at in range(0, len(data), step):
                 buffer += data[at : at + step]
                 while framing.take(buffer):
@@ -570,7 +570,7 @@ ROWS: dict[str, Row] = {
     "a small file": Row(lambda data: small_files.parse_object(data, "a"), _encoded(JSON), 1 << 16),
     "a small file's member": Row(lambda data: small_files.parse_object(data, "a"), _encoded(JSON, '{"a":', "}")),
     "a list of names": Row(lambda data: small_files.listed(data), {"names": lambda n: [str(i) for i in range(n // 8)]}),
-    "safetensors": Row(lambda data: Header(data, "a", 0), SAFETENSORS),
+    "safetensors": Row(lambda data: SafetensorsHeader(data, "a", 0), SAFETENSORS),
     "GGUF": Row(_read_gguf, GGUF),
     "a zip's directory": Row(lambda data: zip_records("a", data), ZIPS),
     "a table of tensors": Row(lambda data: read_tensors("a", data), PICKLES),

@@ -20,7 +20,7 @@ PATTERNS = patterns()
 
 APART = {
     "herd.store.about._FRONT": "begins at a line alone, and stays in it",
-    "herd.cli.run.IMAGE_PATH": "begins at a quote and ends at the next one, or at a word's first character",
+    "herd.cli.replies.IMAGE_PATH": "begins at a quote and ends at the next one, or at a word's first character",
     "herd.grammar.json_schema._UNLIKE": "begins at a bracket, and the next bracket ends it",
     "herd.grammar.regexes._PIECES": "a class is taken whole, a count begins at a brace and holds none",
     "herd.grammar.lark._PIECES": "whatever begins is taken whole; what has no end ends the search",
@@ -38,7 +38,7 @@ INLINE = {
     "herd.store.hub.pull_hub: re.fullmatch": r"[0-9a-f]{7,64}",
     "herd.store.packed_copies.folder_of: re.sub": r"[^A-Za-z0-9._-]",
     "herd.store.registry.name_from: re.sub": r"[^A-Za-z0-9._-]",
-    "herd.cli.run.find_images: re.sub": r"\\(.)",
+    "herd.cli.replies.find_images: re.sub": r"\\(.)",
     "herd.convert._licence: re.fullmatch": r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}",
     "herd.grammar.json_schema._check_pattern: re.sub": r"\\.",
     "herd.server.http.framing.Framing._target: re.split": r"[/?]",

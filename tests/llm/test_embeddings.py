@@ -14,7 +14,7 @@ from helpers import hf_folder, op_set, weights
 from herd.batch import packed
 from herd.config import TINY
 from herd.engine.fake import FakeModel
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.errors import ContextTooLong, UsageError
 from herd.llm import LLM
 from herd.model import hidden, place_weights
@@ -52,7 +52,7 @@ def by_position(runner: Runner, ids: list[int]) -> Any:
 
     lease = runner.lease()
     for start in range(0, len(ids), 512):
-        runner.run([Piece(lease, ids[start : start + 512], rows=(), reader=All())])
+        runner.run([Chunk(lease, ids[start : start + 512], rows=(), reader=All())])
     runner.drop(lease)
     total = np.zeros(TINY.width)
     for block in rows:

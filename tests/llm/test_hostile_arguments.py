@@ -24,7 +24,7 @@ from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import Request
 from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, TimedOut, UsageError
-from herd.llm import LLM, Asked, SamplingOptions, load
+from herd.llm import LLM, CallOptions, SamplingOptions, load
 from herd.text.chat import Llama4
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
@@ -87,7 +87,7 @@ OTHERS = {
     *("capabilities", "sizes", "control_ids", "applies_policies", "adapters", "counters"),
 }
 """Without arguments."""
-OPTIONS = [*(f.name for f in fields(Asked)), *SamplingOptions.__struct_fields__]
+OPTIONS = [*(f.name for f in fields(CallOptions)), *SamplingOptions.__struct_fields__]
 
 
 @pytest.fixture(scope="module", params=["thread", "child"])

@@ -504,7 +504,7 @@ def test_streams_that_are_left_anywhere_leave_nothing_behind() -> None:
     assert not engine._post.jobs
     model = engine.runner
     assert isinstance(model, FakeModel)
-    model.room.check()
+    model.cache.check()
 
 
 def test_tenants_share_no_cached_prompt() -> None:
@@ -530,7 +530,7 @@ def test_threads_are_answered_together() -> None:
     assert texts == ["abcdefgh"] * 4
     model = llm._running().runner
     assert isinstance(model, FakeModel)
-    model.room.check()
+    model.cache.check()
 
 
 # -- numbers: a checkpoint on disk -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from test_gradients import Tensors, leaves
 from helpers import TINY_TEXT, placed
 from herd.batch import packed
 from herd.config import Llama4Config
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import forward, text
 from herd.weights import build
 
@@ -123,7 +123,7 @@ def test_blocks_over_a_cache_compile_too(kv_dtype: str, monkeypatch: pytest.Monk
         leases, out = [runner.lease() for _ in prompts], []
         for start, end in itertools.pairwise([0, 5, 11, 12, 13, 16, 17, 18, 19]):
             running = [(x, ids) for x, ids in zip(leases, prompts, strict=True) if len(ids) > start]
-            out.append(torch.from_numpy(runner.run([Piece(x, ids[start:end]) for x, ids in running])))
+            out.append(torch.from_numpy(runner.run([Chunk(x, ids[start:end]) for x, ids in running])))
             graphs.append(num_graphs())
         return torch.cat(out)
 

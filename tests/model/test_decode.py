@@ -11,7 +11,7 @@ from parity_cases import CASES, OP_SETS, TEXT, Case, OpSet, ours, tolerance
 from herd.batch import packed
 from herd.cache import Pager
 from herd.config import TINY
-from herd.model import forward, place_weights, see
+from herd.model import encode_images, forward, place_weights
 
 CHUNK = 16
 BORDERS = [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1]
@@ -132,7 +132,7 @@ def test_an_image_prompt_may_be_cut_inside_an_image(op_set: OpSet) -> None:
     ops, case = op_set.make(), CASES["images of one and of several tiles"]
     expected = ours(ops, case)
     session, start, used, got = Session(ops, case, 4), 0, 0, []
-    features = see(ops, case.config.vision, session.weights.vision, ops.array(case.pixels))
+    features = encode_images(ops, case.config.vision, session.weights.vision, ops.array(case.pixels))
     assert len(features) == sum(case.tiles) * TINY.tokens_per_tile
     for n in pieces(len(case.ids), "uneven"):
         ids = case.ids[start : start + n]

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import op_set, placed
 from herd.config import TINY
-from herd.model import see
+from herd.model import encode_images
 from herd.weights import Vision
 
 
@@ -28,8 +28,8 @@ def test_every_weight_of_the_tower_is_seen_once_with_its_rows(name: str) -> None
     tower: Vision = placed(TINY, ops).vision
     pixels = ops.array(np.random.default_rng(0).standard_normal((3, 3, v.image_size, v.image_size)).astype(np.float32))
     rows = Rows()
-    plain = ops.numpy(see(ops, v, tower, pixels))
-    np.testing.assert_allclose(ops.numpy(see(ops, v, tower, pixels, rows)), plain, rtol=1e-5, atol=1e-5)
+    plain = ops.numpy(encode_images(ops, v, tower, pixels))
+    np.testing.assert_allclose(ops.numpy(encode_images(ops, v, tower, pixels, rows)), plain, rtol=1e-5, atol=1e-5)
     inside = "vision_model.model.layers."
     assert len([n for n in rows.rows if n.startswith(inside)]) == 6 * v.num_layers
     assert rows.rows.pop("vision_model.patch_embedding.linear") == [(3 * v.grid**2, 3 * v.patch_size**2)]

@@ -8,11 +8,11 @@ import pytest
 
 from helpers import OP_SETS, TINY_TEXT, Choices, op_set, placed, weights
 from herd.config import TINY, Llama4Config
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops.contract import Adapters, Extras, LowRank
 from herd.ops.hybrid import HybridOps
-from herd.weights import LoRA, Node
+from herd.weights import LoRA, WeightNode
 
 PAIRS = [("native", "torch"), ("torch", "native")]
 IDS = np.random.default_rng(11).integers(0, 256, 60).tolist()
@@ -31,9 +31,9 @@ def logits(ops: Any, model: Any, config: Llama4Config, kv: str = "f32", routing:
     runner = Runner(config, model, ops, context=256, kv_dtype=kv, sequences=2)
     a, b = runner.lease(), runner.lease()
     found = [
-        runner.run([Piece(a, IDS[:13], rows=range(13)), Piece(b, IDS[30:37])], routing),
-        runner.run([Piece(a, IDS[13:40], rows=range(27)), Piece(b, IDS[37:38])], routing),
-        *(runner.run([Piece(b, [i]), Piece(a, [i])], routing) for i in IDS[40:50]),
+        runner.run([Chunk(a, IDS[:13], rows=range(13)), Chunk(b, IDS[30:37])], routing),
+        runner.run([Chunk(a, IDS[13:40], rows=range(27)), Chunk(b, IDS[37:38])], routing),
+        *(runner.run([Chunk(b, [i]), Chunk(a, [i])], routing) for i in IDS[40:50]),
     ]
     return np.concatenate(found)
 
@@ -66,7 +66,7 @@ def test_two_op_sets_of_a_kind_are_one() -> None:
 
 def arrays(node: Any, name: str = "") -> list[tuple[str, Any]]:
     """(name of the weight, array) of a tree."""
-    if isinstance(node, Node):
+    if isinstance(node, WeightNode):
         name = getattr(node, "name", "") or name
         return [found for key, x in vars(node).items() if not key.startswith("_") for found in arrays(x, name)]
     if isinstance(node, tuple):

@@ -61,7 +61,7 @@ def test_paged_segments(ops, page_size, dtype, heads):
     T = sum(news)
     q = array(rng, (T, N, H)) * 2
     k, v = (np.concatenate([x[-new:] for x, new in zip(side, news, strict=True)]) for side in (keys, values))
-    o = ops.attend(q, k, v, ops.place(packed([T], None)).whole if seg is None else seg, kv)
+    o = ops.attend(q, k, v, ops.place(packed([T], None)).full if seg is None else seg, kv)
     for s, (n, new) in enumerate(zip(lengths, news, strict=True)):
         a, b = seg.starts[s], seg.starts[s + 1]
         at = seg.pages[s, np.arange(n) // page_size] * page_size + np.arange(n) % page_size

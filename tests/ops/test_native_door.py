@@ -205,11 +205,11 @@ def test_the_module_itself_checks_outputs():
 def test_place_keeps_the_fields_of_a_context(any_ops):
     s = segments([2, 1])
     placed = any_ops.place(Context(np.arange(3), s, s, np.array([2])))
-    assert placed.whole is placed.chunk
+    assert placed.full is placed.chunk
     assert placed.positions_T.tolist() == [0, 1, 2]
     assert placed.rows.tolist() == [2]
-    assert len(placed.whole) == 2
-    assert any_ops.place(placed).whole is placed.whole
+    assert len(placed.full) == 2
+    assert any_ops.place(placed).full is placed.full
 
 
 def test_a_handle_is_made_once_and_never_copied_or_pickled(any_ops):

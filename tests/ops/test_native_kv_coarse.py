@@ -113,8 +113,8 @@ def grouped(x_SKH, axis, group):
     S, K, H = x_SKH.shape
     split = (S // group, group, K, H) if axis == 0 else (S, K, H // group, group)
     values, along = bf16(x_SKH).astype(np.float64).reshape(split), axis + 1
-    whole = [np.broadcast_to(f(values, axis=along, keepdims=True), split) for f in (np.min, np.ptp)]
-    return [x.reshape(S, K, H) for x in whole]
+    full = [np.broadcast_to(f(values, axis=along, keepdims=True), split) for f in (np.min, np.ptp)]
+    return [x.reshape(S, K, H) for x in full]
 
 
 def coarse_error(x_SKH, axis, coarse_S):
@@ -325,7 +325,7 @@ class Placing:
 
     def attend(self, q, k, v, seg, kv):
         placed = self.ops.place(Context(np.zeros(len(q), np.int64), seg, seg))
-        return self.ops.numpy(self.ops.attend(*map(self.ops.array, (q, k, v)), placed.whole, kv))
+        return self.ops.numpy(self.ops.attend(*map(self.ops.array, (q, k, v)), placed.full, kv))
 
 
 def test_pages_of_coarse_types_are_copied(ops):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT, placed, with_block
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.ops import native_stack as stacks
 from herd.ops.native import MOST_STACK_ROWS, NativeOps
 from herd.weights import LoRA
@@ -35,7 +35,7 @@ def test_the_bits_of_the_four_operations(isa, name, kv):
         ids = rng.integers(0, 256, length).tolist()
         choices = ([], [])
         found = [
-            r.run([Piece(lease, ids, rows=range(length))], routing=_kept(seen))
+            r.run([Chunk(lease, ids, rows=range(length))], routing=_kept(seen))
             for r, lease, seen in zip(runners, leases, choices, strict=True)
         ]
         assert np.array_equal(*found), length
@@ -69,7 +69,7 @@ def test_it_is_taken_for_few_rows_alone():
     r = runner(ops, "experts")
     for length in (MOST_STACK_ROWS, MOST_STACK_ROWS + 1):
         lease = r.lease()
-        r.run([Piece(lease, [1] * length)])
+        r.run([Chunk(lease, [1] * length)])
         r.drop(lease)
     assert set(taken) == {(MOST_STACK_ROWS, True), (MOST_STACK_ROWS + 1, False)}
 
@@ -87,7 +87,7 @@ def test_new_values_in_an_array_are_computed_with():
 
     def logits():
         lease = r.lease()
-        out = r.run([Piece(lease, [3])])
+        out = r.run([Chunk(lease, [3])])
         r.drop(lease)
         return out
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from herd import _native
 from herd.checkpoint.random_weights import random_model
 from herd.config import TINY
-from herd.engine.runner import Piece, Runner
+from herd.engine.runner import Chunk, Runner
 from herd.model import place_weights
 from herd.ops import native_composed as composed
 from herd.ops.native import NativeOps
@@ -47,8 +47,8 @@ model = random_model(config)
 def logits(ops):
     runner = Runner(config, place_weights(ops, model), ops, context=128, kv_dtype="bf16")
     lease = runner.lease()
-    prompt = runner.run([Piece(lease, ids[:80], rows=range(80))])
-    return np.concatenate([prompt, *(runner.run([Piece(lease, [i])]) for i in ids[80:])])
+    prompt = runner.run([Chunk(lease, ids[:80], rows=range(80))])
+    return np.concatenate([prompt, *(runner.run([Chunk(lease, [i])]) for i in ids[80:])])
 
 one, five = NativeOps(1), NativeOps(5)
 assert _native.threads_alive() == 0  # before the first operation
@@ -96,7 +96,7 @@ def test_no_operation_of_an_op_set_runs_on_the_threads_of_the_process():
     """Every operation, on a tree with vision, adapters and LoRA: the shared threads (7 here) never start."""
     found = run("""
 from herd.batch import packed
-from herd.model import forward, see
+from herd.model import encode_images, forward
 from herd.ops.contract import Adapters, Extras, LowRank
 from herd.weights import LoRA
 
@@ -112,7 +112,7 @@ pairs |= {b.ffn.down.name: [LowRank(np.ones((e, 2, 96), np.float32), np.ones((e,
           for b in w.blocks if b.ffn.kind == "moe"}
 extras = Extras(Adapters(pairs, np.zeros(40, np.int64)))
 pixels = np.ones((2, 3, 28, 28), np.float32)
-see(ops, TINY.vision, w.vision, pixels)
+encode_images(ops, TINY.vision, w.vision, pixels)
 ids, context = np.arange(40), ops.place(packed([40], TINY.chunk))
 for x in (None, extras):
     forward(ops, TINY, w, ids, context, extras=x)
@@ -121,8 +121,8 @@ for kv in ("bf16", "int4"):
     runner = Runner(config, place_weights(ops, model), ops, context=1024, kv_dtype=kv, sequences=2)
     lease = runner.lease()
     for _ in range(3):
-        runner.run([Piece(lease, [1] * 100)])
-    runner.run([Piece(lease, [1])])
+        runner.run([Chunk(lease, [1] * 100)])
+    runner.run([Chunk(lease, [1])])
     kv = runner.kv[3]
     keys, values = ops.kv_read(kv, [0, 1])
     ops.kv_write(kv, [0, 1], keys, values)

@@ -154,12 +154,12 @@ def test_a_wide_packed_matrix_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPat
         Packed("q8_0", c, (70, 64), bias, "w", layout)
         for c, layout in ((codes, "rows"), (strips.to_strips("q8_0", codes), "strips"))
     ]
-    whole = [ops.linear(ops.array(x), place_weights(ops, n)).numpy() for n in nodes]
+    full = [ops.linear(ops.array(x), place_weights(ops, n)).numpy() for n in nodes]
     monkeypatch.setattr("herd.ops.torch.DECODED", 32 * 64)
-    for node, one in zip(nodes, whole, strict=True):
+    for node, one in zip(nodes, full, strict=True):
         np.testing.assert_array_equal(ops.linear(ops.array(x), place_weights(ops, node)).numpy(), one)
     expected = x.astype(np.float64) @ formats.decode("q8_0", codes, 64).astype(np.float64).T + bias
-    np.testing.assert_allclose(whole[1], expected, atol=1e-12)
+    np.testing.assert_allclose(full[1], expected, atol=1e-12)
 
 
 def test_the_cache_gives_back_what_was_put_in(ops: Any, rng: np.random.Generator) -> None:
@@ -266,7 +266,7 @@ def test_qkv(rope: bool, eps: float | None, scale: bool, bias: bool, ops: Any, r
 def test_attention_stays_inside_its_segment(causal: bool, ops: Any, rng: np.random.Generator) -> None:
     q, k, v = (rng.normal(size=(T, heads, H)) for heads in (N, K, K))
     s = segments([3, 0, 1, 3])
-    placed = ops.place(Context(np.arange(T), s, s)).whole
+    placed = ops.place(Context(np.arange(T), s, s)).full
     got = ops.attend(ops.array(q), ops.array(k), ops.array(v), placed, None, causal)
     for a, b in ((0, 3), (3, 4), (4, 7)):
         np.testing.assert_allclose(got[a:b], plain_attention(q[a:b], k[a:b], v[a:b], causal), **EXACT)
@@ -282,7 +282,7 @@ def test_attention_over_pages_sees_the_past_and_its_own_rows(ops: Any, rng: np.r
     kv.values.fill_(np.nan)
     ops.kv_write(kv, [12, 13, 14, 15, 4], old_k, old_v)
     s = Segments(np.array([0, 2, 3]), np.array([7, 1]), np.array([[3, 1], [0, 0]]), np.array([5, 6, 0]), Z)
-    placed = ops.place(Context(np.array([5, 6, 0]), s, s)).whole
+    placed = ops.place(Context(np.array([5, 6, 0]), s, s)).full
     got = ops.attend(ops.array(q), ops.array(k), ops.array(v), placed, kv)
     first = plain_attention(q[:2], np.concatenate([old_k, k[:2]]), np.concatenate([old_v, v[:2]]), True)
     np.testing.assert_allclose(got[:2], first, **EXACT)

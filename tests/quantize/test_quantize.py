@@ -22,7 +22,7 @@ from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import walk
 from herd.config import TINY
 from herd.errors import BadCheckpoint, DoesNotFit, UsageError
-from herd.quantize import quantise
+from herd.quantize import quantize
 from herd.quantize.parts import parts_of
 
 WIDE = replace(
@@ -81,7 +81,7 @@ def types(path: Path) -> dict[str, str]:
 def test_every_matrix_holds_what_the_plain_encoder_makes_of_it(
     tiny: Path, tmp_path: Path, target: str, type: str
 ) -> None:
-    made = quantise(tiny, tmp_path / target, type, pure=True, compare=False)
+    made = quantize(tiny, tmp_path / target, type, pure=True, compare=False)
     before, after = values(tiny), values(tmp_path / target)
     assert before.keys() == after.keys()
     for part in parts_of(TINY):
@@ -111,7 +111,7 @@ def test_every_matrix_holds_what_the_plain_encoder_makes_of_it(
 def test_tables_stay_at_six_bits_and_rows_that_do_not_fit_get_the_next_type(
     wide: Path, tmp_path: Path, target: str
 ) -> None:
-    quantise(wide, tmp_path / target, "q4_k", compare=False)
+    quantize(wide, tmp_path / target, "q4_k", compare=False)
     found = types(tmp_path / target)
     assert found["model.embed_tokens.weight"] == "q6_k"
     assert set(found.values()) == {"q4_k", "q6_k"}
@@ -119,24 +119,24 @@ def test_tables_stay_at_six_bits_and_rows_that_do_not_fit_get_the_next_type(
 
 def test_the_same_bytes_whatever_the_threads_and_a_repeat_is_refused(wide: Path, tmp_path: Path) -> None:
     for threads in (1, 3):
-        quantise(wide, tmp_path / f"t{threads}", "q3_k", threads=threads, calibrate=TEXT, compare=False)
+        quantize(wide, tmp_path / f"t{threads}", "q3_k", threads=threads, calibrate=TEXT, compare=False)
     one, three = (sorted((tmp_path / f"t{t}").glob("*.safetensors")) for t in (1, 3))
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in three]
     with pytest.raises(UsageError, match="exists already"):
-        quantise(wide, tmp_path / "t1", "q3_k", compare=False)
+        quantize(wide, tmp_path / "t1", "q3_k", compare=False)
 
 
-def test_quantising_what_is_quantised_so_already_changes_no_bit(wide: Path, tmp_path: Path) -> None:
-    first = quantise(wide, tmp_path / "a.gguf", "q5_k", pure=True, compare=False)
-    again = quantise(tmp_path / "a.gguf", tmp_path / "b", "q5_k", pure=True, compare=False)
-    back = quantise(tmp_path / "b", tmp_path / "c.gguf", "q5_k", pure=True, compare=False)
+def test_quantizing_what_is_quantized_so_already_changes_no_bit(wide: Path, tmp_path: Path) -> None:
+    first = quantize(wide, tmp_path / "a.gguf", "q5_k", pure=True, compare=False)
+    again = quantize(tmp_path / "a.gguf", tmp_path / "b", "q5_k", pure=True, compare=False)
+    back = quantize(tmp_path / "b", tmp_path / "c.gguf", "q5_k", pure=True, compare=False)
     a, c = values(tmp_path / "a.gguf"), values(tmp_path / "c.gguf")
     assert all((a[n] == c[n]).all() for n in a)
     assert first.worst()[0].relative_error and not any(t.relative_error for m in (again, back) for t in m.tensors)
 
 
 def test_calibration_lowers_the_weighted_error_and_names_experts_it_missed(wide: Path, tmp_path: Path) -> None:
-    made = quantise(wide, tmp_path / "out", "q4_k", calibrate="ab", compare=False)
+    made = quantize(wide, tmp_path / "out", "q4_k", calibrate="ab", compare=False)
     moe = [i for i, layer in enumerate(WIDE.layers) if layer.moe]
     assert made.unreached
     assert all(layer in moe and 0 <= e < WIDE.num_experts for layer, e in made.unreached)
@@ -146,7 +146,7 @@ def test_calibration_lowers_the_weighted_error_and_names_experts_it_missed(wide:
 @pytest.mark.parametrize("bits", [4.0, 5.2])
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
 def test_a_mixture_stays_in_its_budget_and_uses_it(wide: Path, tmp_path: Path, target: str, bits: float) -> None:
-    made = quantise(wide, tmp_path / target, bits=bits, calibrate=TEXT, compare=False)
+    made = quantize(wide, tmp_path / target, bits=bits, calibrate=TEXT, compare=False)
     num_weights = sum(int(np.prod(v.shape)) for v in values(tmp_path / target).values())
     assert made.plan.num_bytes <= bits * num_weights / 8
     assert made.plan.num_bytes >= 0.9 * bits * num_weights / 8
@@ -156,11 +156,11 @@ def test_a_mixture_stays_in_its_budget_and_uses_it(wide: Path, tmp_path: Path, t
 
 def test_a_budget_that_nothing_fits_is_refused_before_anything_is_written(wide: Path, tmp_path: Path) -> None:
     with pytest.raises(DoesNotFit, match="smallest formats take"):
-        quantise(wide, tmp_path / "out", size_bytes=400_000)
+        quantize(wide, tmp_path / "out", size_bytes=400_000)
     with pytest.raises(UsageError, match="give one of a type"):
-        quantise(wide, tmp_path / "out", "q4_k", bits=4)
+        quantize(wide, tmp_path / "out", "q4_k", bits=4)
     with pytest.raises(UsageError, match="type to quantise to: got q9"):
-        quantise(wide, tmp_path / "out", "q9")
+        quantize(wide, tmp_path / "out", "q9")
     assert not list(tmp_path.iterdir())
 
 
@@ -175,18 +175,18 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_left(tmp_path: Path
     save_hf(tmp_path / "bad", TINY_TEXT, model)
     expected = rf"layers\.{layer}\..*down_proj expert 1 row 7 column 5.*nan"
     with pytest.raises(BadCheckpoint, match=expected):
-        quantise(tmp_path / "bad", tmp_path / target, "q4_0", compare=False)
+        quantize(tmp_path / "bad", tmp_path / target, "q4_0", compare=False)
     assert [p.name for p in tmp_path.iterdir()] == ["bad"]
 
 
 KILLED = """
 import sys
-from herd.quantize import quantise
+from herd.quantize import quantize
 def tell(phase, done, total):
     if phase == "encode" and done > total // 2:
         print("half", flush=True)
         sys.stdin.read()
-quantise(sys.argv[1], sys.argv[2], "q4_k", compare=False, progress=tell)
+quantize(sys.argv[1], sys.argv[2], "q4_k", compare=False, progress=tell)
 """
 
 
@@ -197,7 +197,7 @@ def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
 ) -> None:
     """hazards.md 93; every point of it: tests/faults."""
     out, whole = tmp_path / target, tmp_path / target.replace("out", "whole")
-    quantise(wide, whole, "q4_k", compare=False)
+    quantize(wide, whole, "q4_k", compare=False)
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, wide, out],
         stdin=subprocess.PIPE,
@@ -212,8 +212,8 @@ def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
     child.wait(20)
     assert not out.exists()
     with pytest.raises(UsageError, match="the unfinished run there was another one"):
-        quantise(wide, out, "q6_k", compare=False)
-    made = quantise(wide, out, "q4_k", compare=False)
+        quantize(wide, out, "q6_k", compare=False)
+    made = quantize(wide, out, "q4_k", compare=False)
     files = sorted(p.name for p in whole.glob("*.safetensors")) if whole.is_dir() else [""]
     assert files
     assert all((whole / name).read_bytes() == (out / name).read_bytes() for name in files)
@@ -227,9 +227,9 @@ def test_a_gguf_begun_anew_forgets_the_unfinished_run(wide: Path, tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=stop)
+        quantize(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == [".out.gguf.packing"]
-    made = quantise(wide, tmp_path / "out.gguf", "q6_k", compare=False, resume=False)
+    made = quantize(wide, tmp_path / "out.gguf", "q6_k", compare=False, resume=False)
     assert all(t.relative_error is not None for t in made.tensors)
     assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
 
@@ -240,10 +240,10 @@ def test_two_runs_at_one_gguf_do_not_mix(wide: Path, tmp_path: Path) -> None:
     def tell(phase: str, done: int, total: int) -> None:
         if phase == "encode" and not refused:
             with pytest.raises(UsageError, match="is being written by another process") as caught:
-                quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False)
+                quantize(wide, tmp_path / "out.gguf", "q4_k", compare=False)
             refused.append(caught)
 
-    quantise(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=tell)
+    quantize(wide, tmp_path / "out.gguf", "q4_k", compare=False, progress=tell)
     assert refused
     assert open_checkpoint(tmp_path / "out.gguf").verify() is False
 
@@ -257,7 +257,7 @@ def test_no_room_for_the_comparison_leaves_the_target_and_says_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    made = quantise(wide, tmp_path / "out", "q4_k")
+    made = quantize(wide, tmp_path / "out", "q4_k")
     assert made.comparison is None
     assert "not compared" in made.notes[-1]
     assert "No space left on device" in made.notes[-1]
@@ -272,15 +272,15 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     usage = __import__("shutil").disk_usage(tmp_path)
     monkeypatch.setattr("herd.disk.atomic.shutil.disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(DoesNotFit, match="GB on the disk"):
-        quantise(wide, tmp_path / target, "q4_k", compare=False)
+        quantize(wide, tmp_path / target, "q4_k", compare=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_calibration_that_memory_cannot_hold_is_refused(wide: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("herd.quantize.available_bytes", lambda: 1_000_000)
     with pytest.raises(DoesNotFit, match="calibration runs the source"):
-        quantise(wide, tmp_path / "out", "q4_k", calibrate=TEXT)
-    made = quantise(wide, tmp_path / "out", "q4_k")
+        quantize(wide, tmp_path / "out", "q4_k", calibrate=TEXT)
+    made = quantize(wide, tmp_path / "out", "q4_k")
     assert made.comparison is None
     assert "not compared" in made.notes[-1]
 
@@ -289,7 +289,7 @@ def test_calibration_that_memory_cannot_hold_is_refused(wide: Path, tmp_path: Pa
 def test_finer_types_are_nearer_to_the_source(wide: Path, tmp_path: Path, target: str) -> None:
     found = {}
     for type in ("q3_k", "q6_k"):
-        made = quantise(wide, tmp_path / f"{type}{target}", type, pure=True)
+        made = quantize(wide, tmp_path / f"{type}{target}", type, pure=True)
         assert made.comparison is not None
         found[type] = made.comparison
     assert 0 < found["q6_k"].kl_mean < found["q3_k"].kl_mean / 4
@@ -307,7 +307,7 @@ def test_the_comparison_is_the_textbook_sum(tiny: Path, tmp_path: Path) -> None:
     from herd.text.tokenizer import Tokenizer
 
     source = hf_folder(tmp_path / "text", TINY_TEXT)
-    made = quantise(source, tmp_path / "out", "q8_0", pure=True)
+    made = quantize(source, tmp_path / "out", "q8_0", pure=True)
     assert made.comparison is not None
     text = package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
     tokenizer = Tokenizer.from_hf_folder(source)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from herd.safety.guard import Answer
+from herd.safety.guard import GuardAnswer
 from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
@@ -11,7 +11,7 @@ BYTES = Tokenizer.bytes_only()
 class FakeJudge:
     """says: the answer, what makes it of a prompt's text, or the error that it raises."""
 
-    def __init__(self, says: str | Answer | Exception | Callable[[str], str]) -> None:
+    def __init__(self, says: str | GuardAnswer | Exception | Callable[[str], str]) -> None:
         self._says = says
         self.prompts: list[str] = []
         self.ids: list[list[int]] = []
@@ -22,11 +22,11 @@ class FakeJudge:
     def special(self, name: str) -> int:
         return BYTES.specials[f"<|{name}|>"]
 
-    def answer(self, ids: Sequence[int], timeout_s: float) -> Answer:
+    def answer(self, ids: Sequence[int], timeout_s: float) -> GuardAnswer:
         self.ids.append(list(ids))
         self.prompts.append(BYTES.decode(ids))
         if isinstance(self._says, Exception):
             raise self._says
-        if isinstance(self._says, Answer):
+        if isinstance(self._says, GuardAnswer):
             return self._says
-        return Answer(self._says if isinstance(self._says, str) else self._says(self.prompts[-1]))
+        return GuardAnswer(self._says if isinstance(self._says, str) else self._says(self.prompts[-1]))

@@ -13,20 +13,20 @@ from herd.engine.runner import Runner
 from herd.errors import ContextTooLong, PassFailed, TimedOut, UsageError
 from herd.llm import LLM
 from herd.messages import Message
-from herd.safety import CATEGORIES, RULES, Guard, ModelJudge, Turn, moderate
-from herd.safety.guard import Answer, parse, prompt_ids, prompt_text, quoted
+from herd.safety import CATEGORIES, RULES, Guard, GuardTurn, ModelJudge, moderate
+from herd.safety.guard import GuardAnswer, parse, prompt_ids, prompt_text, quoted
 from herd.safety.moderation import MAPPED, OPENAI
 from herd.text.chat import Llama4
 
 KEYS = tuple(CATEGORIES)
-HI = [Turn("user", "hi")]
+HI = [GuardTurn("user", "hi")]
 
 
 # -- the prompt ------------------------------------------------------------------------------------------------------
 
 
 def test_the_prompt_is_the_published_one() -> None:
-    assert prompt_text([Turn("user", "How?"), Turn("assistant", "So.")], ("S1", "S9")) == (
+    assert prompt_text([GuardTurn("user", "How?"), GuardTurn("assistant", "So.")], ("S1", "S9")) == (
         "Task: Check if there is unsafe content in 'Agent' messages in conversations according our safety policy with "
         "the below categories.\n\n<BEGIN UNSAFE CONTENT CATEGORIES>\nS1: Violent Crimes.\nS9: Indiscriminate Weapons.\n"
         "<END UNSAFE CONTENT CATEGORIES>\n\n<BEGIN CONVERSATION>\n\nUser: How?\n\nAgent: So.\n\n<END CONVERSATION>\n\n"
@@ -44,7 +44,7 @@ def test_its_ids_are_a_user_turn_in_llama_4s_form() -> None:
 def test_what_is_said_forges_no_control_token() -> None:
     said = "".join(BYTES.specials)
     plain = [x for x in prompt_ids(FakeJudge("safe"), HI, KEYS) if x >= 256]
-    assert [x for x in prompt_ids(FakeJudge("safe"), [Turn("user", said)], KEYS) if x >= 256] == plain
+    assert [x for x in prompt_ids(FakeJudge("safe"), [GuardTurn("user", said)], KEYS) if x >= 256] == plain
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_is_said_cannot_close_the_block_or_add_a_turn(attack: str) -> None:
     assert clean != attack
     assert "<" not in clean and "＜" not in clean
     assert not any(line.strip().lower().startswith(("user:", "agent:", "agent :")) for line in clean.splitlines())
-    text = prompt_text([Turn("user", attack)], KEYS)
+    text = prompt_text([GuardTurn("user", attack)], KEYS)
     assert text.count("<END CONVERSATION>") == text.count("<BEGIN CONVERSATION>") == 1
     assert text.count("\nUser:") == 1
 
@@ -83,11 +83,11 @@ def test_other_text_is_left_as_it_is(text: str) -> None:
 def test_older_turns_are_left_out_where_they_do_not_fit() -> None:
     judge = FakeJudge("safe")
     guard = Guard(judge, most_tokens=2000)
-    turns = [Turn("user", f"turn {i} " + "x" * 300) for i in range(9)] + [Turn("user", "the last")]
+    turns = [GuardTurn("user", f"turn {i} " + "x" * 300) for i in range(9)] + [GuardTurn("user", "the last")]
     assert guard.judge(turns).safe
     assert "the last" in judge.prompts[0] and "turn 0" not in judge.prompts[0]
     assert len(judge.ids[0]) <= 2000
-    assert guard.judge([Turn("user", "x" * 3000)]).failed == "too long"
+    assert guard.judge([GuardTurn("user", "x" * 3000)]).failed == "too long"
 
 
 # -- the answer ------------------------------------------------------------------------------------------------------
@@ -135,16 +135,16 @@ def test_a_category_left_out_is_not_asked_for_and_not_accepted() -> None:
 @pytest.mark.parametrize(
     ("answer", "threshold", "safe"),
     [
-        (Answer("safe", -1.0, -0.5), None, True),
-        (Answer("safe", -1.0, -0.5), 0.5, False),
-        (Answer("unsafe\nS1", -0.1, -3.0), 0.5, True),
-        (Answer("unsafe\nS1", -0.1, -3.0), 0.01, False),
-        (Answer("safe"), 0.5, False),
-        (Answer("safe", 0.0, -10_000.0), 0.5, True),
+        (GuardAnswer("safe", -1.0, -0.5), None, True),
+        (GuardAnswer("safe", -1.0, -0.5), 0.5, False),
+        (GuardAnswer("unsafe\nS1", -0.1, -3.0), 0.5, True),
+        (GuardAnswer("unsafe\nS1", -0.1, -3.0), 0.01, False),
+        (GuardAnswer("safe"), 0.5, False),
+        (GuardAnswer("safe", 0.0, -10_000.0), 0.5, True),
     ],
 )
 def test_the_first_words_score_decides_where_there_is_a_threshold(
-    answer: Answer, threshold: float | None, safe: bool
+    answer: GuardAnswer, threshold: float | None, safe: bool
 ) -> None:
     assert Guard(FakeJudge(answer), threshold=threshold).judge(HI).safe is safe
 
@@ -223,7 +223,7 @@ def test_rules_alone_flag_nothing_and_say_so() -> None:
 
 
 def test_what_a_guard_says_is_mapped() -> None:
-    found = moderate("x", Guard(FakeJudge(Answer("unsafe\nS9", -2.0, -0.1))))
+    found = moderate("x", Guard(FakeJudge(GuardAnswer("unsafe\nS9", -2.0, -0.1))))
     assert found.flagged and found.judged
     assert {name for name, hit in found.categories.items() if hit} == {"illicit", "illicit/violent"}
     assert found.scores["illicit"] == found.guard_categories["S9"] > 0.8

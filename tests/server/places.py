@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import inspect
 
 from herd.server.openai import moderations, response_items
-from herd.server.requests.fields import Table
+from herd.server.requests.fields import FieldTable
 
 HOLE = "@hole@"
 KNOWN: dict[str, Any] = {
@@ -36,7 +36,7 @@ INSIDE: dict[str, dict[str, Any]] = {
 """What a field holds that its table calls anything."""
 
 
-def bodies(table: Table[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def bodies(table: FieldTable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, body with the hole there) of every field, list, element, member and part."""
     for path, value in _holed(inspect.type_info(table.honoured), "", ""):
         if value != HOLE:

@@ -13,7 +13,7 @@ from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, Usa
 from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_keys
 from herd.server.limits import Limits
 from herd.server.log import Log
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.response_store import Items, Kept
 from herd.server.run import reload_keys
 from herd.server.service import Caller
@@ -72,7 +72,7 @@ def test_only_where_there_are_keys_has_each_a_share(tmp_path: Path) -> None:
             for i in range(2):
                 caller = Caller(service.keyring.find("", SECRET), str(i), "/test")
                 stack.callback(caller.enter(service).close)
-                answer = await service.open(caller, Ask(model="fake", prompt="Hi"))
+                answer = await service.open(caller, GenerateRequest(model="fake", prompt="Hi"))
                 stack.push_async_callback(answer.aclose)
 
     asyncio.run(two_at_once())

@@ -12,7 +12,7 @@ import pytest
 from serving import client_of, fake_llm, fake_service, running
 
 from herd.errors import Busy, TooLarge
-from herd.media.room import Room
+from herd.media.room import PixelRoom
 from herd.server.http.streams import PIECE, InPieces
 from herd.server.keys import Key
 from herd.server.limits import Limits
@@ -101,7 +101,7 @@ def test_sizes_of_texts_count_wide_characters_more() -> None:
 
 
 def test_pixels_wait_for_room_in_the_order_of_asking() -> None:
-    room, order, threads = Room(100), list[int](), []
+    room, order, threads = PixelRoom(100), list[int](), []
     inside = threading.Semaphore(0)
 
     def decode(number: int, pixels: int) -> None:

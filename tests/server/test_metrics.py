@@ -13,8 +13,8 @@ from serving import client_of, fake_service
 from fake_chat_model import DoesAll, OnlyChats
 from helpers import TINY_TEXT, hf_folder
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.executors.wire import Counted
-from herd.engine.messages import Token
+from herd.engine.executors.wire import Progressed
+from herd.engine.messages import TokenEvent
 from herd.events import Counters
 from herd.llm import LLM, load
 from herd.server.log import Log
@@ -80,9 +80,9 @@ def test_what_a_model_computed_is_told_once_its_answer_is_there(
         assert client.post("/v1/chat/completions", json={**body, "n": 3}).status_code == 200
         assert told(client.get("/metrics").text, made[0].name)["forked"] == 2
     if engine == "child":
-        of_two = heard[: heard.index(next(m for m in heard if isinstance(m, Token) and m.number > 1))]
-        assert sum(isinstance(m, Counted) for m in of_two) <= 2 + seconds + 1, "not with each of so many steps"
-        assert sum(isinstance(m, Token) for m in of_two) == 2 * SAID
+        of_two = heard[: heard.index(next(m for m in heard if isinstance(m, TokenEvent) and m.number > 1))]
+        assert sum(isinstance(m, Progressed) for m in of_two) <= 2 + seconds + 1, "not with each of so many steps"
+        assert sum(isinstance(m, TokenEvent) for m in of_two) == 2 * SAID
     assert made[0].counters is None, "closed with the service"
 
 

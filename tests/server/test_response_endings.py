@@ -16,7 +16,7 @@ from herd.errors import EngineDied
 from herd.llm import LLM
 from herd.server.openai import responses
 from herd.server.response_store import Kept
-from herd.server.service import Answer, Service
+from herd.server.service import ReplyInProgress, Service
 
 BODY: dict[str, Any] = {"model": "fake", "input": "Hi", "max_output_tokens": 200}
 
@@ -134,11 +134,11 @@ def test_each_ending_is_told(tmp_path: Path, end: Callable[[httpx.Client, Servic
 def test_what_nobody_foresaw_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], error: Exception
 ) -> None:
-    async def events(self: Answer) -> Any:
+    async def events(self: ReplyInProgress) -> Any:
         raise error
         yield  # it is a generator
 
-    monkeypatch.setattr(responses.Answer, "events", events)
+    monkeypatch.setattr(responses.ReplyInProgress, "events", events)
     service = fake_service(tmp_path)
     with client_of(service) as client:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.server.metrics import Metrics
-from herd.server.requests.fields import Table
+from herd.server.requests.fields import FieldTable
 from herd.server.tables import TABLES
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -18,7 +18,7 @@ def fields() -> str:
     return "\n".join(line for table in TABLES.values() for line in (f"### {table.name}", "", *lines_of(table), ""))
 
 
-def lines_of(table: Table[Any]) -> Iterator[str]:
+def lines_of(table: FieldTable[Any]) -> Iterator[str]:
     """What is honoured, reported and refused; fields with one reason together."""
     rows = list(table.rows())
     yield "- honoured: " + names(name for name, what, _ in rows if what == "honoured")

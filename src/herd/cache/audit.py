@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from herd.cache.nodes import POOLS, Node, Tree
+from herd.cache.nodes import POOLS, PrefixNode, Tree
 
 if TYPE_CHECKING:
     from herd.cache.pages import Lease, Pager
@@ -46,7 +46,7 @@ def _check_lease(pager: "Pager", lease: "Lease") -> None:
     assert held == -(-(end - lease.length // C * C) // Z), (held, lease.length, end)
 
 
-def _check_tree(pager: "Pager", tree: Tree) -> list[Node]:
+def _check_tree(pager: "Pager", tree: Tree) -> list[PrefixNode]:
     C = pager.chunk
     todo, found = [tree.root], []
     while todo:
@@ -65,11 +65,11 @@ def _check_tree(pager: "Pager", tree: Tree) -> list[Node]:
     return found
 
 
-def _check_block(pager: "Pager", tree: Tree, node: Node) -> None:
+def _check_block(pager: "Pager", tree: Tree, node: PrefixNode) -> None:
     tail = node.size < pager.page_size
     exact = pager.exact and (tail or node.place == 0)
     assert node.alive and node.parent is not None and node.parent.alive
-    assert (node.pages["exact"] >= 0) == exact and (node.pages["whole"] >= 0) == (not exact), node.pages
+    assert (node.pages["exact"] >= 0) == exact and (node.pages["full"] >= 0) == (not exact), node.pages
     assert pager.chunk is not None or node.pages["chunk"] < 0
     assert not tail or (not node.children and (pager.chunk is None or node.pages["chunk"] >= 0)), "a tail"
     for kind, oldest in tree.oldest.items():

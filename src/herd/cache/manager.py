@@ -1,21 +1,21 @@
 """The KV cache as the engine sees it: a pager and the prefix tree over it, as counts of pages.
 
-`Room` is what scheduler and runner share: the scheduler asks what fits and lets cached prefixes go, the runner asks
-where rows lie. What it is not: an owner of pages (`herd.cache` is), an array of keys.
+`KVCacheManager` is what scheduler and runner share: the scheduler asks what fits and lets cached prefixes go, the
+runner asks where rows lie. What it is not: an owner of pages (`pages` is), an array of keys.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from herd.batch import Context
-from herd.cache import Counts, Lease, Pager
+from herd.cache import Lease, PageCounts, Pager
 from herd.cache.prefixes import PrefixTree
 
 Copies = Sequence[tuple[str, int, int]]
 """(pool, source page, target page), in order."""
 
 
-class Room:
+class KVCacheManager:
     """A pager and, unless nothing is shared, its prefix tree."""
 
     def __init__(self, pager: Pager, tree: PrefixTree | None = None) -> None:
@@ -63,40 +63,40 @@ class Room:
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
-    def needs(self, lease: Lease, rows: int) -> Counts:
+    def needs(self, lease: Lease, rows: int) -> PageCounts:
         """Pages of each pool that a pass over so many new rows would take."""
         return self.pager.needs(lease, rows)
 
-    def asks(self, lease: Lease, rows: int, step: int) -> Counts:
+    def pages_for_prompt(self, lease: Lease, rows: int, step: int) -> PageCounts:
         """Pages of each pool to bring in so many rows, at most `step` a pass.
 
         Chunked layers give a chunk back when it is over, and a pass does not cross its edge (`most_rows`): they never
         hold more than one.
         """
-        whole, chunk, exact = self.pager.needs(lease, rows)
+        full, chunk, exact = self.pager.needs(lease, rows)
         size = self.pager.page_size
         if self.pager.chunk is not None:
             held = sum(len(table) for table in lease.chunk_pages.values())
             chunk = min(chunk, max(0, self.pager.chunk // size - held) + 1)  # one may be a copy
         if self.pager.exact:
             exact = min(exact, -(-step // size) + 2)
-        return Counts(whole, chunk, exact)
+        return PageCounts(full, chunk, exact)
 
-    def free(self) -> Counts:
+    def free(self) -> PageCounts:
         """Pages of each pool that nobody holds."""
         return self.pager.free
 
-    def total(self) -> Counts:
+    def total(self) -> PageCounts:
         """Pages of each pool, whoever holds them."""
-        return Counts(*(pool.size for pool in self.pager.pools.values()))
+        return PageCounts(*(pool.size for pool in self.pager.pools.values()))
 
-    def make(self, pages: Counts) -> bool:
+    def evict_until(self, pages: PageCounts) -> bool:
         """Let cached prefixes go, least recently used first, until so many pages are free; whether they are."""
         if all(have >= want for have, want in zip(self.free(), pages, strict=True)):
             return True
         return self.tree is not None and self.tree.evict(*pages)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let all cached prefixes go."""
         if self.tree is not None:
             self.tree.clear()

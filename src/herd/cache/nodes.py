@@ -10,12 +10,12 @@ from operator import attrgetter
 
 from herd.cache.keys import shared
 
-POOLS = ("whole", "chunk", "exact")
+POOLS = ("full", "chunk", "exact")
 by_code = attrgetter("code")
 _serial = count()
 
 
-class Node:
+class PrefixNode:
     """A block: at most one page of positions behind `parent`, and the pages that hold it (-1: none in this pool).
 
     A full block may have children. A tail, shorter than a page, has none. The root of a salt holds nothing.
@@ -23,34 +23,34 @@ class Node:
 
     __slots__ = ("alive", "children", "chunk_children", "code", "digest", "pages", "parent", "place", "size", "used")
 
-    def __init__(self, parent: "Node | None", code: bytes, digest: bytes, size: int) -> None:
+    def __init__(self, parent: "PrefixNode | None", code: bytes, digest: bytes, size: int) -> None:
         self.parent, self.code, self.digest, self.size = parent, code, digest, size
         self.place: int = -1 if parent is None else parent.place + 1
-        self.pages: dict[str, int] = {"whole": -1, "chunk": -1, "exact": -1}
-        self.children: list[Node] = []
+        self.pages: dict[str, int] = {"full": -1, "chunk": -1, "exact": -1}
+        self.children: list[PrefixNode] = []
         """By code, so that those that share most with a run of keys lie beside it."""
         self.chunk_children: int = 0
         """Children of the same chunk with a chunk page."""
         self.used = 0
         self.alive = True
 
-    def covering(self, code: bytes) -> "Node | None":
+    def covering(self, code: bytes) -> "PrefixNode | None":
         """The first child, by code, that starts with these keys."""
         i = bisect_left(self.children, code, key=by_code)
         return self.children[i] if i < len(self.children) and self.children[i].code.startswith(code) else None
 
 
-def child_digest(parent: Node, code: bytes) -> bytes:
+def child_digest(parent: PrefixNode, code: bytes) -> bytes:
     """The 256-bit name of a block: SHA-256 over the parent's name and the block's keys."""
     return sha256(parent.digest + code).digest()
 
 
-def root_of(salt: bytes) -> Node:
+def root_of(salt: bytes) -> PrefixNode:
     """The root of a salt: all names below it depend on the salt."""
-    return Node(None, b"", sha256(b"herd prefix\0" + salt).digest(), 0)
+    return PrefixNode(None, b"", sha256(b"herd prefix\0" + salt).digest(), 0)
 
 
-def heads(node: Node, code: bytes, most: int = 64) -> list[tuple[int, Node]]:
+def heads(node: PrefixNode, code: bytes, most: int = 64) -> list[tuple[int, PrefixNode]]:
     """(keys in common, child) for children that start like `code`, most in common first, among the `most` nearest."""
     at = bisect_left(node.children, code, key=by_code)
     near = node.children[max(0, at - most) : at + most]
@@ -61,11 +61,11 @@ def heads(node: Node, code: bytes, most: int = 64) -> list[tuple[int, Node]]:
 class Oldest:
     """Nodes by last use, oldest first: a heap whose stale entries are thrown away when they come up."""
 
-    def __init__(self, belongs: Callable[[Node], bool]) -> None:
+    def __init__(self, belongs: Callable[[PrefixNode], bool]) -> None:
         self.belongs = belongs
-        self.heap: list[tuple[int, int, Node]] = []
+        self.heap: list[tuple[int, int, PrefixNode]] = []
 
-    def push(self, node: Node, expected: int) -> None:
+    def push(self, node: PrefixNode, expected: int) -> None:
         """Note a node's present use. `expected`: about how many nodes there are, to know when to sweep."""
         heappush(self.heap, (node.used, next(_serial), node))
         if len(self.heap) > 64 + 4 * expected:
@@ -73,7 +73,7 @@ class Oldest:
             self.heap = list(latest.values())
             heapify(self.heap)
 
-    def pop(self, usable: Callable[[Node], bool]) -> Node | None:
+    def pop(self, usable: Callable[[PrefixNode], bool]) -> PrefixNode | None:
         """The oldest that is usable, taken out; those that are not stay."""
         kept, found = [], None
         while self.heap and found is None:
@@ -87,10 +87,10 @@ class Oldest:
             heappush(self.heap, entry)
         return found
 
-    def __contains__(self, node: Node) -> bool:
+    def __contains__(self, node: PrefixNode) -> bool:
         return any(e[2] is node and self._valid(e) for e in self.heap)
 
-    def _valid(self, entry: tuple[int, int, Node]) -> bool:
+    def _valid(self, entry: tuple[int, int, PrefixNode]) -> bool:
         used, _, node = entry
         return node.alive and node.used == used and self.belongs(node)
 
@@ -100,19 +100,19 @@ class Tree:
     """The blocks of one salt."""
 
     salt: bytes
-    root: Node
+    root: PrefixNode
     num_nodes: int = 0
     num_pages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POOLS, 0))
     oldest: dict[str, Oldest] = field(
         default_factory=lambda: {
-            "whole": Oldest(lambda n: not n.children and n.pages["exact"] < 0),
+            "full": Oldest(lambda n: not n.children and n.pages["exact"] < 0),
             "chunk": Oldest(lambda n: not n.chunk_children and n.pages["chunk"] >= 0),
             "exact": Oldest(lambda n: not n.children and n.pages["exact"] >= 0),
         }
     )
     """Leaves without an exact page; nodes whose chunk page no other of the tree needs; leaves with an exact page."""
 
-    def note(self, node: Node) -> None:
+    def note(self, node: PrefixNode) -> None:
         """Enter a node, as it was last used, wherever it may be evicted."""
         for oldest in self.oldest.values():
             if oldest.belongs(node):

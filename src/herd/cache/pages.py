@@ -3,7 +3,7 @@
 Z positions a page, C positions a chunk (Z divides C: a page never holds two chunks), t positions a sequence:
 
     pool    layers                     a sequence of length t holds              given back
-    whole   that see all before them   ceil(t / Z) pages; position i lies in     drop, rollback
+    full    that see all before them   ceil(t / Z) pages; position i lies in     drop, rollback
                                        page i // Z of its table
     chunk   chunked (RoPE) layers      ceil((t mod C) / Z) pages, of the chunk   when the commit passes the chunk's
                                        that t lies in; none at a multiple of C   end; drop, rollback
@@ -11,7 +11,7 @@ Z positions a page, C positions a chunk (Z divides C: a page never holds two chu
             in a cache with an exact   that t lies in; none of its own at a      first); drop, rollback
             pool (int4)                multiple of Z
 
-In a cache with an exact pool the whole pool holds the coarse (int4) form of finished pages of positions, without the
+In a cache with an exact pool the full pool holds the coarse (int4) form of finished pages of positions, without the
 first: max(0, t // Z - 1) pages. Rows are written to exact pages; a pass that fills a page lists it in `closing`, and
 its coarse page is written from the exact one.
 
@@ -31,15 +31,15 @@ import numpy as np
 
 from herd.batch import Context
 from herd.cache.audit import check_pages
-from herd.cache.pool import Pool, Table
-from herd.cache.rows import Rows, ranges
+from herd.cache.pool import PageTable, Pool
+from herd.cache.rows import RowTables, ranges
 from herd.errors import DoesNotFit, UsageError, fail
 
 
-class Counts(NamedTuple):
+class PageCounts(NamedTuple):
     """Numbers of pages, by pool."""
 
-    whole: int = 0
+    full: int = 0
     chunk: int = 0
     exact: int = 0
 
@@ -52,9 +52,9 @@ class Lease:
     """Committed tokens."""
     pending: int = 0
     """Rows of a step that is not committed yet."""
-    pages: Table = field(default_factory=Table)
-    """Of the whole pool. With an exact pool: of finished pages of positions; place 0 means nothing."""
-    chunk_pages: dict[int, Table] = field(default_factory=dict)
+    pages: PageTable = field(default_factory=PageTable)
+    """Of the full pool. With an exact pool: of finished pages of positions; place 0 means nothing."""
+    chunk_pages: dict[int, PageTable] = field(default_factory=dict)
     """By chunk number; committed sequences have at most one, the chunk that `length` lies in."""
     exact_pages: dict[int, int] = field(default_factory=dict)
     """With an exact pool: by place."""
@@ -62,7 +62,7 @@ class Lease:
     """Finished pages of positions that are as they were when the prefix tree last saw this lease."""
 
 
-class Holder(Protocol):
+class PageHolder(Protocol):
     """Who holds pages beside the leases."""
 
     def held(self, pool: str) -> Iterable[int]:
@@ -73,7 +73,7 @@ class Pager:
     """The pools, and the leases on them.
 
     chunk: C, or None when no layer is chunked (then there is no chunk pool). num_pages, num_chunk_pages,
-    num_exact_pages: sizes of the pools; num_exact_pages None: no exact pool, the whole pool holds everything as it is.
+    num_exact_pages: sizes of the pools; num_exact_pages None: no exact pool, the full pool holds everything as it is.
     Raises UsageError when the page size does not divide the chunk.
     """
 
@@ -92,20 +92,20 @@ class Pager:
         self.chunk, self.page_size = chunk, page_size
         self.exact = num_exact_pages is not None
         self.pools = {
-            "whole": Pool(num_pages),
+            "full": Pool(num_pages),
             "chunk": Pool(num_chunk_pages if chunk is not None else 0),
             "exact": Pool(num_exact_pages or 0),
         }
-        self._whole, self._chunk, self._exact = self.pools.values()
+        self._full, self._chunk, self._exact = self.pools.values()
         self.leases: list[Lease] = []
-        self.holders: list[Holder] = []
+        self.holders: list[PageHolder] = []
         """Prefix trees over these pools, for the audit."""
         self._copies: list[tuple[str, int, int]] = []
 
     @property
-    def free(self) -> Counts:
+    def free(self) -> PageCounts:
         """Free pages."""
-        return Counts(len(self._whole.free), len(self._chunk.free), len(self._exact.free))
+        return PageCounts(len(self._full.free), len(self._chunk.free), len(self._exact.free))
 
     def lease(self) -> Lease:
         """A new sequence, without pages."""
@@ -117,27 +117,25 @@ class Pager:
         """A second sequence with the same past; every page is shared, none copied before somebody writes into it."""
         assert not lease.pending, "commit the last step first"
         new = self.lease()
-        chunk = next(iter(lease.chunk_pages.values()), Table())
+        chunk = next(iter(lease.chunk_pages.values()), PageTable())
         self.give(new, lease.length, lease.pages.ids(), chunk.ids(), lease.exact_pages)
         return new
 
-    def give(
-        self, lease: Lease, length: int, whole: Sequence[int], chunk: Sequence[int], exact: dict[int, int]
-    ) -> None:
-        """Let an empty lease share these pages, which hold `length` positions: `whole` from position 0, `chunk` from
+    def give(self, lease: Lease, length: int, full: Sequence[int], chunk: Sequence[int], exact: dict[int, int]) -> None:
+        """Let an empty lease share these pages, which hold `length` positions: `full` from position 0, `chunk` from
         the start of the chunk that `length` lies in, `exact` by place (whole[0] then means nothing)."""
         assert not lease.length and not lease.pending, "the lease is not empty"
-        self._whole.share(whole[1:] if self.exact else whole)
+        self._full.share(full[1:] if self.exact else full)
         self._chunk.share(chunk)
         self._exact.share(exact.values())
         lease.length = length
-        lease.pages = Table(whole)
+        lease.pages = PageTable(full)
         if chunk:
             assert self.chunk is not None
-            lease.chunk_pages = {length // self.chunk: Table(chunk)}
+            lease.chunk_pages = {length // self.chunk: PageTable(chunk)}
         lease.exact_pages = dict(exact)
 
-    def needs(self, lease: Lease, rows: int) -> Counts:
+    def needs(self, lease: Lease, rows: int) -> PageCounts:
         """Free pages that a step of so many rows takes from the pools, copies of shared pages included.
 
         Leases that share a page and step together may take fewer than the sum: the last of them need not copy.
@@ -147,17 +145,17 @@ class Pager:
         place = start // Z if start % Z else None
         begun = -(-end // Z) - -(-start // Z)
         if self.exact:
-            whole = max(0, end // Z - 1) - max(0, start // Z - 1)
+            full = max(0, end // Z - 1) - max(0, start // Z - 1)
             exact = begun + (place is not None and self._exact.refs[lease.exact_pages[place]] > 1)
         else:
-            whole, exact = begun + (place is not None and self._whole.refs[lease.pages[place]] > 1), 0
+            full, exact = begun + (place is not None and self._full.refs[lease.pages[place]] > 1), 0
         chunk = 0
         if self.chunk is not None:
             chunk = begun
             if place is not None:
                 table = lease.chunk_pages[start // self.chunk]
                 chunk += self._chunk.refs[table[start % self.chunk // Z]] > 1
-        return Counts(whole, chunk, exact)
+        return PageCounts(full, chunk, exact)
 
     def step(self, work: Sequence[tuple[Lease, int]], rows: Sequence[int] | None = None) -> Context:
         """Take the pages for these new rows and say where each row goes and what it sees.
@@ -170,20 +168,20 @@ class Pager:
             assert n > 0, n
             assert not lease.pending, "commit the last step first"
         self._room([self.needs(lease, n) for lease, n in work])
-        whole, chunk = Rows(self.page_size, self.exact), Rows(self.page_size)
+        full, chunk = RowTables(self.page_size, self.exact), RowTables(self.page_size)
         for lease, n in work:
             start, end = lease.length, lease.length + n
             if self.exact:
-                self._step_exact(lease, start, end, whole)
+                self._step_exact(lease, start, end, full)
             else:
-                self._write(lease.pages, "whole", start, end)
-                whole.add(lease.pages, start, end)
+                self._write(lease.pages, "full", start, end)
+                full.add(lease.pages, start, end)
             if self.chunk is not None:
                 self._step_chunks(lease, start, end, chunk)
             lease.pending = n
         counts = np.array([n for _, n in work], np.int64)
         positions = ranges(np.array([lease.length for lease, _ in work], np.int64), counts)
-        all_rows = whole.segments()
+        all_rows = full.segments()
         wanted = np.cumsum(counts) - 1 if rows is None else np.asarray(rows, np.int64)
         return Context(positions, all_rows, all_rows if self.chunk is None else chunk.segments(), wanted)
 
@@ -231,15 +229,15 @@ class Pager:
 
     def held_by(self, lease: Lease, pool: str) -> list[int]:
         """Pages of one pool that a lease holds."""
-        if pool == "whole":
+        if pool == "full":
             return lease.pages.ids()[1 if self.exact else 0 :]
         if pool == "chunk":
             return [p for table in lease.chunk_pages.values() for p in table.ids()]
         return list(lease.exact_pages.values())
 
-    def _room(self, needs: list[Counts]) -> None:
+    def _room(self, needs: list[PageCounts]) -> None:
         for name, need, pool in (
-            ("KV pages", sum(n.whole for n in needs), self._whole),
+            ("KV pages", sum(n.full for n in needs), self._full),
             ("KV pages of chunked layers", sum(n.chunk for n in needs), self._chunk),
             ("exact KV pages", sum(n.exact for n in needs), self._exact),
         ):
@@ -252,7 +250,7 @@ class Pager:
                     do="wait, or give the cache more memory",
                 )
 
-    def _write(self, table: Table, name: str, start: int, end: int) -> None:
+    def _write(self, table: PageTable, name: str, start: int, end: int) -> None:
         """Make positions start .. end of a table writable: the page that start lies in is held alone, the rest new."""
         pool, place = self.pools[name], start // self.page_size
         if start % self.page_size and pool.refs[table[place]] > 1:
@@ -267,7 +265,7 @@ class Pager:
         self._copies.append((name, source, target))
         return target
 
-    def _step_chunks(self, lease: Lease, start: int, end: int, out: Rows) -> None:
+    def _step_chunks(self, lease: Lease, start: int, end: int, out: RowTables) -> None:
         assert self.chunk is not None
         while start < end:
             number = start // self.chunk
@@ -275,12 +273,12 @@ class Pager:
             stop = min(base + self.chunk, end)
             table = lease.chunk_pages.get(number)
             if table is None:
-                table = lease.chunk_pages[number] = Table()
+                table = lease.chunk_pages[number] = PageTable()
             self._write(table, "chunk", start - base, stop - base)
             out.add(table, start - base, stop - base)
             start = stop
 
-    def _step_exact(self, lease: Lease, start: int, end: int, out: Rows) -> None:
+    def _step_exact(self, lease: Lease, start: int, end: int, out: RowTables) -> None:
         Z, exact = self.page_size, lease.exact_pages
         if start % Z and self._exact.refs[exact[start // Z]] > 1:
             exact[start // Z] = self._copy("exact", exact[start // Z])
@@ -291,7 +289,7 @@ class Pager:
                 exact[place] = self._exact.take()
             out.add_exact(lease.pages, start, stop, exact[0], exact[place])
             if stop % Z == 0:
-                lease.pages.append(self._whole.take() if place else 0)
+                lease.pages.append(self._full.take() if place else 0)
                 if place:
                     out.closing.append((exact[place], lease.pages[place]))
             start = stop
@@ -304,7 +302,7 @@ class Pager:
         keep = length // Z if self.exact else -(-length // Z)
         if keep < len(lease.pages):
             gone = lease.pages.cut(keep)
-            self._whole.release(gone[:-1] if self.exact and not keep else gone)
+            self._full.release(gone[:-1] if self.exact and not keep else gone)
         if self.exact:
             self._cut_exact(lease, length)
         if self.chunk is None:
@@ -324,11 +322,11 @@ class Pager:
                 self._exact.release((lease.exact_pages.pop(place),))
 
 
-def pages_of(length: int, chunk: int | None, page_size: int, exact: bool = False) -> Counts:
+def pages_of(length: int, chunk: int | None, page_size: int, exact: bool = False) -> PageCounts:
     """Pages that a committed sequence of so many positions holds, were it alone; see the module's table."""
-    whole, tail = -(-length // page_size), -(-(length % chunk) // page_size) if chunk else 0
+    full, tail = -(-length // page_size), -(-(length % chunk) // page_size) if chunk else 0
     if not exact:
-        return Counts(whole, tail)
+        return PageCounts(full, tail)
     first = length > 0
     own = length > page_size and length % page_size > 0
-    return Counts(max(0, length // page_size - 1), tail, first + own)
+    return PageCounts(max(0, length // page_size - 1), tail, first + own)

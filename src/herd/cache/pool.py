@@ -49,7 +49,7 @@ class Pool:
         assert sorted(self.free) == unheld, f"{name} pages lost, or free and held: {sorted(self.free)} != {unheld}"
 
 
-class Table:
+class PageTable:
     """The pages of a sequence, by place: an int64 array that doubles, so a step never copies it from a list."""
 
     __slots__ = ("array", "count")

@@ -4,7 +4,7 @@
                      │           └─ tail                 a hit compares the keys, too. Two salts share nothing.
                      └─ block 1'
 
-Each block holds its page of the whole pool for good, and its chunk page while there is one: a prefix that ends inside
+Each block holds its page of the full pool for good, and its chunk page while there is one: a prefix that ends inside
 a chunk needs the chunk pages from the start of that chunk, one that ends at a multiple of the chunk needs none. So
 chunk pages are evicted alone, from the end of a chunk backwards, and the blocks then still serve whole chunks.
 A tail, or the head of a longer block, is reused too: its page is shared and copied at the first write.
@@ -23,8 +23,8 @@ from weakref import WeakKeyDictionary
 
 from herd.cache.audit import check_blocks
 from herd.cache.keys import encode
-from herd.cache.nodes import POOLS, Node, Tree, by_code, child_digest, heads, root_of
-from herd.cache.pages import Counts, Lease, Pager
+from herd.cache.nodes import POOLS, PrefixNode, Tree, by_code, child_digest, heads, root_of
+from herd.cache.pages import Lease, PageCounts, Pager
 
 Keys = Sequence[Hashable]
 
@@ -33,12 +33,12 @@ Keys = Sequence[Hashable]
 class Stats:
     """Who holds the pages now, and what the tree gave up since its start."""
 
-    free: Counts
-    tree: Counts
+    free: PageCounts
+    tree: PageCounts
     """Held by the tree, alone or with leases."""
-    leases: Counts
+    leases: PageCounts
     """Held by leases alone."""
-    evictions: Counts
+    evictions: PageCounts
     """Pages that the tree gave up for others."""
 
 
@@ -48,9 +48,9 @@ class PrefixTree:
     def __init__(self, pager: Pager) -> None:
         self.pager = pager
         self.trees: dict[bytes, Tree] = {}
-        self.blocks: dict[bytes, Node] = {}
+        self.blocks: dict[bytes, PrefixNode] = {}
         """By name."""
-        self._seen: WeakKeyDictionary[Lease, Node] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Lease, PrefixNode] = WeakKeyDictionary()
         """The last full block in which a lease was met, so that a lease that grows is not hashed from its start."""
         self._tick = 0
         self._evictions = dict.fromkeys(POOLS, 0)
@@ -99,7 +99,7 @@ class PrefixTree:
         if tree is None:
             tree = self.trees[salt] = Tree(salt, root_of(salt))
         node = self._start(lease, tree)
-        path: list[Node] = []
+        path: list[PrefixNode] = []
         while node.place + 1 < full:
             start = (node.place + 1) * Z
             child = self._child(tree, node, encode(keys[start : start + Z]), Z, lease)
@@ -118,11 +118,11 @@ class PrefixTree:
             self._add_tail(tree, node, encode(keys[full * Z : length]), lease)
         self._forget_empty(tree)
 
-    def evict(self, whole: int = 0, chunk: int = 0, exact: int = 0) -> bool:
+    def evict(self, full: int = 0, chunk: int = 0, exact: int = 0) -> bool:
         """Give up the least recently used blocks that no lease holds until so many pages are free in each pool; False
         when the tree has no more to give. Of several salts the one that holds most in that pool gives first, so nobody
         can push out another's beyond an equal share."""
-        wanted = (("whole", whole), ("chunk", chunk), ("exact", exact))
+        wanted = (("full", full), ("chunk", chunk), ("exact", exact))
         # not a generator: one pool that cannot be served does not stop the others
         return all(list(starmap(self._free, wanted)))
 
@@ -140,13 +140,13 @@ class PrefixTree:
     def stats(self) -> Stats:
         """See Stats."""
         pager = self.pager
-        tree = Counts(*(sum(t.num_pages[pool] for t in self.trees.values()) for pool in POOLS))
+        tree = PageCounts(*(sum(t.num_pages[pool] for t in self.trees.values()) for pool in POOLS))
         used = [pager.pools[pool].size - free for pool, free in zip(POOLS, pager.free, strict=True)]
         return Stats(
             free=pager.free,
             tree=tree,
-            leases=Counts(*(u - t for u, t in zip(used, tree, strict=True))),
-            evictions=Counts(**self._evictions),
+            leases=PageCounts(*(u - t for u, t in zip(used, tree, strict=True))),
+            evictions=PageCounts(**self._evictions),
         )
 
     def held(self, pool: str) -> Iterable[int]:
@@ -160,7 +160,7 @@ class PrefixTree:
 
     # -- finding -------------------------------------------------------------------------------------------------
 
-    def _known(self, node: Node, keys: Keys) -> list[Node]:
+    def _known(self, node: PrefixNode, keys: Keys) -> list[PrefixNode]:
         """Full blocks from the root that these keys start with."""
         Z, path = self.pager.page_size, []
         for start in range(0, len(keys) - Z + 1, Z):
@@ -171,37 +171,37 @@ class PrefixTree:
             node = found
         return path
 
-    def _find(self, parent: Node, code: bytes) -> Node | None:
+    def _find(self, parent: PrefixNode, code: bytes) -> PrefixNode | None:
         found = self.blocks.get(child_digest(parent, code))
         return found if found is not None and found.parent is parent and found.code == code else None
 
-    def _head(self, parent: Node, keys: Keys) -> tuple[int, Node | None]:
+    def _head(self, parent: PrefixNode, keys: Keys) -> tuple[int, PrefixNode | None]:
         """The child whose page has most of these keys, and how many."""
         if not keys:
             return 0, None
         return next(((n, c) for n, c in heads(parent, encode(keys)) if self._divisible(c)), (0, None))
 
-    def _divisible(self, node: Node) -> bool:
+    def _divisible(self, node: PrefixNode) -> bool:
         """Whether a part of this block's positions can be reused."""
         if self.pager.chunk is not None and node.pages["chunk"] < 0:
             return False
         return node.pages["exact"] >= 0 if self.pager.exact else True
 
-    def _give(self, lease: Lease, length: int, path: list[Node]) -> None:
+    def _give(self, lease: Lease, length: int, path: list[PrefixNode]) -> None:
         Z, C = self.pager.page_size, self.pager.chunk
         chunk = [n.pages["chunk"] for n in path[length // C * C // Z :]] if C else []
         exact = {}
-        whole = [n.pages["whole"] for n in path]
+        full = [n.pages["full"] for n in path]
         if self.pager.exact:
-            whole = [0, *whole[1 : length // Z]] if length >= Z else []
+            full = [0, *full[1 : length // Z]] if length >= Z else []
             exact[0] = path[0].pages["exact"]
             if length % Z:
                 exact[length // Z] = path[-1].pages["exact"]
-        self.pager.give(lease, length, whole, chunk, exact)
+        self.pager.give(lease, length, full, chunk, exact)
 
     # -- growing -------------------------------------------------------------------------------------------------
 
-    def _start(self, lease: Lease, tree: Tree) -> Node:
+    def _start(self, lease: Lease, tree: Tree) -> PrefixNode:
         """The last block of the lease that the tree already has."""
         node = self._seen.get(lease, tree.root)
         while node.parent is not None and (not node.alive or node.place >= lease.unchanged):
@@ -211,11 +211,11 @@ class PrefixTree:
             top = top.parent
         return node if top is tree.root else tree.root
 
-    def _meet(self, lease: Lease, node: Node) -> None:
+    def _meet(self, lease: Lease, node: PrefixNode) -> None:
         self._seen[lease] = node
         lease.unchanged = node.place + 1
 
-    def _child(self, tree: Tree, parent: Node, code: bytes, size: int, lease: Lease) -> Node | None:
+    def _child(self, tree: Tree, parent: PrefixNode, code: bytes, size: int, lease: Lease) -> PrefixNode | None:
         """The child with these keys; made of the lease's pages if there is none. None when another block has its
         name, which nobody will see: then the lease is not remembered further."""
         digest = child_digest(parent, code)
@@ -223,9 +223,9 @@ class PrefixTree:
         if known is not None:
             return known if known.parent is parent and known.code == code else None
         place = parent.place + 1
-        node = Node(parent, code, digest, size)
+        node = PrefixNode(parent, code, digest, size)
         exact = self.pager.exact and (place == 0 or size < self.pager.page_size)
-        pool, page = ("exact", lease.exact_pages[place]) if exact else ("whole", lease.pages[place])
+        pool, page = ("exact", lease.exact_pages[place]) if exact else ("full", lease.pages[place])
         node.used = self._tick
         self.blocks[digest] = node
         parent.children.insert(_place_of(parent, code), node)
@@ -233,7 +233,7 @@ class PrefixTree:
         self._hold(tree, node, pool, page)
         return node
 
-    def _add_chunk_pages(self, tree: Tree, node: Node, lease: Lease) -> None:
+    def _add_chunk_pages(self, tree: Tree, node: PrefixNode, lease: Lease) -> None:
         """Give the blocks of the lease's current chunk, up to `node`, the chunk pages that they lack."""
         Z, C = self.pager.page_size, self.pager.chunk
         if C is None or lease.length % C == 0:
@@ -247,7 +247,7 @@ class PrefixTree:
         for block in reversed(path):
             self._add_chunk_page(tree, block, lease)
 
-    def _add_chunk_page(self, tree: Tree, node: Node, lease: Lease) -> None:
+    def _add_chunk_page(self, tree: Tree, node: PrefixNode, lease: Lease) -> None:
         Z, C = self.pager.page_size, self.pager.chunk
         if C is not None and node.pages["chunk"] < 0:
             self._hold(tree, node, "chunk", lease.chunk_pages[lease.length // C][node.place * Z % C // Z])
@@ -255,7 +255,7 @@ class PrefixTree:
                 assert node.parent is not None
                 node.parent.chunk_children += 1
 
-    def _add_tail(self, tree: Tree, parent: Node, code: bytes, lease: Lease) -> None:
+    def _add_tail(self, tree: Tree, parent: PrefixNode, code: bytes, lease: Lease) -> None:
         longer = parent.covering(code)
         if longer is not None and self._divisible(longer):
             self._use(tree, longer)
@@ -267,19 +267,19 @@ class PrefixTree:
             self._use(tree, tail)
             self._drop_shorter(tree, tail)
 
-    def _drop_shorter(self, tree: Tree, node: Node) -> None:
+    def _drop_shorter(self, tree: Tree, node: PrefixNode) -> None:
         """Tails that `node` begins with say nothing more."""
         parent = node.parent
         assert parent is not None
         while (i := _place_of(parent, node.code)) and node.code.startswith(parent.children[i - 1].code):
             self._remove(tree, parent.children[i - 1])
 
-    def _hold(self, tree: Tree, node: Node, pool: str, page: int) -> None:
+    def _hold(self, tree: Tree, node: PrefixNode, pool: str, page: int) -> None:
         self.pager.pools[pool].share((page,))
         node.pages[pool] = page
         tree.num_pages[pool] += 1
 
-    def _use(self, tree: Tree, node: Node) -> None:
+    def _use(self, tree: Tree, node: PrefixNode) -> None:
         """Only the last block of a prefix is marked: those before it cannot go first, and are marked when it goes."""
         self._tick += 1
         node.used = self._tick
@@ -301,7 +301,7 @@ class PrefixTree:
         """One step towards a free page of this pool."""
         trees = sorted(self.trees.values(), key=lambda t: -t.num_pages[pool])
         # leaves that hold nothing of the pool stand before blocks that do
-        for kind in {"whole": ("whole", "exact"), "exact": ("exact", "whole"), "chunk": ("chunk",)}[pool]:
+        for kind in {"full": ("full", "exact"), "exact": ("exact", "full"), "chunk": ("chunk",)}[pool]:
             for tree in trees:
                 node = tree.oldest[kind].pop(self._only_chunk_here if pool == "chunk" else self._only_here)
                 if node is not None:
@@ -313,19 +313,19 @@ class PrefixTree:
                     return True
         return False
 
-    def _only_here(self, node: Node) -> bool:
+    def _only_here(self, node: PrefixNode) -> bool:
         """No lease holds this block."""
         return all(p < 0 or self.pager.pools[pool].refs[p] == 1 for pool, p in node.pages.items())
 
-    def _only_chunk_here(self, node: Node) -> bool:
+    def _only_chunk_here(self, node: PrefixNode) -> bool:
         return self.pager.pools["chunk"].refs[node.pages["chunk"]] == 1
 
-    def _let_go(self, tree: Tree, node: Node, pool: str) -> None:
+    def _let_go(self, tree: Tree, node: PrefixNode, pool: str) -> None:
         self.pager.pools[pool].release((node.pages[pool],))
         node.pages[pool] = -1
         tree.num_pages[pool] -= 1
 
-    def _let_go_chunk(self, tree: Tree, node: Node) -> None:
+    def _let_go_chunk(self, tree: Tree, node: PrefixNode) -> None:
         self._let_go(tree, node, "chunk")
         parent, C = node.parent, self.pager.chunk
         assert parent is not None and C is not None
@@ -333,13 +333,13 @@ class PrefixTree:
             parent.chunk_children -= 1
             self._mark(tree, parent, node)
 
-    def _remove(self, tree: Tree, node: Node) -> None:
+    def _remove(self, tree: Tree, node: PrefixNode) -> None:
         """Forget a leaf."""
         parent = node.parent
         assert parent is not None and not node.children, "only leaves go"
         if node.pages["chunk"] >= 0:
             self._let_go_chunk(tree, node)
-        for pool in ("whole", "exact"):
+        for pool in ("full", "exact"):
             if node.pages[pool] >= 0:
                 self._let_go(tree, node, pool)
         i = _place_of(parent, node.code)
@@ -350,7 +350,7 @@ class PrefixTree:
         tree.num_nodes -= 1
         self._mark(tree, parent, node)
 
-    def _mark(self, tree: Tree, parent: Node, node: Node) -> None:
+    def _mark(self, tree: Tree, parent: PrefixNode, node: PrefixNode) -> None:
         """`parent` was used whenever `node` was."""
         if parent is not tree.root:
             parent.used = max(parent.used, node.used)
@@ -362,5 +362,5 @@ class PrefixTree:
             del self.trees[tree.salt]
 
 
-def _place_of(parent: Node, code: bytes) -> int:
+def _place_of(parent: PrefixNode, code: bytes) -> int:
     return bisect_left(parent.children, code, key=by_code)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from herd.batch import Ints, Segments
-from herd.cache.pool import Table
+from herd.cache.pool import PageTable
 
 
 def ranges(firsts: Ints, counts: Ints) -> Ints:
@@ -14,7 +14,7 @@ def ranges(firsts: Ints, counts: Ints) -> Ints:
     return at
 
 
-class Rows:
+class RowTables:
     """Segments in the making. exact: segments carry exact pages and the rows are written to those."""
 
     def __init__(self, page_size: int, exact: bool = False) -> None:
@@ -25,13 +25,13 @@ class Rows:
         self.exact_pages: list[tuple[int, int]] = []
         self.closing: list[tuple[int, int]] = []
 
-    def add(self, table: Table, start: int, end: int) -> None:
+    def add(self, table: PageTable, start: int, end: int) -> None:
         """Rows for positions start .. end of a table whose first page holds position 0."""
         self.firsts.append(start)
         self.kv_lens.append(end)
         self.tables.append((table.array, -(-end // self.page_size)))
 
-    def add_exact(self, table: Table, start: int, end: int, first: int, own: int) -> None:
+    def add_exact(self, table: PageTable, start: int, end: int, first: int, own: int) -> None:
         """The same within one page of positions: `first` and `own` are the exact pages of the sequence's first page
         and of this one; of the table only the places before this one mean something."""
         self.firsts.append(start)

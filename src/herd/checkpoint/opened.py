@@ -17,6 +17,7 @@ from herd.checkpoint.check_finite import check_source
 from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.checkpoint.hf.kinds import hf_source
 from herd.config import MAX_VOCAB, Llama4Config
+from herd.config.hf import from_hf
 from herd.containers.gguf import Gguf
 from herd.disk.manifest import check_manifest
 from herd.disk.mapping import MappedFile, reading
@@ -152,7 +153,7 @@ class HfCheckpoint(Checkpoint):
             log.warning("%s: config.json names code of its own (auto_map): ignored, never run", path)
         generation = self._optional("generation_config.json")
         try:
-            config = Llama4Config.from_hf(data)
+            config = from_hf(data)
         except BadConfig as problem:
             raise BadConfig(f"{self.folder / 'config.json'}: {problem}") from None
         eos = (*config.eos_ids, *_ids(generation.get("eos_token_id")))

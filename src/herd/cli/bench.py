@@ -7,7 +7,7 @@ import click
 from herd.cli import console, options
 
 
-class Counts(click.ParamType[tuple[int, ...]]):
+class CountList(click.ParamType[tuple[int, ...]]):
     """Counts with commas between: 128,512,8K."""
 
     name = "counts"
@@ -21,9 +21,13 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
 @click.command("bench")
 @click.argument("model")
-@click.option("--prompts", type=Counts(), default="128,512,2048", show_default=True, help="Lengths of prompts.")
-@click.option("--batch", "batches", type=Counts(), default="1,8,32", show_default=True, help="Sequences that decode.")
-@click.option("--depths", type=Counts(), default="4096", show_default=True, help="Tokens already there; '' for none.")
+@click.option("--prompts", type=CountList(), default="128,512,2048", show_default=True, help="Lengths of prompts.")
+@click.option(
+    "--batch", "batches", type=CountList(), default="1,8,32", show_default=True, help="Sequences that decode."
+)
+@click.option(
+    "--depths", type=CountList(), default="4096", show_default=True, help="Tokens already there; '' for none."
+)
 @click.option("--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, help="Of each figure.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with.")
 @click.option("--no-pack", is_flag=True, help="Do not repack a quantised file into the store; slower.")

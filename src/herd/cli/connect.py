@@ -41,7 +41,7 @@ def connect(name: str | None, url: str, model: str | None, write: bool) -> None:
     key = os.environ.get("HERD_API_KEY", "").split()
     asked = model or _first_model()
     context = _context(url, asked, None if write else known.CONTEXT) if client.sized else known.CONTEXT
-    place = known.Place(url, asked, YOUR_KEY if key else known.NO_KEY, context)
+    place = known.Placeholder(url, asked, YOUR_KEY if key else known.NO_KEY, context)
     if client.settings is None:
         print(place.fill(client.text))
         return

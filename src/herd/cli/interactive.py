@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from herd.cli import console, options
-from herd.cli.run import after, find_images
+from herd.cli.replies import after, find_images
 from herd.disk.atomic import new_file
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, HerdError, NotFound, UsageError, fail

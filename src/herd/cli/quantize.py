@@ -73,7 +73,7 @@ def quantize(
     herd quantize scout-bf16 scout-q4 --type q4_k
     herd quantize scout-bf16 scout.gguf --size 55GB --calibrate pages.txt
     """
-    from herd.quantize import UNITS, quantise
+    from herd.quantize import UNITS, quantize
 
     text = None
     if calibrate is not None:
@@ -86,7 +86,7 @@ def quantize(
     before = signal.signal(signal.SIGTERM, _interrupt)
     line = _Line(quiet, UNITS)
     try:
-        made = quantise(
+        made = quantize(
             stored.resolve(source),
             Path(target),
             type_,

@@ -9,9 +9,13 @@ from herd.errors import BadConfig, fail
 
 
 def from_gguf(
-    keys: Mapping[str, Any], vocab_size: int, tied: bool, rope_divisors: Sequence[float] | None
+    keys: Mapping[str, Any], *, vocab_size: int, tied: bool, rope_divisors: Sequence[float] | None = None
 ) -> Llama4Config:
-    """Read GGUF metadata; see `Llama4Config.from_gguf`."""
+    """Read GGUF metadata of the architectures `llama4` and `llama`.
+
+    `vocab_size` is the row count of token_embd, `tied` whether output.weight is absent, `rope_divisors` the content of
+    rope_freqs.weight. Raises BadConfig.
+    """
     arch = keys.get("general.architecture")
     if arch not in ("llama", "llama4"):
         fail(

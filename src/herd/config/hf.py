@@ -19,7 +19,10 @@ _IMAGE_IDS = {
 
 
 def from_hf(data: Mapping[str, Any]) -> Llama4Config:
-    """Read the content of a config.json; see `Llama4Config.from_hf`."""
+    """Read the content of a config.json: Llama 4 (full or text-only, published or v5 keys), or dense Llama.
+
+    Raises BadConfig for another architecture or for numbers that describe no model.
+    """
     kind = data.get("model_type")
     text = data.get("text_config", data)
     if not isinstance(text, Mapping):
@@ -259,8 +262,8 @@ def llama3_from_divisors(divisors: RopeDivisors, theta: float, head_size: int) -
     return fail(BadConfig, "rope_freqs fit no llama3 scaling", got=divisors.values, do="keep the GGUF form")
 
 
-def to_hf(c: Llama4Config, dtype: str) -> dict[str, Any]:
-    """The content of a config.json; see `Llama4Config.to_hf`."""
+def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
+    """The content of a config.json that transformers' Llama 4 (or, for a dense Llama, its Llama) reads."""
     eos: Any = list(c.eos_ids) if len(c.eos_ids) > 1 else (c.eos_ids[0] if c.eos_ids else None)
     common: dict[str, Any] = {
         "hidden_size": c.width,

@@ -6,10 +6,8 @@ without QK norm, temperature or chunks. Sources: the published config.json files
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, divides, eps, positive, whole
 from herd.errors import BadConfig, fail
@@ -242,39 +240,6 @@ class Llama4Config:
                 blend = (turns - low) / (high - low)
                 scaled.append(f * ((1.0 - blend) / scaling.factor + blend))
         return tuple(scaled)
-
-    # -- Hugging Face ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_hf(cls, data: Mapping[str, Any]) -> "Llama4Config":
-        """Read the content of a config.json: Llama 4 (full or text-only, published or v5 keys), or dense Llama.
-
-        Raises BadConfig for another architecture or for numbers that describe no model.
-        """
-        from herd.config.hf import from_hf  # the readers know this class, so they come late
-
-        return from_hf(data)
-
-    def to_hf(self, dtype: str = "bfloat16") -> dict[str, Any]:
-        """The content of a config.json that transformers' Llama 4 (or, for a dense Llama, its Llama) reads."""
-        from herd.config.hf import to_hf
-
-        return to_hf(self, dtype)
-
-    # -- GGUF -----------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_gguf(
-        cls, keys: Mapping[str, Any], *, vocab_size: int, tied: bool, rope_divisors: Sequence[float] | None = None
-    ) -> "Llama4Config":
-        """Read GGUF metadata of the architectures `llama4` and `llama`.
-
-        `vocab_size` is the row count of token_embd, `tied` whether output.weight is absent, `rope_divisors` the
-        content of rope_freqs.weight. Raises BadConfig.
-        """
-        from herd.config.gguf import from_gguf
-
-        return from_gguf(keys, vocab_size, tied, rope_divisors)
 
 
 def is_dense_llama(config: Llama4Config) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd import formats
-from herd.containers.gguf_header import Header, Keys, TensorInfo
+from herd.containers.gguf_header import GgufHeader, Keys, TensorInfo
 from herd.containers.gguf_parse import parse
 from herd.disk.mapping import MappedFile, reading
 from herd.errors import BadCheckpoint, NotFound, fail
@@ -46,7 +46,7 @@ class _Part(MappedFile):
         finally:
             os.close(handle)
         with reading(path, self.check_readable):
-            self.header: Header = parse(str(path), self.map)
+            self.header: GgufHeader = parse(str(path), self.map)
         self.header.keys.check = self.check_unchanged
 
 

@@ -128,7 +128,7 @@ class Keys(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
-class Header:
+class GgufHeader:
     """What the head of one file says."""
 
     version: int

@@ -1,8 +1,8 @@
 """Parse the head of a GGUF file, limits first.
 
-What it is: bytes -> `Header`, for files that may be hostile. Every length is compared with the file before it is used,
-nothing is allocated by a number that the file claims, and values of keys are decoded only when asked for. What it is
-not: the file's mapping (`gguf.py`), names of tensors (`checkpoint.gguf.names`).
+What it is: bytes -> `GgufHeader`, for files that may be hostile. Every length is compared with the file before it is
+used, nothing is allocated by a number that the file claims, and values of keys are decoded only when asked for. What it
+is not: the file's mapping (`gguf.py`), names of tensors (`checkpoint.gguf.names`).
 
 Layout (GGUF 2 and 3, little-endian; source: the format's specification):
     "GGUF", u32 version, u64 tensors, u64 keys
@@ -34,7 +34,7 @@ from herd.containers.gguf_header import (
     STRING,
     UINT32,
     Buffer,
-    Header,
+    GgufHeader,
     Keys,
     TensorInfo,
     Value,
@@ -45,7 +45,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
-def parse(path: str, buffer: Buffer) -> Header:
+def parse(path: str, buffer: Buffer) -> GgufHeader:
     """Read the header of a whole file in `buffer`. Raises BadCheckpoint naming file, field and limit."""
     return _Parser(path, buffer).header()
 
@@ -58,7 +58,7 @@ class _Parser:
         self.end = min(self.size, MAX_HEADER)
         self.strings = 0
 
-    def header(self) -> Header:
+    def header(self) -> GgufHeader:
         version, num_tensors, num_keys = self.start()
         values: dict[str, Value] = {}
         for i in range(num_keys):
@@ -76,7 +76,7 @@ class _Parser:
                 self.bad(f"tensor {name} stands twice")
             tensors[name] = self.placed(name, kind, sizes, offset, data, alignment)
         self.check_overlap(tensors)
-        return Header(version, keys, tensors, alignment)
+        return GgufHeader(version, keys, tensors, alignment)
 
     def start(self) -> tuple[int, int, int]:
         """Magic, version and the two counts."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.containers.safetensors_header import DTYPES, MAX_HEADER_BYTES, Header
+from herd.containers.safetensors_header import DTYPES, MAX_HEADER_BYTES, SafetensorsHeader
 from herd.disk.mapping import MappedFile
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
@@ -42,7 +42,7 @@ class SafeFile(MappedFile):
             self.num_bytes = os.fstat(file.fileno()).st_size
             data = self._read_header(file.read(8), file.read)
             self._data_start = 8 + len(data)
-            header = Header(data, path.name, self.num_bytes - self._data_start)
+            header = SafetensorsHeader(data, path.name, self.num_bytes - self._data_start)
             self.entries, self.metadata = header.entries, header.metadata
             size = self.num_bytes
             super().__init__(path, file.fileno())

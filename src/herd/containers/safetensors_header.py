@@ -56,7 +56,7 @@ _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file; `begin` and `end` count from the first byte after the header."""
 
     dtype: str
@@ -65,7 +65,7 @@ class Entry:
     end: int
 
 
-class Header:
+class SafetensorsHeader:
     """Entries and metadata of `data`, the header of a file of the given name with `data_bytes` bytes after it.
 
     Raises BadCheckpoint: one line with file, field and limit.
@@ -74,7 +74,7 @@ class Header:
     def __init__(self, data: bytes, file_name: str, data_bytes: int) -> None:
         self.file_name = file_name
         self.data_bytes = data_bytes
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorEntry] = {}
         self.metadata: dict[str, str] = {}
         self._parse(data)
         self._check_layout()
@@ -134,7 +134,7 @@ class Header:
         needed = prod(shape) * DTYPES[dtype].itemsize
         if needed != end - begin:
             self._bad(name, "data_offsets", f"{end - begin} bytes", f"{needed} for {dtype} {list(shape)}")
-        self.entries[name] = Entry(sys.intern(dtype), shape, begin, end)
+        self.entries[name] = TensorEntry(sys.intern(dtype), shape, begin, end)
         return after
 
     def _numbers(self, text: bytes, name: str, field: str) -> tuple[int, ...]:

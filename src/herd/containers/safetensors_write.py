@@ -30,7 +30,7 @@ FILE_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorToWrite:
     """A tensor to write: its data come in pieces, in row-major order, when their turn comes."""
 
     name: str
@@ -47,7 +47,7 @@ class Tensor:
 
 def write_file(
     path: Path,
-    tensors: Iterable[Tensor],
+    tensors: Iterable[TensorToWrite],
     metadata: Mapping[str, str] | None = None,
     progress: Progress = silent,
     before: int = 0,
@@ -89,7 +89,7 @@ def write_file(
 
 def write_shards(
     folder: Path,
-    tensors: Iterable[Tensor],
+    tensors: Iterable[TensorToWrite],
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
@@ -97,7 +97,7 @@ def write_shards(
     """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
     `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own.
     Returns the SHA-256 of each file."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[TensorToWrite]] = [[]]
     size = total = 0
     for t in tensors:
         if shards[-1] and size + t.num_bytes > shard_bytes:

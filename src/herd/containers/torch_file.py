@@ -8,7 +8,7 @@ import numpy as np
 
 from herd.containers.pickle_tensors import MAX_PICKLE_BYTES, TensorRef, read_tensors
 from herd.containers.safetensors_header import DTYPES
-from herd.containers.zip_records import Record, zip_records
+from herd.containers.zip_records import ZipRecord, zip_records
 from herd.disk.mapping import MappedFile, reading
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
@@ -99,7 +99,7 @@ class TorchFile(MappedFile):
         return found
 
     def _check(self, name: str, ref: TensorRef) -> None:
-        record: Record | None = self._records.get(f"{self._folder}/data/{ref.key}")
+        record: ZipRecord | None = self._records.get(f"{self._folder}/data/{ref.key}")
         size = DTYPES[ref.dtype].itemsize
         said = ref.storage_size * (1 if ref.is_untyped else size)
         if record is None or record.size != said:

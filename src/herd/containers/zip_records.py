@@ -17,7 +17,7 @@ _END, _END64, _LOCATOR, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\
 
 
 @dataclass(frozen=True)
-class Record:
+class ZipRecord:
     """One record: its bytes stand at `start` of the file."""
 
     start: int
@@ -25,7 +25,7 @@ class Record:
     crc: int
 
 
-def zip_records(file_name: str, data: Any) -> dict[str, Record]:
+def zip_records(file_name: str, data: Any) -> dict[str, ZipRecord]:
     """Records by name of the archive in `data`, a mapped file. Raises BadCheckpoint: one line."""
     return _Directory(file_name, data).records
 
@@ -33,7 +33,7 @@ def zip_records(file_name: str, data: Any) -> dict[str, Record]:
 class _Directory:
     def __init__(self, file_name: str, data: Any) -> None:
         self.file_name, self.data = file_name, data
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, ZipRecord] = {}
         count, size, start = self._end()
         if count > MAX_RECORDS or size > MAX_DIRECTORY_BYTES:
             self._bad(f"directory of {count} records in {size} bytes", f"at most {MAX_RECORDS}")
@@ -80,7 +80,7 @@ class _Directory:
                 self._bad(f"{name}: on disk {disk}", "one file")
             if name in self.records:
                 self._bad(f"{name} twice", "one record of a name")
-            self.records[name] = Record(self._data_start(name, start, n, size), size, crc)
+            self.records[name] = ZipRecord(self._data_start(name, start, n, size), size, crc)
             at += 46 + n + extra + comment
         if at != len(directory):
             self._bad(f"{len(directory) - at} bytes after the last entry of the directory", "none")

@@ -3,8 +3,8 @@
     {"version": 1, "job": {...}}      what the run is made from: compared when it is taken up
     ...                               one line for each thing that is finished, written after its bytes are synced
 
-A line that was being written when the run ended is no line. What it is not: what the lines say (`checkpoint.packed.shards`,
-`checkpoint.gguf.unfinished`).
+A line that was being written when the run ended is no line. What it is not: what the lines say
+(`checkpoint.packed.shards`, `checkpoint.gguf.unfinished`).
 """
 
 import os

@@ -138,7 +138,7 @@ def reading(path: Path, check: Callable[[], None]) -> Iterator[None]:
     check()
 
 
-class Guard(Protocol):
+class MappingGuard(Protocol):
     """Who knows whether the files that weights are read from could be read: an open Checkpoint."""
 
     def check_readable(self) -> None:

@@ -3,7 +3,8 @@
     .NAME.packing/herd.lock      the kernel's lock: a killed process holds none
     .NAME.packing/...            whatever the run writes
 
-It is never taken for a model. What it is not: what lies in it (`checkpoint.packed.write`, `checkpoint.gguf.unfinished`).
+It is never taken for a model. What it is not: what lies in it (`checkpoint.packed.write`,
+`checkpoint.gguf.unfinished`).
 """
 
 import fcntl

@@ -24,7 +24,7 @@ from herd import formats
 from herd.errors import DoesNotFit, NotFound, UsageError, fail
 from herd.ops.contract import Adapters, LowRank, Ops
 from herd.value_checks import number, text
-from herd.weights import Linear, Model, Node, name_of, shape_of
+from herd.weights import Linear, Model, WeightNode, name_of, shape_of
 
 MAX_NAME = 256
 MAX_RANK = 1024
@@ -164,7 +164,7 @@ def _matrices(node: Any) -> "Sequence[tuple[str, Linear]]":
     """Every matrix and stack below this node, by name."""
     if isinstance(node, tuple):
         return [found for one in node for found in _matrices(one)]
-    if not isinstance(node, Node):
+    if not isinstance(node, WeightNode):
         return []
     if isinstance(node, Linear):
         return [(name_of(node), node)]

@@ -15,10 +15,10 @@ from typing import Any
 from herd.cache import Lease
 from herd.engine.adapters import Adapter, Shelf
 from herd.engine.device_draws import Chosen, DeviceLogits, Row, Wish, drawn_rows
-from herd.engine.messages import Began, Ended, Event, Measured, Reason, Token
+from herd.engine.messages import Began, Ended, Event, Measured, Reason, TokenEvent
 from herd.engine.request import Request, TokenLogprob
 from herd.engine.request_checks import Meaning
-from herd.engine.runner import Logits, ModelRunner, NotFinite, Piece
+from herd.engine.runner import Chunk, Logits, ModelRunner, NotFinite
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
@@ -101,7 +101,7 @@ class Core:
         self._meaning = Meaning.of(runner, num_tokens)
         self._barred_B = self._meaning.barred()
         self.scheduler: Scheduler[Entry] = Scheduler(
-            runner.room, budget=budget, places=places, most_waiting=most_waiting
+            runner.cache, budget=budget, places=places, most_waiting=most_waiting
         )
         self._clock = clock
         self._router = router
@@ -149,7 +149,7 @@ class Core:
         came of the old weights is forgotten: cached prefixes, features of images, half a mean, how well guesses went.
         """
         self.scheduler.clear()
-        self.runner.room.forget()
+        self.runner.cache.clear()
         for entry in self._entries.values():
             entry.worth = Worth()
             if entry.measure is not None:
@@ -270,7 +270,7 @@ class Core:
             self._events.append(Began(entry.number, entry.cached or 0))
 
     def _pass(self, work: Sequence[tuple[Entry, int]]) -> None:
-        ready: list[tuple[Entry, Piece]] = []
+        ready: list[tuple[Entry, Chunk]] = []
         for entry, n in work:
             try:
                 ready.append((entry, self._piece(entry, n)))
@@ -284,7 +284,7 @@ class Core:
         if ready and self._compute(ready):
             self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra, heads)
 
-    def _compute(self, ready: list[tuple[Entry, Piece]]) -> bool:
+    def _compute(self, ready: list[tuple[Entry, Chunk]]) -> bool:
         """Run pieces together, or apart when that fails; whether it went well."""
         entry = ready[0][0]
         routing = self._router(entry.number) if entry.request.traced and self._router is not None else None
@@ -299,14 +299,14 @@ class Core:
             self.counters.failed_passes += 1
             for _, piece in ready:
                 if piece.lease.pending:  # it was computed, and its tokens could not be drawn
-                    self.runner.room.commit(piece.lease, 0)
+                    self.runner.cache.commit(piece.lease, 0)
             certain = [(entry, _certain(entry, piece)) for entry, piece in ready]
             if len(ready) == 1 and certain[0][1] is ready[0][1]:
                 self._failed(entry, error, ready[0][1])
             else:
                 for one in certain:
                     self._compute([one])
-            self.runner.room.check()
+            self.runner.cache.check()
             return False
         self.counters.passes += 1
         at = 0
@@ -320,7 +320,7 @@ class Core:
             at += count
         return True
 
-    def _rows(self, ready: Sequence[tuple[Entry, Piece]], logits: Logits | DeviceLogits) -> Sequence[Row]:
+    def _rows(self, ready: Sequence[tuple[Entry, Chunk]], logits: Logits | DeviceLogits) -> Sequence[Row]:
         """What `_choose` takes, for each row of the pass."""
         if not isinstance(logits, DeviceLogits):
             return list(logits)
@@ -335,7 +335,7 @@ class Core:
         ]
         return drawn_rows(logits, wishes_R, self._barred_B)
 
-    def _piece(self, entry: Entry, n: int) -> Piece:
+    def _piece(self, entry: Entry, n: int) -> Chunk:
         """The next n rows of a sequence."""
         assert entry.lease is not None
         start, todo = entry.lease.length, entry.todo
@@ -354,20 +354,20 @@ class Core:
                 ids = ids[: places[have]]
         if entry.measure is not None:
             wanted_rows = range(0 if entry.measure.states else max(0, entry.measure.next - start), len(ids))
-            return Piece(entry.lease, ids, (), wanted_rows, entry.adapter, entry.measure)
+            return Chunk(entry.lease, ids, (), wanted_rows, entry.adapter, entry.measure)
         rows: Sequence[int] | None = None
         if len(ids) < todo:
             rows = ()
         elif len(ids) > todo:
             rows = range(todo - 1, len(ids))
-        return Piece(entry.lease, ids, features, rows, entry.adapter)
+        return Chunk(entry.lease, ids, features, rows, entry.adapter)
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
     def _measured(self, entry: Entry, measure: Measure) -> None:
         """Rows of one sequence stand: what they gave is told."""
         assert entry.lease is not None
-        self.runner.room.commit(entry.lease)
+        self.runner.cache.commit(entry.lease)
         entry.ended = entry.todo == 0
         scores, rows_RX = measure.give(last=entry.ended)
         if scores or rows_RX is not None:
@@ -377,18 +377,18 @@ class Core:
         if entry.ended:
             self._leave(entry)
         elif entry.request.want.keep:
-            self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
+            self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=False)
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 
-    def _draw(self, entry: Entry, piece: Piece, rows: Sequence[Row]) -> None:
+    def _draw(self, entry: Entry, piece: Chunk, rows: Sequence[Row]) -> None:
         """Tokens of one sequence from its rows of a pass; keeps proposals while they are what is drawn."""
         assert entry.lease is not None
-        room, lease = self.runner.room, entry.lease
+        cache, lease = self.runner.cache, entry.lease
         if not len(rows):
-            room.commit(lease)
+            cache.commit(lease)
             # now: chunked layers forget a chunk when it is over
-            room.insert(lease, entry.keys, entry.salt, over=False)
+            cache.insert(lease, entry.keys, entry.salt, over=False)
             return
         first = entry.num_output == 0
         certain = len(piece.ids) - (len(rows) - 1)
@@ -397,7 +397,7 @@ class Core:
         try:
             drawn = self._choose(entry, rows[0])
             if first:
-                room.commit(lease)
+                cache.commit(lease)
                 self._computed(entry, rows[0])
             while self._say(entry, *drawn) is None and kept < len(proposed) and drawn[0] == proposed[kept]:
                 kept += 1
@@ -410,7 +410,7 @@ class Core:
             self.counters.proposed += len(proposed)
             self.counters.kept += kept
         if not first:
-            room.commit(lease, certain + kept)
+            cache.commit(lease, certain + kept)
         if entry.ended:
             self._leave(entry)
 
@@ -440,7 +440,7 @@ class Core:
         elif entry.matcher is not None:
             entry.matcher.accept(token_id)
         entry.ended = reason is not None
-        self._events.append(Token(entry.number, token_id, reason, now - entry.taken_s, entry.prefill_s, chosen))
+        self._events.append(TokenEvent(entry.number, token_id, reason, now - entry.taken_s, entry.prefill_s, chosen))
         if reason is None and entry.matcher is not None and entry.matcher.is_over and options.logprobs is None:
             return self._say(entry, entry.matcher.end_id, None)  # it is certain: no pass need say so
         return reason
@@ -448,7 +448,7 @@ class Core:
     def _computed(self, entry: Entry, row: Row) -> None:
         """The prompt is in the cache: others may find it, and its further samples begin."""
         assert entry.lease is not None
-        self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=False)
+        self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=False)
         siblings, entry.siblings = entry.siblings, []
         for sibling in siblings:
             self._fork(entry, sibling, row)
@@ -456,9 +456,9 @@ class Core:
     def _fork(self, entry: Entry, sibling: Entry, row: Row) -> None:
         assert entry.lease is not None
         sibling.parent = None
-        lease = self.runner.room.fork(entry.lease)
+        lease = self.runner.cache.fork(entry.lease)
         if not self.scheduler.join(sibling, lease):
-            self.runner.room.drop(lease)
+            self.runner.cache.drop(lease)
             self.scheduler.readd(sibling)  # it finds the prompt in the cache when its turn comes
             return
         self.counters.forked += 1
@@ -478,7 +478,7 @@ class Core:
         """It said its last token, or gave its last number: what it computed stays findable."""
         assert entry.lease is not None
         if entry.request.want.keep:
-            self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
+            self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=True)
         self.scheduler.remove(entry)
         del self._entries[entry.number]
         self._unguessed(entry)
@@ -489,7 +489,7 @@ class Core:
             entry.parent.siblings.remove(entry)
         else:
             if entry.lease is not None and entry.num_output and event.error is None:
-                self.runner.room.insert(entry.lease, entry.keys, entry.salt, over=True)
+                self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=True)
             self.scheduler.remove(entry)
         self._closed(entry, event)
 
@@ -514,11 +514,11 @@ class Core:
         except BaseException as error:  # a guess is worth no failure
             _not_ours(error)
 
-    def _failed(self, entry: Entry, error: BaseException, piece: Piece | None = None) -> None:
+    def _failed(self, entry: Entry, error: BaseException, piece: Chunk | None = None) -> None:
         """An error inside one sequence ends that one."""
         lease: Lease | None = entry.lease
         if lease is not None and lease.pending:
-            self.runner.room.commit(lease, 0)
+            self.runner.cache.commit(lease, 0)
         if piece is not None and isinstance(error, BadCheckpoint | NotFinite):
             error = self._where(piece, error)
         if not isinstance(error, HerdError):
@@ -527,10 +527,10 @@ class Core:
             error = wrapped
         self._close(entry, Ended(entry.number, error))
 
-    def _where(self, piece: Piece, error: BaseException) -> BaseException:
+    def _where(self, piece: Chunk, error: BaseException) -> BaseException:
         """The same piece once more, looking at the output of every layer."""
         if piece.lease.pending:
-            self.runner.room.commit(piece.lease, 0)
+            self.runner.cache.commit(piece.lease, 0)
         try:
             name = self.runner.first_not_finite(piece)
         except BaseException as again:
@@ -542,11 +542,11 @@ class Core:
         return found
 
 
-def _certain(entry: Entry, piece: Piece) -> Piece:
+def _certain(entry: Entry, piece: Chunk) -> Chunk:
     """The piece without what was only proposed."""
     todo = entry.todo
     return (
-        piece if len(piece.ids) <= todo else Piece(piece.lease, piece.ids[:todo], piece.features, adapter=piece.adapter)
+        piece if len(piece.ids) <= todo else Chunk(piece.lease, piece.ids[:todo], piece.features, adapter=piece.adapter)
     )
 
 

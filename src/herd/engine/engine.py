@@ -23,7 +23,7 @@ import numpy as np
 from herd.engine.adapters import check_known
 from herd.engine.executors.executor import Executor
 from herd.engine.executors.thread import ThreadExecutor
-from herd.engine.fair_queue import Gate
+from herd.engine.fair_queue import QueueBound
 from herd.engine.forks import Home
 from herd.engine.messages import Ended, Event, is_last
 from herd.engine.outputs import Decoder, Inbox, Reading
@@ -45,7 +45,7 @@ def _queue() -> Inbox:
 
 
 @dataclass(eq=False)
-class Job:
+class RequestHandle:
     """A request on its way: what `submit` gives out."""
 
     request: Request
@@ -54,7 +54,7 @@ class Job:
     """Turns its events into steps."""
     routing: RoutingLog | None = None
     """Gets the experts of every token; set before the start. The whole prompt is computed anew for it."""
-    group: "list[Job]" = field(default_factory=list)
+    group: "list[RequestHandle]" = field(default_factory=list)
     """Samples of one prompt, this one among them; they start together."""
     digests: tuple[bytes, ...] = ()
     inbox: Inbox = field(default_factory=_queue)
@@ -118,14 +118,14 @@ class Engine:
 
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, *, start: bool = True) -> Job:
+    def submit(self, request: Request, *, start: bool = True) -> RequestHandle:
         """Check a request and queue it (start=False: only when its stream is first read).
 
         Raises UsageError and ContextTooLong; nothing is ever truncated. Raises Busy when the queue is full.
         """
         return self.submit_samples(request, 1, start=start)[0]
 
-    def submit_samples(self, request: Request, n: int, *, start: bool = True) -> list[Job]:
+    def submit_samples(self, request: Request, n: int, *, start: bool = True) -> list[RequestHandle]:
         """n continuations of one prompt, which is computed once; sample i draws with seed + i. See `submit`."""
         self._home.check()
         whole("samples", n, 1, MOST_SAMPLES)
@@ -144,7 +144,7 @@ class Engine:
             self.start(jobs[0])
         return jobs
 
-    def start(self, job: Job) -> None:
+    def start(self, job: RequestHandle) -> None:
         """Queue a submitted job, with all samples of its group; nothing when it has started. Raises Busy."""
         self._home.check()
         jobs = job.group
@@ -166,7 +166,7 @@ class Engine:
                 self._post.forget(one)
             raise
 
-    def stream(self, job: Job) -> Generator[Step, None, None]:
+    def stream(self, job: RequestHandle) -> Generator[Step, None, None]:
         """The steps of a job; the last one has `finish`. Closing the iterator ends the job, Ctrl-C while it waits ends
         it with "interrupted". Raises what the job failed with: Busy, TimedOut, DoesNotFit, BadCheckpoint, PassFailed,
         EngineDied.
@@ -174,7 +174,7 @@ class Engine:
         for _, step in self.streams([job]):
             yield step
 
-    def streams(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Step], None, None]:
+    def streams(self, jobs: Sequence[RequestHandle]) -> Generator[tuple[RequestHandle, Step], None, None]:
         """The steps of samples of one prompt, as they come. See `stream`."""
         inbox = jobs[0].inbox
         assert isinstance(inbox, SimpleQueue), "their events go elsewhere"
@@ -199,7 +199,7 @@ class Engine:
             for job in jobs:
                 self.leave(job)
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: RequestHandle) -> None:
         """Nobody reads a job any more: end it, unless it has ended."""
         if not self._home.is_here:
             return  # it is the other process's
@@ -207,7 +207,7 @@ class Engine:
         if job.started_s is not None and (not job.reading.ended or job.cancelled):
             self.executor.cancel(job.number)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: RequestHandle) -> None:
         """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
         self._home.check()
         job.cancelled = True
@@ -239,10 +239,10 @@ class Engine:
         tiles = () if request.pixels_I3SS is None else request.pixels_I3SS
         return request, tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 
-    def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> Job:
-        return Job(request, number, Reading(request, self._decoder()), digests=digests)
+    def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> RequestHandle:
+        return RequestHandle(request, number, Reading(request, self._decoder()), digests=digests)
 
-    def _whole(self, jobs: Sequence[Job]) -> Request:
+    def _whole(self, jobs: Sequence[RequestHandle]) -> Request:
         """The request of these samples, with what the core has to know beside it."""
         first = jobs[0]
         return msgspec.structs.replace(
@@ -260,8 +260,8 @@ class _Post:
 
     def __init__(self, most_waiting: int) -> None:
         self.lock = threading.Lock()
-        self.gate = Gate(most_waiting)
-        self.jobs: dict[int, Job] = {}
+        self.gate = QueueBound(most_waiting)
+        self.jobs: dict[int, RequestHandle] = {}
 
     def deliver(self, events: Sequence[Event]) -> None:
         """To the readers; on the executor's thread."""
@@ -275,12 +275,12 @@ class _Post:
                 self.jobs.pop(event.number, None)
             job.inbox.put(event)
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: RequestHandle) -> None:
         """Nobody reads it any more."""
         self.jobs.pop(job.number, None)
         self._leave(job)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: RequestHandle) -> None:
         with self.lock:
             if job.waits:
                 job.waits = False

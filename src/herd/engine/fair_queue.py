@@ -19,7 +19,7 @@ REMEMBERED = 4096
 """Clients without work whose virtual time is kept."""
 
 
-class Gate:
+class QueueBound:
     """The bound of a queue, by client: as many waiting requests as there are places left."""
 
     def __init__(self, most: int) -> None:
@@ -59,7 +59,7 @@ class Waiter(Protocol):
 W = TypeVar("W", bound=Waiter)
 
 
-class Client(Generic[W]):
+class QueuedClient(Generic[W]):
     """One client's place in the queue."""
 
     __slots__ = ("name", "running", "time", "waiting")
@@ -84,10 +84,10 @@ class FairQueue(Generic[W]):
     """
 
     def __init__(self, most: int, patience: int = 1000) -> None:
-        self.gate = Gate(most)
+        self.gate = QueueBound(most)
         self.patience = patience
-        self._clients: dict[str, Client[W]] = {}
-        self._active: dict[str, Client[W]] = {}
+        self._clients: dict[str, QueuedClient[W]] = {}
+        self._active: dict[str, QueuedClient[W]] = {}
 
     @property
     def num_waiting(self) -> int:
@@ -150,7 +150,7 @@ class FairQueue(Generic[W]):
             for line in client.waiting.values():
                 yield from line
 
-    def _take(self, client: Client[W], waiter: W) -> None:
+    def _take(self, client: QueuedClient[W], waiter: W) -> None:
         line = client.waiting[waiter.priority]
         if line[-1] is waiter:
             line.pop()
@@ -160,8 +160,8 @@ class FairQueue(Generic[W]):
             del client.waiting[waiter.priority]
         self.gate.leave(client.name)
 
-    def _enter(self, name: str) -> Client[W]:
-        client = self._clients.setdefault(name, Client(name))
+    def _enter(self, name: str) -> QueuedClient[W]:
+        client = self._clients.setdefault(name, QueuedClient(name))
         if name not in self._active:
             if self._active:
                 client.time = max(client.time, min(c.time for c in self._active.values()))

@@ -13,11 +13,11 @@ import numpy as np
 
 from herd.batch import Context
 from herd.cache import Lease, Pager
-from herd.cache.manager import Room
+from herd.cache.manager import KVCacheManager
 from herd.cache.prefixes import PrefixTree
 from herd.engine.adapters import Adapter, copied
 from herd.engine.fake_cache import FakeCache
-from herd.engine.runner import Logits, NotFinite, Piece, read_blocks, rows_wanted
+from herd.engine.runner import Chunk, Logits, NotFinite, read_blocks, rows_wanted
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
 
@@ -66,8 +66,8 @@ class FakeModel:
         whole = -(-context // page_size) if num_pages is None else num_pages
         chunked = whole if num_chunk_pages is None else num_chunk_pages
         self.pager = Pager(chunk, page_size, whole, chunked, num_exact_pages)
-        self.room = Room(self.pager, PrefixTree(self.pager))
-        self.cache = FakeCache(self.pager)
+        self.cache = KVCacheManager(self.pager, PrefixTree(self.pager))
+        self.memory = FakeCache(self.pager)
         self.bad = dict(bad or {})
         self.cost = cost
         self.now_s = 0.0
@@ -79,16 +79,16 @@ class FakeModel:
         """Virtual seconds."""
         return self.now_s
 
-    def see(self, pixels_I3SS: Any) -> Any:
+    def encode_images(self, pixels_I3SS: Any) -> Any:
         """One number a row: what is in its tile, and its place there."""
         self.seen_tiles += len(pixels_I3SS)
         tiles = [zlib.crc32(np.ascontiguousarray(tile).tobytes()) >> 4 for tile in pixels_I3SS]
         return np.asarray([[t * self.tokens_per_tile + n] for t in tiles for n in range(self.tokens_per_tile)])
 
-    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
         """One pass; see ModelRunner."""
-        context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows_wanted(pieces))
-        self.cache.copy(copies)
+        context, copies = self.cache.step([(p.lease, len(p.ids)) for p in pieces], rows_wanted(pieces))
+        self.memory.copy(copies)
         done = False
         try:
             self.passes.append([list(p.ids) for p in pieces])
@@ -102,14 +102,14 @@ class FakeModel:
         finally:
             if not done:
                 for piece in pieces:
-                    self.room.commit(piece.lease, 0)
+                    self.cache.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
         """One pass that stands."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
-            self.room.commit(piece.lease)
+            self.cache.commit(piece.lease)
         return logits
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -123,7 +123,7 @@ class FakeModel:
         nothing = isinstance(tensors, Mapping) and not tensors
         return Adapter.of(name, {} if nothing else copied(name, tensors))
 
-    def first_not_finite(self, piece: Piece) -> str | None:
+    def first_not_finite(self, piece: Chunk) -> str | None:
         """Layer 1, when a bad id is to blame."""
         return "layer 1" if "nan" in self.bad.values() else None
 
@@ -131,17 +131,17 @@ class FakeModel:
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
-        return self.room.lease()
+        return self.cache.lease()
 
     def drop(self, lease: Lease) -> None:
         """The sequence is over."""
-        self.room.drop(lease)
+        self.cache.drop(lease)
 
-    def _pass(self, pieces: Sequence[Piece], context: Context) -> Logits:
+    def _pass(self, pieces: Sequence[Chunk], context: Context) -> Logits:
         values = [self._values(piece) for piece in pieces]
-        self.cache.write(context, np.asarray([v for part in values for v in part], np.int64))
+        self.memory.write(context, np.asarray([v for part in values for v in part], np.int64))
         out: list[Sequence[float]] = []
-        read = self.cache.read(context, [len(part) for part in values])
+        read = self.memory.read(context, [len(part) for part in values])
         for piece, new, ids in zip(pieces, values, read, strict=True):
             n = len(new)
             assert ids[-n:] == new, "other rows than were written"
@@ -164,7 +164,7 @@ class FakeModel:
         told = zlib.crc32(np.asarray(ids, np.int64).tobytes())
         return [1.0 + (told >> bit & 3) for bit in range(0, 32, 2)]
 
-    def _values(self, piece: Piece) -> list[int]:
+    def _values(self, piece: Chunk) -> list[int]:
         seen = [int(x) for part in piece.features for x in part[:, 0]]
         if seen:
             self.features.append(seen)

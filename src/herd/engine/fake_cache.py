@@ -41,34 +41,34 @@ class FakeCache:
 
     def write(self, context: Context, ids_T: Any) -> None:
         """The new rows of a pass, where it says; then the coarse form of pages that are full."""
-        whole, chunk = context.whole, context.chunk
-        exact = whole.exact_pages is not None
-        self.pools["exact" if exact else "whole"].reshape(-1)[whole.slots_T] = ids_T
-        if chunk is not whole:
+        full, chunk = context.full, context.chunk
+        exact = full.exact_pages is not None
+        self.pools["exact" if exact else "full"].reshape(-1)[full.slots_T] = ids_T
+        if chunk is not full:
             self.pools["chunk"].reshape(-1)[chunk.slots_T] = ids_T
-        if whole.closing is not None and len(whole.closing):
-            self.pools["whole"][whole.closing[:, 1]] = coarse(self.pools["exact"][whole.closing[:, 0]])
+        if full.closing is not None and len(full.closing):
+            self.pools["full"][full.closing[:, 1]] = coarse(self.pools["exact"][full.closing[:, 0]])
 
     def read(self, context: Context, counts: Sequence[int]) -> list[list[int]]:
         """Of each piece of a pass (so many new rows each) all ids that its last row sees in the layers that see
         everything. Asserts that its other rows and the chunked layers see the same."""
-        whole, chunk = context.whole, context.chunk
-        read = self._whole(whole, counts) if whole.exact_pages is None else self._exact(whole, counts)
-        if chunk is not whole:
+        full, chunk = context.full, context.chunk
+        read = self._full(full, counts) if full.exact_pages is None else self._exact(full, counts)
+        if chunk is not full:
             self._check_chunks(chunk, read, counts)
         return read
 
-    def _whole(self, whole: Segments, counts: Sequence[int]) -> list[list[int]]:
-        starts, lengths = whole.starts.tolist(), whole.kv_lens.tolist()
+    def _full(self, full: Segments, counts: Sequence[int]) -> list[list[int]]:
+        starts, lengths = full.starts.tolist(), full.kv_lens.tolist()
         assert starts == list(accumulate(counts, initial=0)), "a segment a piece"
-        return [self._positions("whole", whole, s, length) for s, length in enumerate(lengths)]
+        return [self._positions("full", full, s, length) for s, length in enumerate(lengths)]
 
-    def _exact(self, whole: Segments, counts: Sequence[int]) -> list[list[int]]:
+    def _exact(self, full: Segments, counts: Sequence[int]) -> list[list[int]]:
         """A segment for each page of positions: the sequence's first page and its own exactly, coarsely in between."""
-        assert whole.exact_pages is not None and whole.pages is not None
+        assert full.exact_pages is not None and full.pages is not None
         Z, exact = self.pager.page_size, self.pools["exact"]
-        starts, lengths = whole.starts.tolist(), whole.kv_lens.tolist()
-        firsts, owns = whole.exact_pages.T.tolist()
+        starts, lengths = full.starts.tolist(), full.kv_lens.tolist()
+        firsts, owns = full.exact_pages.T.tolist()
         found, s = [], 0
         for count in counts:
             ids: list[int] = []
@@ -80,7 +80,7 @@ class FakeCache:
                 assert not ids or (ids[: place * Z] == ids and start == len(ids)), "rows are missing between segments"
                 own = exact[owns[s]].tolist()[: lengths[s] - place * Z]
                 if place:
-                    between = coarse(self.pools["whole"][whole.pages[s, 1:place]]).reshape(-1).tolist()
+                    between = coarse(self.pools["full"][full.pages[s, 1:place]]).reshape(-1).tolist()
                     seen = exact[firsts[s]].tolist() + between + own
                 else:
                     assert firsts[s] == owns[s], "two first pages"

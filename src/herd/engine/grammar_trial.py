@@ -58,11 +58,11 @@ class Tried(msgspec.Struct, frozen=True, tag=True):
     grammar: Grammar
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
+class TrialReady(msgspec.Struct, frozen=True, tag=True):
     """Started: trials may come."""
 
 
-class Verdict(msgspec.Struct, frozen=True, tag=True):
+class TrialVerdict(msgspec.Struct, frozen=True, tag=True):
     """What came of one."""
 
     refusal: str | None
@@ -74,7 +74,7 @@ class Verdict(msgspec.Struct, frozen=True, tag=True):
 
 
 Down = Alphabet | Tried
-Up = Ready | Verdict
+Up = TrialReady | TrialVerdict
 
 
 def main() -> None:
@@ -87,13 +87,13 @@ def main() -> None:
     inbox: queue.SimpleQueue[Tried] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     base = _limit(alphabet.memory_bytes)
-    channel.send(Ready())
+    channel.send(TrialReady())
     while True:
         grammar = inbox.get().grammar
         began_s = time.process_time()
         refusal = refusal_of(trie, grammar, words.byte_of)
         took_s = time.process_time() - began_s
-        channel.send(Verdict(refusal, took_s, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
+        channel.send(TrialVerdict(refusal, took_s, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
 
 
 def refusal_of(trie: Any, grammar: Grammar, byte_of: Mapping[int, int]) -> str | None:

@@ -22,7 +22,7 @@ class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Positions of its prompt that were in the cache."""
 
 
-class Token(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class TokenEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """One more token."""
 
     number: int
@@ -57,9 +57,9 @@ class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: HerdError | None = None
 
 
-Event: TypeAlias = Began | Token | Measured | Ended
+Event: TypeAlias = Began | TokenEvent | Measured | Ended
 
 
 def is_last(event: Event) -> bool:
     """Whether nothing comes of a sequence after this."""
-    return isinstance(event, Ended) or (isinstance(event, Token | Measured) and event.reason is not None)
+    return isinstance(event, Ended) or (isinstance(event, TokenEvent | Measured) and event.reason is not None)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from herd.engine.forks import Home
-from herd.engine.messages import Began, Ended, Event, Measured, Reason, Token
+from herd.engine.messages import Began, Ended, Event, Measured, Reason, TokenEvent
 from herd.engine.request import Finish, Request, Step
 from herd.engine.stop_strings import Stops
 from herd.errors import HerdError
@@ -103,7 +103,7 @@ class Reading:
         finish = None if event.reason is None else self.finish(event.reason)
         return Step(None, "", finish=finish, scores=event.scores, rows_RX=event.rows_RX)
 
-    def _step(self, event: Token) -> Step:
+    def _step(self, event: TokenEvent) -> Step:
         if self._first_s is None:
             self._first_s, self._prefill_s = event.since_s, event.prefill_s
         self._last_s = event.since_s
@@ -130,7 +130,7 @@ def bytes_of(event: Event) -> int:
     """What an event keeps in memory, about, from its arrival to the end of its answer."""
     if isinstance(event, Measured):
         return sum(LIKELY_BYTES * (1 + len(score.top)) for score in event.scores) + getattr(event.rows_RX, "nbytes", 0)
-    if not isinstance(event, Token):
+    if not isinstance(event, TokenEvent):
         return 0
     return TOKEN_BYTES if event.logprob is None else TOKEN_BYTES + LIKELY_BYTES * (1 + len(event.logprob.top))
 
@@ -176,7 +176,7 @@ class Mailbox:
     def arrive(self, event: Event) -> None:
         """One more; on the loop."""
         size = bytes_of(event)
-        self.num_tokens += isinstance(event, Token)
+        self.num_tokens += isinstance(event, TokenEvent)
         if size:
             try:
                 self._hold(size)

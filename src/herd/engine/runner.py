@@ -1,6 +1,6 @@
 """Ids in, logits out: one pass of the model over pieces of sequences, with its cache.
 
-    pieces -> room.step -> ops.place -> hidden, head -> logits of the wanted rows;   room.commit when they are accepted
+    pieces -> cache.step -> ops.place -> hidden, head -> logits of the wanted rows;  cache.commit when they are accepted
 
 `ModelRunner` is the seam: the engine needs no more than this, and `fake.FakeModel` has the same without weights.
 What it is not: a sampler, a schedule, a tokenizer.
@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from herd.batch import Context
 from herd.cache import Lease, Pager
-from herd.cache.manager import Room
+from herd.cache.manager import KVCacheManager
 from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
 from herd.engine.adapters import Adapter, ready, row_map
 from herd.engine.device_draws import DeviceLogits
 from herd.engine.trace import Traced
 from herd.errors import UsageError, fail
-from herd.model import check_same, hidden, place_weights, see
+from herd.model import check_same, encode_images, hidden, place_weights
 from herd.model.text import block
 from herd.ops.contract import Extras, Ops
 from herd.planning.layers import layer_caches
@@ -52,13 +52,13 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """The next ids of one sequence."""
 
     lease: Lease
     ids: Sequence[int]
     features: Sequence[Any] = ()
-    """Blocks of image features, together a row for each patch id among `ids`, as `see` made them."""
+    """Blocks of image features, together a row for each patch id among `ids`, as `encode_images` made them."""
     rows: Sequence[int] | None = None
     """Which of `ids` want logits; None: the last; empty: none. With a reader consecutive ones."""
     adapter: Adapter | None = None
@@ -76,7 +76,7 @@ class ModelRunner(Protocol):
     patch_id: int | None
     """The id whose rows are image features; None: a text model."""
     tokens_per_tile: int
-    room: Room
+    cache: KVCacheManager
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
@@ -84,15 +84,15 @@ class ModelRunner(Protocol):
     def drop(self, lease: Lease) -> None:
         """The sequence is over."""
 
-    def see(self, pixels_I3SS: Any) -> Any:
+    def encode_images(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
-    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits | DeviceLogits:
+    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
         """One pass. Logits of the wanted rows, piece after piece without those that a reader took: [R, V], on the host
-        unless tokens are drawn where they are. The new rows stay pending until `room.commit` of each lease. A pass that
-        raises leaves every sequence as it was."""
+        unless tokens are drawn where they are. The new rows stay pending until `cache.commit` of each lease. A pass
+        that raises leaves every sequence as it was."""
 
-    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
         """`compute`, and commit all rows."""
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -103,12 +103,12 @@ class ModelRunner(Protocol):
     def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
         """Check and place an adapter, on any thread; see adapters.ready for what is checked and raised."""
 
-    def first_not_finite(self, piece: Piece) -> str | None:
+    def first_not_finite(self, piece: Chunk) -> str | None:
         """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
         all are. The sequence stays as it was."""
 
 
-def rows_wanted(pieces: Sequence[Piece]) -> list[int]:
+def rows_wanted(pieces: Sequence[Chunk]) -> list[int]:
     """Flat rows of a pass whose logits are given back."""
     rows: list[int] = []
     start = 0
@@ -119,11 +119,11 @@ def rows_wanted(pieces: Sequence[Piece]) -> list[int]:
     return rows
 
 
-def _rows_of(piece: Piece) -> Sequence[int]:
+def _rows_of(piece: Chunk) -> Sequence[int]:
     return (len(piece.ids) - 1,) if piece.rows is None else piece.rows
 
 
-def read_blocks(pieces: Sequence[Piece], most: int) -> Iterator[tuple[int, int, range]]:
+def read_blocks(pieces: Sequence[Chunk], most: int) -> Iterator[tuple[int, int, range]]:
     """What readers take of a pass: (index of the piece, position of the first row, flat rows). most: rows whose logits
     are there at once."""
     start = 0
@@ -167,46 +167,46 @@ class Runner:
         self.context = context
         self.patch_id = config.patch_id if config.vision is not None else None
         self.tokens_per_tile = config.tokens_per_tile
-        size, whole, chunked, exact = pools_for(config, context, kv_dtype, piece, sequences, page_size)
+        size, full, chunked, exact = pools_for(config, context, kv_dtype, piece, sequences, page_size)
         if exact and size != MAX_PAGE:
             fail(
                 UsageError, "kv int4", got=f"pages of {size} positions", expected=f"pages of {MAX_PAGE}", do="use int8"
             )
-        self.pager = Pager(chunk_of(config), size, whole, chunked, exact or None)
-        self.room = Room(self.pager, PrefixTree(self.pager))
+        self.pager = Pager(chunk_of(config), size, full, chunked, exact or None)
+        self.cache = KVCacheManager(self.pager, PrefixTree(self.pager))
         heads = config.num_kv_heads, config.head_size
         self.kv = []
         for layer in layer_caches(config, kv_dtype):
-            pages = chunked if layer.chunked else whole
+            pages = chunked if layer.chunked else full
             options: dict[str, Any] = {"exact_slots": exact * size, "rope": layer.rope} if layer.exact else {}
             self.kv.append(ops.new_kv(pages * size, *heads, layer.dtype, **options))
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
-        return self.room.lease()
+        return self.cache.lease()
 
     def drop(self, lease: Lease) -> None:
         """The sequence is over."""
-        self.room.drop(lease)
+        self.cache.drop(lease)
 
     def rollback(self, lease: Lease, length: int) -> int:
         """See Pager.rollback."""
-        return self.room.rollback(lease, length)
+        return self.cache.rollback(lease, length)
 
-    def see(self, pixels_I3SS: Any) -> Any:
+    def encode_images(self, pixels_I3SS: Any) -> Any:
         """Image features, a few tiles a pass; raises UsageError on a text model, and what `check` does."""
         if self.config.vision is None or self.weights.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
         self._check()
         vision, weights, step = self.config.vision, self.weights.vision, TILES_PER_PASS
         parts = [
-            see(self.ops, vision, weights, self.ops.array(pixels_I3SS[i : i + step]))
+            encode_images(self.ops, vision, weights, self.ops.array(pixels_I3SS[i : i + step]))
             for i in range(0, len(pixels_I3SS), step)
         ]
         self._check()
         return self._joined(parts)
 
-    def compute(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits | DeviceLogits:
+    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
         """One pass; see ModelRunner. Raises NotFinite, and what `check` does."""
         self._check()
         wanted = rows_wanted(pieces)
@@ -230,20 +230,20 @@ class Runner:
         finally:
             if not done:
                 for piece in pieces:
-                    self.room.commit(piece.lease, 0)
+                    self.cache.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Piece], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
         """One pass that stands."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
-            self.room.commit(piece.lease)
+            self.cache.commit(piece.lease)
         return logits.host() if isinstance(logits, DeviceLogits) else logits
 
     def _logits(self, x_TD: Any, rows: Any) -> Logits:
         return np.asarray(self.ops.numpy(self.ops.head(x_TD, self.weights.norm, self.weights.head, rows)), np.float32)
 
-    def _read(self, pieces: Sequence[Piece], x_TD: Any) -> None:
+    def _read(self, pieces: Sequence[Chunk], x_TD: Any) -> None:
         """Rows to the readers of their pieces."""
         for index, position, rows in read_blocks(pieces, max(1, LOGITS_BYTES // (4 * self.vocab_size))):
             reader = pieces[index].reader
@@ -269,7 +269,7 @@ class Runner:
         """See ModelRunner. tensors: `ops.contract.LowRank` pairs of numpy arrays; they are copied."""
         return ready(name, tensors, self.weights, self.ops)
 
-    def first_not_finite(self, piece: Piece) -> str | None:
+    def first_not_finite(self, piece: Chunk) -> str | None:
         """See ModelRunner. Raises what `check` does."""
         self._check()
         found: list[str] = []
@@ -295,22 +295,22 @@ class Runner:
             if placed.rows is not None and len(placed.rows):
                 look("the head", self.ops.head(x_TD, self.weights.norm, self.weights.head, placed.rows))
         finally:
-            self.room.commit(piece.lease, 0)
+            self.cache.commit(piece.lease, 0)
         return found[0] if found else None
 
-    def _step(self, pieces: Sequence[Piece], rows: Sequence[int]) -> Context:
+    def _step(self, pieces: Sequence[Chunk], rows: Sequence[int]) -> Context:
         """Pages for a pass; copies are made at once, whatever becomes of the pass: the leases hold them already."""
-        context, copies = self.room.step([(p.lease, len(p.ids)) for p in pieces], rows)
+        context, copies = self.cache.step([(p.lease, len(p.ids)) for p in pieces], rows)
         for pool in {name for name, _, _ in copies}:
             sources = [source for name, source, _ in copies if name == pool]
             targets = [target for name, _, target in copies if name == pool]
             options = {"exact": True} if pool == "exact" else {}
             for layer, kv in zip(self.config.layers, self.kv, strict=True):
                 if layer.chunked == (pool == "chunk"):
-                    self.ops.copy_pages(kv, sources, targets, self.room.pager.page_size, **options)
+                    self.ops.copy_pages(kv, sources, targets, self.cache.pager.page_size, **options)
         return context
 
-    def _hidden(self, pieces: Sequence[Piece], placed: Any, routing: Traced | None, call: Any = block) -> Any:
+    def _hidden(self, pieces: Sequence[Chunk], placed: Any, routing: Traced | None, call: Any = block) -> Any:
         ids_T = np.concatenate([np.asarray(p.ids, np.int64) for p in pieces])
         seen = [part for p in pieces for part in p.features if len(part)]
         adapters = row_map([(p.adapter, len(p.ids)) for p in pieces])

@@ -24,13 +24,13 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from herd.cache import Counts, Lease
+from herd.cache import Lease, PageCounts
 from herd.engine.fair_queue import FairQueue
 from herd.errors import DoesNotFit, HerdError, TimedOut
 
 
-class Room(Protocol):
-    """The cache as a schedule sees it (engine.room.Room)."""
+class KVCache(Protocol):
+    """The cache as a schedule sees it (`herd.cache.manager.KVCacheManager`)."""
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
@@ -44,19 +44,19 @@ class Room(Protocol):
     def insert(self, lease: Lease, keys: Many[Any], salt: bytes, *, over: bool) -> None:
         """Let others find what this lease holds; over: it writes no more."""
 
-    def needs(self, lease: Lease, rows: int) -> Counts:
+    def needs(self, lease: Lease, rows: int) -> PageCounts:
         """Pages that a pass over so many new rows would take."""
 
-    def asks(self, lease: Lease, rows: int, step: int) -> Counts:
+    def pages_for_prompt(self, lease: Lease, rows: int, step: int) -> PageCounts:
         """Pages that it takes to bring in so many rows, at most `step` a pass."""
 
-    def free(self) -> Counts:
+    def free(self) -> PageCounts:
         """Pages that nobody holds."""
 
-    def make(self, pages: Counts) -> bool:
+    def evict_until(self, pages: PageCounts) -> bool:
         """Let cached prefixes go until so many pages are free; whether they are."""
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let all cached prefixes go."""
 
     def most_rows(self, lease: Lease) -> int:
@@ -115,7 +115,7 @@ S = TypeVar("S", bound=Sequence)
 
 
 @dataclass
-class Plan(Generic[S]):
+class StepPlan(Generic[S]):
     """One step."""
 
     work: list[tuple[S, int]] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Scheduler(Generic[S]):
 
     def __init__(
         self,
-        room: Room,
+        cache: KVCache,
         *,
         budget: int = 512,
         places: int = 8,
@@ -146,7 +146,7 @@ class Scheduler(Generic[S]):
         headroom: int = 32,
     ) -> None:
         assert 1 <= places <= budget, (places, budget)
-        self.room = room
+        self.cache = cache
         self.budget = budget
         self.places = places
         self.turn = turn
@@ -206,11 +206,11 @@ class Scheduler(Generic[S]):
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
-    def schedule(self, now: float = 0.0, beside: int | None = None) -> Plan[S]:
+    def schedule(self, now: float = 0.0, beside: int | None = None) -> StepPlan[S]:
         """What the next pass computes. now: for deadlines. beside: most prompt rows beside decodes; None: the
         budget."""
         self.tick += 1
-        plan: Plan[S] = Plan()
+        plan: StepPlan[S] = StepPlan()
         self._expire(now, plan)
         self._rank()
         self._admit(plan)
@@ -222,7 +222,7 @@ class Scheduler(Generic[S]):
             sequence.since += 1
         return plan
 
-    def _expire(self, now: float, plan: Plan[S]) -> None:
+    def _expire(self, now: float, plan: StepPlan[S]) -> None:
         late = self._deadlines
         while late and (late[0][0] <= now or late[0][1] in self._gone):
             _, number, sequence = heapq.heappop(late)
@@ -233,7 +233,7 @@ class Scheduler(Generic[S]):
             self._gone.discard(number)
             plan.ended.append((sequence, TimedOut("the request's deadline passed")))
 
-    def _admit(self, plan: Plan[S]) -> None:
+    def _admit(self, plan: StepPlan[S]) -> None:
         while (head := self.queue.head(self.tick)) is not None:
             if head.number == self._stuck:
                 return
@@ -251,23 +251,23 @@ class Scheduler(Generic[S]):
                     self._gone.add(head.number)
                 plan.ended.append((head, self._too_large(head)))
 
-    def _try_admit(self, head: S, plan: Plan[S]) -> bool:
+    def _try_admit(self, head: S, plan: StepPlan[S]) -> bool:
         """Start it if all of its ids fit beside what the running ones have still to bring in."""
-        lease = self.room.lease()
-        found = self.room.adopt(lease, head.keys, head.salt, head.wants_from) if head.shares else 0
-        asked = self.room.asks(lease, len(head.ids) - lease.length, self.budget)
+        lease = self.cache.lease()
+        found = self.cache.adopt(lease, head.keys, head.salt, head.wants_from) if head.shares else 0
+        asked = self.cache.pages_for_prompt(lease, len(head.ids) - lease.length, self.budget)
         for other in self.running:
             assert other.lease is not None
-            asked = _plus(asked, self.room.asks(other.lease, other.todo + self.headroom, self.budget))
-        if not self.room.make(asked):
-            self.room.drop(lease)
+            asked = _plus(asked, self.cache.pages_for_prompt(other.lease, other.todo + self.headroom, self.budget))
+        if not self.cache.evict_until(asked):
+            self.cache.drop(lease)
             if self.running or not found:
                 return False
             # it holds shared pages that it would have to copy: alone, it begins without them
-            lease, found = self.room.lease(), 0
-            self.room.forget()
-            if not self.room.make(self.room.asks(lease, len(head.ids), self.budget)):
-                self.room.drop(lease)
+            lease, found = self.cache.lease(), 0
+            self.cache.clear()
+            if not self.cache.evict_until(self.cache.pages_for_prompt(lease, len(head.ids), self.budget)):
+                self.cache.drop(lease)
                 return False
         if head.cached is None:
             head.cached = found
@@ -275,7 +275,7 @@ class Scheduler(Generic[S]):
         plan.admitted.append(head)
         return True
 
-    def _displace(self, head: S, plan: Plan[S]) -> bool:
+    def _displace(self, head: S, plan: StepPlan[S]) -> bool:
         """Take the place of one that runs for one that waits, if that is right: it is less urgent, or its client is
         ahead and holds more places (or, where each holds one, is ahead by a whole turn)."""
         if not self.running:
@@ -321,7 +321,7 @@ class Scheduler(Generic[S]):
         for s in self.running:
             if s.extra and left > 0 and rows.get(s.number) == s.todo:
                 assert s.lease is not None
-                more = min(s.extra, left, self.room.most_rows(s.lease) - rows[s.number])
+                more = min(s.extra, left, self.cache.most_rows(s.lease) - rows[s.number])
                 if more > 0:
                     rows[s.number] += more
                     left -= more
@@ -331,7 +331,7 @@ class Scheduler(Generic[S]):
         """Rows of a prompt in what is left of a step, and what they count: one whose logits are wanted beside others of
         its prompt counts twice, for the layers and for the head."""
         assert s.lease is not None
-        n = min(s.todo, left, self.room.most_rows(s.lease))
+        n = min(s.todo, left, self.cache.most_rows(s.lease))
         if not s.heads:
             return n, n
         before = max(0, s.wants_from - s.lease.length)
@@ -339,9 +339,9 @@ class Scheduler(Generic[S]):
             n = min(n, max(before + (left - before) // 2, 1))
         return n, n + max(0, n - before)
 
-    def _fit(self, rows: dict[int, int], plan: Plan[S]) -> None:
+    def _fit(self, rows: dict[int, int], plan: StepPlan[S]) -> None:
         """Pages for the planned rows, in order of rank; makes room from the lowest rank up."""
-        planned: Counts | None = None
+        planned: PageCounts | None = None
         at = 0
         while at < len(self.running):
             s = self.running[at]
@@ -352,9 +352,9 @@ class Scheduler(Generic[S]):
             assert s.lease is not None
             forgotten = False
             while True:
-                need = self.room.needs(s.lease, n)
+                need = self.cache.needs(s.lease, n)
                 total = need if planned is None else _plus(planned, need)
-                if self.room.make(total):
+                if self.cache.evict_until(total):
                     planned = total
                     plan.work.append((s, n))
                     break
@@ -369,7 +369,7 @@ class Scheduler(Generic[S]):
                     break
                 elif not forgotten:
                     forgotten = True
-                    self.room.forget()  # a page shared with the cache need not be copied then
+                    self.cache.clear()  # a page shared with the cache need not be copied then
                 else:
                     self.remove(s)
                     plan.ended.append((s, self._too_large(s)))
@@ -395,12 +395,12 @@ class Scheduler(Generic[S]):
             s.level = s.priority + (self.tick - s.since) // self.queue.patience
         self.running.sort(key=lambda s: (-s.level, s.number))
 
-    def _preempt(self, sequence: S, plan: Plan[S] | None) -> None:
+    def _preempt(self, sequence: S, plan: StepPlan[S] | None) -> None:
         """It waits again; what it had stays findable until its pages are needed."""
         assert sequence.lease is not None
         self.running.remove(sequence)
         sequence.reached = max(sequence.reached, sequence.lease.length)
-        self.room.insert(sequence.lease, sequence.keys, sequence.salt, over=True)
+        self.cache.insert(sequence.lease, sequence.keys, sequence.salt, over=True)
         self._give_pages(sequence)
         self.queue.leave(sequence, running=True)
         self.queue.put_back(sequence)
@@ -409,7 +409,7 @@ class Scheduler(Generic[S]):
 
     def _give_pages(self, sequence: S) -> None:
         assert sequence.lease is not None
-        self.room.drop(sequence.lease)
+        self.cache.drop(sequence.lease)
         sequence.lease = None
         self._stuck = None
 
@@ -420,5 +420,5 @@ class Scheduler(Generic[S]):
         )
 
 
-def _plus(a: Counts, b: Counts) -> Counts:
-    return Counts(a.whole + b.whole, a.chunk + b.chunk, a.exact + b.exact)
+def _plus(a: PageCounts, b: PageCounts) -> PageCounts:
+    return PageCounts(a.full + b.full, a.chunk + b.chunk, a.exact + b.exact)

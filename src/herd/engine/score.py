@@ -119,7 +119,7 @@ class State(Measure):
         return (), mean_D.astype(np.float32)[None]
 
 
-class Rows(Measure):
+class ScoredRows(Measure):
     """Logits after each id."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ def measure_of(ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) 
         case "state":
             return State()
         case "logits":
-            return Rows()
+            return ScoredRows()
 
 
 # -- texts of any length -----------------------------------------------------------------------------------------------

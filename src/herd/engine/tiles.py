@@ -10,7 +10,7 @@ class Seer(Protocol):
 
     tokens_per_tile: int
 
-    def see(self, pixels_I3SS: Any) -> Any:
+    def encode_images(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D]."""
 
 
@@ -39,7 +39,7 @@ class Tiles:
                 n = min([n, *(b - tile for b in self._parts if b > tile)])
                 if n == 0:
                     break
-                self._parts[begin] = n, seer.see(self.pixels_I3SS[begin : begin + n])
+                self._parts[begin] = n, seer.encode_images(self.pixels_I3SS[begin : begin + n])
                 left -= n
             n, features_RD = self._parts[begin]
             stop = min(end, (begin + n) * size)

@@ -31,7 +31,7 @@ class Number(Enum):
 
 
 @dataclass(frozen=True)
-class Client:
+class ClientProgram:
     """One client. text, or file with settings."""
 
     title: str
@@ -47,7 +47,7 @@ class Client:
 
 
 @dataclass(frozen=True)
-class Place:
+class Placeholder:
     """What is filled in."""
 
     url: str
@@ -75,32 +75,32 @@ class Place:
         return self.fill(value) if isinstance(value, str) else value
 
 
-CLIENTS: dict[str, Client] = {
-    "openai": Client(
+CLIENTS: dict[str, ClientProgram] = {
+    "openai": ClientProgram(
         "OpenAI's Python client",
         'from openai import OpenAI\n\nclient = OpenAI(base_url="$V1", api_key="$KEY")\n'
         'reply = client.chat.completions.create(model="$MODEL", messages=[{"role": "user", "content": "Hello"}])\n'
         "print(reply.choices[0].message.content)",
     ),
-    "openai-js": Client(
+    "openai-js": ClientProgram(
         "OpenAI's JavaScript client",
         'import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "$V1", apiKey: "$KEY" });\n'
         'const messages = [{ role: "user", content: "Hello" }];\n'
         'const reply = await client.chat.completions.create({ model: "$MODEL", messages });\n'
         "console.log(reply.choices[0].message.content);",
     ),
-    "ollama": Client(
+    "ollama": ClientProgram(
         "Ollama's command line and clients",
         "export OLLAMA_HOST=$URL   # not needed where Herd has port 11434\nollama run $MODEL",
     ),
-    "anthropic": Client(
+    "anthropic": ClientProgram(
         "Anthropic's Python client",
         'from anthropic import Anthropic\n\nclient = Anthropic(base_url="$URL", api_key="$KEY")\n'
         'turns = [{"role": "user", "content": "Hello"}]\n'
         'reply = client.messages.create(model="$MODEL", max_tokens=200, messages=turns)\n'
         "print(reply.content[0].text)",
     ),
-    "claude-code": Client(
+    "claude-code": ClientProgram(
         "Claude Code",
         file=".claude/settings.json",
         settings={
@@ -121,7 +121,7 @@ CLIENTS: dict[str, Client] = {
         then="claude",
         sized=True,
     ),
-    "codex": Client(
+    "codex": ClientProgram(
         "Codex",
         file=".codex/herd.config.toml",  # a profile is a file of its own, over config.toml
         kind="toml",
@@ -143,7 +143,7 @@ CLIENTS: dict[str, Client] = {
         then="codex --profile herd",
         sized=True,
     ),
-    "opencode": Client(
+    "opencode": ClientProgram(
         "opencode",
         file=".config/opencode/opencode.json",
         settings={
@@ -162,11 +162,11 @@ CLIENTS: dict[str, Client] = {
         then="opencode --model herd/$MODEL",
         sized=True,
     ),
-    "aider": Client(
+    "aider": ClientProgram(
         "aider",
         "aider --openai-api-base $V1 --openai-api-key $KEY --model openai/$MODEL --no-show-model-warnings",
     ),
-    "continue": Client(
+    "continue": ClientProgram(
         "Continue, in editors and as cn",
         "# ~/.continue/config.yaml; where there is one, it gets the entry below models\n"
         "name: Herd\nversion: 1.0.0\nschema: v1\n"
@@ -175,13 +175,13 @@ CLIENTS: dict[str, Client] = {
         "    defaultCompletionOptions:\n      contextLength: $CONTEXT\n      maxTokens: $OUTPUT",
         sized=True,
     ),
-    "cline": Client(
+    "cline": ClientProgram(
         "Cline, in the terminal and in VS Code",
         "cline auth openai-compatible --baseurl $V1 --apikey $KEY --modelid $MODEL\ncline\n\n"
         "# in VS Code, its settings:\n"
         "API Provider   OpenAI Compatible\nBase URL       $V1\nAPI Key        $KEY\nModel ID       $MODEL",
     ),
-    "zed": Client(
+    "zed": ClientProgram(
         "Zed",
         file=".config/zed/settings.json",
         settings={
@@ -199,36 +199,36 @@ CLIENTS: dict[str, Client] = {
         then="Settings, AI, LLM Providers asks for the key, $KEY, unless HERD_API_KEY has it",
         sized=True,
     ),
-    "open-webui": Client(
+    "open-webui": ClientProgram(
         "Open WebUI",
         "docker run -d --network host -e OPENAI_API_BASE_URL=$V1 -e OPENAI_API_KEY=$KEY \\\n"
         "  -v open-webui:/app/backend/data --name open-webui ghcr.io/open-webui/open-webui:main",
     ),
-    "llm": Client(
+    "llm": ClientProgram(
         "llm",
         "# extra-openai-models.yaml, beside the file that `llm logs path` prints\n"
         "- model_id: herd\n  model_name: $MODEL\n  api_base: $V1\n  api_key_name: herd\n"
         "  supports_schema: true\n  supports_tools: true\n\n"
         '# then: llm keys set herd --value $KEY; llm -m herd "Hello"',
     ),
-    "langchain": Client(
+    "langchain": ClientProgram(
         "LangChain",
         "from langchain_openai import ChatOpenAI\n\n"
         'model = ChatOpenAI(base_url="$V1", api_key="$KEY", model="$MODEL")\nprint(model.invoke("Hello").content)',
     ),
-    "litellm": Client(
+    "litellm": ClientProgram(
         "LiteLLM",
         'import litellm\n\nturns = [{"role": "user", "content": "Hello"}]\n'
         'reply = litellm.completion(model="openai/$MODEL", api_base="$V1", api_key="$KEY", messages=turns)\n'
         "print(reply.choices[0].message.content)",
     ),
-    "llama-index": Client(
+    "llama-index": ClientProgram(
         "LlamaIndex",
         "from llama_index.llms.openai_like import OpenAILike\n\n"
         'model = OpenAILike(api_base="$V1", api_key="$KEY", model="$MODEL", is_chat_model=True)\n'
         'print(model.complete("Hello"))',
     ),
-    "copilot": Client(
+    "copilot": ClientProgram(
         "GitHub Copilot in VS Code",
         "// chatLanguageModels.json: Chat: Manage Language Models, Add Models, Custom Endpoint\n"
         '[\n  {\n    "name": "Herd",\n    "vendor": "customendpoint",\n    "apiKey": "$KEY",\n    "models": [\n'
@@ -237,13 +237,13 @@ CLIENTS: dict[str, Client] = {
         '        "maxOutputTokens": $OUTPUT\n      }\n    ]\n  }\n]',
         sized=True,
     ),
-    "copilot-cli": Client(
+    "copilot-cli": ClientProgram(
         "GitHub Copilot's command line",
         "export COPILOT_PROVIDER_BASE_URL=$V1 COPILOT_PROVIDER_API_KEY=$KEY COPILOT_MODEL=$MODEL\n"
         "export COPILOT_PROVIDER_MAX_PROMPT_TOKENS=$INPUT COPILOT_PROVIDER_MAX_OUTPUT_TOKENS=$OUTPUT\ncopilot",
         sized=True,
     ),
-    "curl": Client(
+    "curl": ClientProgram(
         "curl",
         'curl $V1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n'
         """  -d '{"model": "$MODEL", "messages": [{"role": "user", "content": "Hello"}]}'""",
@@ -251,7 +251,7 @@ CLIENTS: dict[str, Client] = {
 }
 
 
-def find(name: str) -> Client:
+def find(name: str) -> ClientProgram:
     """The client of that name. Raises NotFound."""
     if name not in CLIENTS:
         fail(NotFound, "client", got=name, expected=", ".join(CLIENTS))

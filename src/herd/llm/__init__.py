@@ -51,10 +51,11 @@ from herd.grammar.masks import Grammars
 from herd.lanes import computing
 from herd.llm.answers import events
 from herd.llm.capabilities import capabilities, sizes
-from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials, check_limits
-from herd.llm.loading import PARALLEL, PIECE, end_ids, open_same, read_model
-from herd.llm.measuring import Found, ameasured, measured
-from herd.llm.options import Asked
+from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
+from herd.llm.load_options import PARALLEL, LoadOptions
+from herd.llm.loading import PIECE, end_ids, open_same, read_model
+from herd.llm.measuring import Measured, ameasured, measured
+from herd.llm.options import CallOptions
 from herd.llm.prepare import Requests, characters_of, check_length
 from herd.llm.streams import AsyncStream, Prepared
 from herd.messages import Message
@@ -69,10 +70,10 @@ from herd.weights import Model
 
 __all__ = [
     "LLM",
-    "Asked",
     "AsyncStream",
     "CallArgumentsEvent",
     "CallEndEvent",
+    "CallOptions",
     "CallStartEvent",
     "Dialog",
     "DoneEvent",
@@ -130,11 +131,23 @@ def load(
     more is refused (`herd.llm.grammar_trials`).
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
     """
-    check_limits(grammar_s, grammar_bytes)
-    parts = read_model(
-        model, context, chat_format, threads, ops, kv, seed, force, pack, progress, device, parallel, engine, queue
+    options = LoadOptions(
+        context=context,
+        chat_format=chat_format,
+        threads=threads,
+        ops=ops,
+        kv=kv,
+        seed=seed,
+        force=force,
+        pack=pack,
+        device=device,
+        parallel=parallel,
+        engine=engine,
+        queue=queue,
+        grammar_s=grammar_s,
+        grammar_bytes=grammar_bytes,
     )
-    return LLM(**vars(parts), grammar_s=grammar_s, grammar_bytes=grammar_bytes)
+    return LLM(**vars(read_model(model, options, progress)))
 
 
 class LLM:
@@ -257,8 +270,8 @@ class LLM:
     def stream(self, messages: Dialog, **arguments: Any) -> Iterator[Event]:
         """Answer a dialog piece by piece; an answer ends with a DoneEvent, events of several are told apart by index.
 
-        Arguments are fields of `Asked` (tools, schema, n, ...) and of SamplingOptions. They are checked at the call,
-        not at the first piece. Closing the iterator ends the request; Ctrl-C while it computes ends it with
+        Arguments are fields of `CallOptions` (tools, schema, n, ...) and of SamplingOptions. They are checked at the
+        call, not at the first piece. Closing the iterator ends the request; Ctrl-C while it computes ends it with
         "interrupted".
         """
         return self._run(self._requests.dialog(self._running(), messages, arguments))
@@ -334,7 +347,7 @@ class LLM:
         answer. system, tools: of turns. fits: raise ContextTooLong, before anything is made tokens, for turns with too
         many characters to fit the context. Raises UsageError, for a lone surrogate too.
         """
-        Asked(system=system, tools=tools)  # checks them
+        CallOptions(system=system, tools=tools)  # checks them
         flag("fits", fits)
         if isinstance(messages, str):
             if system is not None or tools is not None:
@@ -359,7 +372,7 @@ class LLM:
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """[T, V], float32: after each id, the logits of the next. Raises UsageError, ContextTooLong."""
         given = self._requests.given(ids, "ids")
-        (found,) = self._measured([given], Want(what="logits", keep=False), Asked())
+        (found,) = self._measured([given], Want(what="logits", keep=False), CallOptions())
         return found.rows()
 
     def perplexity(
@@ -374,7 +387,7 @@ class LLM:
         width = self.context if context is None else context
         bos = self._requests.bos()
         cut = windows(ids, context=width, stride=stride, loaded=self.context, bos_id=bos[0] if bos else None)
-        asked = Asked()
+        asked = CallOptions()
         wanted = (self._requests.measured(w, Want(what="logprobs", start=n, keep=False), asked) for w, n in cut)
         nll, scored, num_windows = 0.0, 0, 0
         for found in measured(self._running(), wanted):
@@ -401,8 +414,8 @@ class LLM:
         are taken as they are, one after the other. Before a prompt that is a text stands the first token that the
         vocabulary wants, if it wants one; then the prompt may be empty. top: so many of the likeliest tokens at each
         place, up to 20. Prompts that begin alike are computed once, where the cache holds them. client, tenant,
-        priority, timeout_s, adapter: see `Asked`; the time is each pair's. Raises UsageError, ContextTooLong, before
-        anything is computed; Busy, TimedOut, NotFound (no such adapter).
+        priority, timeout_s, adapter: see `CallOptions`; the time is each pair's. Raises UsageError, ContextTooLong,
+        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
         asked, both = self._pairs(pairs, top, client, tenant, priority, timeout_s, adapter)
         found = measured(self._running(), self._scoring(both, top, asked))
@@ -444,10 +457,10 @@ class LLM:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
         A generative model's mean is a weak embedding beside a model trained for it. client, tenant, priority,
-        timeout_s, adapter: see `Asked`; the time is each text's. Raises UsageError (an empty text), ContextTooLong,
-        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
+        timeout_s, adapter: see `CallOptions`; the time is each text's. Raises UsageError (an empty text),
+        ContextTooLong, before anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         self._running()
         found = self._measured(self._embeddables(texts), STATE, asked)
         return self._vectors([one.rows() for one in found])
@@ -463,7 +476,7 @@ class LLM:
         adapter: str | None = None,
     ) -> npt.NDArray[np.float32]:
         """`embed` for coroutines; cancelling the task ends the requests."""
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         engine = self._running()
         ids = await computing().run(tenant, lambda: self._embeddables(texts), characters_of(texts))
         requests = (self._requests.measured(one, STATE, asked) for one in ids)
@@ -474,24 +487,24 @@ class LLM:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
         return sum(map(len, self._embeddables(texts)))
 
-    def _measured(self, prompts: Sequence[Sequence[int]], want: Want, asked: Asked) -> Iterator[Found]:
+    def _measured(self, prompts: Sequence[Sequence[int]], want: Want, asked: CallOptions) -> Iterator[Measured]:
         """What comes of each prompt, in order."""
         return measured(self._running(), (self._requests.measured(ids, want, asked) for ids in prompts))
 
     def _pairs(
         self, pairs: Any, top: Any, client: Any, tenant: Any, priority: Any, timeout_s: Any, adapter: Any
-    ) -> tuple[Asked, list[tuple[list[int], int]]]:
+    ) -> tuple[CallOptions, list[tuple[list[int], int]]]:
         """Arguments of `score`, checked: whose it is, and of each pair all ids and where its continuation begins."""
         self._running()
-        asked = Asked(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
         whole("top", top, 0, MAX_LOGPROBS)
         return asked, [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
 
-    def _scoring(self, both: Sequence[tuple[list[int], int]], top: int, asked: Asked) -> Iterator[Request]:
+    def _scoring(self, both: Sequence[tuple[list[int], int]], top: int, asked: CallOptions) -> Iterator[Request]:
         for ids, start in both:
             yield self._requests.measured(ids, Want(what="logprobs", start=start, top=top), asked)
 
-    def _score(self, found: Found) -> Score:
+    def _score(self, found: Measured) -> Score:
         spell = self._requests.spell
         tokens = tuple(
             Logprob(x.token_id, spell(x.token_id), x.logprob, tuple(Likely(i, spell(i), p) for i, p in x.top))

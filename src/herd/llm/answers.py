@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from herd.engine.engine import Engine, Job
+from herd.engine.engine import Engine, RequestHandle
 from herd.engine.request import Finish, Step, TokenLogprob
 from herd.events import (
     CallArgumentsEvent,
@@ -64,7 +64,7 @@ class Sample(GatedAnswer):
 
     def __init__(
         self,
-        job: Job,
+        job: RequestHandle,
         spell: Callable[[int], str],
         *,
         index: int = 0,

@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 
 from herd.engine.executors.wire import Channel
 from herd.engine.forks import Home
-from herd.engine.grammar_trial import Alphabet, Tried, Up, Verdict
+from herd.engine.grammar_trial import Alphabet, TrialVerdict, Tried, Up
 from herd.errors import Interrupted, PassFailed, UsageError, fail
 from herd.grammar.masks import Vocabulary
 from herd.grammars import Grammar
@@ -169,7 +169,7 @@ class _Attempt:
         if verdict.refusal is not None:
             raise UsageError(verdict.refusal)
 
-    def _verdict(self) -> Verdict:
+    def _verdict(self) -> TrialVerdict:
         process, keep = self._trials._take(), False
         try:
             self._use(process)
@@ -177,7 +177,7 @@ class _Attempt:
             keep = not verdict.grown
             return verdict
         except (EOFError, OSError):
-            return Verdict(self._why_ended(process), 0.0, True)
+            return TrialVerdict(self._why_ended(process), 0.0, True)
         finally:
             with self._lock:
                 self._process = None
@@ -236,7 +236,7 @@ class _Process:
         """Whether it runs."""
         return self._process.poll() is None
 
-    def ask(self, grammar: Grammar, seconds: float) -> Verdict:
+    def ask(self, grammar: Grammar, seconds: float) -> TrialVerdict:
         """What comes of a grammar. Raises EOFError or OSError when the process has ended."""
         if not self.started:
             with self._killed_after(START_S):
@@ -245,7 +245,7 @@ class _Process:
             self.started = True
         with self._killed_after(seconds):
             self._channel.send(Tried(grammar))
-            verdict: Verdict = self._channel.receive()
+            verdict: TrialVerdict = self._channel.receive()
         return verdict
 
     def kill(self) -> None:

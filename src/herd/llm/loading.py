@@ -5,28 +5,29 @@ which file, how long a context, which tokenizer and chat format, which defaults,
 
 import gc
 import os
+import sys
 import time
 import weakref
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.config import Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
-from herd.engine.engine import MOST_WAITING
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
-from herd.llm.child import Load, start
+from herd.llm.load_options import PARALLEL, Context, LoadOptions
 from herd.machine.memory import available_bytes
 from herd.model import place_weights
 from herd.ops.contract import Ops
 from herd.planning.context import USUAL, auto_context
-from herd.planning.layers import KV_DTYPES
 from herd.planning.memory import check_fits, need, weights_bytes
 from herd.progress import Progress, silent
 from herd.store.auto_pack import packed_for
@@ -34,18 +35,9 @@ from herd.store.registry import stem_of
 from herd.text.chat import ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
 from herd.text.tokenizer import Tokenizer
-from herd.value_checks import flag, text, whole
 
 PIECE = 512
 """Prompt rows a pass."""
-PARALLEL = 8
-"""Answers at once. They share one context's worth of cache, and each further one adds a page of 256 positions to it
-(Scout in bf16: 50 MB)."""
-MAX_PARALLEL = 512
-MAX_THREADS = 4096
-MAX_QUEUE = 1 << 31
-Context = int | Literal["auto"] | None
-"""Tokens; auto: as many as fit in memory; None: the model's own, at most USUAL."""
 
 FRONT_FIELDS = ("bos_id", "eos_ids", "pad_id", "max_context", "assumed")
 """Of a config: what no weight and no pass has to do with."""
@@ -54,8 +46,15 @@ _promised: "weakref.WeakKeyDictionary[Runner | ChildExecutor, int]" = weakref.We
 """What each loaded model may take in bytes. A mapped weight or an empty page of a cache does not count as used."""
 
 
+class ChildLoad(msgspec.Struct, frozen=True):
+    """What a child process is told. Nothing in it is left to be decided."""
+
+    path: str
+    options: LoadOptions
+
+
 @dataclass(frozen=True)
-class Parts:
+class ModelParts:
     """What an LLM is made of; see its constructor."""
 
     config: Llama4Config
@@ -70,42 +69,17 @@ class Parts:
     checkpoint: Checkpoint
     parallel: int
     queue: int
+    grammar_s: float
+    grammar_bytes: int
     pack: bool
     """Whether quantised files are repacked for the operations."""
 
 
-def read_model(
-    model: str | Path,
-    context: Context,
-    chat_format: str | None,
-    threads: int | None,
-    ops: str,
-    kv: str,
-    seed: int | None,
-    force: bool,
-    pack: bool = True,
-    progress: Progress = silent,
-    device: str = "cpu",
-    parallel: int = PARALLEL,
-    engine: str = "thread",
-    queue: int = MOST_WAITING,
-) -> Parts:
-    """See `herd.llm.load` for the arguments and for what is raised."""
+def read_model(model: str | Path, options: LoadOptions, progress: Progress = silent) -> ModelParts:
+    """What `options` make of a name or a path; see `herd.load` for what is raised."""
     from herd.store import stored
 
     began_s = time.monotonic()
-    _choice("ops", ops, ("auto", "native", "torch"))
-    _choice("kv", kv, ("auto", *KV_DTYPES))
-    _choice("engine", engine, ("thread", "child"))
-    if threads is not None:
-        whole("threads", threads, 1, MAX_THREADS)
-    whole("parallel", parallel, 1, MAX_PARALLEL)
-    whole("queue", queue, 1, MAX_QUEUE)
-    flag("force", force)
-    flag("pack", pack)
-    text("device", device)
-    if chat_format is not None:
-        text("chat_format", chat_format)
     if not callable(progress):
         fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
     _check_name(model)
@@ -114,25 +88,26 @@ def read_model(
     checkpoint = open_checkpoint(path)
     try:
         config = checkpoint.config
-        _check_context(context, config)
+        _check_context(options.context, config)
         tokenizer = checkpoint.load_tokenizer()
-        chat = _chat_format(tokenizer, checkpoint.template, chat_format)
-        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": seed})
-        op_set = _op_set(ops, threads, device)
-        pack = pack and op_set.name == "native" and native_pack() is not None
+        chat = _chat_format(tokenizer, checkpoint.template, options.chat_format)
+        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": options.seed})
+        op_set = _op_set(options.ops, options.threads, options.device)
+        pack = options.pack and op_set.name == "native" and native_pack() is not None
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
-        kv_dtype = kv if kv != "auto" else "bf16" if op_set.name == "native" or device != "cpu" else "f32"
-        available = available_bytes() if device == "cpu" else card_bytes(device)
+        kv_dtype = _kv_dtype(options, op_set)
+        on_cpu = options.device == "cpu"
+        available = available_bytes() if on_cpu else card_bytes(options.device)
         # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
-        by_file = op_set.name == "native" or device != "cpu"
+        by_file = op_set.name == "native" or not on_cpu
         held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
         gc.collect()  # models that were closed have promised nothing
-        size = context_for(context, config, held, available, kv_dtype, parallel)
-        if available is not None and not force:
-            check_fits(name, config, held, size, available, kv_dtype, PIECE, parallel)
+        size = context_for(options.context, config, held, available, kv_dtype, options.parallel)
+        if available is not None and not options.force:
+            check_fits(name, config, held, size, available, kv_dtype, PIECE, options.parallel)
         runner: Runner | ChildExecutor
-        if engine == "child":
-            runner = start(Load(str(path), size, threads, ops, kv, pack, device, parallel, queue), progress)
+        if options.engine == "child":
+            runner = _start(ChildLoad(str(path), replace(options, context=size, pack=pack)), progress)
         else:
             with checkpoint.reading():
                 weights = place_weights(op_set, checkpoint.load())
@@ -143,18 +118,47 @@ def read_model(
                 context=size,
                 kv_dtype=kv_dtype,
                 piece=PIECE,
-                sequences=parallel,
+                sequences=options.parallel,
                 check=checkpoint.check_readable,
             )
-        _promised[runner] = need(config, held, size, kv_dtype, PIECE, parallel).total_bytes
+        _promised[runner] = need(config, held, size, kv_dtype, PIECE, options.parallel).total_bytes
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()
         raise
     load_s = time.monotonic() - began_s
-    return Parts(
-        config, runner, tokenizer, chat, name, path, defaults, size_bytes, load_s, checkpoint, parallel, queue, pack
+    return ModelParts(
+        config=config,
+        runner=runner,
+        tokenizer=tokenizer,
+        chat=chat,
+        name=name,
+        path=path,
+        defaults=defaults,
+        size_bytes=size_bytes,
+        load_s=load_s,
+        checkpoint=checkpoint,
+        parallel=options.parallel,
+        queue=options.queue,
+        grammar_s=options.grammar_s,
+        grammar_bytes=options.grammar_bytes,
+        pack=pack,
     )
+
+
+def _kv_dtype(options: LoadOptions, op_set: Ops) -> str:
+    if options.kv != "auto":
+        return options.kv
+    return "bf16" if op_set.name == "native" or options.device != "cpu" else "f32"
+
+
+def _start(load: ChildLoad, progress: Progress) -> ChildExecutor:
+    """Start a child and wait until it has loaded. Raises what loading raises there, and EngineDied."""
+    import herd
+
+    root = str(Path(herd.__file__).parents[1])
+    program = f"import sys; sys.path.append({root!r}); from herd.llm.child import main; main()"
+    return ChildExecutor([sys.executable, "-c", program], msgspec.msgpack.encode(load), progress=progress)
 
 
 def open_same(path: str | Path, config: Llama4Config, pack: bool) -> Checkpoint:
@@ -187,11 +191,6 @@ def card_bytes(device: str) -> int | None:
     import torch
 
     return int(torch.cuda.mem_get_info(device)[0])
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        fail(UsageError, name, got=value, expected=", ".join(choices))
 
 
 def context_for(

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from herd.engine.engine import Engine, Job
+from herd.engine.engine import Engine, RequestHandle
 from herd.engine.messages import Event
 from herd.engine.outputs import Inbox, Mailbox
 from herd.engine.request import Finish, Request, TokenScore
@@ -23,10 +23,10 @@ TOGETHER = 16
 
 
 @dataclass
-class Found:
+class Measured:
     """What came of one request."""
 
-    job: Job
+    job: RequestHandle
     scores: list[TokenScore] = field(default_factory=list)
     blocks: list[npt.NDArray[np.float32]] = field(default_factory=list)
     finish: Finish | None = None
@@ -49,7 +49,7 @@ class Measuring:
         """requests: made as they are wanted."""
         self._engine, self._requests, self._inbox = engine, requests, inbox
         self._next: Request | None = next(requests, None)
-        self._found: dict[int, Found] = {}
+        self._found: dict[int, Measured] = {}
         """By number, in their order; those at the front may have ended."""
 
     @property
@@ -65,7 +65,7 @@ class Measuring:
         try:
             job = self._engine.submit(self._next, start=False)
             job.inbox = self._inbox
-            self._found[job.number] = Found(job)
+            self._found[job.number] = Measured(job)
             try:
                 self._engine.start(job)
             except BaseException:
@@ -95,7 +95,7 @@ class Measuring:
         if not found.scores and not found.blocks:
             fail(PassFailed, "what was measured", got="nothing", expected="numbers")
 
-    def done(self) -> Iterator[Found]:
+    def done(self) -> Iterator[Measured]:
         """Those at the front that have ended, once."""
         while self._found:
             number, found = next(iter(self._found.items()))
@@ -110,7 +110,7 @@ class Measuring:
             self._engine.leave(found.job)
 
 
-def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Found]:
+def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Measured]:
     """What comes of each request, in order. Closing the iterator ends those under way. Raises what the first one that
     fails failed with; the others end then."""
     inbox: SimpleQueue[Event] = SimpleQueue()
@@ -131,7 +131,7 @@ def _started(run: Measuring) -> bool:
     return run.going
 
 
-async def ameasured(engine: Engine, requests: Iterator[Request]) -> AsyncGenerator[Found, None]:
+async def ameasured(engine: Engine, requests: Iterator[Request]) -> AsyncGenerator[Measured, None]:
     """`measured` for a coroutine: no thread waits, and cancelling its task ends the requests."""
     inbox = Mailbox()
     run = Measuring(engine, requests, inbox)

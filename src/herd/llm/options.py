@@ -27,7 +27,7 @@ MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class CallOptions:
     """Keyword arguments of `chat`, `stream` and their twins; all others are fields of SamplingOptions."""
 
     system: str | None = None
@@ -84,7 +84,7 @@ class Asked:
             whole("ceiling", self.ceiling, 1, MAX_TOKENS)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> "tuple[Asked, dict[str, Any]]":
+    def of(cls, arguments: Mapping[str, Any]) -> "tuple[CallOptions, dict[str, Any]]":
         """Arguments of a call, and those that are sampling options."""
         own = {name: value for name, value in arguments.items() if name in _NAMES}
         return cls(**own), {name: value for name, value in arguments.items() if name not in _NAMES}
@@ -123,7 +123,7 @@ class Asked:
 
 
 _POLICY = ("before", "window", "after")
-_NAMES = frozenset(field.name for field in fields(Asked))
+_NAMES = frozenset(field.name for field in fields(CallOptions))
 
 
 def _schema(schema: Any) -> Grammar | None:

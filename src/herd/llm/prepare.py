@@ -12,12 +12,12 @@ from typing import Any
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
-from herd.engine.engine import Engine, Job
+from herd.engine.engine import Engine, RequestHandle
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.answers import Sample
-from herd.llm.options import Asked
+from herd.llm.options import CallOptions
 from herd.llm.streams import Prepared
 from herd.messages import Message, TextPart
 from herd.policies import Cleaner, Policy, Prompt
@@ -83,7 +83,7 @@ class Requests:
 
     def dialog(self, engine: Engine, messages: Dialog, arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to answer a dialog."""
-        asked, options = Asked.of(arguments)
+        asked, options = CallOptions.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
         self.check_dialog_fits(turns, asked.tools or (), engine.executor.context)
         shown = _shown(asked.policy, Prompt(turns, asked.tools or ()))
@@ -91,7 +91,7 @@ class Requests:
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
-        asked, options = Asked.of(arguments)
+        asked, options = CallOptions.of(arguments)
         if asked.tools or asked.images or asked.system is not None:
             fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
         if isinstance(prompt, str):
@@ -105,7 +105,7 @@ class Requests:
         ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
 
-    def measured(self, ids: Sequence[int], want: Want, asked: Asked) -> Request:
+    def measured(self, ids: Sequence[int], want: Want, asked: CallOptions) -> Request:
         """A request for numbers of given ids. Raises what is wrong with the model's files."""
         self._check_files()
         return Request(
@@ -154,7 +154,7 @@ class Requests:
         engine: Engine,
         ids: Sequence[int],
         options: Mapping[str, Any],
-        asked: Asked,
+        asked: CallOptions,
         turns: Sequence[Message],
         tiles: Any = None,
     ) -> Prepared:
@@ -182,7 +182,7 @@ class Requests:
         policy = asked.policy
         return Prepared(samples, (lambda: None) if policy is None else lambda: policy.before(turns))
 
-    def _options(self, options: Mapping[str, Any], asked: Asked) -> SamplingOptions:
+    def _options(self, options: Mapping[str, Any], asked: CallOptions) -> SamplingOptions:
         """The model's, the call's, and what its schema or tools make of them."""
         grammar = asked.grammar(self.format)
         if grammar is not None:
@@ -191,7 +191,7 @@ class Requests:
             options = {**options, "grammar": grammar}
         return self.defaults.with_(options)
 
-    def _samples(self, jobs: Sequence[Job], asked: Asked) -> list[Sample]:
+    def _samples(self, jobs: Sequence[RequestHandle], asked: CallOptions) -> list[Sample]:
         parser = asked.calls(self.tokenizer)
         return [
             Sample(

@@ -12,7 +12,7 @@ READ_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
-class Limits:
+class MachineRates:
     """Rates at best with so many threads; None: no instruction to probe with on this processor."""
 
     threads: int
@@ -23,14 +23,14 @@ class Limits:
     float_instruction: str
 
 
-def limits(threads: int, repeats: int = 3) -> Limits:
+def rates(threads: int, repeats: int = 3) -> MachineRates:
     """Measure. A multiply and an add are two operations; medians of the reads, as a model's reads are no best case."""
     from herd import _native
 
     read = statistics.median(_native.probe_reads(READ_BYTES, threads, repeats))
     found = [max((_native.probe_products(kind, threads) for _ in range(repeats)), key=_rate) for kind in KINDS]
     (int8, int8_rate), (floats, float_rate) = found
-    return Limits(threads, read, int8_rate or None, int8, float_rate or None, floats)
+    return MachineRates(threads, read, int8_rate or None, int8, float_rate or None, floats)
 
 
 KINDS = ("int8", "float")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from herd.media.limits import PIXELS_AT_ONCE
 
 
-class Room:
+class PixelRoom:
     """So many pixels at once. Any thread may ask."""
 
     def __init__(self, most: int) -> None:
@@ -40,5 +40,5 @@ class Room:
                 self._changed.notify_all()
 
 
-ROOM = Room(PIXELS_AT_ONCE)
+ROOM = PixelRoom(PIXELS_AT_ONCE)
 """Of this process."""

@@ -3,6 +3,6 @@
 from herd.model.same import check_same
 from herd.model.text import forward, hidden
 from herd.model.tree import place_weights
-from herd.model.vision import see
+from herd.model.vision import encode_images
 
-__all__ = ["check_same", "forward", "hidden", "place_weights", "see"]
+__all__ = ["check_same", "encode_images", "forward", "hidden", "place_weights"]

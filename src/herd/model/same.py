@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from herd.errors import UsageError, fail
-from herd.weights import Node
+from herd.weights import WeightNode
 
 
 def check_same(given: Any, held: Any, *, numbers: bool = False) -> None:
@@ -20,13 +20,13 @@ def _compare(given: Any, held: Any, where: str, numbers: bool) -> None:
         _compare_arrays(given, held, where, numbers)
     elif type(given) is not type(held):
         _differs(where, _kind(given), _kind(held))
-    elif isinstance(held, Node) and dataclasses.is_dataclass(held):
+    elif isinstance(held, WeightNode) and dataclasses.is_dataclass(held):
         if _kind(given) != _kind(held):
             _differs(where, _kind(given), _kind(held))
         where = getattr(held, "name", "") or where
         for field in dataclasses.fields(held):
             _compare(getattr(given, field.name), getattr(held, field.name), _part(where, field.name), numbers)
-    elif isinstance(held, tuple) and held and isinstance(held[0], Node):
+    elif isinstance(held, tuple) and held and isinstance(held[0], WeightNode):
         if len(given) != len(held):
             _differs(where, len(given), len(held))
         for i, (one, other) in enumerate(zip(given, held, strict=True)):

@@ -13,7 +13,7 @@ import numpy as np
 
 from herd.config import LayerKind, Llama4Config
 from herd.errors import UsageError, fail
-from herd.model.vision import see
+from herd.model.vision import encode_images
 from herd.ops.contract import Extras, Ops, Routing
 from herd.weights import Array, Block, Model
 
@@ -69,15 +69,15 @@ def hidden(
     """x_TD after the last layer, before the final norm.
 
     context: what `ops.place` returned. kv: one cache a layer, or None when the keys are the rows of this pass. Images
-    come as pixels, or as `features_RD` that `see` has made (a prompt is prefilled in pieces, its images once); either
-    way one row of features for each patch id among ids_T. Raises UsageError when their numbers differ.
+    come as pixels, or as `features_RD` that `encode_images` has made (a prompt is prefilled in pieces, its images
+    once); either way one row of features for each patch id among ids_T. Raises UsageError when their numbers differ.
     """
     x_TD = ops.embed(ids_T, w.embed)
     if pixels_I3SS is not None and len(pixels_I3SS):
         if c.vision is None or w.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
         observe = None if extras is None else extras.observe
-        features_RD = see(ops, c.vision, w.vision, pixels_I3SS, observe)
+        features_RD = encode_images(ops, c.vision, w.vision, pixels_I3SS, observe)
     if features_RD is not None:
         rows_R = np.flatnonzero(np.asarray(ids_T) == c.patch_id)
         if len(rows_R) != len(features_RD):
@@ -103,7 +103,7 @@ def hidden(
             c,
             near if layer.chunked else far,
             temperature_T,
-            context.chunk if layer.chunked else context.whole,
+            context.chunk if layer.chunked else context.full,
             None if kv is None else kv[i],
             extras,
             partial(routing, i) if routing is not None and layer.moe else None,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from herd.ops.contract import Ops
-from herd.weights import CLASS_NAME, PLACES_NAME, Node, name_of
+from herd.weights import CLASS_NAME, PLACES_NAME, WeightNode, name_of
 
-N = TypeVar("N", bound=Node)
+N = TypeVar("N", bound=WeightNode)
 
 Where = Callable[[str], Ops]
 """A rule from the canonical name of a weight (`weights.build`, without `.weight` or `.bias`) to the op set that holds
@@ -28,7 +28,7 @@ def place_weights(ops: Ops, node: N, where: Where | None = None) -> N:
 
 
 def _place(x: Any, name: str, where: Where, seen: dict[int, Any]) -> Any:
-    if isinstance(x, Node):
+    if isinstance(x, WeightNode):
         if id(x) not in seen:
             seen[id(x)] = _placed_node(x, where, seen)
         return seen[id(x)]

@@ -22,7 +22,7 @@ def angles(v: VisionConfig) -> npt.NDArray[np.float64]:
     return np.concatenate([patches, np.zeros((1, 2 * pairs))])
 
 
-def see(ops: Ops, v: VisionConfig, w: Vision, pixels_I3SS: Array, observe: Observer | None = None) -> Array:
+def encode_images(ops: Ops, v: VisionConfig, w: Vision, pixels_I3SS: Array, observe: Observer | None = None) -> Array:
     """Features [I * tokens_per_tile, D] of I tiles, pixels normalised to mean 0.5, deviation 0.5.
 
     observe sees the inputs of the tower's weights. Adapters are not taken here: their row map counts text rows, and the
@@ -37,7 +37,7 @@ def see(ops: Ops, v: VisionConfig, w: Vision, pixels_I3SS: Array, observe: Obser
     x_TU = ops.patches(pixels_I3SS, w, v.patch_size, extras)
     cos_sin = ops.angles_from(np.tile(angles(v), (I, 1)))
     tiles = segments([M] * I)
-    placed = ops.place(Context(np.zeros(I * M, np.int64), tiles, tiles)).whole
+    placed = ops.place(Context(np.zeros(I * M, np.int64), tiles, tiles)).full
     for b in w.blocks:
         q, k, vv = ops.qkv(x_TU, b.norm1, b.q, b.k, b.v, v.head_size, cos_sin, None, None, extras)
         x_TU = ops.out_add(x_TU, ops.attend(q, k, vv, placed, None, causal=False), b.o, extras)

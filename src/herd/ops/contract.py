@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from herd.batch import Context, Ints
 from herd.config import Llama4Config
-from herd.weights import Array, Linear, Mlp, Model, Moe, Node, Norm, Vision
+from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision, WeightNode
 
 Doubles = npt.NDArray[np.float64]
 
@@ -129,7 +129,7 @@ class Ops(Protocol):
     def numpy(self, x: Array) -> Any:
         """Back to numpy float32."""
 
-    def bind(self, node: Node) -> None:
+    def bind(self, node: WeightNode) -> None:
         """What this op set makes of a weight node of its own arrays, once, before the first pass. Nodes are frozen: it
         stands for as long as the node. `model.place_weights` calls it for every named node."""
 

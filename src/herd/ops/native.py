@@ -21,7 +21,7 @@ from herd.ops import native_composed as composed
 from herd.ops import native_stack as stacks
 from herd.ops import native_weights as handles
 from herd.ops.contract import Adapters, Drawn, Draws, Extras
-from herd.weights import Array, Linear, Mlp, Model, Moe, Node, Norm, Vision
+from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision, WeightNode
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,7 +60,7 @@ class PlacedContext:
     """`Context` as this op set wants it."""
 
     positions_T: Ints
-    whole: PlacedSegments
+    full: PlacedSegments
     chunk: PlacedSegments
     rows: Ints | None
 
@@ -99,7 +99,7 @@ class NativeOps:
             fail(UsageError, "threads", got=threads, expected="0 (all) or more")
         self.threads = _native.Threads(threads)
 
-    def bind(self, node: Node) -> None:
+    def bind(self, node: WeightNode) -> None:
         """Make its native handle, which checks its arrays. Raises UsageError, ValueError."""
         handles.bind(node)
 
@@ -118,10 +118,10 @@ class NativeOps:
 
     def place(self, context: Context) -> PlacedContext:
         """Check the segments and hand their integers to C++."""
-        whole = _placed(context.whole)
-        chunk = whole if context.chunk is context.whole else _placed(context.chunk)
+        full = _placed(context.full)
+        chunk = full if context.chunk is context.full else _placed(context.chunk)
         rows = None if context.rows is None else _ints(context.rows)
-        return PlacedContext(_ints(context.positions_T), whole, chunk, rows)
+        return PlacedContext(_ints(context.positions_T), full, chunk, rows)
 
     def new_kv(
         self,
@@ -331,7 +331,7 @@ class NativeOps:
             return None
         x, A = _owned(x_TD), c.experts_per_token
         experts_LTA, scores_LTA = np.empty((L, T, A), np.int32), np.empty((L, T, A), np.float32)
-        spans = context.whole.spans, context.chunk.spans
+        spans = context.full.spans, context.chunk.spans
         _native.layers(x, stack, far, near, temperature_T, *spans, tuple(kv), experts_LTA, scores_LTA, self.threads)
         if routing is not None:
             for i, layer in enumerate(c.layers):

@@ -8,7 +8,7 @@ from typing import Any
 from herd import _native
 from herd.config import LayerKind, Llama4Config
 from herd.ops import native_weights as handles
-from herd.weights import Block, LoRA, Model, Moe, Node
+from herd.weights import Block, LoRA, Model, Moe, WeightNode
 
 
 def of(w: Model, c: Llama4Config) -> Any | None:
@@ -22,7 +22,7 @@ def of(w: Model, c: Llama4Config) -> Any | None:
 
 def _any_lora(node: Any) -> bool:
     """Whether there is one at or below a node or a tuple of nodes."""
-    below = vars(node).values() if isinstance(node, Node) else node if isinstance(node, tuple) else ()
+    below = vars(node).values() if isinstance(node, WeightNode) else node if isinstance(node, tuple) else ()
     return isinstance(node, LoRA) or any(map(_any_lora, below))
 
 

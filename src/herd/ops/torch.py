@@ -45,7 +45,7 @@ class PlacedContext:
     """`Context` on the device."""
 
     positions_T: Tensor
-    whole: PlacedSegments
+    full: PlacedSegments
     chunk: PlacedSegments
     rows: Tensor | None
 
@@ -89,10 +89,10 @@ class TorchOps:
 
     def place(self, context: Context) -> PlacedContext:
         """Index arrays to the device."""
-        whole = torch_attention.place(context.whole, self.device)
-        chunk = whole if context.chunk is context.whole else torch_attention.place(context.chunk, self.device)
+        full = torch_attention.place(context.full, self.device)
+        chunk = full if context.chunk is context.full else torch_attention.place(context.chunk, self.device)
         rows = None if context.rows is None else self._ids(context.rows)
-        return PlacedContext(self._ids(context.positions_T), whole, chunk, rows)
+        return PlacedContext(self._ids(context.positions_T), full, chunk, rows)
 
     def _ids(self, x: Any) -> Tensor:
         return torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(self.device, torch.int64)

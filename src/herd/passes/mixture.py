@@ -27,7 +27,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Choice:
+class FormatChoice:
     """The formats, what they take and what they lose."""
 
     formats: dict[str, str]
@@ -52,7 +52,7 @@ def _gain(a: Option, b: Option) -> float:
     return (a.loss - b.loss) / max(b.num_bytes - a.num_bytes, 1)
 
 
-def choose(tensors: Mapping[str, Sequence[Option]], budget_bytes: int, what: str = "the weights") -> Choice:
+def choose(tensors: Mapping[str, Sequence[Option]], budget_bytes: int, what: str = "the weights") -> FormatChoice:
     """The least loss with at most `budget_bytes`. Raises DoesNotFit, with the least that there is."""
     hulls = {name: hull(options) for name, options in tensors.items()}
     at = dict.fromkeys(hulls, 0)
@@ -73,4 +73,4 @@ def choose(tensors: Mapping[str, Sequence[Option]], budget_bytes: int, what: str
             at[name] += 1
             used += more
     chosen = {name: h[at[name]] for name, h in hulls.items()}
-    return Choice({n: o.format for n, o in chosen.items()}, used, sum(o.loss for o in chosen.values()))
+    return FormatChoice({n: o.format for n, o in chosen.items()}, used, sum(o.loss for o in chosen.values()))

@@ -60,7 +60,7 @@ def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
     """All that a load takes for its cache, full or not."""
     total = 0.0
     for layer in layer_caches(config, kv_dtype):
-        total += (pools.chunk if layer.chunked else pools.whole) * layer.slot_bytes(config.head_size)
+        total += (pools.chunk if layer.chunked else pools.full) * layer.slot_bytes(config.head_size)
         if layer.exact:
             total += pools.exact * head_bytes("bf16", config.head_size)
     return round(total * config.num_kv_heads * pools.page_size)

@@ -1,7 +1,7 @@
 """How many pages the KV cache of a load has: three pools (herd.cache.pages), as arithmetic on a config.
 
     pool    layers                     positions, before each further sequence adds a page
-    whole   that see all before them   the context
+    full    that see all before them   the context
     chunk   chunked layers             a chunk and the rows of a pass that crosses its end; never more than the context
     exact   that see all before them,  pages: two for each sequence (its first, its own), those that a pass goes through
             when they are int4
@@ -24,7 +24,7 @@ class Pools(NamedTuple):
 
     page_size: int
     """Positions."""
-    whole: int
+    full: int
     chunk: int
     """0 when no layer is chunked."""
     exact: int

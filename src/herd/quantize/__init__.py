@@ -24,7 +24,7 @@ from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
 from herd.planning.memory import ROOM, gb, work_bytes
 from herd.progress import Progress, silent
-from herd.quantize.format_choice import Plan, plan_budget, plan_type
+from herd.quantize.format_choice import FormatPlan, plan_budget, plan_type
 from herd.quantize.parts import parts_of
 from herd.quantize.writing import Book, Encoder, write_gguf_mixed, write_packed
 from herd.weights import count
@@ -39,7 +39,7 @@ UNITS = {"calibrate": "tokens", "choose": "tensors", "encode": "bytes", "compare
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorReport:
     """One line of the report."""
 
     name: str
@@ -51,7 +51,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """What was written, and what it lost."""
 
     path: Path
@@ -59,21 +59,21 @@ class Quantised:
     """Of the files."""
     bits: float
     """Bits a weight, everything counted."""
-    plan: Plan
-    tensors: tuple[Tensor, ...]
+    plan: FormatPlan
+    tensors: tuple[TensorReport, ...]
     comparison: Comparison | None = None
     calibration_tokens: int = 0
     unreached: tuple[tuple[int, int], ...] = ()
     """(layer, expert) that the calibration text never reached."""
     notes: tuple[str, ...] = field(default=())
 
-    def worst(self, most: int = 10) -> list[Tensor]:
+    def worst(self, most: int = 10) -> list[TensorReport]:
         """The tensors with the largest relative errors."""
         known = [t for t in self.tensors if t.relative_error is not None]
         return sorted(known, key=lambda t: -(t.relative_error or 0.0))[:most]
 
 
-def quantise(
+def quantize(
     source: Path | str,
     target: Path | str,
     type: str | None = None,
@@ -87,14 +87,14 @@ def quantise(
     overwrite: bool = False,
     compare: bool = True,
     progress: Progress = silent,
-) -> Quantised:
+) -> Quantized:
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf, else Herd's packed form.
 
-    type: one of `format_choice.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes (of
-    all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become f32,
-    a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an interrupted
-    run of the same job. compare: KL and perplexity against the source, where both fit in memory. progress: told of each
-    phase, see UNITS.
+    type: one of `format_choice.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes
+    (of all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become
+    f32, a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an
+    interrupted run of the same job. compare: KL and perplexity against the source, where both fit in memory. progress:
+    told of each phase, see UNITS.
 
     Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
     (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
@@ -133,7 +133,7 @@ def quantise(
         unreached = importances.unreached(config) if importances is not None else []
         written = _files(target)
         size = sum(p.stat().st_size for p in written)
-        return Quantised(
+        return Quantized(
             target,
             size,
             8 * size / count(config).total,
@@ -206,7 +206,7 @@ def _calibrate(
 def _write(
     checkpoint: Checkpoint,
     target: Path,
-    plan: Plan,
+    plan: FormatPlan,
     encoder: Encoder,
     calibrate: str | None,
     overwrite: bool,
@@ -251,7 +251,7 @@ def _write(
     return notes
 
 
-def _job(checkpoint: Checkpoint, plan: Plan, calibrate: str | None) -> dict[str, str]:
+def _job(checkpoint: Checkpoint, plan: FormatPlan, calibrate: str | None) -> dict[str, str]:
     """What a resumed run must agree in: the source's files as they lie, the plan, the text."""
     path = checkpoint.path.resolve()
     weights = sorted(p for p in ([path] if path.is_file() else path.iterdir()) if p.is_file())
@@ -260,7 +260,7 @@ def _job(checkpoint: Checkpoint, plan: Plan, calibrate: str | None) -> dict[str,
     return {name: hashlib.sha256(json.dumps(x).encode()).hexdigest()[:16] for name, x in parts.items()}
 
 
-def _part_bytes(checkpoint: Checkpoint, plan: Plan) -> dict[str, int]:
+def _part_bytes(checkpoint: Checkpoint, plan: FormatPlan) -> dict[str, int]:
     found = {}
     for part in parts_of(checkpoint.config):
         name = plan.formats[part.tensor]
@@ -268,13 +268,13 @@ def _part_bytes(checkpoint: Checkpoint, plan: Plan) -> dict[str, int]:
     return found
 
 
-def _report(checkpoint: Checkpoint, plan: Plan, book: Book) -> tuple[Tensor, ...]:
+def _report(checkpoint: Checkpoint, plan: FormatPlan, book: Book) -> tuple[TensorReport, ...]:
     sizes = _part_bytes(checkpoint, plan)
     rows = []
     for name, format in plan.formats.items():
         lost: Lost | None = book.lost.get(name)
         relative, largest = (None, None) if lost is None else (lost.relative, lost.largest)
-        rows.append(Tensor(name, format or "float", sizes[name], relative, largest))
+        rows.append(TensorReport(name, format or "float", sizes[name], relative, largest))
     return tuple(rows)
 
 

@@ -10,8 +10,8 @@ from herd.config import Llama4Config
 from herd.errors import DoesNotFit, UsageError, fail
 from herd.passes.encode import Lost, encode_rows, fitting
 from herd.passes.importance import Importances
-from herd.passes.mixture import CANDIDATES, TABLES, Choice, Option, choose
-from herd.quantize.parts import Part, parts_of, sample_of
+from herd.passes.mixture import CANDIDATES, TABLES, FormatChoice, Option, choose
+from herd.quantize.parts import MatrixPart, parts_of, sample_of
 from herd.weights import Source, is_vision
 
 TYPES = ("q2_k", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
@@ -21,7 +21,7 @@ TABLE_TYPE = "q6_k"
 
 
 @dataclass(frozen=True)
-class Plan:
+class FormatPlan:
     """Part (by its tensor's name) -> format; None: rows that no block divides, left as they are."""
 
     formats: dict[str, str | None]
@@ -52,7 +52,7 @@ def float_bytes(config: Llama4Config) -> int:
     return total
 
 
-def plan_type(config: Llama4Config, type: str, pure: bool = False) -> Plan:
+def plan_type(config: Llama4Config, type: str, pure: bool = False) -> FormatPlan:
     """One type throughout; tables at least TABLE_TYPE unless `pure`. Raises UsageError for an unknown type."""
     if type not in TYPES:
         fail(UsageError, "type to quantise to", got=type, expected=", ".join(TYPES))
@@ -63,7 +63,7 @@ def plan_type(config: Llama4Config, type: str, pure: bool = False) -> Plan:
         wanted = TABLE_TYPE if part.is_table and coarse and not pure else type
         chosen[part.tensor] = fitting(wanted, part.inputs)
         total += _bytes(part, chosen[part.tensor])
-    return Plan(chosen, total)
+    return FormatPlan(chosen, total)
 
 
 def plan_budget(
@@ -73,7 +73,7 @@ def plan_budget(
     importances: Importances | None,
     step: Callable[[int, int], None] | None = None,
     threads: Any = None,
-) -> Plan:
+) -> FormatPlan:
     """The mixture of least estimated loss within `budget_bytes` of weights. threads: of a native op set. Raises
     DoesNotFit."""
     parts = parts_of(config)
@@ -99,10 +99,10 @@ def plan_budget(
         need, have = f"{fixed / 1e9:.3f} GB", f"{budget_bytes / 1e9:.3f} GB"
         fail(DoesNotFit, f"what stays float takes {need}, {have} are asked for", do="allow more bytes")
     choice = _choose({**options, **tables}, options, left)
-    return Plan({**chosen, **choice.formats}, fixed + choice.num_bytes, choice.loss)
+    return FormatPlan({**chosen, **choice.formats}, fixed + choice.num_bytes, choice.loss)
 
 
-def _choose(fine: dict[str, list[Option]], all_options: dict[str, list[Option]], left: int) -> Choice:
+def _choose(fine: dict[str, list[Option]], all_options: dict[str, list[Option]], left: int) -> FormatChoice:
     """With fine tables where that fits, else with any."""
     try:
         return choose(fine, left)
@@ -111,7 +111,7 @@ def _choose(fine: dict[str, list[Option]], all_options: dict[str, list[Option]],
 
 
 def _losses(
-    part: Part, source: Source, names: list[str], importances: Importances | None, threads: Any
+    part: MatrixPart, source: Source, names: list[str], importances: Importances | None, threads: Any
 ) -> dict[str, float]:
     """Format -> share of the output's energy lost, on sampled rows."""
     node = fetch(source, part)
@@ -126,11 +126,11 @@ def _losses(
     return {name: lost.weighted2 / energy if energy > 0 else 0.0 for name, lost in sums.items()}
 
 
-def fetch(source: Source, part: Part) -> object:
+def fetch(source: Source, part: MatrixPart) -> object:
     """The node that a part belongs to."""
     w = part.wanted
     return source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape, bias=w.bias)
 
 
-def _bytes(part: Part, format: str | None) -> int:
+def _bytes(part: MatrixPart, format: str | None) -> int:
     return 2 * part.num_weights if format is None else part.num_bytes(format)

@@ -21,7 +21,7 @@ EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
 
 @dataclass(frozen=True)
-class Part:
+class MatrixPart:
     """A matrix, or one half (gate, up) of a stack of experts, or a stack."""
 
     tensor: str
@@ -57,7 +57,7 @@ class Part:
         return max(self.num_experts, 1) * self.outputs * formats.row_bytes(format, self.inputs)
 
 
-def parts_of(config: Llama4Config) -> list[Part]:
+def parts_of(config: Llama4Config) -> list[MatrixPart]:
     """What is quantised: every matrix of the text model but routers, in file order."""
     found = []
     for w in walk(config):
@@ -65,24 +65,24 @@ def parts_of(config: Llama4Config) -> list[Part]:
             continue
         if w.kind == "matrix":
             tensor = w.name + ".weight"
-            found.append(Part(tensor, gguf_names(tensor)[0], w, None, 0, *w.shape))
+            found.append(MatrixPart(tensor, gguf_names(tensor)[0], w, None, 0, *w.shape))
             continue
         E, inputs, outputs = w.shape
         if w.name.endswith(GATE_UP):
             for half, (tensor, gguf) in enumerate(zip(halves(w.name), gguf_names(w.name), strict=True)):
-                found.append(Part(tensor, gguf, w, half, E, outputs // 2, inputs))
+                found.append(MatrixPart(tensor, gguf, w, half, E, outputs // 2, inputs))
         else:
-            found.append(Part(w.name, gguf_names(w.name)[0], w, None, E, outputs, inputs))
+            found.append(MatrixPart(w.name, gguf_names(w.name)[0], w, None, E, outputs, inputs))
     return found
 
 
-def node_of(part: Part, node: Any) -> Any:
+def node_of(part: MatrixPart, node: Any) -> Any:
     """The part's own node where gate and up are apart."""
     both = apart(node)
     return both[part.half or 0] if len(both) == 2 else node
 
 
-def rows_of(part: Part, node: Any, expert: int, start: int, stop: int) -> npt.NDArray[Any]:
+def rows_of(part: MatrixPart, node: Any, expert: int, start: int, stop: int) -> npt.NDArray[Any]:
     """Rows [start, stop) of an expert (0 of a plain matrix) as float32, float16 or bfloat16 bits, [n, I]; a view into
     the source where that is float."""
     # a joined stack has the gate's rows first
@@ -108,7 +108,7 @@ def rows_of(part: Part, node: Any, expert: int, start: int, stop: int) -> npt.ND
     return found
 
 
-def pieces_of(part: Part, node: Any) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
+def pieces_of(part: MatrixPart, node: Any) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
     """(expert, first row, rows) of everything, experts one after the other."""
     step = max(16, PIECE_WEIGHTS // part.inputs // 16 * 16)
     for expert in range(max(part.num_experts, 1)):
@@ -116,7 +116,7 @@ def pieces_of(part: Part, node: Any) -> Iterator[tuple[int, int, npt.NDArray[Any
             yield expert, start, rows_of(part, node, expert, start, min(start + step, part.outputs))
 
 
-def sample_of(part: Part, node: Any, runs: int = 4, rows: int = 16) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def sample_of(part: MatrixPart, node: Any, runs: int = 4, rows: int = 16) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """(expert, rows): runs of rows spread evenly over outputs and experts, the same ones every time."""
     E = max(part.num_experts, 1)
     runs = runs if part.num_experts == 0 else max(runs, min(E, 8))

@@ -18,8 +18,8 @@ from herd.checkpoint.walk import walk
 from herd.disk.staging import discard
 from herd.passes.encode import Lost, encode_rows
 from herd.passes.importance import Importances
-from herd.quantize.format_choice import Plan
-from herd.quantize.parts import Part, node_of, parts_of, pieces_of
+from herd.quantize.format_choice import FormatPlan
+from herd.quantize.parts import MatrixPart, node_of, parts_of, pieces_of
 from herd.weights import Dense, Packed, fold, is_packed_as, is_vision
 
 Step = Callable[[str, int], None]
@@ -46,7 +46,7 @@ class Encoder:
         self._last: tuple[Any, Any] = (None, None)
 
     def __call__(
-        self, part: Part, format: str, rows: npt.NDArray[Any], expert: int, first: int
+        self, part: MatrixPart, format: str, rows: npt.NDArray[Any], expert: int, first: int
     ) -> npt.NDArray[np.uint8]:
         """Codes of rows `first`.. of an expert (0 of a plain matrix)."""
         where = f"{part.tensor} expert {expert}" if part.num_experts else part.tensor
@@ -54,7 +54,7 @@ class Encoder:
         self.book.add(part.tensor, lost)
         return codes
 
-    def _of(self, part: Part, expert: int) -> Any:
+    def _of(self, part: MatrixPart, expert: int) -> Any:
         if self._importances is None:
             return None
         key = (part.wanted.name, expert if part.num_experts else None)
@@ -66,7 +66,7 @@ class Encoder:
 def write_packed(
     target: Path,
     checkpoint: Checkpoint,
-    plan: Plan,
+    plan: FormatPlan,
     encoder: Encoder,
     *,
     files: list[Path],
@@ -78,7 +78,7 @@ def write_packed(
 ) -> None:
     """Herd's packed form. Raises what PackedWriter raises."""
     config, source = checkpoint.config, checkpoint.source()
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[MatrixPart]] = {}
     for part in parts_of(config):
         parts.setdefault(part.wanted.name, []).append(part)
     if not resume:
@@ -123,7 +123,7 @@ def write_packed(
                 step(part.tensor, 0)
 
 
-def _codes(part: Part, node: Any, format: str, encoder: Encoder, step: Step) -> Any:
+def _codes(part: MatrixPart, node: Any, format: str, encoder: Encoder, step: Step) -> Any:
     own = node_of(part, node)
     if is_packed_as(own, format, part.shape):
         encoder.book.add(part.tensor, Lost(num_weights=part.num_weights))  # it is that already: bit for bit
@@ -146,7 +146,7 @@ def _floats(node: Any) -> Any:
     return fold(node, packed=decoded, other=lambda w: formats.to_float32(np.asarray(w.w)))
 
 
-def _size(part: Part, plan: Plan) -> int:
+def _size(part: MatrixPart, plan: FormatPlan) -> int:
     name = plan.formats[part.tensor]
     return 2 * part.num_weights if name is None else part.num_bytes(name)
 
@@ -154,7 +154,7 @@ def _size(part: Part, plan: Plan) -> int:
 def write_gguf_mixed(
     target: Path,
     checkpoint: Checkpoint,
-    plan: Plan,
+    plan: FormatPlan,
     encoder: Encoder,
     *,
     keys: Mapping[str, Any],
@@ -207,7 +207,7 @@ def write_gguf_mixed(
     return list(written.notes)
 
 
-def most_common(plan: Plan) -> str:
+def most_common(plan: FormatPlan) -> str:
     """The format of most tensors, as `general.file_type` names a file."""
     counts = {n: c for n, c in plan.summary().items() if n in FILE_TYPES}
     return max(counts, key=lambda n: counts[n]) if counts else "f16"

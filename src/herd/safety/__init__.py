@@ -8,10 +8,10 @@ What it is not: a judge of content. Rules find characters and shapes; Llama Guar
 """
 
 from herd.safety.audit import Audit
-from herd.safety.guard import CATEGORIES, Guard, Judge, ModelJudge, Turn, Verdict
+from herd.safety.guard import CATEGORIES, Guard, GuardTurn, Judge, ModelJudge, Verdict
 from herd.safety.moderation import Moderation, moderate
 from herd.safety.policy import MODES, Layers, Settings
-from herd.safety.rules import KINDS, SEVERITIES, Finding, Rule, scan
+from herd.safety.rules import KINDS, SEVERITIES, Rule, RuleMatch, scan
 from herd.safety.table import RULES
 
 __all__ = [
@@ -21,15 +21,15 @@ __all__ = [
     "RULES",
     "SEVERITIES",
     "Audit",
-    "Finding",
     "Guard",
+    "GuardTurn",
     "Judge",
     "Layers",
     "ModelJudge",
     "Moderation",
     "Rule",
+    "RuleMatch",
     "Settings",
-    "Turn",
     "Verdict",
     "moderate",
     "scan",

@@ -48,7 +48,7 @@ Failure: TypeAlias = Literal["timed out", "garbled", "too long", "broken"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class GuardTurn:
     """Who said what: a role of `herd.text.message_checks`, and the text."""
 
     role: str
@@ -61,7 +61,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GuardAnswer:
     """What a judging model said: its text, and the logprobs of `safe` and `unsafe` as first word, if known."""
 
     text: str
@@ -85,7 +85,7 @@ class Judge(Protocol):
     def special(self, name: str) -> int:
         """The id of `<|name|>`."""
 
-    def answer(self, ids: Sequence[int], timeout_s: float) -> Answer:
+    def answer(self, ids: Sequence[int], timeout_s: float) -> GuardAnswer:
         """What it says after these."""
 
 
@@ -106,19 +106,19 @@ class ModelJudge:
             fail(UsageError, "guard model", got=f"no <|{name}|>", expected="a vocabulary of Llama 4")
         return self._model.tokenizer.specials[f"<|{name}|>"]
 
-    def answer(self, ids: Sequence[int], timeout_s: float) -> Answer:
+    def answer(self, ids: Sequence[int], timeout_s: float) -> GuardAnswer:
         """Greedy; the first token that is no white space is the one that is scored."""
         reply = self._model.complete(
             ids, max_tokens=ANSWER_TOKENS, temperature=0, logprobs=20, timeout_s=timeout_s, priority=1
         )
         first = next((x for x in reply.logprobs or () if x.text.strip()), None)
         if first is None:
-            return Answer(reply.text)
+            return GuardAnswer(reply.text)
         known = {x.token_id: x.logprob for x in first.top} | {first.token_id: first.logprob}
         floor = min(known.values())  # one that is not among the likeliest is at most as likely as the last of them
         if self._safe not in known and self._unsafe not in known:
-            return Answer(reply.text)
-        return Answer(reply.text, known.get(self._safe, floor), known.get(self._unsafe, floor))
+            return GuardAnswer(reply.text)
+        return GuardAnswer(reply.text, known.get(self._safe, floor), known.get(self._unsafe, floor))
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Guard:
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
 
-    def judge(self, turns: Sequence[Turn], categories: Sequence[str] | None = None) -> Verdict:
+    def judge(self, turns: Sequence[GuardTurn], categories: Sequence[str] | None = None) -> Verdict:
         """What the last turn violates. categories: only these. Never raises for the model's sake."""
         keys = self.categories if categories is None else tuple(categories)
         try:
@@ -173,7 +173,7 @@ class Guard:
             self.counts.update(("asked", verdict.failed or ("safe" if verdict.safe else "unsafe")))
         return verdict
 
-    def _read(self, answer: Answer, keys: Sequence[str]) -> Verdict:
+    def _read(self, answer: GuardAnswer, keys: Sequence[str]) -> Verdict:
         found = parse(answer.text, keys)
         if found is None:
             return self._failure("garbled")
@@ -186,7 +186,7 @@ class Guard:
     def _failure(self, why: Failure) -> Verdict:
         return Verdict(not self._fail_closed, failed=why)
 
-    def _prompt(self, turns: Sequence[Turn], keys: Sequence[str]) -> list[int]:
+    def _prompt(self, turns: Sequence[GuardTurn], keys: Sequence[str]) -> list[int]:
         """The prompt with as many of the last turns as fit. Raises ContextTooLong: the last alone does not."""
         said = [turn for turn in turns if turn.role != "system"]
         while True:
@@ -210,7 +210,7 @@ def parse(text: str, keys: Sequence[str]) -> tuple[str, ...] | None:
     return named if all(key in keys for key in named) else None
 
 
-def prompt_ids(judge: Judge, turns: Sequence[Turn], keys: Sequence[str]) -> list[int]:
+def prompt_ids(judge: Judge, turns: Sequence[GuardTurn], keys: Sequence[str]) -> list[int]:
     """One user turn, and the open header of the answer."""
     start, stop, end = (judge.special(name) for name in ("header_start", "header_end", "eot"))
     ids = [judge.special("begin_of_text"), start, *judge.encode("user"), stop, *judge.encode("\n\n")]
@@ -218,7 +218,7 @@ def prompt_ids(judge: Judge, turns: Sequence[Turn], keys: Sequence[str]) -> list
     return [*ids, start, *judge.encode("assistant"), stop, *judge.encode("\n\n")]
 
 
-def prompt_text(turns: Sequence[Turn], keys: Sequence[str]) -> str:
+def prompt_text(turns: Sequence[GuardTurn], keys: Sequence[str]) -> str:
     """The model's own words: it was trained on them, so they are kept letter for letter."""
     role = turns[-1].speaker
     categories = "\n".join(f"{key}: {CATEGORIES[key]}." for key in keys)

@@ -8,8 +8,8 @@ set and `judged` is False.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from herd.safety.guard import Guard, Turn
-from herd.safety.rules import Finding, scan
+from herd.safety.guard import Guard, GuardTurn
+from herd.safety.rules import RuleMatch, scan
 from herd.safety.table import RULES
 
 OPENAI: tuple[str, ...] = (
@@ -55,7 +55,7 @@ class Moderation:
     categories: Mapping[str, bool]
     scores: Mapping[str, float]
     guard_categories: Mapping[str, float]
-    findings: tuple[Finding, ...]
+    findings: tuple[RuleMatch, ...]
     judged: bool
 
 
@@ -67,7 +67,7 @@ def moderate(text: str, guard: Guard | None = None, *, each: bool = False, shown
     if guard is None:
         return _moderation({}, {}, found, flagged=False, judged=False)
     keys = [(key,) for key in guard.categories] if each else [guard.categories]
-    verdicts = [guard.judge([Turn("user", text if shown is None else shown)], asked) for asked in keys]
+    verdicts = [guard.judge([GuardTurn("user", text if shown is None else shown)], asked) for asked in keys]
     failed = any(verdict.failed is not None for verdict in verdicts)
     scores: dict[str, float] = {}
     unsafe: dict[str, bool] = {}
@@ -84,7 +84,7 @@ def moderate(text: str, guard: Guard | None = None, *, each: bool = False, shown
 def _moderation(
     scores: Mapping[str, float],
     unsafe: Mapping[str, bool],
-    found: tuple[Finding, ...],
+    found: tuple[RuleMatch, ...],
     *,
     flagged: bool,
     judged: bool,

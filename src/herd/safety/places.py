@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from herd.messages import Content, Message, TextPart, ToolCall
 from herd.policies import Prompt
-from herd.safety.reading import Text
+from herd.safety.reading import AdjacentText
 from herd.safety.rules import Where
 from herd.text.leaves import Leaf, changed
 from herd.text.tools import Tool
@@ -19,7 +19,7 @@ PROSE = frozenset(("description", "title", "$comment", "default", "example", "ex
 
 
 @dataclass(frozen=True)
-class Place(Text):
+class TextPlace(AdjacentText):
     """A text of a request.
 
     message   which turn; None: a tool's definition
@@ -33,14 +33,14 @@ class Place(Text):
     markable: bool = True
 
 
-Change: TypeAlias = Callable[[Place], str]
+Change: TypeAlias = Callable[[TextPlace], str]
 
 
-def places(prompt: Prompt) -> list[Place]:
+def places(prompt: Prompt) -> list[TextPlace]:
     """All of a request. Raises UsageError for arguments or definitions that nest too deep."""
-    found: list[Place] = []
+    found: list[TextPlace] = []
 
-    def keep(place: Place) -> str:
+    def keep(place: TextPlace) -> str:
         found.append(place)
         return place.text
 
@@ -58,7 +58,7 @@ def rewritten(prompt: Prompt, change: Change) -> Prompt:
 def _tool(tool: Tool, index: int, change: Change) -> Tool:
     def place(leaf: Leaf) -> str:
         markable = leaf.kind != "key" and leaf.key in PROSE
-        return change(_leaf(leaf, Place("", place=f"tools[{index}]", markable=markable)))
+        return change(_leaf(leaf, TextPlace("", place=f"tools[{index}]", markable=markable)))
 
     found: Tool = changed(tool, place)
     return found
@@ -68,7 +68,7 @@ def _message(message: Message, index: int, change: Change) -> Message:
     if message.role == "system":
         return message
     where: Where = {"tool": "tool", "assistant": "output"}.get(message.role, "input")  # type: ignore[assignment]
-    here = Place("", where=where, message=index)
+    here = TextPlace("", where=where, message=index)
     name, context = message.name, message.context
     if name is not None:
         name = change(replace(here, text=name, kind="name", place="name", markable=False))
@@ -85,7 +85,7 @@ def _message(message: Message, index: int, change: Change) -> Message:
     )
 
 
-def _content(content: Content, here: Place, change: Change) -> Content:
+def _content(content: Content, here: TextPlace, change: Change) -> Content:
     """A text, or the texts among parts: a model sees them as one."""
     if isinstance(content, str):
         return change(replace(here, text=content))
@@ -100,7 +100,7 @@ def _content(content: Content, here: Place, change: Change) -> Content:
     return tuple(found)
 
 
-def _call(call: ToolCall, here: Place, change: Change) -> ToolCall:
+def _call(call: ToolCall, here: TextPlace, change: Change) -> ToolCall:
     """A past call: its arguments are data, so that marks may stand in them, but not in names."""
     name = change(replace(here, text=call.name, kind="name", markable=False))
 
@@ -110,5 +110,5 @@ def _call(call: ToolCall, here: Place, change: Change) -> ToolCall:
     return replace(call, name=name, arguments=changed(call.arguments, place))
 
 
-def _leaf(leaf: Leaf, here: Place) -> Place:
+def _leaf(leaf: Leaf, here: TextPlace) -> TextPlace:
     return replace(here, text=leaf.text, kind=leaf.kind)

@@ -21,9 +21,9 @@ from herd.events import Note, Reply
 from herd.messages import Message, plain_text
 from herd.policies import Cut, Edit, Prompt
 from herd.safety.audit import Audit
-from herd.safety.guard import Guard, Turn
-from herd.safety.places import Place, places, rewritten
-from herd.safety.reading import Found, Text, read
+from herd.safety.guard import Guard, GuardTurn
+from herd.safety.places import TextPlace, places, rewritten
+from herd.safety.reading import AdjacentText, Found, read
 from herd.safety.rules import KINDS, SEVERITIES, Kind, Rule, Severity, Where
 from herd.safety.table import chosen
 from herd.safety.views import fold
@@ -100,7 +100,7 @@ class Layers:
         """What is done to the output."""
         self.hold_tokens = 0 if self.mode == "observe" else HOLD_TOKENS
         self._guard, self._audit, self._request_id = guard, audit, request_id
-        self._turns: list[Turn] = []
+        self._turns: list[GuardTurn] = []
         self._seen: list[Note] = []  # of the input
         self._cleaned = False
 
@@ -149,7 +149,7 @@ class Layers:
             clean = iter(marked(texts, found))
             prompt = rewritten(prompt, lambda place: next(clean))
         self._seen = [_input_note(f, texts[f.first.nth], decision) for f in found[:MOST_NOTES]]
-        self._turns = [Turn(m.role, _said(m)) for m in prompt.messages]
+        self._turns = [GuardTurn(m.role, _said(m)) for m in prompt.messages]
         return prompt
 
     # -- the output --------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Layers:
     def _judge_output(self, said: Said) -> Note | None:
         if self._guard is None:
             return None
-        return self._judge([*self._turns, Turn("assistant", _aloud(said.all()))], "output")
+        return self._judge([*self._turns, GuardTurn("assistant", _aloud(said.all()))], "output")
 
     def after(self, reply: Reply) -> str | None:
         """Nothing more: `edit` has seen the whole."""
@@ -204,7 +204,7 @@ class Layers:
 
     # -- both --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, turns: Sequence[Turn], where: Literal["input", "output"]) -> Note | None:
+    def _judge(self, turns: Sequence[GuardTurn], where: Literal["input", "output"]) -> Note | None:
         if self._guard is None or not turns:
             return None
         verdict = self._guard.judge(turns)
@@ -232,7 +232,7 @@ def refusal(note: Note) -> str:
 # -- the input -------------------------------------------------------------------------------------------------------
 
 
-def found_in(texts: Sequence[Place], rules: tuple[Rule, ...]) -> list[Found]:
+def found_in(texts: Sequence[TextPlace], rules: tuple[Rule, ...]) -> list[Found]:
     """What rules find in the places of a request, in order. Definitions of tools are the application's: they are read
     for themselves, without what stands in two of their texts."""
     first = next((i for i, text in enumerate(texts) if text.message is not None), len(texts))
@@ -240,7 +240,7 @@ def found_in(texts: Sequence[Place], rules: tuple[Rule, ...]) -> list[Found]:
     return found + [f.moved(first) for f in read(texts[first:], rules)]
 
 
-def marked(texts: Sequence[Text], found: Sequence[Found]) -> list[str]:
+def marked(texts: Sequence[AdjacentText], found: Sequence[Found]) -> list[str]:
     """The texts with marks for finds, which are in order; of those that overlap, the first one's mark."""
     out: list[list[str]] = [[] for _ in texts]
     at = [0] * len(texts)
@@ -252,7 +252,7 @@ def marked(texts: Sequence[Text], found: Sequence[Found]) -> list[str]:
     return ["".join(parts) + text.text[done:] for parts, text, done in zip(out, texts, at, strict=True)]
 
 
-def _input_note(found: Found, place: Place, decision: Mode) -> Note:
+def _input_note(found: Found, place: TextPlace, decision: Mode) -> Note:
     rule, (_, start, end) = found.rule, found.first
     where: Where = "tool" if place.where == "tool" else "input"
     at = (place.at + start, place.at + end) if place.kind == "text" and place.message is not None else (0, 0)
@@ -293,7 +293,7 @@ class _Find:
 
 def _finds(near: Sequence[Passage], rules: tuple[Rule, ...]) -> Iterator[_Find]:
     """Finds in passages, by place."""
-    texts = [Text(p.text, p.kind, where="output") for p in near]
+    texts = [AdjacentText(p.text, p.kind, where="output") for p in near]
     for found in read(texts, rules):
         first, last = found.first, found.spans[-1]
         markable = all(near[span.nth].kind in ("text", "stop") for span in found.spans)

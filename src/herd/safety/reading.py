@@ -34,7 +34,7 @@ _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 @dataclass(frozen=True)
-class Text:
+class AdjacentText:
     """One of several. before: what stands between it and the one before, BORDER or what a model sees there. where: who
     said it, which decides what a find in it means."""
 
@@ -74,7 +74,7 @@ def crosses(rule: Rule) -> bool:
     return rule.kind == "secret" or rule.id in ("personal.email", "personal.iban")
 
 
-def read(texts: Sequence[Text], rules: tuple[Rule, ...], *, over_borders: bool = True) -> list[Found]:
+def read(texts: Sequence[AdjacentText], rules: tuple[Rule, ...], *, over_borders: bool = True) -> list[Found]:
     """All finds, by place. over_borders: the joined reading, too."""
     said_by = {text.where for text in texts}
     rules = tuple(rule for rule in rules if said_by.intersection(WHERE[rule.kind]))
@@ -86,7 +86,7 @@ def read(texts: Sequence[Text], rules: tuple[Rule, ...], *, over_borders: bool =
     return sorted(found, key=lambda f: (f.first.nth, f.first.start, -f.spans[-1].nth, -f.spans[-1].end))
 
 
-def _between(texts: Sequence[Text]) -> Iterator[str]:
+def _between(texts: Sequence[AdjacentText]) -> Iterator[str]:
     """What stands before each: a value comes with its name."""
     named = False
     for text in texts:
@@ -94,14 +94,14 @@ def _between(texts: Sequence[Text]) -> Iterator[str]:
         named = text.kind == "key"
 
 
-def _means(found: Found, texts: Sequence[Text]) -> bool:
+def _means(found: Found, texts: Sequence[AdjacentText]) -> bool:
     return all(texts[span.nth].where in WHERE[found.rule.kind] for span in found.spans)
 
 
 class _Joined:
     """Texts as one, with something between them."""
 
-    def __init__(self, texts: Sequence[Text], between: Iterable[str]) -> None:
+    def __init__(self, texts: Sequence[AdjacentText], between: Iterable[str]) -> None:
         parts = [part for text, before in zip(texts, between, strict=True) for part in (before, text.text)]
         ends = list(accumulate(map(len, parts)))
         self._starts = ends[0::2]
@@ -189,7 +189,7 @@ def _paired(text: str, offsets: Sequence[int]) -> tuple[str, Sequence[int]]:
 # -- over borders ----------------------------------------------------------------------------------------------------
 
 
-def _over_borders(texts: Sequence[Text], rules: tuple[Rule, ...], apart: Sequence[Found]) -> list[Found]:
+def _over_borders(texts: Sequence[AdjacentText], rules: tuple[Rule, ...], apart: Sequence[Found]) -> list[Found]:
     """What is found with borders left out and touches nothing that stands by itself: over one border, whatever stands
     beyond its two texts, and over several. Names are read as they stand, and left out."""
     known = _Spans(span for found in apart for span in found.spans)
@@ -215,7 +215,7 @@ class _Edge:
     open: bool
 
 
-def _edges(texts: Sequence[Text]) -> Iterator[_Edge]:
+def _edges(texts: Sequence[AdjacentText]) -> Iterator[_Edge]:
     """The beginnings and ends of texts. Numbers go on in nothing beside them."""
     apart = True
     for nth, text in enumerate(texts):
@@ -233,7 +233,7 @@ def _pairs(row: Sequence[_Edge]) -> list[_Edge]:
 
 def _joined(row: Sequence[_Edge], rules: tuple[Rule, ...]) -> Iterator[Found]:
     """What is found in parts side by side."""
-    joined = _Joined([Text(edge.text) for edge in row], ("" if edge.open else BORDER for edge in row))
+    joined = _Joined([AdjacentText(edge.text) for edge in row], ("" if edge.open else BORDER for edge in row))
     for found in joined.finds(rules):
         spans = ((row[nth], start, end) for nth, start, end in found.spans)
         yield Found(

@@ -168,7 +168,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Finding:
+class RuleMatch:
     """A rule's find: characters start to end of the raw text. It does not hold the text, so it can be logged."""
 
     rule: Rule
@@ -177,11 +177,11 @@ class Finding:
     where: Where = "input"
 
 
-def scan(text: str, rules: tuple[Rule, ...], where: Where = "input") -> list[Finding]:
+def scan(text: str, rules: tuple[Rule, ...], where: Where = "input") -> list[RuleMatch]:
     """All finds in a text, by place; those of kinds that mean nothing `where` they stand are left out."""
     views = Views(text)
     found = [
-        Finding(rule, start, end, where)
+        RuleMatch(rule, start, end, where)
         for rule in rules
         if where in WHERE[rule.kind] and rule.worth(views)
         for start, end in rule.finder.spans(views)

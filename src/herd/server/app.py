@@ -8,13 +8,13 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from herd.errors import HerdError
-from herd.server import own_routes, page
+from herd.server import openapi, own_routes, page
 from herd.server.anthropic import routes as anthropic
 from herd.server.http.host_check import Door
 from herd.server.http.streams import InPieces
 from herd.server.ollama import routes as ollama
+from herd.server.ollama.models import root
 from herd.server.openai import routes as openai_routes
-from herd.server.openapi import openapi
 from herd.server.options import ServerOptions
 from herd.server.routes import Route, elsewhere, starlette_routes
 from herd.server.service import Service
@@ -23,7 +23,7 @@ COMMON = (
     Route("GET", "/health", own_routes.health, None),
     Route("GET", "/ready", own_routes.ready, "models"),
     Route("GET", "/metrics", own_routes.metrics, "metrics"),
-    Route("GET", "/openapi.json", openapi, "models"),
+    openapi.route_of(lambda: ROUTES),
     Route("POST", "/tokenize", own_routes.tokenize, "chat"),
     Route("POST", "/detokenize", own_routes.detokenize, "chat"),
 )
@@ -50,7 +50,7 @@ def create_app(
             service.log.close()
 
     app = Starlette(
-        routes=starlette_routes(service, (*ROUTES, *page.routes(page=options.page))),
+        routes=starlette_routes(service, (*ROUTES, *page.routes(root, page=options.page))),
         lifespan=life,
         exception_handlers={
             404: elsewhere(service, 404, "no such route; /openapi.json lists what there is"),

@@ -18,7 +18,7 @@ from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles
 from herd.store import registry
 from herd.store.about import About, describe
-from herd.store.registry import Entry, Version
+from herd.store.registry import ModelEntry, Version
 
 LATEST = ":latest"
 """Ollama's clients put it behind every name that has no tag."""
@@ -115,7 +115,7 @@ class StoreCatalogue:
         self._broken: dict[str, str] = {}
         """Why models are left out, by name."""
         self._registered: dict[str, Registered] = {}
-        self._last: tuple[Mapping[str, Entry], Mapping[str, Profile], dict[str, Listed]] | None = None
+        self._last: tuple[Mapping[str, ModelEntry], Mapping[str, Profile], dict[str, Listed]] | None = None
 
     def register(self, name: str, model: Registered) -> None:
         """Let clients ask for a model that is no file. Raises UsageError for what is no name, or a model's already."""

@@ -28,7 +28,7 @@ CONNECTION_BYTES = 640 << 10
 not yet read (128 KiB), its objects."""
 
 
-class Holder(NamedTuple):
+class MemoryHolder(NamedTuple):
     """Something that clients can fill."""
 
     name: str
@@ -37,22 +37,28 @@ class Holder(NamedTuple):
     """What it is, and which limits that comes of."""
 
 
-def holders(limits: Limits) -> Iterator[Holder]:
+def holders(limits: Limits) -> Iterator[MemoryHolder]:
     """All of them."""
-    yield Holder("bodies", BODY_FACTOR * limits.bytes_in_flight, f"requests under way: {BODY_FACTOR} bytes_in_flight")
+    yield MemoryHolder(
+        "bodies", BODY_FACTOR * limits.bytes_in_flight, f"requests under way: {BODY_FACTOR} bytes_in_flight"
+    )
     parsed = (1 + LARGE_AT_ONCE) * limits.media_body_bytes + COMPUTING * LARGE
-    yield Holder(
+    yield MemoryHolder(
         "parsing", PARSING_FACTOR * parsed, f"bodies that are read or prepared: {1 + LARGE_AT_ONCE} media_body_bytes"
     )
-    yield Holder("answers", limits.answers_bytes, "prompts, tiles, tokens, vectors, whole replies: answers_bytes")
-    yield Holder("pixels", PIXEL_BYTES * PIXELS_AT_ONCE, f"images that are being decoded: {PIXELS_AT_ONCE} pixels")
-    yield Holder("stored responses", limits.stored_bytes, "stored_bytes")
-    yield Holder("connections", CONNECTION_BYTES * limits.connections, f"connections, {CONNECTION_BYTES} bytes each")
+    yield MemoryHolder("answers", limits.answers_bytes, "prompts, tiles, tokens, vectors, whole replies: answers_bytes")
+    yield MemoryHolder(
+        "pixels", PIXEL_BYTES * PIXELS_AT_ONCE, f"images that are being decoded: {PIXELS_AT_ONCE} pixels"
+    )
+    yield MemoryHolder("stored responses", limits.stored_bytes, "stored_bytes")
+    yield MemoryHolder(
+        "connections", CONNECTION_BYTES * limits.connections, f"connections, {CONNECTION_BYTES} bytes each"
+    )
     files = profiles.MAX_BYTES + MAX_REGISTRY_BYTES
-    yield Holder("records", RECORDS_FACTOR * files, f"models.json and profiles.json: {files} bytes")
-    yield Holder("descriptions", MOST_ABOUT * ABOUT_BYTES, f"headers of {MOST_ABOUT} models")
-    yield Holder("metrics", MOST_MODELS * SERIES_BYTES, f"series of {MOST_MODELS} models")
-    yield Holder("log", MOST_BYTES, "lines that nobody has read")
+    yield MemoryHolder("records", RECORDS_FACTOR * files, f"models.json and profiles.json: {files} bytes")
+    yield MemoryHolder("descriptions", MOST_ABOUT * ABOUT_BYTES, f"headers of {MOST_ABOUT} models")
+    yield MemoryHolder("metrics", MOST_MODELS * SERIES_BYTES, f"series of {MOST_MODELS} models")
+    yield MemoryHolder("log", MOST_BYTES, "lines that nobody has read")
 
 
 def sum_of(limits: Limits) -> int:

@@ -10,7 +10,8 @@ from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM
 from herd.llm.capabilities import capabilities
-from herd.llm.loading import Context, context_for
+from herd.llm.load_options import Context
+from herd.llm.loading import context_for
 from herd.machine.memory import available_bytes
 
 FileLoader: TypeAlias = Callable[[str], LLM]

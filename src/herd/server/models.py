@@ -31,7 +31,7 @@ State = Literal["loading", "ready"]
 
 
 @dataclass(eq=False)
-class Held:
+class LoadedModel:
     """A model in memory, or on its way there."""
 
     name: str
@@ -62,14 +62,14 @@ class Models:
         self.keep_alive_s = keep_alive_s
         self._load = load
         self._log = log
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, LoadedModel] = {}
         self._failures: dict[str, HerdError] = {}
         """Of models whose last load failed: what with."""
         self._one_load = asyncio.Lock()
         self._closing = False
 
     @property
-    def held(self) -> list[Held]:
+    def held(self) -> list[LoadedModel]:
         """Models that are loaded or loading."""
         return list(self._held.values())
 
@@ -134,12 +134,12 @@ class Models:
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
-    def _hold(self, name: str) -> Held:
+    def _hold(self, name: str) -> LoadedModel:
         if self._closing:
             raise NotReady("the service is stopping; ask again when it is back")
         held = self._held.get(name)
         if held is None:
-            held = self._held[name] = Held(name, self.keep_alive_s)
+            held = self._held[name] = LoadedModel(name, self.keep_alive_s)
         if held.timer is not None:
             held.timer.cancel()
             held.timer = None
@@ -147,14 +147,14 @@ class Models:
             held.task = asyncio.create_task(self._bring(held))
         return held
 
-    async def _ready(self, held: Held) -> ChatModel:
+    async def _ready(self, held: LoadedModel) -> ChatModel:
         assert held.task is not None
         await asyncio.shield(held.task)  # whoever gives up waiting does not end the load of the others
         if held.model is None:
             raise EngineDied(f"{held.name} was unloaded while this request waited for it; ask again")
         return held.model
 
-    async def _bring(self, held: Held) -> None:
+    async def _bring(self, held: LoadedModel) -> None:
         """Load one model, others first let go of if they are in the way."""
         try:
             load = self._load_of(self.catalogue.find(held.name))
@@ -189,7 +189,7 @@ class Models:
         """What loads a row of the catalogue."""
         return partial(self._load, str(listed.path)) if listed.registered is None else listed.registered.load
 
-    async def _fit(self, held: Held, load: Callable[[], ChatModel]) -> ChatModel:
+    async def _fit(self, held: LoadedModel, load: Callable[[], ChatModel]) -> ChatModel:
         while True:
             try:
                 return await asyncio.to_thread(self._loaded, load)
@@ -207,7 +207,7 @@ class Models:
         gc.freeze()  # vocabularies are not garbage: looking through them again holds every thread up, 40 ms each time
         return model
 
-    def _restart(self, held: Held) -> None:
+    def _restart(self, held: LoadedModel) -> None:
         """Its engine is dead: load it again at once, for whoever comes next."""
         if self._held.get(held.name) is not held or held.state != "ready" or self._closing:
             return
@@ -217,7 +217,7 @@ class Models:
         held.task = asyncio.create_task(self._replace(held, dead))
         held.task.add_done_callback(_heard)
 
-    async def _replace(self, held: Held, dead: ChatModel | None) -> None:
+    async def _replace(self, held: LoadedModel, dead: ChatModel | None) -> None:
         if dead is not None:
             await asyncio.to_thread(_let_go, dead)
         try:
@@ -241,19 +241,19 @@ class Models:
 
     # -- letting go --------------------------------------------------------------------------------------------------
 
-    def _arm(self, held: Held) -> None:
+    def _arm(self, held: LoadedModel) -> None:
         """Nobody uses it any more: from now on its time runs."""
         if held.users or self._held.get(held.name) is not held or held.keep_alive_s == FOREVER or self._closing:
             return
         loop = asyncio.get_running_loop()
         held.timer = loop.call_later(max(0.0, held.keep_alive_s), lambda: loop.create_task(self._expire(held)))
 
-    async def _expire(self, held: Held) -> None:
+    async def _expire(self, held: LoadedModel) -> None:
         if held.users == 0 and self._held.get(held.name) is held:
             self._log.event("unloaded", model=held.name, idle_s=time.monotonic() - held.used_s)
             await self._drop(held)
 
-    async def _drop(self, held: Held) -> None:
+    async def _drop(self, held: LoadedModel) -> None:
         self._held.pop(held.name, None)
         if held.timer is not None:
             held.timer.cancel()

@@ -1,6 +1,6 @@
 """GET /openapi.json: the routes and their requests, made from the tables that check them (OpenAPI 3.1)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd import __version__
-from herd.server.own_routes import json_response
 from herd.server.routes import Route
 from herd.server.service import Caller, Service
+from herd.server.shared.replies import json_response
 from herd.server.tables import TABLES
 
 REF = "#/components/schemas/{name}"
@@ -80,8 +80,11 @@ def _operation(route: Route, path: str, names: dict[str, str]) -> dict[str, Any]
     return found
 
 
-async def openapi(service: Service, request: Request, caller: Caller) -> Response:
-    """What there is to ask, as OpenAPI."""
-    from herd.server.app import ROUTES
+def route_of(routes: Callable[[], Iterable[Route]]) -> Route:
+    """The way to the document of `routes`, which may have this one among them."""
 
-    return json_response(describe(ROUTES))
+    async def openapi(service: Service, request: Request, caller: Caller) -> Response:
+        """What there is to ask, as OpenAPI."""
+        return json_response(describe(routes()))
+
+    return Route("GET", "/openapi.json", openapi, "models")

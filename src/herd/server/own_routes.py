@@ -1,7 +1,7 @@
 """Routes of no dialect: /health, /ready, /metrics, /tokenize, /detokenize."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,43 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.chat_model import ID_BYTES, ChatModel
-from herd.events import Reply
 from herd.server.http.error_bodies import words_of
 from herd.server.http.wire import encode
 from herd.server.metrics import CONTENT_TYPE
-from herd.server.openai.turns import Turn, dialog_of
-from herd.server.requests.fields import Name, Table
+from herd.server.openai.turns import OpenAIMessage, dialog_of
+from herd.server.requests.fields import FieldTable, Name
 from herd.server.requests.media import Images
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, Service
 from herd.server.shared.intake import read_as
-
-
-def json_response(value: Any, status: int = 200) -> Response:
-    """An object as a reply."""
-    return Response(encode(value), status, media_type="application/json")
-
-
-async def json_reply(
-    service: Service,
-    caller: Caller,
-    build: Callable[[], Any],
-    replies: Sequence[Reply],
-    headers: Mapping[str, str] | None = None,
-    more_bytes: int = 0,
-) -> Response:
-    """Answers as one object, written beside the event loop where they are long. more_bytes: that stand in it besides
-    them, about."""
-    size = more_bytes + sum(_size(reply) for reply in replies)
-    data = await service.soon(caller, lambda: encode(build()), size)
-    return Response(data, media_type="application/json", headers=headers)
-
-
-def _size(reply: Reply) -> int:
-    """About how many bytes an answer is as JSON."""
-    calls = sum(len(call.name) + 256 for call in reply.tool_calls)
-    per_token = 0 if not reply.logprobs else 128 * (1 + len(reply.logprobs[0].top))
-    return len(reply.text) + calls + 4 * len(reply.ids) + per_token * len(reply.logprobs or ())
+from herd.server.shared.replies import json_response
 
 
 async def health(service: Service, request: Request, caller: Caller) -> Response:
@@ -87,7 +60,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     prompt: str | None = None
     content: str | None = None
     """llama.cpp's name of prompt."""
-    messages: list[Turn] | None = None
+    messages: list[OpenAIMessage] | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
@@ -97,8 +70,8 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
     tokens: list[int]
 
 
-TOKENIZE: Table[TokenizeRequest] = Table("POST /tokenize", TokenizeRequest)
-DETOKENIZE: Table[DetokenizeRequest] = Table("POST /detokenize", DetokenizeRequest)
+TOKENIZE: FieldTable[TokenizeRequest] = FieldTable("POST /tokenize", TokenizeRequest)
+DETOKENIZE: FieldTable[DetokenizeRequest] = FieldTable("POST /detokenize", DetokenizeRequest)
 
 
 async def tokenize(service: Service, request: Request, caller: Caller) -> Response:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.ollama.models import root
-from herd.server.routes import Route
+from herd.server.routes import Handler, Route
 from herd.server.service import Caller, Service
 
 POLICY = (
@@ -64,14 +63,18 @@ def _asset(body: bytes, media_type: str) -> Asset:
     return Asset(body, gzip.compress(body, mtime=0), f'W/"{digest}"', media_type)
 
 
-async def home(service: Service, request: Request, caller: Caller) -> Response:
-    """The page to a browser; to Ollama's clients, which ask whether somebody is there, what they expect."""
-    if "text/html" in request.headers.get("accept", ""):
-        reply = _reply(request, assets()[INDEX])
-    else:
-        reply = await root(service, request, caller)
-    reply.headers.add_vary_header("Accept")
-    return reply
+def _home(root: Handler) -> Route:
+    """The page to a browser; to others, who ask whether somebody is there, what `root` says."""
+
+    async def home(service: Service, request: Request, caller: Caller) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            reply = _reply(request, assets()[INDEX])
+        else:
+            reply = await root(service, request, caller)
+        reply.headers.add_vary_header("Accept")
+        return reply
+
+    return Route("GET", "/", home, None)
 
 
 def _file(name: str, asset: Asset) -> Route:
@@ -83,11 +86,11 @@ def _file(name: str, asset: Asset) -> Route:
     return Route("GET", f"/page/{name}", file, None)
 
 
-def routes(*, page: bool) -> list[Route]:
-    """The ways to the page; without it (--no-page) what Ollama's clients ask for stays."""
+def routes(root: Handler, *, page: bool) -> list[Route]:
+    """The ways to the page; without it (--no-page) what programs ask `/` for stays: `root`."""
     if not page:
         return [Route("GET", "/", root, None)]
-    return [Route("GET", "/", home, None), *(_file(name, asset) for name, asset in assets().items())]
+    return [_home(root), *(_file(name, asset) for name, asset in assets().items())]
 
 
 def _reply(request: Request, asset: Asset) -> Response:

@@ -32,7 +32,7 @@ from herd.server.loading import FileLoader
 from herd.server.log import Libraries, Log
 from herd.server.models import Models
 from herd.server.options import ServerOptions
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.service import Caller, PolicyFor, Service
 
 NONE: Mapping[str, Registered] = {}
@@ -79,7 +79,7 @@ def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str
 def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -> PolicyFor:
     """What checks a request: by its key's own setting, else by the service's."""
 
-    def policy(caller: Caller, ask: Ask) -> Policy | None:
+    def policy(caller: Caller, ask: GenerateRequest) -> Policy | None:
         mode = caller.key.policy or default
         if mode == "off":
             return None

@@ -1,4 +1,4 @@
-"""One service behind three dialects: an `Ask` goes in, events come out.
+"""One service behind three dialects: a `GenerateRequest` goes in, events come out.
 
 The one door to models: what a request may cost is checked here, whatever dialect it came in; keys' quotas, policies and
 counters are here as well, so that no route can miss one of them.
@@ -31,7 +31,14 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.requests.admission import Admission, InFlight, Spending
 from herd.server.requests.fields import within
-from herd.server.requests.generate_request import Ask, asked_of, check_able, check_ids, most_tokens, prompt_of
+from herd.server.requests.generate_request import (
+    GenerateRequest,
+    asked_of,
+    check_able,
+    check_ids,
+    most_tokens,
+    prompt_of,
+)
 from herd.server.requests.media import Images
 from herd.server.requests.policed import past
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
@@ -41,7 +48,7 @@ T = TypeVar("T")
 Out = TypeVar("Out", covariant=True)
 SHORT = 16 << 10
 """Bytes that are read, looked at or written in less time than it takes to ask another thread."""
-PolicyFor = Callable[["Caller", "Ask"], Policy | None]
+PolicyFor = Callable[["Caller", "GenerateRequest"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
 
@@ -116,7 +123,7 @@ class Service:
         """Who asks where no key is needed."""
         self.stopping = False
 
-    async def open(self, caller: Caller, ask: Ask) -> "Answer":
+    async def open(self, caller: Caller, ask: GenerateRequest) -> "ReplyInProgress":
         """Check a request, load its model, queue it; its events come from the Answer, which has to be closed.
 
         Raises what is wrong with it, before anything of a reply has been sent.
@@ -143,7 +150,7 @@ class Service:
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        return Answer(self, caller, ask, model, stream, spending, stack)
+        return ReplyInProgress(self, caller, ask, model, stream, spending, stack)
 
     async def embed(
         self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None
@@ -157,7 +164,7 @@ class Service:
             size = caller.admission.size_bytes
             needs = prompt_bytes(model, await self.text_size(caller, texts))
             caller.admission.made.hold(needs + vectors_bytes(model, len(texts)))
-            policy = self.policies(caller, Ask(model=name, prompt=""))
+            policy = self.policies(caller, GenerateRequest(model=name, prompt=""))
             shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
             self.count_notes(notes)
             if refusal is not None:
@@ -176,7 +183,9 @@ class Service:
         for layer, decision in {(note.layer, note.decision) for note in notes}:
             self.metrics.policy.labels(layer, decision).inc()
 
-    async def _prepare(self, caller: Caller, model: ChatModel, ask: Ask, stream: ChatStream, num_images: int) -> None:
+    async def _prepare(
+        self, caller: Caller, model: ChatModel, ask: GenerateRequest, stream: ChatStream, num_images: int
+    ) -> None:
         """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
         made, limits, said = caller.admission.made, self.limits, 0
 
@@ -216,7 +225,7 @@ class Service:
         """What `make`, a method of the model (tokenize, count), says of a dialog. Raises what reading it raises,
         ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
         self._check_counts(messages, tools)
-        ask = Ask(model=model.name, messages=messages, tools=tools)
+        ask = GenerateRequest(model=model.name, messages=messages, tools=tools)
         num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
         await images.fetch(self.lane_of(caller), caller.admission)
         tiles = num_images * model.sizes.image_bytes
@@ -251,7 +260,7 @@ class Service:
 
     def streamed(
         self,
-        answer: "Answer",
+        answer: "ReplyInProgress",
         chunks: AsyncGenerator[bytes, None],
         media_type: str,
         *,
@@ -285,7 +294,7 @@ class Service:
         if self.stopping:
             raise NotReady("the service is stopping; ask again when it is back")
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, ask: GenerateRequest) -> None:
         """Limits of what a request asks for; options, images and the context are checked where they are read."""
         self.refuse_when_stopping()
         assert (ask.messages is None) != (ask.prompt is None), "a dialog or a prompt"
@@ -299,7 +308,7 @@ class Service:
         within("messages", len(messages), self.limits.messages)
         within("tools", len(tools), self.limits.tools)
 
-    def _settled(self, ask: Ask) -> Ask:
+    def _settled(self, ask: GenerateRequest) -> GenerateRequest:
         """With what a derived model (see profiles) says where the request is silent."""
         profile = self.models.catalogue.find(ask.model).profile
         if profile is None:
@@ -309,7 +318,7 @@ class Service:
             messages = [{"role": "system", "content": profile.system}, *messages]
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
-    def _stream(self, model: ChatModel, caller: Caller, ask: Ask) -> ChatStream:
+    def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest) -> ChatStream:
         """The events of a request, past the policy of whoever asks, whether or not the model applies any."""
         key, policy = caller.key, self.policies(caller, ask)
         whose: dict[str, Any] = {
@@ -365,14 +374,14 @@ async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
         task.cancel()
 
 
-class Answer:
+class ReplyInProgress:
     """A request under way. Close it, however it ends."""
 
     def __init__(
         self,
         service: Service,
         caller: Caller,
-        ask: Ask,
+        ask: GenerateRequest,
         model: ChatModel,
         stream: ChatStream,
         spending: Spending,

@@ -13,9 +13,9 @@ from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
 from herd.server.openai.responses import RESPONSES
 from herd.server.own_routes import DETOKENIZE, TOKENIZE
-from herd.server.requests.fields import Table
+from herd.server.requests.fields import FieldTable
 
-TABLES: dict[str, Table[Any]] = {
+TABLES: dict[str, FieldTable[Any]] = {
     table.name: table
     for table in (
         *(CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MODERATIONS),

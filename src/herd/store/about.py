@@ -17,7 +17,7 @@ from herd.config import Llama4Config, is_dense_llama
 from herd.store import licences, stored
 from herd.store.licences import Licence
 from herd.store.registry import Version
-from herd.weights import Counts
+from herd.weights import ParameterCounts
 
 MAX_CARD_BYTES = 64 << 10
 _FRONT = re.compile(
@@ -38,7 +38,7 @@ class About:
     family: str
     """llama4, or llama for dense ones."""
     config: Llama4Config
-    counts: Counts
+    counts: ParameterCounts
     types: dict[str, int]
     """Element type -> bytes of weights, largest first."""
     size_bytes: int

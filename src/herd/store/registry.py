@@ -77,7 +77,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.id.startswith(digest) or (self.digest is not None and self.digest.startswith(digest))
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ModelEntry(msgspec.Struct, frozen=True):
     """The versions under one name, oldest first, and the id of the one in use."""
 
     current: str
@@ -100,7 +100,7 @@ class _Stored(msgspec.Struct):
 class Registry:
     """Everything models.json holds."""
 
-    models: dict[str, Entry] = field(default_factory=dict)
+    models: dict[str, ModelEntry] = field(default_factory=dict)
     broken: dict[str, Broken] = field(default_factory=dict)
     """Records that cannot be understood: no models, and kept as they are."""
 
@@ -149,11 +149,11 @@ def _read(path: Path, data: bytes) -> Registry:
         fail(BadFile, str(path), got=str(error), do="move it away and import or pull the models again")
     if stored.version != REGISTRY_VERSION:
         fail(BadFile, f"{path}: version", got=stored.version, expected=REGISTRY_VERSION, do="use the newer herd")
-    found = understood(stored.models, Entry, _check, MAX_RECORD_BYTES)
+    found = understood(stored.models, ModelEntry, _check, MAX_RECORD_BYTES)
     return Registry(found.good, found.broken)
 
 
-def _check(name: str, entry: Entry) -> None:
+def _check(name: str, entry: ModelEntry) -> None:
     """A record from the file. Raises UsageError, BadFile."""
     check_name(name)
     if all(v.id != entry.current for v in entry.versions):
@@ -214,4 +214,4 @@ def add(name: str, version: Version) -> None:
     with edit() as registry:
         old = registry.models.get(name)
         kept = tuple(v for v in old.versions if v.id != version.id) if old else ()
-        registry.models[name] = Entry(version.id, (*kept, version))
+        registry.models[name] = ModelEntry(version.id, (*kept, version))

@@ -23,7 +23,7 @@ from herd.errors import BadCheckpoint, BadFile, NotFound, UsageError, fail
 from herd.progress import Progress, silent
 from herd.store import fetch, packed_copies, registry
 from herd.store.files import digest_of, quick_id, scan
-from herd.store.registry import Entry, FileRecord, Version
+from herd.store.registry import FileRecord, ModelEntry, Version
 
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
@@ -54,7 +54,7 @@ def find(name: str) -> tuple[str, Version]:
     return base, _one(base, entry, digest)
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, ModelEntry]:
     """All models by name, sorted."""
     return dict(sorted(registry.read().models.items()))
 
@@ -109,7 +109,7 @@ def use(name_at_digest: str) -> tuple[str, Version]:
         if entry is None:
             _unknown(base)
         version = _one(base, entry, digest)
-        all_models.models[base] = Entry(version.id, entry.versions)
+        all_models.models[base] = ModelEntry(version.id, entry.versions)
     return base, version
 
 
@@ -145,7 +145,7 @@ def rm(name: str) -> Removed:
             left = tuple(v for v in entry.versions if v not in gone)
             if left:
                 current = entry.current if any(v.id == entry.current for v in left) else left[-1].id
-                all_models.models[base] = Entry(current, left)
+                all_models.models[base] = ModelEntry(current, left)
             else:
                 del all_models.models[base]
         freed = sum(packed_copies.remove(v.location) for v in gone)
@@ -222,14 +222,14 @@ def verify(name: str, progress: Progress = silent) -> Verified:
             entry = all_models.models.get(base)
             if entry is not None:
                 kept = tuple(version if v.id == version.id else v for v in entry.versions)
-                all_models.models[base] = Entry(entry.current, kept)
+                all_models.models[base] = ModelEntry(entry.current, kept)
     return Verified(base, version, tuple(equal), tuple(recorded), packed_copies.verify(version.location, progress))
 
 
 # -- names --------------------------------------------------------------------------------------------------------
 
 
-def _one(name: str, entry: Entry, digest: str) -> Version:
+def _one(name: str, entry: ModelEntry, digest: str) -> Version:
     found = [v for v in entry.versions if v.called(digest.lower())]
     if len(found) != 1:
         have = ", ".join(v.id for v in entry.versions)

@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import BadTokenizer, NotFound, fail
+from herd.text import rank_file, tokenizer_json
 from herd.text.files import parse_json, read_bounded
-from herd.text.tokenizer import Tokenizer
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 
 
-def load(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder. Raises NotFound, BadTokenizer."""
+def load(folder: Path) -> dict[str, Any]:
+    """The tokenizer in a folder, as arguments of `Tokenizer`. Raises NotFound, BadTokenizer."""
     config = _object(folder / "tokenizer_config.json")
     template = _template(folder, config)
     if (folder / "tokenizer.json").exists():
-        found = Tokenizer.from_tokenizer_json(folder / "tokenizer.json", {**config, "chat_template": template})
+        found = tokenizer_json.load(folder / "tokenizer.json", {**config, "chat_template": template})
     elif (folder / "tokenizer.model").exists():
-        found = Tokenizer.from_rank_file(folder / "tokenizer.model")
+        found = rank_file.load(folder / "tokenizer.model", None)
     else:
         fail(NotFound, f"{folder} has no tokenizer", expected="tokenizer.json or tokenizer.model")
-    return found.with_file(eos_ids=found.eos_ids | _eos_ids(folder, found.vocab_size), template=template)
+    ends = frozenset(found["eos_ids"]) | _eos_ids(folder, len(found["token_bytes"]))
+    return {**found, "eos_ids": ends, "template": template}
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Tokenizer:
         """
         from herd.text import hf_folder
 
-        return hf_folder.load(Path(path))
+        return cls(**hf_folder.load(Path(path)))
 
     @classmethod
     def from_tokenizer_json(
@@ -118,20 +118,6 @@ class Tokenizer:
         """Bytes of the longest ordinary token, at least 1: no text has fewer tokens than its bytes over this."""
         ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._special_ids)
         return max(ordinary, default=1) or 1
-
-    def with_file(self, *, eos_ids: Iterable[int], template: str | None) -> "Tokenizer":
-        """The same vocabulary with what files beside it say: ids that end an answer, the chat template."""
-        return Tokenizer(
-            self._encode,
-            self._bytes,
-            self.specials,
-            bos_id=self.bos_id,
-            eos_ids=eos_ids,
-            add_bos=self.add_bos,
-            split=self.split,
-            template=template,
-            missing_bytes=self.missing_bytes,
-        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: what looks like a special token is text too. Raises UsageError on lone surrogates."""

@@ -24,19 +24,19 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
-    Counted,
     Done,
     Down,
     DropAdapter,
     Failed,
     Loading,
     NewWeights,
+    Progressed,
     Ready,
     Routed,
     Setup,
     Up,
 )
-from herd.engine.messages import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
 from herd.events import Counters
@@ -69,9 +69,9 @@ GOOD_UP = [
     Measured(1, None, 0.1, (TokenScore(5, -0.5, True, ((5, -0.5),)),)),
     Measured(1, "stop", 0.1, (), np.zeros((2, 3), np.float32)),
     Routed(1, 0, [0], [[1]], [[0.5]]),
-    Counted(Counters(passes=3, rows=9)),
+    Progressed(Counters(passes=3, rows=9)),
     Began(1, 0),
-    Token(1, 5, None, 0.1, 0.1),
+    TokenEvent(1, 5, None, 0.1, 0.1),
     Ended(1, None),
 ]
 HUGE = [
@@ -249,7 +249,7 @@ def puppet(first: bytes, then: bytes = b"", after: int = 0) -> ChildExecutor:
     return ChildExecutor([sys.executable, "-c", PUPPET, first.hex(), then.hex(), str(after)], b"")
 
 
-BAD_ANSWERS = [b"\xff" * 8, frame(b"\xc0"), frame(msgspec.msgpack.encode(["Token", "x"])), frame(body(Setup(b"")))]
+BAD_ANSWERS = [b"\xff" * 8, frame(b"\xc0"), frame(msgspec.msgpack.encode(["TokenEvent", "x"])), frame(body(Setup(b"")))]
 
 
 @pytest.mark.parametrize("bad", BAD_ANSWERS)

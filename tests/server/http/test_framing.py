@@ -11,7 +11,7 @@ import h11
 import pytest
 from serving import fake_service, running
 
-from herd.server.http.framing import Framing, Refusal
+from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.limits import Limits
 
 LIMITS = Limits(request_line_bytes=200, header_bytes=1000, headers=10)
@@ -282,7 +282,7 @@ def framed(data: bytes, rng: random.Random) -> Framed:
             length = len(buffer)
             try:
                 given += framing.take(buffer)
-            except Refusal as refusal:
+            except RefusedRequest as refusal:
                 return Framed(given, bodies, refusal.status, False)
             if framing.complete:
                 bodies.append(framing.body_bytes)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from herd.server.requests.fields import Refused, Table, told
+from herd.server.requests.fields import FieldTable, Refused, told
 
 
 class Inner(msgspec.Struct, tag_field="type", tag="inner"):
@@ -22,7 +22,9 @@ class Outer(msgspec.Struct):
     count: int | None = None
 
 
-TABLE: Table[Outer] = Table("x", Outer, reported={"colour": "there is none"}, refused={"sound": "there is none"})
+TABLE: FieldTable[Outer] = FieldTable(
+    "x", Outer, reported={"colour": "there is none"}, refused={"sound": "there is none"}
+)
 
 
 def test_honoured_fields_are_typed_and_the_rest_is_reported_by_path() -> None:

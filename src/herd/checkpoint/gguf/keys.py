@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.config import Llama4Config, is_dense_llama
+from herd.config.gguf import from_gguf
 from herd.containers.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.errors import UsageError, fail
 
@@ -155,7 +156,7 @@ def _llama4(c: Llama4Config) -> tuple[dict[str, Any], list[str]]:
 def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
     """Read the keys back: they must mean the same function."""
     scale = divisors(c)
-    back = Llama4Config.from_gguf(
+    back = from_gguf(
         keys,
         vocab_size=c.vocab_size,
         tied=c.tied_embeddings,

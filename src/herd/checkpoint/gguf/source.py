@@ -12,6 +12,7 @@ from typing import Any
 from herd.checkpoint.gguf.names import ROPE_FREQS, gguf_names, other_name
 from herd.checkpoint.walk import check_names, walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
+from herd.config.gguf import from_gguf
 from herd.containers.gguf import Gguf
 from herd.errors import BadCheckpoint, BadConfig, HerdError, fail
 from herd.weights import Array, Dense, Linear, Packed, Pair, is_vision
@@ -33,7 +34,7 @@ def config_from_gguf(reader: Gguf, mmproj: Gguf | None = None) -> Llama4Config:
         divisors = [float(d) for d in reader.decoded(ROPE_FREQS)]
     tied = "output.weight" not in reader.tensors
     try:
-        config = Llama4Config.from_gguf(reader.keys, vocab_size=table.shape[0], tied=tied, rope_divisors=divisors)
+        config = from_gguf(reader.keys, vocab_size=table.shape[0], tied=tied, rope_divisors=divisors)
     except HerdError as e:
         raise type(e)(f"{reader.path}: {e}") from None
     except (TypeError, ValueError, OverflowError) as e:

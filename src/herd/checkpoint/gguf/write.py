@@ -21,7 +21,7 @@ from herd.checkpoint.gguf.unfinished import GgufWork, Resumable
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import Llama4Config
 from herd.disk.atomic import check_disk, new_file
-from herd.disk.mapping import IN_MEMORY, Guard
+from herd.disk.mapping import IN_MEMORY, MappingGuard
 from herd.errors import UsageError, fail
 from herd.progress import Progress, silent
 from herd.weights import Model, Source, is_vision
@@ -44,7 +44,7 @@ def write_gguf(
     progress: Progress = silent,
     types: Mapping[str, str] | None = None,
     encode: Encode | None = None,
-    guard: Guard = IN_MEMORY,
+    guard: MappingGuard = IN_MEMORY,
     resumable: Resumable | None = None,
 ) -> Written:
     """Write matrices in the number format `type`; norms, router and rope divisors in f32.
@@ -89,7 +89,7 @@ def _write(
     nodes: Callable[[Container[str]], Iterator[tuple[str, Any]]],
     overwrite: bool,
     progress: Progress,
-    guard: Guard,
+    guard: MappingGuard,
     resumable: Resumable | None,
 ) -> None:
     """Both files are checked to be whole before either takes its name."""

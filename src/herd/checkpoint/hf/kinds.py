@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from herd.checkpoint.hf.quantized import METHODS, HfQuantised, check_method
+from herd.checkpoint.hf.quantized import METHODS, HfQuantized, check_method
 from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.packed.form import METHOD, check_version
 from herd.checkpoint.packed.source import PackedSource
@@ -32,16 +32,16 @@ class HfFiles(Source, Protocol):
 
 def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFiles:
     """The weights at `path`, as the config.json with content `data` says they are. Raises BadCheckpoint, BadConfig."""
-    quantised = data.get("quantization_config")
-    if quantised is None:
+    quantized = data.get("quantization_config")
+    if quantized is None:
         return HfSource(path, config, half_split=data.get("model_type") == "llama")
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
     if method == METHOD:
-        check_version(path, quantised)
+        check_version(path, quantized)
         return PackedSource(path, config)
-    if method in METHODS and isinstance(quantised, dict):
-        check_method(path, quantised)
-        return HfQuantised(path, config, half_split=data.get("model_type") == "llama")
+    if method in METHODS and isinstance(quantized, dict):
+        check_method(path, quantized)
+        return HfQuantized(path, config, half_split=data.get("model_type") == "llama")
     return fail(
         BadCheckpoint,
         f"{path} is quantised",

@@ -16,7 +16,7 @@ Style = Literal["text", "full", "llama"]
 
 
 def style_of(config: Llama4Config) -> Style:
-    """The style that belongs to the config.json that `config.to_hf()` writes."""
+    """The style that belongs to the config.json that `herd.config.hf.to_hf` writes."""
     if config.vision is not None:
         return "full"
     return "llama" if is_dense_llama(config) else "text"

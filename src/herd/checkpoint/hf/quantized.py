@@ -42,17 +42,17 @@ _REFUSED = {
 }
 
 
-def check_method(path: Path, quantised: Mapping[str, Any]) -> None:
+def check_method(path: Path, quantized: Mapping[str, Any]) -> None:
     """Raise BadCheckpoint, naming the setting, when config.json describes a form that this module does not read."""
-    if quantised.get("quant_method") == "fbgemm_fp8":
+    if quantized.get("quant_method") == "fbgemm_fp8":
         return
-    form = str(quantised.get("format"))
+    form = str(quantized.get("format"))
     if form not in _FORMS:
         fail(BadCheckpoint, f"{path}: format of compressed-tensors", got=form, expected=" or ".join(_FORMS))
-    sparsity = quantised.get("sparsity_config")
+    sparsity = quantized.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") != "dense":
         fail(BadCheckpoint, f"{path}: sparsity", got=sparsity.get("format"), expected="dense")
-    groups = quantised.get("config_groups")
+    groups = quantized.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         fail(BadCheckpoint, f"{path}: config_groups", got=type(groups).__name__, expected="an object")
     for name, group in groups.items():
@@ -78,7 +78,7 @@ class _Shape:
     inputs: int
 
 
-class HfQuantised(HfSource):
+class HfQuantized(HfSource):
     """A `weights.Source` over such a folder. See HfSource for what is checked and raised."""
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:

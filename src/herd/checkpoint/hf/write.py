@@ -14,10 +14,11 @@ from herd.checkpoint.hf.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import TreeSource, Wanted, walk
 from herd.config import Llama4Config
-from herd.containers.safetensors_write import FILE_DTYPE, SHARD_BYTES, Tensor, write_shards
+from herd.config.hf import to_hf
+from herd.containers.safetensors_write import FILE_DTYPE, SHARD_BYTES, TensorToWrite, write_shards
 from herd.disk.atomic import check_disk, new_folder
 from herd.disk.manifest import write_manifest
-from herd.disk.mapping import IN_MEMORY, Guard
+from herd.disk.mapping import IN_MEMORY, MappingGuard
 from herd.formats.dtypes import Array, cast, dtype_name
 from herd.progress import Progress, silent
 from herd.weights import Model, Source
@@ -34,7 +35,7 @@ def save_hf(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Progress = silent,
-    guard: Guard = IN_MEMORY,
+    guard: MappingGuard = IN_MEMORY,
 ) -> Path:
     """Write `weights` (a tree or a source) as a folder that appears complete or not at all; returns it.
 
@@ -49,7 +50,7 @@ def save_hf(
     tensors = hf_tensors(config, source, dtype)
     with new_folder(folder, overwrite=overwrite) as temp:
         check_disk(temp, sum(t.num_bytes for t in tensors) + (1 << 20))
-        (temp / "config.json").write_text(json.dumps(config.to_hf(dtype), indent=2) + "\n")
+        (temp / "config.json").write_text(json.dumps(to_hf(config, dtype), indent=2) + "\n")
         for path in files:
             shutil.copyfile(path, temp / path.name)
         for name, text in (texts or {}).items():
@@ -60,14 +61,14 @@ def save_hf(
     return folder
 
 
-def hf_tensors(config: Llama4Config, source: Source, dtype: str = "float32") -> list[Tensor]:
+def hf_tensors(config: Llama4Config, source: Source, dtype: str = "float32") -> list[TensorToWrite]:
     """Every tensor of the model under its name in a file; values are asked of `source` when a tensor is written."""
     style = style_of(config)
-    found: list[Tensor] = []
+    found: list[TensorToWrite] = []
     for wanted in walk(config):
         for name, shape in wanted.tensors.items():
             pieces = partial(_cast_pieces, config, source, wanted, name, style, dtype)
-            found.append(Tensor(file_name(name, style), FILE_DTYPE[dtype], shape, pieces))
+            found.append(TensorToWrite(file_name(name, style), FILE_DTYPE[dtype], shape, pieces))
     return found
 
 

@@ -70,7 +70,7 @@ _IN_VISION_LAYER: dict[str, Where] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor is: in each of `files` files a tensor called `name`, of it the rows `part`, joined along `axis`
     (None: the same in every file)."""
 
@@ -83,26 +83,26 @@ class Place:
     is_transposed: bool = False
 
 
-def place_of(config: Llama4Config, name: str, files: int) -> Place:
+def place_of(config: Llama4Config, name: str, files: int) -> TensorPlace:
     """Where the canonical tensor `name` (no expert stack) is. Raises BadCheckpoint for one that has no name there."""
     if name in _TOP:
-        return Place(*_TOP[name])
+        return TensorPlace(*_TOP[name])
     if match := _VISION_LAYER.fullmatch(name):
         stored, axis = _IN_VISION_LAYER[match[2]]
-        return Place(f"{_ENCODER}transformer.resblocks.{match[1]}.{stored}", axis)
+        return TensorPlace(f"{_ENCODER}transformer.resblocks.{match[1]}.{stored}", axis)
     match = _LAYER.fullmatch(name)
     if match is None:
         fail(BadCheckpoint, "Meta's files have no name for the tensor", got=name)
     i, rest = int(match[1]), match[2]
     if rest == "post_attention_layernorm.weight":
         inner = "norm.weight" if config.layer(i).moe else "mlp.layer_norm_weight"
-        return Place(f"layers.{i}.feed_forward.{inner}", None)
+        return TensorPlace(f"layers.{i}.feed_forward.{inner}", None)
     stored, axis = _IN_LAYER[rest]
     parts = _parts(config, rest)
     if parts is None:
-        return Place(f"layers.{i}.{stored}", axis, is_transposed=stored.endswith("router_DE"))
+        return TensorPlace(f"layers.{i}.{stored}", axis, is_transposed=stored.endswith("router_DE"))
     before, rows = parts[0] // files, parts[1] // files
-    return Place(f"layers.{i}.{stored}", axis, parts[2], (before, before + rows))
+    return TensorPlace(f"layers.{i}.{stored}", axis, parts[2], (before, before + rows))
 
 
 def _parts(config: Llama4Config, rest: str) -> tuple[int, int, int] | None:

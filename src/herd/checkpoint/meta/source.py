@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.fp8_int4 import E4M3, Int4, node_of
-from herd.checkpoint.meta.names import DROPPED, EXPERTS, SCALES, Place, place_of
+from herd.checkpoint.meta.names import DROPPED, EXPERTS, SCALES, TensorPlace, place_of
 from herd.checkpoint.packed.form import GATE_UP
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
@@ -186,7 +186,7 @@ class MetaSource:
                 do="files and params.json do not belong together",
             )
 
-    def _check_place(self, name: str, place: Place, shape: tuple[int, ...]) -> None:
+    def _check_place(self, name: str, place: TensorPlace, shape: tuple[int, ...]) -> None:
         want = list(reversed(shape)) if place.is_transposed else list(shape)
         if place.stored_rows is not None:
             want[0] = place.stored_rows

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from herd import formats
-from herd.containers.safetensors_header import Entry
+from herd.containers.safetensors_header import TensorEntry
 from herd.disk.small_files import parse_object
 from herd.errors import BadCheckpoint, BadConfig, fail
 from herd.formats import strips
@@ -69,13 +69,13 @@ def quantization_config() -> dict[str, Any]:
     return {"quant_method": METHOD, "version": VERSION}
 
 
-def check_version(path: object, quantised: Mapping[str, Any]) -> None:
+def check_version(path: object, quantized: Mapping[str, Any]) -> None:
     """Raise BadConfig for a version of the form that this Herd does not know."""
-    if quantised.get("version") != VERSION:
+    if quantized.get("version") != VERSION:
         fail(
             BadConfig,
             f"{path}: version of Herd's packed form",
-            got=quantised.get("version"),
+            got=quantized.get("version"),
             expected=VERSION,
             do="use the Herd that wrote it, or pack the model again",
         )
@@ -87,7 +87,9 @@ def to_metadata(tensors: Mapping[str, PackedTensor]) -> dict[str, str]:
     return {KEY: json.dumps(table, separators=(",", ":"))}
 
 
-def from_metadata(file_name: str, metadata: Mapping[str, str], entries: Mapping[str, Entry]) -> dict[str, PackedTensor]:
+def from_metadata(
+    file_name: str, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]
+) -> dict[str, PackedTensor]:
     """The table of a file, agreed with its header: every uint8 tensor described, in its size, and nothing else.
 
     Raises BadCheckpoint: one line with file, tensor and field.
@@ -108,7 +110,7 @@ def from_metadata(file_name: str, metadata: Mapping[str, str], entries: Mapping[
     return found
 
 
-def _tensor(where: str, value: object, entry: Entry) -> PackedTensor:
+def _tensor(where: str, value: object, entry: TensorEntry) -> PackedTensor:
     if not isinstance(value, dict) or set(value) != {"format", "shape", "layout"}:
         keys = sorted(value) if isinstance(value, dict) else type(value).__name__
         fail(BadCheckpoint, where, got=keys, expected="format, shape and layout")

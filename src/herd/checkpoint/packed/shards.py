@@ -29,13 +29,13 @@ from herd.containers.safetensors_write import SHARD_BYTES
 from herd.disk.atomic import sync
 from herd.disk.hashing import sha256
 from herd.disk.journal import JOURNAL, Journal
-from herd.disk.mapping import IN_MEMORY, Guard
+from herd.disk.mapping import IN_MEMORY, MappingGuard
 from herd.formats.dtypes import Array
 
 _PAGE = 4096
 
 
-class Record(msgspec.Struct, frozen=True):
+class TensorRecord(msgspec.Struct, frozen=True):
     """A finished tensor; `begin` and `end` count from the first byte of data of its file."""
 
     name: str
@@ -65,11 +65,11 @@ class Shards:
         resume: bool = False,
         durable: bool = False,
         shard_bytes: int = SHARD_BYTES,
-        guard: Guard = IN_MEMORY,
+        guard: MappingGuard = IN_MEMORY,
     ) -> None:
         self.folder = folder
         self._guard = guard
-        self.done: dict[str, Record] = {}
+        self.done: dict[str, TensorRecord] = {}
         self._start = -(-(8 + room) // _PAGE) * _PAGE
         self._shard_bytes = shard_bytes
         self._durable = durable
@@ -96,14 +96,14 @@ class Shards:
         if self._durable:
             os.fsync(out.fileno())
         self._guard.check_readable()
-        record = Record(name, file, dtype, shape, begin, begin + size, packed)
+        record = TensorRecord(name, file, dtype, shape, begin, begin + size, packed)
         self.done[name] = record
         self._journal.add(msgspec.json.encode(record))
         return size
 
     def finish(self) -> dict[str, str]:
         """Fill in the headers, write the index, forget the journal. Returns the SHA-256 of each file with weights."""
-        files: dict[str, list[Record]] = {}
+        files: dict[str, list[TensorRecord]] = {}
         for record in self.done.values():
             files.setdefault(record.file, []).append(record)
         for name, records in files.items():
@@ -156,7 +156,7 @@ class Shards:
             self._file, self._open_name = path.open("r+b"), name
         return self._file
 
-    def _header(self, records: list[Record]) -> bytes:
+    def _header(self, records: list[TensorRecord]) -> bytes:
         header: dict[str, Any] = {
             "__metadata__": {"format": "pt", **to_metadata({r.name: r.packed for r in records if r.packed})}
         }
@@ -175,7 +175,7 @@ class Shards:
     def _believe(self, line: bytes) -> bool:
         """Take in a line whose bytes are there."""
         try:
-            record = msgspec.json.decode(line, type=Record)
+            record = msgspec.json.decode(line, type=TensorRecord)
         except msgspec.DecodeError:
             return False
         path = self.folder / record.file
@@ -202,7 +202,7 @@ def _entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def _pads(records: list[Record]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _pads(records: list[TensorRecord]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Gaps between the tensors of a file: a name, unique among all files, and where."""
     number = int(records[0].file.split("-")[1].split(".")[0])
     for i, (a, b) in enumerate(pairwise(records)):

@@ -24,10 +24,11 @@ from herd.checkpoint.pieces import unmerged
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
 from herd.checkpoint.walk import Wanted, walk
 from herd.config import Llama4Config
+from herd.config.hf import from_hf, to_hf
 from herd.containers.safetensors_write import SHARD_BYTES
 from herd.disk.atomic import checked_target, publish
 from herd.disk.manifest import write_manifest
-from herd.disk.mapping import IN_MEMORY, Guard
+from herd.disk.mapping import IN_MEMORY, MappingGuard
 from herd.disk.staging import LOCK, Workplace
 from herd.errors import BadCheckpoint, BadConfig, UsageError, fail
 from herd.formats import strips
@@ -62,7 +63,7 @@ class PackedWriter:
         overwrite: bool = False,
         resume: bool = False,
         shard_bytes: int = SHARD_BYTES,
-        guard: Guard = IN_MEMORY,
+        guard: MappingGuard = IN_MEMORY,
     ) -> None:
         self.target = checked_target(Path(target), overwrite)
         self.config = config
@@ -213,8 +214,8 @@ class PackedWriter:
 
 
 def _config_text(config: Llama4Config) -> dict[str, Any]:
-    head = {**config.to_hf(), "quantization_config": quantization_config()}
-    again = Llama4Config.from_hf(head)
+    head = {**to_hf(config), "quantization_config": quantization_config()}
+    again = from_hf(head)
     if (again.layers, again.rope_freqs()) != (config.layers, config.rope_freqs()):
         fail(BadConfig, "config.json cannot say what this model is", do="keep the form it has")
     return head

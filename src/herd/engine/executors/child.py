@@ -29,20 +29,20 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
-    Counted,
     Done,
     Down,
     DropAdapter,
     Failed,
     Loading,
     NewWeights,
+    Progressed,
     Ready,
     Routed,
     Setup,
     Up,
 )
 from herd.engine.forks import Home
-from herd.engine.messages import Began, Ended, Measured, Token, is_last
+from herd.engine.messages import Began, Ended, Measured, TokenEvent, is_last
 from herd.engine.request import Request
 from herd.engine.trace import Traced
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
@@ -270,13 +270,13 @@ class ChildExecutor(Executor):
         match message:
             case Routed():
                 self._route(message)
-            case Counted(counters):
+            case Progressed(counters):
                 self._counters = counters
             case Done() | Failed():
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")
                 self._asked.popleft().put(message)
-            case Began() | Token() | Measured() | Ended():
+            case Began() | TokenEvent() | Measured() | Ended():
                 if is_last(message):
                     self._forget(message.number)
                 self._deliver([message])

@@ -21,13 +21,13 @@ from herd.engine.executors.wire import (
     BadFrame,
     Cancel,
     Channel,
-    Counted,
     Done,
     Down,
     DropAdapter,
     Failed,
     Loading,
     NewWeights,
+    Progressed,
     Ready,
     Routed,
 )
@@ -112,13 +112,13 @@ class _Counting:
     def __init__(self, executor: ThreadExecutor) -> None:
         self._executor, self._told_s = executor, time.monotonic()
 
-    def news(self, events: Sequence[Event]) -> Sequence[Counted]:
+    def news(self, events: Sequence[Event]) -> Sequence[Progressed]:
         """What goes before these events."""
         now_s = time.monotonic()
         if now_s - self._told_s < COUNT_S and not any(map(is_last, events)):
             return ()
         self._told_s = now_s
-        return (Counted(self._executor.counters),)
+        return (Progressed(self._executor.counters),)
 
 
 class _Server:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from herd import errors
-from herd.engine.messages import Began, Ended, Measured, Token
+from herd.engine.messages import Began, Ended, Measured, TokenEvent
 from herd.engine.request import Request
 from herd.errors import HerdError, PassFailed, UsageError, fail
 from herd.events import Counters
@@ -31,29 +31,29 @@ STEP_BYTES = 1 << 20
 """Most memory that is taken for bytes that have not come yet, while what has come is no longer."""
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class WireMessage(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of the messages that are no orders and no events."""
 
 
-class Setup(Message, frozen=True):
+class Setup(WireMessage, frozen=True):
     """First of all: what to load, in the words of whoever loads it."""
 
     data: bytes
 
 
-class Cancel(Message, frozen=True):
+class Cancel(WireMessage, frozen=True):
     """End a sequence."""
 
     number: int
 
 
-class NewWeights(Message, frozen=True):
+class NewWeights(WireMessage, frozen=True):
     """Go on with the weights of this checkpoint."""
 
     path: str
 
 
-class AddAdapter(Message, frozen=True):
+class AddAdapter(WireMessage, frozen=True):
     """Let requests name an adapter."""
 
     name: str
@@ -61,13 +61,13 @@ class AddAdapter(Message, frozen=True):
     """By the name of a weight: down, up and scale of `ops.contract.LowRank`."""
 
 
-class DropAdapter(Message, frozen=True):
+class DropAdapter(WireMessage, frozen=True):
     """Let requests name it no more."""
 
     name: str
 
 
-class Loading(Message, frozen=True):
+class Loading(WireMessage, frozen=True):
     """How far loading is."""
 
     stage: str
@@ -75,7 +75,7 @@ class Loading(Message, frozen=True):
     total: int
 
 
-class Ready(Message, frozen=True):
+class Ready(WireMessage, frozen=True):
     """Loaded."""
 
     vocab_size: int
@@ -85,17 +85,17 @@ class Ready(Message, frozen=True):
     load_s: float
 
 
-class Done(Message, frozen=True):
+class Done(WireMessage, frozen=True):
     """What was to be done between two steps has been."""
 
 
-class Failed(Message, frozen=True):
+class Failed(WireMessage, frozen=True):
     """Loading, or what was asked for before, failed."""
 
     error: HerdError
 
 
-class Routed(Message, frozen=True):
+class Routed(WireMessage, frozen=True):
     """Experts of one layer in a pass of a traced sequence."""
 
     number: int
@@ -105,7 +105,7 @@ class Routed(Message, frozen=True):
     scores_TA: list[list[float]]
 
 
-class Counted(Message, frozen=True):
+class Progressed(WireMessage, frozen=True):
     """What has been done so far."""
 
     counters: Counters
@@ -114,7 +114,7 @@ class Counted(Message, frozen=True):
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Of arrays that cross: tiles, logits, states and adapters."""
 Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
-Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Counted | Began | Token | Measured | Ended
+Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Progressed | Began | TokenEvent | Measured | Ended
 
 
 class BadFrame(OSError):

@@ -10,17 +10,17 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
-from herd.server.anthropic.turns import Choice, Text, Tool, Turn, choice_of, dialog_of, tools_of
+from herd.server.anthropic.turns import AnthropicMessage, Choice, Text, Tool, choice_of, dialog_of, tools_of
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, sse
 from herd.server.openai.chat import notes_of
-from herd.server.own_routes import json_reply, json_response
-from herd.server.requests.fields import Name, Table, told
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.fields import FieldTable, Name, told
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
-from herd.server.service import Answer, Caller, Service
+from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_reply, json_response
 
 PING = sse(b'{"type":"ping"}', "ping")
 EMPTY = {"type": "text", "text": "", "citations": None}
@@ -50,7 +50,7 @@ class Counted(msgspec.Struct, kw_only=True):
     """What makes up a prompt."""
 
     model: Name
-    messages: list[Turn]
+    messages: list[AnthropicMessage]
     system: str | list[Text] | None = None
     tools: list[Tool] | None = None
     tool_choice: Choice | None = None
@@ -81,13 +81,13 @@ WITHOUT_EFFECT = {
     "betas": "there are none",
     "output_config.effort": "the model has no levels of effort",
 }
-MESSAGES: Table[MessagesRequest] = Table(
+MESSAGES: FieldTable[MessagesRequest] = FieldTable(
     "POST /v1/messages",
     MessagesRequest,
     reported=WITHOUT_EFFECT,
     refused={"container": "there are none", "mcp_servers": "the client calls tools"},
 )
-COUNT: Table[Counted] = Table("POST /v1/messages/count_tokens", Counted, reported=WITHOUT_EFFECT)
+COUNT: FieldTable[Counted] = FieldTable("POST /v1/messages/count_tokens", Counted, reported=WITHOUT_EFFECT)
 
 
 async def messages(service: Service, request: Request, caller: Caller) -> Response | Stream:
@@ -101,7 +101,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
     return service.streamed(answer, stream(answer, asked.model), "text/event-stream", headers=headers, ping=PING)
 
 
-def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tuple[str, ...], Ask]:
+def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tuple[str, ...], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
     asked, ignored = MESSAGES.read(body, strict=service.strict)
     names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop_sequences": "stop"}
@@ -110,7 +110,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tupl
     tools = tools_of(asked.tools)
     form = asked.output_config.format if asked.output_config is not None else None
     choice = asked.tool_choice
-    ask = Ask(
+    ask = GenerateRequest(
         model=asked.model,
         messages=dialog_of(asked.messages, asked.system, images),
         images=images,
@@ -183,7 +183,7 @@ def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
     }
 
 
-async def stream(answer: Answer, model: str) -> AsyncGenerator[bytes, None]:
+async def stream(answer: ReplyInProgress, model: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events; an error comes as one, then the end."""
     blocks = Blocks()
     ending = {"stop_reason": None, "stop_sequence": None, "stop_details": None, "container": None}

@@ -79,7 +79,7 @@ class HiddenThinking(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
 Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | Thinking | HiddenThinking
 
 
-class Turn(msgspec.Struct):
+class AnthropicMessage(msgspec.Struct):
     """A message."""
 
     role: Literal["user", "assistant", "system"]
@@ -103,7 +103,9 @@ class Choice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-def dialog_of(turns: Sequence[Turn], system: str | Sequence[Text] | None, images: Images) -> list[dict[str, Any]]:
+def dialog_of(
+    turns: Sequence[AnthropicMessage], system: str | Sequence[Text] | None, images: Images
+) -> list[dict[str, Any]]:
     """Turns for `ChatModel.astream`. Raises Refused naming the place, BadMedia."""
     found: list[dict[str, Any]] = []
     if system:
@@ -151,7 +153,7 @@ def choice_of(choice: Choice | None, tools: Sequence[dict[str, Any]]) -> str:
     return choice.name
 
 
-def _turns(turn: Turn, where: str, names: dict[str, str], images: Images) -> list[dict[str, Any]]:
+def _turns(turn: AnthropicMessage, where: str, names: dict[str, str], images: Images) -> list[dict[str, Any]]:
     """One message is one turn, and one before it for each result of a tool."""
     if isinstance(turn.content, str):
         return [{"role": turn.role, "content": turn.content}]

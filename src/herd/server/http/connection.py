@@ -24,7 +24,7 @@ from herd.server.http.accepting import Acceptor, Arrival
 from herd.server.http.crowd import Crowd, Does
 from herd.server.http.error_bodies import NO_FILES
 from herd.server.http.event_loop import new_event_loop
-from herd.server.http.framing import Framing, Refusal
+from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.http.turns import Turns
 from herd.server.http.wire import encode
 from herd.server.keys import Keyring
@@ -57,7 +57,7 @@ def _allow_files(wanted: int) -> int:
     return soft
 
 
-class Gate:
+class TransportGate:
     """A transport as uvicorn sees it: to close it and to read on are decided by the connection.
 
     Neither it nor anything else keeps a connection that is gone: what the collector of garbage would have to find
@@ -99,7 +99,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and begin to wait for headers."""
-        super().connection_made(cast(asyncio.Transport, Gate(transport, self)))
+        super().connection_made(cast(asyncio.Transport, TransportGate(transport, self)))
         self._real = transport
         self.peer: Hashable = self.client[0] if self.client else ""
         self.owner: Hashable = self.peer
@@ -124,7 +124,7 @@ class Connection(H11Protocol):
         if self.crowd.make_room_for(self):
             self._wait_s(left_s)
         else:
-            self.refuse(Refusal(*NO_PLACE))
+            self.refuse(RefusedRequest(*NO_PLACE))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -208,7 +208,7 @@ class Connection(H11Protocol):
 
     def give_way(self) -> None:
         """Another connection gets its place."""
-        self.refuse(Refusal(*NO_PLACE))
+        self.refuse(RefusedRequest(*NO_PLACE))
         self._real.close()
 
     def hang_up(self) -> None:
@@ -222,7 +222,7 @@ class Connection(H11Protocol):
         self._real.close()
         self._expect_reading()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: RefusedRequest) -> None:
         """Answer what is no request, or none that can be taken; nothing more is read of it."""
         if not self.idle:
             if self.cycle.response_started:
@@ -236,7 +236,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """h11 takes less than `framing` lets through; there is nothing known."""
-        self.refuse(Refusal(400, "no valid HTTP request"))
+        self.refuse(RefusedRequest(400, "no valid HTTP request"))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing is upgraded, and nobody has to know."""
@@ -283,7 +283,7 @@ class Connection(H11Protocol):
         try:
             if self._take() and self._take() and self._can_take:
                 self._soon()
-        except Refusal as refusal:
+        except RefusedRequest as refusal:
             self.refuse(refusal)
             return
         self._mind_head()
@@ -312,7 +312,7 @@ class Connection(H11Protocol):
         """A request has begun: it starts when it is its owner's turn. Raises Refusal where there is no place for it."""
         looks = self._framing.path == b"/health"
         if not looks and not self.crowd.admit(self):
-            raise Refusal(*NO_PLACE)
+            raise RefusedRequest(*NO_PLACE)
         self.owner = self.keyring.name_of(self._framing.authorization, self._framing.x_api_key) or (self.peer,)
         self._upload_began_s = self.loop.time()
         self._held = head
@@ -360,7 +360,7 @@ class Connection(H11Protocol):
         elif self.ends or not self._framing.begun:
             self.cut()
         else:
-            self.refuse(Refusal(408, f"no whole head of a request in {self.limits.header_timeout_s} s"))
+            self.refuse(RefusedRequest(408, f"no whole head of a request in {self.limits.header_timeout_s} s"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application; a request that is answered before it has come whole is the connection's last."""
@@ -379,7 +379,7 @@ def _nothing() -> None:
     """Is called when there is nothing left to do."""
 
 
-def _reply(refusal: Refusal, no_body: bool) -> bytes:
+def _reply(refusal: RefusedRequest, no_body: bool) -> bytes:
     """The answer to what is no request."""
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
     code = "not_ready" if refusal.status == 503 else "invalid_request"
@@ -417,7 +417,7 @@ def uvicorn_options(limits: Limits, keyring: Keyring | None = None) -> dict[str,
     """Arguments for uvicorn.Config that belong to connections."""
     connections = cast(type[Connection], connection_class(limits, keyring or Keyring()))
     crowd = connections.crowd
-    no_place = _reply(Refusal(*NO_PLACE), no_body=False)
+    no_place = _reply(RefusedRequest(*NO_PLACE), no_body=False)
     accept = partial(Acceptor, crowd=crowd, timeout_s=limits.header_timeout_s, no_place=no_place)
     return {
         "http": connections,

@@ -30,7 +30,7 @@ _EXTENSION = re.compile(
 )
 
 
-class Refusal(Exception):
+class RefusedRequest(Exception):
     """Bytes that are no request that is taken here: the status and the words of the answer, after which it is over."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -39,7 +39,7 @@ class Refusal(Exception):
 
 
 def _refuse(status: int, message: str) -> NoReturn:
-    raise Refusal(status, message)
+    raise RefusedRequest(status, message)
 
 
 class Framing:

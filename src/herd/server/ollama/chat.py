@@ -26,12 +26,12 @@ from herd.server.ollama.common import (
 )
 from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
-from herd.server.own_routes import json_reply, json_response
-from herd.server.requests.fields import Name, Refused, Table, told
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import base64_image, check_count
-from herd.server.service import Answer, Caller, Service
+from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_reply, json_response
 
 LINES = "application/x-ndjson"
 REPORTED = {
@@ -56,7 +56,7 @@ class Call(msgspec.Struct):
     id: str | None = None
 
 
-class Turn(msgspec.Struct):
+class OllamaMessage(msgspec.Struct):
     """A message."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -81,14 +81,14 @@ class Shared(msgspec.Struct, kw_only=True):
     top_logprobs: int | None = None
 
 
-class ChatRequest(Shared, kw_only=True):
+class ChatBody(Shared, kw_only=True):
     """The fields that have an effect."""
 
-    messages: list[Turn] | None = None
+    messages: list[OllamaMessage] | None = None
     tools: list[Tool] | None = None
 
 
-class GenerateRequest(Shared, kw_only=True):
+class GenerateBody(Shared, kw_only=True):
     """The fields that have an effect."""
 
     prompt: str | None = None
@@ -97,14 +97,14 @@ class GenerateRequest(Shared, kw_only=True):
     raw: bool | None = None
 
 
-CHAT: Table[ChatRequest] = Table(
+CHAT: FieldTable[ChatBody] = FieldTable(
     "POST /api/chat",
-    ChatRequest,
+    ChatBody,
     reported={**REPORTED, "messages[].thinking": "an earlier answer is its content"},
 )
-GENERATE: Table[GenerateRequest] = Table(
+GENERATE: FieldTable[GenerateBody] = FieldTable(
     "POST /api/generate",
-    GenerateRequest,
+    GenerateBody,
     reported={**REPORTED, "context": "prefixes are found by their content", "template": "chat formats are built in"},
     refused={"suffix": "the model does not fill in gaps"},
 )
@@ -114,7 +114,7 @@ class _Read(NamedTuple):
     """What a body asks for. ask: None: nothing but the model."""
 
     asked: Shared
-    ask: Ask | None
+    ask: GenerateRequest | None
     ignored: tuple[str, ...]
 
 
@@ -163,7 +163,7 @@ def _asking(caller: Caller, asked: Shared, ignored: tuple[str, ...], **what: Any
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
     keep_alive_s, without_effect = keep_alive_for(caller, asked.keep_alive)
-    ask = Ask(
+    ask = GenerateRequest(
         model=asked.model,
         schema=format_of(asked.format),
         options=options,
@@ -207,7 +207,7 @@ async def _answer(
     request: Request,
     caller: Caller,
     asked: Shared,
-    ask: Ask,
+    ask: GenerateRequest,
     ignored: Sequence[str],
     said: Said,
 ) -> Response | Stream:
@@ -237,7 +237,7 @@ def _whole(reply: Reply, model: str, said: Said, took_s: float) -> dict[str, Any
     return found
 
 
-async def _lines(answer: Answer, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:
+async def _lines(answer: ReplyInProgress, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:
     """The stream: a line a piece, the last one with counts; an error is a line as well."""
 
     def line(text: str, calls: Sequence[dict[str, Any]] = (), **more: Any) -> bytes:
@@ -275,7 +275,7 @@ def _call(name: str, arguments: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": dict(arguments)}}
 
 
-def _turn(turn: Turn, where: str) -> dict[str, Any]:
+def _turn(turn: OllamaMessage, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {"role": turn.role, "content": _content(turn.content or "", turn.images, f"{where}.images")}
     if turn.tool_calls:
         found["tool_calls"] = [

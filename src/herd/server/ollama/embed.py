@@ -11,7 +11,7 @@ from herd.server.http.wire import encode
 from herd.server.ollama.common import OPTIONS_REPORTED, Options, keep_alive_for
 from herd.server.openai.chat import notes_of
 from herd.server.openai.embeddings import shortened
-from herd.server.requests.fields import Name, Refused, Table, told, within
+from herd.server.requests.fields import FieldTable, Name, Refused, told, within
 from herd.server.service import Caller, Service
 from herd.server.shared.intake import read_as
 
@@ -39,8 +39,8 @@ NO_SAMPLING = {
     "options": "nothing is sampled",
     "truncate": "a text that is too long is an error, never cut",
 }
-EMBED: Table[EmbedRequest] = Table("POST /api/embed", EmbedRequest, reported=NO_SAMPLING)
-OLD: Table[OldRequest] = Table("POST /api/embeddings", OldRequest, reported=NO_SAMPLING)
+EMBED: FieldTable[EmbedRequest] = FieldTable("POST /api/embed", EmbedRequest, reported=NO_SAMPLING)
+OLD: FieldTable[OldRequest] = FieldTable("POST /api/embeddings", OldRequest, reported=NO_SAMPLING)
 
 
 async def embed(service: Service, request: Request, caller: Caller) -> Response:

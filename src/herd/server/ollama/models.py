@@ -27,12 +27,12 @@ from herd.server.ollama.common import (
     stamp,
     tagged,
 )
-from herd.server.own_routes import json_response
 from herd.server.profiles import Profile, Profiles
-from herd.server.requests.fields import Name, Refused, Table
+from herd.server.requests.fields import FieldTable, Name, Refused
 from herd.server.service import Caller, Service
 from herd.server.shared.facts import Facts, facts_of
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_response
 from herd.store import registry, stored
 from herd.store.about import About
 
@@ -88,11 +88,13 @@ class CreateRequest(Named, kw_only=True):
     stream: bool | None = None
 
 
-SHOW: Table[ShowRequest] = Table("POST /api/show", ShowRequest, reported={"verbose": "there is no longer form"})
-PULL: Table[PullRequest] = Table("POST /api/pull", PullRequest, reported={"insecure": "there is no such way"})
-DELETE: Table[ShowRequest] = Table("DELETE /api/delete", ShowRequest)
-COPY: Table[CopyRequest] = Table("POST /api/copy", CopyRequest)
-CREATE: Table[CreateRequest] = Table(
+SHOW: FieldTable[ShowRequest] = FieldTable(
+    "POST /api/show", ShowRequest, reported={"verbose": "there is no longer form"}
+)
+PULL: FieldTable[PullRequest] = FieldTable("POST /api/pull", PullRequest, reported={"insecure": "there is no such way"})
+DELETE: FieldTable[ShowRequest] = FieldTable("DELETE /api/delete", ShowRequest)
+COPY: FieldTable[CopyRequest] = FieldTable("POST /api/copy", CopyRequest)
+CREATE: FieldTable[CreateRequest] = FieldTable(
     "POST /api/create",
     CreateRequest,
     reported={

@@ -14,13 +14,13 @@ from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, 
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
-from herd.server.openai.turns import Tool, ToolChoice, Turn, choice_of, dialog_of, tools_of
-from herd.server.own_routes import json_reply
-from herd.server.requests.fields import Name, Refused, Table, told
-from herd.server.requests.generate_request import Ask
+from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, tools_of
+from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
-from herd.server.service import Answer, Caller, Embedded, Service
+from herd.server.service import Caller, Embedded, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_reply
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""
@@ -87,7 +87,7 @@ class Sampling(msgspec.Struct, kw_only=True):
 class ChatRequest(Sampling, kw_only=True):
     """The fields that have an effect."""
 
-    messages: list[Turn]
+    messages: list[OpenAIMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -99,7 +99,7 @@ class ChatRequest(Sampling, kw_only=True):
 
 NOT_KEPT = "nothing is stored here"
 NO_WEB = "the service has no access to the web"
-CHAT: Table[ChatRequest] = Table(
+CHAT: FieldTable[ChatRequest] = FieldTable(
     "POST /v1/chat/completions",
     ChatRequest,
     reported={
@@ -173,7 +173,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
     )
 
 
-def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[str, ...], Ask]:
+def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[str, ...], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
     asked, ignored = CHAT.read(body, strict=service.strict)
     options = options_of(asked)
@@ -187,7 +187,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         raise Refused("top_logprobs: expected logprobs to be true with it", "top_logprobs")
     images = Images(remote=service.remote_media)
     tools = tools_of(asked.tools)
-    ask = Ask(
+    ask = GenerateRequest(
         model=asked.model,
         messages=dialog_of(asked.messages, images),
         images=images,
@@ -220,7 +220,7 @@ class ChatWriter:
             **notes_of(*replies),
         }
 
-    async def stream(self, answer: Answer, *, usage: bool) -> AsyncGenerator[bytes, None]:
+    async def stream(self, answer: ReplyInProgress, *, usage: bool) -> AsyncGenerator[bytes, None]:
         """Server-sent events; an error comes as one, then the end."""
         head = self._head("chat.completion.chunk")
         more: dict[str, Any] = {"usage": None} if usage else {}

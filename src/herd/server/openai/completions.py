@@ -25,12 +25,12 @@ from herd.server.openai.chat import (
     timings_of,
     usage_of,
 )
-from herd.server.own_routes import json_reply
-from herd.server.requests.fields import Refused, Table, told, within
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.fields import FieldTable, Refused, told, within
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.sizes import spelt_bytes
-from herd.server.service import Answer, Caller, Service
+from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_reply
 from herd.server.shared.scoring import Scored, score_prompt
 
 ECHO_BYTES = 6
@@ -46,7 +46,7 @@ class CompletionRequest(Sampling, kw_only=True):
     echo: bool | None = None
 
 
-COMPLETIONS: Table[CompletionRequest] = Table(
+COMPLETIONS: FieldTable[CompletionRequest] = FieldTable(
     "POST /v1/completions",
     CompletionRequest,
     reported={"metadata": NOT_KEPT, "best_of": "every sample is returned; see n"},
@@ -63,7 +63,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
     if not answered:
         return await _unanswered(service, caller, asked, [x for x in scored if x is not None], told(ignored))
     async with AsyncExitStack() as stack:
-        answers: list[Answer] = []
+        answers: list[ReplyInProgress] = []
         for ask in asks:
             answers.append(await service.open(caller, ask))
             stack.push_async_callback(answers[-1].aclose)
@@ -83,7 +83,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
         return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
 
 
-def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tuple[str, ...], list[Ask]]:
+def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tuple[str, ...], list[GenerateRequest]]:
     """What is asked, a request a prompt. Raises Refused."""
     asked, ignored = COMPLETIONS.read(body, strict=service.strict)
     prompts = prompts_of(asked.prompt)
@@ -103,7 +103,10 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
     return (
         asked,
         ignored,
-        [Ask(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "") for prompt in prompts],
+        [
+            GenerateRequest(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "")
+            for prompt in prompts
+        ],
     )
 
 
@@ -124,7 +127,7 @@ def _json_bytes(scored: Scored | None) -> int:
     return 0 if scored is None or not scored.rest else 128 * (1 + len(scored.rest[0].top)) * len(scored.rest)
 
 
-async def _echoed(service: Service, answer: Answer, ask: Ask) -> str:
+async def _echoed(service: Service, answer: ReplyInProgress, ask: GenerateRequest) -> str:
     """A prompt as text, held as often as it is told. Raises Busy, TooLarge."""
     caller = answer.caller
     if not isinstance(ask.prompt, str):
@@ -134,7 +137,7 @@ async def _echoed(service: Service, answer: Answer, ask: Ask) -> str:
     return text
 
 
-def _spelt(answer: Answer, ask: Ask) -> str:
+def _spelt(answer: ReplyInProgress, ask: GenerateRequest) -> str:
     """A prompt as text, as far as the model has seen it."""
     assert ask.prompt is not None
     if answer.shown is not None:
@@ -198,7 +201,9 @@ class CompletionWriter:
         before, likely = self._before(0), self._likely(0)
         return [sse(encode({**self._head, "choices": [_choice(i, before, None, likely)], **more})) for i in range(n)]
 
-    async def stream(self, answer: Answer, begun: Sequence[bytes], *, usage: bool) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, answer: ReplyInProgress, begun: Sequence[bytes], *, usage: bool
+    ) -> AsyncGenerator[bytes, None]:
         """Server-sent events, those of the prompt first."""
         more: dict[str, Any] = {"usage": None} if usage else {}
         before = self._before(0)

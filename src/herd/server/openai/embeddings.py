@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from herd.server.http.wire import encode
 from herd.server.openai.chat import notes_of
-from herd.server.requests.fields import Name, Refused, Table, told, within
+from herd.server.requests.fields import FieldTable, Name, Refused, told, within
 from herd.server.service import Caller, Service
 from herd.server.shared.intake import read_as
 
@@ -27,7 +27,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     dimensions: int | None = None
 
 
-EMBEDDINGS: Table[EmbeddingRequest] = Table(
+EMBEDDINGS: FieldTable[EmbeddingRequest] = FieldTable(
     "POST /v1/embeddings", EmbeddingRequest, reported={"user": "embeddings are not shared out by users"}
 )
 

@@ -13,13 +13,13 @@ from starlette.responses import Response
 from herd.events import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
-from herd.server.own_routes import json_response
-from herd.server.requests.fields import Name, Refused, Table, within
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.fields import FieldTable, Name, Refused, within
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.policed import past
 from herd.server.requests.sizes import PREPARED_BYTES
 from herd.server.service import Caller, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.replies import json_response
 
 CHARACTERS = 4
 """That count as a token of a key's quota: rules have no vocabulary."""
@@ -41,7 +41,7 @@ class ModerationRequest(msgspec.Struct, kw_only=True):
     model: Name | None = None
 
 
-MODERATIONS: Table[ModerationRequest] = Table("POST /v1/moderations", ModerationRequest)
+MODERATIONS: FieldTable[ModerationRequest] = FieldTable("POST /v1/moderations", ModerationRequest)
 
 
 async def moderations(service: Service, request: Request, caller: Caller) -> Response:
@@ -81,7 +81,7 @@ def texts_of(given: str | list[Any]) -> list[str]:
 
 def _judged(service: Service, caller: Caller, text: str) -> dict[str, Any]:
     """One text, past the policy of whoever asks: what it keeps from models the guard does not see either."""
-    policy = service.policies(caller, Ask(model="", prompt=""))
+    policy = service.policies(caller, GenerateRequest(model="", prompt=""))
     passed = past(policy.without_guard() if isinstance(policy, Layers) else policy, [text])
     service.count_notes(passed.notes)
     if passed.refusal is not None:

@@ -32,13 +32,13 @@ from herd.server.openai.response_items import (
     turns_of,
     with_kinds,
 )
-from herd.server.own_routes import json_response
-from herd.server.requests.fields import Name, Refused, Table, told, within
-from herd.server.requests.generate_request import Ask
+from herd.server.requests.fields import FieldTable, Name, Refused, told, within
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.response_store import Items, Kept
-from herd.server.service import Answer, Caller, Service
+from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import VALUE_BYTES, read_as
+from herd.server.shared.replies import json_response
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):
@@ -114,7 +114,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
 
 
-RESPONSES: Table[ResponsesRequest] = Table(
+RESPONSES: FieldTable[ResponsesRequest] = FieldTable(
     "POST /v1/responses",
     ResponsesRequest,
     reported={
@@ -183,7 +183,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
 class _Read(NamedTuple):
     """What a body asks for."""
 
-    ask: Ask
+    ask: GenerateRequest
     kept: Kept
     spaces: Spaces
 
@@ -276,7 +276,7 @@ async def input_items(service: Service, request: Request, caller: Caller) -> Res
     return Response(data, media_type="application/json")
 
 
-def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Ask:
+def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> GenerateRequest:
     try:
         typed = msgspec.convert(items, list[Item])
     except msgspec.ValidationError as error:
@@ -302,7 +302,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Ask:
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
     if asked.top_logprobs is not None:
         options["logprobs"] = asked.top_logprobs
-    return Ask(
+    return GenerateRequest(
         model=asked.model,
         messages=turns,
         images=images,
@@ -442,7 +442,7 @@ def _recount(service: Service, caller: Caller, kept: Kept) -> None:
         service.responses.changed(caller.key, kept)
 
 
-async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept, spaces: Spaces) -> None:
+async def _in_background(service: Service, caller: Caller, ask: GenerateRequest, kept: Kept, spaces: Spaces) -> None:
     caller.request = None  # it goes on without whoever asked
     try:
         answer = await service.open(caller, ask)
@@ -457,7 +457,7 @@ async def _in_background(service: Service, caller: Caller, ask: Ask, kept: Kept,
         _left(service, caller, kept)
 
 
-async def _stream(service: Service, answer: Answer, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
+async def _stream(service: Service, answer: ReplyInProgress, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
     """Typed events with growing numbers; an error is one of them."""
     writer, caller = Writer(spaces), answer.caller
     try:

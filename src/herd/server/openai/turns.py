@@ -54,7 +54,7 @@ class Call(msgspec.Struct):
     type: Literal["function"] = "function"
 
 
-class Turn(msgspec.Struct):
+class OpenAIMessage(msgspec.Struct):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -96,7 +96,7 @@ class Choice(msgspec.Struct):
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
 
 
-def dialog_of(turns: Sequence[Turn], images: Images) -> list[dict[str, Any]]:
+def dialog_of(turns: Sequence[OpenAIMessage], images: Images) -> list[dict[str, Any]]:
     """Turns for `ChatModel.astream`. Raises Refused naming the place, BadMedia."""
     check_count(sum(isinstance(p, Image) for turn in turns if isinstance(turn.content, list) for p in turn.content))
     return [_turn(turn, f"messages[{i}]", images) for i, turn in enumerate(turns)]
@@ -141,7 +141,7 @@ def arguments_of(text: str, where: str) -> dict[str, Any]:
     return found
 
 
-def _turn(turn: Turn, where: str, images: Images) -> dict[str, Any]:
+def _turn(turn: OpenAIMessage, where: str, images: Images) -> dict[str, Any]:
     content: Any = turn.content
     if isinstance(content, list):
         content = [_part(part, f"{where}.content[{i}]", images) for i, part in enumerate(content)]

@@ -1,7 +1,7 @@
 """What becomes of every field of a request: honoured, reported as without effect, or refused; none is silently dropped.
 
-A `Table` is a route's fields as data: the struct of those that are honoured (typed, so checked), and for the others why
-they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
+A `FieldTable` is a route's fields as data: the struct of those that are honoured (typed, so checked), and for the
+others why they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Refused(UsageError):
 
 
 @dataclass(frozen=True)
-class Table(Generic[S]):
+class FieldTable(Generic[S]):
     """The fields of one kind of request."""
 
     name: str

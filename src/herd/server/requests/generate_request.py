@@ -14,7 +14,7 @@ from herd.server.requests.sizes import images_in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class GenerateRequest:
     """A request in no dialect. Exactly one of messages and prompt."""
 
     model: str
@@ -40,7 +40,7 @@ class Ask:
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
 
 
-def check_able(model: ChatModel, ask: Ask) -> int:
+def check_able(model: ChatModel, ask: GenerateRequest) -> int:
     """How many images a request has. Raises Unsupported for what it needs and the model does not do; nothing of it is
     left out in silence."""
     options, num_images = ask.options, images_in(ask.messages)
@@ -71,7 +71,9 @@ def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
             raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
 
 
-def asked_of(model: ChatModel, ask: Ask, whose: Mapping[str, Any], shown: Prompt | None = None) -> ChatStream:
+def asked_of(
+    model: ChatModel, ask: GenerateRequest, whose: Mapping[str, Any], shown: Prompt | None = None
+) -> ChatStream:
     """The events that a model answers a request with. shown: in place of its own prompt."""
     if ask.prompt is not None:
         prompt = ask.prompt if shown is None else shown.messages[0].text
@@ -89,12 +91,12 @@ def asked_of(model: ChatModel, ask: Ask, whose: Mapping[str, Any], shown: Prompt
     )
 
 
-def most_tokens(model: ChatModel, ask: Ask) -> int:
+def most_tokens(model: ChatModel, ask: GenerateRequest) -> int:
     """That the answers to a request may take, where its stream does not say."""
     return ask.n * min(ask.options.get("max_tokens") or model.context, model.context)
 
 
-def prompt_of(model: ChatModel, ask: Ask) -> Prompt:
+def prompt_of(model: ChatModel, ask: GenerateRequest) -> Prompt:
     """A request's prompt as a policy reads it; a text or ids are a user's turn."""
     if ask.messages is not None:
         return Prompt(turns_of(ask.messages), ask.tools)

@@ -15,7 +15,7 @@ from herd.event_stream import EVENT_BYTES, LIKELY_BYTES
 from herd.events import Logprob, Note, Usage
 from herd.policies import Policy
 from herd.server.requests.fields import within
-from herd.server.requests.generate_request import Ask, check_ids
+from herd.server.requests.generate_request import GenerateRequest, check_ids
 from herd.server.requests.policed import Passed, past
 from herd.server.requests.sizes import prompt_bytes, spelt_bytes
 from herd.server.service import Caller, Service, while_there
@@ -35,7 +35,9 @@ class Scored(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-async def score_prompt(service: Service, caller: Caller, ask: Ask, top: int, *, answered: bool) -> Scored | None:
+async def score_prompt(
+    service: Service, caller: Caller, ask: GenerateRequest, top: int, *, answered: bool
+) -> Scored | None:
     """Score a request's prompt, past the policy of whoever asks. top: so many of the likeliest tokens at each place.
 
     answered: `Service.open` is asked for the same request next; it charges the prompt and answers for the policy, and
@@ -74,7 +76,7 @@ class _Seen(NamedTuple):
     """Without the token that the vocabulary may want before a text."""
 
 
-async def _seen(service: Service, caller: Caller, model: ChatModel, ask: Ask) -> _Seen:
+async def _seen(service: Service, caller: Caller, model: ChatModel, ask: GenerateRequest) -> _Seen:
     """Raises Refused for ids of control tokens, TooLarge, Busy."""
     assert ask.prompt is not None
     prompt, made = ask.prompt, caller.admission.made
@@ -111,7 +113,7 @@ def _hold(service: Service, caller: Caller, count: int) -> None:
 
 
 async def _likely(
-    service: Service, caller: Caller, model: ChatModel, ask: Ask, seen: _Seen, top: int
+    service: Service, caller: Caller, model: ChatModel, ask: GenerateRequest, seen: _Seen, top: int
 ) -> tuple[str, tuple[Logprob, ...], Usage]:
     """The first token, the others with their log-probabilities, and what that took."""
     score = partial(

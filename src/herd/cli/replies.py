@@ -1,0 +1,47 @@
+"""What an answer and a conversation on the terminal share: images that a text names, and what is told after a reply."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from herd.cli import console
+
+if TYPE_CHECKING:
+    from herd.events import Reply
+
+IMAGE_PATH = re.compile(
+    r"""'([^'\n]+\.(?:png|jpe?g|webp|gif|bmp))'|"([^"\n]+\.(?:png|jpe?g|webp|gif|bmp))\"|"""
+    r"""(?<!\S)(?<!\\[^\S\n])((?:\\.|[^\s\\])+\.(?:png|jpe?g|webp|gif|bmp))(?=\s|$)""",
+    re.IGNORECASE,
+)
+"""A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file. The latter begins after a
+space that is not escaped: no word is looked at from its middle."""
+
+
+def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:
+    """What the person may want to know once the answer is there."""
+    if reply.finish_reason == "length":
+        console.note(
+            f"(cut off after {reply.usage.output_tokens} tokens; --max-tokens or --ctx allows more)", quiet=quiet
+        )
+    if verbose:
+        u, t = reply.usage, reply.timings
+        cached = f" ({u.cached_tokens} of them kept from before)" if u.cached_tokens else ""
+        console.note(f"load    {t.load_s:.2f} s")
+        console.note(
+            f"prompt  {u.prompt_tokens} tokens{cached}, {t.prefill_s:.2f} s, {t.prefill_tps:.1f} tokens/s; "
+            f"first token after {t.first_token_s:.2f} s"
+        )
+        console.note(f"answer  {u.output_tokens} tokens, {t.decode_s:.2f} s, {t.decode_tps:.1f} tokens/s")
+        console.note(f"seed    {reply.seed}")
+
+
+def find_images(text: str) -> list[tuple[str, str]]:
+    """Paths of existing image files in a text: as written there, and as a path."""
+    found = []
+    for match in IMAGE_PATH.finditer(text):
+        plain = match[1] or match[2] or re.sub(r"\\(.)", r"\1", match[3])
+        path = Path(plain).expanduser()
+        if path.is_file():
+            found.append((match[0], str(path)))
+    return found
