@@ -1,5 +1,8 @@
-"""docs/architecture.md is drawn from the tree."""
+"""docs/architecture.md is drawn from the tree, and docstrings and comments name what there is."""
 
+import ast
+import builtins
+import itertools
 import re
 from pathlib import Path
 
@@ -7,7 +10,11 @@ import herd
 
 DOCS = Path(__file__).parents[1] / "docs" / "architecture.md"
 ROOT = Path(herd.__file__).parent
+REPO = DOCS.parents[1]
 ENTRIES = {"__init__.py", "__main__.py"}
+# Files of other projects, and dots that stand before the ending of a file.
+OTHERS = r"llama.cpp$|processing_llama4.py$|models/llama[34]/|ggml/docs/|docs/(api|json_schema).md"
+FILES = r"llama.cpp$|.*\.(json|toml)$|model.safetensors$"
 
 
 def rooms() -> set[str]:
@@ -32,3 +39,59 @@ def test_folders_that_a_row_names_exist() -> None:
         places = (ROOT / room, ROOT, DOCS.parents[1])
         for name in re.findall(r"`(\w+)/`", text):
             assert any((place / name).is_dir() for place in places), f"{room}: {name}/"
+
+
+class Code:
+    """What the files of the package define, import or use, by the module, folder or class that it may follow."""
+
+    def __init__(self) -> None:
+        self.prose: dict[Path, str] = {}
+        self.within: dict[str, set[str]] = {}
+        self.classes: set[str] = set()
+        self.rooms = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"model"}  # what `herd.load` gives, too
+
+    def read(self, path: Path) -> None:
+        """One file more: its docstrings and comments, its names."""
+        text = path.read_text()
+        strings, names = [], set(path.relative_to(REPO).with_suffix("").parts)
+        for node in ast.walk(ast.parse(text)):
+            match node:
+                case ast.Expr(value=ast.Constant(value=str(string))):
+                    strings.append(string)
+                case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.alias(name=name):
+                    names.update(name.split("."))
+                case ast.ClassDef(name=name):
+                    self.classes.update((name,) if path.is_relative_to(ROOT) else ())
+                    names.add(name)
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    names.add(name)
+        self.prose[path] = "\n".join(strings + re.findall(r"(?:^|\s)# (.*)$", text, re.MULTILINE))
+        for part in path.relative_to(REPO).with_suffix("").parts[1:]:
+            self.within.setdefault(part, set()).update(names)
+
+    def has(self, owner: str, name: str) -> bool:
+        """Whether `owner.name` can be: what follows a room, and a class that follows anything, must be there."""
+        if owner in self.rooms | {"herd"} or name in self.classes:
+            return name in self.within.get(owner, ())
+        return True
+
+
+def test_names_in_docstrings_exist() -> None:
+    """Files, names between backticks, and names with dots: `herd.engine`, `cache.pages`, `scheduler.Scheduler`."""
+    code = Code()
+    for path in (path for folder in (ROOT, REPO / "tests") for path in folder.rglob("*.py")):
+        code.read(path)
+    folders = [REPO / name for name in ("benchmarks", "docs", "native", "scripts", "src", "tests")]
+    files = [*REPO.glob("*.md"), *(file for folder in folders for file in folder.rglob("*.*"))]
+    ends = {"/".join(file.parts[-n:]) for file in files for n in range(1, len(file.relative_to(REPO).parts) + 1)}
+    lost = []
+    for path, prose in code.prose.items():
+        named = re.findall(r"[\w/]+\.(?:py|cpp|md)\b", prose)
+        lost += [f"{path}: {name}" for name in named if name not in ends and not re.match(OTHERS, name)]
+        if path.is_relative_to(ROOT):
+            quoted = re.findall(r"(?<!`)`([A-Z]\w*)`(?!`)", prose)
+            lost += [f"{path}: {name}" for name in quoted if name not in code.within["herd"] | set(dir(builtins))]
+            dotted = re.findall(r"(?<![\w/.-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w/-])", prose)
+            pairs = [(name, *pair) for name in dotted for pair in itertools.pairwise(name.split("."))]
+            lost += [f"{path}: {name}" for name, *pair in pairs if not re.match(FILES, name) and not code.has(*pair)]
+    assert lost == []

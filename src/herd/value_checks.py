@@ -1,6 +1,6 @@
 """Values that callers give, checked by type and range; each refusal is one line that names the value.
 
-What it is not: a check against a model (engine.door).
+What it is not: a check against a model (`engine.request_checks`).
 """
 
 from collections.abc import Sequence

@@ -125,7 +125,7 @@ def test_a_lease_that_went_back_is_remembered_by_what_it_holds_now() -> None:
     assert found(w, [*range(16), *range(110, 114)]) == 16, "not the new block behind the old ones"
 
 
-# -- isolation (hazards.md section 5, items 76, 87, 110) ---------------------------------------------------------------
+# -- isolation ---------------------------------------------------------------------------------------------------------
 
 
 def test_two_salts_share_nothing() -> None:

@@ -248,7 +248,6 @@ def test_two_writers_of_one_target_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, resume: bool) -> None:
-    """hazards.md 92."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old").write_text("kept")
 

@@ -1,5 +1,4 @@
-"""Hostile GGUF files: hazards 21 to 30, and what a damaged copy looks like. Each is refused with one line that names
-file, field and limit, in little memory."""
+"""Hostile and damaged GGUF files: each is refused with one line that names file, field and limit, in little memory."""
 
 import os
 import re

@@ -136,7 +136,7 @@ class Sweep:
     # -- faults ------------------------------------------------------------------------------------------------------
 
     def full(self, at: int, over: bool) -> None:
-        """hazards.md 92."""
+        """Run the job with a disk that is full from change `at` on."""
         where = f"full at {at}, over {'old' if over else 'nothing'}"
         self.begin(over)
         status, error = in_child(lambda: self.armed(FULL, at))
@@ -149,7 +149,7 @@ class Sweep:
         self.again(where, over)
 
     def kill(self, at: int, over: bool) -> None:
-        """hazards.md 93, 96."""
+        """Run the job in a process that is killed at change `at`."""
         where = f"killed at {at}, over {'old' if over else 'nothing'}"
         self.begin(over)
         status, error = in_child(lambda: self.armed(KILL, at))
@@ -159,7 +159,7 @@ class Sweep:
         self.again(where, over)
 
     def power(self, points: int, over: bool) -> int:
-        """hazards.md 94."""
+        """Cut the power at up to `points` places of the job, evenly spread; how many changes it makes."""
         self.begin(over)
         model = Disk(self.out)
         trace = self.folder / "trace"

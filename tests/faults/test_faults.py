@@ -1,8 +1,8 @@
-"""hazards.md 92, 93, 94, 96: a full disk, kill -9 and a power cut at every change that Herd makes to what it writes.
+"""A full disk, kill -9 and a power cut at every change that Herd makes to what it writes.
 
 tests/faults/disk.c stands between Herd and the system; driver.py runs a job once for each point. Whatever happens, the
 source is as it was, what can be seen is the old or the new version, whole, and the same command run again gives what an
-undisturbed run gives, to the bit. Downloads: tests/checkpoint/test_hub.py and test_store.py (95).
+undisturbed run gives, to the bit. Downloads: tests/store/test_hub.py and test_store.py.
 """
 
 import json
@@ -51,7 +51,7 @@ def sweep(disk: Path, folder: Path, job: str, fault: str, most: int) -> None:
 @pytest.mark.parametrize("fault", ["full", "kill", "power"])
 @pytest.mark.parametrize("job", JOBS)
 def test_every_version_stays_whole(disk: Path, tmp_path: Path, job: str, fault: str) -> None:
-    """hazards.md 92 (full), 93 and 96 (kill), 94 (power)."""
+    """At 18 points of each job, evenly spread."""
     sweep(disk, tmp_path, job, fault, 18)
 
 
@@ -59,5 +59,4 @@ def test_every_version_stays_whole(disk: Path, tmp_path: Path, job: str, fault: 
 @pytest.mark.parametrize("fault", ["full", "kill", "power"])
 @pytest.mark.parametrize("job", JOBS)
 def test_every_version_stays_whole_at_every_point(disk: Path, tmp_path: Path, job: str, fault: str) -> None:
-    """hazards.md 92, 93, 94, 96, all points."""
     sweep(disk, tmp_path, job, fault, 1 << 30)

@@ -1,4 +1,4 @@
-"""hazards.md 98: too little memory is foretold before anything is loaded, with figures and three ways out; when pages
+"""Too little memory is foretold before anything is loaded, with figures and three ways out; when pages
 run out while requests are under way, others wait or one is refused, and what was said stays what it would have been."""
 
 import re
@@ -29,7 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_will_not_fit_is_refused_before_loading(
     folder: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """hazards.md 98."""
     size = (folder / "model.safetensors").stat().st_size
     needed = memory.need(TINY_TEXT, size, 2048, "f32", sequences=8).total_bytes
     monkeypatch.setattr("herd.llm.loading.available_bytes", lambda: needed - 10_000)
@@ -74,7 +73,7 @@ def core(context: int) -> Core:
 
 
 def test_pages_that_run_out_cost_one_request_at_most() -> None:
-    """hazards.md 98: six requests grow beyond the cache together; one does not fit it even alone."""
+    """Six requests grow beyond the cache together; one does not fit it even alone."""
     prompts = [[1, 2, 3, n] for n in range(5)] + [list(range(70))]
     crowded = core(48)
     tokens, errors = run(crowded, prompts, 40)
@@ -88,7 +87,7 @@ def test_pages_that_run_out_cost_one_request_at_most() -> None:
 
 
 def test_memory_that_runs_out_in_an_operation_costs_that_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hazards.md 98: an allocation fails while one request is computed; the rest of the pass is computed again."""
+    """An allocation fails while one request is computed; the rest of the pass is computed again."""
     prompts = [[1, 2], [77, 3], [4, 5]]
     short = core(64)
     ops = short.runner.ops  # type: ignore[attr-defined]

@@ -195,7 +195,7 @@ quantize(sys.argv[1], sys.argv[2], "q4_k", compare=False, progress=tell)
 def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
     wide: Path, tmp_path: Path, how: int, target: str
 ) -> None:
-    """hazards.md 93; every point of it: tests/faults."""
+    """Killed at a few points here; tests/faults kills it at every one."""
     out, whole = tmp_path / target, tmp_path / target.replace("out", "whole")
     quantize(wide, whole, "q4_k", compare=False)
     child = subprocess.Popen(
@@ -251,8 +251,6 @@ def test_two_runs_at_one_gguf_do_not_mix(wide: Path, tmp_path: Path) -> None:
 def test_no_room_for_the_comparison_leaves_the_target_and_says_so(
     wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """hazards.md 92."""
-
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,5 +1,4 @@
-"""Requests that mean harm or nothing: each is refused in one line, none is a 5xx, none harms others (hazards 38 to 63,
-65, 66, 73 to 76, 80, 106 to 111)."""
+"""Requests that mean harm or nothing: each is refused in one line, none is a 5xx, none harms others."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Hostile images on every route that takes images: one line, 400, and others are answered (hazards 67 to 76)."""
+"""Hostile images on every route that takes images: one line, 400, and others are answered."""
 
 import base64
 import struct

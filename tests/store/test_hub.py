@@ -175,7 +175,7 @@ def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, command: Any, tmp_path
 
 
 def test_a_disk_that_runs_full_is_told_and_the_pull_goes_on_later(hub: Hub, command: Any, tmp_path: Path) -> None:
-    """hazards.md 92: what was fetched stays, nothing is registered."""
+    """What was fetched stays, nothing is registered."""
     most = 5 << 20
     limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))"
     python = [sys.executable, "-c", f"{limited}; from herd.cli import main; sys.exit(main())"]

@@ -1,4 +1,4 @@
-"""Calls in answers: every form, any split, and everything that is no call comes out as it went in (hazards 63, 64)."""
+"""Calls in answers: every form, any split, and everything that is no call comes out as it went in."""
 
 import ast
 import json

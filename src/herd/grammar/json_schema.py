@@ -8,8 +8,8 @@ llguidance's own is wider than the format; `oneOf` becomes `anyOf` where no two 
 keywords are annotations, as the standard says (2020-12 core, 6.5). What it is not: a validator of instances, a
 compiler; nothing is ever fetched.
 
-Sources: JSON Schema 2020-12 (core, validation); llguidance 1.9 (docs/json_schema.md), whose real behaviour
-tests/engine/test_schema_check.py holds each row of KEYWORDS against.
+Sources: JSON Schema 2020-12 (core, validation); llguidance 1.9 (its own docs/json_schema.md), whose real behaviour
+tests/grammar/test_json_schema.py holds each row of KEYWORDS against.
 """
 
 import json

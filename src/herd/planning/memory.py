@@ -1,8 +1,8 @@
 """How much memory a model takes: bytes of weights, cache and work, as arithmetic on a config. No torch, no model.
 
     weights   what the files hold, or parameters times bits / 8
-    cache     K * LayerCache.slot_bytes for a token and layer (plan.layers); layers that see everything
-              before them keep all tokens, chunked layers at most C of them; a load holds it in pages (plan.pools)
+    cache     K * LayerCache.slot_bytes for a token and layer (planning.layers); layers that see everything
+              before them keep all tokens, chunked layers at most C of them; a load holds it in pages (planning.pools)
     work      the widest arrays of one pass over `piece` rows and the logits that it can be asked for, in float32
 
 Scout at 131,072 tokens in bf16: 12 * 4,096 * 131,072 + 36 * 4,096 * 8,192 bytes = 7.65 GB of cache.

@@ -1,11 +1,11 @@
 """The service over HTTP: OpenAI's, Ollama's and Anthropic's dialects of one thing, and a web page.
 
-    connection   bytes -> requests: time-outs and caps of connections (uvicorn, h11)
-    door         hosts, origins, request ids, the last word on every error
+    http         bytes -> requests: time-outs and caps of connections (uvicorn, h11), hosts and origins, request ids,
+                 bodies as JSON within limits, the last word on every error
     routes       the table of routes: method, path, right, dialect, handler; keys are checked here
-    body         bytes -> JSON within limits -> a typed request; no field is dropped in silence (fields)
-    openai, ollama, anthropic   a dialect's request -> `Ask`; events -> the dialect's answer
-    service      `Ask` -> events: the one door to models, policies, quotas and counters
+    requests     a request in no dialect: its fields, none of which is dropped in silence, its images, its limits
+    openai, ollama, anthropic   a dialect's request -> `GenerateRequest`; events -> the dialect's answer
+    service      `GenerateRequest` -> events: the one door to models, policies, quotas and counters
     models       names -> loaded models: on demand, kept alive, restarted
 
 What it is not: generation (`llm`), rules of safety (`safety`), flags (`cli`).

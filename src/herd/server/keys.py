@@ -1,7 +1,7 @@
 """API keys: who asks, what they may do, how much of it. Secrets are compared in constant time and kept as digests only.
 
 Without any key the service is open to this machine alone (`options` refuses another interface), and everybody is
-`LOCAL`.
+the key named "local".
 """
 
 import hashlib
@@ -164,7 +164,7 @@ class Bucket:
 
 
 class Keyring:
-    """All keys. Empty: whoever reaches the service is LOCAL."""
+    """All keys. Empty: whoever reaches the service is the key "local", without limits."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         _check(keys)

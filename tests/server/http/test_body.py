@@ -1,4 +1,4 @@
-"""Bodies: what is JSON within limits, and every way of not being it (hazards 33, 38, 39)."""
+"""Bodies: what is JSON within limits, and every way of not being it."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""Who is let in: every route, spelt in every way, asks for its key; hosts and origins are this machine's (hazards 34 to
-37, 110 to 112)."""
+"""Who is let in: every route, spelt in every way, asks for its key; hosts and origins are this machine's."""
 
 import contextlib
 import socket
