@@ -39,28 +39,28 @@ _serials = itertools.count(1)
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One, ready to be used; it never changes."""
+    """A LoRA adapter that is ready to be used; it never changes."""
 
     name: str
     pairs: Mapping[str, LowRank]
-    """By the name of a weight, with arrays of the op set."""
+    """Name of a weight -> its low-rank pair, as arrays of the op set."""
     num_bytes: int
     serial: int
     """No other adapter of this process has it, whatever its name."""
 
     @classmethod
     def of(cls, name: str, pairs: Mapping[str, LowRank], num_bytes: int = 0) -> "Adapter":
-        """A new one. Raises UsageError for what can be no name."""
+        """Make an adapter with a salt of its own. Raises UsageError for a name that is not allowed."""
         check_name(name)
         return cls(name, pairs, num_bytes, next(_serials))
 
     def salt(self, salt: bytes) -> bytes:
-        """What cached positions of a request with this one and this salt are known by."""
+        """The salt of a request that uses this adapter: cached positions are found under it by such requests alone."""
         return hashlib.sha256(b"adapter %d " % self.serial + salt).digest()
 
 
 def check_name(name: object) -> None:
-    """Raise UsageError for what can name no adapter."""
+    """Raise UsageError for a name that is not allowed for an adapter."""
     text("adapter", name)
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
         fail(UsageError, "adapter", got=name, expected=f"a name of 1 to {MAX_NAME} characters")
@@ -89,7 +89,7 @@ def ready(name: str, tensors: Mapping[str, LowRank], weights: Model, ops: Ops) -
 
 
 def copied(name: str, tensors: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """The same pairs in float32, in memory of their own. Raises UsageError naming the first that is none."""
+    """The pairs as float32 arrays in memory of their own. Raises UsageError naming the first that is no pair."""
     check_name(name)
     if not isinstance(tensors, Mapping) or not tensors:
         got = "nothing" if isinstance(tensors, Mapping) else type(tensors).__name__
@@ -107,7 +107,7 @@ def copied(name: str, tensors: Mapping[str, LowRank]) -> dict[str, LowRank]:
 
 
 def row_map(parts: Sequence[tuple[Adapter | None, int]]) -> Adapters | None:
-    """What rides along with a pass whose pieces have so many rows each; None: nothing does."""
+    """The adapters of a pass, by row, from (adapter, number of rows) of its pieces; None when no piece has one."""
     used = list(dict.fromkeys(adapter for adapter, _ in parts if adapter is not None))
     if not used:
         return None
@@ -118,7 +118,7 @@ def row_map(parts: Sequence[tuple[Adapter | None, int]]) -> Adapters | None:
 
 
 class Shelf:
-    """Adapters by name. most, most_bytes: bounds."""
+    """The adapters that requests may name. most: how many; most_bytes: how large all of them together."""
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._most_bytes = most, most_bytes
@@ -126,11 +126,12 @@ class Shelf:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order in which they came."""
+        """Names in the order in which they were added."""
         return tuple(self._found)
 
     def put(self, adapter: Adapter) -> None:
-        """Add one, or replace the one of its name. Raises DoesNotFit over a bound: nothing has changed then."""
+        """Add an adapter, or replace the one of the same name. Raises DoesNotFit over a bound: nothing has changed
+        then."""
         others = [one for one in self._found.values() if one.name != adapter.name]
         if len(others) >= self._most:
             fail(DoesNotFit, f"adapter {adapter.name}", got=f"{len(others)} others", expected=f"below {self._most}")
@@ -141,13 +142,14 @@ class Shelf:
         self._found = {**self._found, adapter.name: adapter}  # whoever reads the names meanwhile has the old ones
 
     def drop(self, name: str) -> None:
-        """Requests may name it no more. Raises NotFound, UsageError for what names none."""
+        """Remove an adapter: no new request may name it. Raises NotFound for an unknown name, UsageError for a bad
+        one."""
         check_name(name)
         check_known(name, self._found)
         self._found = {other: one for other, one in self._found.items() if other != name}
 
     def get(self, name: str | None) -> Adapter | None:
-        """The one of this name; None: no adapter. Raises NotFound."""
+        """The adapter of this name; None for the name None. Raises NotFound."""
         if name is None:
             return None
         check_known(name, self._found)
@@ -161,7 +163,7 @@ def check_known(name: str | None, names: "Mapping[str, object] | Sequence[str]")
 
 
 def _matrices(node: Any) -> "Sequence[tuple[str, Linear]]":
-    """Every matrix and stack below this node, by name."""
+    """Every matrix and expert stack below this node, by canonical name."""
     if isinstance(node, tuple):
         return [found for one in node for found in _matrices(one)]
     if not isinstance(node, WeightNode):

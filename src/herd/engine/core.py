@@ -36,10 +36,10 @@ Router = Callable[[int], Any]
 
 @dataclass(eq=False, kw_only=True)
 class Entry(Scheduled):
-    """A sequence with what it takes to draw its tokens."""
+    """A sequence of the scheduler with what it takes to draw its tokens: sampler state, grammar, adapter, images."""
 
     request: Request
-    """What was asked for; further samples of it have the same one."""
+    """The request; its further samples have the same one."""
     seed: int = 0
     """Its own, among the samples."""
     ends: frozenset[int] = frozenset()
@@ -59,7 +59,7 @@ class Entry(Scheduled):
     matcher: Matcher | None = None
     """Where it is in its grammar; None: it has none."""
     adapter: Adapter | None = None
-    """What it is computed with, to its end."""
+    """The adapter that it is computed with, to its end."""
     speculates: bool = False
     """Whether it takes guesses."""
     wanted: int = 0
@@ -72,17 +72,19 @@ class Entry(Scheduled):
 
     @property
     def wants_from(self) -> int:
-        """See Scheduled. Rows that were taken before it gave up its place are not wanted again."""
+        """The first position whose row is still wanted, see scheduler.Sequence. Rows that were taken before a
+        preemption are not wanted again."""
         last = len(self.ids) - 1
         return last if self.measure is None else min(self.measure.next, last)
 
 
 class Core:
-    """Sequences over one runner.
+    """Runs sequences together over one runner, a step at a time.
 
-    budget: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. clock: monotonic
-    seconds. router: see Router; None when nothing is traced. proposer: guesses for those that speculate; None: prompt
-    look-up. num_tokens: see Meaning.
+    budget: most rows of a pass. places: most sequences that run at once. most_waiting: most requests in the queue.
+    clock: monotonic seconds. router: traces the experts that tokens go to; None: nothing is traced. proposer: guesses
+    ids for requests that speculate; None: prompt look-up. num_tokens: ids below it are tokens of the vocabulary, see
+    request_checks.Meaning.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Core:
         self._router = router
         self._proposer: Proposer = PromptLookup() if proposer is None else proposer
         self.adapters = Shelf()
-        """What requests may name; changed between two steps."""
+        """The adapters that requests may name; changed between two steps only."""
         self.counters = Counters()
         self._pace = Pace()
         self._entries: dict[int, Entry] = {}
@@ -116,9 +118,10 @@ class Core:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def add(self, request: Request, matcher: Matcher | None = None) -> None:
-        """Queue a request, and its further samples with it. matcher: at the beginning of its grammar.
+        """Queue a request, and its further samples with it. matcher: at the beginning of the request's grammar.
 
-        Raises Busy, and UsageError for one that no front should have let in: nothing has changed then.
+        Raises Busy when the queue is full, NotFound for an unknown adapter, and UsageError for a request that no front
+        should have let in: nothing has changed then.
         """
         self._meaning.check_whole(request)
         taken = self._entries.keys() & set(request.numbers)
@@ -137,16 +140,17 @@ class Core:
             first.siblings.append(sibling)
 
     def cancel(self, number: int) -> None:
-        """End a sequence now; its pages are free. One that is over stays as it was."""
+        """End a sequence now and free its pages. One that has ended already stays as it was."""
         entry = self._entries.get(number)
         if entry is not None:
             self._close(entry, Ended(number))
 
     def update_weights(self, use: Callable[[], None]) -> None:
-        """Between two steps: go on with other weights (`use` puts them in their place, see ModelRunner.ready_weights).
+        """Between two steps: call `use`, which puts other weights in place (see ModelRunner.ready_weights).
 
-        Whoever runs keeps what it said, gives its pages back and waits; all of its ids are computed again. Whatever
-        came of the old weights is forgotten: cached prefixes, features of images, half a mean, how well guesses went.
+        Running sequences keep the tokens that they have, give their pages back and wait; all of their ids are computed
+        again. Everything that came of the old weights is forgotten: cached prefixes, features of images, half-done
+        measurements, statistics of guesses.
         """
         self.scheduler.clear()
         self.runner.cache.clear()
@@ -164,7 +168,7 @@ class Core:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a step to make."""
+        """Whether any sequence waits or runs, so that there is a step to make."""
         return self.scheduler.busy or bool(self._events)
 
     def _entry(
@@ -199,7 +203,7 @@ class Core:
     # -- a step ------------------------------------------------------------------------------------------------------
 
     def step(self) -> list[Event]:
-        """One pass (or none, when only deadlines passed or nothing fits); what it brought."""
+        """Run one step and return its events. It may have no pass: when only deadlines passed, or nothing fits."""
         if self.scheduler.busy:
             decodes = self._propose()
             plan = self.scheduler.schedule(self._clock(), self._pace.beside(decodes))
@@ -219,7 +223,7 @@ class Core:
         return events
 
     def _propose(self) -> int:
-        """Let sequences that decode say what may follow; how many decode."""
+        """Ask the proposer for guesses for sequences that decode; returns how many sequences decode."""
         decoding = [e for e in self.scheduler.running if e.todo == 1]
         plain_s = self._pace.plain_s(len(decoding))
         guessed: list[Entry] = []
@@ -239,7 +243,7 @@ class Core:
         return len(decoding)
 
     def _guess(self, entries: Sequence[Entry]) -> None:
-        """A guess is worth no failure: without one the sequences go on as well."""
+        """Fill in the proposals of these sequences. A proposer that raises counts as one without a guess."""
         try:
             found = list(self._proposer.propose(entries))
         except BaseException as error:
@@ -253,14 +257,15 @@ class Core:
             entry.extra = len(entry.proposal)
 
     def _taken(self, entry: Entry, ids: Sequence[int]) -> list[int]:
-        """What a sequence may say of a guess."""
+        """The part of a guess that may follow: at most `wanted` ids of the vocabulary that the grammar allows."""
         found = list(itertools.takewhile(self._may_say, ids[: entry.wanted]))
         if entry.matcher is not None and found:
             del found[entry.matcher.num_allowed(found) :]
         return found
 
     def _may_say(self, token_id: int) -> bool:
-        """Whether an answer may hold it: a row of a patch would need an image."""
+        """Whether an answer may hold this id: one of the vocabulary, and not the patch id, which would need an
+        image."""
         return token_id != self.runner.patch_id and 0 <= token_id < self._meaning.num_tokens
 
     def _began(self, entry: Entry) -> None:
@@ -285,7 +290,7 @@ class Core:
             self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra, heads)
 
     def _compute(self, ready: list[tuple[Entry, Chunk]]) -> bool:
-        """Run pieces together, or apart when that fails; whether it went well."""
+        """Run these pieces in one pass, or one by one when that fails; returns whether the joint pass succeeded."""
         entry = ready[0][0]
         routing = self._router(entry.number) if entry.request.traced and self._router is not None else None
         try:
@@ -321,7 +326,7 @@ class Core:
         return True
 
     def _rows(self, ready: Sequence[tuple[Entry, Chunk]], logits: Logits | DeviceLogits) -> Sequence[Row]:
-        """What `_choose` takes, for each row of the pass."""
+        """One row of logits (or what was drawn of it on the device) for each wanted row of the pass."""
         if not isinstance(logits, DeviceLogits):
             return list(logits)
         wishes_R = [
@@ -336,7 +341,7 @@ class Core:
         return drawn_rows(logits, wishes_R, self._barred_B)
 
     def _piece(self, entry: Entry, n: int) -> Chunk:
-        """The next n rows of a sequence."""
+        """The next n rows of a sequence as a piece of a pass."""
         assert entry.lease is not None
         start, todo = entry.lease.length, entry.todo
         if entry.began_s is None:
@@ -365,7 +370,7 @@ class Core:
     # -- numbers -----------------------------------------------------------------------------------------------------
 
     def _measured(self, entry: Entry, measure: Measure) -> None:
-        """Rows of one sequence stand: what they gave is told."""
+        """Tell what the rows of a sequence that is measured have given."""
         assert entry.lease is not None
         self.runner.cache.commit(entry.lease)
         entry.ended = entry.todo == 0
@@ -382,7 +387,7 @@ class Core:
     # -- tokens ------------------------------------------------------------------------------------------------------
 
     def _draw(self, entry: Entry, piece: Chunk, rows: Sequence[Row]) -> None:
-        """Tokens of one sequence from its rows of a pass; keeps proposals while they are what is drawn."""
+        """Draw tokens of one sequence from its rows of a pass; proposals are kept while they equal what is drawn."""
         assert entry.lease is not None
         cache, lease = self.runner.cache, entry.lease
         if not len(rows):
@@ -423,7 +428,7 @@ class Core:
         return token_id, None if options.logprobs is None else logprob(logits_V, token_id, options.logprobs)
 
     def _say(self, entry: Entry, token_id: int, chosen: TokenLogprob | None) -> Reason | None:
-        """One more token of a sequence; why it is the last, if it is."""
+        """Add a token to a sequence and tell it; returns why it is the last one, or None."""
         options = entry.request.options
         now = self._clock()
         if entry.num_output == 0:
@@ -446,7 +451,7 @@ class Core:
         return reason
 
     def _computed(self, entry: Entry, row: Row) -> None:
-        """The prompt is in the cache: others may find it, and its further samples begin."""
+        """The prompt is in the cache now: make it findable, and start the request's further samples."""
         assert entry.lease is not None
         self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=False)
         siblings, entry.siblings = entry.siblings, []
@@ -475,7 +480,7 @@ class Core:
     # -- endings -----------------------------------------------------------------------------------------------------
 
     def _leave(self, entry: Entry) -> None:
-        """It said its last token, or gave its last number: what it computed stays findable."""
+        """End a sequence that is complete: what it computed stays in the prefix cache."""
         assert entry.lease is not None
         if entry.request.want.keep:
             self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=True)
@@ -484,7 +489,7 @@ class Core:
         self._unguessed(entry)
 
     def _close(self, entry: Entry, event: Ended) -> None:
-        """End a sequence at any point of its life."""
+        """End a sequence at any point of its life, with this event."""
         if entry.parent is not None:
             entry.parent.siblings.remove(entry)
         else:
@@ -494,7 +499,8 @@ class Core:
         self._closed(entry, event)
 
     def _closed(self, entry: Entry, event: Ended) -> None:
-        """The schedule has let it go: tell, and let its further samples go their own way."""
+        """After the scheduler has removed a sequence: tell the event. The first of its further samples, which waited
+        for its prompt, takes its place in the queue."""
         entry.ended = True
         self._entries.pop(entry.number, None)
         self._unguessed(entry)
@@ -508,14 +514,14 @@ class Core:
             self.scheduler.readd(heir)
 
     def _unguessed(self, entry: Entry) -> None:
-        """Nobody guesses for it any more."""
+        """Tell the proposer that this sequence has ended."""
         try:
             self._proposer.drop(entry.number)
         except BaseException as error:  # a guess is worth no failure
             _not_ours(error)
 
     def _failed(self, entry: Entry, error: BaseException, piece: Chunk | None = None) -> None:
-        """An error inside one sequence ends that one."""
+        """End one sequence because of an error of its own."""
         lease: Lease | None = entry.lease
         if lease is not None and lease.pending:
             self.runner.cache.commit(lease, 0)
@@ -528,7 +534,8 @@ class Core:
         self._close(entry, Ended(entry.number, error))
 
     def _where(self, piece: Chunk, error: BaseException) -> BaseException:
-        """The same piece once more, looking at the output of every layer."""
+        """Compute a piece once more, looking at the output of every layer: the error that names the first part that is
+        not finite."""
         if piece.lease.pending:
             self.runner.cache.commit(piece.lease, 0)
         try:
@@ -543,7 +550,7 @@ class Core:
 
 
 def _certain(entry: Entry, piece: Chunk) -> Chunk:
-    """The piece without what was only proposed."""
+    """The piece without its proposed ids."""
     todo = entry.todo
     return (
         piece if len(piece.ids) <= todo else Chunk(piece.lease, piece.ids[:todo], piece.features, adapter=piece.adapter)
@@ -551,8 +558,8 @@ def _certain(entry: Entry, piece: Chunk) -> Chunk:
 
 
 def _not_ours(error: BaseException) -> BaseException:
-    """An error that is a sequence's own, given back; raises one that ends the process. A panic of a library in Rust is
-    the sequence's, too, and no Exception."""
+    """Return an error that belongs to a sequence; raise one that ends the process. A panic of a Rust library, which is
+    no Exception, belongs to the sequence."""
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
     return error
@@ -564,7 +571,8 @@ def _line(error: BaseException) -> str:
 
 
 def _keys(ids: list[int], request: Request, runner: ModelRunner) -> list[Any]:
-    """What cached positions are known by. Without images: the ids themselves, the same list."""
+    """The keys of cached positions: the ids themselves (the same list); for a row of an image (digest of its tile,
+    place in it)."""
     if not request.digests:
         return ids
     keys: list[Any] = list(ids)

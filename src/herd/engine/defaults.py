@@ -1,4 +1,4 @@
-"""How a model wants to be sampled when nobody says: what its checkpoint recommends, else its makers' advice.
+"""Default sampling options of a model: what its checkpoint recommends, else its makers' advice.
 
 Sources: Meta's generation_config.json of Llama 3 and Llama 4 instruct models (temperature 0.6, top_p 0.9); the model
 card of SmolLM2-Instruct (temperature 0.2, top_p 0.9). SmolLM2 is small enough to fall into repeating itself: a mild
@@ -15,7 +15,7 @@ SMOLLM2 = SamplingOptions(temperature=0.2, top_p=0.9, repetition_penalty=1.1)
 
 
 def sampling_defaults(recommended: Mapping[str, float], makers: SamplingOptions) -> SamplingOptions:
-    """The makers' advice, with what the checkpoint recommends (option name -> value) in its place.
+    """The makers' options, replaced where the checkpoint recommends a value (option name -> value).
 
     Raises BadConfig naming the option when its value makes no sense.
     """

@@ -1,4 +1,4 @@
-"""Draws where the logits are: for op sets whose logits lie elsewhere than on the host (`Ops.draws`).
+"""Sampling where the logits are: for op sets whose logits do not lie in host memory (`Ops.draws`).
 
     wishes of a pass -> Draws -> DeviceLogits.draw -> ids, log-probabilities
 
@@ -24,7 +24,7 @@ Row = npt.NDArray[np.float32] | Callable[[int, int], Chosen]
 
 
 class DeviceLogits:
-    """Logits [R, V] of a pass, where the op set has them."""
+    """Logits [R, V] of a pass, in the memory of the op set."""
 
     def __init__(self, ops: Ops, logits_RV: Any) -> None:
         self._ops, self._logits_RV = ops, logits_RV
@@ -42,7 +42,7 @@ class DeviceLogits:
 
 
 class Wish(NamedTuple):
-    """One token of a row. step: see sampler.sample."""
+    """A token to be drawn from a row of logits. step: see sampler.sample."""
 
     options: SamplingOptions
     seed: int
@@ -50,13 +50,17 @@ class Wish(NamedTuple):
 
 
 def can_draw(options: SamplingOptions) -> bool:
-    """Whether a token may be drawn knowing no more than its row of logits."""
+    """Whether a token can be drawn from its row of logits alone, without the text so far."""
     return is_plain(options) and options.grammar is None
 
 
 def drawn_rows(logits: DeviceLogits, wishes_R: Sequence[Sequence[Wish]], barred_B: Ints) -> list[Row]:
-    """What tokens may be wished of each row (several of one whose prompt has several samples, with the same options) ->
-    the row: what is drawn of it there, or itself where the host has to draw."""
+    """For each row of logits: a `Row` that holds the drawn tokens, or the row itself on the host where the host has to
+    draw.
+
+    wishes_R: the tokens to draw of each row; several for a prompt with several samples, which have the same options.
+    barred_B: ids that are never drawn.
+    """
     is_here_R = [not all(can_draw(wish.options) for wish in wishes) for wishes in wishes_R]
     here = [row for row, is_here in enumerate(is_here_R) if is_here]
     there = [(row, wish) for row, wishes in enumerate(wishes_R) if not is_here_R[row] for wish in wishes]
@@ -82,7 +86,7 @@ def _draws(wishes: Sequence[tuple[int, Wish]], barred_B: Ints) -> Draws:
 
 
 class _Tokens:
-    """What was drawn, by row, seed and step."""
+    """Drawn tokens, by row, seed and step."""
 
     def __init__(self, wishes: Sequence[tuple[int, Wish]], drawn: Drawn) -> None:
         self._at = {(row, wish.seed, wish.step): n for n, (row, wish) in enumerate(wishes)}
@@ -90,7 +94,7 @@ class _Tokens:
         self._drawn = drawn
 
     def token(self, row: int, seed: int, step: int) -> Chosen:
-        """Raises BadCheckpoint, as `sampler.sample`."""
+        """The token that was drawn for these. Raises BadCheckpoint, as `sampler.sample`."""
         n, drawn = self._at[row, seed, step], self._drawn
         check_largest(float(drawn.largest_n[n]))
         token_id, top = int(drawn.ids_n[n]), self._tops[n]

@@ -46,7 +46,7 @@ def _queue() -> Inbox:
 
 @dataclass(eq=False)
 class RequestHandle:
-    """A request on its way: what `submit` gives out."""
+    """A submitted request: what `submit` returns, and `stream` and `cancel` take."""
 
     request: Request
     number: int
@@ -71,8 +71,9 @@ class Engine:
 
     runner: a model with its cache, which then runs on a thread of this process, or an Executor. decoder: makes a fresh
     id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
-    grammars: compile those of requests over the vocabulary; None: requests with a grammar are refused. num_tokens: ids
-    below it are tokens of the vocabulary, see door.Meaning. A fork of the process gets a UsageError for every use.
+    grammars: compiles the grammars of requests over the vocabulary; None: requests with a grammar are refused.
+    num_tokens: ids below it are tokens of the vocabulary, see request_checks.Meaning. Every use in a fork of the
+    process raises UsageError.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class Engine:
 
     @property
     def runner(self) -> ModelRunner:
-        """The runner, where it is in this process."""
+        """The runner; only when the model lives in this process."""
         assert isinstance(self.executor, ThreadExecutor), "the runner is in another process"
         return self.executor.runner
 
     @property
     def num_under_way(self) -> int:
-        """Jobs that wait or are computed."""
+        """How many requests wait or are computed."""
         return len(self._post.jobs)
 
     # -- the verbs ---------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Engine:
         return jobs
 
     def start(self, job: RequestHandle) -> None:
-        """Queue a submitted job, with all samples of its group; nothing when it has started. Raises Busy."""
+        """Queue a submitted request with all samples of its group; does nothing when it has started. Raises Busy."""
         self._home.check()
         jobs = job.group
         with self._post.lock:
@@ -167,10 +168,9 @@ class Engine:
             raise
 
     def stream(self, job: RequestHandle) -> Generator[Step, None, None]:
-        """The steps of a job; the last one has `finish`. Closing the iterator ends the job, Ctrl-C while it waits ends
-        it with "interrupted". Raises what the job failed with: Busy, TimedOut, DoesNotFit, BadCheckpoint, PassFailed,
-        EngineDied.
-        """
+        """The steps of a request; the last one has `finish`. Closing the iterator ends the request, Ctrl-C while it
+        waits ends it with "interrupted". Raises what the request failed with: Busy, TimedOut, DoesNotFit,
+        BadCheckpoint, PassFailed, EngineDied."""
         for _, step in self.streams([job]):
             yield step
 
@@ -200,7 +200,7 @@ class Engine:
                 self.leave(job)
 
     def leave(self, job: RequestHandle) -> None:
-        """Nobody reads a job any more: end it, unless it has ended."""
+        """End a request that nobody reads any more, unless it has ended."""
         if not self._home.is_here:
             return  # it is the other process's
         self._post.forget(job)
@@ -208,7 +208,8 @@ class Engine:
             self.executor.cancel(job.number)
 
     def cancel(self, job: RequestHandle) -> None:
-        """End a job; its stream ends at once, the core after the pass in progress. One that is over stays as it was."""
+        """End a request; its stream ends at once, the computation after the pass in progress. One that has ended stays
+        as it was."""
         self._home.check()
         job.cancelled = True
         job.inbox.put(Ended(job.number))  # whoever reads wakes now
@@ -216,17 +217,17 @@ class Engine:
             self.executor.cancel(job.number)
 
     def check_here(self) -> None:
-        """Raise UsageError in a fork of the process that it was made in."""
+        """Raise UsageError in a fork of the process that the engine was made in."""
         self._home.check()
 
     def close(self) -> None:
-        """End everything that is under way."""
+        """End every request and release the executor."""
         self.executor.close()
 
     # -- a request ---------------------------------------------------------------------------------------------------
 
     def _check(self, request: Request) -> tuple[Request, tuple[bytes, ...]]:
-        """The request with plain ids, and digests of its tiles. Raises what is wrong with it."""
+        """The request with plain ids, and digests of its tiles. Raises UsageError or ContextTooLong."""
         if not isinstance(request, Request):
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
         request = msgspec.structs.replace(request, ids=self._meaning.check(request))
@@ -243,7 +244,7 @@ class Engine:
         return RequestHandle(request, number, Reading(request, self._decoder()), digests=digests)
 
     def _whole(self, jobs: Sequence[RequestHandle]) -> Request:
-        """The request of these samples, with what the core has to know beside it."""
+        """The request of these samples as it crosses to the core, with end ids, digests and number of samples."""
         first = jobs[0]
         return msgspec.structs.replace(
             first.request,
@@ -256,7 +257,7 @@ class Engine:
 
 
 class _Post:
-    """Jobs that are under way, and the bound of those that wait. Knows no engine, so that an engine can be let go."""
+    """Requests under way, and the bound of those that wait. Knows no engine, so that an engine can be collected."""
 
     def __init__(self, most_waiting: int) -> None:
         self.lock = threading.Lock()
@@ -264,7 +265,7 @@ class _Post:
         self.jobs: dict[int, RequestHandle] = {}
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """To the readers; on the executor's thread."""
+        """Put events into their readers' inboxes; called on the executor's thread."""
         for event in events:
             job = self.jobs.get(event.number)
             if job is None:
@@ -276,7 +277,7 @@ class _Post:
             job.inbox.put(event)
 
     def forget(self, job: RequestHandle) -> None:
-        """Nobody reads it any more."""
+        """Remove a request that nobody reads any more."""
         self.jobs.pop(job.number, None)
         self._leave(job)
 

@@ -20,7 +20,7 @@ REMEMBERED = 4096
 
 
 class QueueBound:
-    """The bound of a queue, by client: as many waiting requests as there are places left."""
+    """Bounds the queue by client: a client may have as many waiting requests as there are places left."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -28,17 +28,17 @@ class QueueBound:
         self._held: dict[str, int] = {}
 
     def check(self, client: str) -> None:
-        """Raise Busy when this client may not have another request wait."""
+        """Raise Busy when this client may not queue another request."""
         if self._held.get(client, 0) >= self.most - self.total:
             fail(Busy, f"the queue is full: {self.total} requests wait", do="try again in a moment")
 
     def enter(self, client: str) -> None:
-        """One more waits."""
+        """Count one more waiting request of this client."""
         self._held[client] = self._held.get(client, 0) + 1
         self.total += 1
 
     def leave(self, client: str) -> None:
-        """One less."""
+        """Count one waiting request of this client less."""
         self.total -= 1
         self._held[client] -= 1
         if not self._held[client]:
@@ -46,7 +46,7 @@ class QueueBound:
 
 
 class Waiter(Protocol):
-    """What can stand in the queue."""
+    """What can wait in the queue."""
 
     number: int
     """Order of arrival."""
@@ -60,7 +60,7 @@ W = TypeVar("W", bound=Waiter)
 
 
 class QueuedClient(Generic[W]):
-    """One client's place in the queue."""
+    """A client in the queue: its waiting requests and its virtual time."""
 
     __slots__ = ("name", "running", "time", "waiting")
 
@@ -68,7 +68,7 @@ class QueuedClient(Generic[W]):
         self.name = name
         self.time = 0
         self.waiting: dict[int, list[W]] = {}
-        """By priority; the oldest is last."""
+        """Priority -> waiting requests; the oldest is last."""
         self.running = 0
 
 
@@ -91,18 +91,19 @@ class FairQueue(Generic[W]):
 
     @property
     def num_waiting(self) -> int:
-        """Of all clients."""
+        """Number of waiting requests of all clients."""
         return self.gate.total
 
     def put_back(self, waiter: W) -> None:
-        """One more that waits, at the place of its number. The bound is the gate's; who was let in before waits again
-        whatever it says."""
+        """Add a waiting request at the place of its number. No bound is checked here: `QueueBound` does that on entry,
+        and a request that was let in before may always wait again."""
         lines = self._enter(waiter.client).waiting
         insort(lines.setdefault(waiter.priority, []), waiter, key=_oldest_last)
         self.gate.enter(waiter.client)
 
     def head(self, tick: int) -> W | None:
-        """Who is next at this step: priority and patience, then the client furthest behind, then arrival."""
+        """The request to serve next at this step: by priority and patience, then the client furthest behind, then
+        arrival."""
         best: tuple[tuple[int, int, int], W] | None = None
         for client in self._active.values():
             for line in client.waiting.values():
@@ -114,13 +115,13 @@ class FairQueue(Generic[W]):
         return None if best is None else best[1]
 
     def start(self, waiter: W) -> None:
-        """It waits no more, and runs."""
+        """Move a request from waiting to running."""
         client = self._active[waiter.client]
         self._take(client, waiter)
         client.running += 1
 
     def leave(self, waiter: W, *, running: bool) -> None:
-        """It is over, or (running) gives up its place to wait again."""
+        """Remove a request: it has ended or, with running, gives up its place to wait again."""
         client = self._active[waiter.client]
         if running:
             client.running -= 1
@@ -134,15 +135,15 @@ class FairQueue(Generic[W]):
                 self._clients.pop(next(name for name in self._clients if name not in self._active))
 
     def charge(self, name: str, rows: int) -> None:
-        """So many rows were computed for this client."""
+        """Add computed rows to a client's virtual time."""
         self._clients[name].time += rows
 
     def time(self, name: str) -> int:
-        """Virtual time of a client."""
+        """Virtual time of a client, in rows."""
         return self._clients[name].time if name in self._clients else 0
 
     def running(self, name: str) -> int:
-        """How many of a client's requests run."""
+        """Number of running requests of a client."""
         return self._clients[name].running if name in self._clients else 0
 
     def __iter__(self) -> Iterator[W]:

@@ -29,12 +29,13 @@ there, shifted by 32 bits."""
 
 
 def adapted(token_id: int, adapter: Adapter) -> int:
-    """What stands for an id whose row was computed with an adapter."""
+    """The number that stands for an id whose row was computed with an adapter."""
     return token_id | adapter.serial << 16
 
 
 class FakeModel:
-    """next_logits decides. `passes` records ids by pass and piece, `features` the image rows of each piece.
+    """A model whose logits the function `next_logits` decides. `passes` records the ids of each piece of each pass,
+    `features` the image rows of each piece.
 
     page_size, num_pages, num_chunk_pages: of the simulated pools; None: one position a page, and a context's worth.
     num_exact_pages: None: the cache has no exact pool.
@@ -80,7 +81,7 @@ class FakeModel:
         return self.now_s
 
     def encode_images(self, pixels_I3SS: Any) -> Any:
-        """One number a row: what is in its tile, and its place there."""
+        """Image features with one number a row, which holds the tile's content and the row's place in it."""
         self.seen_tiles += len(pixels_I3SS)
         tiles = [zlib.crc32(np.ascontiguousarray(tile).tobytes()) >> 4 for tile in pixels_I3SS]
         return np.asarray([[t * self.tokens_per_tile + n] for t in tiles for n in range(self.tokens_per_tile)])
@@ -106,25 +107,25 @@ class FakeModel:
         return logits
 
     def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
-        """One pass that stands."""
+        """One pass whose rows are committed; see ModelRunner."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
             self.cache.commit(piece.lease)
         return logits
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
-        """See ModelRunner. Its weights are what decides."""
+        """See ModelRunner. The weights are another `next_logits`."""
         if not callable(weights):
             fail(UsageError, "new weights", got=type(weights).__name__, expected="what decides on the next id")
         return lambda: setattr(self, "next_logits", weights)
 
     def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
-        """See ModelRunner. Rows computed with it are marked (`adapted`), and are no rows of anybody else's."""
+        """See ModelRunner. Rows computed with an adapter are marked (`adapted`): no other request can use them."""
         nothing = isinstance(tensors, Mapping) and not tensors
         return Adapter.of(name, {} if nothing else copied(name, tensors))
 
     def first_not_finite(self, piece: Chunk) -> str | None:
-        """Layer 1, when a bad id is to blame."""
+        """The name of layer 1 when a bad id is among the ids of the piece, else None."""
         return "layer 1" if "nan" in self.bad.values() else None
 
     # -- what a lease holds, as the memory has it ----------------------------------------------------------------------
@@ -134,7 +135,7 @@ class FakeModel:
         return self.cache.lease()
 
     def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
+        """Free the pages of a sequence that has ended."""
         self.cache.drop(lease)
 
     def _pass(self, pieces: Sequence[Chunk], context: Context) -> Logits:
@@ -158,7 +159,8 @@ class FakeModel:
         return np.asarray(out, np.float32).reshape(-1, self.vocab_size)
 
     def _state(self, ids: list[int]) -> Sequence[float]:
-        """Sixteen numbers that no layer made, but of each text its own. Raises NotFinite where a bad id is visible."""
+        """Sixteen numbers that depend on the ids alone, another vector for each text. Raises NotFinite where a bad id
+        is visible."""
         if self.bad and any(self.bad.get(i) == "nan" for i in ids):
             raise NotFinite("activations are not finite")
         told = zlib.crc32(np.asarray(ids, np.int64).tobytes())

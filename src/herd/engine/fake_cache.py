@@ -16,11 +16,11 @@ from herd.batch import Context, Segments
 from herd.cache import Pager
 
 NEVER = -1
-"""In a slot that was never written."""
+"""The content of a slot that was never written."""
 
 
 def coarse(ids: Any) -> Any:
-    """The form of a closed page, and back: no id looks like it, and neither does NEVER."""
+    """The coarse form of an id in a closed page, and back (its own inverse); never equal to an id or NEVER."""
     return -2 - ids
 
 
@@ -34,13 +34,13 @@ class FakeCache:
         """Pages, by pool."""
 
     def copy(self, copies: Sequence[tuple[str, int, int]]) -> None:
-        """Before a pass: (pool, source page, target page), in order."""
+        """Copy pages before a pass: (pool, source page, target page), in order."""
         for name, source, target in copies:
             self.copied[name] += 1
             self.pools[name][target] = self.pools[name][source]
 
     def write(self, context: Context, ids_T: Any) -> None:
-        """The new rows of a pass, where it says; then the coarse form of pages that are full."""
+        """Write the ids of a pass to the slots that its context names, then the coarse form of pages that are full."""
         full, chunk = context.full, context.chunk
         exact = full.exact_pages is not None
         self.pools["exact" if exact else "full"].reshape(-1)[full.slots_T] = ids_T
@@ -50,8 +50,8 @@ class FakeCache:
             self.pools["full"][full.closing[:, 1]] = coarse(self.pools["exact"][full.closing[:, 0]])
 
     def read(self, context: Context, counts: Sequence[int]) -> list[list[int]]:
-        """Of each piece of a pass (so many new rows each) all ids that its last row sees in the layers that see
-        everything. Asserts that its other rows and the chunked layers see the same."""
+        """For each piece of a pass (with so many new rows): all ids that its last row sees in the full-attention
+        layers. Asserts that its other rows and the chunked layers see the same."""
         full, chunk = context.full, context.chunk
         read = self._full(full, counts) if full.exact_pages is None else self._exact(full, counts)
         if chunk is not full:
@@ -64,7 +64,8 @@ class FakeCache:
         return [self._positions("full", full, s, length) for s, length in enumerate(lengths)]
 
     def _exact(self, full: Segments, counts: Sequence[int]) -> list[list[int]]:
-        """A segment for each page of positions: the sequence's first page and its own exactly, coarsely in between."""
+        """A segment for each page of positions: the sequence's first page and the row's own page exactly, those between
+        coarsely."""
         assert full.exact_pages is not None and full.pages is not None
         Z, exact = self.pager.page_size, self.pools["exact"]
         starts, lengths = full.starts.tolist(), full.kv_lens.tolist()
@@ -108,7 +109,7 @@ class FakeCache:
         assert s == len(lengths), "segments of nobody"
 
     def _positions(self, pool: str, segments: Segments, s: int, length: int) -> list[int]:
-        """The positions of a segment, through its pages."""
+        """What the slots of a segment hold, read through its pages."""
         assert segments.pages is not None
         pages = segments.pages[s, : -(-length // segments.page_size)]
         found: list[int] = self.pools[pool][pages].reshape(-1)[:length].tolist()

@@ -1,6 +1,5 @@
-"""The process that a model lives in. A fork has copies of its locks, pipes and streams, and none of its threads: what
-uses a model there would wait for ever, or speak between the frames of the process that it came from.
-"""
+"""The process that a model was loaded in. A fork has copies of its locks, pipes and streams and none of its threads:
+using the model there would wait for ever, or write between the frames of the process that it came from."""
 
 import os
 

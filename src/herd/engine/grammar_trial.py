@@ -1,4 +1,4 @@
-"""Be the process that tries grammars of requests before the engine compiles them: `herd.llm.grammar_trials` starts it.
+"""The main loop of the process that compiles grammars of requests on trial: `herd.llm.grammar_trials` starts it.
 
     in    Alphabet, then Tried, one after another, until the parent is gone: then this process leaves at once
     out   Ready, then a Verdict for each
@@ -42,7 +42,7 @@ _KEPT = 8
 
 
 class Alphabet(msgspec.Struct, frozen=True, tag=True):
-    """First of all: what a vocabulary has beside words."""
+    """The first message: the special tokens and the size of the vocabulary."""
 
     vocab_size: int
     specials: dict[int, bytes]
@@ -59,16 +59,16 @@ class Tried(msgspec.Struct, frozen=True, tag=True):
 
 
 class TrialReady(msgspec.Struct, frozen=True, tag=True):
-    """Started: trials may come."""
+    """The process has started and takes grammars."""
 
 
 class TrialVerdict(msgspec.Struct, frozen=True, tag=True):
-    """What came of one."""
+    """Whether a grammar compiled, and if not why."""
 
     refusal: str | None
     """None: it passes."""
     cpu_s: float
-    """What it took of processors."""
+    """Processor seconds of the trial."""
     grown: bool
     """Whether this process has kept much memory, and is to be replaced."""
 
@@ -78,7 +78,7 @@ Up = TrialReady | TrialVerdict
 
 
 def main() -> None:
-    """Be the process. Returns never but by leaving."""
+    """Run as the trial process. Never returns: the process ends with its parent."""
     channel = Channel(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"), Down)
     os.dup2(2, 1)  # whatever prints must not speak between the frames
     alphabet = channel.receive()
@@ -97,7 +97,8 @@ def main() -> None:
 
 
 def refusal_of(trie: Any, grammar: Grammar, byte_of: Mapping[int, int]) -> str | None:
-    """Why a grammar is refused; None: it compiles, and texts in it can be begun. byte_of: the byte that an id is."""
+    """Why a grammar is refused; None when it compiles and its texts can be begun. byte_of: id -> the byte that it
+    is."""
     try:
         state = compiled(trie, grammar)
         for liked in LIKED:
@@ -108,7 +109,8 @@ def refusal_of(trie: Any, grammar: Grammar, byte_of: Mapping[int, int]) -> str |
 
 
 def _walk(matcher: Matcher, grammar: Grammar, byte_of: Mapping[int, int], liked: Collection[int]) -> None:
-    """Begin a text. Raises UsageError where it meets a limit; whether a text can always go on is not told."""
+    """Begin a text of the grammar. Raises UsageError where it meets a limit; it is not shown that a text can always go
+    on."""
     pick, most = random.Random(0), 1 + max(byte_of)
     try:
         for _ in range(STEPS):
@@ -151,7 +153,7 @@ def _trie(words: Any, end_ids: list[int]) -> Any:
 
 
 def _listen(channel: Channel, inbox: "queue.SimpleQueue[Tried]") -> None:
-    """Read on, so that the end of the parent is seen even during a trial."""
+    """Keep reading grammars into the inbox, so that the end of the parent is seen even during a trial."""
     try:
         while True:
             inbox.put(channel.receive())
@@ -160,7 +162,7 @@ def _listen(channel: Channel, inbox: "queue.SimpleQueue[Tried]") -> None:
 
 
 def _limit(memory_bytes: int) -> int:
-    """Bound the memory of this process from now on, where the system can; what it has now."""
+    """Bound the memory of this process from now on, where the system can; returns what it uses now, in bytes."""
     base = _data_bytes()
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -177,7 +179,7 @@ def _data_bytes() -> int:
 
 
 def _pages(field: int) -> int:
-    """Bytes of a field of /proc/self/statm: 0 all addresses, 5 data; 0 where there is no such file."""
+    """Bytes of a field of /proc/self/statm: 0 total size, 5 data; 0 where there is no such file."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")

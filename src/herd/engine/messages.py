@@ -15,7 +15,7 @@ Reason = Literal["stop", "length", "interrupted"]
 
 
 class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A sequence is let in."""
+    """A sequence has been admitted and starts to run."""
 
     number: int
     cached: int
@@ -23,7 +23,7 @@ class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class TokenEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One more token."""
+    """A sequence has one more token."""
 
     number: int
     token_id: int
@@ -32,26 +32,26 @@ class TokenEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     since_s: float
     """Since the core took the order."""
     prefill_s: float
-    """From the first row of the prompt to the logits after its last, images included."""
+    """Seconds from the first row of the prompt to the logits after its last, images included."""
     logprob: TokenLogprob | None = None
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Numbers of a sequence that wants no tokens, in the order of its positions."""
+    """Results of a request that wants measurements instead of tokens, in the order of its positions."""
 
     number: int
     reason: Reason | None
     """Set with the last ones."""
     prefill_s: float
-    """From the first row to these, images included."""
+    """Seconds from the first row to these, images included."""
     scores: tuple[TokenScore, ...] = ()
-    """Of its next ids."""
+    """The scores of its next ids."""
     rows_RX: np.ndarray | None = None
     """float32: its state, [1, D], or logits of its next positions, [R, V]."""
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A sequence is over without a last token: cancelled (error is None), refused, late or failed."""
+    """A sequence has ended without a last token: cancelled (error is None), refused, timed out or failed."""
 
     number: int
     error: HerdError | None = None
@@ -61,5 +61,5 @@ Event: TypeAlias = Began | TokenEvent | Measured | Ended
 
 
 def is_last(event: Event) -> bool:
-    """Whether nothing comes of a sequence after this."""
+    """Whether this event is the last one of its sequence."""
     return isinstance(event, Ended) or (isinstance(event, TokenEvent | Measured) and event.reason is not None)

@@ -1,9 +1,9 @@
-"""What a core's events mean to whoever reads a job: steps with text, stop strings found, counts and times.
+"""Turns the core's events into what a reader gets: steps with text, stop strings applied, counts and times.
 
     SimpleQueue   an inbox of a thread that waits
     Mailbox       an inbox of a coroutine; however many there are, a loop is woken once for a batch of events
 
-What it is not: the core, a queue of requests (engine.generate).
+What it is not: the core, a queue of requests (`engine.engine`).
 """
 
 import asyncio
@@ -26,28 +26,28 @@ class Decoder(Protocol):
     """Ids to text while they are being made (herd.text.StreamDecoder)."""
 
     def push(self, token_id: int) -> str:
-        """Whole characters that this id completes."""
+        """Add an id; returns the characters that are complete with it, maybe none."""
 
     def flush(self) -> str:
-        """What is left at the end."""
+        """The text that is left at the end."""
 
 
 class Inbox(Protocol):
-    """Where a job's events go."""
+    """Receives the events of one request."""
 
     def put(self, event: Event, /) -> None:
-        """One more; from any thread."""
+        """Add an event; may be called from any thread."""
 
 
 class Reading:
-    """The steps of one job, made of its events. `over`: nothing more will come; `ended`: the core knows that."""
+    """Turns the events of one request into steps. `over`: no more steps will come; `ended`: the core has ended it."""
 
     def __init__(self, request: Request, decoder: Decoder) -> None:
         self._request = request
         self._decoder = decoder
         self._stops = Stops(request.options.stop)
         self.waited_s = 0.0
-        """From the request to its start."""
+        """Seconds from the request to its start."""
         self.over = False
         self.ended = False
         self.num_output = 0
@@ -58,11 +58,11 @@ class Reading:
 
     @property
     def holding(self) -> bool:
-        """Whether text of steps that were taken is held back: it may become a stop string."""
+        """Whether text of earlier steps is held back, because it may become a stop string."""
         return self._stops.holding
 
     def take(self, event: Event) -> Step | None:
-        """What one event means; None: nothing to show. Raises what the job failed with."""
+        """The step that an event makes; None when there is nothing to show. Raises what the request failed with."""
         if isinstance(event, Began):
             self.num_cached = event.cached
             return None
@@ -77,12 +77,12 @@ class Reading:
         return step
 
     def interrupted(self) -> Step:
-        """The last step of a job that somebody ended: what was said stays said."""
+        """The last step of a request that the reader has ended; text that was given stays given."""
         self.over = True
         return Step(None, self._end(), finish=self.finish("interrupted"))
 
     def finish(self, reason: Reason) -> Finish:
-        """Counts and times of what was read."""
+        """The summary of the request: reason, counts and times."""
         num_prompt = len(self._request.ids)
         decode_s = self._last_s - self._first_s if self._first_s is not None else 0.0
         return Finish(
@@ -115,7 +115,7 @@ class Reading:
         return Step(event.token_id, shown + self._end(), event.logprob, self.finish(reason))
 
     def _end(self) -> str:
-        """All that is left, unless a stop string was found, in it as well."""
+        """The text that is left at the end, up to a stop string that it may still complete."""
         return self._stops.push(self._decoder.flush()) + self._stops.finish()
 
 
@@ -127,7 +127,7 @@ LIKELY_BYTES = 768
 
 
 def bytes_of(event: Event) -> int:
-    """What an event keeps in memory, about, from its arrival to the end of its answer."""
+    """Estimated memory of an event, in bytes, from its arrival to the end of the answer."""
     if isinstance(event, Measured):
         return sum(LIKELY_BYTES * (1 + len(score.top)) for score in event.scores) + getattr(event.rows_RX, "nbytes", 0)
     if not isinstance(event, TokenEvent):
@@ -136,9 +136,9 @@ def bytes_of(event: Event) -> int:
 
 
 class Mailbox:
-    """Events for one coroutine. Made on its loop; `put` from any thread.
+    """Events of one request for one coroutine. Made on its event loop; `put` may be called from any thread.
 
-    hold: asked for room before a token is kept; where it raises, the sequence ends here with that error.
+    hold: asked for memory before a token is kept; where it raises, the sequence ends with that error.
     """
 
     def __init__(self, hold: Callable[[int], None] = lambda count: None) -> None:
@@ -150,14 +150,15 @@ class Mailbox:
         self.num_tokens = 0
         """That have arrived, read or not."""
         self.unread_bytes = 0
-        """Of those that nobody has read yet."""
+        """Estimated memory of the events that nobody has read yet."""
 
     def put(self, event: Event) -> None:
         """See Inbox."""
         _carrier(self.loop).send(self, event)
 
     async def get(self) -> Event:
-        """The next one. Only one coroutine waits at a time. Raises UsageError in a fork: none will come there."""
+        """Wait for the next event. Only one coroutine may wait at a time. Raises UsageError in a fork: no event comes
+        there."""
         self._home.check()
         while not self._events:
             self._waiting = self.loop.create_future()
@@ -170,11 +171,11 @@ class Mailbox:
         return event
 
     def __len__(self) -> int:
-        """Events that nobody has read yet."""
+        """Number of unread events."""
         return len(self._events)
 
     def arrive(self, event: Event) -> None:
-        """One more; on the loop."""
+        """Add an event; must be called on the loop."""
         size = bytes_of(event)
         self.num_tokens += isinstance(event, TokenEvent)
         if size:
@@ -193,8 +194,8 @@ TURN = 16
 
 
 class _Carrier:
-    """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come, and between
-    two `TURN`s of them the loop does what else there is to do."""
+    """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come; between two
+    `TURN`s of them the loop does its other work."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
@@ -203,7 +204,7 @@ class _Carrier:
         self._called = False
 
     def send(self, mailbox: Mailbox, event: Event) -> None:
-        """From any thread. A loop that is closed wants nothing any more."""
+        """Send an event from any thread. Events for a loop that is closed are dropped."""
         with self._lock:
             self._sent.append((mailbox, event))
             if self._called:

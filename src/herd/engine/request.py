@@ -1,4 +1,4 @@
-"""What the engine is asked for and what it answers: options, a request, one step of it. Ids and numbers only.
+"""What the engine is asked for and what it answers: sampling options, a request, one step of it. Ids and numbers only.
 
 `SamplingOptions` is the one struct of generation options: Python keywords, command-line flags, HTTP bodies and saved
 settings all become it, and every limit is checked here, once. What it is not: text of a dialog, a tokenizer, a queue.
@@ -70,13 +70,14 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
     speculate: Literal["auto", "off"] = "auto"
     """auto: guess several tokens a pass where that is faster; the tokens are the same."""
     grammar: Grammar | None = None
-    """What the text must be. It ends with "stop" only where it is complete (or at a stop string of the caller's)."""
+    """The grammar that the text must follow. It ends with "stop" only where it is complete (or at a stop string of the
+    caller's)."""
 
     def __post_init__(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """Raise UsageError naming the first field whose value is none of its own."""
+        """Raise UsageError naming the first field whose type or value is not allowed."""
         number("temperature", self.temperature, 0.0, 100.0)
         whole("top_k", self.top_k, 0, 1 << 24)
         number("top_p", self.top_p, 0.0, 1.0, open_low=True)
@@ -106,7 +107,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken, without a draw."""
+        """Whether the likeliest token is always taken, without a draw."""
         return self.temperature < COLD or self.top_k == 1
 
     def with_(self, options: Mapping[str, Any]) -> "SamplingOptions":
@@ -133,7 +134,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **fields)
 
     def fits(self, vocab_size: int) -> None:
-        """Check the ids against a vocabulary. Raises UsageError naming the field."""
+        """Check token ids in the options against a vocabulary of this size. Raises UsageError naming the field."""
         for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
             for i in ids:
                 if not 0 <= i < vocab_size:
@@ -171,9 +172,10 @@ def _stops(stops: object) -> None:
 class Want(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is to give. Raises UsageError naming the field for every value outside its limits.
 
-    tokens: an answer. Anything else is measured on the given ids alone, and no token is made: logprobs: how likely each
-    id from place `start` on was after those before it; state: the mean over all positions of the last layer's output,
-    each row by its own root mean square first, of unit length; logits: those after each id, all of them.
+    tokens: an answer. Anything else is measured on the given ids alone, and no token is made. logprobs: the
+    log-probability of each id from position `start` on, given those before it. state: one vector of unit length, the
+    mean over all positions of the last layer's output, each row divided by its own root mean square first. logits: the
+    logits after each id.
     """
 
     what: Literal["tokens", "logprobs", "state", "logits"] = "tokens"
@@ -188,7 +190,7 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
         self.check()
 
     def check(self) -> None:
-        """Raise UsageError naming the first field whose value is none of its own."""
+        """Raise UsageError naming the first field whose type or value is not allowed."""
         if not isinstance(self.what, str) or self.what not in WANTS:
             fail(UsageError, "want", got=shown(self.what), expected=" or ".join(WANTS))
         whole("want.start", self.start, 1, MAX_IDS)
@@ -202,7 +204,8 @@ TOKENS = Want()
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural logarithms of probability in the raw distribution (before penalties, bias and temperature)."""
+    """A chosen token and the likeliest ones: natural logarithms of probability in the raw distribution (before
+    penalties, bias and temperature)."""
 
     token_id: int
     logprob: float
@@ -212,7 +215,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One given id, in the raw distribution after those before it; natural logarithms."""
+    """The score of one given id: natural logarithms of probability in the raw distribution after the ids before it."""
 
     token_id: int
     logprob: float
@@ -223,8 +226,8 @@ class TokenScore:
 
 
 class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One sequence to go on with, or to measure: the one struct that crosses from whoever asks to what computes. It is
-    checked where it is submitted, and again where the core takes it (engine.door)."""
+    """A sequence to go on with, or to measure: the one struct that crosses from the front to the core. It is checked
+    where it is submitted, and again where the core takes it (`engine.request_checks`)."""
 
     ids: Sequence[int]
     options: SamplingOptions
@@ -252,17 +255,17 @@ class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
     end_ids: tuple[int, ...] = ()
     """Ids that end the text, beside options.stop_ids."""
     digests: tuple[bytes, ...] = ()
-    """One a tile: what a cached position of an image is known by."""
+    """A digest for each tile, by which cached positions of an image are known."""
     traced: bool = False
     """Its experts are wanted; the whole prompt is computed anew for it, in passes of its own."""
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Of all its sequences."""
+        """The numbers of all its sequences: its own, and those of further samples."""
         return self.number, *(number for number, _ in self.samples)
 
     def with_seed(self, seed: int) -> "Request":
-        """The same request, drawing with another seed."""
+        """The same request with another seed."""
         return msgspec.structs.replace(self, seed=seed)
 
 
@@ -280,7 +283,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Step:
-    """What one decoded token did. The last step of a request has `finish`."""
+    """What one decoded token has done. The last step of a request has `finish`."""
 
     token_id: int | None
     """None: no token came with this step."""
@@ -289,6 +292,6 @@ class Step:
     logprob: TokenLogprob | None = None
     finish: Finish | None = None
     scores: tuple[TokenScore, ...] = ()
-    """Of the next ids of a request that wants log-probabilities."""
+    """The scores of the next ids of a request that wants log-probabilities."""
     rows_RX: Any | None = None
-    """float32, of one that wants its state, [1, D], or logits, [R, V]."""
+    """The state, float32 [1, D], or the logits, float32 [R, V], of a request that wants them."""

@@ -1,4 +1,4 @@
-"""What a request may be, for one model: checked where it enters the engine, and again where it enters the core.
+"""Checks of a request against a model: where it enters the engine, and again where it enters the core.
 
 The first check is for whoever asks, and names what is wrong. The second one is for the core: whatever came past the
 first costs its own request alone, since nothing that a schedule or a pass works with can be of another type or reach.
@@ -20,12 +20,12 @@ MAX_PRIORITY = 1 << 31
 MAX_TIMEOUT_S = 1e9
 MAX_NUMBER = (1 << 63) - 1
 MAX_DRAW = (1 << 64) - 1
-"""Of seeds in use: sample i of a prompt draws with seed + i."""
+"""The largest seed in use: sample i of a prompt draws with seed + i."""
 MOST_SAMPLES = 128
 
 
 class Runs(Protocol):
-    """What holds a model, as far as its ids go (a ModelRunner, an Executor)."""
+    """What runs a model, as far as ids go (a ModelRunner, an Executor)."""
 
     vocab_size: int
     context: int
@@ -38,7 +38,7 @@ class Meaning:
     """What ids mean to one model.
 
     num_tokens: ids below it are tokens; rows of the embedding from there on only pad it. patch_id: stands for a row of
-    an image, so that it is in a prompt beside its image only, and never in an answer; None: a model without images.
+    an image: it is allowed in a prompt beside its image only, and never in an answer; None: a model without images.
     """
 
     num_rows: int
@@ -49,18 +49,19 @@ class Meaning:
 
     @classmethod
     def of(cls, model: Runs, num_tokens: int | None = None) -> "Meaning":
-        """Of a runner or a backend. num_tokens: of its tokenizer; None: as many as there are rows."""
+        """The ids of a runner or executor. num_tokens: size of the tokenizer's vocabulary; None: as many as there are
+        rows."""
         rows = model.vocab_size
         return cls(rows, min(rows, num_tokens or rows), model.context, model.patch_id, model.tokens_per_tile)
 
     def barred(self) -> npt.NDArray[np.int64]:
-        """Ids that no answer holds, ascending: what stands for a row of something else, and rows that pad."""
+        """Ids that no answer may hold, ascending: the patch id, and rows that only pad the embedding."""
         padding = np.arange(self.num_tokens, self.num_rows)
         patch = self.patch_id
         return padding if patch is None or patch >= self.num_tokens else np.array([patch, *padding], np.int64)
 
     def check(self, asked: Request) -> list[int]:
-        """The ids of its prompt as plain numbers. Raises UsageError: what is wrong with it."""
+        """Check a request; returns the ids of its prompt as plain integers. Raises UsageError naming what is wrong."""
         ids = token_ids("prompt", asked.ids, self.num_tokens)
         if not ids:
             fail(UsageError, "prompt", got="no tokens", expected="at least one")
@@ -79,7 +80,7 @@ class Meaning:
         return ids
 
     def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
-        """Raise ContextTooLong for a prompt, UsageError for an answer that could never fit."""
+        """Raise ContextTooLong for a prompt, UsageError for a max_tokens, that is longer than the context."""
         if len(ids) > self.context:
             fail(
                 ContextTooLong,
@@ -90,7 +91,7 @@ class Meaning:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {self.context}")
 
     def check_whole(self, request: Request) -> None:
-        """`check`, and what a front adds to it."""
+        """`check`, and the fields that the front adds before a request crosses to the core."""
         self.check(request)
         if not isinstance(request.samples, tuple) or any(
             not isinstance(pair, tuple) or len(pair) != 2 for pair in request.samples
@@ -112,7 +113,7 @@ class Meaning:
             fail(UsageError, "digests", got=len(request.digests), expected=f"one for each of {wanted} tiles, bytes")
 
     def _check_images(self, ids: Sequence[int], num_tiles: int) -> None:
-        """Raise UsageError unless a prompt has the patch ids of its images, and no others."""
+        """Raise UsageError unless the prompt has exactly the patch ids of its images."""
         if num_tiles and self.patch_id is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
         rows = 0 if self.patch_id is None else sum(i == self.patch_id for i in ids)
@@ -122,7 +123,7 @@ class Meaning:
 
 
 def check_whose(client: object, priority: object, timeout_s: object) -> None:
-    """Raise UsageError unless a request can be queued with these."""
+    """Raise UsageError unless client, priority and time-out are values that a queue can work with."""
     text("client", client)
     whole("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
     if timeout_s is not None:
@@ -130,7 +131,7 @@ def check_whose(client: object, priority: object, timeout_s: object) -> None:
 
 
 def _check_want(asked: Request, num_ids: int) -> None:
-    """Raise UsageError for numbers that a prompt cannot give."""
+    """Raise UsageError for a measurement that this prompt cannot give."""
     want = asked.want
     if not isinstance(want, Want):
         fail(UsageError, "want", got=type(want).__name__, expected="a Want")

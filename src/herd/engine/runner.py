@@ -32,28 +32,29 @@ from herd.weights import Model
 
 Logits = npt.NDArray[np.float32]
 LOGITS_BYTES = 32 << 20
-"""Of the logits that a reader is given at once: 41 rows of 202,048, enough that reading the head's weights is not what
-takes the time."""
+"""Bytes of the logits that a reader is given at once: 41 rows of 202,048, enough that reading the head's weights is not
+what takes the time."""
 
 
 class NotFinite(ArithmeticError):
-    """Activations of a pass hold an infinity or no number at all."""
+    """Activations of a pass hold an infinity or a NaN."""
 
 
 class Reader(Protocol):
-    """What takes rows of a piece: they are not given back, and only a block of their logits is there at once."""
+    """Takes rows of a piece inside the pass, so that only a block of their logits is in memory at once; they are not
+    returned."""
 
     states: bool
     """Whether it takes what the last layer gave, of all rows; else logits of the wanted ones."""
 
     def take(self, position: int, rows_RX: Logits) -> None:
-        """Rows of consecutive positions from this one on. What it raises ends the pass; the same rows come again where
-        it is run once more."""
+        """Take rows of consecutive positions from this one on. An error that it raises ends the pass; the same rows
+        come again when the pass is run once more."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next ids of one sequence."""
+    """The next ids of one sequence, as a piece of a pass."""
 
     lease: Lease
     ids: Sequence[int]
@@ -68,7 +69,7 @@ class Chunk:
 
 
 class ModelRunner(Protocol):
-    """A model with a cache, whatever computes it."""
+    """A model with its KV cache, whatever computes it."""
 
     vocab_size: int
     context: int
@@ -82,34 +83,39 @@ class ModelRunner(Protocol):
         """A new, empty sequence."""
 
     def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
+        """Free the pages of a sequence that has ended."""
 
     def encode_images(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
     def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
-        """One pass. Logits of the wanted rows, piece after piece without those that a reader took: [R, V], on the host
-        unless tokens are drawn where they are. The new rows stay pending until `cache.commit` of each lease. A pass
-        that raises leaves every sequence as it was."""
+        """Run one pass; its rows stay pending until `cache.commit` of each lease.
+
+        Returns the logits [R, V] of the wanted rows, piece after piece, without those that a reader took; on the host
+        unless tokens are drawn where the logits are. A pass that raises leaves every sequence as it was.
+        """
 
     def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
-        """`compute`, and commit all rows."""
+        """Run one pass and commit all of its rows."""
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
-        """Check and place other weights, on any thread; what is given back puts them in the place of those in use, all
-        at once, between two passes, and cannot fail. check: as of `Runner`, for where they come from; None: as before.
-        Raises UsageError naming the first part whose name, shape or kind differs: nothing is changed by then."""
+        """Check and place other weights, on any thread. Calling what is returned, between two passes, swaps them in all
+        at once and cannot fail.
+
+        check: as of `Runner`, for the place that they come from; None: as before. Raises UsageError naming the first
+        part whose name, shape or kind differs: nothing has changed then.
+        """
 
     def ready_adapter(self, name: str, tensors: Mapping[str, Any]) -> Adapter:
         """Check and place an adapter, on any thread; see adapters.ready for what is checked and raised."""
 
     def first_not_finite(self, piece: Chunk) -> str | None:
-        """The first part of the model (embedding, layer N, head) whose output for this piece is not finite; None when
-        all are. The sequence stays as it was."""
+        """The name of the first part of the model (embedding, layer N, head) whose output for this piece is not finite;
+        None when all are. The sequence stays as it was."""
 
 
 def rows_wanted(pieces: Sequence[Chunk]) -> list[int]:
-    """Flat rows of a pass whose logits are given back."""
+    """Indices of the rows of a pass, all pieces one after the other, whose logits are returned."""
     rows: list[int] = []
     start = 0
     for piece in pieces:
@@ -124,8 +130,8 @@ def _rows_of(piece: Chunk) -> Sequence[int]:
 
 
 def read_blocks(pieces: Sequence[Chunk], most: int) -> Iterator[tuple[int, int, range]]:
-    """What readers take of a pass: (index of the piece, position of the first row, flat rows). most: rows whose logits
-    are there at once."""
+    """The rows of a pass that readers take, in blocks: (index of the piece, position of the first row, rows of the
+    pass). most: rows whose logits are in memory at once."""
     start = 0
     for index, piece in enumerate(pieces):
         if piece.reader is not None:
@@ -138,13 +144,13 @@ def read_blocks(pieces: Sequence[Chunk], most: int) -> Iterator[tuple[int, int, 
 
 
 class Runner:
-    """The real one: weights over an op set.
+    """The real model: weights over an op set.
 
     context: positions in the cache, for all sequences together. piece: the most new rows of a pass that cross a chunk
-    edge; it sizes the chunked layers' pool. sequences: how many share the cache (plan.pools has its pages). kv_dtype:
-    one of plan.layers.KV_DTYPES, see there. page_size: None chooses. check: asked around each pass; raises a HerdError
-    when weights could not be read: no pass stands then, and none begins after. Raises UsageError where int4's pages of
-    256 do not divide the chunk.
+    edge; it sizes the chunked layers' pool. sequences: how many share the cache (planning.pools has its pages).
+    kv_dtype: one of planning.layers.KV_DTYPES, see there. page_size: positions of a page; None chooses. check: called
+    around each pass; raises a HerdError when weights could not be read: the pass fails then, and none begins after.
+    Raises UsageError where int4's pages of 256 do not divide the chunk.
     """
 
     def __init__(
@@ -186,7 +192,7 @@ class Runner:
         return self.cache.lease()
 
     def drop(self, lease: Lease) -> None:
-        """The sequence is over."""
+        """Free the pages of a sequence that has ended."""
         self.cache.drop(lease)
 
     def rollback(self, lease: Lease, length: int) -> int:
@@ -194,7 +200,7 @@ class Runner:
         return self.cache.rollback(lease, length)
 
     def encode_images(self, pixels_I3SS: Any) -> Any:
-        """Image features, a few tiles a pass; raises UsageError on a text model, and what `check` does."""
+        """See ModelRunner: a few tiles a pass. Raises UsageError for a text model, and what `check` raises."""
         if self.config.vision is None or self.weights.vision is None:
             fail(UsageError, "an image was given to a text model", do="choose a model with vision")
         self._check()
@@ -207,7 +213,7 @@ class Runner:
         return self._joined(parts)
 
     def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
-        """One pass; see ModelRunner. Raises NotFinite, and what `check` does."""
+        """See ModelRunner. Raises NotFinite, and what `check` raises."""
         self._check()
         wanted = rows_wanted(pieces)
         context = self._step(pieces, wanted)
@@ -234,7 +240,7 @@ class Runner:
         return logits
 
     def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
-        """One pass that stands."""
+        """See ModelRunner."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
             self.cache.commit(piece.lease)
@@ -244,7 +250,7 @@ class Runner:
         return np.asarray(self.ops.numpy(self.ops.head(x_TD, self.weights.norm, self.weights.head, rows)), np.float32)
 
     def _read(self, pieces: Sequence[Chunk], x_TD: Any) -> None:
-        """Rows to the readers of their pieces."""
+        """Give rows to the readers of their pieces."""
         for index, position, rows in read_blocks(pieces, max(1, LOGITS_BYTES // (4 * self.vocab_size))):
             reader = pieces[index].reader
             assert reader is not None
@@ -270,7 +276,7 @@ class Runner:
         return ready(name, tensors, self.weights, self.ops)
 
     def first_not_finite(self, piece: Chunk) -> str | None:
-        """See ModelRunner. Raises what `check` does."""
+        """See ModelRunner. Raises what `check` raises."""
         self._check()
         found: list[str] = []
         layer = 0
@@ -299,7 +305,8 @@ class Runner:
         return found[0] if found else None
 
     def _step(self, pieces: Sequence[Chunk], rows: Sequence[int]) -> Context:
-        """Pages for a pass; copies are made at once, whatever becomes of the pass: the leases hold them already."""
+        """Allot pages to a pass. Copies of pages are made at once, even if the pass fails: the leases own the targets
+        already."""
         context, copies = self.cache.step([(p.lease, len(p.ids)) for p in pieces], rows)
         for pool in {name for name, _, _ in copies}:
             sources = [source for name, source, _ in copies if name == pool]

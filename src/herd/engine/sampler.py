@@ -1,4 +1,4 @@
-"""Logits -> one token id: penalties, filters, draw. numpy, float64 where probabilities are formed.
+"""Sampling: logits [V] -> one token id by penalties, filters and a draw. numpy, float64 where probabilities are formed.
 
 The order, fixed and documented, because each filter sees what the one before left:
 
@@ -6,8 +6,8 @@ The order, fixed and documented, because each filter sees what the one before le
                             (CTRL, arXiv:1909.05858, section 4.1)
        presence, frequency  output ids: l - presence - frequency * count
     2. logit_bias           l + bias
-    3. barred, grammar      ids that no answer holds are out of it, whatever was added (engine.door); from here on only
-                            the ids that the grammar allows take part (engine.matcher)
+    3. barred, grammar      ids that no answer may hold are left out, whatever was added (`engine.request_checks`);
+                            from here on only the ids that the grammar allows take part (`herd.grammar.masks`)
     4. greedy               the largest l, at a tie the lowest id; or
     5. temperature          p = softmax(l / temperature)
     6. top_k                the k largest; ids tied with the k-th: the lowest ids stay
@@ -55,25 +55,26 @@ def uniform(seed: int, step: int) -> float:
 
 @dataclass
 class History:
-    """The tokens that penalties look at."""
+    """The tokens of a request that penalties look at."""
 
     ids: list[int] = field(default_factory=list)
     """Prompt and output."""
     counts: dict[int, int] = field(default_factory=dict)
-    """Of output ids."""
+    """Id -> how often it is among the output ids."""
     _window: int = -1
-    """Of which `_seen` counts the ids, `ids[_first : _read]`; -1: of none yet."""
+    """The window whose ids `_seen` counts, `ids[_first : _read]`; -1: none yet."""
     _first: int = 0
     _read: int = 0
     _seen: dict[int, int] = field(default_factory=dict)
 
     def add(self, token_id: int) -> None:
-        """One more output token."""
+        """Add an output token."""
         self.ids.append(token_id)
         self.counts[token_id] = self.counts.get(token_id, 0) + 1
 
     def recent(self, window: int) -> Collection[int]:
-        """Ids among the last `window` tokens; 0: all. Asked again, it looks at what is new alone."""
+        """Ids among the last `window` tokens; 0: among all. A further call reads only the tokens that are new since the
+        last."""
         if window != self._window:
             self._window, self._seen = window, {}
             self._first = self._read = max(0, len(self.ids) - window) if window else 0
@@ -86,14 +87,14 @@ class History:
         return self._seen.keys()
 
     def _forget(self, token_id: int) -> None:
-        """It has left the window."""
+        """Count a token less that has left the window."""
         self._seen[token_id] -= 1
         if not self._seen[token_id]:
             del self._seen[token_id]
 
 
 def adjusted(logits_V: Logits, options: SamplingOptions, history: History) -> Doubles:
-    """Steps 1 and 2, as a float64 copy."""
+    """Steps 1 and 2: logits with penalties and bias, as a float64 copy."""
     l_V = np.asarray(logits_V, np.float64).copy()
     if options.repetition_penalty != 1.0 and history.ids:
         seen = np.fromiter(history.recent(options.repetition_window), np.int64)
@@ -113,7 +114,7 @@ def _add_bias(l_V: Doubles, bias: Mapping[int, float]) -> None:
 
 
 class Candidates(NamedTuple):
-    """What steps 5 to 8 leave, likeliest first, ties by id; all ids in their own order when nothing filters."""
+    """What steps 5 to 8 leave, likeliest first and ties by id; all ids in ascending order when nothing filters."""
 
     p: Doubles
     """Probabilities by place, with sum 1."""
@@ -122,7 +123,8 @@ class Candidates(NamedTuple):
 
 
 def candidates(l_V: Doubles, options: SamplingOptions) -> Candidates:
-    """Steps 5 to 8. Weights are sorted without their ids, and only as many as top_p needs; a draw asks for one id."""
+    """Apply steps 5 to 8. Weights are sorted without their ids, and only as many as top_p needs; the draw finds its id
+    later."""
     top = float(l_V.max())
     ids = _largest(l_V, options.top_k) if options.top_k else None
     weight = np.exp(((l_V if ids is None else l_V[ids]) - top) / options.temperature)  # the largest is 1
@@ -163,7 +165,7 @@ def _prefix(weight: Doubles, mass: float) -> Doubles:
 
 
 def _id_of(weight_V: Doubles, value: float, place: int) -> int:
-    """The id at a place of the sorted weights, where `value` stands; the ids of a tie follow each other."""
+    """The id at a place of the sorted weights, where `value` stands; ids of equal weights follow each other."""
     before = int(np.count_nonzero(weight_V > value))
     return int(np.flatnonzero(weight_V == value)[place - before])
 
@@ -202,13 +204,14 @@ def sample(
 
 
 def is_plain(options: SamplingOptions) -> bool:
-    """Whether steps 1 and 2 leave logits as they are."""
+    """Whether steps 1 and 2 leave the logits as they are."""
     is_biased = options.logit_bias or options.repetition_penalty != 1.0
     return not (is_biased or options.presence_penalty or options.frequency_penalty)
 
 
 def best_of(l_V: Logits) -> int:
-    """The largest, at a tie the lowest id. Raises BadCheckpoint when it is no number (argmax finds any NaN)."""
+    """The id of the largest logit, at a tie the lowest id. Raises BadCheckpoint when the largest is not finite (argmax
+    finds any NaN)."""
     best = int(np.argmax(l_V))
     check_largest(l_V[best])
     return best
@@ -221,7 +224,8 @@ def check_largest(logit: float) -> None:
 
 
 def logprob(logits_V: Logits, token_id: int, top: int) -> TokenLogprob:
-    """The chosen token and the `top` likeliest ones in the raw distribution; log-softmax in float64."""
+    """Log-probabilities of the chosen token and the `top` likeliest ones in the raw distribution; log-softmax in
+    float64."""
     l_V = np.asarray(logits_V, np.float64)
     peak = float(l_V.max())
     norm = peak + float(np.log(np.exp(l_V - peak).sum()))

@@ -1,4 +1,4 @@
-"""What the next pass computes: plain integers, no clock of its own, no arrays.
+"""The scheduler: which rows of which sequences the next pass computes. Plain integers, no clock of its own, no arrays.
 
 A sequence is its ids so far and the length that the cache holds; `todo` is the difference. That one number makes
 prefill, decode and recomputation after preemption the same thing: one step computes the next rows of `todo`, and only
@@ -30,53 +30,53 @@ from herd.errors import DoesNotFit, HerdError, TimedOut
 
 
 class KVCache(Protocol):
-    """The cache as a schedule sees it (`herd.cache.manager.KVCacheManager`)."""
+    """The KV cache as the scheduler uses it (`herd.cache.manager.KVCacheManager`)."""
 
     def lease(self) -> Lease:
         """A new, empty sequence."""
 
     def drop(self, lease: Lease) -> None:
-        """It is over."""
+        """Free the pages of a sequence that has ended."""
 
     def adopt(self, lease: Lease, keys: Many[Any], salt: bytes, most: int) -> int:
-        """Give an empty lease the longest known prefix; its length."""
+        """Give an empty lease the longest cached prefix of these keys, at most `most` positions; returns its length."""
 
     def insert(self, lease: Lease, keys: Many[Any], salt: bytes, *, over: bool) -> None:
-        """Let others find what this lease holds; over: it writes no more."""
+        """Put what this lease holds into the prefix cache. over: the sequence has ended and writes no more."""
 
     def needs(self, lease: Lease, rows: int) -> PageCounts:
-        """Pages that a pass over so many new rows would take."""
+        """Number of free pages that a pass over so many new rows would take."""
 
     def pages_for_prompt(self, lease: Lease, rows: int, step: int) -> PageCounts:
-        """Pages that it takes to bring in so many rows, at most `step` a pass."""
+        """Number of free pages that a prompt of so many rows takes, at most `step` of them a pass."""
 
     def free(self) -> PageCounts:
-        """Pages that nobody holds."""
+        """Number of pages that nobody holds."""
 
     def evict_until(self, pages: PageCounts) -> bool:
-        """Let cached prefixes go until so many pages are free; whether they are."""
+        """Evict cached prefixes until so many pages are free; returns whether they are."""
 
     def clear(self) -> None:
-        """Let all cached prefixes go."""
+        """Evict all cached prefixes."""
 
     def most_rows(self, lease: Lease) -> int:
-        """Rows up to the next border that a pass should not cross."""
+        """Rows up to the next border that a pass should not cross; at least 1."""
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One sequence of a request, waiting or running."""
+    """A sequence of a request, waiting or running."""
 
     number: int
     """Order of arrival; unique."""
     ids: list[int]
     """Prompt and output so far."""
     keys: list[Any]
-    """What must agree for a position to be taken from the cache: its id, or (tile digest, place)."""
+    """The keys that must agree for a position to be taken from the cache: its id, or (tile digest, place)."""
     client: str = ""
     priority: int = 0
     deadline: float | None = None
-    """By the clock whose time `schedule` is given."""
+    """Seconds on the clock whose time `schedule` is given; None: none."""
     salt: bytes = b""
     shares: bool = True
     """Whether it may begin with a cached prefix."""
@@ -102,12 +102,12 @@ class Sequence:
 
     @property
     def wants_from(self) -> int:
-        """The first position whose row is still wanted; what the cache holds is of use up to there."""
+        """The first position whose row is still wanted; a cached prefix is of use up to there."""
         return len(self.ids) - 1
 
     @property
     def todo(self) -> int:
-        """Rows that are not in the cache yet; 1 when it decodes."""
+        """Number of rows that are not in the cache yet; 1 when the sequence decodes."""
         return len(self.ids) - (self.lease.length if self.lease is not None else 0)
 
 
@@ -116,7 +116,7 @@ S = TypeVar("S", bound=Sequence)
 
 @dataclass
 class StepPlan(Generic[S]):
-    """One step."""
+    """The plan of one step: rows to compute, sequences that were admitted, preempted or ended."""
 
     work: list[tuple[S, int]] = field(default_factory=list)
     """Rows of each sequence: up to `todo`, or todo and some of its `extra`."""
@@ -127,11 +127,11 @@ class StepPlan(Generic[S]):
 
 
 class Scheduler(Generic[S]):
-    """Sequences that wait and run.
+    """Admits, runs and preempts sequences.
 
-    budget: most rows a step. places: most sequences that run. most_waiting: bound of the queue. patience: see
-    FairQueue. turn: rows that a sequence may run before it can lose its place to a client that is behind. headroom:
-    rows that each running sequence should be able to grow by before another one is let in.
+    budget: most rows of a step. places: most sequences that run at once. most_waiting: most requests in the queue.
+    patience: see FairQueue. turn: rows that a sequence may run before it can lose its place to a client that is behind.
+    headroom: rows that each running sequence should be able to grow by before another one is admitted.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Scheduler(Generic[S]):
         self.headroom = headroom
         self.queue: FairQueue[S] = FairQueue(most_waiting, patience)
         self.running: list[S] = []
-        """In order of rank."""
+        """The running sequences, in order of rank."""
         self.tick = 0
         self._deadlines: list[tuple[float, int, S]] = []
         self._gone: set[int] = set()
@@ -168,13 +168,13 @@ class Scheduler(Generic[S]):
         self.readd(sequence)
 
     def readd(self, sequence: S) -> None:
-        """Queue a sequence that was let in before (as a further sample of another one): no bound holds for it."""
+        """Queue a sequence that was admitted before (as a further sample of another one): no bound is checked."""
         sequence.since = self.tick
         self.queue.put_back(sequence)
         self._watch(sequence)
 
     def join(self, sequence: S, lease: Lease) -> bool:
-        """Let a fork of a running sequence run at once, with its own lease, when there is a place."""
+        """Let a fork of a running sequence run at once, with its own lease; returns False when no place is free."""
         if len(self.running) >= self.places:
             return False
         self.queue.put_back(sequence)
@@ -183,7 +183,7 @@ class Scheduler(Generic[S]):
         return True
 
     def remove(self, sequence: S) -> None:
-        """It is over (finished, cancelled, failed): its pages are free now."""
+        """Remove a sequence that has finished, was cancelled or failed: its pages are free now."""
         running = sequence.lease is not None
         if running:
             self.running.remove(sequence)
@@ -193,7 +193,7 @@ class Scheduler(Generic[S]):
             self._gone.add(sequence.number)
 
     def clear(self) -> list[S]:
-        """All running sequences give up their places and wait (something else needs all pages)."""
+        """Preempt all running sequences and return them: something else needs all pages."""
         out = list(self.running)
         for sequence in reversed(out):
             self._preempt(sequence, None)
@@ -201,13 +201,13 @@ class Scheduler(Generic[S]):
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any sequence waits or runs."""
         return bool(self.running) or self.queue.num_waiting > 0
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
     def schedule(self, now: float = 0.0, beside: int | None = None) -> StepPlan[S]:
-        """What the next pass computes. now: for deadlines. beside: most prompt rows beside decodes; None: the
+        """Plan the next pass. now: seconds, for deadlines. beside: most prompt rows beside decodes; None: the whole
         budget."""
         self.tick += 1
         plan: StepPlan[S] = StepPlan()
@@ -252,7 +252,7 @@ class Scheduler(Generic[S]):
                 plan.ended.append((head, self._too_large(head)))
 
     def _try_admit(self, head: S, plan: StepPlan[S]) -> bool:
-        """Start it if all of its ids fit beside what the running ones have still to bring in."""
+        """Admit a waiting sequence if all of its ids fit beside what the running ones have still to bring in."""
         lease = self.cache.lease()
         found = self.cache.adopt(lease, head.keys, head.salt, head.wants_from) if head.shares else 0
         asked = self.cache.pages_for_prompt(lease, len(head.ids) - lease.length, self.budget)
@@ -276,8 +276,8 @@ class Scheduler(Generic[S]):
         return True
 
     def _displace(self, head: S, plan: StepPlan[S]) -> bool:
-        """Take the place of one that runs for one that waits, if that is right: it is less urgent, or its client is
-        ahead and holds more places (or, where each holds one, is ahead by a whole turn)."""
+        """Preempt a running sequence for a waiting one if that is right: it is less urgent, or its client is ahead and
+        holds more places (or, where each holds one, is ahead by a whole turn)."""
         if not self.running:
             return False
         for other in reversed(self.running):
@@ -299,7 +299,7 @@ class Scheduler(Generic[S]):
         return False
 
     def _fill(self, beside: int | None) -> dict[int, int]:
-        """Rows of each running sequence, by number."""
+        """The rows of each running sequence in this step, by number."""
         left = self.budget
         rows: dict[int, int] = {}
         prompts: list[S] = []
@@ -328,8 +328,8 @@ class Scheduler(Generic[S]):
         return rows
 
     def _piece(self, s: S, left: int) -> tuple[int, int]:
-        """Rows of a prompt in what is left of a step, and what they count: one whose logits are wanted beside others of
-        its prompt counts twice, for the layers and for the head."""
+        """Rows of a prompt that fit what is left of a step, and what they count against it: one whose logits are wanted
+        beside others of its prompt counts twice, for the layers and for the head."""
         assert s.lease is not None
         n = min(s.todo, left, self.cache.most_rows(s.lease))
         if not s.heads:
@@ -340,7 +340,7 @@ class Scheduler(Generic[S]):
         return n, n + max(0, n - before)
 
     def _fit(self, rows: dict[int, int], plan: StepPlan[S]) -> None:
-        """Pages for the planned rows, in order of rank; makes room from the lowest rank up."""
+        """Allot pages to the planned rows, in order of rank; makes room from the lowest rank up."""
         planned: PageCounts | None = None
         at = 0
         while at < len(self.running):
@@ -390,13 +390,13 @@ class Scheduler(Generic[S]):
         self._rank()
 
     def _rank(self) -> None:
-        """The most urgent first: level, then arrival."""
+        """Sort running sequences, the most urgent first: by level, then arrival."""
         for s in self.running:
             s.level = s.priority + (self.tick - s.since) // self.queue.patience
         self.running.sort(key=lambda s: (-s.level, s.number))
 
     def _preempt(self, sequence: S, plan: StepPlan[S] | None) -> None:
-        """It waits again; what it had stays findable until its pages are needed."""
+        """Stop a running sequence and let it wait again; its pages stay in the prefix cache until they are needed."""
         assert sequence.lease is not None
         self.running.remove(sequence)
         sequence.reached = max(sequence.reached, sequence.lease.length)

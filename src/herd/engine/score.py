@@ -1,4 +1,4 @@
-"""The model as a measure, not as a writer: what becomes of the rows of a request that wants numbers of given ids.
+"""Measurements: what becomes of the rows of a request that wants numbers about given ids instead of tokens.
 
     Logprobs   how likely each id was after those before it         logits of a block of rows -> one number a row
     State      the mean over the positions of the last layer        rows -> one vector
@@ -27,7 +27,7 @@ Found = tuple[tuple[TokenScore, ...], Logits | None]
 
 
 class Measure(ABC):
-    """Rows of one request, taken in the order of positions. A row that was taken before is passed over."""
+    """Takes the rows of one request in the order of positions. A row that was taken before is skipped."""
 
     states = False
     """Whether it takes what the last layer gave, of all rows; else logits of the rows from `next` on."""
@@ -37,8 +37,8 @@ class Measure(ABC):
         """The first position whose row is still wanted."""
 
     def take(self, position: int, rows_RX: Logits) -> None:
-        """Rows of consecutive positions from this one on; none may be left out. Raises BadCheckpoint for logits that
-        are no numbers."""
+        """Take rows of consecutive positions from this one on; none may be left out. Raises BadCheckpoint for logits
+        that are not finite."""
         assert position <= self.next, (position, self.next)
         new_RX = rows_RX[self.next - position :]
         self._add(new_RX)
@@ -46,19 +46,20 @@ class Measure(ABC):
 
     @abstractmethod
     def _add(self, new_RX: Logits) -> None:
-        """The rows from `next` on."""
+        """Use these rows, which begin at position `next`."""
 
     @abstractmethod
     def forget(self) -> None:
-        """The weights have changed: what was told stays told, what is only half done begins anew."""
+        """After a change of weights: results that were given stay, one that is half done begins anew."""
 
     @abstractmethod
     def give(self, *, last: bool) -> Found:
-        """What has been found since it was asked before. last: all positions were taken."""
+        """The results since the last call. last: whether all positions have been taken."""
 
 
 class Logprobs(Measure):
-    """Of ids[want.start:]. barred_B: what no answer holds, which a greedy one would not say either."""
+    """Log-probabilities of ids[want.start:]. barred_B: ids that no answer may hold, so that none of them counts as
+    greedy."""
 
     def __init__(self, ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) -> None:
         super().__init__(want.start - 1)
@@ -72,7 +73,7 @@ class Logprobs(Measure):
             self._found.append(TokenScore(token_id, found.logprob, said == token_id, found.top))
 
     def forget(self) -> None:
-        """See Measure: nothing is half done between two steps."""
+        """See Measure: no result is half done between two steps."""
 
     def give(self, *, last: bool) -> Found:
         """See Measure."""
@@ -81,8 +82,8 @@ class Logprobs(Measure):
 
 
 class State(Measure):
-    """[1, D], of unit length: the mean over the positions of the last layer's output, each row by its own root mean
-    square first, so that no position outweighs the others."""
+    """One vector [1, D] of unit length: the mean over the positions of the last layer's output, each row divided by its
+    own root mean square first, so that no position outweighs the others."""
 
     states = True
 
@@ -120,7 +121,7 @@ class State(Measure):
 
 
 class ScoredRows(Measure):
-    """Logits after each id."""
+    """The logits after each id."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class ScoredRows(Measure):
         self._found.append(new_RX)
 
     def forget(self) -> None:
-        """See Measure: nothing is half done between two steps."""
+        """See Measure: no result is half done between two steps."""
 
     def give(self, *, last: bool) -> Found:
         """See Measure."""
@@ -141,7 +142,7 @@ class ScoredRows(Measure):
 
 
 def measure_of(ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) -> Measure | None:
-    """What takes the rows of a request with these ids; None: it wants tokens."""
+    """The measurement that a request with these ids wants; None when it wants tokens."""
     match want.what:
         case "tokens":
             return None

@@ -31,38 +31,38 @@ class Guessable(Protocol):
 
     @property
     def number(self) -> int:
-        """Its own among all that a core has."""
+        """The sequence's number, unique in its core."""
 
     @property
     def ids(self) -> Sequence[int]:
-        """Prompt and output; between two calls it only grows."""
+        """Ids of prompt and output; between two calls the list only grows."""
 
     @property
     def wanted(self) -> int:
-        """How many ids to propose at most; at least 1."""
+        """The most ids to propose; at least 1."""
 
 
 class Proposer(Protocol):
-    """Guesses for all sequences of a step. A guess that is wrong costs time, never a token; one that raises is none."""
+    """Guesses the next ids of all sequences of a step. A wrong guess costs time, never a token; one that raises counts
+    as none."""
 
     def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
-        """For each of these, in their order, up to `wanted` ids that may follow all of its ids; none where it knows
-        of none."""
+        """For each of these sequences, in their order, up to `wanted` ids that may follow; none without a guess."""
 
     def drop(self, number: int) -> None:
-        """This sequence is over. One that was never seen is no error."""
+        """Forget a sequence that has ended. One that it has never seen is no error."""
 
     def clear(self) -> None:
-        """Forget what the model's weights had to do with: they are others now. Sequences go on."""
+        """Forget what depended on the model's weights, which have been replaced. Sequences go on."""
 
 
 class PromptLookup:
-    """What followed the last occurrence of the last few ids, in each sequence's own text."""
+    """Guesses what followed the last occurrence of the last few ids in the sequence's own text."""
 
     def __init__(self, longest: int = NGRAM, shortest: int = SHORTEST) -> None:
         self._sizes = range(longest, shortest - 1, -1)
         self._known: dict[int, _Ngrams] = {}
-        """By number of a sequence."""
+        """Number of a sequence -> its n-grams."""
 
     def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
         """See Proposer."""
@@ -73,7 +73,7 @@ class PromptLookup:
         self._known.pop(number, None)
 
     def clear(self) -> None:
-        """See Proposer. It is read anew from each text."""
+        """See Proposer. The n-grams are read anew from each text."""
         self._known.clear()
 
     def _of(self, number: int) -> "_Ngrams":
@@ -83,16 +83,16 @@ class PromptLookup:
 
 
 class _Ngrams:
-    """The n-grams of one sequence."""
+    """The n-grams of one sequence: where each was last followed by something."""
 
     def __init__(self, sizes: range) -> None:
         self._sizes = sizes
         self._after: dict[int, dict[tuple[int, ...], int]] = {n: {} for n in sizes}
-        """By size: n-gram -> where what followed it begins."""
+        """Size -> n-gram -> index of what followed it last."""
         self._seen: int | None = None
 
     def follow(self, ids: Sequence[int], most: int) -> Sequence[int]:
-        """Up to `most` ids that followed the last few of these."""
+        """Up to `most` ids that followed the last occurrence of the final n-gram of these ids."""
         self._read(ids)
         for n in self._sizes:
             at = self._after[n].get(tuple(ids[len(ids) - n :]))
@@ -111,7 +111,7 @@ class _Ngrams:
 
 
 class Worth:
-    """How many ids one sequence should propose. Times come from the caller; results never depend on them."""
+    """Decides how many ids one sequence should propose. Times come from the caller; results never depend on them."""
 
     def __init__(self) -> None:
         self.kept = 1.0
@@ -120,8 +120,8 @@ class Worth:
         self._next_pause = 16
 
     def most(self, plain_s: float | None, row_s: float | None, sharing: int) -> int:
-        """Ids to propose now. plain_s: a pass of decodes alone; row_s: what one more row adds; None: not known yet.
-        sharing: how many sequences wait for the pass."""
+        """The number of ids to propose now. plain_s: seconds of a pass of decodes alone; row_s: seconds that one more
+        row adds; None: not known yet. sharing: how many sequences wait for the pass."""
         if self._pause > 0:
             self._pause -= 1
             return 0
@@ -143,7 +143,7 @@ class Worth:
         return best
 
     def seen(self, proposed: int, kept: int) -> None:
-        """A pass with so many proposed ids is over."""
+        """Count a pass that had so many proposed ids, of which `kept` were kept."""
         # the chance of one more id: kept of those that were reached
         reached = min(kept + 1, proposed)
         self.kept += 0.25 * (kept / reached - self.kept)

@@ -1,4 +1,4 @@
-"""How long passes take, measured as they run: what a prompt's piece, or a guess, may cost those who wait.
+"""Measures how long passes take: what a piece of a prompt, or a guess, may cost the sequences that wait for the pass.
 
     t(d decodes, p prompt rows, e proposed rows)  ~  plain_s(d) + p * row_s + e * extra_s      exponential averages
 
@@ -14,25 +14,26 @@ WEIGHT = 0.2
 
 
 class Pace:
-    """Averages of passes."""
+    """Exponential averages of the times of passes."""
 
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}
         """Decodes of a pass -> its seconds."""
         self.row_s: float | None = None
-        """What a prompt row adds."""
+        """Seconds that a prompt row adds; None: not known yet."""
         self.extra_s: float | None = None
-        """What a proposed row adds."""
+        """Seconds that a proposed row adds; None: not known yet."""
 
     def plain_s(self, decodes: int) -> float | None:
-        """A pass of so many decodes alone, or of the number of them next to it that was seen."""
+        """Seconds of a pass of so many decodes alone, or of the nearest number of them that was seen; None: no pass
+        yet."""
         if decodes in self._plain or not self._plain:
             return self._plain.get(decodes)
         return self._plain[min(self._plain, key=lambda d: abs(d - decodes))]
 
     def seen(self, seconds: float, decodes: int, prompt_rows: int, extra_rows: int = 0, head_rows: int = 0) -> None:
-        """One pass has run. head_rows: of its prompt rows those whose logits were wanted. Each counts as another row;
-        once it is known what a row costs, passes with such rows teach nothing about it."""
+        """Count a pass that has run. head_rows: prompt rows whose logits were wanted. Each counts as another row; once
+        the cost of a row is known, passes with such rows change no average."""
         plain = self.plain_s(decodes) if decodes else 0.0
         if prompt_rows == 0 and extra_rows == 0:
             self._plain[decodes] = _mean(self._plain.get(decodes), seconds)
@@ -42,7 +43,7 @@ class Pace:
             self.row_s = _mean(self.row_s, max(seconds - (plain or 0.0), 0.0) / (prompt_rows + head_rows))
 
     def beside(self, decodes: int) -> int:
-        """Prompt rows that a step with so many decodes may hold."""
+        """The number of prompt rows that a step with so many decodes may hold."""
         plain = self.plain_s(decodes)
         if plain is None or self.row_s is None:
             return UNKNOWN

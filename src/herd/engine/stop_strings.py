@@ -1,4 +1,4 @@
-"""Text that may be shown: nothing that could still become a stop string.
+"""Stop strings in text that comes in pieces: only text that cannot become part of a stop string is given out.
 
 Stop strings straddle tokens, so text is held back, but only while its end is the beginning of a stop string.
 What it is not: a tokenizer; characters come whole (`herd.text.stream`).
@@ -28,7 +28,7 @@ class Stops:
         return bool(self._held)
 
     def push(self, text: str) -> str:
-        """More text -> what may be shown of all so far. After a hit: nothing any more."""
+        """Add text; returns what may be shown now. After a stop string was complete it returns nothing any more."""
         if self.hit is not None:
             return ""
         if not self._stops:
@@ -47,7 +47,7 @@ class Stops:
         return seen[: len(seen) - keep]
 
     def finish(self) -> str:
-        """The end: what was held back was no stop string."""
+        """The text that was still held back at the end of the answer: it was no stop string."""
         held, self._held = self._held, ""
         return held
 

@@ -1,4 +1,4 @@
-"""The images of one request on their way through the vision tower: only tiles that are needed, a few a step."""
+"""The images of one request on their way through the vision tower: only tiles that are needed, a few at a step."""
 
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ class Seer(Protocol):
 
 
 class Tiles:
-    """Tiles and the features computed of them so far. Tiles never see each other, so any grouping gives the same."""
+    """The tiles of a request and their features so far. Tiles never attend to each other, so any grouping gives the
+    same."""
 
     def __init__(self, pixels_I3SS: Any) -> None:
         self.pixels_I3SS = pixels_I3SS
@@ -23,7 +24,7 @@ class Tiles:
         """First tile -> (number of tiles, features)."""
 
     def features(self, first: int, count: int, seer: Seer) -> tuple[int, tuple[Any, ...]]:
-        """Features of patch rows first .. first + count of all patch rows: how many there are now, and their blocks.
+        """Image features of the patch rows from `first` on: how many of the `count` there are now, and their blocks.
 
         Looks at no more than TILES_PER_PASS new tiles; at least one row is had when count is not 0.
         """
@@ -49,10 +50,10 @@ class Tiles:
         return row - first, tuple(blocks)
 
     def forget(self) -> None:
-        """What was computed is of other weights; whatever is needed of it is computed again."""
+        """Drop all features after a change of weights; those that are needed are computed again."""
         self._parts.clear()
 
     def _drop_before(self, tile: int) -> None:
-        """Parts that lie wholly before are in the cache now."""
+        """Drop the features of earlier tiles: their rows are in the KV cache now."""
         for begin in [b for b, (n, _) in self._parts.items() if b + n <= tile]:
             del self._parts[begin]

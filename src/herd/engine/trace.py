@@ -17,13 +17,13 @@ from herd.errors import UsageError, fail
 
 
 class Traced(Protocol):
-    """A `Routing` that is told of the rows first."""
+    """A `Routing` that is told first which rows it will be called for."""
 
     def pass_over(self, positions_T: Ints) -> None:
-        """The positions of the rows that the next choices are for."""
+        """Set the positions of the rows that the next calls are about."""
 
     def __call__(self, layer: int, experts_TA: Any, scores_TA: Any) -> None:
-        """One layer's choice."""
+        """Take the experts of one layer, and their scores, for each of these rows."""
 
 
 class RoutingLog:
@@ -39,18 +39,18 @@ class RoutingLog:
         self._positions_T: Ints = np.zeros(0, np.int64)
 
     def pass_over(self, positions_T: Ints) -> None:
-        """The positions of the rows that the next choices are for."""
+        """See Traced."""
         self._positions_T = positions_T
 
     def __call__(self, layer: int, experts_TA: Any, scores_TA: Any) -> None:
-        """One layer's choice."""
+        """See Traced: writes one line for each row."""
         rows = zip(self._positions_T.tolist(), experts_TA.tolist(), scores_TA.tolist(), strict=True)
         for position, experts, scores in rows:
             line = {"position": position, "layer": layer, "experts": experts, "scores": [round(s, 6) for s in scores]}
             self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Finish the file."""
+        """Flush and close the file."""
         self._file.close()
 
     def __enter__(self) -> "RoutingLog":

@@ -1,1 +1,1 @@
-"""Where a core runs: `executor` is what a front needs of it; a `thread` of this process, a `child` process."""
+"""Where a core runs: `executor` is the interface, `thread` a thread of this process, `child` another process."""

@@ -82,7 +82,7 @@ class ChildExecutor(Executor):
         self._over: HerdError | None = None
         self._single = threading.RLock()
         self._asked: deque[queue.SimpleQueue[Done | Failed]] = deque()
-        """Who waits for an answer, in the order in which they asked."""
+        """Threads that wait for an answer, in the order in which they asked."""
         try:
             ready = self._load(setup, progress)
         except BaseException:
@@ -96,7 +96,7 @@ class ChildExecutor(Executor):
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the child."""
         return self._process.pid
 
     def connect(self, deliver: Deliver) -> None:
@@ -201,7 +201,7 @@ class ChildExecutor(Executor):
                     raise self._dead(when, BadFrame(type(message).__name__))
 
     def _send(self, message: Down) -> None:
-        """Raises UsageError for what cannot be written, else why the process takes no more."""
+        """Write a message. Raises UsageError for one that cannot be written, else the error that ended the process."""
         try:
             self._channel.send(message)
         except HerdError:
@@ -210,7 +210,7 @@ class ChildExecutor(Executor):
             raise self._over or self._dead("before it could be asked", error) from None
 
     def _ask(self, message: Down, wanted: type[Done]) -> Any:
-        """Send, and wait for the answer; raises what failed there."""
+        """Send a message and wait for its answer; raises what failed in the child."""
         inbox: queue.SimpleQueue[Done | Failed] = queue.SimpleQueue()
         with self._lock:
             if self._over is not None:
@@ -233,7 +233,7 @@ class ChildExecutor(Executor):
         return answer
 
     def _dead(self, when: str, error: Exception) -> EngineDied:
-        """Why it is gone; if it is not, it is no more."""
+        """The error that says why the child is gone; a child that is still there is killed."""
         if isinstance(error, BadFrame):
             self._process.kill()
             return EngineDied(f"the engine's process sent what is no message {when} ({error}); load the model again")
@@ -248,7 +248,7 @@ class ChildExecutor(Executor):
         return EngineDied(f"the engine's process ended ({how}) {when}; load the model again")
 
     def _read(self) -> None:
-        """The reader's thread: to the end of the process."""
+        """The reader thread: reads messages until the process ends."""
         try:
             while True:
                 self._heard(self._channel.receive())
@@ -284,7 +284,7 @@ class ChildExecutor(Executor):
                 raise BadFrame(f"{type(message).__name__} out of place")
 
     def _route(self, message: Routed) -> None:
-        """Experts, for a trace. One that cannot be written fails its own request."""
+        """Pass experts on to the trace of a request. A trace that cannot be written fails its own request."""
         routing = self._routes.get(message.number)
         if routing is None:
             return

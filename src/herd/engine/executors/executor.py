@@ -23,7 +23,7 @@ Deliver = Callable[[Sequence[Event]], None]
 
 
 class Executor(ABC):
-    """Cores somewhere. Every method may be called from any thread."""
+    """Runs cores, in this process or another. Every method may be called from any thread."""
 
     remote: ClassVar[bool] = False
     """Whether it computes in another process: weights then come as a path alone."""
@@ -35,11 +35,12 @@ class Executor(ABC):
 
     @abstractmethod
     def connect(self, deliver: Deliver) -> None:
-        """Where events go, on a thread of its own. Called once, first."""
+        """Set the receiver of events, which is called on a thread of the executor. Call this once, first of all."""
 
     @abstractmethod
     def submit(self, request: Request, routing: Traced | None = None) -> None:
-        """Queue a request; what comes of it is delivered. Raises EngineDied, UsageError where its grammar is none."""
+        """Queue a request; its events are delivered. Raises EngineDied, and UsageError for a grammar that does not
+        compile."""
 
     @abstractmethod
     def cancel(self, number: int) -> None:
@@ -58,8 +59,8 @@ class Executor(ABC):
 
     @abstractmethod
     def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
-        """Let requests name an adapter from the next step on; one of this name is replaced, and stays for whoever runs
-        with it. tensors: see adapters.ready; they are copied.
+        """Let requests name an adapter from the next step on. One of the same name is replaced; requests that use the
+        old one keep it. tensors: see adapters.ready; they are copied.
 
         Raises UsageError naming what is wrong with it, DoesNotFit over a bound (`adapters.MOST`, `MOST_BYTES`), and
         EngineDied: nothing has changed then.
@@ -67,23 +68,23 @@ class Executor(ABC):
 
     @abstractmethod
     def drop_adapter(self, name: str) -> None:
-        """Let requests name it no more; those that run with it end with it. Raises NotFound, EngineDied."""
+        """Remove an adapter: no new request may name it, those that use it keep it. Raises NotFound, EngineDied."""
 
     @property
     @abstractmethod
     def adapters(self) -> Sequence[str]:
-        """Names that requests may give now."""
+        """Names of the adapters that requests may use now."""
 
     @property
     @abstractmethod
     def counters(self) -> Counters:
-        """What its cores have done, at least up to the last sequence that has ended. Costs nothing to ask."""
+        """Counts of what the cores have done, up to the last sequence that has ended or later. Cheap."""
 
     @property
     @abstractmethod
     def over(self) -> HerdError | None:
-        """Why it takes no more requests; None: it does."""
+        """The error that says why it takes no more requests; None while it does."""
 
     @abstractmethod
     def close(self) -> None:
-        """End everything; what is under way fails with EngineDied."""
+        """End everything; requests under way fail with EngineDied."""

@@ -1,4 +1,4 @@
-"""Be the process that computes: what the process of a `ChildExecutor` does from its first message to its last.
+"""The main loop of the process that a `ChildExecutor` starts, from its first message to its last.
 
 stdin    messages, until the parent is gone, or sends what is none: then this process leaves at once, even in the
          middle of a pass
@@ -41,11 +41,11 @@ from herd.progress import Progress
 COUNT_S = 1.0
 """The longest that what has been done stays untold while sequences go on."""
 Loader = Callable[[bytes, Progress], tuple[ModelRunner, dict[str, Any]]]
-"""What was sent as setup, whom to tell how far it is -> the runner, and the ThreadExecutor's arguments."""
+"""(setup bytes, progress) -> the runner, and the ThreadExecutor's arguments."""
 
 
 def serve(load: Loader) -> None:
-    """Be the child: everything that a process does that `Child` has started. Returns never but by leaving."""
+    """Run as the child process: load the model, then serve messages until the parent is gone. Never returns."""
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not speak between the frames
     channel = Channel(source, target, Down)
@@ -78,12 +78,12 @@ def serve(load: Loader) -> None:
 
 
 def _leave(status: int) -> None:
-    """At once, whatever other threads compute: nothing here is worth a clean end."""
+    """End the process at once, whatever other threads compute: nothing here needs a clean end."""
     os._exit(status)
 
 
 def _listen(channel: Channel, inbox: "queue.SimpleQueue[Any]") -> None:
-    """Read on, so that the end of the parent is seen even during a pass."""
+    """Keep reading messages into the inbox, so that the end of the parent is seen even during a pass."""
     try:
         while True:
             inbox.put(channel.receive())
@@ -107,13 +107,13 @@ def _tell(channel: Channel, *messages: Any) -> None:
 
 
 class _Counting:
-    """Tells what has been done before the end of each sequence, and once in a while: not with each step."""
+    """Sends counters before the end of each sequence, and once in a while: not with each step."""
 
     def __init__(self, executor: ThreadExecutor) -> None:
         self._executor, self._told_s = executor, time.monotonic()
 
     def news(self, events: Sequence[Event]) -> Sequence[Progressed]:
-        """What goes before these events."""
+        """The counters to send before these events, or nothing."""
         now_s = time.monotonic()
         if now_s - self._told_s < COUNT_S and not any(map(is_last, events)):
             return ()
@@ -122,7 +122,7 @@ class _Counting:
 
 
 class _Server:
-    """Messages -> the executor."""
+    """Carries out the messages of the parent on the executor."""
 
     def __init__(self, channel: Channel, executor: ThreadExecutor) -> None:
         self._channel, self._executor = channel, executor
@@ -137,7 +137,7 @@ class _Server:
         """Those of them that are no longer wanted."""
 
     def loop(self, inbox: "queue.SimpleQueue[Any]") -> None:
-        """For ever."""
+        """Carry out messages for ever."""
         while True:
             message = inbox.get()
             try:
@@ -196,7 +196,7 @@ class _Server:
 
 
 class _Routes:
-    """A `Traced` that sends what it hears."""
+    """A `Traced` that sends the experts it is given to the parent."""
 
     def __init__(self, channel: Channel, number: int) -> None:
         self._channel, self._number = channel, number

@@ -26,13 +26,13 @@ from herd.ops.contract import LowRank
 
 @dataclass(frozen=True, eq=False)
 class _Border:
-    """What is to be done between two steps."""
+    """A call that is to run between two steps."""
 
     call: Callable[[], None]
     done: "Future[None]" = field(default_factory=Future)
 
     def run(self) -> None:
-        """On the thread that steps. What is wrong is for whoever asked."""
+        """Make the call, on the thread that steps; an error is kept for whoever waits."""
         try:
             self.call()
         except Exception as error:
@@ -44,9 +44,10 @@ class _Border:
 class ThreadExecutor(Executor):
     """A core on a thread of this process.
 
-    piece: most rows a pass. places: most sequences at once. most_waiting: bound of the queue. grammars: compile those
-    of requests; None: there are none. num_tokens: ids below it are tokens, see door.Meaning. read_weights: opens a
-    checkpoint of the same model: its tree, and the check that goes with it; None: weights come as trees alone.
+    piece: most rows of a pass. places: most sequences at once. most_waiting: most requests in the queue. grammars:
+    compiles the grammars of requests; None: there are none. num_tokens: ids below it are tokens, see
+    request_checks.Meaning. read_weights: opens a checkpoint of the same model and returns its tree and the check that
+    goes with it; None: weights come as trees alone.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class ThreadExecutor(Executor):
             self._send(number)
 
     def update_weights(self, weights: Any, check: Callable[[], None] | None = None) -> None:
-        """See Executor. They are read and placed on the caller's thread; requests wait for the change alone."""
+        """See Executor. Weights are read and placed on the caller's thread; requests wait only for the swap."""
         self._home.check()
         if isinstance(weights, str | Path):
             if self._read_weights is None:
@@ -157,7 +158,7 @@ class ThreadExecutor(Executor):
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _between(self, call: Callable[[], None]) -> None:
-        """Have something done between two steps, after what was sent before; raises what it raises."""
+        """Run a call between two steps, after everything that was sent before; raises what the call raises."""
         border = _Border(call)
         with self._wake:
             self._borders.append(border)
@@ -199,7 +200,7 @@ class ThreadExecutor(Executor):
         self._deliver([Ended(number, self._over) for number in sorted(self._live)])
 
     def _turn(self) -> bool:
-        """Take requests, make a step; False when it is over."""
+        """Take new requests and make a step; False when the executor is closed."""
         with self._wake:
             while self._over is None and not self._has_work:
                 self._wake.wait()
@@ -225,7 +226,7 @@ class ThreadExecutor(Executor):
         return True
 
     def _take(self, request: Request) -> list[Event]:
-        """Give a request to the core; what ends at once. Whatever is wrong with it is its own."""
+        """Give a request to the core; events of one that ends at once. An error is that request's own."""
         try:
             self._core.add(request, self._matchers.pop(request.number, None))
             self._live.update(request.numbers)
@@ -236,7 +237,7 @@ class ThreadExecutor(Executor):
 
 
 def _numbers(request: Request) -> Sequence[int]:
-    """Of all its sequences, as far as they are numbers."""
+    """The numbers of all sequences of a request, as far as they are integers."""
     try:
         return [n for n in request.numbers if type(n) is int]
     except Exception:

@@ -26,17 +26,17 @@ from herd.events import Counters
 
 HEADER = struct.Struct("<Q")
 MAX_FRAME = 1 << 32
-"""Of one message. Logits of a pass of 512 rows over 200,000 tokens take a tenth of it."""
+"""Most bytes of one message. Logits of a pass of 512 rows over 200,000 tokens take a tenth of it."""
 STEP_BYTES = 1 << 20
 """Most memory that is taken for bytes that have not come yet, while what has come is no longer."""
 
 
 class WireMessage(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Base of the messages that are no orders and no events."""
+    """Base of the messages that are neither requests nor events."""
 
 
 class Setup(WireMessage, frozen=True):
-    """First of all: what to load, in the words of whoever loads it."""
+    """The first message: what to load, as bytes that only the loader understands."""
 
     data: bytes
 
@@ -48,7 +48,7 @@ class Cancel(WireMessage, frozen=True):
 
 
 class NewWeights(WireMessage, frozen=True):
-    """Go on with the weights of this checkpoint."""
+    """Go on with the weights of the checkpoint at this path."""
 
     path: str
 
@@ -58,17 +58,17 @@ class AddAdapter(WireMessage, frozen=True):
 
     name: str
     pairs: dict[str, tuple[np.ndarray, np.ndarray, float]]
-    """By the name of a weight: down, up and scale of `ops.contract.LowRank`."""
+    """Name of a weight -> down, up and scale of `ops.contract.LowRank`."""
 
 
 class DropAdapter(WireMessage, frozen=True):
-    """Let requests name it no more."""
+    """Remove an adapter."""
 
     name: str
 
 
 class Loading(WireMessage, frozen=True):
-    """How far loading is."""
+    """Progress of loading."""
 
     stage: str
     done: int
@@ -76,7 +76,7 @@ class Loading(WireMessage, frozen=True):
 
 
 class Ready(WireMessage, frozen=True):
-    """Loaded."""
+    """The model is loaded: its limits and special ids."""
 
     vocab_size: int
     context: int
@@ -86,17 +86,17 @@ class Ready(WireMessage, frozen=True):
 
 
 class Done(WireMessage, frozen=True):
-    """What was to be done between two steps has been."""
+    """A change between two steps has been made."""
 
 
 class Failed(WireMessage, frozen=True):
-    """Loading, or what was asked for before, failed."""
+    """Loading, or the change that was asked for, failed with this error."""
 
     error: HerdError
 
 
 class Routed(WireMessage, frozen=True):
-    """Experts of one layer in a pass of a traced sequence."""
+    """Experts that the rows of a traced sequence went to, in one layer of a pass."""
 
     number: int
     layer: int
@@ -106,19 +106,19 @@ class Routed(WireMessage, frozen=True):
 
 
 class Progressed(WireMessage, frozen=True):
-    """What has been done so far."""
+    """Counters of the core so far."""
 
     counters: Counters
 
 
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
-"""Of arrays that cross: tiles, logits, states and adapters."""
+"""Types of arrays that may cross: tiles, logits, states and adapters."""
 Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
 Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Progressed | Began | TokenEvent | Measured | Ended
 
 
 class BadFrame(OSError):
-    """Bytes that are no message: the pipe is of no use any more."""
+    """Bytes that are no message: the pipe cannot be used any more."""
 
 
 class Channel:
@@ -147,7 +147,7 @@ class Channel:
             self._target.flush()
 
     def receive(self) -> Any:
-        """The next message. Raises BadFrame for what is none."""
+        """The next message. Raises BadFrame for bytes that are none."""
         (length,) = HEADER.unpack(self._exactly(HEADER.size))
         if length > MAX_FRAME:
             raise BadFrame(f"a frame of {length} bytes, the most is {MAX_FRAME}")
@@ -158,8 +158,8 @@ class Channel:
             raise BadFrame(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
 
     def close(self, wait_s: float = 0.0) -> bool:
-        """Close what is written to; the other end reads an end of file. False: it was not closed, since for wait_s
-        seconds somebody was writing to an end that does not read."""
+        """Close the writing end, so that the other side reads an end of file. Returns False when it was not closed: for
+        wait_s seconds another thread was writing to a side that does not read."""
         if not self._lock.acquire(timeout=wait_s):
             return False
         with suppress(OSError):  # unsent bytes for a process that is gone
@@ -168,8 +168,8 @@ class Channel:
         return True
 
     def let_go(self) -> None:
-        """In a fork: hold neither pipe, so that each end still sees when the other is gone, and nothing that is said or
-        flushed here comes between the frames of the process that it came from."""
+        """In a fork: drop both pipes, so that each side still sees when the other is gone, and nothing that the fork
+        writes or flushes comes between the frames of the original process."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for file in (self._source, self._target):
             with suppress(OSError, ValueError):  # closed, or no file of the system
@@ -199,7 +199,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _plain(x: Any) -> Any:
-    """What MessagePack does not know, as what it does."""
+    """A value that MessagePack does not know, as one that it does."""
     if isinstance(x, HerdError):
         return [type(x).__name__, str(x)]
     if isinstance(x, np.ndarray):
@@ -212,7 +212,7 @@ def _plain(x: Any) -> Any:
 
 
 def _made(kind: type, x: Any) -> Any:
-    """The inverse."""
+    """The inverse of `_plain`."""
     if kind is HerdError:
         name, line = x
         found = getattr(errors, name, None)
