@@ -1,4 +1,4 @@
-"""KV pages: integers and ownership; prefixes that sequences share."""
+"""The KV cache: pages and their owners, as integers; cached prefixes that sequences share."""
 
 from herd.cache.pages import Lease, PageCounts, Pager, pages_of
 from herd.cache.prefixes import PrefixTree, Stats

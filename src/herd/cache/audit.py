@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def check_pages(pager: "Pager") -> None:
-    """Every page is free, or its count is that of its holders; each lease holds what its length needs."""
+    """Assert that every page is free or has as many holders as are counted, and that each lease holds what its length
+    needs."""
     for name, pool in pager.pools.items():
         held = [p for lease in pager.leases for p in pager.held_by(lease, name)]
         pool.check(name, held + [p for holder in pager.holders for p in holder.held(name)])
@@ -19,7 +20,8 @@ def check_pages(pager: "Pager") -> None:
 
 
 def check_blocks(prefixes: "PrefixTree") -> None:
-    """Blocks hold what they must, are found by name, can be evicted; no chunk page stands behind a missing one."""
+    """Assert that blocks hold the pages they must, are found by name and can be evicted, and that no chunk page stands
+    behind a missing one."""
     found = [node for tree in prefixes.trees.values() for node in _check_tree(prefixes.pager, tree)]
     assert len(found) == len(prefixes.blocks), (len(found), len(prefixes.blocks))
     assert all(prefixes.blocks[n.digest] is n for n in found), "a block under another's name"

@@ -13,7 +13,8 @@ TOKEN_BYTES = 4
 
 
 def encode(keys: Sequence[Hashable]) -> bytes:
-    """The code of these keys, one after another. Raises TypeError for what is neither a token id nor a tile's row."""
+    """The code of these keys, one after another. Raises TypeError for a key that is neither a token id nor a tile's
+    row."""
     try:
         code = struct.pack(f">{len(keys)}i", *keys)
         if not any(byte >> 7 for byte in code[::TOKEN_BYTES]):
@@ -24,7 +25,7 @@ def encode(keys: Sequence[Hashable]) -> bytes:
 
 
 def shared(a: bytes, b: bytes) -> int:
-    """How many whole keys two codes have in common at their start."""
+    """Number of whole keys that two codes have in common at their start."""
     n = min(len(a), len(b))
     if a[:n] != b[:n]:
         differs = int.from_bytes(a[:n], "big") ^ int.from_bytes(b[:n], "big")
@@ -33,7 +34,7 @@ def shared(a: bytes, b: bytes) -> int:
 
 
 def count(code: bytes, end: int) -> int:
-    """How many whole keys lie in the first `end` bytes."""
+    """Number of whole keys in the first `end` bytes of a code."""
     found = at = 0
     while at < end:
         at += TOKEN_BYTES if code[at] < 0x80 else 11 + int.from_bytes(code[at + 1 : at + 3], "big")

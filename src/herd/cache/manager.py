@@ -29,27 +29,28 @@ class KVCacheManager:
         return self.pager.lease()
 
     def drop(self, lease: Lease) -> None:
-        """It is over."""
+        """Free the pages of a sequence that has ended."""
         self.pager.drop(lease)
 
     def fork(self, lease: Lease) -> Lease:
-        """Another sequence with the same past; pages are shared until one of the two writes."""
+        """A new sequence with the same past; pages are shared until one of the two writes into them."""
         return self.pager.fork(lease)
 
     def adopt(self, lease: Lease, keys: Sequence[Any], salt: bytes, most: int) -> int:
-        """Give an empty lease the longest known prefix of at most `most` positions; its length."""
+        """Give an empty lease the longest cached prefix of `keys`, of at most `most` positions; returns its length."""
         return 0 if self.tree is None or most <= 0 else self.tree.adopt(lease, keys, salt, most)
 
     def insert(self, lease: Lease, keys: Sequence[Any], salt: bytes, *, over: bool) -> None:
-        """Let others find what this lease holds. over: it will write no more, so the last, unfinished page is shared,
-        too."""
+        """Put what this lease holds into the prefix cache. over: it writes no more, so that the last, unfinished page
+        is shared, too."""
         if self.tree is not None and lease.length:
             self.tree.insert(lease, keys, salt, tail=over)
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
     def step(self, work: Sequence[tuple[Lease, int]], rows: Sequence[int]) -> tuple[Context, Copies]:
-        """Take the pages of new rows; where they go, and what must be copied before they are written."""
+        """Allot pages to new rows. Returns where the rows go, and the pages that must be copied before they are
+        written."""
         context = self.pager.step(work, rows)
         return context, self.pager.take_copies()
 
@@ -58,17 +59,17 @@ class KVCacheManager:
         self.pager.commit(lease, accepted)
 
     def rollback(self, lease: Lease, length: int) -> int:
-        """Go back to the longest possible length of at most `length`; that length."""
+        """Shorten a sequence to the longest possible length of at most `length`; returns that length."""
         return self.pager.rollback(lease, length)
 
     # -- counts ------------------------------------------------------------------------------------------------------
 
     def needs(self, lease: Lease, rows: int) -> PageCounts:
-        """Pages of each pool that a pass over so many new rows would take."""
+        """Number of free pages of each pool that a pass over so many new rows takes."""
         return self.pager.needs(lease, rows)
 
     def pages_for_prompt(self, lease: Lease, rows: int, step: int) -> PageCounts:
-        """Pages of each pool to bring in so many rows, at most `step` a pass.
+        """Number of pages of each pool that a prompt of so many rows takes, at most `step` rows a pass.
 
         Chunked layers give a chunk back when it is over, and a pass does not cross its edge (`most_rows`): they never
         hold more than one.
@@ -83,21 +84,21 @@ class KVCacheManager:
         return PageCounts(full, chunk, exact)
 
     def free(self) -> PageCounts:
-        """Pages of each pool that nobody holds."""
+        """Number of pages of each pool that nobody holds."""
         return self.pager.free
 
     def total(self) -> PageCounts:
-        """Pages of each pool, whoever holds them."""
+        """Number of pages of each pool, free or not."""
         return PageCounts(*(pool.size for pool in self.pager.pools.values()))
 
     def evict_until(self, pages: PageCounts) -> bool:
-        """Let cached prefixes go, least recently used first, until so many pages are free; whether they are."""
+        """Evict cached prefixes, least recently used first, until so many pages are free; returns whether they are."""
         if all(have >= want for have, want in zip(self.free(), pages, strict=True)):
             return True
         return self.tree is not None and self.tree.evict(*pages)
 
     def clear(self) -> None:
-        """Let all cached prefixes go."""
+        """Evict all cached prefixes."""
         if self.tree is not None:
             self.tree.clear()
 
@@ -107,7 +108,7 @@ class KVCacheManager:
         return chunk - lease.length % chunk if chunk is not None else 1 << 40
 
     def check(self) -> None:
-        """Audit who owns which page."""
+        """Assert that pages and prefixes are consistent, see `audit`."""
         if self.tree is not None:
             self.tree.check()
         else:

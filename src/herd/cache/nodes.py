@@ -1,4 +1,4 @@
-"""What a prefix tree is made of: blocks of one page of positions, the trees of each salt, and who was used last."""
+"""The nodes of the prefix tree: blocks of one page of positions, the tree of each salt, and the order of last use."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -28,14 +28,14 @@ class PrefixNode:
         self.place: int = -1 if parent is None else parent.place + 1
         self.pages: dict[str, int] = {"full": -1, "chunk": -1, "exact": -1}
         self.children: list[PrefixNode] = []
-        """By code, so that those that share most with a run of keys lie beside it."""
+        """Children in the order of their codes, so that those that share most with a run of keys lie beside it."""
         self.chunk_children: int = 0
         """Children of the same chunk with a chunk page."""
         self.used = 0
         self.alive = True
 
     def covering(self, code: bytes) -> "PrefixNode | None":
-        """The first child, by code, that starts with these keys."""
+        """The first child, in the order of codes, that starts with these keys."""
         i = bisect_left(self.children, code, key=by_code)
         return self.children[i] if i < len(self.children) and self.children[i].code.startswith(code) else None
 
@@ -46,7 +46,7 @@ def child_digest(parent: PrefixNode, code: bytes) -> bytes:
 
 
 def root_of(salt: bytes) -> PrefixNode:
-    """The root of a salt: all names below it depend on the salt."""
+    """The root of a salt's tree: all names below it depend on the salt."""
     return PrefixNode(None, b"", sha256(b"herd prefix\0" + salt).digest(), 0)
 
 
@@ -59,14 +59,14 @@ def heads(node: PrefixNode, code: bytes, most: int = 64) -> list[tuple[int, Pref
 
 
 class Oldest:
-    """Nodes by last use, oldest first: a heap whose stale entries are thrown away when they come up."""
+    """Nodes by last use, oldest first: a heap whose stale entries are dropped when they come up."""
 
     def __init__(self, belongs: Callable[[PrefixNode], bool]) -> None:
         self.belongs = belongs
         self.heap: list[tuple[int, int, PrefixNode]] = []
 
     def push(self, node: PrefixNode, expected: int) -> None:
-        """Note a node's present use. `expected`: about how many nodes there are, to know when to sweep."""
+        """Note a node's latest use. `expected`: about how many nodes there are, to know when to sweep stale entries."""
         heappush(self.heap, (node.used, next(_serial), node))
         if len(self.heap) > 64 + 4 * expected:
             latest = {e[2]: e for e in self.heap if self._valid(e)}
@@ -74,7 +74,8 @@ class Oldest:
             heapify(self.heap)
 
     def pop(self, usable: Callable[[PrefixNode], bool]) -> PrefixNode | None:
-        """The oldest that is usable, taken out; those that are not stay."""
+        """Take out the oldest node that is usable, and return it; those that are not usable stay. None: there is
+        none."""
         kept, found = [], None
         while self.heap and found is None:
             entry = heappop(self.heap)
@@ -113,7 +114,7 @@ class Tree:
     """Leaves without an exact page; nodes whose chunk page no other of the tree needs; leaves with an exact page."""
 
     def note(self, node: PrefixNode) -> None:
-        """Enter a node, as it was last used, wherever it may be evicted."""
+        """Enter a node, with its last use, in every heap of a pool that it can be evicted from."""
         for oldest in self.oldest.values():
             if oldest.belongs(node):
                 oldest.push(node, self.num_nodes)

@@ -37,7 +37,7 @@ from herd.errors import DoesNotFit, UsageError, fail
 
 
 class PageCounts(NamedTuple):
-    """Numbers of pages, by pool."""
+    """Number of pages of each pool."""
 
     full: int = 0
     chunk: int = 0
@@ -53,9 +53,10 @@ class Lease:
     pending: int = 0
     """Rows of a step that is not committed yet."""
     pages: PageTable = field(default_factory=PageTable)
-    """Of the full pool. With an exact pool: of finished pages of positions; place 0 means nothing."""
+    """Pages of the full pool. With an exact pool: of finished pages of positions; place 0 means nothing."""
     chunk_pages: dict[int, PageTable] = field(default_factory=dict)
-    """By chunk number; committed sequences have at most one, the chunk that `length` lies in."""
+    """Chunk number -> pages of the chunk pool; committed sequences have at most one chunk, the one that `length` lies
+    in."""
     exact_pages: dict[int, int] = field(default_factory=dict)
     """With an exact pool: by place."""
     unchanged: int = 0
@@ -63,14 +64,14 @@ class Lease:
 
 
 class PageHolder(Protocol):
-    """Who holds pages beside the leases."""
+    """An owner of pages beside the leases."""
 
     def held(self, pool: str) -> Iterable[int]:
-        """Pages of this pool, one entry for each hold."""
+        """Pages of this pool that it holds, one entry for each hold."""
 
 
 class Pager:
-    """The pools, and the leases on them.
+    """The pools of pages, and the leases on them.
 
     chunk: C, or None when no layer is chunked (then there is no chunk pool). num_pages, num_chunk_pages,
     num_exact_pages: sizes of the pools; num_exact_pages None: no exact pool, the full pool holds everything as it is.
@@ -104,7 +105,7 @@ class Pager:
 
     @property
     def free(self) -> PageCounts:
-        """Free pages."""
+        """Number of free pages of each pool."""
         return PageCounts(len(self._full.free), len(self._chunk.free), len(self._exact.free))
 
     def lease(self) -> Lease:
@@ -114,7 +115,8 @@ class Pager:
         return new
 
     def fork(self, lease: Lease) -> Lease:
-        """A second sequence with the same past; every page is shared, none copied before somebody writes into it."""
+        """A second sequence with the same past; every page is shared, and copied only when one of the two writes into
+        it."""
         assert not lease.pending, "commit the last step first"
         new = self.lease()
         chunk = next(iter(lease.chunk_pages.values()), PageTable())
@@ -194,7 +196,8 @@ class Pager:
         return copies
 
     def commit(self, lease: Lease, accepted: int | None = None) -> None:
-        """The pass has run; keep its first `accepted` rows (None: all) and give back what nobody sees again."""
+        """Keep the first `accepted` rows of the pass that has run (None: all), and free the pages that no later row
+        sees."""
         accepted = lease.pending if accepted is None else accepted
         assert 0 <= accepted <= lease.pending, (accepted, lease.pending)
         lease.pending = 0
@@ -218,7 +221,7 @@ class Pager:
         return length
 
     def drop(self, lease: Lease) -> None:
-        """Give everything back; the lease is over."""
+        """Free all pages of a sequence that has ended."""
         lease.pending = 0
         self._cut(lease, 0)
         self.leases.remove(lease)
@@ -323,7 +326,7 @@ class Pager:
 
 
 def pages_of(length: int, chunk: int | None, page_size: int, exact: bool = False) -> PageCounts:
-    """Pages that a committed sequence of so many positions holds, were it alone; see the module's table."""
+    """Number of pages that a committed sequence of so many positions holds when it shares none; see the table above."""
     full, tail = -(-length // page_size), -(-(length % chunk) // page_size) if chunk else 0
     if not exact:
         return PageCounts(full, tail)

@@ -17,20 +17,20 @@ class Pool:
         self.free = list(range(size - 1, -1, -1))
 
     def take(self) -> int:
-        """A free page, now held once. The caller has seen that there is one."""
+        """Take a free page, which then has one holder. The caller has checked that there is one."""
         page = self.free.pop()
         self.refs[page] = 1
         return page
 
     def share(self, pages: Iterable[int]) -> None:
-        """One holder more for each of these."""
+        """Add a holder to each of these pages."""
         refs = self.refs
         for page in pages:
             assert refs[page] > 0, f"page {page} is free"
             refs[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
-        """One holder less for each of these; what nobody holds is free."""
+        """Remove a holder from each of these pages; one without holders becomes free."""
         refs = self.refs
         for page in pages:
             assert refs[page] > 0, f"page {page} is free"
@@ -39,7 +39,7 @@ class Pool:
                 self.free.append(page)
 
     def check(self, name: str, holders: Iterable[int]) -> None:
-        """Audit against all holders: one entry in `holders` for each hold on a page."""
+        """Assert that the counts agree with `holders`, which has one entry for each hold on a page."""
         counts = [0] * self.size
         for page in holders:
             counts[page] += 1
@@ -70,7 +70,7 @@ class PageTable:
         self.array[place] = page
 
     def append(self, page: int) -> None:
-        """One place more."""
+        """Add a page at the next place."""
         if self.count == len(self.array):
             longer = np.zeros(max(4, 2 * self.count), np.int64)
             longer[: self.count] = self.array

@@ -1,4 +1,4 @@
-"""Prefixes that are already computed: a tree of blocks of one page of positions, for each salt, that shares pages.
+"""The prefix cache: a tree of blocks of one page of positions, for each salt, that shares pages between sequences.
 
     salt ── block 0 ─┬─ block 1 ─┬─ block 2 ── tail      a block is named by SHA-256 over salt, parent and its keys;
                      │           └─ tail                 a hit compares the keys, too. Two salts share nothing.
@@ -31,7 +31,7 @@ Keys = Sequence[Hashable]
 
 @dataclass(frozen=True)
 class Stats:
-    """Who holds the pages now, and what the tree gave up since its start."""
+    """Statistics of the prefix cache: pages by holder now, and evictions since its start."""
 
     free: PageCounts
     tree: PageCounts
@@ -43,13 +43,13 @@ class Stats:
 
 
 class PrefixTree:
-    """See the module. Made over a Pager, whose `check` then counts the tree's holds."""
+    """The prefix cache over a Pager, whose `check` then counts the tree's holds; see the module."""
 
     def __init__(self, pager: Pager) -> None:
         self.pager = pager
         self.trees: dict[bytes, Tree] = {}
         self.blocks: dict[bytes, PrefixNode] = {}
-        """By name."""
+        """Name -> block."""
         self._seen: WeakKeyDictionary[Lease, PrefixNode] = WeakKeyDictionary()
         """The last full block in which a lease was met, so that a lease that grows is not hashed from its start."""
         self._tick = 0
@@ -57,7 +57,7 @@ class PrefixTree:
         pager.holders.append(self)
 
     def adopt(self, lease: Lease, keys: Keys, salt: bytes, most: int) -> int:
-        """Give an empty lease the pages of the longest known prefix of `keys`, of at most `most` positions; returns
+        """Give an empty lease the pages of the longest cached prefix of `keys`, of at most `most` positions; returns
         its length. `most` is usually len(keys) - 1, since the logits of the last key have to be computed."""
         Z, C = self.pager.page_size, self.pager.chunk
         keys, tree = keys[: max(0, most)], self.trees.get(salt)
@@ -85,10 +85,10 @@ class PrefixTree:
         return length
 
     def insert(self, lease: Lease, keys: Keys, salt: bytes, tail: bool = True) -> None:
-        """Remember what a lease holds: keys[i] is what stands at its position i (more keys than positions may be
-        given). tail: also the positions behind its last full block; leave them out while the lease goes on, or its
-        next write copies that page. Chunk pages of a chunk that a commit has passed are gone: a long prompt is
-        remembered after each pass."""
+        """Cache what a lease holds: keys[i] is the key of its position i (more keys than positions may be given). tail:
+        also the positions behind its last full block; leave them out while the sequence goes on, or its next write
+        copies that page. Chunk pages of a chunk that a commit has passed are gone, so insert a long prompt after each
+        pass."""
         assert not lease.pending, "commit the last step first"
         assert len(keys) >= lease.length, (len(keys), lease.length)
         Z, length = self.pager.page_size, lease.length
@@ -119,15 +119,15 @@ class PrefixTree:
         self._forget_empty(tree)
 
     def evict(self, full: int = 0, chunk: int = 0, exact: int = 0) -> bool:
-        """Give up the least recently used blocks that no lease holds until so many pages are free in each pool; False
-        when the tree has no more to give. Of several salts the one that holds most in that pool gives first, so nobody
-        can push out another's beyond an equal share."""
+        """Evict the least recently used blocks that no lease holds until so many pages are free in each pool; False
+        when nothing is left to evict. Of several salts the one that holds most in that pool gives first, so nobody can
+        push out another's blocks beyond an equal share."""
         wanted = (("full", full), ("chunk", chunk), ("exact", exact))
         # not a generator: one pool that cannot be served does not stop the others
         return all(list(starmap(self._free, wanted)))
 
     def clear(self) -> None:
-        """Forget everything: the last resort of a lease that is alone and needs the page of a copy."""
+        """Evict everything: the last resort of a lease that is alone and needs the page of a copy."""
         for tree in list(self.trees.values()):
             nodes = list(tree.root.children)
             for node in nodes:
@@ -138,7 +138,7 @@ class PrefixTree:
             self._forget_empty(tree)
 
     def stats(self) -> Stats:
-        """See Stats."""
+        """The statistics now."""
         pager = self.pager
         tree = PageCounts(*(sum(t.num_pages[pool] for t in self.trees.values()) for pool in POOLS))
         used = [pager.pools[pool].size - free for pool, free in zip(POOLS, pager.free, strict=True)]
@@ -150,11 +150,12 @@ class PrefixTree:
         )
 
     def held(self, pool: str) -> Iterable[int]:
-        """See pages.Holder."""
+        """See pages.PageHolder."""
         return [page for node in self.blocks.values() if (page := node.pages[pool]) >= 0]
 
     def check(self) -> None:
-        """Audit the tree, and the pools with it: blocks hold what they must, no chunk page behind a missing one."""
+        """Assert that the tree and the pools are consistent: blocks hold what they must, no chunk page behind a missing
+        one."""
         self.pager.check()
         check_blocks(self)
 
@@ -176,7 +177,7 @@ class PrefixTree:
         return found if found is not None and found.parent is parent and found.code == code else None
 
     def _head(self, parent: PrefixNode, keys: Keys) -> tuple[int, PrefixNode | None]:
-        """The child whose page has most of these keys, and how many."""
+        """The child whose page has most of these keys in common, and how many."""
         if not keys:
             return 0, None
         return next(((n, c) for n, c in heads(parent, encode(keys)) if self._divisible(c)), (0, None))
@@ -268,7 +269,7 @@ class PrefixTree:
             self._drop_shorter(tree, tail)
 
     def _drop_shorter(self, tree: Tree, node: PrefixNode) -> None:
-        """Tails that `node` begins with say nothing more."""
+        """Remove tails that are a beginning of `node`: they are of no more use."""
         parent = node.parent
         assert parent is not None
         while (i := _place_of(parent, node.code)) and node.code.startswith(parent.children[i - 1].code):
@@ -280,7 +281,8 @@ class PrefixTree:
         tree.num_pages[pool] += 1
 
     def _use(self, tree: Tree, node: PrefixNode) -> None:
-        """Only the last block of a prefix is marked: those before it cannot go first, and are marked when it goes."""
+        """Mark only the last block of a prefix as used: those before it cannot be evicted first, and are marked when it
+        is."""
         self._tick += 1
         node.used = self._tick
         tree.note(node)
@@ -298,7 +300,7 @@ class PrefixTree:
         return True
 
     def _evict_one(self, pool: str) -> bool:
-        """One step towards a free page of this pool."""
+        """Evict one block or chunk page, a step towards a free page of this pool; False when there is none to evict."""
         trees = sorted(self.trees.values(), key=lambda t: -t.num_pages[pool])
         # leaves that hold nothing of the pool stand before blocks that do
         for kind in {"full": ("full", "exact"), "exact": ("exact", "full"), "chunk": ("chunk",)}[pool]:
@@ -314,7 +316,7 @@ class PrefixTree:
         return False
 
     def _only_here(self, node: PrefixNode) -> bool:
-        """No lease holds this block."""
+        """Whether no lease holds this block."""
         return all(p < 0 or self.pager.pools[pool].refs[p] == 1 for pool, p in node.pages.items())
 
     def _only_chunk_here(self, node: PrefixNode) -> bool:
@@ -334,7 +336,7 @@ class PrefixTree:
             self._mark(tree, parent, node)
 
     def _remove(self, tree: Tree, node: PrefixNode) -> None:
-        """Forget a leaf."""
+        """Remove a leaf."""
         parent = node.parent
         assert parent is not None and not node.children, "only leaves go"
         if node.pages["chunk"] >= 0:
@@ -351,7 +353,7 @@ class PrefixTree:
         self._mark(tree, parent, node)
 
     def _mark(self, tree: Tree, parent: PrefixNode, node: PrefixNode) -> None:
-        """`parent` was used whenever `node` was."""
+        """Note that `parent` was used whenever `node` was."""
         if parent is not tree.root:
             parent.used = max(parent.used, node.used)
             tree.note(parent)

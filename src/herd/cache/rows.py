@@ -1,4 +1,4 @@
-"""From page tables to the arrays of a pass: where each new row goes and what it sees."""
+"""From page tables to the arrays of a pass: where each new row is written and what it attends to."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from herd.cache.pool import PageTable
 
 
 def ranges(firsts: Ints, counts: Ints) -> Ints:
-    """firsts[0], firsts[0] + 1, ... counts[0] of them, then the same from firsts[1], and so on."""
+    """counts[0] integers from firsts[0] on, then counts[1] from firsts[1] on, and so on."""
     ends = np.cumsum(counts)
     at: Ints = np.arange(int(ends[-1]), dtype=np.int64)
     at += np.repeat(firsts - (ends - counts), counts)
@@ -15,7 +15,7 @@ def ranges(firsts: Ints, counts: Ints) -> Ints:
 
 
 class RowTables:
-    """Segments in the making. exact: segments carry exact pages and the rows are written to those."""
+    """Segments of a pass under construction. exact: segments carry exact pages and the rows are written to those."""
 
     def __init__(self, page_size: int, exact: bool = False) -> None:
         self.page_size, self.exact = page_size, exact
@@ -26,14 +26,14 @@ class RowTables:
         self.closing: list[tuple[int, int]] = []
 
     def add(self, table: PageTable, start: int, end: int) -> None:
-        """Rows for positions start .. end of a table whose first page holds position 0."""
+        """Add rows for positions start .. end of a table whose first page holds position 0."""
         self.firsts.append(start)
         self.kv_lens.append(end)
         self.tables.append((table.array, -(-end // self.page_size)))
 
     def add_exact(self, table: PageTable, start: int, end: int, first: int, own: int) -> None:
-        """The same within one page of positions: `first` and `own` are the exact pages of the sequence's first page
-        and of this one; of the table only the places before this one mean something."""
+        """The same within one page of positions: `first` and `own` are the exact pages of the sequence's first page and
+        of this one; of the table only the places before this one have a meaning."""
         self.firsts.append(start)
         self.kv_lens.append(end)
         self.tables.append((table.array, start // self.page_size))
