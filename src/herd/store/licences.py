@@ -1,4 +1,4 @@
-"""Licences of weights and what they ask of whoever uses or passes them on. Data, in our words; not legal advice.
+"""Licences of weights and what they ask of users and distributors. Data, in our words; not legal advice.
 
 Sources: Apache License 2.0; the MIT licence; Llama 4 Community License Agreement and Acceptable Use Policy
 (5 April 2025).

@@ -1,4 +1,4 @@
-"""Where packed forms lie in the store, which files each was made from, what they take, and how they go.
+"""Packed forms in the store: where they lie, which files each was made from, how large they are, how they are removed.
 
     $HERD_HOME/packed/NAME-DIGEST/     model-0000N.safetensors and their index: strips of the quantised matrices alone
                                        source.json: which files they were made from, as they were
@@ -25,7 +25,7 @@ SOURCE = "source.json"
 
 
 class FileState(msgspec.Struct, frozen=True):
-    """A file as it was: what changes when its content does."""
+    """A file's size, time and inode, which change when its content does."""
 
     path: str
     size: int
@@ -41,7 +41,7 @@ class SourceState(msgspec.Struct, frozen=True):
 
 
 def state_of(files: Iterable[Path]) -> SourceState:
-    """How the files are now. Raises OSError."""
+    """The state of the files now. Raises OSError."""
     found = []
     for path in files:
         status = path.stat()
@@ -57,7 +57,7 @@ def folder_of(path: Path) -> Path:
 
 
 def recorded(folder: Path) -> SourceState | None:
-    """What `folder` was made from; None when it does not say."""
+    """The state that the packed form in `folder` was made from; None when it does not say."""
     try:
         return msgspec.json.decode((folder / SOURCE).read_bytes(), type=SourceState)
     except (OSError, msgspec.DecodeError):
@@ -65,34 +65,34 @@ def recorded(folder: Path) -> SourceState | None:
 
 
 def record(folder: Path, state: SourceState) -> None:
-    """Say what `folder` was made from."""
+    """Write down the state that the packed form in `folder` was made from."""
     (folder / SOURCE).write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold the right to make or remove `folder`, across processes; wait for it."""
+    """Hold the lock for making or removing `folder`, across processes; waits for it."""
     with registry.lock(_lock_name(folder)):
         yield
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another holder has that right now."""
+    """Whether another holder has that lock right now."""
     return registry.is_locked(_lock_name(folder))
 
 
 def size_of(path: Path) -> int:
-    """Bytes that the packed form of the model at `path` takes; 0 when there is none."""
+    """Size in bytes of the packed form of the model at `path`; 0 when there is none."""
     return folder_bytes(folder_of(path))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of a packed form's files; 0 when there is none."""
+    """Size in bytes of the files of a packed form; 0 when there is none."""
     return sum(p.stat().st_size for p in folder.iterdir()) if folder.is_dir() else 0
 
 
 def remove(path: Path) -> int:
-    """Delete the packed form of the model at `path`; returns the bytes that gave back."""
+    """Delete the packed form of the model at `path`; returns how many bytes that freed."""
     folder = folder_of(path)
     if not folder.is_dir():
         return 0
@@ -115,7 +115,7 @@ def verify(path: Path, progress: Progress = silent) -> bool | None:
 
 
 def sweep(folder: Path) -> None:
-    """Under the lock of `folder`: remove packed forms whose model was deleted.
+    """With the lock of `folder` held: remove packed forms whose model was deleted.
 
     A model whose whole folder is away may lie on a disk that is not plugged in: its packed form stays.
     """

@@ -1,4 +1,4 @@
-"""A checkpoint whose quantised matrices are strips from the store, all else its own (see `auto_pack`)."""
+"""A checkpoint whose quantised matrices are strips from the store; all else is its own (see `auto_pack`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -63,18 +63,18 @@ class OverSource:
                 fail(BadCheckpoint, f"{files.path}: a tensor that the model does not have", got=have)
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Any:
-        """The model's own."""
+        """The vector of the model's own files."""
         return self._source.vector(name, shape)
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Strips, or the model's own."""
+        """The matrix as strips where the store has them, else of the model's own files."""
         if name + ".weight" not in self._files.names:
             return self._source.matrix(name, outputs, inputs, bias=bias)
         node = self._files.node(name + ".weight", name)
         return replace(node, bias=self._source.vector(name + ".bias", (outputs,))) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """Strips, or the model's own; of gate and up one may be each."""
+        """Experts as strips where the store has them, else of the model's own files; gate and up may differ in this."""
         names = halves(name) if name.endswith(GATE_UP) else (name,)
         have = [n in self._files.names for n in names]
         if not any(have):
@@ -106,16 +106,17 @@ class PackedOver(Checkpoint):
 
     @property
     def mapped(self) -> Sequence[MappedFile]:
-        """See Checkpoint: of both."""
+        """See Checkpoint: the files of the model and of its packed form."""
         return (*self.own.mapped, *self.files.files)
 
     def check_digests(self) -> bool:
-        """See Checkpoint: of both. True when those of the own files were known."""
+        """See Checkpoint: both the model's files and the packed form. True when digests of the model's files were
+        known."""
         check_manifest(self.files.path)
         return self.own.check_digests()
 
     def close(self) -> None:
-        """See Checkpoint: both."""
+        """See Checkpoint: closes the model's files and the packed form."""
         self.files.close()
         self.own.close()
 

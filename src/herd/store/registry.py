@@ -1,4 +1,4 @@
-"""Which models this machine knows: one JSON file, read whole, replaced atomically under a lock.
+"""The registry of models on this machine: one JSON file, read whole, replaced atomically under a lock.
 
 What it is: records of versions and the rules of names. What it is not: downloads, hashing, weights (`stored`, `fetch`).
 
@@ -28,11 +28,11 @@ REGISTRY_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}+(/[A-Za-z0-9][A-Za-z0-9._-]{0,95}+)?+")
 MAX_REGISTRY_BYTES = 64 << 20
 MAX_RECORD_BYTES = 8 << 20
-"""Of one name: its versions, and what each file of them was like."""
+"""Most bytes of the record of one name: its versions, and the state of each of their files."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One file of a version as it was when recorded. `sha256` is None until something had to read it all."""
+    """A file of a version, as it was when recorded. `sha256` is None until something had to read it all."""
 
     size: int
     mtime_ns: int
@@ -40,14 +40,14 @@ class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One state of a model. `id` names it: the first 12 digits of its SHA-256, or, for files imported in place and
+    """One version of a model. `id` names it: the first 12 digits of its SHA-256, or, for files imported in place and
     never read whole, of the SHA-256 of sizes and of both ends of each file."""
 
     id: str
     path: str
     """The file or folder to load: absolute when imported, relative to home() when pulled, so that home can move."""
     files: dict[str, FileRecord]
-    """By path relative to the folder, or by the file's own name."""
+    """Path relative to the folder (or the file's own name) -> its record."""
     source: str
     """Where it came from, for people."""
     in_place: bool = False
@@ -60,20 +60,20 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def location(self) -> Path:
-        """`path`, absolute."""
+        """`path` as an absolute path."""
         return home() / self.path
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files together."""
         return sum(record.size for record in self.files.values())
 
     def file(self, name: str) -> Path:
-        """Where the recorded file called `name` lies."""
+        """The path of the recorded file of this name."""
         return (self.location if self.location.is_dir() else self.location.parent) / name
 
     def called(self, digest: str) -> bool:
-        """Whether a prefix someone typed means this version."""
+        """Whether `digest`, a prefix that a user typed, means this version."""
         return self.id.startswith(digest) or (self.digest is not None and self.digest.startswith(digest))
 
 
@@ -98,7 +98,7 @@ class _Stored(msgspec.Struct):
 
 @dataclass
 class Registry:
-    """Everything models.json holds."""
+    """The content of models.json."""
 
     models: dict[str, ModelEntry] = field(default_factory=dict)
     broken: dict[str, Broken] = field(default_factory=dict)
@@ -114,24 +114,25 @@ def home() -> Path:
 
 
 def stem_of(path: Path) -> str:
-    """What a model at this path is called: the last part of the path, without the ending of a file of weights."""
+    """The default name of a model at this path: the last part of the path, without the ending of a file of weights."""
     return path.name.removesuffix(".gguf").removesuffix(".safetensors")
 
 
 def name_from(path: Path, most: int) -> str:
-    """The same as a name of at most so many characters that `check_name` takes; "model" where nothing of it is left."""
+    """`stem_of` as a name of at most `most` characters that `check_name` accepts; "model" where nothing of it is
+    left."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", stem_of(path)).strip("._-")[:most] or "model"
 
 
 def check_name(name: str) -> str:
-    """`name` if it can be a model's; raises UsageError. Names become folders, so nothing else gets through."""
+    """Return `name` if a model may have it; raises UsageError. Names become folders, so nothing else gets through."""
     if not NAME.fullmatch(name) or ".." in name:
         fail(UsageError, "model name", got=name, expected="letters, digits, '.', '_' and '-', as NAME or ORG/NAME")
     return name
 
 
 def folder(name: str) -> Path:
-    """Where versions of `name` live. ORG/NAME becomes ORG--NAME: no nesting."""
+    """The folder of the versions of `name`. ORG/NAME becomes ORG--NAME: no nesting."""
     return home() / "models" / check_name(name).replace("/", "--")
 
 
@@ -154,7 +155,7 @@ def _read(path: Path, data: bytes) -> Registry:
 
 
 def _check(name: str, entry: ModelEntry) -> None:
-    """A record from the file. Raises UsageError, BadFile."""
+    """Check a record from the file. Raises UsageError, BadFile."""
     check_name(name)
     if all(v.id != entry.current for v in entry.versions):
         fail(BadFile, "it uses a version that it does not have", got=entry.current)
@@ -165,8 +166,8 @@ _file = File(_read, MAX_REGISTRY_BYTES)
 
 @contextmanager
 def edit() -> Iterator[Registry]:
-    """Change the registry: locked, read, handed out, written back whole unless the block raises. Raises UsageError for
-    what could not be read again."""
+    """Change the registry: it is locked, read, yielded, and written back whole unless the block raises. Raises
+    UsageError for content that could not be read again."""
     with lock("registry"):
         now = read()
         registry = Registry(dict(now.models), dict(now.broken))
@@ -180,7 +181,7 @@ def edit() -> Iterator[Registry]:
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Hold the lock called `name` across processes; wait for it. Gone with the process, however that ends.
+    """Hold the lock called `name` across processes; waits for it. A process that ends in any way releases it.
 
     Raises DoesNotFit when the disk is too full for its file.
     """
@@ -197,7 +198,7 @@ def lock(name: str) -> Iterator[None]:
 
 
 def is_locked(name: str) -> bool:
-    """Whether another holder has that lock right now."""
+    """Whether another holder has the lock called `name` right now."""
     path = home() / "locks" / (name.replace("/", "--") + ".lock")
     try:
         with open(path, "rb") as f:
@@ -210,7 +211,7 @@ def is_locked(name: str) -> bool:
 
 
 def add(name: str, version: Version) -> None:
-    """Record `version` under `name` and use it. The same id again replaces its record."""
+    """Record `version` under `name` and make it current. The same id again replaces its record."""
     with edit() as registry:
         old = registry.models.get(name)
         kept = tuple(v for v in old.versions if v.id != version.id) if old else ()

@@ -44,7 +44,7 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def find(name: str) -> tuple[str, Version]:
-    """The name without a digest, and the version that NAME or NAME@DIGEST means. Raises NotFound, UsageError."""
+    """Look up NAME or NAME@DIGEST: the name alone, and the version that it means. Raises NotFound, UsageError."""
     base, _, digest = name.partition("@")
     entry = registry.read().models.get(base)
     if entry is None:
@@ -62,7 +62,7 @@ def entries() -> dict[str, ModelEntry]:
 def pull(
     name: str, *, revision: str | None = None, file: str | None = None, progress: Progress = silent
 ) -> tuple[str, Version]:
-    """Fetch a known model, or ORG/NAME from the hub, and use it. See `fetch` and `hub` for what it raises."""
+    """Fetch a known model, or ORG/NAME from the hub, and make it current. See `fetch` and `hub` for what it raises."""
     registry.check_name(name)
     if name in fetch.KNOWN:
         return name, fetch.pull_known(name, progress)
@@ -75,7 +75,7 @@ def pull(
 
 
 def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version]:
-    """Register a file or folder where it lies, without a copy, and use it. Digests are left to `verify`.
+    """Register a file or folder where it lies, without a copy, and make it current. Digests are left to `verify`.
 
     Raises NotFound, BadCheckpoint and BadConfig (no model that Herd runs), UsageError (bad name).
     """
@@ -115,7 +115,7 @@ def use(name_at_digest: str) -> tuple[str, Version]:
 
 @dataclass(frozen=True)
 class Removed:
-    """What `rm` did."""
+    """The result of `rm`."""
 
     name: str
     freed_bytes: int
@@ -124,10 +124,10 @@ class Removed:
 
 
 def rm(name: str) -> Removed:
-    """Forget NAME with all its versions, or one version NAME@DIGEST; delete what was pulled and what was packed, never
-    what was imported.
+    """Remove NAME with all its versions, or one version NAME@DIGEST, from the registry; delete files that were pulled
+    or packed, never imported ones.
 
-    Of a name whose version in use goes, the newest other one is used.
+    When the current version of a name goes, its newest other one becomes current.
     """
     base, _, digest = name.partition("@")
     if base in registry.read().broken:
@@ -154,7 +154,7 @@ def rm(name: str) -> Removed:
 
 
 def _delete(name: str, version: Version) -> int:
-    """Remove a pulled version's own folder, out of its name first; the bytes that gave back."""
+    """Delete a pulled version's own folder, out of its name first; returns the bytes that this freed."""
     folder = registry.folder(name) / version.id
     for left in folder.parent.glob(".*.old"):  # of a removal that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -170,10 +170,10 @@ def _delete(name: str, version: Version) -> int:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found: files equal to their record, and files whose digest is recorded only now.
+    """The result of `verify`: files that equal their record, and files whose digest is recorded only now.
 
-    packed: of the packed form in the store: None, there is none; False, it was damaged and is removed, and the next
-    load makes it again.
+    packed: the packed form in the store: None, there is none; False, it was damaged and is removed, and the next load
+    makes it again; True, it is whole.
     """
 
     name: str
@@ -243,7 +243,7 @@ def _known_name(name: str) -> bool:
 
 
 def _is_other_folder(path: Path) -> bool:
-    """A folder that holds no model: one called `smollm2` must not hide the model of that name."""
+    """Whether this is a folder that holds no model: one called `smollm2` must not hide the model of that name."""
     return path.is_dir() and not any(p.suffix in MODEL_SUFFIXES for p in path.iterdir())
 
 
