@@ -1,4 +1,4 @@
-"""Files as they lie on a disk: written whole or not at all, staged, mapped, locked, told apart by digests.
+"""Files on a disk: written atomically, staged, memory-mapped, locked, identified by digests.
 
 What it is not: a format of files, a model.
 """

@@ -1,4 +1,4 @@
-"""Nothing is half-written: a new file or folder appears under its name complete and synced, or not at all.
+"""Atomic writes: a new file or folder appears under its name complete and synced, or not at all.
 
 What it is: temporary name beside the target, fsync, rename. A writer holds the kernel's lock of what it makes, so that
 the next one for the same target tells what a killed one left, and removes it. What it is not: locking between two
@@ -39,7 +39,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def publish(temp: Path, target: Path) -> None:
-    """Make the folder `temp` the folder `target`, synced. What stood there trades places with it in one step where the
+    """Rename the folder `temp` to `target`, synced. An older folder there trades places with it in one step where the
     file system can do that, else it is moved aside for a moment."""
     for path in sorted(temp.rglob("*")):
         sync(path)
@@ -85,7 +85,7 @@ def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def remove_left(target: Path) -> None:
-    """Remove what killed writers of `target` left beside it; what a living one holds, or may hold, stays.
+    """Remove what killed writers of `target` left beside it; files that a living writer holds, or may hold, stay.
 
     What was moved aside is the only version while nothing stands at `target`: then it stays as well.
     """
@@ -114,13 +114,15 @@ def check_disk(target: Path, needed_bytes: int) -> None:
 
 
 def explain_full_disk(target: Path, problem: BaseException, do: str = "nothing was left behind") -> None:
-    """A disk that ran full in spite of `check_disk` is the machine's fault: say so in one line."""
+    """Raise DoesNotFit in one line when `problem` is a disk that ran full in spite of `check_disk`; return
+    otherwise."""
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fail(DoesNotFit, f"{target}: the disk is full ({problem.strerror})", do=do)
 
 
 def checked_target(target: Path, overwrite: bool) -> Path:
-    """`target`, absolute, once something may be written there. Raises UsageError, NotFound (see `new_folder`)."""
+    """`target` as an absolute path, if something may be written there. Raises UsageError, NotFound (see
+    `new_folder`)."""
     target = target.absolute()
     if not target.parent.is_dir():
         fail(NotFound, f"no folder {target.parent}", do="make it first")
@@ -130,7 +132,7 @@ def checked_target(target: Path, overwrite: bool) -> Path:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two paths trade places in one step (Linux's renameat2); False where the system cannot."""
+    """Swap two paths in one step (Linux's renameat2); False where the system cannot."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return call is not None and call(here, os.fsencode(a), here, os.fsencode(b), flag) == 0
@@ -195,7 +197,7 @@ def _remove(path: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """A folder and those above it, where they are missing; their names are on the disk when this returns. Raises
+    """Make a folder and those above it, where they are missing; their names are on the disk when this returns. Raises
     DoesNotFit for a full disk, OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -208,7 +210,7 @@ def make_folders(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or a folder."""
+    """Call fsync for a file or a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Digests of files. What a model's files are, to the bit, is `herd.store.files`."""
+"""Digests of files. The identity of a model's files is `herd.store.files`."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ BLOCK = 1 << 20
 
 
 def sha256(path: Path, progress: Progress = silent) -> str:
-    """Of a file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     size, done = path.stat().st_size, 0
     with open(path, "rb") as f:

@@ -57,14 +57,14 @@ class Journal:
         self._file = path.open("ab")
 
     def add(self, line: bytes) -> None:
-        """One more thing is finished. Its own bytes must be synced before."""
+        """Write a line: one more thing is finished. Its own bytes must be synced before."""
         self._file.write(line + b"\n")
         self._file.flush()
         if self._durable:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close it as it is: of a line that the disk had no room for, nothing more is tried."""
+        """Close the file as it is; a line that the disk had no room for is not tried again."""
         with suppress(OSError):
             self._file.close()
 

@@ -19,7 +19,7 @@ Stamp = tuple[int, int, int, int]
 
 _DO = "restore the file and load the model again"
 _UNREADABLE = (errno.EFAULT, errno.EIO)
-"""What a system call says that was given, or met, a page that cannot be read."""
+"""Errors of a system call that was given, or met, a page that cannot be read."""
 
 
 def _guard() -> Any:
@@ -45,14 +45,14 @@ class _Map(mmap.mmap):
     _number: int | None = None
 
     def fault(self) -> int | None:
-        """The first byte that could not be read."""
+        """Offset of the first byte that could not be read; None: all reads went well."""
         if self._number is None or not self._guard.count_faults():
             return None
         at = int(self._guard.fault_of(self._number))
         return at if at >= 0 else None
 
     def close(self) -> None:
-        """Raises BufferError while arrays look into it."""
+        """Unmap the file. Raises BufferError while arrays look into it."""
         super().close()
         self._unwatch()
 
@@ -66,7 +66,8 @@ class _Map(mmap.mmap):
 
 
 class MappedFile:
-    """The file at `path`, open at `handle` (which stays the caller's). Raises BadCheckpoint: it cannot be mapped."""
+    """The file at `path`, open at `handle` (which the caller closes), mapped. Raises BadCheckpoint when it cannot
+    be."""
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path = path
@@ -79,7 +80,7 @@ class MappedFile:
             fail(BadCheckpoint, f"{path}: cannot be mapped", got=str(problem))
 
     def check_readable(self) -> None:
-        """Raise BadCheckpoint when a read of the map failed, now and ever after with the same line. Cheap."""
+        """Raise BadCheckpoint when a read of the map has failed; from then on always, with the same line. Cheap."""
         if self._lost is not None:
             raise BadCheckpoint(self._lost)
         at = self.map.fault()
@@ -105,7 +106,7 @@ class MappedFile:
         self._check_stamp()
 
     def close(self) -> None:
-        """Give the map back, at once or when the last array that looks into it goes."""
+        """Unmap the file, now or when the last array that looks into it goes."""
         with contextlib.suppress(BufferError):
             self.map.close()
 
@@ -126,8 +127,9 @@ class MappedFile:
 
 @contextlib.contextmanager
 def reading(path: Path, check: Callable[[], None]) -> Iterator[None]:
-    """Work that reads mapped files of the model at `path`: when it failed, or seems to have gone well, though a file
-    could not be read, that is the error. check: raises BadCheckpoint then (`check_unchanged`)."""
+    """A context around work that reads mapped files of the model at `path`: a failed read is raised as the error,
+    whether the work failed or seems to have gone well. check: raises BadCheckpoint for a failed read
+    (`check_unchanged`)."""
     try:
         yield
     except Exception as problem:
@@ -139,23 +141,23 @@ def reading(path: Path, check: Callable[[], None]) -> Iterator[None]:
 
 
 class MappingGuard(Protocol):
-    """Who knows whether the files that weights are read from could be read: an open Checkpoint."""
+    """Knows whether the files that weights are read from could be read; an open Checkpoint is one."""
 
     def check_readable(self) -> None:
         """Raise BadCheckpoint when a page could not be read."""
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Around the work; see the function."""
+        """A context around work that reads the weights; see the function `reading`."""
 
 
 class _InMemory:
-    """Weights that come from no file."""
+    """The guard of weights that come from no file."""
 
     def check_readable(self) -> None:
-        """Nothing to read."""
+        """Do nothing: no file can fail."""
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to read."""
+        """A context that does nothing."""
         return contextlib.nullcontext()
 
 
@@ -167,5 +169,5 @@ def _unreadable(path: Path, problem: OSError) -> NoReturn:
 
 
 def _stamp(found: os.stat_result) -> Stamp:
-    """What changes when a file does."""
+    """Size, time and inode of a file, which change when the file does."""
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev

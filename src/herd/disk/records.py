@@ -1,4 +1,4 @@
-"""JSON files of records by name that several programs read and write: each record is understood by itself.
+"""JSON files of records by name that several programs read and write: each record is parsed by itself.
 
 One that is broken costs itself alone: it is told with the reason, kept as it stands when the file is written again, and
 the others are there. What was read stays in memory until the file is another one; what could not be read back is not
@@ -18,12 +18,12 @@ from herd.errors import BadFile, HerdError, UsageError, fail
 
 T = TypeVar("T")
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-"""What a parser says of bytes that are not what they should be."""
+"""Errors of a parser of bytes that are not what they should be."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A record that cannot be understood."""
+    """A record that cannot be parsed."""
 
     raw: bytes
     """As it stands in the file."""
@@ -32,13 +32,13 @@ class Broken:
 
 @dataclass
 class Records(Generic[T]):
-    """What one file holds."""
+    """The records of one file: those that were understood, and the broken ones."""
 
     good: dict[str, T] = field(default_factory=dict)
     broken: dict[str, Broken] = field(default_factory=dict)
 
     def raw(self) -> dict[str, msgspec.Raw]:
-        """All of them as they are written."""
+        """All records as they are written in the file, broken ones included."""
         kept = {name: msgspec.Raw(one.raw) for name, one in self.broken.items()}
         return kept | {name: msgspec.Raw(msgspec.json.encode(one)) for name, one in self.good.items()}
 
@@ -46,7 +46,8 @@ class Records(Generic[T]):
 def understood(
     raw: Mapping[str, msgspec.Raw], kind: type[T], check: Callable[[str, T], None], most_bytes: int
 ) -> Records[T]:
-    """Records of one file. check: raises a HerdError for one that makes no sense. most_bytes: of one record."""
+    """Parse the records of one file. check: raises a HerdError for a record that makes no sense. most_bytes: of one
+    record."""
     found: Records[T] = Records()
     for name, one in raw.items():
         data = bytes(one)
@@ -63,7 +64,8 @@ def understood(
 
 
 class File(Generic[T]):
-    """A file that is read again only when it is another one. read: its bytes -> what they say; raises BadFile."""
+    """A file that is parsed again only when it has changed. read: bytes -> content; raises BadFile. most_bytes: largest
+    size."""
 
     def __init__(self, read: Callable[[Path, bytes], T], most_bytes: int) -> None:
         self._read = read
@@ -71,7 +73,7 @@ class File(Generic[T]):
         self._last: tuple[object, T | BadFile] | None = None
 
     def now(self, path: Path) -> T | None:
-        """What it says, shared by all who ask: not to be changed. None: there is no such file. Raises BadFile."""
+        """The content, shared by all callers: not to be changed. None: there is no such file. Raises BadFile."""
         try:
             status = os.stat(path)
         except FileNotFoundError:
@@ -85,8 +87,8 @@ class File(Generic[T]):
         return found
 
     def write(self, path: Path, data: bytes, says: Callable[[T], bool]) -> None:
-        """Replace it. says: whether what is read of it is what was meant. Raises UsageError, with the file as it was,
-        for more than may be read again."""
+        """Replace the file. says: whether the content that is read back is the one that was meant. Raises UsageError,
+        with the file as it was, for more bytes than may be read again."""
         if len(data) > self._most:
             fail(UsageError, path.name, got=f"{len(data)} bytes with this", expected=f"at most {self._most}")
         try:

@@ -15,7 +15,7 @@ from herd.errors import BadCheckpoint, BadFile, HerdError, NotFound, fail
 from herd.strict_json import excess, unique
 
 MAX_BYTES = 1 << 20
-"""Of config.json and its like."""
+"""Most bytes of config.json and its like."""
 MAX_INDEX_BYTES = 8 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
@@ -23,7 +23,7 @@ MAX_VALUES = 100_000
 
 
 def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result:
-    """What `stat` says of `path`. Raises NotFound, or `error` for a folder, pipe, device or socket (never opened)."""
+    """The `stat` of a regular file. Raises NotFound, or `error` for a folder, pipe, device or socket (never opened)."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -36,7 +36,8 @@ def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result
 
 
 def safe_path(folder: Path, name: str) -> Path:
-    """`folder`/`name`, a plain file name whose file truly lies there. Raises NotFound, BadCheckpoint."""
+    """`folder`/`name`, where `name` is a plain file name whose file truly lies there. Raises NotFound,
+    BadCheckpoint."""
     if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
         fail(BadCheckpoint, "a checkpoint names a file", got=name, expected="a plain name in the same folder")
     path = folder / name
@@ -54,7 +55,7 @@ def safe_path(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path, error: type[HerdError] = BadFile, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a JSON file. Raises NotFound or `error`."""
+    """The JSON object in a file. Raises NotFound or `error`."""
     size = regular_file(path, error).st_size
     if size > max_bytes:
         fail(error, f"{path.name}: size", got=f"{size} bytes", expected=f"at most {max_bytes}")
@@ -98,7 +99,7 @@ def parse_object(data: bytes, what: str, error: type[HerdError] = BadFile) -> di
 
 
 def listed(names: Mapping[str, Any] | list[str] | set[str] | tuple[str, ...], most: int = 3) -> str:
-    """A few names of many, for one line of an error."""
+    """A few names of many, as text for one line of an error."""
     ordered = sorted(names)
     shown = ", ".join(
         "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in n[:80]) for n in ordered[:most]

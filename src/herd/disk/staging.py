@@ -1,4 +1,4 @@
-"""Where a long run makes its target: a hidden folder beside it, held by one process, that outlives a killed one.
+"""The staging folder of a long run: hidden beside its target, held by one process, and kept when that is killed.
 
     .NAME.packing/herd.lock      the kernel's lock: a killed process holds none
     .NAME.packing/...            whatever the run writes
@@ -17,11 +17,11 @@ from herd.errors import DoesNotFit, Interrupted, UsageError, fail
 
 LOCK = "herd.lock"
 _KEPT = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupted)
-"""What interrupts a run without anything being wrong with it."""
+"""Exceptions that interrupt a run without anything being wrong with it."""
 
 
 class Workplace:
-    """The working folder of `target`. Making one does nothing yet.
+    """The staging folder of `target`. Nothing is made on disk before `enter`.
 
     resume: keep what an earlier run left, and what this one leaves when it is interrupted.
     """
@@ -32,7 +32,8 @@ class Workplace:
         self._resume = resume
 
     def enter(self) -> None:
-        """Make and hold it. Raises UsageError when another process does, DoesNotFit for a full disk."""
+        """Make the folder and hold its lock. Raises UsageError when another process does, DoesNotFit for a full
+        disk."""
         if not self._resume and self.path.exists():
             _locked(self.path, self.target).close()  # nobody writes there: a killed run left it
             shutil.rmtree(self.path)
@@ -47,21 +48,21 @@ class Workplace:
             raise
 
     def check_disk(self, needed_bytes: int) -> None:
-        """Raise DoesNotFit when the disk has not the room for `needed_bytes`, less what lies here."""
+        """Raise DoesNotFit when the disk has less room than `needed_bytes`, less what lies here already."""
         have = sum(p.stat().st_blocks * 512 for p in self.path.iterdir())
         check_disk(self.path / "x", max(0, needed_bytes - have))
 
     def leave(self) -> None:
-        """Let it go as it is."""
+        """Release the lock and keep the folder."""
         self._lock.close()
 
     def remove(self) -> None:
-        """Let it go, with all that lies in it."""
+        """Release the lock and delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
     def fail(self, problem: BaseException) -> None:
-        """The run ended with `problem`: keep what is finished where it was only interrupted, else leave nothing.
+        """End the run with `problem`: keep what is finished where it was only interrupted, else delete the folder.
 
         Raises DoesNotFit for a full disk; returns otherwise.
         """
@@ -73,7 +74,8 @@ class Workplace:
 
 
 def discard(target: Path) -> None:
-    """Remove what an interrupted run of any job left beside `target`. Raises UsageError while a process writes it."""
+    """Delete the staging folder that an interrupted run left beside `target`. Raises UsageError while a process writes
+    it."""
     place = Workplace(target.absolute(), resume=False)
     if place.path.exists():
         place.enter()
@@ -81,7 +83,7 @@ def discard(target: Path) -> None:
 
 
 def _locked(folder: Path, target: Path) -> BinaryIO:
-    """The lock of a working folder. Raises UsageError when it is held."""
+    """Lock a staging folder; returns the open lock file. Raises UsageError when another process holds it."""
     lock = (folder / LOCK).open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
