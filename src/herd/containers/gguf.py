@@ -26,7 +26,7 @@ _VIEWS = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}
 
 
 class _Part(MappedFile):
-    """One mapped file, and its head."""
+    """One mapped file with its parsed header."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -70,12 +70,12 @@ class Gguf:
 
     @property
     def files(self) -> Sequence[MappedFile]:
-        """All of them."""
+        """The mapped files, in the order of the parts."""
         return self._parts
 
     @property
     def paths(self) -> list[Path]:
-        """Of all files."""
+        """Paths of all files, in the order of the parts."""
         return [part.path for part in self._parts]
 
     @property

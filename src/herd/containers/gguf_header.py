@@ -1,4 +1,4 @@
-"""What the head of a GGUF file says: limits, types, keys and the list of tensors. `gguf_parse.py` reads it."""
+"""The header of a GGUF file: limits, types, keys and the list of tensors. `gguf_parse.py` reads it."""
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +53,7 @@ _U64 = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file. `shape` is row-major (the file lists axes reversed)."""
+    """A tensor of a file. `shape` is row-major (the file lists axes reversed)."""
 
     name: str
     format: str
@@ -65,7 +65,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Where the value of a key lies; decoded on request."""
+    """The place and type of a key's value in the file; decoded on request."""
 
     type: int
     start: int
@@ -76,8 +76,8 @@ class Value:
 
 
 class Keys(Mapping[str, Any]):
-    """The keys of a file. A scalar comes as int, float, bool or str, an array of numbers as numpy array (a copy), an
-    array of strings as list. Raises BadCheckpoint when a string turns out not to be UTF-8."""
+    """The keys of a file. A scalar is returned as int, float, bool or str, an array of numbers as numpy array (a copy),
+    an array of strings as list. Raises BadCheckpoint when a string turns out not to be UTF-8."""
 
     def __init__(self, path: str, buffer: Buffer, values: dict[str, Value]) -> None:
         self._path, self._buffer, self._values = path, buffer, values
@@ -129,10 +129,10 @@ class Keys(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What the head of one file says."""
+    """The parsed header of one file."""
 
     version: int
     keys: Keys
     tensors: dict[str, TensorInfo]
-    """In file order."""
+    """The tensors, in file order."""
     alignment: int

@@ -79,7 +79,7 @@ class _Parser:
         return GgufHeader(version, keys, tensors, alignment)
 
     def start(self) -> tuple[int, int, int]:
-        """Magic, version and the two counts."""
+        """Read magic, version and the two counts."""
         if self.size < 24:
             self.bad("too short for a GGUF header", got=f"{self.size} bytes", expected="at least 24")
         if self.buffer[:4] != b"GGUF":
@@ -100,12 +100,12 @@ class _Parser:
         return version, num_tensors, num_keys
 
     def need(self, num_bytes: int, what: str) -> None:
-        """Refuse when fewer bytes are left."""
+        """Refuse the file when fewer bytes are left."""
         if num_bytes > self.end - self.at:
             self.past_end(what, f"{num_bytes} bytes")
 
     def past_end(self, what: str, got: object) -> NoReturn:
-        """The header would be longer than the file, or than any header may be."""
+        """Refuse a header that would be longer than the file, or than any header may be."""
         if self.end < self.size:
             self.bad(
                 f"{what} makes the header too long", got=got, expected=f"at most {MAX_HEADER} bytes before the data"
@@ -113,19 +113,19 @@ class _Parser:
         self.bad(f"{what} reaches past the end of the file", got=got, expected=f"at most {self.end - self.at} bytes")
 
     def u32(self, what: str) -> int:
-        """Next four bytes."""
+        """Read the next four bytes."""
         self.need(4, what)
         self.at += 4
         return int(_U32.unpack_from(self.buffer, self.at - 4)[0])
 
     def u64(self, what: str) -> int:
-        """Next eight bytes."""
+        """Read the next eight bytes."""
         self.need(8, what)
         self.at += 8
         return int(_U64.unpack_from(self.buffer, self.at - 8)[0])
 
     def name(self, what: str) -> str:
-        """A name: a short string, decoded at once."""
+        """Read a name: a short string, decoded at once."""
         length = self.u64(f"{what} name")
         if not 1 <= length <= MAX_NAME:
             self.bad(f"{what} name length", got=length, expected=f"1 to {MAX_NAME}")
@@ -195,7 +195,7 @@ class _Parser:
         self.at = at
 
     def alignment(self, values: dict[str, Value], keys: Keys) -> int:
-        """general.alignment, 32 when absent."""
+        """The value of general.alignment, 32 when absent."""
         if "general.alignment" not in values:
             return 32
         if values["general.alignment"].type != UINT32:
@@ -206,7 +206,7 @@ class _Parser:
         return alignment
 
     def tensor(self, i: int) -> tuple[str, int, tuple[int, ...], int]:
-        """name, number format, sizes innermost first, offset."""
+        """Read an entry: name, number format, sizes innermost first, offset."""
         name = self.name(f"tensor {i}")
         what = f"tensor {name}"
         axes = self.u32(f"{what} axes")
@@ -243,7 +243,7 @@ class _Parser:
         return TensorInfo(name, form.name, sizes[::-1], data + offset, num_bytes)
 
     def check_overlap(self, tensors: dict[str, TensorInfo]) -> None:
-        """No byte belongs to two tensors."""
+        """Refuse the file when a byte belongs to two tensors."""
         placed = sorted(tensors.values(), key=lambda t: t.start)
         for a, b in pairwise(placed):
             if a.start + a.num_bytes > b.start:

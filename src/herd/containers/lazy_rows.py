@@ -32,12 +32,12 @@ class Lazy:
 
     @property
     def ndim(self) -> int:
-        """Axes."""
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Of the whole array, were it in memory."""
+        """Size in bytes of the whole array, were it in memory."""
         return int(prod(self.shape) * self.dtype.itemsize)
 
     def __len__(self) -> int:

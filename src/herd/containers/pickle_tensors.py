@@ -63,7 +63,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class _Word:
-    """A name that stands in the file and in the list above."""
+    """One of the names in the table above."""
 
     name: str
 
@@ -98,7 +98,8 @@ class _Storage:
 
 
 def read_tensors(file_name: str, data: bytes) -> Any:
-    """What `data`, the record data.pkl, describes. Raises BadCheckpoint: one line naming what is not allowed."""
+    """The objects that `data`, the content of data.pkl, describes. Raises BadCheckpoint: one line naming what is not
+    allowed."""
     return _Reader(file_name, data).run()
 
 

@@ -35,7 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
 }
-"""What Herd reads; BF16 comes as its uint16 bits, F8_E4M3 as its uint8 ones."""
+"""The types that Herd reads; BF16 comes as its uint16 bits, F8_E4M3 as its uint8 ones."""
 
 
 def _pattern(template: bytes) -> re.Pattern[bytes]:
@@ -57,7 +57,7 @@ _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file; `begin` and `end` count from the first byte after the header."""
+    """A tensor of a file; `begin` and `end` count from the first byte after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -101,7 +101,7 @@ class SafetensorsHeader:
             self._broken("goes on after its end", pos)
 
     def _entry(self, data: bytes, pos: int, name: str) -> int:
-        """Take in the value of one tensor; returns the place after it."""
+        """Read the value of one tensor; returns the place after it."""
         if len(self.entries) >= MAX_TENSORS:
             fail(BadCheckpoint, f"{self.file_name}: header has more than {MAX_TENSORS} tensors")
         match = _ENTRY.match(data, pos)
@@ -147,7 +147,7 @@ class SafetensorsHeader:
         return tuple(int(part) for part in parts)
 
     def _fields(self, data: bytes, name: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """The same from any JSON, for another order of keys or a precise complaint."""
+        """The same from any JSON object, for another order of keys or a precise complaint."""
         found = parse_object(data, f"{self.file_name}: header entry", BadCheckpoint)
         if set(found) != {"dtype", "shape", "data_offsets"}:
             self._bad(name, "keys", sorted(found), "dtype, shape, data_offsets")

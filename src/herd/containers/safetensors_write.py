@@ -31,7 +31,7 @@ FILE_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class TensorToWrite:
-    """A tensor to write: its data come in pieces, in row-major order, when their turn comes."""
+    """A tensor to write: `pieces` yields its data in row-major order, when its turn comes."""
 
     name: str
     dtype: str
@@ -41,7 +41,7 @@ class TensorToWrite:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in the file."""
+        """Size of its data in bytes."""
         return prod(self.shape) * _NUMPY[self.dtype].itemsize
 
 
@@ -53,8 +53,8 @@ def write_file(
     before: int = 0,
     total: int = 0,
 ) -> str:
-    """One safetensors file; returns its SHA-256. Not atomic. progress: told of each tensor once it is written; before,
-    total: bytes that other files had before, and that all of them have."""
+    """Write one safetensors file; returns its SHA-256. Not atomic. progress: told of each tensor once it is written;
+    before, total: bytes that other files had before, and that all of them have."""
     tensors = list(tensors)
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     start = 0
@@ -94,9 +94,9 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
 ) -> dict[str, str]:
-    """model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more than
-    `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own.
-    Returns the SHA-256 of each file."""
+    """Write model.safetensors, or model-00001-of-0000N.safetensors and model.safetensors.index.json when there is more
+    than `shard_bytes` of data. A tensor is never cut, so one larger than that has a shard of its own. Returns the
+    SHA-256 of each file."""
     shards: list[list[TensorToWrite]] = [[]]
     size = total = 0
     for t in tensors:

@@ -18,7 +18,7 @@ MAX_TENSORS = 65_536
 
 
 class TorchFile(MappedFile):
-    """An open, mapped file with a dictionary of tensors. What Meta keeps beside weights is passed over.
+    """An open, mapped file with a dictionary of tensors; other content that Meta keeps beside weights is skipped.
 
     Raises NotFound, BadCheckpoint: one line.
     """
@@ -39,15 +39,15 @@ class TorchFile(MappedFile):
             raise
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor."""
+        """Shape of a tensor."""
         return self.tensors[name].shape
 
     def dtype(self, name: str) -> str:
-        """Of a tensor, by its name in safetensors."""
+        """Type of a tensor, by its name in safetensors."""
         return self.tensors[name].dtype
 
     def array(self, name: str) -> Array:
-        """The tensor, a read-only view; bfloat16 as uint16, float8 as uint8."""
+        """A tensor as a read-only view; bfloat16 as uint16, float8 as uint8."""
         ref = self.tensors[name]
         dtype = DTYPES[ref.dtype]
         record = self._records[f"{self._folder}/data/{ref.key}"]
@@ -119,7 +119,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reach(ref: TensorRef) -> int:
-    """Elements from the first to behind the last."""
+    """Number of elements of the storage from the first of the tensor to behind its last."""
     if 0 in ref.shape:
         return 0
     return 1 + sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True))

@@ -18,7 +18,7 @@ _END, _END64, _LOCATOR, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\
 
 @dataclass(frozen=True)
 class ZipRecord:
-    """One record: its bytes stand at `start` of the file."""
+    """A record: `size` bytes from `start` of the file on."""
 
     start: int
     size: int
@@ -98,7 +98,7 @@ class _Directory:
         return name
 
     def _zip64(self, extra: bytes, packed: int, size: int, start: int) -> tuple[int, int, int]:
-        """Sizes and place, from the zip64 field where the short ones are full."""
+        """Sizes and start, from the zip64 field where the short ones are full."""
         values = [size, packed, start]
         if 0xFFFFFFFF not in values:
             return packed, size, start
