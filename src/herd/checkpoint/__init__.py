@@ -1,4 +1,5 @@
-"""Files <-> weights. Names below are imported when first used, so that this package alone loads no numpy."""
+"""Checkpoints: a model's files -> config, weights, tokenizer, and back. Names below are imported when first used, so
+that this package alone loads no numpy."""
 
 from typing import TYPE_CHECKING, Any
 

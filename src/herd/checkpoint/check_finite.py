@@ -15,7 +15,7 @@ from herd.weights import Source
 
 
 def check_source(path: Path, config: Llama4Config, source: Source) -> None:
-    """Read everything once; raise BadCheckpoint naming the tensors that hold a NaN or an infinity."""
+    """Read all weights once; raise BadCheckpoint naming the tensors that hold a NaN or an infinity."""
     bad = []
     for wanted in walk(config):
         name, shape = wanted.name, wanted.shape

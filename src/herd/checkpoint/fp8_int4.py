@@ -1,4 +1,4 @@
-"""Values of quantised matrices as others store them: FP8 (e4m3) with a scale an output, int4 with a scale a group.
+"""Quantised matrices of other tools: FP8 (e4m3) with a scale for each output, int4 with a scale for each group.
 
     e4m3     1 byte: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, 0x7F and 0xFF are NaN; largest 448.
              w = scale[output] * code, in float32; handed on as bfloat16 (2^-9 of the value lost, beside the 2^-4 that
@@ -38,13 +38,13 @@ E4M3 = _e4m3()
 
 @dataclass(frozen=True)
 class Fp8:
-    """codes uint8 [O, I], scales [O] or [1]."""
+    """A matrix [O, I] in FP8: codes uint8 [O, I], scales [O] or [1]."""
 
     codes: Array
     scales: Array
 
     def floats(self, start: int, stop: int) -> Array:
-        """Rows, float32."""
+        """Rows start to stop as float32."""
         scales = to_float32(self.scales)
         part = scales if len(scales) == 1 else scales[start:stop]
         values: Array = E4M3[self.codes[start:stop]] * part[:, None]
@@ -53,7 +53,7 @@ class Fp8:
 
 @dataclass(frozen=True)
 class Int4:
-    """scales [O, groups]; `read(start, stop)` gives q + 8 of rows, uint8 [n, I]."""
+    """A matrix [O, I] in int4: scales [O, groups]; `read(start, stop)` returns q + 8 of rows, uint8 [n, I]."""
 
     read: Callable[[int, int], Array]
     scales: Array
@@ -61,11 +61,11 @@ class Int4:
 
     @property
     def group(self) -> int:
-        """Inputs that share a scale."""
+        """Number of inputs that share a scale."""
         return self.inputs // int(self.scales.shape[1])
 
     def floats(self, start: int, stop: int) -> Array:
-        """Rows, float32."""
+        """Rows start to stop as float32."""
         q = self.read(start, stop).astype(np.float32) - np.float32(8)
         scales = to_float32(self.scales[start:stop])
         values: Array = (q.reshape(len(q), -1, self.group) * scales[:, :, None]).reshape(len(q), self.inputs)
@@ -81,7 +81,8 @@ class Int4:
             return bool((wide.astype(np.float16).astype(np.float32) == wide).all())
 
     def q4_0(self, start: int, stop: int) -> Array:
-        """Rows as q4_0 blocks, uint8 [n, I / 32 * 18]: in each the scale, then weights 0..15 low, 16..31 high."""
+        """Rows as q4_0 blocks, uint8 [n, I / 32 * 18]: in each block the scale, then weights 0..15 in the low nibbles,
+        16..31 in the high ones."""
         q = self.read(start, stop)
         blocks = q.reshape(len(q), -1, 2, BLOCK // 2)
         halves = to_float32(self.scales[start:stop]).astype("<f2")
@@ -98,9 +99,9 @@ Coded = Fp8 | Int4
 def node_of(
     parts: Sequence[Coded], outputs: int, inputs: int, name: str, *, stack: bool, order: Array | None = None
 ) -> Dense | Packed:
-    """The node of one matrix [O, I], or of a stack [E, O, I] with one part an expert. Nothing is decoded yet.
+    """The node of one matrix [O, I], or of a stack [E, O, I] with one part for each expert. Nothing is decoded yet.
 
-    order: which row of the file stands where, when it is another.
+    order: for each row of the result its row in the file; None: the same.
     """
     shape = (len(parts), outputs, inputs) if stack else (outputs, inputs)
     whole = [part for part in parts if isinstance(part, Int4)]
@@ -132,7 +133,8 @@ def _in_order(read: Callable[[int, int], Array], order: Array | None, start: int
 
 
 def unpack_int32(words: Array, inputs: int) -> Array:
-    """compressed-tensors: int32 [n, ceil(I / 8)], input 8 k + i in bits 4 i to 4 i + 3 of word k, q + 8."""
+    """Unpack int4 of compressed-tensors: int32 [n, ceil(I / 8)], input 8 k + i in bits 4 i to 4 i + 3 of word k, as q +
+    8."""
     shifts = np.arange(0, 32, 4, dtype=np.uint32)
     wide = np.ascontiguousarray(words).view(np.uint32)[:, :, None] >> shifts
     return (wide & np.uint32(15)).astype(np.uint8).reshape(len(words), -1)[:, :inputs]

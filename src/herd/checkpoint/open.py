@@ -24,7 +24,7 @@ _META_DO = "Meta's consolidated.NN.pth are read as a folder, with their params.j
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Open a folder or a file.
+    """Open a folder or a file of any form that Herd reads.
 
     A folder holds safetensors files with a config.json, or one GGUF model (and its mmproj*.gguf when it sees images),
     or Meta's consolidated.NN.pth with a params.json.
@@ -72,7 +72,7 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _models(names: list[str]) -> list[str]:
-    """GGUF files that are models: no vision parts, and of a split model the first part only."""
+    """The GGUF files that are models: no vision parts, and of a split model the first part only."""
     models = [n for n in names if not _is_mmproj(n)]
     firsts = [n for n in models if "-of-" not in n or "-00001-of-" in n]
     return firsts or models

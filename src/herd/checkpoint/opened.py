@@ -47,36 +47,38 @@ class Checkpoint(ABC):
     format: Literal["safetensors", "gguf", "meta"]
     config: Llama4Config
     size_bytes: int
-    """Of the weight files."""
+    """Size of the weight files."""
     advice: Mapping[str, float]
     """Sampling options that the checkpoint recommends, by their name in SamplingOptions; often empty."""
 
     @abstractmethod
     def source(self) -> Source:
-        """The weights one by one. Raises BadCheckpoint at once when names or shapes are not the config's."""
+        """The weights as a source, one by one. Raises BadCheckpoint at once when names or shapes are not the
+        config's."""
 
     @property
     @abstractmethod
     def mapped(self) -> Sequence[MappedFile]:
-        """The open files with weights."""
+        """The open, mapped files with weights."""
 
     def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when a file was changed, replaced, removed since it was opened, or could not be read."""
+        """Raise BadCheckpoint when a file was changed, replaced or removed since it was opened, or could not be
+        read."""
         for file in self.mapped:
             file.check_unchanged()
 
     def check_readable(self) -> None:
-        """Raise BadCheckpoint when a page of a mapped file could not be read: what was computed since is worth nothing,
-        and zeros are read from it now. Cheap: nothing is asked of the disk."""
+        """Raise BadCheckpoint when a page of a mapped file could not be read: it reads as zeros, so results since then
+        are worthless. Cheap: the disk is not asked."""
         for file in self.mapped:
             file.check_readable()
 
     def reading(self) -> AbstractContextManager[None]:
-        """Around work that reads the weights: raises what `check_unchanged` does in place of what came of it."""
+        """A context around work that reads the weights: raises what `check_unchanged` raises in place of a result."""
         return reading(self.path, self.check_unchanged)
 
     def verify(self) -> bool:
-        """Read everything: digests, then numbers. True when the digests were known; raises BadCheckpoint."""
+        """Check digests, then that all numbers are finite. True when digests were known; raises BadCheckpoint."""
         with self.reading():
             known = self.check_digests()
             self.check_finite()
@@ -127,7 +129,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the files back, at once or when the last array that looks into them goes."""
+        """Close the files, now or when the last array that looks into them goes."""
 
     def __enter__(self) -> "Checkpoint":
         return self
@@ -139,7 +141,7 @@ class Checkpoint(ABC):
 
 
 class HfCheckpoint(Checkpoint):
-    """config.json and safetensors: a folder, or one file whose folder has the rest."""
+    """A Hugging Face model of config.json and safetensors: a folder, or one file whose folder has the rest."""
 
     format: Literal["safetensors", "gguf", "meta"] = "safetensors"
 
@@ -178,7 +180,7 @@ class HfCheckpoint(Checkpoint):
         return self._source.files
 
     def check_digests(self) -> bool:
-        """See Checkpoint: by the herd.manifest.json that Herd writes."""
+        """See Checkpoint: compares with the herd.manifest.json that Herd writes."""
         return check_manifest(self.folder)
 
     def close(self) -> None:
@@ -217,7 +219,7 @@ class GgufCheckpoint(Checkpoint):
         return (*self.reader.files, *(self.mmproj.files if self.mmproj is not None else ()))
 
     def close(self) -> None:
-        """Nothing to do: the map goes with the last array that looks into it, and with this object."""
+        """Do nothing: the map goes with the last array that looks into it, and with this object."""
 
     def tokenizer_keys(self) -> dict[str, Any]:
         """The `tokenizer.*` keys as Python values: arrays as lists."""

@@ -1,4 +1,4 @@
-"""Values of a weight node in pieces, as a Hugging Face file orders them: whole tensors never need to be in memory."""
+"""The values of a weight node in pieces, as a Hugging Face file orders them: no whole tensor needs to be in memory."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ COLUMNS = 256
 
 
 def matrix_pieces(node: Any, name: str, outputs: int, inputs: int, row_multiple: int = 1) -> Iterator[Array]:
-    """[rows, I] pieces of a matrix [O, I], each a multiple of `row_multiple` rows (whole heads). Raises UsageError."""
+    """Pieces [rows, I] of a matrix [O, I], each a multiple of `row_multiple` rows (whole heads). Raises UsageError."""
     step = max(1, PIECE_BYTES // (4 * inputs * row_multiple)) * row_multiple
     whole = _stored(node, name, (outputs, inputs))
     for start in range(0, outputs, step):
@@ -27,7 +27,7 @@ def matrix_pieces(node: Any, name: str, outputs: int, inputs: int, row_multiple:
 
 
 def expert_pieces(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
-    """[I, O] of one expert after the other, gate columns before up columns. Raises UsageError."""
+    """Pieces [I, O], one for each expert, gate columns before up columns. Raises UsageError."""
 
     def turned(_: Any) -> Iterator[Array]:
         rows = expert_rows(node, name, num_experts, inputs, outputs)
@@ -38,9 +38,9 @@ def expert_pieces(node: Any, name: str, num_experts: int, inputs: int, outputs: 
 
 
 def expert_rows(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -> Iterator[Array]:
-    """[rows, O] pieces of experts [E, I, O], one expert after the other, gate columns before up columns.
+    """Pieces [rows, O] of experts [E, I, O], one expert after the other, gate columns before up columns.
 
-    Output-major stacks are turned a few input columns at a time. Raises UsageError.
+    Output-major stacks are transposed a few input columns at a time. Raises UsageError.
     """
 
     def as_they_are(w: Any) -> Iterator[Array]:
@@ -93,7 +93,7 @@ def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Any:
 
 
 def unmerged(name: str, node: Any) -> NoReturn:
-    """Raise UsageError for a node that has no place in a file."""
+    """Raise UsageError for a node that no file can hold, such as a matrix with an adapter that is not merged."""
     fail(UsageError, f"{name} is {type(node).__name__}", do="merge adapters before the model is written")
 
 

@@ -1,4 +1,4 @@
-"""Random weights: what tests, plans and training from nothing start from."""
+"""Random weights for tests, plans and training from scratch."""
 
 import zlib
 from math import prod, sqrt
@@ -26,12 +26,12 @@ class RandomSource:
         self.dtype = dtype_name(dtype)
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Around 1 for norm weights, around 0 otherwise."""
+        """A vector around 1 for norm weights, around 0 otherwise."""
         centre = 1.0 if "norm" in name and name.endswith(".weight") else 0.0
         return self._draw(name, shape, 0.1, centre)
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Outputs of about the size of the inputs."""
+        """A matrix whose outputs are about as large as its inputs."""
         w = self._draw(name + ".weight", (outputs, inputs), 1 / sqrt(inputs))
         return Dense(w, self._draw(name + ".bias", (outputs,), 0.1) if bias else None, name)
 

@@ -30,7 +30,8 @@ def native_pack() -> Callable[..., Any] | None:
 
 
 def pack(format: str, rows: Array, threads: Any = None) -> Array:
-    """uint8 [O, row_bytes] -> uint8 [strips, 16 * row_bytes]. threads: of a native op set; None: the process's."""
+    """Pack rows uint8 [O, row_bytes] to strips uint8 [strips, 16 * row_bytes]. threads: of a native op set; None: the
+    process's."""
     native = native_pack()
     if native is None:
         return strips.to_strips(format, rows)
@@ -42,12 +43,12 @@ def pack(format: str, rows: Array, threads: Any = None) -> Array:
 
 
 def step_rows(row_bytes: int) -> int:
-    """Rows of a piece: a whole number of strips."""
+    """Number of rows of a piece: a whole number of strips."""
     return max(1, PIECE_BYTES // (row_bytes * strips.ROWS)) * strips.ROWS
 
 
 def strip_pieces(format: str, shape: tuple[int, ...], pieces: Iterable[Array]) -> Iterator[Array]:
-    """Pieces of rows, cut anywhere, -> pieces of strips, of each matrix of `shape` one after the other.
+    """Turn pieces of rows, cut anywhere, into pieces of strips, of each matrix of `shape` one after the other.
 
     Raises BadCheckpoint when the rows are too many, too few or of another size.
     """
@@ -119,14 +120,14 @@ def float_pieces(array: Any) -> Iterator[Array]:
 
 
 class StripRows:
-    """Strips as if they were rows: of codes [..., strips, bytes] any rows, any expert, or blocks of all rows of one
+    """Strips that are read like rows: of codes [..., strips, bytes] any rows, any expert, or blocks of all rows of one
     matrix, made when asked for."""
 
     def __init__(self, format: str, codes: Array, outputs: int) -> None:
         self._format, self._codes, self._outputs = format, codes, outputs
 
     def __getitem__(self, key: Any) -> Any:
-        """An int: one expert. A slice: rows. (:, slice): whole blocks, counted in bytes of a row."""
+        """Read one expert (an int), rows (a slice), or whole blocks ((:, slice), counted in bytes of a row)."""
         if isinstance(key, int):
             return StripRows(self._format, self._codes[key], self._outputs)
         if isinstance(key, tuple):

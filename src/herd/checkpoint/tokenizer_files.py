@@ -1,4 +1,4 @@
-"""Carry a byte-level BPE tokenizer from one form to the other: GGUF keys <-> tokenizer.json and its config.
+"""Convert the files of a byte-level BPE tokenizer: GGUF keys <-> tokenizer.json and its config.
 
 What it is: the same tokens, merges, split rule, special tokens and template under the other form's names. What it is
 not: encoding (`herd.text`); vocabularies of another kind are refused there. Templates are carried as text, never run.
@@ -65,7 +65,7 @@ def gguf_tokenizer_keys(folder: Path, tokenizer: Tokenizer, config: Llama4Config
 
 
 def _end_keys(tokenizer: Tokenizer, config: Llama4Config) -> dict[str, int]:
-    """Ids of the first and the last tokens; GGUF has room for three that end an answer."""
+    """Keys for the ids of the first and the last tokens; GGUF has room for three that end an answer."""
     ids: dict[str, int | None] = {"bos": tokenizer.bos_id, "padding": config.pad_id}
     for name, texts in _TURN_ENDS.items():
         ids[name] = next((tokenizer.specials[t] for t in texts if t in tokenizer.specials), None)
@@ -77,8 +77,8 @@ def _end_keys(tokenizer: Tokenizer, config: Llama4Config) -> dict[str, int]:
 def hf_tokenizer_texts(
     keys: Mapping[str, Any], tokenizer: Tokenizer, config: Llama4Config, advice: Mapping[str, float], where: str
 ) -> dict[str, str]:
-    """Content of tokenizer.json, tokenizer_config.json and generation_config.json, by name, from GGUF keys of which
-    `tokenizer` was made. Raises BadTokenizer when two ordinary tokens are one text."""
+    """The content of tokenizer.json, tokenizer_config.json and generation_config.json, by name, from the GGUF keys that
+    `tokenizer` was made of. Raises BadTokenizer when two ordinary tokens have the same text."""
     tokens: list[str] = list(keys["tokenizer.ggml.tokens"])
     types = [int(t) for t in keys["tokenizer.ggml.token_type"]]
     while tokens and types[-1] == UNUSED and _PAD.fullmatch(tokens[-1]):

@@ -1,4 +1,4 @@
-"""What a model has, as a list; and a tree in memory as a source, for writing it.
+"""The list of a model's weights; and a tree in memory as a source, for writing it.
 
 `walk` is `weights.build` with a source that only writes down what it is asked for, so that writers and checks know
 names and shapes from the same place as loaders.
@@ -25,7 +25,7 @@ class Wanted:
     """vector, matrix or experts"""
     name: str
     shape: tuple[int, ...]
-    """Of a vector: as asked; of a matrix [O, I]; of experts [E, I, O]."""
+    """The shape: of a vector as asked; of a matrix [O, I]; of experts [E, I, O]."""
     bias: bool = False
 
     @property
@@ -57,14 +57,14 @@ class _Recorder:
 
 
 def walk(config: Llama4Config) -> list[Wanted]:
-    """Everything a model of this config has, in file order."""
+    """All weights of a model of this config, in file order."""
     recorder = _Recorder()
     build(config, recorder)
     return recorder.wanted
 
 
 class TreeSource:
-    """A source over a tree in memory, for writing it. Nodes come back as they are, whatever their names say.
+    """A source over a tree in memory, for writing it. Nodes are returned as they are, whatever their names say.
 
     Raises UsageError when the tree has another form than the config's.
     """
@@ -115,7 +115,7 @@ def check_names(
     have: Set[str],
     do: str = "files and config.json do not belong together, or files are missing",
 ) -> None:
-    """Refuse files that lack a tensor the config wants, or hold one that it does not know. Raises BadCheckpoint."""
+    """Raise BadCheckpoint for files that lack a tensor the config wants, or hold one that it does not know."""
     told = [
         f"{len(names)} tensors {how} ({listed(set(names))})"
         for how, names in (("are missing", wanted - have), ("are unknown to the config", have - wanted))

@@ -1,4 +1,4 @@
-"""One GGUF file in the making: places first, known from the config alone, then tensors in any order.
+"""A GGUF file under construction: places are known from the config alone, then tensors are written in any order.
 
 What it is not: which files a model becomes, and how they get their names (`write`).
 """
@@ -31,7 +31,7 @@ Encode = Callable[[str, str, npt.NDArray[Any], int], npt.NDArray[np.uint8]]
 
 @dataclass
 class Written:
-    """What came out."""
+    """A file that was written: its size, the formats in it, what was substituted, where llama.cpp will differ."""
 
     path: Path
     num_bytes: int
@@ -46,7 +46,7 @@ class Written:
 
 @dataclass(frozen=True)
 class _Place:
-    """One tensor of the file; `shape` row-major, `start` in the data."""
+    """The place of a tensor in the file; `shape` row-major, `start` in the data."""
 
     name: str
     format: formats.Format
@@ -63,7 +63,7 @@ class _Place:
 
 
 class GgufFile:
-    """One file in the making: places first, then tensors in any order."""
+    """A GGUF file under construction: places first, then tensors in any order."""
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class GgufFile:
 
     @property
     def head(self) -> bytes:
-        """Everything before the data."""
+        """The bytes of the file before the data."""
         return self._head
 
     def begin(self, out: BinaryIO) -> None:
-        """Head and rope divisors; in a file that has tensors already they are the same."""
+        """Write the head and the rope divisors; in a file that has tensors already they are the same."""
         self._out = out
         out.write(self._head)
         out.truncate(self.report.num_bytes)
@@ -142,11 +142,11 @@ class GgufFile:
 
     @property
     def tensor_bytes(self) -> int:
-        """Of all tensors of the model that belong into it."""
+        """Size in bytes of all tensors of the model that belong into this file."""
         return sum(map(self._bytes_of, self._wanted))
 
     def skip(self, name: str) -> int:
-        """A tensor is there already; returns its bytes."""
+        """Count a tensor as written already; returns its bytes."""
         self._left.discard(name)
         return self._bytes_of(name)
 
@@ -172,7 +172,7 @@ class GgufFile:
         return self._bytes_of(name)
 
     def sync(self) -> None:
-        """What was put is on the disk when this returns."""
+        """Flush and sync everything that was written so far."""
         self._out.flush()
         os.fsync(self._out.fileno())
 
@@ -206,7 +206,7 @@ class GgufFile:
                 self._rows(place, e * width, expert_IO[:, i * width : (i + 1) * width].T)
 
     def _copied(self, place: _Place, node: Any) -> bool:
-        """Write codes that are in the wanted format already, bit for bit."""
+        """Write codes that are in the wanted format already, bit for bit; returns False when they are not."""
         if not is_packed_as(node, place.format.name, place.shape):
             return False
         start = 0
@@ -226,7 +226,7 @@ class GgufFile:
         self._out.write(np.ascontiguousarray(codes).data)
 
     def finish(self) -> None:
-        """Raise BadCheckpoint when a tensor never came."""
+        """Raise BadCheckpoint when a tensor has not been written."""
         if self._left:
             names = sorted(self._left)
             fail(BadCheckpoint, f"{self.report.path}: {len(names)} tensors were not given", got=", ".join(names[:5]))

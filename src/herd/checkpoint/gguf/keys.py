@@ -1,4 +1,4 @@
-"""A config as GGUF keys, and the keys as bytes.
+"""Write a config as GGUF keys, and keys as bytes.
 
 GGUF's `llama4` says less than `Llama4Config`: chunk, temperature and the period of NoPE layers are fixed in llama.cpp,
 and QK norm follows from the number of experts. What cannot be said is refused; what only Herd reads is written and
@@ -25,14 +25,14 @@ FILE_TYPES = {
 """general.file_type, for people: what most tensors are (q3_k to q5_k: the "S" kinds, which are the least mixed)."""
 
 FIXED: dict[str, Any] = {"chunk": 8192, "floor_scale": 8192, "attn_scale": 0.1, "nope_interval": 4}
-"""What llama.cpp computes for `llama4`, whatever a file says."""
+"""The values that llama.cpp computes with for `llama4`, whatever a file says."""
 
 _INSTEAD = "write safetensors"
 _BY_DTYPE = {np.dtype(code): kind for kind, (_, code) in SCALARS.items() if kind != BOOL} | {np.dtype(np.bool_): BOOL}
 
 
 def config_keys(c: Llama4Config) -> tuple[dict[str, Any], list[str]]:
-    """The keys of a text model, and notes on what llama.cpp will do otherwise than Herd.
+    """The keys of a text model, and notes on where llama.cpp will compute something else than Herd.
 
     Raises UsageError, naming the field, when GGUF cannot say what the config says.
     """
@@ -61,7 +61,7 @@ def config_keys(c: Llama4Config) -> tuple[dict[str, Any], list[str]]:
 
 
 def divisors(c: Llama4Config) -> npt.NDArray[np.float32] | None:
-    """Content of rope_freqs.weight: what each frequency is divided by; None when nothing is scaled."""
+    """The content of rope_freqs.weight: the divisor of each frequency; None when nothing is scaled."""
     if c.rope_scaling is None:
         return None
     plain = [c.rope_theta ** (-2.0 * m / c.head_size) for m in range(c.head_size // 2)]
@@ -101,7 +101,7 @@ def vision_keys(config: Llama4Config, type: str) -> dict[str, Any]:
 
 
 def token_keys(c: Llama4Config) -> dict[str, Any]:
-    """Ids of special tokens that the config knows. A checkpoint's own tokenizer keys go first.
+    """Keys for the ids of special tokens that the config knows. A checkpoint's own tokenizer keys take precedence.
 
     Llama 4 stops at end of text, of message and of turn, in this order in its config; GGUF has a key for each.
     """
@@ -154,7 +154,7 @@ def _llama4(c: Llama4Config) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
-    """Read the keys back: they must mean the same function."""
+    """Read the keys back and check that they describe the same function."""
     scale = divisors(c)
     back = from_gguf(
         keys,
@@ -181,14 +181,14 @@ def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
 
 
 def string_bytes(text: str) -> bytes:
-    """A length and UTF-8."""
+    """A string as GGUF has it: a length, then UTF-8."""
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
 
 
 def key_bytes(name: str, value: Any) -> bytes:
-    """One key. int becomes u32 where it fits, else i32, u64 or i64; float f32; a numpy scalar or array its own type;
-    a list is one of strings, bools, ints (i32) or floats. Raises UsageError for anything else."""
+    """One key as bytes. int becomes u32 where it fits, else i32, u64 or i64; float f32; a numpy scalar or array its own
+    type; a list must hold strings, bools, ints (i32) or floats. Raises UsageError for anything else."""
     if isinstance(value, str):
         return string_bytes(name) + struct.pack("<I", STRING) + string_bytes(value)
     if isinstance(value, np.ndarray | list | tuple):

@@ -1,4 +1,4 @@
-"""What GGUF files call the tensors of a model: one table for the reader and the writer.
+"""The names of a model's tensors in GGUF files: one table for the reader and the writer.
 
 Canonical names (left) are those of `weights.build` without `.weight` and `.bias`; `{}` is the layer. GGUF keeps rows of
 q and k in adjacent rotary pairs for `llama` and `llama4` alike, as Herd does: nothing is permuted. Experts stand
@@ -56,7 +56,7 @@ _NO_SUFFIX_IN_GGUF = {"v.class_embd"}
 
 
 def gguf_names(name: str) -> tuple[str, ...]:
-    """The GGUF names of a full canonical tensor name: one, or gate and up for a gate_up_proj.
+    """The GGUF names of a full canonical tensor name: one, or those of gate and up for a gate_up_proj.
 
     Raises BadCheckpoint for a name that no model of ours has.
     """
@@ -81,7 +81,7 @@ def other_name(name: str) -> str | None:
 
 
 def _pattern(stem: str) -> tuple[str, str]:
-    """A name with its layer number taken out, and the number ("" when it has none)."""
+    """A name with its layer number replaced by `{}`, and the number ("" when it has none)."""
     parts = stem.split(".")
     for i, part in enumerate(parts):
         # `mlp.1` of the adapter is a name, not a layer.

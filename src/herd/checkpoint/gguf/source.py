@@ -114,7 +114,7 @@ class GgufSource:
         self._check(config)
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Array:
-        """As the file holds it; decoded when it is quantised."""
+        """A vector as the file holds it; decoded when it is quantised."""
         file, tensor = self._find(gguf_names(name)[0])
         info = file.info(tensor)
         array = file.decoded(tensor) if _is_packed(file, tensor) else file.array(tensor)
@@ -123,12 +123,12 @@ class GgufSource:
         return array.reshape(shape)
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Dense or Packed."""
+        """A matrix as a Dense or Packed node."""
         node = self._node(gguf_names(name + ".weight")[0], (outputs, inputs), name)
         return replace(node, bias=self.vector(name + ".bias", (outputs,))) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """[E, outputs, inputs] as the file holds them; a Pair of such for gate_up_proj."""
+        """A stack [E, outputs, inputs] as the file holds it; a Pair of such for gate_up_proj."""
         names = gguf_names(name)
         shape = (num_experts, outputs // len(names), inputs)
         nodes = [self._node(tensor, shape, name) for tensor in names]
@@ -160,7 +160,7 @@ class GgufSource:
         )
 
     def _check(self, config: Llama4Config) -> None:
-        """All names and shapes, before anything is built."""
+        """Check all names and shapes, before anything is built."""
         wanted = [(name, w) for w in walk(config) for name in w.tensors]
         for file, vision in ((self._reader, False), (self._mmproj, True)):
             if file is None:

@@ -1,4 +1,4 @@
-"""GGUF files in the making that survive being killed: a journal says which of their tensors are finished.
+"""Unfinished GGUF files that survive being killed: a journal says which of their tensors are written.
 
     .NAME.packing/NAME             the file, in its full length from the start: every place in it is known
     .NAME.packing/herd.journal     {"tensor": NAME} once its bytes are synced; at last {"whole": {file: inode}}
@@ -27,7 +27,7 @@ def _nobody(name: str) -> None:
 
 @dataclass(frozen=True)
 class Resumable:
-    """That a run can be taken up, and how. job: what the files are made from, as strings. resume: take up, or begin
+    """How a run can be resumed. job: what the files are made from, as strings. resume: take up an earlier run, or begin
     anew. kept: told the name of each tensor that an earlier run finished."""
 
     job: Mapping[str, str]
@@ -41,7 +41,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GgufWork:
-    """Used in `with`: `paths` are there to be filled (unless `whole`); the end of the block gives them their names, an
+    """A context for writing: `paths` are to be filled (unless `whole`); the end of the block gives them their names, an
     error removes them, an interruption leaves them for the next run.
 
     targets: the model's file, and its mmproj file if it has one. sizes: bytes of each.
@@ -82,13 +82,13 @@ class GgufWork:
         return self
 
     def begun(self) -> None:
-        """The files have their length and their heads."""
+        """Note that the files have their length and their heads."""
         for path in self.paths:
             sync(path)
         sync(self._place.path)
 
     def add(self, tensor: str) -> None:
-        """A tensor is finished, and its file synced."""
+        """Note that a tensor is finished, and its file synced."""
         assert self._journal is not None
         self._journal.add(msgspec.json.encode(_Line(tensor)))
 
@@ -107,7 +107,7 @@ class GgufWork:
         self._place.remove()
 
     def _take_up(self) -> None:
-        """Read the journal; begin a new one when the files are not as it says."""
+        """Read the journal; begin a new one when the files do not agree with it."""
         self._journal = Journal(self._place.path, self._how.job, self._believe, durable=True)
         here = [path.is_file() and path.stat().st_size == n for path, n in zip(self.paths, self._sizes, strict=True)]
         if self._inodes:

@@ -92,7 +92,7 @@ def _write(
     guard: MappingGuard,
     resumable: Resumable | None,
 ) -> None:
-    """Both files are checked to be whole before either takes its name."""
+    """Write all files; both are checked to be whole before either takes its name."""
     paths, sizes = [file.report.path for file in files], [file.report.num_bytes for file in files]
     work: GgufWork | None = None
     done: Container[str] = ()
@@ -133,7 +133,7 @@ def _write(
 def _nodes(
     config: Llama4Config, weights: Model | Source | Named, done: Container[str] = ()
 ) -> Iterator[tuple[str, Any]]:
-    """Full canonical names, each with an array or a weight node; nothing is asked for names that are done."""
+    """Full canonical names, each with an array or a weight node; nothing is read for names in `done`."""
     source: Any = TreeSource(config, weights) if isinstance(weights, Model) else weights
     if not hasattr(source, "matrix"):
         yield from source

@@ -1,1 +1,1 @@
-"""Hugging Face folders: plain floats, and what others quantized."""
+"""Hugging Face folders: plain float weights, and those that others quantised."""

@@ -15,23 +15,23 @@ from herd.weights import Source
 
 
 class HfFiles(Source, Protocol):
-    """A source over the safetensors files of a folder."""
+    """A source of weights over the safetensors files of a folder."""
 
     files: list[SafeFile]
 
     @property
     def num_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
 
     def types(self) -> dict[str, int]:
         """Number format -> bytes of weights."""
 
     def close(self) -> None:
-        """Give the maps back once nothing looks into them any more."""
+        """Unmap the files once nothing looks into them any more."""
 
 
 def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFiles:
-    """The weights at `path`, as the config.json with content `data` says they are. Raises BadCheckpoint, BadConfig."""
+    """Open the weights at `path`, whose config.json has the content `data`. Raises BadCheckpoint, BadConfig."""
     quantized = data.get("quantization_config")
     if quantized is None:
         return HfSource(path, config, half_split=data.get("model_type") == "llama")

@@ -1,4 +1,4 @@
-"""The three ways Hugging Face files call the tensors of one model, and the canonical name of each.
+"""The names of a model's tensors in Hugging Face files, of which there are three styles, and the canonical ones.
 
 Canonical names are those of `weights.build`: `model.layers.i.feed_forward...`, `vision_model...`. In files:
 - "text": as they are (Llama4ForCausalLM, text only);
@@ -16,14 +16,14 @@ Style = Literal["text", "full", "llama"]
 
 
 def style_of(config: Llama4Config) -> Style:
-    """The style that belongs to the config.json that `herd.config.hf.to_hf` writes."""
+    """The style of names that belongs to the config.json that `herd.config.hf.to_hf` writes."""
     if config.vision is not None:
         return "full"
     return "llama" if is_dense_llama(config) else "text"
 
 
 def file_name(name: str, style: Style) -> str:
-    """What a file of this style calls the tensor `name`."""
+    """The name of the tensor `name` in a file of this style."""
     if style == "full" and not is_vision(name):
         return "language_model." + name
     if style == "llama":
@@ -32,7 +32,8 @@ def file_name(name: str, style: Style) -> str:
 
 
 def to_adjacent(w: Array, head_size: int) -> Array:
-    """Rows [N*H, ...] of q or k from half-split rotary pairs (m, m + H/2) to adjacent ones (2m, 2m + 1). A copy."""
+    """Reorder rows [N*H, ...] of q or k from half-split rotary pairs (m, m + H/2) to adjacent ones (2m, 2m + 1). A
+    copy."""
     heads = w.reshape(-1, 2, head_size // 2, *w.shape[1:])
     return heads.swapaxes(1, 2).reshape(w.shape)
 

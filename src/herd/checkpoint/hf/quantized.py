@@ -79,10 +79,10 @@ class _Shape:
 
 
 class HfQuantized(HfSource):
-    """A `weights.Source` over such a folder. See HfSource for what is checked and raised."""
+    """A `weights.Source` over a folder that others quantised. See HfSource for what is checked and raised."""
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Dense, mapped or made when asked for; or q4_0 (see `fp8_int4`)."""
+        """A matrix as Dense, mapped or decoded when asked for; or as Packed q4_0 (see `fp8_int4`)."""
         coded = self._coded(name, _Shape(outputs, inputs))
         if coded is None:
             return super().matrix(name, outputs, inputs, bias=bias)
@@ -93,7 +93,7 @@ class HfQuantized(HfSource):
         return replace(node, bias=self._array(name + ".bias")) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """A stack as it is stored: fused input-major, or one node of all that stand alone."""
+        """A stack as it is stored: fused input-major, or one node of all experts that stand alone."""
         if name in self._where:
             return self._fused(name, num_experts, inputs, outputs)
         node: Linear
@@ -107,7 +107,7 @@ class HfQuantized(HfSource):
     # -- one tensor --------------------------------------------------------------------------------------------------
 
     def _coded(self, name: str, shape: _Shape) -> Coded | None:
-        """The codes of a matrix; None when it is plain. Raises BadCheckpoint."""
+        """The quantised matrix; None when it is plain. Raises BadCheckpoint."""
         if name + ".weight_packed" in self._where:
             return self._int4(name, shape)
         if self._dtype(name + ".weight") in _FLOATS:
@@ -129,7 +129,7 @@ class HfQuantized(HfSource):
         return Int4(lambda start, stop: unpack_int32(words[start:stop], shape.inputs), scales, shape.inputs)
 
     def _stack(self, name: str, num_experts: int, outputs: int, inputs: int) -> Any:
-        """experts.proj [E, O, I] out of experts.n.proj."""
+        """The stack `experts.proj` [E, O, I] of the matrices `experts.N.proj`."""
         stem, _, which = name.rpartition(".")
         names = [f"{stem}.{e}.{which}" for e in range(num_experts)]
         coded = [self._coded(n, _Shape(outputs, inputs)) for n in names]

@@ -50,7 +50,7 @@ class HfSource:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(file.num_bytes for file in self.files)
 
     def types(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ class HfSource:
         return self._array(name)
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """A mapped Dense."""
+        """A matrix as a mapped Dense node."""
         w = self._array(name + ".weight")
         if self.half_split and name.endswith((".q_proj", ".k_proj")):
             w = to_adjacent(w, self.config.head_size)
@@ -77,7 +77,7 @@ class HfSource:
         return Experts(self._array(name), name)
 
     def close(self) -> None:
-        """Give the maps back once nothing looks into them any more."""
+        """Unmap the files once nothing looks into them any more."""
         for file in self.files:
             file.close()
 
@@ -94,7 +94,7 @@ class HfSource:
                     yield file, name
 
     def _canonical(self) -> dict[str, tuple[SafeFile, str]]:
-        """Canonical tensor name -> where it is."""
+        """Canonical tensor name -> the file that has it, and its name there."""
         found: dict[str, tuple[SafeFile, str]] = {}
         for file, stored in self._stored_names():
             name = stored.removeprefix(_PREFIX)
@@ -134,5 +134,5 @@ class HfSource:
 
 
 def _bits(x: Array) -> Array:
-    """So that a NaN equals itself."""
+    """The values as integers, so that a NaN equals itself."""
     return x.view(np.dtype(f"u{x.dtype.itemsize}"))

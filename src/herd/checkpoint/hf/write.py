@@ -1,6 +1,6 @@
 """Write a model as a Hugging Face folder: config.json and safetensors, tensor by tensor from any source.
 
-What transformers' Llama4ForConditionalGeneration, Llama4ForCausalLM or LlamaForCausalLM loads, by what the config is.
+Depending on the config, transformers' Llama4ForConditionalGeneration, Llama4ForCausalLM or LlamaForCausalLM loads it.
 """
 
 import json
@@ -62,7 +62,7 @@ def save_hf(
 
 
 def hf_tensors(config: Llama4Config, source: Source, dtype: str = "float32") -> list[TensorToWrite]:
-    """Every tensor of the model under its name in a file; values are asked of `source` when a tensor is written."""
+    """Every tensor of the model under its name in a file; values are read from `source` when a tensor is written."""
     style = style_of(config)
     found: list[TensorToWrite] = []
     for wanted in walk(config):

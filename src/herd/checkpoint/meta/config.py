@@ -1,4 +1,4 @@
-"""The config of Meta's own folder: params.json, and what it leaves to be read off the tensors.
+"""The config of Meta's own folder: params.json, and what only the tensors say.
 
 params.json says neither widths of layers (they follow from the tensors), nor the context (262144 is assumed where there
 are layers without RoPE, 131072 elsewhere), nor ids of tokens. Its attn_temperature_tuning is off by default in Meta's
@@ -20,7 +20,7 @@ Rows = Callable[[str, int], int]
 
 
 def config_from_params(params: Mapping[str, Any], rows: Rows, where: str) -> Llama4Config:
-    """The config that params.json and the tensors describe. Raises BadConfig, naming the key."""
+    """The config that params.json and the shapes of tensors describe. Raises BadConfig, naming the key."""
     if "text_config" in params:
         fail(BadConfig, f"{where}: a config of another kind", expected="Meta's params.json")
     try:

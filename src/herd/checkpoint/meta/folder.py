@@ -22,7 +22,7 @@ _SCALES = re.compile(r"(fp8|int4)_scales_(\d{1,3})\.pt")
 
 
 class MetaCheckpoint(Checkpoint):
-    """An open folder of Meta's. Raises NotFound, BadCheckpoint, BadConfig."""
+    """An open folder in Meta's own form. Raises NotFound, BadCheckpoint, BadConfig."""
 
     format: Literal["safetensors", "gguf", "meta"] = "meta"
 
@@ -69,7 +69,7 @@ class MetaCheckpoint(Checkpoint):
         return self.files
 
     def check_digests(self) -> bool:
-        """See Checkpoint: by the sums that the archives hold themselves."""
+        """See Checkpoint: compares the CRC-32 sums that the archives hold themselves."""
         for file in self.files:
             file.check_sums()
         return True
@@ -94,7 +94,7 @@ def _numbered(folder: Path, found: list[re.Match[str]], group: int) -> list[Path
 
 
 def _size(files: list[TorchFile], name: str, axis: int) -> int:
-    """Of a tensor along an axis (negative: not cut into files), all files together; 0 when there is none."""
+    """Size of a tensor along an axis (negative: not cut into files), all files together; 0 when there is none."""
     shape = files[0].shape(name) if name in files[0].tensors else ()
     if not -len(shape) <= axis < len(shape):
         return 0

@@ -1,4 +1,4 @@
-"""What Meta's consolidated files call the tensors of Llama 4, and along which axis each is cut into files.
+"""The names of Llama 4's tensors in Meta's consolidated files, and the axis along which each is cut into files.
 
 Canonical names (left) are those of `weights.build`. Rows of q and k stand in adjacent pairs, as in Herd: nothing is
 permuted. Source: the state dictionaries of llama-models 0.3 (load hooks of its attention, feed-forward and vision).
@@ -71,20 +71,21 @@ _IN_VISION_LAYER: dict[str, Where] = {
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor is: in each of `files` files a tensor called `name`, of it the rows `part`, joined along `axis`
-    (None: the same in every file)."""
+    """The place of a tensor: in each of `files` files the rows `part` of the tensor `name`, joined along `axis` (None:
+    the same in every file)."""
 
     name: str
     axis: int | None
     stored_rows: int | None = None
     """Rows of the tensor in all files together, where a tensor holds several of ours."""
     part: tuple[int, int] | None = None
-    """In each file."""
+    """The rows of the tensor in each file; None: all."""
     is_transposed: bool = False
 
 
 def place_of(config: Llama4Config, name: str, files: int) -> TensorPlace:
-    """Where the canonical tensor `name` (no expert stack) is. Raises BadCheckpoint for one that has no name there."""
+    """The place of the canonical tensor `name` (no expert stack). Raises BadCheckpoint for one that has no name
+    there."""
     if name in _TOP:
         return TensorPlace(*_TOP[name])
     if match := _VISION_LAYER.fullmatch(name):
@@ -106,7 +107,7 @@ def place_of(config: Llama4Config, name: str, files: int) -> TensorPlace:
 
 
 def _parts(config: Llama4Config, rest: str) -> tuple[int, int, int] | None:
-    """Of tensors that hold several of ours one after the other: rows before, rows, rows of all."""
+    """For a tensor that holds several of ours one after the other: rows before ours, our rows, rows of all."""
     H, N, K, F = config.head_size, config.num_heads, config.num_kv_heads, config.dense_width
     return {
         "self_attn.q_proj.weight": (0, N * H, (N + 2 * K) * H),

@@ -1,4 +1,4 @@
-"""Weights of Meta's consolidated.NN.pth files, joined over their files when asked for, mapped where one file has all.
+"""Weights of Meta's consolidated.NN.pth files, joined over the files when asked for, mapped where one file has all.
 
 Routed experts come as they are: bfloat16 input-major; FP8 with fp8_scales_N.pt (bfloat16 comes out); int4 with
 int4_scales_N.pt (q4_0 or bfloat16 comes out): see `fp8_int4`. In files of the last two kinds, as Meta's own script
@@ -55,12 +55,12 @@ class MetaSource:
         return np.asarray(self._tensor(name, shape))
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """Dense."""
+        """A matrix as a Dense node."""
         w = self._tensor(name + ".weight", (outputs, inputs))
         return Dense(w, np.asarray(self._tensor(name + ".bias", (outputs,))) if bias else None, name)
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """Experts of floats or FP8; of int4 a Pair, or one output-major node."""
+        """A stack of floats or FP8; for int4 a Pair, or one output-major node."""
         stem = "layers." + name.split(".")[2] + ".feed_forward.experts."
         if name.endswith(GATE_UP):
             if self._is_int4(stem + EXPERTS[0]):
@@ -90,7 +90,7 @@ class MetaSource:
         return Lazy(shape, arrays[0].dtype, lambda at, start, stop: join(arrays, start, stop))
 
     def _gate_up(self, stem: str, name: str, E: int, inputs: int, outputs: int) -> Experts:
-        """[E, D, 2F]: gate columns of all files, then up columns."""
+        """The stack [E, D, 2F]: gate columns of all files, then up columns."""
         shape = (E, inputs, -1)
         parts = [f.array(stem + which).reshape(shape) for which in EXPERTS[:2] for f in self.files]
         scales = self._scales(stem, 0) + self._scales(stem, 1)
@@ -101,7 +101,7 @@ class MetaSource:
         )
 
     def _down(self, stem: str, name: str, E: int, inputs: int, outputs: int) -> Experts:
-        """[E, F, D]: rows of one file after the other."""
+        """The stack [E, F, D]: rows of one file after the other."""
         parts = [f.array(stem + EXPERTS[2]).reshape(E, -1, outputs) for f in self.files]
         scales = self._scales(stem, 2)
         if len(parts) == 1 and scales[0] is None:
@@ -119,7 +119,7 @@ class MetaSource:
         return Experts(Lazy((E, inputs, outputs), dtype, rows), name)
 
     def _scales(self, stem: str, which: int) -> list[Any]:
-        """Scales of each file for gate, up or down; a None each when the stack is not quantised."""
+        """The scales in each file for gate, up or down; None for each file when the stack is not quantised."""
         if not self._is_coded(stem + EXPERTS[which]):
             return [None] * len(self.files)
         return [file.array(stem + SCALES[which]) for file in self.scales]
@@ -133,7 +133,7 @@ class MetaSource:
     # -- int4 --------------------------------------------------------------------------------------------------------
 
     def _int4_in(self, stem: str, which: int, E: int, inputs: int, outputs: int, name: str) -> Any:
-        """Gate or up [E, F, D]: outputs of one file after the other; two inputs a byte."""
+        """Gate or up [E, F, D]: outputs of one file after the other; two inputs in a byte."""
         bytes_ = [f.array(stem + EXPERTS[which]).reshape(E, inputs // 2, -1) for f in self.files]
         scales = self._scales(stem, which)
 
@@ -205,7 +205,7 @@ class MetaSource:
             fail(BadCheckpoint, f"{self.path}: {place.name} has another dtype in each file")
 
     def _check_experts(self, stem: str, which: int, E: int, inputs: int, outputs: int) -> None:
-        """Shapes of gate, up (which 0, 1) or down (2) in every file, and of their scales."""
+        """Check shapes of gate, up (which 0, 1) or down (2) in every file, and of their scales."""
         files, name = len(self.files), stem + EXPERTS[which]
         F = inputs if which == 2 else outputs // 2
         if F % files:
@@ -253,7 +253,7 @@ def types(files: Sequence[TorchFile]) -> Mapping[str, int]:
 
 
 def _rows(arrays: Sequence[Array], start: int, stop: int) -> Array:
-    """Rows of arrays of one height, one after the other."""
+    """Rows start to stop of arrays of the same height, one after the other."""
     height = len(arrays[0])
     found = [
         arrays[k][max(start - k * height, 0) : stop - k * height] for k in range(start // height, -(-stop // height))
@@ -278,6 +278,6 @@ def _scaled(part: Array, scale: Array | None) -> Any:
 
 
 def _nibbles(bytes_: Array) -> Array:
-    """uint8 [n, I / 2], signed 4-bit numbers, the even input low -> q + 8, uint8 [n, I]."""
+    """Unpack uint8 [n, I / 2] of signed 4-bit numbers, the even input low, to q + 8, uint8 [n, I]."""
     signed = np.stack([bytes_ & np.uint8(15), bytes_ >> np.uint8(4)], axis=-1)
     return (signed ^ np.uint8(8)).reshape(len(bytes_), -1)

@@ -1,1 +1,1 @@
-"""Herd's packed form: matrices as kernels read them, mapped."""
+"""Herd's packed form: matrices in the layout that kernels read, memory-mapped."""

@@ -1,4 +1,4 @@
-"""Herd's own saved form: a Hugging Face-like folder whose matrices lie as kernels read them, mapped straight from disk.
+"""Herd's packed form: a Hugging Face-like folder whose matrices lie as kernels read them, mapped straight from disk.
 
     config.json                  as Hugging Face has it, with quantization_config {"quant_method": "herd", "version": 1}
     model-00001.safetensors ..   every tensor at a multiple of 64 bytes (`__pad__.N` fill the gaps: safetensors knows no
@@ -39,22 +39,22 @@ _FLOAT_FORMATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """What the metadata say of one tensor."""
+    """The metadata of one tensor."""
 
     format: str
     shape: tuple[int, ...]
-    """Of the weights: [O, I] or [E, O, I]."""
+    """Shape of the weights: [O, I] or [E, O, I]."""
     layout: Literal["strips", "rows"]
 
     def stored_shape(self) -> tuple[int, ...]:
-        """Of the tensor in the file."""
+        """Shape of the tensor in the file."""
         if self.layout == "rows":
             return self.shape
         *front, outputs, inputs = self.shape
         return (*front, strips.num_strips(outputs), strips.ROWS * formats.row_bytes(self.format, inputs))
 
     def to_json(self) -> dict[str, Any]:
-        """As the metadata hold it."""
+        """The metadata as JSON values."""
         return {"format": self.format, "shape": list(self.shape), "layout": self.layout}
 
 
@@ -65,7 +65,7 @@ def halves(name: str) -> tuple[str, str]:
 
 
 def quantization_config() -> dict[str, Any]:
-    """What config.json says of this form."""
+    """The quantization_config of a config.json of this form."""
     return {"quant_method": METHOD, "version": VERSION}
 
 
@@ -82,7 +82,7 @@ def check_version(path: object, quantized: Mapping[str, Any]) -> None:
 
 
 def to_metadata(tensors: Mapping[str, PackedTensor]) -> dict[str, str]:
-    """The file's metadata for these tensors."""
+    """The metadata of a file with these tensors."""
     table = {name: tensor.to_json() for name, tensor in tensors.items()}
     return {KEY: json.dumps(table, separators=(",", ":"))}
 
@@ -90,7 +90,8 @@ def to_metadata(tensors: Mapping[str, PackedTensor]) -> dict[str, str]:
 def from_metadata(
     file_name: str, metadata: Mapping[str, str], entries: Mapping[str, TensorEntry]
 ) -> dict[str, PackedTensor]:
-    """The table of a file, agreed with its header: every uint8 tensor described, in its size, and nothing else.
+    """The table of a file's metadata, checked against its header: every uint8 tensor is described, in its size, and
+    nothing else.
 
     Raises BadCheckpoint: one line with file, tensor and field.
     """

@@ -1,4 +1,4 @@
-"""Safetensors files that grow tensor by tensor and survive being killed: the writing half of Herd's packed form.
+"""Safetensors files that are written tensor by tensor and survive being killed: the writing half of the packed form.
 
 Each file begins with room for its header, which is filled in last; every tensor stands at a multiple of 64 bytes. A
 journal beside the files has one line a finished tensor, written after the tensor's bytes; what is not in the journal
@@ -80,7 +80,7 @@ class Shards:
     def write(
         self, name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Array], packed: PackedTensor | None = None
     ) -> int:
-        """Write a tensor, given in row-major pieces; returns its bytes. A name that is done already is passed over."""
+        """Write a tensor, given in row-major pieces; returns its bytes. A name that is finished already is skipped."""
         if name in self.done:
             return 0
         size = prod(shape) * DTYPES[dtype].itemsize
@@ -102,7 +102,7 @@ class Shards:
         return size
 
     def finish(self) -> dict[str, str]:
-        """Fill in the headers, write the index, forget the journal. Returns the SHA-256 of each file with weights."""
+        """Fill in the headers, write the index, delete the journal. Returns the SHA-256 of each file with weights."""
         files: dict[str, list[TensorRecord]] = {}
         for record in self.done.values():
             files.setdefault(record.file, []).append(record)
@@ -125,7 +125,7 @@ class Shards:
         return digests
 
     def close(self) -> None:
-        """Close the files as they are: whatever is finished was flushed, and of the rest nothing more is tried."""
+        """Close the files as they are: what is finished was flushed; the rest is not tried again."""
         self._journal.close()
         if self._file is not None:
             with suppress(OSError):
@@ -135,7 +135,7 @@ class Shards:
     # -- places ----------------------------------------------------------------------------------------------------
 
     def _place(self, size: int) -> tuple[str, int]:
-        """The file that the next tensor goes to, and where in its data."""
+        """The file that the next tensor goes to, and the place in its data."""
         last = next(reversed(self.done.values())) if self.done else None
         if last is None:
             return _file_name(1), 0
@@ -173,7 +173,7 @@ class Shards:
     # -- the journal -------------------------------------------------------------------------------------------------
 
     def _believe(self, line: bytes) -> bool:
-        """Take in a line whose bytes are there."""
+        """Accept a line of the journal if its bytes are there."""
         try:
             record = msgspec.json.decode(line, type=TensorRecord)
         except msgspec.DecodeError:
@@ -186,7 +186,7 @@ class Shards:
 
 
 def header_room(tensors: Iterable[str]) -> int:
-    """Bytes of header that tensors of these names take at most: an entry, an entry in the metadata, a pad."""
+    """The most bytes of header that tensors of these names take: an entry, an entry in the metadata, a pad."""
     return sum(2 * len(name) + 480 for name in tensors) + 128
 
 
@@ -203,7 +203,7 @@ def _entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]
 
 
 def _pads(records: list[TensorRecord]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Gaps between the tensors of a file: a name, unique among all files, and where."""
+    """Gaps between the tensors of a file: a name, unique among all files, and the place."""
     number = int(records[0].file.split("-")[1].split(".")[0])
     for i, (a, b) in enumerate(pairwise(records)):
         if a.end != b.begin:

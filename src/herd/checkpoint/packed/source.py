@@ -32,12 +32,12 @@ class PackedFiles:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(file.num_bytes for file in self.files)
 
     @property
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return set(self._where)
 
     def types(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class PackedFiles:
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the weights that a tensor holds."""
+        """Shape of the weights that a tensor holds."""
         file, packed = self._where[name]
         return packed.shape if packed else file.entries[name].shape
 
@@ -59,18 +59,18 @@ class PackedFiles:
         return self._where[name][1] is None
 
     def array(self, name: str) -> Array:
-        """The tensor as it lies in the file."""
+        """A tensor as it lies in the file."""
         return self._where[name][0].array(name)
 
     def node(self, name: str, called: str) -> Dense | Packed:
-        """A matrix or an output-major stack."""
+        """A matrix or an output-major stack as a node, called `called`."""
         packed = self._where[name][1]
         if packed is None or packed.layout == "rows":
             return Dense(self.array(name), None, called)
         return Packed(packed.format, self.array(name), packed.shape, None, called, packed.layout)
 
     def close(self) -> None:
-        """Give the maps back once nothing looks into them any more."""
+        """Unmap the files once nothing looks into them any more."""
         for file in self.files:
             file.close()
 
@@ -94,12 +94,12 @@ class PackedSource(PackedFiles):
         return self.array(name)
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """A mapped Packed or Dense."""
+        """A matrix as a mapped Packed or Dense node."""
         node = self.node(name + ".weight", name)
         return replace(node, bias=self.array(name + ".bias")) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """A mapped Pair, Packed, or float stack."""
+        """A stack as a mapped Pair, Packed, or float stack."""
         if name in self._where:
             return Experts(self.array(name), name) if self.is_float(name) else self.node(name, name)
         gate, up = halves(name)

@@ -101,7 +101,8 @@ class PackedWriter:
         return self
 
     def has(self, name: str) -> bool:
-        """Whether `name` (of a request of `weights.build`, or of one tensor) is finished, by an earlier run or this."""
+        """Whether `name` (of a request of `weights.build`, or of one tensor) is finished, by an earlier run or this
+        one."""
         done = self._shards.done
         wanted = self._wanted.get(name)
         if wanted is None or wanted.kind == "vector":
@@ -111,7 +112,7 @@ class PackedWriter:
         return all(tensor in done for tensor in wanted.tensors)
 
     def put(self, name: str, node: Any) -> None:
-        """Write what answers the request `name` of `weights.build`: an array for a vector, else a node.
+        """Write the weights that the request `name` of `weights.build` asks for: an array for a vector, else a node.
 
         Packed becomes strips (codes may lie in either layout); floats stay as they are. Raises BadCheckpoint (a shape
         that is not the config's), UsageError (a kind of node that has no place in a file).
@@ -155,7 +156,7 @@ class PackedWriter:
         fold(node, pair=both, experts=lambda w: self.floats(name, w.w), other=stack)
 
     def _node(self, tensor: str, node: Any, shape: tuple[int, ...]) -> None:
-        """A matrix, or an output-major stack."""
+        """Write a matrix, or an output-major stack."""
 
         def check(have: tuple[int, ...]) -> None:
             if have != tuple(shape):
