@@ -18,6 +18,13 @@ if not os.environ.get("HERD_RANDOM"):
     hypothesis.settings.load_profile("same")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """By hand, `pytest FOLDER` leaves the slow tests out; with -m it does what that says, and a test that is named
+    (FILE::TEST) runs whatever it is."""
+    if not config.option.markexpr and not any("::" in argument for argument in config.args):
+        config.option.markexpr = "not slow"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests know no model of this machine and leave none there: what they load is packed into a store of their own."""
