@@ -4,22 +4,49 @@
     with herd.load("smollm2") as model:
         print(model.chat("What is photosynthesis?").text)
 
-Importing this package loads neither numpy nor torch; names below are imported when first used.
+    load, LLM                     a model, and what it does: `help(herd.LLM.chat)` names all options
+    Message, Reply                what goes in and what comes out
+    ChatOptions, SamplingOptions  options of a call, as a type of keywords; and those of them that choose tokens
+    LoadOptions                   what a load was told
+    errors                        what is raised: all of it a `herd.errors.HerdError`
+
+Importing this package loads neither numpy nor torch; names above are imported when first used.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from herd import errors as errors
+    from herd.engine.request import SamplingOptions as SamplingOptions
+    from herd.events import Reply as Reply
     from herd.llm import LLM as LLM
     from herd.llm import load as load
+    from herd.llm.keywords import ChatOptions as ChatOptions
+    from herd.llm.load_options import LoadOptions as LoadOptions
+    from herd.messages import Message as Message
 
 __version__ = "0.1.0"
-_LAZY = {"load": "herd.llm", "LLM": "herd.llm"}
+__all__ = ["LLM", "ChatOptions", "LoadOptions", "Message", "Reply", "SamplingOptions", "errors", "load"]
+_LAZY = {
+    "load": "herd.llm",
+    "LLM": "herd.llm",
+    "ChatOptions": "herd.llm.keywords",
+    "LoadOptions": "herd.llm.load_options",
+    "Message": "herd.messages",
+    "Reply": "herd.events",
+    "SamplingOptions": "herd.engine.request",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name == "errors":
+        return import_module("herd.errors")
+    if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'herd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from herd.errors import NoVision, Unsupported, fail
 from herd.events import Counters, DoneEvent, Event, Reply, Score
 from herd.lanes import waiting
 from herd.messages import Message
+from herd.request_options import CompletionRequest, DialogRequest
 
 Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """A dialog: messages, or objects with role and content (`herd.dialogs`), whose images are bytes."""
@@ -195,12 +196,12 @@ class ChatModel(Protocol):
         """Give back what it holds; what is under way fails."""
 
     @abstractmethod
-    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+    def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> ChatStream:
         """Answer a dialog. options: fields of SamplingOptions; tools, tool_choice, parallel_tool_calls, schema, n;
         client, tenant, priority, timeout_s, ceiling, adapter; policy (see `applies_policies`). None is left out in
         silence: what cannot be honoured raises Unsupported, here or in the stream's `prepare` or `ready`."""
 
-    async def achat(self, messages: Turns, **options: Any) -> Reply:
+    async def achat(self, messages: Turns, **options: Unpack[DialogRequest]) -> Reply:
         """The whole answer to a dialog. Options: see `astream`."""
         stream = self.astream(messages, **options)
         try:
@@ -211,7 +212,7 @@ class ChatModel(Protocol):
             await stream.aclose()
         raise AssertionError("a stream ended without its DoneEvent")
 
-    def astream_complete(self, prompt: str | Sequence[int], **options: Any) -> ChatStream:
+    def astream_complete(self, prompt: str | Sequence[int], **options: Unpack[CompletionRequest]) -> ChatStream:
         """Go on with a text, or with ids, without a chat format. Options: see `astream`; none about tools."""
         refuse(self.name, "completion")
 

@@ -23,6 +23,7 @@
     ├── NotReady                    not_ready            6   503   a model is loading, or the service is stopping
     ├── TimedOut                    timed_out            7   504   a request's own deadline passed
     ├── PassFailed                  pass_failed          1   500   computing this request failed; others go on
+    ├── SomeFailed                  some_failed          1   500   of many requests of one call; others have answers
     ├── GrammarStuck                grammar_stuck        1   422   no token continues a text as its grammar demands
     ├── EngineDied                  engine_died          1   503   the process that computes is gone
     └── Interrupted                 interrupted        130   499   Ctrl-C or a cancelled request
@@ -31,7 +32,13 @@ A message is one line: what, got, expected, what to do next. `fail(...)` writes 
 A library never exits: `cli` turns an error into its line on stderr and its exit status.
 """
 
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+GOT = 120
+"""Characters of a value that a message tells."""
+EXPECTED = 4096
+"""Characters of what would have been right: every list of names of Herd's own is told whole."""
 
 
 class HerdError(ValueError):
@@ -187,17 +194,31 @@ class NotReady(HerdError):
 
 
 class TimedOut(HerdError):
-    """A request was not done by the time that it gave. What it had said by then has been sent."""
+    """A request was not done by the time that it gave. A stream has sent what it had said by then."""
 
     code = "timed_out"
     exit_status = 7
     http_status = 504
+    text = ""
+    """What had been said by then, where the call gives whole answers (`LLM.chat`, `complete` and their twins)."""
 
 
 class PassFailed(HerdError):
     """An operation failed while it computed this request. The engine and all other requests go on."""
 
     code = "pass_failed"
+
+
+class SomeFailed(HerdError):
+    """Of several requests of one call some failed; all have ended."""
+
+    code = "some_failed"
+
+    def __init__(self, message: str, replies: Sequence[Any] = ()) -> None:
+        """replies: see there."""
+        super().__init__(message)
+        self.replies = list(replies)
+        """In the order of the requests: a Reply, or the HerdError that it failed with."""
 
 
 class GrammarStuck(HerdError):
@@ -225,13 +246,14 @@ class Interrupted(HerdError):
 def fail(error: type[HerdError], what: str, *, got: object = None, expected: object = None, do: str = "") -> NoReturn:
     """Raise `error` with one line: what, got, expected, what to do next.
 
-    Values of `got` are cut at 120 characters and lose control characters, since they may come from a hostile file.
+    Values of `got` are cut at 120 characters, those of `expected` at 4,096; both lose control characters, since they
+    may come from a hostile file.
     """
     parts = [what]
     if got is not None:
-        parts.append(f"got {_shown(got)}")
+        parts.append(f"got {_shown(got, GOT)}")
     if expected is not None:
-        parts.append(f"expected {_shown(expected)}")
+        parts.append(f"expected {_shown(expected, EXPECTED)}")
     line = ": ".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 else parts[0]
     raise error(f"{line}; {do}" if do else line)
 
@@ -245,10 +267,10 @@ def herd_error(error: BaseException) -> HerdError:
     return found
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, most: int) -> str:
     try:
         text = value if isinstance(value, str) else repr(value)
     except Exception:  # a number of thousands of digits, a list within a list without end
         text = f"a value of {type(value).__name__}"
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:121])
-    return text if len(text) <= 120 else text[:119] + "…"
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"

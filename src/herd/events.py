@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from herd.messages import ToolCall
 
+SHOWN = 60
+"""Characters of an answer's text in its `repr`."""
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "policy", "tool_calls"]
 """stop: the model ended its turn, or a stop string came; length: max_tokens or the context's end; interrupted: Ctrl-C
 or a cancelled request; policy: a policy refused; tool_calls: it ended its turn to wait for what its calls bring."""
@@ -145,6 +147,13 @@ class Reply:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        """Its text, shortened, and how it ended; the rest is in its fields."""
+        text = self.text if len(self.text) <= SHOWN else f"{self.text[:SHOWN]}…"
+        calls = f", {len(self.tool_calls)} tool calls" if self.tool_calls else ""
+        tokens = f"{self.usage.prompt_tokens} + {self.usage.output_tokens} tokens"
+        return f"Reply({text!r}, {self.finish_reason!r}{calls}, {tokens})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

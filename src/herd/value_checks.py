@@ -3,14 +3,18 @@
 What it is not: a check against a model (`engine.request_checks`).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from herd.errors import UsageError, fail
 
 MAX_ID = 1 << 24
+NAME = 64
+"""Characters of an unknown name that are compared with the known ones."""
 MAX_IDS = 1 << 28
 """Ids that one call may give, so that no `range` is written out without end; a context holds far fewer."""
 
@@ -63,6 +67,31 @@ def many(name: str, value: Any) -> Sequence[Any]:
     if isinstance(value, str | bytes | bytearray | memoryview | range) or not isinstance(value, Sequence):
         fail(UsageError, name, got=type(value).__name__, expected="a list")
     return value
+
+
+def known(what: str, given: Iterable[object], names: Collection[str]) -> None:
+    """Raise UsageError for the first name that is none of `names`, with the nearest of them and all."""
+    for name in given:
+        if name not in names:
+            near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
+            fail(
+                UsageError,
+                what,
+                got=shown(name),
+                expected="one of " + ", ".join(names),
+                do=f"did you mean {near[0]}?" if near else "",
+            )
+
+
+class KnownFields(msgspec.StructMeta):
+    """Of structs that callers make: an unknown field raises UsageError, as a wrong value does."""
+
+    if not TYPE_CHECKING:  # checkers know the fields themselves
+
+        def __call__(self, *values: Any, **fields: Any) -> Any:
+            """A struct of these fields."""
+            known(f"field of {self.__name__}", fields, self.__struct_fields__)
+            return super().__call__(*values, **fields)
 
 
 def token_ids(name: str, ids: Any, vocab_size: int, most: int = MAX_IDS) -> list[int]:

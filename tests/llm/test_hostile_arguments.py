@@ -1,6 +1,6 @@
 """Every argument of every public call, with values of every wrong kind: each is answered, or refused at the door with a
 line that says what is wrong. None ends the engine, hangs, or is felt by the next request; here and in a process of its
-own. Calls come from the class, arguments from their signatures and from the fields of Asked and SamplingOptions."""
+own. Calls come from the class, arguments from their signatures and the types of their keywords."""
 
 import asyncio
 import fractions
@@ -9,22 +9,20 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from speaking import BYTES
 
-import herd
 from helpers import hf_folder
 from herd.config import TINY
 from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import Request
-from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, TimedOut, UsageError
-from herd.llm import LLM, CallOptions, SamplingOptions, load
+from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, SomeFailed, TimedOut, UsageError
+from herd.llm import LLM, ChatOptions, LoadKeywords, SamplingOptions, load
 from herd.text.chat import Llama4
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
@@ -57,15 +55,18 @@ REFUSALS = (UsageError, BadMedia, NotFound, TimedOut)
 OF_FILES = {"update_weights": (BadCheckpoint,)}
 """Further ones of calls that open a file."""
 DIALOG = "Hi"
-WHOSE: dict[str, Any] = {"client": "", "tenant": "", "priority": 0, "timeout_s": None, "adapter": None}
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"messages": DIALOG},
     "chat_samples": {"messages": DIALOG, "n": 2},
     "stream": {"messages": DIALOG},
-    "chat_many": {"dialogs": [DIALOG]},
+    "chat_many": {"dialogs": [DIALOG], "per_dialog": [{}], "return_errors": False},
+    "achat_many": {"dialogs": [DIALOG], "per_dialog": [{}], "return_errors": False},
     "achat": {"messages": DIALOG},
     "astream": {"messages": DIALOG},
     "complete": {"prompt": "x"},
+    "acomplete": {"prompt": "x"},
+    "complete_many": {"prompts": ["x"], "per_prompt": [{}], "return_errors": False},
+    "acomplete_many": {"prompts": ["x"], "per_prompt": [{}], "return_errors": False},
     "stream_complete": {"prompt": "x"},
     "astream_complete": {"prompt": "x"},
     "tokenize": {"messages": DIALOG, "system": None, "tools": None, "fits": True},
@@ -73,10 +74,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "count": {"messages": DIALOG, "tools": None, "fits": True},
     "logits": {"ids": [1, 2]},
     "perplexity": {"text": "xyz", "context": 8, "stride": 4},
-    "embed": {"texts": ["x"], **WHOSE},
-    "aembed": {"texts": ["x"], **WHOSE},
-    "score": {"pairs": [("x", "y")], "top": 1, **WHOSE},
-    "ascore": {"pairs": [("x", "y")], "top": 1, **WHOSE},
+    "embed": {"texts": ["x"]},
+    "aembed": {"texts": ["x"]},
+    "score": {"pairs": [("x", "y")]},
+    "ascore": {"pairs": [("x", "y")]},
     "embed_tokens": {"texts": ["x"]},
     "update_weights": {"weights": "a name"},
     "add_adapter": {"name": "a", "tensors": {}},
@@ -87,7 +88,7 @@ OTHERS = {
     *("capabilities", "sizes", "control_ids", "applies_policies", "adapters", "counters"),
 }
 """Without arguments."""
-OPTIONS = [*(f.name for f in fields(CallOptions)), *SamplingOptions.__struct_fields__]
+OPTIONS = ["top", *ChatOptions.__annotations__]
 
 
 @pytest.fixture(scope="module", params=["thread", "child"])
@@ -135,14 +136,17 @@ def tried(model: LLM, name: str, arguments: dict[str, Any]) -> str | None:
     else:
         raised = outcome(lambda: called(model, name, arguments))
     refusals = REFUSALS + OF_FILES.get(name, ())
-    if raised is None or (isinstance(raised, refusals) and str(raised) and "\n" not in str(raised)):
+    failed = (
+        [one for one in raised.replies if isinstance(one, Exception)] if isinstance(raised, SomeFailed) else [raised]
+    )
+    if all(one is None or (isinstance(one, refusals) and str(one) and "\n" not in str(one)) for one in failed):
         return None
     return f"{type(raised).__name__}: {str(raised)[:200]}"
 
 
 def wrong(model: LLM, name: str, argument: str, values: list[Any]) -> list[str]:
     """All values of one argument that end a call in another way than they should."""
-    more = {} if argument == "max_tokens" or name not in WITH_OPTIONS else {"max_tokens": 2}
+    more = {} if argument == "max_tokens" or "max_tokens" not in options(name) else {"max_tokens": 2}
     found = []
     for value in values:
         said = tried(model, name, {**GOOD[name], **more, argument: value})
@@ -167,11 +171,10 @@ def parameters(name: str) -> list[str]:
     return [p.name for p in found if p.name != "self" and p.kind is not p.VAR_KEYWORD]
 
 
-WITH_OPTIONS = {
-    name
-    for name in GOOD
-    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(getattr(LLM, name)).parameters.values())
-}
+def options(name: str) -> list[str]:
+    """Keywords that a call takes, as its annotation says."""
+    hints = get_type_hints(getattr(LLM, name))
+    return list(get_args(hints["options"])[0].__annotations__) if "options" in hints else []
 
 
 def test_every_public_call_is_tried() -> None:
@@ -190,8 +193,9 @@ def test_no_argument_of_a_call_ends_more_than_the_call(model: LLM, name: str) ->
 def test_no_option_ends_more_than_its_call(model: LLM, argument: str, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)  # a trace has a name
-        found = wrong(model, "chat", argument, HOSTILE)
-        for name in sorted(WITH_OPTIONS - {"chat"}):
+        first, *others = [name for name in GOOD if argument in options(name)]
+        found = wrong(model, first, argument, HOSTILE)
+        for name in others:
             found += wrong(model, name, argument, HOSTILE[::17])
     assert not found, "\n".join(found)
 
@@ -212,7 +216,7 @@ def test_no_field_of_a_request_passes_the_engine_unchecked(model: LLM, name: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [p for p in inspect.signature(herd.load).parameters if p != "force"])
+@pytest.mark.parametrize("name", ["model", *(name for name in LoadKeywords.__annotations__ if name != "force")])
 def test_no_argument_of_load_is_more_than_refused(tmp_path: Path, name: str) -> None:
     folder = hf_folder(tmp_path / "tiny", TINY)
     cheap = {"force": True, "threads": 1, "context": 64}

@@ -14,7 +14,7 @@ import numpy as np
 from herd.errors import UsageError, fail
 from herd.events import Timings, Usage
 from herd.grammars import Grammar
-from herd.value_checks import MAX_ID, MAX_IDS, flag, number, shown, whole
+from herd.value_checks import MAX_ID, MAX_IDS, KnownFields, flag, known, number, shown, whole
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
@@ -28,7 +28,7 @@ COLD = 1e-5
 """Temperatures below this are greedy: at 1e-5 a logit gap of 0.01 already weighs e^1000."""
 
 
-class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True, metaclass=KnownFields):
     """How tokens are chosen and when to stop. Plain defaults mean greedy, without penalties, to the context's end.
 
     Order of work (sampler.py): penalties -> logit_bias -> grammar -> greedy, or temperature -> top_k -> top_p -> min_p
@@ -116,9 +116,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises UsageError for an unknown field or a bad value.
         """
-        unknown = [name for name in options if name not in self.__struct_fields__]
-        if unknown:
-            fail(UsageError, "option", got=unknown[0], expected="one of " + ", ".join(self.__struct_fields__))
+        known("option", options, self.__struct_fields__)
         fields = dict(options)
         if isinstance(fields.get("stop"), str):
             fields["stop"] = (fields["stop"],)

@@ -5,25 +5,27 @@
         for event in model.stream("Tell me more.", temperature=0):
             ...
 
-What it is not: a server, a command line, a policy. Options are the fields of `engine.request.SamplingOptions`.
+What it is not: a server, a command line, a policy. Options are `herd.llm.keywords.ChatOptions`; `help(LLM.chat)` names
+them.
 """
 
+from __future__ import annotations  # help() shows annotations as they are written here
+
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from herd.chat_model import Capabilities, ChatModel, Sizes
 from herd.checkpoint.opened import Checkpoint
-from herd.config import Llama4Config
+from herd.config import Llama4Config, is_dense_llama
 from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.defaults import LLAMA
 from herd.engine.engine import MOST_WAITING, Engine
@@ -32,7 +34,7 @@ from herd.engine.forks import Home
 from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
 from herd.engine.score import nll_of, windows
-from herd.errors import Busy, UsageError, fail
+from herd.errors import HerdError, UsageError, fail
 from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,
@@ -49,105 +51,90 @@ from herd.events import (
 )
 from herd.grammar.masks import Grammars
 from herd.lanes import computing
-from herd.llm.answers import events
 from herd.llm.capabilities import capabilities, sizes
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
+from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKeywords, SamplesOptions, ScoreOptions
 from herd.llm.load_options import PARALLEL, LoadOptions
 from herd.llm.loading import PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Measured, ameasured, measured
-from herd.llm.options import CallOptions
+from herd.llm.options import CallOptions, for_each, one_answer
 from herd.llm.prepare import Requests, characters_of, check_length
 from herd.llm.streams import AsyncStream, Prepared
+from herd.llm.whole import Outcome, aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.messages import Message
 from herd.ops.contract import LowRank
 from herd.policies import Policy
-from herd.progress import Progress, silent
+from herd.progress import silent
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
-from herd.value_checks import flag, many, shown, whole
+from herd.value_checks import flag, known, many, whole
 from herd.value_checks import text as check_text
-from herd.weights import Model
+from herd.weights import Model, count
 
 __all__ = [
     "LLM",
     "AsyncStream",
     "CallArgumentsEvent",
     "CallEndEvent",
-    "CallOptions",
     "CallStartEvent",
+    "ChatOptions",
+    "CompleteOptions",
     "Dialog",
     "DoneEvent",
+    "EmbedOptions",
     "Event",
     "ImageLike",
+    "LoadKeywords",
+    "LoadOptions",
     "Message",
     "Perplexity",
     "Policy",
     "Reply",
     "SamplingOptions",
     "Score",
+    "ScoreOptions",
     "TextEvent",
     "load",
 ]
 
-TOGETHER = 64
-"""Dialogs of one chat_many that are under way at once."""
+Prepare: TypeAlias = Callable[[Engine, Any, Mapping[str, Any]], Prepared]
+"""Makes a request of a dialog or prompt, and its options."""
 STATE = Want(what="state", keep=False)
 """Of a text as a vector: nothing that is said begins with it, as a rule."""
 
 
-def load(
-    model: str | Path,
-    *,
-    context: int | Literal["auto"] | None = None,
-    chat_format: str | None = None,
-    threads: int | None = None,
-    ops: Literal["auto", "native", "torch"] = "auto",
-    kv: Literal["auto", "f32", "f16", "bf16", "int8", "int4"] = "auto",
-    seed: int | None = None,
-    force: bool = False,
-    pack: bool = True,
-    progress: Progress = silent,
-    device: str = "cpu",
-    parallel: int = PARALLEL,
-    engine: Literal["thread", "child"] = "thread",
-    queue: int = MOST_WAITING,
-    grammar_s: float = GRAMMAR_S,
-    grammar_bytes: int = GRAMMAR_BYTES,
-) -> "LLM":
+def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
     """Load a model by name or path.
 
-    context: tokens a sequence may have, prompt and answer; None: the model's own, at most 8192; auto: the most, up to
-    the model's own, that fits in memory beside the weights (`herd.planning.context`). chat_format: a name of
-    `herd.text.chat.FORMATS`, for a model whose own is unknown. threads: of the operations; None: one a processor. ops:
-    what computes; auto is native. kv: numbers of the cache; auto: bf16 under native, f32 under torch. seed: of calls
-    that give none. force: load even if it seems not to fit. pack: repack quantised files once into the store and map
-    them from there, where the operations like another layout than the file's (`herd.store.auto_pack`). progress:
-    told of that when it takes a while. device: cpu, or cuda (cuda:1, ...) through PyTorch, in bfloat16: quantised
-    weights stay packed on the card and are decoded as operations want them; one that is not there raises UsageError.
-    parallel: most answers at once; they share the cache, in which one fits with all of its context.
-    engine: child computes in a process of its own: what crashes or is killed there ends requests with EngineDied here.
-    queue: most requests that wait for a place; one more is refused with Busy.
-    grammar_s, grammar_bytes: most seconds and memory that trying a schema or grammar of a request may take; what takes
-    more is refused (`herd.llm.grammar_trials`).
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
+
+    Options, with what they are unless said:
+
+        context         None. Tokens a sequence may have, prompt and answer. None: the model's own, at most 8192;
+                        "auto": the most, up to the model's own, that fits in memory beside the weights
+        chat_format     None. A name of `herd.text.chat.FORMATS`, for a model whose own is unknown
+        threads         None. Of the operations; None: one a processor
+        ops             "auto". What computes: "native" (auto), "torch"
+        kv              "auto". Numbers of the cache: "f32", "f16", "bf16", "int8", "int4"; auto: bf16 under native, f32
+                        under torch
+        seed            None. Of calls that give none; None: a fresh one each
+        force           False. Load even if it seems not to fit
+        pack            True. Repack quantised files once into the store and map them from there, where the operations
+                        like another layout than the file's (`herd.store.auto_pack`)
+        progress        Told of what takes a while: called with stage, done and total
+        device          "cpu". Or "cuda" ("cuda:1", ...) through PyTorch, in bfloat16: quantised weights stay packed on
+                        the card and are decoded as operations want them; one that is not there raises UsageError
+        parallel        8. Most answers at once; they share the cache, in which one fits with all of its context
+        engine          "thread". "child" computes in a process of its own: what crashes or is killed there ends
+                        requests with EngineDied here
+        queue           1024. Most requests that wait for a place; one more is refused with Busy
+        grammar_s,      2 and 256 MiB. Most seconds and bytes of memory that trying a schema or grammar of a request may
+        grammar_bytes   take; what takes more is refused (`herd.llm.grammar_trials`)
     """
-    options = LoadOptions(
-        context=context,
-        chat_format=chat_format,
-        threads=threads,
-        ops=ops,
-        kv=kv,
-        seed=seed,
-        force=force,
-        pack=pack,
-        device=device,
-        parallel=parallel,
-        engine=engine,
-        queue=queue,
-        grammar_s=grammar_s,
-        grammar_bytes=grammar_bytes,
-    )
-    return LLM(**vars(read_model(model, options, progress)))
+    fields: dict[str, Any] = {**options}
+    known("option of load", fields, LoadKeywords.__annotations__)
+    progress = fields.pop("progress", silent)
+    return LLM(**vars(read_model(model, LoadOptions(**fields), progress)))
 
 
 class LLM:
@@ -171,12 +158,13 @@ class LLM:
         pack: bool = False,
         grammar_s: float = GRAMMAR_S,
         grammar_bytes: int = GRAMMAR_BYTES,
+        ops: str = "",
     ) -> None:
         """runner: the model, or the Executor that it runs in. chat: the format, or the error that a chat gets
         because none is known. checkpoint: the open files that the model is mapped from; each request looks first
         whether they are still what was loaded. parallel: most answers at once. queue: most requests that
         wait for a place; one client may have half of it. pack: see `update_weights`. grammar_s, grammar_bytes: see
-        `load`, which makes an LLM as a rule.
+        `load`, which makes an LLM as a rule. ops: what computes, by name.
         """
         self.config = config
         self.name = name
@@ -187,6 +175,8 @@ class LLM:
         self.tokenizer = tokenizer
         self.size_bytes = size_bytes
         """Of the weight files."""
+        self.ops = ops
+        """What computes, by name; empty where nobody said."""
         self.load_s = load_s
         self._checkpoint = checkpoint
         self._pack = pack
@@ -252,88 +242,232 @@ class LLM:
 
     # -- a dialog ----------------------------------------------------------------------------------------------------
 
-    def chat(self, messages: Dialog, **arguments: Any) -> Reply:
-        """Answer a dialog. Arguments: see `stream`.
+    def chat(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Reply:
+        """Answer a dialog: a user's text, or turns (`herd.Message`, or objects with role and content).
 
-        Raises UsageError, ContextTooLong, BadMedia. Ctrl-C returns what was said, with finish_reason "interrupted".
+        Raises UsageError (a wrong option, too: before anything is computed), ContextTooLong, BadMedia, NotFound (an
+        image, an adapter), Busy, TimedOut, whose `text` is what was said by then, DoesNotFit, PassFailed, EngineDied.
+        Ctrl-C returns what was said, with finish_reason "interrupted".
+
+        What the dialog is, and what the answer must be:
+
+            system               a text before everything, where the dialog has no system turn
+            images               `pathlib.Path`s, bytes or pixels, shown before the text of the last user turn
+            tools                definitions with name, description and parameters (a JSON schema), or OpenAI's form
+            tool_choice          "auto", "none" (shown, but calls stay text), "required", or the name of one tool
+            parallel_tool_calls  whether one answer may hold several calls; True unless said
+            schema               True for any JSON object, a JSON schema, or a type that has one (`Reply.parsed`)
+            grammar              what the text must be: "json", "schema:...", "lark:...", "regex:..."
+            n                    answers to one prompt (`stream`, `astream`); see `chat_samples`
+
+        How tokens are chosen, and when to stop (`herd.SamplingOptions` has limits; unless said, as the model's makers
+        advise: `LLM.defaults`):
+
+            temperature          0 is greedy, exactly
+            top_k                keep the k likeliest; 0: all
+            top_p                keep the likeliest whose probabilities reach this sum
+            min_p                keep those at least this fraction as likely as the likeliest
+            repetition_penalty   of seen tokens: 1 is none
+            repetition_window    how many last tokens that looks at; 0: all
+            presence_penalty     taken off every token that is in the answer
+            frequency_penalty    taken off once per occurrence in the answer
+            logit_bias           {token id: added to its logit}
+            seed                 the same seed, prompt and options draw the same tokens
+            max_tokens           None: up to the end of the context
+            stop                 a text, or up to 16; the answer ends before the first one
+            stop_ids             further ids that end it
+            logprobs             None; 0: of each chosen token; n to 20: of the n likeliest, too
+            ignore_eos           go on when the model ends its turn (benchmarks)
+            speculate            "auto": guess several tokens a pass where that is faster; "off"
+
+        Whose it is, and how long it may take:
+
+            client               clients share the engine fairly
+            tenant               cached prompts are shared within it only
+            priority             higher goes first
+            timeout_s            seconds after which it fails with TimedOut
+            adapter              the name of one that answers (`add_adapter`)
+            ceiling              most tokens of prompt and answer together
+            policy               checks what goes in and what comes out (`herd.safety`)
+            trace                a file that gets the routing, as JSON lines
         """
-        n = arguments.get("n", 1)
-        if type(n) is not int or n != 1:
-            fail(UsageError, "n", got=shown(n), expected="1", do="use chat_samples for several answers")
-        return _last(self.stream(messages, **arguments))
+        one_answer(options)
+        return last(self.stream(messages, **options))
 
-    def chat_samples(self, messages: Dialog, n: int, **arguments: Any) -> list[Reply]:
-        """n answers to one dialog, whose prompt is computed once; answer i draws with seed + i."""
-        found = {e.index: e.reply for e in self.stream(messages, n=n, **arguments) if isinstance(e, DoneEvent)}
+    def chat_samples(self, messages: Dialog, n: int, **options: Unpack[SamplesOptions]) -> list[Reply]:
+        """n answers to one dialog, whose prompt is computed once; answer i draws with seed + i. Options: see `chat`."""
+        found = {e.index: e.reply for e in self.stream(messages, n=n, **options) if isinstance(e, DoneEvent)}
         return [found[i] for i in sorted(found)]
 
-    def stream(self, messages: Dialog, **arguments: Any) -> Iterator[Event]:
+    def stream(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Iterator[Event]:
         """Answer a dialog piece by piece; an answer ends with a DoneEvent, events of several are told apart by index.
 
-        Arguments are fields of `CallOptions` (tools, schema, n, ...) and of SamplingOptions. They are checked at the
-        call, not at the first piece. Closing the iterator ends the request; Ctrl-C while it computes ends it with
-        "interrupted".
+        Options: see `chat`. They are checked at the call, not at the first piece. Closing the iterator ends the
+        request; Ctrl-C while it computes ends it with "interrupted".
         """
-        return self._run(self._requests.dialog(self._running(), messages, arguments))
+        return run(self._running(), self._requests.dialog(self._running(), messages, options))
 
-    def chat_many(self, dialogs: Sequence[Dialog], **arguments: Any) -> list[Reply]:
-        """Answer several dialogs together; the replies in their order. Arguments as of `chat`, for all of them.
+    @overload
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply]: ...
+    @overload
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply | HerdError]: ...
 
-        Ctrl-C ends it: the list then ends with the interrupted reply. With `trace`, one after another: the file holds
-        the last one's.
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """Answer several dialogs together; the replies in their order. Options as of `chat`, for all of them.
+
+        per_dialog: further options of each dialog, laid over those of all: [{"seed": 1}, {"max_tokens": 5}, {}].
+        Waits where the queue is full, and all run to their end. Then, if any failed, raises SomeFailed, whose `replies`
+        has in their order a Reply, or the error, of each; return_errors: gives that list instead. Options are checked
+        before anything is computed, and raise UsageError. Ctrl-C ends it: the list then ends with the interrupted
+        reply. With `trace`, one after another: the file holds the last one's.
         """
-        engine = self._running()
-        many("dialogs", dialogs)
-        most = TOGETHER if arguments.get("trace") is None else 1
-        waiting = deque(dialogs)
-        begun: deque[tuple[Prepared, Iterator[Event]]] = deque()
-        replies: list[Reply] = []
-        try:
-            while waiting or begun:
-                while waiting and len(begun) < most:
-                    prepared = self._requests.dialog(engine, waiting[0], arguments)
-                    refusal = prepared.refusal()  # now, not when its first event is read
-                    prepared.refusal = _always(refusal)
-                    try:
-                        if refusal is None:
-                            engine.start(prepared.samples[0].job)
-                    except Busy:
-                        if not begun:
-                            raise
-                        break  # when one of ours is done
-                    begun.append((prepared, self._run(prepared)))
-                    waiting.popleft()
-                replies.append(_last(begun.popleft()[1]))
-                if replies[-1].finish_reason == "interrupted":
-                    break
-        finally:
-            for prepared, _ in begun:
-                for sample in prepared.samples:
-                    engine.cancel(sample.job)
-        return replies
+        each = self._many_dialogs(dialogs, per_dialog, return_errors, options)
+        return self._answer_all("dialogs", dialogs, each, self._requests.dialog, return_errors)
 
-    async def achat(self, messages: Dialog, **arguments: Any) -> Reply:
+    @overload
+    async def achat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply]: ...
+    @overload
+    async def achat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: Literal[True],
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply | HerdError]: ...
+
+    async def achat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        per_dialog: Sequence[ChatOptions] | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """`chat_many` for coroutines; cancelling the task ends the requests."""
+        each = self._many_dialogs(dialogs, per_dialog, return_errors, options)
+        return await self._aanswer_all("dialogs", dialogs, each, self._requests.dialog, return_errors)
+
+    async def achat(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Reply:
         """`chat` for coroutines; cancelling the task ends the request."""
-        return await _alast(self.astream(messages, **arguments))
+        one_answer(options)
+        return await alast(self.astream(messages, **options))
 
-    def astream(self, messages: Dialog, **arguments: Any) -> AsyncStream:
+    def astream(self, messages: Dialog, **options: Unpack[ChatOptions]) -> AsyncStream:
         """`stream` for coroutines: an asynchronous iterator that checks its arguments in `ready`. No thread waits for
         it, so thousands can be open; leaving it (`aclose`, cancelling the task) ends the request."""
-        return self._astream(lambda engine: self._requests.dialog(engine, messages, arguments), arguments)
+        return self._astream(lambda engine: self._requests.dialog(engine, messages, options), options)
 
     # -- raw text ----------------------------------------------------------------------------------------------------
 
-    def complete(self, prompt: str | Sequence[int], **arguments: Any) -> Reply:
-        """Go on with a text, or with ids as they are; no chat format. Arguments: see `stream_complete`."""
-        return _last(self.stream_complete(prompt, **arguments))
+    def complete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Reply:
+        """Go on with a text, or with ids as they are; no chat format. Options: those of `chat` that need no dialog; a
+        policy sees the prompt as a user's turn. Raises what `chat` raises."""
+        one_answer(options)
+        return last(self.stream_complete(prompt, **options))
 
-    def stream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> Iterator[Event]:
-        """As `complete`, piece by piece. Arguments: see `stream`; a policy sees the prompt as a user's turn."""
-        return self._run(self._requests.text(self._running(), prompt, arguments))
+    def stream_complete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Iterator[Event]:
+        """As `complete`, piece by piece; see `stream`."""
+        return run(self._running(), self._requests.text(self._running(), prompt, options))
 
-    def astream_complete(self, prompt: str | Sequence[int], **arguments: Any) -> AsyncStream:
+    @overload
+    def complete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply]: ...
+    @overload
+    def complete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: Literal[True],
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply | HerdError]: ...
+
+    def complete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: bool = False,
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """Go on with several texts together; see `complete`, and `chat_many` for per_prompt, errors and Ctrl-C."""
+        each = self._many_prompts(prompts, per_prompt, return_errors, options)
+        return self._answer_all("prompts", prompts, each, self._requests.text, return_errors)
+
+    @overload
+    async def acomplete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply]: ...
+    @overload
+    async def acomplete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: Literal[True],
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply | HerdError]: ...
+
+    async def acomplete_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        per_prompt: Sequence[CompleteOptions] | None = None,
+        return_errors: bool = False,
+        **options: Unpack[CompleteOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """`complete_many` for coroutines; cancelling the task ends the requests."""
+        each = self._many_prompts(prompts, per_prompt, return_errors, options)
+        return await self._aanswer_all("prompts", prompts, each, self._requests.text, return_errors)
+
+    async def acomplete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Reply:
+        """`complete` for coroutines; cancelling the task ends the request."""
+        one_answer(options)
+        return await alast(self.astream_complete(prompt, **options))
+
+    def astream_complete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> AsyncStream:
         """`stream_complete` for coroutines; see `astream`."""
-        return self._astream(lambda engine: self._requests.text(engine, prompt, arguments), arguments)
+        return self._astream(lambda engine: self._requests.text(engine, prompt, options), options)
 
     def tokenize(
         self,
@@ -399,89 +533,60 @@ class LLM:
     def score(
         self,
         pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
-        *,
-        top: int = 0,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        adapter: str | None = None,
+        **options: Unpack[ScoreOptions],
     ) -> list[Score]:
         """How likely each continuation is after its prompt: log-probabilities of its tokens, of (prompt, continuation).
 
         Two texts are made tokens together, and the continuation's are those beyond as many as the prompt has by itself
         without white space at its end, which goes with the continuation (the convention of lm-evaluation-harness). Ids
         are taken as they are, one after the other. Before a prompt that is a text stands the first token that the
-        vocabulary wants, if it wants one; then the prompt may be empty. top: so many of the likeliest tokens at each
-        place, up to 20. Prompts that begin alike are computed once, where the cache holds them. client, tenant,
-        priority, timeout_s, adapter: see `CallOptions`; the time is each pair's. Raises UsageError, ContextTooLong,
-        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
+        vocabulary wants, if it wants one; then the prompt may be empty. Prompts that begin alike are computed once,
+        where the cache holds them. Raises UsageError, ContextTooLong, before anything is computed; Busy, TimedOut,
+        NotFound (no such adapter).
+
+            top        so many of the likeliest tokens at each place, up to 20; 0 unless said
+            client, tenant, priority, timeout_s, adapter
+                       see `chat`; the time is each pair's
         """
-        asked, both = self._pairs(pairs, top, client, tenant, priority, timeout_s, adapter)
-        found = measured(self._running(), self._scoring(both, top, asked))
+        asked, top = self._asked_scores(options)
+        found = measured(self._running(), self._scoring(self._pairs(pairs), top, asked))
         return [self._score(one) for one in found]
 
     async def ascore(
         self,
         pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
-        *,
-        top: int = 0,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        adapter: str | None = None,
+        **options: Unpack[ScoreOptions],
     ) -> list[Score]:
         """`score` for coroutines; cancelling the task ends the requests."""
         engine = self._running()
-        asked, both = await computing().run(
-            tenant if isinstance(tenant, str) else "",
-            lambda: self._pairs(pairs, top, client, tenant, priority, timeout_s, adapter),
-        )
+        asked, top = self._asked_scores(options)
+        both = await computing().run(asked.tenant, partial(self._pairs, pairs))
         scores = []
-        async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as run:
-            async for found in run:
-                scores.append(await computing().run(tenant, partial(self._score, found)))
+        async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as measuring:
+            async for found in measuring:
+                scores.append(await computing().run(asked.tenant, partial(self._score, found)))
         return scores
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        adapter: str | None = None,
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> npt.NDArray[np.float32]:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
-        A generative model's mean is a weak embedding beside a model trained for it. client, tenant, priority,
-        timeout_s, adapter: see `CallOptions`; the time is each text's. Raises UsageError (an empty text),
-        ContextTooLong, before anything is computed; Busy, TimedOut, NotFound (no such adapter).
+        A generative model's mean is a weak embedding beside a model trained for it. Options: client, tenant, priority,
+        timeout_s, adapter: see `chat`; the time is each text's. Raises UsageError (an empty text), ContextTooLong,
+        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
-        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+        asked, _ = CallOptions.of(options, EmbedOptions.__annotations__)
         self._running()
         found = self._measured(self._embeddables(texts), STATE, asked)
         return self._vectors([one.rows() for one in found])
 
-    async def aembed(
-        self,
-        texts: Sequence[str],
-        *,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        adapter: str | None = None,
-    ) -> npt.NDArray[np.float32]:
+    async def aembed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> npt.NDArray[np.float32]:
         """`embed` for coroutines; cancelling the task ends the requests."""
-        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+        asked, _ = CallOptions.of(options, EmbedOptions.__annotations__)
         engine = self._running()
-        ids = await computing().run(tenant, lambda: self._embeddables(texts), characters_of(texts))
+        ids = await computing().run(asked.tenant, lambda: self._embeddables(texts), characters_of(texts))
         requests = (self._requests.measured(one, STATE, asked) for one in ids)
-        async with aclosing(ameasured(engine, requests)) as run:
-            return self._vectors([found.rows() async for found in run])
+        async with aclosing(ameasured(engine, requests)) as measuring:
+            return self._vectors([found.rows() async for found in measuring])
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""
@@ -491,14 +596,17 @@ class LLM:
         """What comes of each prompt, in order."""
         return measured(self._running(), (self._requests.measured(ids, want, asked) for ids in prompts))
 
-    def _pairs(
-        self, pairs: Any, top: Any, client: Any, tenant: Any, priority: Any, timeout_s: Any, adapter: Any
-    ) -> tuple[CallOptions, list[tuple[list[int], int]]]:
-        """Arguments of `score`, checked: whose it is, and of each pair all ids and where its continuation begins."""
-        self._running()
-        asked = CallOptions(client=client, tenant=tenant, priority=priority, timeout_s=timeout_s, adapter=adapter)
+    def _asked_scores(self, options: Mapping[str, Any]) -> tuple[CallOptions, int]:
+        """Whose it is, and how many of the likeliest tokens are wanted."""
+        asked, rest = CallOptions.of(options, ScoreOptions.__annotations__)
+        top = rest.get("top", 0)
         whole("top", top, 0, MAX_LOGPROBS)
-        return asked, [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
+        return asked, top
+
+    def _pairs(self, pairs: Any) -> list[tuple[list[int], int]]:
+        """Of each pair all ids and where its continuation begins, checked."""
+        self._running()
+        return [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
 
     def _scoring(self, both: Sequence[tuple[list[int], int]], top: int, asked: CallOptions) -> Iterator[Request]:
         for ids, start in both:
@@ -605,7 +713,7 @@ class LLM:
             self._checkpoint.close()
             self._checkpoint = None
 
-    def __enter__(self) -> "LLM":
+    def __enter__(self) -> LLM:
         return self
 
     def __exit__(
@@ -625,32 +733,53 @@ class LLM:
             self._running(), lambda: prepare(self._running()), owner=owner if isinstance(owner, str) else ""
         )
 
-    def _run(self, prepared: Prepared) -> Iterator[Event]:
-        try:
-            yield from events(self._running(), prepared.samples, prepared.refusal)
-        finally:
-            prepared.close()
+    def _many_dialogs(self, dialogs: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
+        """Options of each dialog, once all arguments of `chat_many` are checked but for what the dialogs say."""
+        for i, dialog in enumerate(many("dialogs", dialogs)):
+            if not isinstance(dialog, str | list | tuple):
+                expected = "a dialog: a text or a list of turns"
+                fail(UsageError, f"dialogs[{i}]", got=type(dialog).__name__, expected=expected)
+        flag("return_errors", return_errors)
+        self._running()
+        return for_each("per_dialog", options, own, len(dialogs), self._requests.check_dialog_options)
 
+    def _many_prompts(self, prompts: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
+        """As `_many_dialogs`, of `complete_many`."""
+        for i, prompt in enumerate(many("prompts", prompts)):
+            if not isinstance(prompt, str | Sequence | np.ndarray):
+                expected = "a text or a list of token ids"
+                fail(UsageError, f"prompts[{i}]", got=type(prompt).__name__, expected=expected)
+        flag("return_errors", return_errors)
+        self._running()
+        return for_each("per_prompt", options, own, len(prompts), self._requests.check_text_options)
 
-def _always(answer: str | None) -> Callable[[], str | None]:
-    return lambda: answer
+    def _answer_all(
+        self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
+    ) -> list[Outcome]:
+        engine = self._running()
+        found = answer_all(engine, len(each), lambda i: prepare(engine, asked[i], each[i]), at_once(each))
+        return settled(name, found, return_errors)
 
+    async def _aanswer_all(
+        self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
+    ) -> list[Outcome]:
+        def opened(i: int) -> AsyncStream:
+            return self._astream(lambda engine: prepare(engine, asked[i], each[i]), each[i])
 
-async def _alast(stream: AsyncStream) -> Reply:
-    try:
-        async for event in stream:
-            if isinstance(event, DoneEvent):
-                return event.reply
-    finally:
-        await stream.aclose()
-    raise AssertionError("a stream ended without its DoneEvent")
+        found = await aanswer_all(len(each), opened, at_once(each))
+        return settled(name, found, return_errors)
 
-
-def _last(stream: Iterator[Event]) -> Reply:
-    for event in stream:
-        if isinstance(event, DoneEvent):
-            return event.reply
-    raise AssertionError("a stream ended without its DoneEvent")
+    def __repr__(self) -> str:
+        """Name, family and size, context, what computes, and whether it is closed."""
+        family = "llama" if is_dense_llama(self.config) else "llama4"
+        parts = [
+            repr(self.name),
+            f"{family} of {count(self.config).total / 1e9:.3g}B parameters",
+            f"context {self.context}",
+        ]
+        parts += [f"ops {self.ops}"] if self.ops else []
+        parts += ["closed"] if self._engine is None else []
+        return f"LLM({', '.join(parts)})"
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from herd.engine.engine import MOST_WAITING
 from herd.errors import UsageError, fail
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, check_limits
 from herd.planning.layers import KV_DTYPES
-from herd.value_checks import flag, text, whole
+from herd.value_checks import KnownFields, flag, text, whole
 
 PARALLEL = 8
 """Answers at once. They share one context's worth of cache, and each further one adds a page of 256 positions to it
@@ -20,7 +20,14 @@ Context = int | Literal["auto"] | None
 """Tokens; auto: as many as fit in memory; None: the model's own, at most `planning.context.USUAL`."""
 
 
-class LoadOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LoadOptions(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    repr_omit_defaults=True,
+    metaclass=KnownFields,
+):
     """See `herd.load` for the fields. Raises UsageError naming the first that is outside its limits; what only the
     model can tell (whether it has so long a context) is checked when it is open."""
 

@@ -73,6 +73,8 @@ class ModelParts:
     grammar_bytes: int
     pack: bool
     """Whether quantised files are repacked for the operations."""
+    ops: str
+    """What computes, by name."""
 
 
 def read_model(model: str | Path, options: LoadOptions, progress: Progress = silent) -> ModelParts:
@@ -143,6 +145,7 @@ def read_model(model: str | Path, options: LoadOptions, progress: Progress = sil
         grammar_s=options.grammar_s,
         grammar_bytes=options.grammar_bytes,
         pack=pack,
+        ops=op_set.name,
     )
 
 

@@ -1,7 +1,7 @@
 """What a call may say beside its dialog or prompt and the sampling options; and what follows from tools and schemas."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from herd.engine.request import MAX_TOKENS
 from herd.engine.request_checks import MOST_SAMPLES, check_whose
 from herd.errors import HerdError, UsageError, fail
 from herd.grammars import Grammar
+from herd.llm.keywords import ChatOptions, CompleteOptions
 from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import function_of
-from herd.value_checks import flag, many, text, whole
+from herd.value_checks import flag, known, many, shown, text, whole
 
 CHOICES = ("auto", "none", "required")
 MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
@@ -28,7 +29,8 @@ MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions:
-    """Keyword arguments of `chat`, `stream` and their twins; all others are fields of SamplingOptions."""
+    """Keyword arguments of `chat`, `stream` and their twins; all others are fields of SamplingOptions. Their types as
+    callers see them stand in `herd.llm.keywords`."""
 
     system: str | None = None
     images: Sequence[ImageLike] = ()
@@ -84,8 +86,12 @@ class CallOptions:
             whole("ceiling", self.ceiling, 1, MAX_TOKENS)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> "tuple[CallOptions, dict[str, Any]]":
-        """Arguments of a call, and those that are sampling options."""
+    def of(
+        cls, arguments: Mapping[str, Any], names: Collection[str] = ChatOptions.__annotations__
+    ) -> "tuple[CallOptions, dict[str, Any]]":
+        """Arguments of a call, and those that are none of its own: sampling options, as a rule. Raises UsageError for
+        one that is none of these names, with the nearest of them and all."""
+        known("option", arguments, names)
         own = {name: value for name, value in arguments.items() if name in _NAMES}
         return cls(**own), {name: value for name, value in arguments.items() if name not in _NAMES}
 
@@ -124,6 +130,50 @@ class CallOptions:
 
 _POLICY = ("before", "window", "after")
 _NAMES = frozenset(field.name for field in fields(CallOptions))
+_COMPLETION = tuple(CompleteOptions.__annotations__)
+_OF_DIALOGS = tuple(name for name in ChatOptions.__annotations__ if name not in CompleteOptions.__annotations__)
+
+
+def of_completion(arguments: Mapping[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
+    """Arguments of a call that goes on with a text; see `CallOptions.of`. Raises UsageError for what needs a dialog."""
+    for name in _OF_DIALOGS:
+        if arguments.get(name):
+            fail(UsageError, name, got="it without a chat format", do="use chat")
+    return CallOptions.of({name: value for name, value in arguments.items() if name not in _OF_DIALOGS}, _COMPLETION)
+
+
+def one_answer(arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for a call that gives one answer and is asked for several."""
+    n = arguments.get("n", 1)
+    if type(n) is not int or n != 1:
+        fail(UsageError, "n", got=shown(n), expected="1", do="use chat_samples or stream for several answers")
+
+
+def for_each(
+    name: str, options: Mapping[str, Any], own: Any, count: int, check: Callable[[Mapping[str, Any]], object]
+) -> list[Mapping[str, Any]]:
+    """Options of each of `count` requests of one call: those of all, with its own laid over them.
+
+    own: None, or a list of as many. check: raises what is wrong with a request's options. Raises UsageError for what is
+    wrong with them, naming the place where it stands in `own`.
+    """
+    one_answer(options)
+    check(options)
+    if own is None:
+        return [options] * count
+    if len(many(name, own)) != count:
+        fail(UsageError, name, got=f"{len(own)} of them", expected=f"{count}, one a request")
+    found: list[Mapping[str, Any]] = []
+    for i, one in enumerate(own):
+        if not isinstance(one, Mapping):
+            fail(UsageError, f"{name}[{i}]", got=type(one).__name__, expected="options by name")
+        found.append({**options, **one})
+        try:
+            one_answer(found[-1])
+            check(found[-1])
+        except UsageError as error:
+            raise type(error)(f"{name}[{i}]: {error}") from None
+    return found
 
 
 def _schema(schema: Any) -> Grammar | None:

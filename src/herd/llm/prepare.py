@@ -17,7 +17,7 @@ from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.llm.answers import Sample
-from herd.llm.options import CallOptions
+from herd.llm.options import CallOptions, of_completion
 from herd.llm.streams import Prepared
 from herd.messages import Message, TextPart
 from herd.policies import Cleaner, Policy, Prompt
@@ -91,9 +91,7 @@ class Requests:
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
-        asked, options = CallOptions.of(arguments)
-        if asked.tools or asked.images or asked.system is not None:
-            fail(UsageError, "tools, images or system", got="them without a chat format", do="use chat")
+        asked, options = of_completion(arguments)
         if isinstance(prompt, str):
             self.check_fits(prompt, engine.executor.context)
         ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt)
@@ -104,6 +102,14 @@ class Requests:
             return self._submit(engine, ids, options, asked, (turn,))
         ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
+
+    def check_dialog_options(self, arguments: Mapping[str, Any]) -> None:
+        """Raise UsageError for what is wrong with arguments of a chat, whatever its dialog."""
+        self.defaults.with_(CallOptions.of(arguments)[1])
+
+    def check_text_options(self, arguments: Mapping[str, Any]) -> None:
+        """Raise UsageError for what is wrong with arguments of a completion, whatever its prompt."""
+        self.defaults.with_(of_completion(arguments)[1])
 
     def measured(self, ids: Sequence[int], want: Want, asked: CallOptions) -> Request:
         """A request for numbers of given ids. Raises what is wrong with the model's files."""

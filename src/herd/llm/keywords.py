@@ -1,0 +1,69 @@
+"""Keyword arguments of the methods of `LLM`, as types: with them editors complete and checkers check.
+
+`herd.LLM.chat` says what each means. What it is not: values, defaults or checks of them (`herd.llm.options`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from herd.dialogs import ImageLike
+from herd.llm.load_options import Context
+from herd.policies import Policy
+from herd.progress import Progress
+from herd.request_options import Answer, CompletionRequest, ToolChoice, Whose
+
+
+class Watched(TypedDict, total=False):
+    """Who looks at an answer while it is made."""
+
+    policy: Policy | None
+    trace: str | Path | None
+
+
+class CompleteOptions(CompletionRequest, Watched, total=False):
+    """Of `complete` and its twins. `herd.LLM.chat` says what each means."""
+
+
+class SamplesOptions(Answer, ToolChoice, Watched, total=False):
+    """Of `chat_samples`: all of `chat` but `n`, which has a place of its own."""
+
+    system: str | None
+    images: Sequence[ImageLike]
+    tools: Sequence[Mapping[str, Any]] | None
+
+
+class ChatOptions(SamplesOptions, total=False):
+    """Of `chat`, `stream` and their twins. `herd.LLM.chat` says what each means."""
+
+    n: int
+
+
+class EmbedOptions(Whose, total=False):
+    """Of `embed` and `aembed`. `herd.LLM.chat` says what each means."""
+
+
+class ScoreOptions(Whose, total=False):
+    """Of `score` and `ascore`, which say what `top` means; `herd.LLM.chat` the rest."""
+
+    top: int
+
+
+class LoadKeywords(TypedDict, total=False):
+    """Of `herd.load`, which says what each means."""
+
+    context: Context
+    chat_format: str | None
+    threads: int | None
+    ops: Literal["auto", "native", "torch"]
+    kv: Literal["auto", "f32", "f16", "bf16", "int8", "int4"]
+    seed: int | None
+    force: bool
+    pack: bool
+    device: str
+    parallel: int
+    engine: Literal["thread", "child"]
+    queue: int
+    grammar_s: float
+    grammar_bytes: int
+    progress: Progress

@@ -1,0 +1,75 @@
+"""What any model may be asked for beside a dialog or a prompt: types of keyword arguments, for editors and checkers.
+
+    Sampling           how tokens are chosen, and when to stop
+    Whose              whose a request is, and how long it may take
+    Answer             both, and what an answer must be
+    CompletionRequest  that, and how many answers: of a text that goes on
+    ToolChoice         how tools are called
+    DialogRequest      all of them, and tools: of a dialog
+
+What it is not: values, defaults or checks of them (`herd.engine.request`, `herd.llm.options`), which say what each
+means.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from herd.grammars import Grammar
+
+
+class Sampling(TypedDict, total=False):
+    """Fields of `herd.engine.request.SamplingOptions`, as callers may write them."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_window: int
+    logit_bias: dict[int, float] | None
+    seed: int | None
+    max_tokens: int | None
+    stop: str | list[str] | tuple[str, ...] | None
+    stop_ids: list[int] | tuple[int, ...] | None
+    logprobs: int | None
+    ignore_eos: bool
+    speculate: Literal["auto", "off"]
+    grammar: Grammar | str | None
+
+
+class Whose(TypedDict, total=False):
+    """Whose a request is, when it is served, how long it may take, and the adapter that computes it."""
+
+    client: str
+    tenant: str
+    priority: int
+    timeout_s: float | None
+    adapter: str | None
+
+
+class Answer(Sampling, Whose, total=False):
+    """Options of one answer."""
+
+    schema: Any
+    ceiling: int | None
+
+
+class CompletionRequest(Answer, total=False):
+    """Options of a text that goes on."""
+
+    n: int
+
+
+class ToolChoice(TypedDict, total=False):
+    """How tools are called."""
+
+    tool_choice: str
+    parallel_tool_calls: bool
+
+
+class DialogRequest(CompletionRequest, ToolChoice, total=False):
+    """Options of a dialog."""
+
+    tools: Sequence[Mapping[str, Any]] | None
