@@ -118,7 +118,10 @@ def test_a_dialog_as_servers_get_it() -> None:
         ({"name": 5}, r"messages\[0\].name: got 5, expected a text"),
         ({"tool_call_id": ["x"]}, r"messages\[0\].tool_call_id: got \['x'\], expected a text"),
         ({"tool_calls": "abc"}, r"messages\[0\].tool_calls: got str, expected a list"),
-        ({"tool_calls": [{"name": "a", "arguments": {}}, {"name": "b", "arguments": "{}"}]}, r"tool_calls\[1\]: got"),
+        (
+            {"tool_calls": [{"name": "a", "arguments": {}}, {"name": "b", "arguments": "[]"}]},
+            r"tool_calls\[1\].arguments: got",
+        ),
         ({"tool_calls": [{"name": "a", "arguments": {}, "id": 3}]}, r"messages\[0\].tool_calls\[0\].id: got 3"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from herd.messages import ToolCall
+from herd.messages import Message, ToolCall
 
 SHOWN = 60
 """Characters of an answer's text in its `repr`."""
@@ -154,6 +154,11 @@ class Reply:
         calls = f", {len(self.tool_calls)} tool calls" if self.tool_calls else ""
         tokens = f"{self.usage.prompt_tokens} + {self.usage.output_tokens} tokens"
         return f"Reply({text!r}, {self.finish_reason!r}{calls}, {tokens})"
+
+    @property
+    def message(self) -> Message:
+        """The assistant's turn: `dialog.append(reply.message)`, and the next prompt begins with this one's ids."""
+        return Message("assistant", self.text, tool_calls=self.tool_calls)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

@@ -23,6 +23,7 @@ from herd.engine.sampler import History
 from herd.engine.stop_strings import Stops
 from herd.gate import Gate
 from herd.grammar import json_schema, lark
+from herd.media import encoded
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
 from herd.messages import Message, ToolCall
@@ -36,7 +37,7 @@ from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.ollama.common import keep_alive_of
 from herd.server.openai.turns import arguments_of
-from herd.server.requests import media, sizes
+from herd.server.requests import sizes
 from herd.server.requests.fields import told
 from herd.server.response_store import Items, Kept, ResponseStore
 from herd.server.tables import TABLES
@@ -579,11 +580,11 @@ ROWS: dict[str, Row] = {
     "config.json": Row(lambda data: from_hf(small_files.parse_object(data, "a")), CONFIGS),
     "an image's header": Row(_measure, MEDIA, 1 << 16),
     "an image's address": Row(
-        lambda data: media.data_image(data, "a"),
+        lambda data: encoded.data_image(data, "a"),
         TEXTS
         | {f"data:{u}": lambda n, u=u: "data:" + text(u)(n) for u in (";a", "a", "a/a;", ";base64", ";base64,", "=")},
     ),
-    "base64": Row(lambda data: media.base64_image(data, "a"), TEXTS),
+    "base64": Row(lambda data: encoded.base64_image(data, "a"), TEXTS),
     **{f"split {name}": Row(_split(name), TEXTS, 1 << 15) for name in splits.PATTERNS},
     **{f"ranks of {name}": Row(_encode_ranks(name), TEXTS, 1 << 16) for name in _CORES},
     "merges": Row(_MERGES["encode"], TEXTS, 1 << 15),

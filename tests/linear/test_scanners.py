@@ -23,6 +23,7 @@ ROOMS = (
     *("herd.text", "herd.media", "herd.server", "herd.safety", "herd.checkpoint", "herd.config", "herd.cli"),
     *(
         "herd.dialogs",
+        "herd.turns",
         "herd.llm.answers",
         "herd.gate",
         "herd.strict_json",

@@ -5,8 +5,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from herd.media.encoded import base64_image
 from herd.server.requests.fields import Refused
-from herd.server.requests.media import Images, base64_image, check_count
+from herd.server.requests.media import Images, check_count
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.media.encoded import base64_image
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
@@ -28,7 +29,7 @@ from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, told
 from herd.server.requests.generate_request import GenerateRequest
-from herd.server.requests.media import base64_image, check_count
+from herd.server.requests.media import check_count
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_reply, json_response

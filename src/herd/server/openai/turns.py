@@ -1,6 +1,5 @@
 """A dialog as OpenAI's clients write it -> turns and tools as `herd.dialogs` reads them."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -9,6 +8,7 @@ import msgspec
 from herd.errors import UsageError
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
+from herd.turns import call_arguments
 
 
 class Text(msgspec.Struct, tag_field="type", tag="text"):
@@ -133,12 +133,9 @@ def choice_of(choice: ToolChoice | None, tools: Sequence[dict[str, Any]]) -> str
 def arguments_of(text: str, where: str) -> dict[str, Any]:
     """The arguments of a past call. Raises Refused."""
     try:
-        found = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise Refused(f"{where}: expected a JSON object as text", where)
-    return found
+        return call_arguments(text, where)
+    except UsageError as error:
+        raise Refused(str(error), where) from None
 
 
 def _turn(turn: OpenAIMessage, where: str, images: Images) -> dict[str, Any]:
