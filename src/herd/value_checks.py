@@ -71,16 +71,12 @@ def many(name: str, value: Any) -> Sequence[Any]:
 
 def known(what: str, given: Iterable[object], names: Collection[str]) -> None:
     """Raise UsageError for the first name that is none of `names`, with the nearest of them and all."""
-    for name in given:
-        if name not in names:
-            near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
-            fail(
-                UsageError,
-                what,
-                got=shown(name),
-                expected="one of " + ", ".join(names),
-                do=f"did you mean {near[0]}?" if near else "",
-            )
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        name = unknown[0]
+        near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
+        do = f"did you mean {near[0]}?" if near else ""
+        fail(UsageError, what, got=shown(name), expected="one of " + ", ".join(names), do=do)
 
 
 class KnownFields(msgspec.StructMeta):

@@ -59,8 +59,8 @@ from herd.llm.loading import PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Measured, ameasured, measured
 from herd.llm.options import CallOptions, for_each, one_answer
 from herd.llm.prepare import Requests, characters_of, check_length
+from herd.llm.replies import Outcome, aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.llm.streams import AsyncStream, Prepared
-from herd.llm.whole import Outcome, aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.messages import Message
 from herd.ops.contract import LowRank
 from herd.policies import Policy

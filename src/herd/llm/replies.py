@@ -106,7 +106,8 @@ def answer_all(engine: Engine, count: int, prepare: Callable[[int], Prepared], m
             if not begun:
                 time.sleep(RETRY_S)  # others fill the queue
                 continue
-            found.append(_outcome(begun.popleft()))
+            found.append(_outcome(begun[0]))
+            begun.popleft()  # only now, so that whatever breaks it off ends it
             if isinstance(found[-1], Reply) and found[-1].finish_reason == "interrupted":
                 break
     finally:
