@@ -1,4 +1,4 @@
-"""The application: every route behind its key, the door around it, and its life from start to drain."""
+"""The application: every route behind its key, the checks around it, and its life from start to drain."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *an
 def create_app(
     service: Service, options: ServerOptions, failed: Callable[[HerdError], None] = lambda error: None
 ) -> ASGIApp:
-    """The ASGI application of a service. failed: told why a model could not be loaded at the start."""
+    """The ASGI application of a service. failed: called when a model could not be loaded at the start."""
 
     @contextlib.asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -62,7 +62,7 @@ def create_app(
 
 
 async def _preload(service: Service, name: str, failed: Callable[[HerdError], None]) -> None:
-    """Load a model at the start. A failure is in the log as well, and told to whoever asks for the model."""
+    """Load a model at the start. A failure is logged as well, and told to every client that asks for the model."""
     try:
         await service.models.load(name)
     except HerdError as error:

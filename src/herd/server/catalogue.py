@@ -1,4 +1,4 @@
-"""Which models clients may name: those of the store, those that the service was started with, and those that are no
+"""The models that clients may name: those of the store, those that the service was started with, and those that are no
 files but have been registered: hosts, other engines.
 
 A name from the network is looked up, never opened: it cannot be a path.
@@ -29,13 +29,13 @@ MOST_ALIKE = 200
 MOST_ABOUT = 64
 """Models whose headers are remembered."""
 ABOUT_BYTES = 64 << 10
-"""Of one: a configuration, and bytes by type."""
+"""Bytes of one description: a configuration, and bytes by type."""
 R = TypeVar("R")
 _NOTHING: Mapping[str, Any] = {}
 
 
 class Catalogue(Protocol):
-    """Names -> what is known of a model before it is loaded."""
+    """Maps names to what is known of a model before it is loaded."""
 
     profiles: Profiles
     """Models made of another one and settings."""
@@ -44,20 +44,20 @@ class Catalogue(Protocol):
         """All models, sorted by name."""
 
     def find(self, name: str) -> "Listed":
-        """One model, by its name, with or without `:latest`. Raises NotFound with the nearest names."""
+        """A model by its name, with or without `:latest`. Raises NotFound with the nearest names."""
 
     def about(self, name: str) -> About | None:
-        """Its shape, types and licence, from headers; None: it has no files. Raises NotFound, BadFile."""
+        """Shape, types and licence of a model, from its headers; None: it has no files. Raises NotFound, BadFile."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A model that is no file of this machine."""
+    """A model that is not a file on this machine."""
 
     load: Callable[[], ChatModel]
     """Makes one, on a thread; it is closed when it has been idle for long, and made again when it is asked for."""
     capabilities: Capabilities | None = None
-    """As far as they are known before that; None: they are not."""
+    """The capabilities as far as they are known before it is loaded; None: they are not."""
     context: int | None = None
     """Tokens, as far as they are known before that."""
     added_s: float = 0.0
@@ -65,7 +65,7 @@ class Registered:
 
 
 class Listed:
-    """A model that can be asked for."""
+    """A model that clients can ask for."""
 
     def __init__(
         self,
@@ -80,15 +80,15 @@ class Listed:
         registered: Registered | None = None,
     ) -> None:
         self.name = name
-        """What clients call it."""
+        """The name by which clients call it."""
         self.base = base or name
         """The model that is loaded for it."""
         self.profile = profile
         self.path = path
-        """Of its files; None: it is `registered`."""
+        """Path of its files; None: it is `registered`."""
         self.registered = registered
         self.digest = digest
-        """Of the content, as far as it is known: hex."""
+        """Digest of the content, as far as it is known: hex."""
         self.size_bytes = size_bytes
         self.added_s = added_s
         """Unix time."""
@@ -118,7 +118,7 @@ class StoreCatalogue:
         self._last: tuple[Mapping[str, ModelEntry], Mapping[str, Profile], dict[str, Listed]] | None = None
 
     def register(self, name: str, model: Registered) -> None:
-        """Let clients ask for a model that is no file. Raises UsageError for what is no name, or a model's already."""
+        """Add a model that is not a file. Raises UsageError for a bad name, or one that a model has already."""
         registry.check_name(name)
         if name in self.names() or name in self._aliases:
             fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
@@ -147,7 +147,7 @@ class StoreCatalogue:
         return found
 
     def _read(self, file: str, read: Callable[[], tuple[Mapping[str, R], Mapping[str, Broken]]]) -> Mapping[str, R]:
-        """The records of a file that can be understood."""
+        """The records of a file that can be parsed; broken ones are told."""
         try:
             good, broken = read()
         except HerdError as error:
@@ -180,7 +180,7 @@ class StoreCatalogue:
 
 @lru_cache(maxsize=MOST_ABOUT)
 def _described(path: str, digest: str) -> About:
-    """Headers are read once a version: `digest` is only part of the key."""
+    """The description from headers, read once for each version: `digest` is only part of the cache's key."""
     return describe(path)
 
 

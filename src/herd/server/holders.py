@@ -1,4 +1,5 @@
-"""What clients can fill in the service's own memory, each with its limit in bytes; `herd serve --limits` sums them up.
+"""Everything in the service's own memory that clients can fill, each with its limit in bytes; `herd serve --limits`
+sums them up.
 
 What it is not: the model and its cache (`herd.planning`), which live in the engine's process, nor grammars' trials.
 Every figure is a bound: of bodies that are the worst for their length, answers that nobody reads.
@@ -20,25 +21,26 @@ BODY_FACTOR = 4
 """Bytes that one byte of a body takes at most once it is JSON: a character of an ASCII text with one emoji. Values are
 counted as bytes when they are held (see `intake`)."""
 PARSING_FACTOR = 6
-"""That it takes beside those while it is parsed: pieces, joined, as text (measured: 5)."""
+"""Bytes that one byte of a body takes beside those while it is parsed: in pieces, joined, as text (measured: 5)."""
 RECORDS_FACTOR = 12
-"""Of a file of records: as bytes, understood, and once more while it is written (measured: 10)."""
+"""Bytes in memory for one byte of a file of records: as bytes, parsed, and once more while it is written (measured:
+10)."""
 CONNECTION_BYTES = 640 << 10
-"""Of one connection: what was read of it and not yet taken (256 KiB come at once), a head twice, what is written and
-not yet read (128 KiB), its objects."""
+"""Bytes of one connection: what was read of it and not yet taken (256 KiB come at once), a head twice, what is written
+and not yet read (128 KiB), its objects."""
 
 
 class MemoryHolder(NamedTuple):
-    """Something that clients can fill."""
+    """A part of the service's memory that clients can fill."""
 
     name: str
     most_bytes: int
     of: str
-    """What it is, and which limits that comes of."""
+    """Description: what it is, and which limits it follows from."""
 
 
 def holders(limits: Limits) -> Iterator[MemoryHolder]:
-    """All of them."""
+    """All such parts, under these limits."""
     yield MemoryHolder(
         "bodies", BODY_FACTOR * limits.bytes_in_flight, f"requests under way: {BODY_FACTOR} bytes_in_flight"
     )
@@ -62,5 +64,5 @@ def holders(limits: Limits) -> Iterator[MemoryHolder]:
 
 
 def sum_of(limits: Limits) -> int:
-    """Bytes of all of them."""
+    """The bytes of all of them together."""
     return sum(holder.most_bytes for holder in holders(limits))

@@ -1,4 +1,4 @@
-"""API keys: who asks, what they may do, how much of it. Secrets are compared in constant time and kept as digests only.
+"""API keys: the client, its rights, its quotas. Secrets are compared in constant time and kept as digests only.
 
 Without any key the service is open to this machine alone (`options` refuses another interface), and everybody is
 the key named "local".
@@ -28,16 +28,16 @@ POLICIES = ("", "off", "observe", "redact", "block")
 SHORTEST = 16
 """Characters of a key: shorter ones can be guessed."""
 MOST_FILE_BYTES = 4 << 20
-"""Of a file of keys."""
+"""Most bytes of a file of keys."""
 
 
 class KeyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One [[key]] of a keys file."""
+    """A [[key]] table of a keys file."""
 
     name: str
     secret: str = ""
     sha256: str = ""
-    """Of the secret, in hex: for files that are to hold no secret."""
+    """SHA-256 of the secret, in hex: for files that are to hold no secret."""
     rights: tuple[Right, ...] = ("chat", "embed", "models")
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -46,12 +46,12 @@ class KeyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Requests under way; None: the service's own limit."""
     priority: int = 0
     policy: str = ""
-    """Of safety: observe, redact, block, off; empty: the service's."""
+    """Safety policy: observe, redact, block, off; empty: the service's."""
 
 
 @dataclass(eq=False)
 class Key:
-    """Who asks. `name` stands in logs and metrics; the secret nowhere."""
+    """The key of a client. `name` stands in logs and metrics; the secret nowhere."""
 
     name: str
     digest: bytes = b""
@@ -73,7 +73,7 @@ class Key:
         self.tokens = Bucket(self.tokens_per_minute)
 
     def become(self, other: "Key") -> None:
-        """Take what a file says of it now; what it has used and what is under way stay."""
+        """Take over the settings of `other`; what was used, and requests under way, stay counted."""
         self.digest, self.rights, self.at_once = other.digest, other.rights, other.at_once
         self.requests_per_minute, self.tokens_per_minute = other.requests_per_minute, other.tokens_per_minute
         self.priority, self.policy = other.priority, other.policy
@@ -81,12 +81,12 @@ class Key:
         self.tokens.change(other.tokens_per_minute)
 
     def check_right(self, right: str) -> None:
-        """Raise Forbidden without that right."""
+        """Raise Forbidden unless the key has this right."""
         if right not in self.rights:
             fail(Forbidden, f"key {self.name} may not {right}", expected="a key with that right")
 
     def enter(self, most: int) -> None:
-        """One more request under way. Raises Busy, QuotaSpent; `leave` when it is over."""
+        """Count one more request under way; call `leave` when it is over. Raises Busy, QuotaSpent."""
         allowed = most if self.at_once is None else min(most, self.at_once)
         if self.under_way >= allowed:
             fail(Busy, f"requests of key {self.name} under way", got=self.under_way, expected=f"at most {allowed}")
@@ -96,7 +96,7 @@ class Key:
         self.under_way += 1
 
     def check_quota(self, bucket: "Bucket", what: str, count: int) -> None:
-        """Raise QuotaSpent where a quota has less than that left."""
+        """Raise QuotaSpent when a quota has less than `count` left."""
         wait_s = bucket.wait_s(count)
         if wait_s > 0:
             error = QuotaSpent(f"key {self.name}: its {what} of this minute are used up; again in {wait_s:.0f} s")
@@ -104,13 +104,13 @@ class Key:
             raise error
 
     def leave(self) -> None:
-        """A request is over."""
+        """Count one request under way less."""
         self.under_way -= 1
 
 
 class Bucket:
-    """A quota that fills up at `per_minute`. What is reserved counts as used until it is given back; it is overdrawn
-    only by what takes more than it could reserve."""
+    """A quota that fills up at `per_minute` (a token bucket). What is reserved counts as used until it is given back;
+    it is overdrawn only by taking more than could be reserved."""
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = None if per_minute is None else per_minute / 60.0
@@ -121,7 +121,7 @@ class Bucket:
         self._at_s = clock()
 
     def change(self, per_minute: int | None) -> None:
-        """Another quota from now on; what was used of the former one is used of this."""
+        """Set another quota; what was used of the former one counts as used of this."""
         if self._rate is not None:
             self._fill()
         used = self._most - self._left
@@ -131,14 +131,14 @@ class Bucket:
         self._at_s = self._clock()
 
     def wait_s(self, count: int = 1) -> float:
-        """Seconds until so many are left; where that is more than it ever holds, until it is full."""
+        """Seconds until `count` are left; where that is more than it ever holds, until it is full."""
         if self._rate is None:
             return 0.0
         self._fill()
         return max(0.0, (min(count, self._most) - self._left + self._reserved) / self._rate)
 
     def reserve(self, count: int) -> int:
-        """Set aside so many, or as many as there are; how many that were. Take or give back each of them."""
+        """Reserve `count`, or as many as are left; returns how many. Take each of them later, or give it back."""
         if self._rate is None:
             return 0
         self._fill()
@@ -147,11 +147,11 @@ class Bucket:
         return found
 
     def give_back(self, count: int) -> None:
-        """So many that were set aside were not used, or have been taken now."""
+        """Release a reservation of `count`: they were not used, or are taken now."""
         self._reserved -= count
 
     def take(self, count: int) -> None:
-        """Use up so many."""
+        """Use up `count`."""
         if self._rate is not None:
             self._fill()
             self._left -= count
@@ -164,7 +164,7 @@ class Bucket:
 
 
 class Keyring:
-    """All keys. Empty: whoever reaches the service is the key "local", without limits."""
+    """All keys. Without any, every caller is the key "local", without limits."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         _check(keys)
@@ -175,9 +175,10 @@ class Keyring:
         return len(self._keys)
 
     def replace(self, keys: Sequence[Key]) -> list[str]:
-        """Other keys from now on; the names of those that are gone. A key that stays, by its name, goes on counting.
+        """Replace all keys; returns the names of those that are gone. A key that stays, by its name, keeps its counts.
 
-        Raises UsageError, and nothing has changed, also for none at all: the service would be open.
+        Raises UsageError when a key is not allowed, or there is none, which would leave the service open: nothing has
+        changed then.
         """
         _check(keys)
         if not keys:
@@ -192,7 +193,7 @@ class Keyring:
         return list(old)
 
     def name_of(self, authorization: str, x_api_key: str) -> str:
-        """The name of that key; nothing for none, or an unknown one."""
+        """The name of the key of these headers; "" when there is none, or an unknown one."""
         try:
             return self.find(authorization, x_api_key).name
         except Unauthorised:
@@ -235,7 +236,7 @@ def _check_policy(name: str, policy: str) -> None:
 
 
 def digest_of(secret: str) -> bytes:
-    """SHA-256: keys are random and long, so nothing slower is needed."""
+    """The SHA-256 of a secret: keys are random and long, so nothing slower is needed."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -247,9 +248,10 @@ def plain_key(secret: str, name: str = "key") -> Key:
 
 
 def read_keys(path: Path, tell: Callable[[str], None] = lambda line: None) -> list[Key]:
-    """The keys of a TOML file of [[key]] tables. tell: hears of a table that is no key; it is left out.
+    """The keys of a TOML file of [[key]] tables. tell: called with a line for each table that is no valid key; it is
+    left out.
 
-    Raises NotFound, and UsageError for a file that others may read, that is no TOML, or in which no table is a key:
+    Raises NotFound, and UsageError for a file that others may read, that is no TOML, or that holds no valid key:
     without any key the service would be open.
     """
     try:

@@ -12,14 +12,14 @@ from herd.errors import UsageError, fail
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one request and of one connection. Raises UsageError for one below 1."""
+    """The limits of the service: of one request, of one connection, of all. Raises UsageError for one below 1."""
 
     body_bytes: int = 16 << 20
     """A body without media; of one with media what is outside long strings of plain ASCII, as base64 is."""
     media_body_bytes: int = 48 << 20
     """A body on a route that takes images as base64: 36 MiB of images, a third more in base64."""
     bytes_in_flight: int = 512 << 20
-    """Of bodies and fetched images of all requests under way; a key may hold as many as are free."""
+    """Bytes of bodies and fetched images of all requests under way; a key may hold as many as are free."""
     json_depth: int = 64
     """Nesting of a body."""
     json_values: int = 200_000
@@ -49,14 +49,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 4096
     """Open at once; over that the one that has been idle longest is closed, or the slowest that sends its body."""
     newcomer_share: int = 8
-    """One connection in so many is kept for those that have begun no request, and for /health."""
+    """1 / newcomer_share of the connections is kept for those that have begun no request, and for /health."""
     request_line_bytes: int = 8 << 10
     header_bytes: int = 64 << 10
-    """Of a request's head, its line and the empty one included."""
+    """Bytes of a request's head, its line and the empty one included."""
     headers: int = 100
     """Fields of a head."""
     header_timeout_s: int = 10
-    """From a connection's first moment to the end of its headers."""
+    """Seconds from a connection's first moment to the end of its headers."""
     body_timeout_s: int = 30
     """For a body, and as long again as its bytes take at 16 KiB a second."""
     idle_timeout_s: int = 75
@@ -64,24 +64,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     write_timeout_s: int = 60
     """For a reader that reads nothing."""
     linger_s: int = 5
-    """That a connection whose request was answered before its end is read on, so that its answer arrives."""
+    """Seconds that a connection whose request was answered before its end is read on, so that its answer arrives."""
     linger_bytes: int = 16 << 20
-    """That are read then, and thrown away."""
+    """Bytes that are read then, and thrown away."""
     unread_bytes: int = 1 << 20
-    """Of a stream whose reader is slow; then it is dropped. A token takes 256, a log-probability 768 more."""
+    """Unread bytes of a stream; a reader that is slower is dropped. A token takes 256, a log-probability 768 more."""
     reply_bytes: int = 256 << 20
-    """Of one answer in memory, all samples and log-probabilities included; then it is ended with an error."""
+    """Bytes of one answer in memory, all samples and log-probabilities included; then it is ended with an error."""
     answers_bytes: int = 2 << 30
-    """Of prompts' ids, tiles of images, tokens and whole replies of all requests under way; a key may hold as many as
-    are free."""
+    """Bytes of prompts' ids, tiles of images, tokens and whole replies of all requests under way; a key may hold as
+    many as are free."""
     drain_s: int = 30
-    """From the first signal to the end of what is under way."""
+    """Seconds from the first signal to the end of requests under way."""
     stored_responses: int = 1000
-    """Of /v1/responses, a key; the oldest go."""
+    """Stored responses (/v1/responses) of a key; the oldest go."""
     key_stored_bytes: int = 128 << 20
-    """Of a key's stored responses, as JSON; the oldest go."""
+    """Bytes of a key's stored responses, as JSON; the oldest go."""
     stored_bytes: int = 256 << 20
-    """Of all keys' stored responses; the oldest of the key that has most go."""
+    """Bytes of all keys' stored responses; the oldest of the key that has most go."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -91,7 +91,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(NamedTuple):
-    """One limit, as it is printed."""
+    """A limit as it is printed."""
 
     name: str
     value: int
@@ -99,7 +99,7 @@ class Row(NamedTuple):
 
 
 def table(limits: Limits) -> Iterator[Row]:
-    """All limits: those of the service, and those that rooms below check."""
+    """All limits: those of the service, and those that rooms below it check."""
     from herd import grammars
     from herd.engine import request
     from herd.media.limits import IMAGE_LIMITS, PIXELS_AT_ONCE

@@ -1,4 +1,4 @@
-"""The one place of the service that knows `herd.llm`: what becomes of a model's files on this machine.
+"""The one place of the service that knows `herd.llm`: what loading a model's files would give.
 
 Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a model is loaded (`herd.server.models`).
 """
@@ -24,5 +24,5 @@ def expected_context(asked: Context, config: Llama4Config, weights_bytes: int) -
 
 
 def expected_capabilities(config: Llama4Config) -> Capabilities:
-    """What a model of that shape can do once it is loaded."""
+    """The capabilities that a model of this config has once it is loaded."""
     return capabilities(config)

@@ -19,13 +19,13 @@ from herd.errors import PassFailed
 MOST_WAITING = 10_000
 """Lines."""
 MOST_BYTES = 8 << 20
-"""Of all that wait."""
+"""Most bytes of all lines that wait."""
 MOST_LINE = 8 << 10
 """Characters of one; the rest of it is cut."""
 
 
 class Log:
-    """Lines of events. kind: text for people, json for machines, off."""
+    """Writes events as lines. kind: text for people, json for machines, off."""
 
     def __init__(self, kind: Literal["text", "json", "off"] = "text", out: TextIO | None = None) -> None:
         self._kind = kind
@@ -40,7 +40,7 @@ class Log:
             self._thread.start()
 
     def event(self, what: str, **facts: Any) -> None:
-        """One line. Facts are names, counts and times; values of None are left out."""
+        """Write a line. Facts are names, counts and times; values of None are left out."""
         if self._thread is None:
             return
         said = {name: value for name, value in facts.items() if value is not None}
@@ -62,14 +62,14 @@ class Log:
             self._waits(size)
 
     def mistake(self, request_id: str, error: BaseException) -> PassFailed:
-        """An error that nobody foresaw: its kind and place are written down; what the client is told of it."""
+        """Log the kind and place of an unforeseen error; returns the error to tell the client."""
         frames = traceback.extract_tb(error.__traceback__)
         place = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in reversed(frames[-4:]))
         self.event("error", id=request_id, error=type(error).__name__, at=place)
         return PassFailed(f"an internal error; the log has it under {request_id}")
 
     def close(self) -> None:
-        """Write what is waiting, for a second at most."""
+        """Write the lines that wait, for a second at most."""
         if self._thread is not None:
             try:
                 self._lines.put(None, timeout=0.1)
@@ -93,15 +93,15 @@ class Log:
 
 
 class Libraries(logging.Handler):
-    """What libraries have to say, as lines of a Log: a message's first line and an error's kind. Their own form would
-    show an error's text, which may quote a request."""
+    """A logging handler that turns messages of libraries into lines of a Log: the message's first line and the error's
+    kind. Their own form would show the error's text, which may quote a request."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One message. A task that was cancelled is no news: whoever ended it knows."""
+        """Log one message. That of a cancelled task is skipped: whoever cancelled it knows."""
         kind = record.exc_info[0] if record.exc_info else None
         if kind is None or not issubclass(kind, asyncio.CancelledError):
             said = record.getMessage().partition("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""Paths of this machine in what clients are told: of each only its last name leaves.
+"""Removes paths of this machine from what clients are told: only the last name of each is left.
 
 Errors name files by their whole path, which is right on a terminal and nobody's business on the network. Folders that
 are known (of models, of the user) are found whatever characters they have; other absolute paths by where they begin.
@@ -12,13 +12,13 @@ from pathlib import Path
 
 _TOPS = {"home", "root", "tmp", "usr", "var", "etc", "opt", "mnt", "media", "srv", "run", "dev", "proc", "sys", "Users"}
 _ENDS = r"\s'\"`,;:()\[\]{}<>|"
-"""What ends a path in a sentence; known folders may have them, too."""
+"""Characters that end a path in a sentence; known folders may have them, too."""
 _known: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 
 
 def hide(path: Path) -> None:
-    """Let a file or folder, and the folder that it lies in, be known."""
+    """Add a file or folder, and the folder that it lies in, to the known paths."""
     global _pattern
     found = {str(p) for p in (path.absolute(), path.absolute().parent) if len(p.parts) > 1}
     if not found <= _known:
@@ -27,7 +27,7 @@ def hide(path: Path) -> None:
 
 
 def without_paths(text: str) -> str:
-    """A text with the last name of each absolute path in place of the path."""
+    """The text with each absolute path replaced by its last name."""
     global _pattern
     if "/" not in text:
         return text

@@ -18,9 +18,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 MOST_MODELS = 1000
-"""That have series of their own; all further ones share theirs."""
+"""Most models that have series of their own; all further ones share theirs."""
 SERIES_BYTES = 32 << 10
-"""Of one model's series (measured: 17,000)."""
+"""Bytes of one model's series (measured: 17,000)."""
 
 
 COUNTERS: Mapping[str, tuple[str, str]] = {
@@ -38,9 +38,9 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 
 
 class Metrics:
-    """One registry a service, so that two services in one process do not share counts.
+    """The metrics of one service: a registry of its own, so that two services in one process do not share counts.
 
-    loaded: models whose counters are told. log: whose lost lines are told; None: nobody's.
+    loaded: returns the models whose counters are told. log: its count of lost lines is told; None: it is not.
     """
 
     def __init__(self, loaded: Callable[[], Iterable[ChatModel]] = tuple, log: Log | None = None) -> None:
@@ -78,22 +78,22 @@ class Metrics:
         return Histogram(name, help_, ("model_name",), buckets=SECONDS, registry=self.registry)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _Asked(Collector):
-    """What others count, as it is when somebody looks."""
+    """Collects the counters that models and the log keep, at each scrape."""
 
     def __init__(self, metrics: Metrics, loaded: Callable[[], Iterable[ChatModel]], log: Log | None) -> None:
         self._metrics, self._loaded, self._log = metrics, loaded, log
 
     def describe(self) -> Iterable[Metric]:
-        """All of them, without numbers."""
+        """All metrics, without numbers."""
         return [self._lost(), *self._families().values()]
 
     def collect(self) -> Iterable[Metric]:
-        """All of them. Models that share a label are added up."""
+        """All metrics. Those of models that share a label are added up."""
         families = self._families()
         for label, counts in self._counts().items():
             for field, count in counts.items():

@@ -24,7 +24,7 @@ Loader = Callable[[str], ChatModel]
 """The path of a model's files -> the loaded one; on a thread."""
 FOREVER = float("inf")
 WATCH_S = 1.0
-"""From look to look at what computes; and to the first new try to bring back what could not be."""
+"""Seconds between looks at the engines; and until the first new try to load a model again."""
 RETRY_S = 60.0
 """The longest wait from one such try to the next."""
 State = Literal["loading", "ready"]
@@ -32,7 +32,7 @@ State = Literal["loading", "ready"]
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in memory, or on its way there."""
+    """A model that is loaded, or being loaded."""
 
     name: str
     keep_alive_s: float
@@ -47,12 +47,12 @@ class LoadedModel:
 
     @property
     def expires_in_s(self) -> float:
-        """Seconds until it goes, if nobody uses it."""
+        """Seconds until it is unloaded, if nobody uses it."""
         return self.keep_alive_s - (time.monotonic() - self.used_s)
 
 
 class Models:
-    """All of them, on one event loop.
+    """All models of a service, on one event loop.
 
     keep_alive_s: how long an unused model stays (FOREVER: until the end).
     """
@@ -64,17 +64,18 @@ class Models:
         self._log = log
         self._held: dict[str, LoadedModel] = {}
         self._failures: dict[str, HerdError] = {}
-        """Of models whose last load failed: what with."""
+        """Name -> error of the last load, for models whose last load failed."""
         self._one_load = asyncio.Lock()
         self._closing = False
 
     @property
     def held(self) -> list[LoadedModel]:
-        """Models that are loaded or loading."""
+        """Models that are loaded or being loaded."""
         return list(self._held.values())
 
     def failure(self, name: str) -> HerdError | None:
-        """Why there is no such model, or why its last load failed; None: it did not, or another one is under way."""
+        """The error of the last load of this model, or of looking it up; None: there was none, or another load is under
+        way."""
         try:
             base = self.catalogue.find(name).base
         except HerdError as error:
@@ -83,7 +84,7 @@ class Models:
 
     @asynccontextmanager
     async def use(self, name: str, keep_alive_s: float | None = None) -> AsyncIterator[ChatModel]:
-        """The model of that name, loaded if need be; it stays at least as long as the context.
+        """A context with the model of that name, loaded if need be; the model stays at least as long as the context.
 
         keep_alive_s: from its end on; None: as before, or the service's. Raises NotFound, what loading raises, and
         NotReady while the service stops.
@@ -108,7 +109,7 @@ class Models:
             pass
 
     async def unload(self, name: str) -> bool:
-        """Let go of a model as soon as nobody uses it; whether it was there. Raises NotFound."""
+        """Unload a model as soon as nobody uses it; returns whether it was loaded. Raises NotFound."""
         held = self._held.get(self.catalogue.find(name).base)
         self._failures.pop(self.catalogue.find(name).base, None)
         if held is None:
@@ -119,7 +120,7 @@ class Models:
         return True
 
     async def watch(self) -> None:
-        """Load models again whose engine has died, also when nobody asks; until cancelled."""
+        """Reload models whose engine has died, also when nobody asks; runs until cancelled."""
         while True:
             await asyncio.sleep(WATCH_S)
             for held in self.held:
@@ -127,7 +128,7 @@ class Models:
                     self._restart(held)
 
     async def close(self) -> None:
-        """Let go of everything; what is under way fails."""
+        """Unload everything; requests under way fail."""
         self._closing = True
         for held in self.held:
             await self._drop(held)
@@ -155,7 +156,7 @@ class Models:
         return held.model
 
     async def _bring(self, held: LoadedModel) -> None:
-        """Load one model, others first let go of if they are in the way."""
+        """Load a model, and unload idle ones first if they are in the way."""
         try:
             load = self._load_of(self.catalogue.find(held.name))
             async with self._one_load:
@@ -174,7 +175,7 @@ class Models:
         self._log.event("loaded", model=held.name, context=held.model.context, seconds=seconds)
 
     def _told(self, name: str, error: Exception) -> HerdError:
-        """What whoever waits for a model hears of why it could not be loaded."""
+        """The error to tell those who wait for a model that could not be loaded."""
         if isinstance(error, HerdError) and not isinstance(error, PassFailed):
             return error
         if isinstance(error, MemoryError):
@@ -186,7 +187,7 @@ class Models:
         return why or EngineDied(f"{name} could not be loaded: {what}")
 
     def _load_of(self, listed: Listed) -> Callable[[], ChatModel]:
-        """What loads a row of the catalogue."""
+        """The function that loads an entry of the catalogue."""
         return partial(self._load, str(listed.path)) if listed.registered is None else listed.registered.load
 
     async def _fit(self, held: LoadedModel, load: Callable[[], ChatModel]) -> ChatModel:
@@ -200,7 +201,7 @@ class Models:
                 await self._drop(min(idle, key=lambda h: h.used_s))
 
     def _loaded(self, load: Callable[[], ChatModel]) -> ChatModel:
-        """A model that is ready for any request; on a thread."""
+        """Load a model and make it ready for requests; on a thread."""
         model = load()
         model.warm_up()
         gc.collect()
@@ -208,7 +209,7 @@ class Models:
         return model
 
     def _restart(self, held: LoadedModel) -> None:
-        """Its engine is dead: load it again at once, for whoever comes next."""
+        """Load a model again at once, whose engine has died."""
         if self._held.get(held.name) is not held or held.state != "ready" or self._closing:
             return
         self._log.event("restart", model=held.name, restarts=held.restarts + 1)
@@ -231,7 +232,7 @@ class Models:
         loop.call_later(wait_s, lambda: loop.create_task(self._try_again(name, wait_s)))
 
     async def _try_again(self, name: str, wait_s: float) -> None:
-        """Bring back what was there, unless that is done or nobody wants it any more."""
+        """Load a model that was there, unless that is done or nobody wants it any more."""
         if self._closing or name not in self._failures:
             return
         try:
@@ -242,7 +243,7 @@ class Models:
     # -- letting go --------------------------------------------------------------------------------------------------
 
     def _arm(self, held: LoadedModel) -> None:
-        """Nobody uses it any more: from now on its time runs."""
+        """Start the time-out of a model that nobody uses any more."""
         if held.users or self._held.get(held.name) is not held or held.keep_alive_s == FOREVER or self._closing:
             return
         loop = asyncio.get_running_loop()
@@ -263,12 +264,12 @@ class Models:
 
 
 def _heard(task: "asyncio.Task[None]") -> None:
-    """A restart that failed has been logged; nobody need await it."""
+    """Take the exception of a restart that failed: it has been logged, and nobody awaits it."""
     if not task.cancelled():
         task.exception()
 
 
 def _let_go(model: ChatModel) -> None:
-    """Close a model; what is left of it is garbage again."""
+    """Close a model and collect what is left of it."""
     model.close()
     gc.unfreeze()

@@ -27,7 +27,7 @@ ERRORS = {
 
 
 def describe(routes: Iterable[Route]) -> dict[str, Any]:
-    """The document of these routes."""
+    """The OpenAPI document of these routes."""
     requests = [table.honoured for table in TABLES.values()]
     _, components = msgspec.json.schema_components(requests, ref_template=REF)
     names = dict(zip((table.name for table in TABLES.values()), _names(requests), strict=True))
@@ -50,7 +50,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _names(requests: list[type[msgspec.Struct]]) -> list[str]:
-    """The names that msgspec gives to the schemas of requests; those of one name are told apart by their module."""
+    """The names that msgspec gives to the schemas of requests; equal names are told apart by their module."""
     schemas, _ = msgspec.json.schema_components(requests, ref_template=REF)
     return [schema["$ref"].rpartition("/")[2] for schema in schemas]
 
@@ -81,7 +81,7 @@ def _operation(route: Route, path: str, names: dict[str, str]) -> dict[str, Any]
 
 
 def route_of(routes: Callable[[], Iterable[Route]]) -> Route:
-    """The way to the document of `routes`, which may have this one among them."""
+    """The route to the document of `routes`, which may have this one among them."""
 
     async def openapi(service: Service, request: Request, caller: Caller) -> Response:
         """What there is to ask, as OpenAPI."""

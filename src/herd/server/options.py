@@ -1,4 +1,4 @@
-"""What a service is started with; everything checked at the door."""
+"""The options of a service, checked before it starts."""
 
 import ipaddress
 from pathlib import Path
@@ -16,7 +16,7 @@ KEEP_ALIVE_S = 30 * 60.0
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Raises UsageError for what cannot be served safely."""
+    """The options that a service is started with. Raises UsageError for what cannot be served safely."""
 
     host: str = "127.0.0.1"
     port: int = PORT
@@ -62,7 +62,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that interface."""
+    """Whether an interface can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

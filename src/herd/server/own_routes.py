@@ -22,13 +22,16 @@ from herd.server.shared.replies import json_response
 
 
 async def health(service: Service, request: Request, caller: Caller) -> Response:
-    """The service runs."""
+    """Answer that the service runs."""
     return json_response({"status": "ok"})
 
 
 async def ready(service: Service, request: Request, caller: Caller) -> Response:
-    """Whether the service answers: no model of the start is being loaded, or could not be. One that was let go is
-    loaded for whoever asks. 503 with what is going on, or why a load failed, while it does not."""
+    """Whether the service answers; 503 says what is going on, or why a load failed.
+
+    503 as long as a model of the start is being loaded or could not be. A model that was unloaded is loaded for the
+    next request.
+    """
     held = {h.name: h for h in service.models.held}
     if service.stopping:
         return json_response({"status": "stopping"}, 503)
@@ -54,7 +57,7 @@ async def metrics(service: Service, request: Request, caller: Caller) -> Respons
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
-    """Text, or turns as /v1/chat/completions has them."""
+    """The body of /tokenize: text, or messages as /v1/chat/completions has them."""
 
     model: Name
     prompt: str | None = None
@@ -64,7 +67,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
-    """Ids of a model's vocabulary."""
+    """The body of /detokenize: ids of a model's vocabulary."""
 
     model: Name
     tokens: list[int]
@@ -75,7 +78,7 @@ DETOKENIZE: FieldTable[DetokenizeRequest] = FieldTable("POST /detokenize", Detok
 
 
 async def tokenize(service: Service, request: Request, caller: Caller) -> Response:
-    """Ids of a text, specials never among them; or of a dialog as it would be sent."""
+    """Ids of a text, special tokens never among them; or of a dialog as it would be sent."""
     images = Images(remote=service.remote_media)
 
     def read(body: dict[str, Any]) -> tuple[TokenizeRequest, list[dict[str, Any]]]:
@@ -99,7 +102,7 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
 
 
 def _counted(model: ChatModel, ids: Sequence[int]) -> tuple[int, bytes]:
-    """How many ids, and the reply that tells them: a list of millions takes long to be thrown away, too."""
+    """How many ids, and the reply that holds them: a list of millions takes long to be freed, too."""
     return len(ids), encode({"tokens": ids, "count": len(ids), "max_model_len": model.context})
 
 

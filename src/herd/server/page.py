@@ -47,7 +47,7 @@ class Asset(NamedTuple):
 
 @lru_cache(maxsize=1)
 def assets() -> dict[str, Asset]:
-    """All files by name, `vendor/` in front of those that are not ours."""
+    """All files of the page by name, `vendor/` in front of those that are not ours."""
     folder = resources.files("herd.server") / "page"
     found = {}
     for prefix, place in (("", folder), ("vendor/", folder / "vendor")):
@@ -64,7 +64,7 @@ def _asset(body: bytes, media_type: str) -> Asset:
 
 
 def _home(root: Handler) -> Route:
-    """The page to a browser; to others, who ask whether somebody is there, what `root` says."""
+    """The route `/`: the page for a browser; for other programs the reply of `root`."""
 
     async def home(service: Service, request: Request, caller: Caller) -> Response:
         if "text/html" in request.headers.get("accept", ""):
@@ -78,7 +78,7 @@ def _home(root: Handler) -> Route:
 
 
 def _file(name: str, asset: Asset) -> Route:
-    """The way to one file: no path that a client writes is ever opened or looked up."""
+    """The route to one file: no path that a client writes is ever opened or looked up."""
 
     async def file(service: Service, request: Request, caller: Caller) -> Response:
         return _reply(request, asset)
@@ -87,15 +87,15 @@ def _file(name: str, asset: Asset) -> Route:
 
 
 def routes(root: Handler, *, page: bool) -> list[Route]:
-    """The ways to the page; without it (--no-page) what programs ask `/` for stays: `root`."""
+    """The routes of the page. Without it (--no-page) only `/` stays, which `root` answers."""
     if not page:
         return [Route("GET", "/", root, None)]
     return [_home(root), *(_file(name, asset) for name, asset in assets().items())]
 
 
 def _reply(request: Request, asset: Asset) -> Response:
-    """The file, compressed if the browser takes it so; 304 if it has this very one. It asks again each time, so that
-    a new version of Herd never runs with half of an old page."""
+    """The file, compressed if the browser accepts that; 304 if it has this very one. Browsers ask again each time, so
+    that a new version of Herd never runs with half of an old page."""
     headers = {
         "etag": asset.etag,
         "cache-control": "no-cache",

@@ -1,4 +1,5 @@
-"""Models made of another one and settings: what Ollama's `create` and `copy` make. A JSON file beside the registry.
+"""Profiles: names that stand for another model with settings, as Ollama's `create` and `copy` make them. A JSON file
+beside the registry.
 
     $HERD_HOME/profiles.json     {NAME: {"base": NAME, "system": TEXT, "options": {...}}}
 
@@ -21,14 +22,14 @@ from herd.errors import BadFile, UsageError, fail
 from herd.store import registry
 
 MAX_BYTES = 16 << 20
-"""Of the file."""
+"""Most bytes of the file."""
 MAX_PROFILE_BYTES = 256 << 10
-"""Of one profile as JSON: a system text, settings, a licence."""
+"""Most bytes of one profile as JSON: a system text, settings, a licence."""
 MAX_PROFILES = 10_000
 
 
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a name stands for."""
+    """What a name stands for: a base model, and settings."""
 
     base: str
     system: str = ""
@@ -40,7 +41,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Profiles:
-    """All of them; every read looks whether the file is another one, so that two services see the same."""
+    """The profiles of this machine. Every read looks whether the file has changed, so that two services see the
+    same."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -49,20 +51,20 @@ class Profiles:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self._path if self._path is not None else registry.home() / "profiles.json"
 
     def read(self) -> Mapping[str, Profile]:
-        """By name, shared by all who ask; without those whose record is broken. Raises BadFile for a broken file."""
+        """Name -> profile, shared by all callers and without broken records. Raises BadFile for a broken file."""
         return self._records().good
 
     @property
     def broken(self) -> Mapping[str, Broken]:
-        """Records that cannot be understood, by name. Raises BadFile for a broken file."""
+        """Records that cannot be parsed, by name. Raises BadFile for a broken file."""
         return self._records().broken
 
     def is_broken(self, name: str) -> bool:
-        """Whether a record of that name cannot be understood, in a file that can be."""
+        """Whether the record of that name cannot be parsed, in a file that can be."""
         try:
             return name in self._records().broken
         except BadFile:
@@ -74,8 +76,8 @@ class Profiles:
         return Records() if found is None else found
 
     def add(self, name: str, profile: Profile) -> None:
-        """A new meaning of a name. Raises UsageError for a name or options that are none, and for more than the file
-        may hold; it stays as it was then."""
+        """Add or replace a profile. Raises UsageError for a bad name or bad options, and for more than the file may
+        hold; it stays as it was then."""
         registry.check_name(name)
         SamplingOptions().with_(profile.options)
         size = len(msgspec.json.encode(profile))
@@ -88,7 +90,7 @@ class Profiles:
             profiles.good[name] = msgspec.structs.replace(profile, created_s=time.time())
 
     def remove(self, name: str) -> bool:
-        """Forget one, broken or not; whether it was there."""
+        """Remove a profile, broken or not; returns whether it was there."""
         with self._edit() as profiles:
             found = name in profiles.good or name in profiles.broken
             profiles.good.pop(name, None)
@@ -97,7 +99,8 @@ class Profiles:
 
     @contextmanager
     def _edit(self) -> Iterator[Records[Profile]]:
-        """The profiles, written back whole if they have changed, under a lock of the kernel's."""
+        """A context with the profiles, which are written back whole if they have changed, under a lock of the
+        kernel's."""
         make_folders(self.path.parent)
         with registry.lock("profiles"):
             now = self._records()
@@ -117,6 +120,6 @@ def _read(path: Path, data: bytes) -> Records[Profile]:
 
 
 def _check(name: str, profile: Profile) -> None:
-    """A record from the file. Raises UsageError."""
+    """Check a record from the file. Raises UsageError."""
     registry.check_name(name)
     SamplingOptions().with_(profile.options)

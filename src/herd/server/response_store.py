@@ -1,4 +1,4 @@
-"""Responses that are kept for later: per key, in memory, bounded in number and in bytes; the oldest go first.
+"""The store of responses: in memory, for each key, bounded in number and bytes; the oldest go first.
 
 They are held as JSON, so that their size is known. A response that goes on from another one holds its own items alone:
 those before it are shared, however long the dialog grows.
@@ -17,23 +17,24 @@ from herd.server.http.wire import encode
 from herd.server.keys import Key
 
 OVERHEAD_BYTES = 1024
-"""Of one response, and of one link of a dialog, beside their JSON: objects and entries of tables."""
+"""Bytes of one response, and of one link of a dialog, beside their JSON: objects and entries of tables."""
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 def _json(value: Any) -> bytes:
-    """In as many bytes as it has: what an encoder returns may lie in half as many again."""
+    """JSON in a buffer of its own size: what an encoder returns may lie in half as many bytes again."""
     return bytes(memoryview(encode(value)))
 
 
 class Items:
-    """Items of a dialog: some, after those that came before. Never changed, and held once by all who go on from it."""
+    """Items of a dialog: some of its own, after those that came before. Never changed, and shared by all who go on from
+    it."""
 
     def __init__(self, before: "Items | None", own: list[Any]) -> None:
         self.before = before
         self._own = _json(own)
         self.size_bytes = len(self._own) + OVERHEAD_BYTES
-        """Of its own."""
+        """Bytes of its own items."""
         self.whole_bytes: int = self.size_bytes + (0 if before is None else before.whole_bytes)
         """With all before it."""
         self.whole_values: int = values_of(self._own) + (0 if before is None else before.whole_values)
@@ -42,26 +43,26 @@ class Items:
         """Kept responses and later items that hold it (see ResponseStore)."""
 
     def chain(self) -> "Iterator[Items]":
-        """It, and what came before, the latest first."""
+        """These items' objects: this one, then those before it, the latest first."""
         link: Items | None = self
         while link is not None:
             yield link
             link = link.before
 
     def all(self) -> list[Any]:
-        """Of the whole dialog."""
+        """The items of the whole dialog."""
         return [item for link in reversed([*self.chain()]) for item in msgspec.json.decode(link._own)]
 
 
 class Kept:
-    """One response: as clients see it, and the items that led to it and came of it."""
+    """A stored response: its body as clients see it, and the items that led to it and came of it."""
 
     def __init__(self, body: dict[str, Any], items: Items) -> None:
         self.id: str = body["id"]
         self.items = items
-        """Of the whole dialog: what a next one goes on from."""
+        """Items of the whole dialog, from which a next response goes on."""
         self.task: asyncio.Task[None] | None = None
-        """Of one that is answered in the background."""
+        """The task of a response that is made in the background."""
         self.status: Status = "in_progress"
         self.json = b""
         """The response as it is now."""
@@ -69,7 +70,7 @@ class Kept:
         self.say()
 
     def say(self, **members: Any) -> None:
-        """Change members of it."""
+        """Change members of the body."""
         if not self._body:  # it was over
             self._body = msgspec.json.decode(self.json)
         self._body.update(members)
@@ -80,26 +81,26 @@ class Kept:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more comes."""
+        """Whether the response is complete."""
         return not self._body
 
     @property
     def size_bytes(self) -> int:
-        """Of itself, without its items."""
+        """Size of the body, without its items."""
         return len(self.json) + OVERHEAD_BYTES
 
 
 class _Mine:
-    """What one key keeps."""
+    """The responses that one key keeps."""
 
     def __init__(self) -> None:
         self.kept: OrderedDict[str, Kept] = OrderedDict()
         self.counted: dict[str, tuple[int, Items]] = {}
-        """What each was counted as."""
+        """Id -> the size and the items that it was counted with."""
         self.size_bytes = 0
 
     def count(self, kept: Kept) -> None:
-        """It is kept, or has changed."""
+        """Count a response that is new or has changed."""
         before = self.counted.get(kept.id)
         self.counted[kept.id] = kept.size_bytes, kept.items
         self.size_bytes += kept.size_bytes
@@ -108,12 +109,12 @@ class _Mine:
             self._let_go(*before)
 
     def forget(self, response_id: str) -> Kept:
-        """It is kept no longer."""
+        """Remove a response; returns it."""
         self._let_go(*self.counted.pop(response_id))
         return self.kept.pop(response_id)
 
     def end(self, response_id: str) -> None:
-        """It is kept no longer, and nobody need answer it."""
+        """Remove a response, and cancel its making if that is under way."""
         kept = self.forget(response_id)
         if kept.task is not None:
             kept.task.cancel()
@@ -135,9 +136,9 @@ class _Mine:
 
 
 class ResponseStore:
-    """All that are kept. A key sees its own: another key's id is not found, as is one that never was.
+    """All stored responses. A key sees its own: another key's id is not found, like one that never was.
 
-    most: of one key. key_bytes: of one key. all_bytes: of all keys; whoever has most gives way.
+    most: responses of one key. key_bytes: of one key. all_bytes: of all keys; the key that has most gives way.
     """
 
     def __init__(self, most: int, key_bytes: int, all_bytes: int) -> None:
@@ -146,18 +147,18 @@ class ResponseStore:
 
     @property
     def size_bytes(self) -> int:
-        """Of all keys."""
+        """Size of the responses of all keys."""
         return sum(mine.size_bytes for mine in self._keys.values())
 
     def check(self, kept: Kept) -> None:
-        """Raise TooLarge for one that can never be kept."""
+        """Raise TooLarge for a response that can never be kept."""
         size = kept.size_bytes + kept.items.whole_bytes
         if size > self._key_bytes:
             do = 'send "store": false, or begin a new dialog'
             fail(TooLarge, "a stored response", got=f"{size} bytes", expected=f"at most {self._key_bytes}", do=do)
 
     def keep(self, key: Key, kept: Kept) -> None:
-        """One more; of a key that is gone none. Raises TooLarge."""
+        """Store a response; for a key that is gone nothing is stored. Raises TooLarge."""
         self.check(kept)
         if key.gone:
             return
@@ -167,7 +168,8 @@ class ResponseStore:
         self._make_room(mine, kept)
 
     def changed(self, key: Key, kept: Kept) -> None:
-        """One has been written to; no news if it is not kept. Raises TooLarge, and it is kept no longer."""
+        """Count a response anew after a change; nothing happens when it is not stored. Raises TooLarge, and it is
+        removed then."""
         mine = self._keys.get(key.name)
         if mine is None or mine.kept.get(kept.id) is not kept:
             return
@@ -180,7 +182,7 @@ class ResponseStore:
         self._make_room(mine, kept)
 
     def find(self, key: Key, response_id: str) -> Kept:
-        """One of a key's. Raises NotFound."""
+        """A response of this key. Raises NotFound."""
         mine = self._keys.get(key.name)
         found = None if mine is None else mine.kept.get(response_id)
         if found is None:
@@ -188,22 +190,22 @@ class ResponseStore:
         return found
 
     def drop(self, key: Key, response_id: str) -> None:
-        """Forget one. Raises NotFound."""
+        """Remove a response. Raises NotFound."""
         self.find(key, response_id)
         self._keys[key.name].end(response_id)
 
     def forget(self, name: str) -> None:
-        """A key of that name is no more: what it kept is nobody's, least of all another's of the same name."""
+        """Remove all responses of a key that is gone: another key of the same name must not see them."""
         for response_id in [*self._keys.get(name, _Mine()).kept]:
             self._keys[name].end(response_id)
         self._keys.pop(name, None)
 
     def __len__(self) -> int:
-        """Of all keys."""
+        """Number of responses of all keys."""
         return sum(len(mine.kept) for mine in self._keys.values())
 
     def _make_room(self, mine: _Mine, new: Kept) -> None:
-        """Forget the oldest others until all limits hold."""
+        """Remove the oldest other responses until all limits hold."""
         while len(mine.kept) > self._most or mine.size_bytes > self._key_bytes:
             mine.end(_oldest(mine, new))
         while self.size_bytes > self._all_bytes:

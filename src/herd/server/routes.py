@@ -1,4 +1,4 @@
-"""The table of routes. What stands here without a right is open to everybody; all else asks for a key first.
+"""The type of a route, and its check of keys. A route without a right is open to everybody; all others need a key.
 
 The check sits at the handler, not at a path: whatever spelling reaches the handler has passed it.
 """
@@ -21,12 +21,12 @@ from herd.server.service import Caller, Service
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
 Handler = Callable[[Service, Request, Caller], Awaitable[Any]]
-"""What answers: a Response or a Stream comes of it."""
+"""Answers a request with a Response or a Stream."""
 Method = Literal["GET", "POST", "DELETE"]
 
 
 class Route(NamedTuple):
-    """One way in."""
+    """A route: methods, path, handler and the right that it needs."""
 
     method: Method
     path: str
@@ -37,25 +37,25 @@ class Route(NamedTuple):
 
     @property
     def enters(self) -> bool:
-        """Whether its requests count: all but short looks at what there is."""
+        """Whether its requests count as under way: all but short reads of state."""
         return self.right is not None and not (self.method == "GET" and self.right in ("models", "metrics"))
 
 
 def caller_of(service: Service, request: Request, route: str = "-") -> Caller:
-    """Who asks. Raises Unauthorised."""
+    """The caller of a request, by its key. Raises Unauthorised."""
     headers = request.headers
     key = service.keyring.find(headers.get("authorization", ""), headers.get("x-api-key", ""))
     return Caller(key, request.state.request_id, route, request=request)
 
 
 class _Sent:
-    """A reply, and what is to be done once it has been sent, or cannot be."""
+    """A reply with a function to call once it has been sent, or cannot be."""
 
     def __init__(self, reply: Reply, then: Callable[[], None]) -> None:
         self._reply, self._then = reply, then
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the reply."""
         try:
             await self._reply(scope, receive, send)
         finally:
@@ -63,7 +63,7 @@ class _Sent:
 
 
 def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Any]]:
-    """The handler behind its key. The key enters before anything of a body is read."""
+    """The handler of a route behind its check of keys. The key is checked before anything of a body is read."""
 
     async def answer(request: Request) -> Any:
         request.state.route = f"{route.method} {route.path}"
@@ -89,7 +89,7 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
 
 
 async def _admitted(service: Service, route: Route, request: Request, caller: Caller) -> _Sent:
-    """The reply to a request that holds its place until that is sent."""
+    """The reply to a request that holds its place until the reply is sent."""
     admission = caller.enter(service)
     try:
         reply = await route.handler(service, request, caller)
@@ -114,12 +114,13 @@ def _held(service: Service, caller: Caller, reply: Any) -> Any:
 
 
 def _held_bytes(reply: Response) -> int:
-    """Of a reply until it is sent: what an encoder returns may lie in half as many again."""
+    """Bytes of a reply until it is sent: what an encoder returns may lie in half as many again."""
     return len(reply.body) * 3 // 2
 
 
 def starlette_routes(service: Service, routes: Iterable[Route]) -> list[StarletteRoute]:
-    """For the application. One path's methods share a StarletteRoute, or Starlette would answer 405 at the first."""
+    """The routes for Starlette. Methods of one path share a StarletteRoute, or Starlette would answer 405 at the
+    first."""
     found = []
     for route in routes:
         found.append(StarletteRoute(route.path, endpoint(service, route), methods=[route.method]))
@@ -127,7 +128,7 @@ def starlette_routes(service: Service, routes: Iterable[Route]) -> list[Starlett
 
 
 def elsewhere(service: Service, status: int, message: str) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """What answers where no route does: also that is told to those with a key only."""
+    """The handler for paths without a route: that a path does not exist is told only to callers with a key."""
 
     async def answer(request: Request, _error: Exception) -> Response:
         try:

@@ -46,14 +46,14 @@ COLLECT = 2_000, 5, 500
 looks through older ones too. It holds up everybody meanwhile: by Python's own 700, 10, 10 it would look through all of
 some thousand connections again and again, 0.1 to 0.6 s each time. Those that end leave it next to nothing."""
 NOW_S = 1.0
-"""What the process may take to end once all is said: Python would wait for a thread that loads a model."""
+"""Seconds that the process may take to end once all is said: Python would wait for a thread that loads a model."""
 SAID_S = 10.0
 """The same, while there is an error to tell."""
 
 
 def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str, Registered] = NONE) -> Service:
-    """The service that options describe. load: path of a model -> the loaded one. registered: models that are no files,
-    by name."""
+    """The service that these options describe. load: path of a model -> the loaded one. registered: models that are not
+    files, by name."""
     log = Log(options.log)
     audit = None if options.audit is None else Audit(options.audit)
     guard = None if options.guard is None else Guard(ModelJudge(load(str(options.guard))))
@@ -77,7 +77,7 @@ def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str
 
 
 def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -> PolicyFor:
-    """What checks a request: by its key's own setting, else by the service's."""
+    """The function that chooses a request's policy: by its key's own setting, else by the service's."""
 
     def policy(caller: Caller, ask: GenerateRequest) -> Policy | None:
         mode = caller.key.policy or default
@@ -101,11 +101,11 @@ def serve(
     read_keys: ReadKeys | None = None,
     registered: Mapping[str, Registered] = NONE,
 ) -> None:
-    """Serve until a signal ends it. say: gets the lines for people. read_keys: asked at SIGHUP. registered: models that
-    are no files, by the names that clients use.
+    """Serve until a signal ends it. say: gets the lines for people. read_keys: called at SIGHUP. registered: models
+    that are not files, by the names that clients use.
 
-    Raises UsageError for a port that cannot be had, Interrupted when a second signal cut short what was under way, and
-    what the model of the start could not be loaded with.
+    Raises UsageError for a port that is taken, Interrupted when a second signal cut short requests under way, and the
+    error with which the model of the start could not be loaded.
     """
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*COLLECT)
@@ -135,7 +135,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with two signals of either kind: drain, then now."""
+    """uvicorn's server, with two signals of either kind: the first one drains, the second one ends it at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service, read_keys: ReadKeys | None = None) -> None:
         super().__init__(config)
@@ -143,16 +143,16 @@ class Server(uvicorn.Server):
         self._read_keys = read_keys
         self._reading: asyncio.Task[None] | None = None
         self.failure: HerdError | None = None
-        """What ended it."""
+        """The error that ended it."""
 
     def fail(self, error: HerdError) -> None:
-        """It has nothing to serve: end as at a signal, with this error."""
+        """End as at a signal, with this error: there is nothing to serve."""
         self.failure = self.failure or error
         self._service.stopping = True
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
+        """Handle a signal."""
         if self.should_exit:
             self.force_exit = True
             self._end_soon()
@@ -163,7 +163,7 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept."""
+        """Begin to accept connections."""
         connections = cast(type[Connection], self.config.http)
         asyncio.get_running_loop().set_exception_handler(for_event_loop(connections, self._service.log))
         if self._read_keys is not None and threading.current_thread() is threading.main_thread():
@@ -173,7 +173,7 @@ class Server(uvicorn.Server):
             listening.listen(QUEUE)  # uvicorn makes one of the two numbers the other
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain; then nothing is left to wait for, least of all a model that is still loading."""
+        """Drain; then end without waiting for anything, such as a model that is still being loaded."""
         await super().shutdown(sockets)
         self._end_soon()
 
@@ -190,8 +190,8 @@ class Server(uvicorn.Server):
 
 
 async def reload_keys(service: Service, read: ReadKeys, before: "asyncio.Task[None] | None" = None) -> None:
-    """Take the keys that there are now, after another reload that is under way. Where one of them is wrong nothing
-    changes, and the log says why."""
+    """Replace the keys by those that there are now, after another reload that is under way. Where one of them is wrong
+    nothing changes, and the log says why."""
     if before is not None:
         await asyncio.wait([before])
     left_out: list[str] = []
@@ -227,13 +227,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """http://HOST:PORT of a socket."""
+    """The address http://HOST:PORT of a socket."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def greeting(service: Service, sockets: list[socket.socket]) -> list[str]:
-    """What is said at the start."""
+    """The lines to print at the start."""
     main = address(sockets[0])
     lines = [f"Herd at {main}: a page for people, OpenAI's clients at {main}/v1, Anthropic's and Ollama's at {main}"]
     if len(sockets) > 1:

@@ -53,7 +53,7 @@ PolicyFor = Callable[["Caller", "GenerateRequest"], Policy | None]
 
 
 class Embedded(NamedTuple):
-    """vectors: [n, D], of unit length. notes: of the policy about the texts."""
+    """The result of `embed`. vectors: [n, D], of unit length. notes: of the policy, about the texts."""
 
     vectors: npt.NDArray[np.float32]
     tokens: int
@@ -62,30 +62,30 @@ class Embedded(NamedTuple):
 
 @dataclass(eq=False)
 class Caller:
-    """Who asks, and what the log is told of it."""
+    """The caller of a request: its key, and what the log is told of it."""
 
     key: Key
     request_id: str
     route: str
     facts: dict[str, Any] = field(default_factory=dict)
     request: Request | None = None
-    """Whose sender may go away while it is prepared."""
+    """The HTTP request, whose client may go away while it is prepared."""
     _admission: Admission | None = None
 
     @property
     def admission(self) -> Admission:
-        """What its request holds; every route that reads a body or makes tokens has let it in first."""
+        """What its request holds; every route that reads a body or makes tokens has called `enter` first."""
         assert self._admission is not None, f"{self.route} does not enter"
         return self._admission
 
     def enter(self, service: "Service") -> Admission:
-        """Let its request in; whoever asked closes what comes of it. Raises Busy, QuotaSpent."""
+        """Admit its request; the caller of this closes the admission. Raises Busy, QuotaSpent."""
         self._admission = Admission(self.key, service.at_once, service.in_flight, service.answering)
         return self._admission
 
 
 class Service:
-    """Models, keys, counters. See the module."""
+    """Models, keys and counters behind all dialects; see the module."""
 
     def __init__(
         self,
@@ -118,15 +118,15 @@ class Service:
         self.remote_media = remote_media
         self.preload = tuple(preload)
         self.context = context
-        """What models are loaded with."""
+        """The context that models are loaded with."""
         self.nobody = Key("nobody", rights=frozenset())
-        """Who asks where no key is needed."""
+        """The key of callers where none is needed."""
         self.stopping = False
 
     async def open(self, caller: Caller, ask: GenerateRequest) -> "ReplyInProgress":
-        """Check a request, load its model, queue it; its events come from the Answer, which has to be closed.
+        """Check a request, load its model, and queue it; returns the reply under way, which has to be closed.
 
-        Raises what is wrong with it, before anything of a reply has been sent.
+        Raises what is wrong with the request, before anything of a reply has been sent.
         """
         self._check(ask)
         caller.facts.update(key=caller.key.name, model=ask.model)
@@ -155,7 +155,7 @@ class Service:
     async def embed(
         self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None
     ) -> "Embedded":
-        """Vectors of texts, past the policy of whoever asks. Raises Withheld, and what loading and embedding raise."""
+        """Vectors of texts, checked by the caller's policy. Raises Withheld, and what loading and embedding raise."""
         self.refuse_when_stopping()
         within("model", len(name), self.limits.name_bytes)
         caller.facts.update(key=caller.key.name, model=name)
@@ -179,14 +179,14 @@ class Service:
             return Embedded(vectors, tokens, notes)
 
     def count_notes(self, notes: Sequence[Note]) -> None:
-        """What policies decided about one text, to the counters."""
+        """Add a policy's decisions about one text to the counters."""
         for layer, decision in {(note.layer, note.decision) for note in notes}:
             self.metrics.policy.labels(layer, decision).inc()
 
     async def _prepare(
         self, caller: Caller, model: ChatModel, ask: GenerateRequest, stream: ChatStream, num_images: int
     ) -> None:
-        """Have a request prepared within its key's share of memory. Raises what that raises, Busy, TooLarge."""
+        """Prepare a request within its key's share of memory. Raises what preparing raises, Busy, TooLarge."""
         made, limits, said = caller.admission.made, self.limits, 0
 
         def hold(count: int) -> None:
@@ -210,7 +210,7 @@ class Service:
         made.hold(stream.asked_bytes)
 
     async def text_size(self, caller: Caller, *values: Any) -> int:
-        """See `sizes.text_size`; beside the event loop where there is much to look at."""
+        """See `sizes.text_size`; computed beside the event loop where there is much to look at."""
         return await self.soon(caller, lambda: text_size(*values), caller.admission.size_bytes)
 
     async def of_dialog(
@@ -222,7 +222,7 @@ class Service:
         make: "OfDialog[T]",
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> T:
-        """What `make`, a method of the model (tokenize, count), says of a dialog. Raises what reading it raises,
+        """The result of `make`, a method of the model (tokenize, count), for a dialog. Raises what reading it raises,
         ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
         self._check_counts(messages, tools)
         ask = GenerateRequest(model=model.name, messages=messages, tools=tools)
@@ -235,23 +235,23 @@ class Service:
         return await self.compute(caller, lambda: make(messages, tools=tools or None, fits=True), size)
 
     def charge(self, caller: Caller, tokens: int) -> None:
-        """Tokens that were read, of a request that makes none. Raises QuotaSpent."""
+        """Charge tokens that were read, for a request that makes none. Raises QuotaSpent."""
         Spending(caller.key, tokens, 0).settle()
 
     def lane_of(self, caller: Caller) -> str:
-        """Whose lane a request's work waits in: its key's, which is also whom cached prompts are shared within."""
+        """The lane that a caller's work waits in: its key's. Cached prompts are shared within the same group."""
         return caller.key.name if self.keyring else ""
 
     async def compute(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
-        """Compute beside the event loop, behind nobody's work but its key's own. size_bytes: of what it works on."""
+        """Run work beside the event loop, behind the work of its own key only. size_bytes: of what it works on."""
         return await computing().run(self.lane_of(caller), work, size_bytes)
 
     async def soon(self, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
-        """Compute here what is short, the rest as `compute` does. size_bytes: of what it works on."""
+        """Run short work here, other work as `compute` does. size_bytes: of what it works on."""
         return work() if size_bytes <= SHORT else await self.compute(caller, work, size_bytes)
 
     async def read(self, caller: Caller, work: Callable[[], T], size_bytes: int) -> T:
-        """As `soon`, for a body's parser."""
+        """As `soon`, for the parser of a body."""
         return work() if size_bytes <= SHORT else await reading().run(self.lane_of(caller), work, size_bytes)
 
     async def wait(self, caller: Caller, work: Callable[[], T], size_bytes: int = 0) -> T:
@@ -268,7 +268,8 @@ class Service:
         ping: bytes | None = None,
         left: Callable[[], None] = lambda: None,
     ) -> Stream:
-        """An answer as a stream, dropped when its reader is gone or falls behind. left: called when it is over."""
+        """A reply as a stream, which is dropped when its reader is gone or falls behind. left: called when it is
+        over."""
 
         async def ended() -> None:
             await answer.aclose()
@@ -286,7 +287,7 @@ class Service:
 
     @property
     def at_once(self) -> int:
-        """Most requests of one key under way. Without keys there is nobody else to leave room for."""
+        """The most requests of one key under way. Without keys there is nobody else to leave places for."""
         return self.limits.per_key if self.keyring else self.limits.queue
 
     def refuse_when_stopping(self) -> None:
@@ -295,7 +296,7 @@ class Service:
             raise NotReady("the service is stopping; ask again when it is back")
 
     def _check(self, ask: GenerateRequest) -> None:
-        """Limits of what a request asks for; options, images and the context are checked where they are read."""
+        """Check the limits of a request; options, images and the context are checked where they are read."""
         self.refuse_when_stopping()
         assert (ask.messages is None) != (ask.prompt is None), "a dialog or a prompt"
         within("model", len(ask.model), self.limits.name_bytes)
@@ -309,7 +310,7 @@ class Service:
         within("tools", len(tools), self.limits.tools)
 
     def _settled(self, ask: GenerateRequest) -> GenerateRequest:
-        """With what a derived model (see profiles) says where the request is silent."""
+        """The request with the settings of a derived model (see profiles) where it gives none."""
         profile = self.models.catalogue.find(ask.model).profile
         if profile is None:
             return ask
@@ -319,7 +320,7 @@ class Service:
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
     def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest) -> ChatStream:
-        """The events of a request, past the policy of whoever asks, whether or not the model applies any."""
+        """The events of a request, checked by the caller's policy, whether or not the model applies one itself."""
         key, policy = caller.key, self.policies(caller, ask)
         whose: dict[str, Any] = {
             "client": f"{key.name}/{ask.user}",
@@ -341,17 +342,18 @@ class Service:
 
 
 class OfDialog(Protocol[Out]):
-    """What a model's `tokenize` and `count` have in common."""
+    """What a model's `tokenize` and `count` have in common, as a type."""
 
     def __call__(
         self, messages: Turns, /, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
     ) -> Out:
-        """Of a dialog."""
+        """Compute something of a dialog."""
 
 
 @asynccontextmanager
 async def while_there(request: Request | None) -> AsyncIterator[None]:
-    """What is done for a request, whose body has been read, ends when its sender goes away. Raises Interrupted then."""
+    """A context for work on a request whose body has been read: it ends, with Interrupted, when the client goes
+    away."""
     if request is None:
         yield
         return
@@ -375,7 +377,7 @@ async def _gone(request: Request, task: "asyncio.Task[Any] | None") -> None:
 
 
 class ReplyInProgress:
-    """A request under way. Close it, however it ends."""
+    """A reply under way. Close it, however it ends."""
 
     def __init__(
         self,
@@ -392,7 +394,7 @@ class ReplyInProgress:
         self.model = model
         self.caller = caller
         self.replies: list[Reply] = []
-        """Of the samples that are done, in the order of their end."""
+        """Replies of the samples that are done, in the order of their end."""
         self.created = int(time.time())
         self._service = service
         self._stream = stream
@@ -405,21 +407,21 @@ class ReplyInProgress:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of its prompt."""
+        """Number of tokens of the prompt."""
         return self._stream.prompt_tokens
 
     @property
     def unread_bytes(self) -> int:
-        """Of events that its reader has not taken."""
+        """Bytes of the events that the reader has not taken."""
         return self._stream.unread_bytes
 
     @property
     def shown(self) -> str | None:
-        """Of a prompt that is a text or ids: what a policy let the model see of it; None: all of it."""
+        """For a prompt that is a text or ids: what a policy let the model see of it; None: all of it."""
         return self._stream.shown
 
     async def events(self) -> AsyncIterator[Event]:
-        """Everything that comes of it. An error ends it, and the answer is closed with it."""
+        """All events of the reply. An error ends it, and the reply is closed then."""
         try:
             async for event in self._stream:
                 self._spend()
@@ -433,8 +435,8 @@ class ReplyInProgress:
             raise
 
     async def whole(self, request: Request | None = None) -> list[Reply]:
-        """All replies, in the order of the samples; it is closed then. request: whose sender may go away meanwhile,
-        which ends it. Raises Interrupted then."""
+        """All replies, in the order of the samples; then the reply is closed. request: its client's going away ends it
+        with Interrupted."""
         found: dict[int, Reply] = {}
         try:
             async with while_there(request):
@@ -448,7 +450,7 @@ class ReplyInProgress:
         return [found[i] for i in sorted(found)]
 
     async def aclose(self) -> None:
-        """It is over: its place, its pages and its model are free."""
+        """End the reply, and release its place, its pages and its model."""
         await self._close(None, None, None)
 
     async def _close(self, kind: Any, error: Any, trace: Any) -> None:
@@ -464,7 +466,7 @@ class ReplyInProgress:
                 raise
 
     def _spend(self) -> None:
-        """Charge what has come; of a prompt whose tokens the model tells at its end, those as well."""
+        """Charge the tokens that have come; also those of a prompt that the model counts at its end."""
         self._spending.made(self._stream.made_tokens + self._stream.prompt_tokens - self._prompt_tokens)
 
     def _count(self, reply: Reply) -> None:

@@ -1,1 +1,2 @@
-"""HTTP itself: connections and whose turn it is, framing, hosts, bodies, errors as dialects' clients know them."""
+"""HTTP: connections and the order in which they are served, framing, allowed hosts, bodies, errors in each dialect's
+form."""

@@ -1,4 +1,4 @@
-"""Who has come and has not been heard yet: sockets that wait until they have sent something and there is time for them.
+"""Accepted sockets that wait: until they have sent something, and until the event loop has time for them.
 
 asyncio makes a task, a transport and a protocol of every connection that the system has accepted, in the order in which
 they came; behind some thousand that somebody opens at once a newcomer waits for all of those. Here many are taken from
@@ -21,37 +21,38 @@ from herd.server.http.crowd import Crowd, Does
 from herd.server.http.error_bodies import NO_FILES
 
 TAKEN = 64
-"""That are taken from the system in one turn of the event loop, at most: each takes about 25 us."""
+"""Most sockets that are accepted in one turn of the event loop: each takes about 25 us."""
 HANDED = 3
-"""That are made connections in one turn of the event loop: each takes about 0.1 ms, and its request up to 1 ms more."""
+"""Most sockets that are made connections in one turn of the event loop: each takes about 0.1 ms, and its request up to
+1 ms more."""
 TOLD = 256
-"""That are looked at in one turn, at most: each takes a few microseconds."""
+"""Most sockets that are looked at in one turn: each takes a few microseconds."""
 UNHEARD_TURNS = 8
-"""More turns than it takes from a socket to a head that is read."""
+"""Turns of the loop: more than it takes from a socket to a head that is read."""
 UNREAD = 64 << 10
-"""Bytes that are read of one that is refused: no more than a head and the beginning of a body."""
+"""Bytes that are read from a client that is refused: no more than a head and the beginning of a body."""
 RETRY_S = 0.25
-"""Until the system is asked again for descriptors that it did not have."""
+"""Seconds until the system is asked again for descriptors that it did not have."""
 LOOKS = b"GET /health"
 """How requests begin that go first: they cost next to nothing."""
 
 
 class Loop(Protocol):
-    """What is needed of an event loop, beside asyncio's."""
+    """The part of an event loop that is needed here, beside asyncio's own methods."""
 
     def add_first_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        """As `add_reader`; in each turn it is told of before others are."""
+        """As `add_reader`; in each turn this file's events are handled before those of others."""
 
 
 class Taker(Protocol):
-    """An asyncio.Protocol that takes the place of who came: by `arrival.take`, when its connection is made; then it
-    does what `arrival.does` says."""
+    """An asyncio.Protocol that takes over the place of an Arrival: it calls `arrival.take` when its connection is made,
+    then does what `arrival.does` says."""
 
     arrival: "Arrival | None"
 
 
 class Arrival:
-    """A member of the crowd that has not been heard yet."""
+    """An accepted socket that has not become a connection yet; a member of the crowd."""
 
     def __init__(self, acceptor: "Acceptor", found: socket.socket, peer: Hashable, came_s: float) -> None:
         self._acceptor = acceptor
@@ -65,31 +66,35 @@ class Arrival:
 
     @property
     def does(self) -> Does:
-        """What it does once it is a connection, until that is told what has been sent."""
+        """The state that it takes over as a connection, until that handles what has been sent."""
         return Does.OPENS if self.has_sent else Does.HEAD
 
     def rate(self) -> float:
-        """It sends no body."""
+        """Zero: it sends no body."""
         return 0.0
 
     def cut(self) -> None:
-        """Another one gets its place: it is told so if it has sent something, and closed, by its connection if it is
-        about to be one."""
+        """Close it, because another one gets its place. It is told so if it has sent something; if its connection is
+        about to be made, that closes it."""
         self.is_gone = True
         self._acceptor.drop(self)
 
     def give_way(self) -> None:
-        """It has no request that could be answered."""
+        """The same as `cut`: it has no request that could be answered."""
         self.cut()
 
     def take(self) -> float | None:
-        """Its place is another's now: the seconds that are left for a head; None: it was cut meanwhile."""
+        """Give its place to its connection. Returns the seconds that are left for a head; None: it was cut
+        meanwhile."""
         return None if self.is_gone else self._acceptor.take(self)
 
 
 class Acceptor(asyncio.AbstractServer):
-    """Accepts what comes to one socket that listens. make: a protocol, a Taker. timeout_s: until the end of a head.
-    no_place: is said to whom another takes the place of."""
+    """Accepts connections to one listening socket.
+
+    make: makes a protocol, a Taker. timeout_s: seconds from accepting to the end of a head. no_place: bytes that are
+    sent to a client whose place another one takes.
+    """
 
     def __init__(
         self,
@@ -104,15 +109,16 @@ class Acceptor(asyncio.AbstractServer):
         self._loop, self._listening, self._make = loop, listening, make
         self._crowd, self._timeout_s, self._no_place = crowd, timeout_s, no_place
         self._silent: dict[int, Arrival] = {}
-        """By descriptor, who has sent nothing yet; who came first is first."""
+        """Descriptor -> arrival that has sent nothing yet; the oldest is first."""
         self._looking: dict[Arrival, None] = {}
         self._ready: dict[Hashable, dict[Arrival, None]] = {}
-        """By address, the one whose turn it is first; who sent last is last."""
+        """Address -> arrivals that have sent something: the address whose turn it is is first, the arrival that sent
+        last is last."""
         self._handing: dict[asyncio.Task[None], Arrival] = {}
         self._handed = 0
         self._few = max(1, (crowd.most - crowd.busiest) // UNHEARD_TURNS)
-        """That may come in one turn where all places are taken, and that may be about to be heard at once: so few that
-        newcomers find the places of others."""
+        """Sockets that may be accepted in one turn where all places are taken, and that may be about to be heard at
+        once: so few that newcomers find the places of others."""
         self._serving = True
         self._next: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
@@ -122,18 +128,18 @@ class Acceptor(asyncio.AbstractServer):
         self._listen()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Whose it is."""
+        """Its event loop."""
         return self._loop
 
     def is_serving(self) -> bool:
-        """Whether it accepts."""
+        """Whether it accepts connections."""
         return self._serving
 
     async def start_serving(self) -> None:
-        """It has begun to."""
+        """Do nothing: it accepts from its making on."""
 
     async def serve_forever(self) -> None:
-        """Until the task is cancelled; see asyncio."""
+        """Wait until the task is cancelled, then close; see asyncio."""
         try:
             await self._loop.create_future()
         finally:
@@ -141,7 +147,7 @@ class Acceptor(asyncio.AbstractServer):
             await self.wait_closed()
 
     def close(self) -> None:
-        """Accept nobody any more; who was not heard is cut."""
+        """Stop accepting, and cut the sockets that have not become connections."""
         if not self._serving:
             return
         self._serving = False
@@ -160,12 +166,12 @@ class Acceptor(asyncio.AbstractServer):
         self._room.close()
 
     async def wait_closed(self) -> None:
-        """Until nobody is under way to become a connection."""
+        """Wait until no socket is about to become a connection."""
         if self._handing:
             await asyncio.wait(list(self._handing))
 
     def drop(self, arrival: Arrival) -> None:
-        """It has lost its place."""
+        """Close an arrival that has lost its place."""
         if self._serving:
             self._refuse(arrival.socket)
         if not arrival.is_handed:
@@ -184,13 +190,14 @@ class Acceptor(asyncio.AbstractServer):
             self._ready.pop(arrival.peer, None)
 
     def _refuse(self, found: socket.socket) -> None:
-        """Say that there is no place, if it has sent something: unread, that would lose it what it is told."""
+        """Send that there is no place, if the client has sent something; that is read first, or the client would lose
+        the answer."""
         with contextlib.suppress(OSError):  # it has sent nothing, or has gone
             if found.recv(UNREAD):
                 found.send(self._no_place)
 
     def take(self, arrival: Arrival) -> float:
-        """It leaves the crowd; the seconds that are left for its head."""
+        """Remove an arrival from the crowd; returns the seconds that are left for its head."""
         self._crowd.leave(arrival)
         return max(0.0, arrival.came_s + self._timeout_s - self._loop.time())
 
@@ -199,7 +206,7 @@ class Acceptor(asyncio.AbstractServer):
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Some have come."""
+        """Accept the sockets that wait, up to a bound."""
         self._soon()
         for _ in range(self._may_take()):
             try:
@@ -215,18 +222,20 @@ class Acceptor(asyncio.AbstractServer):
             self._enter(Arrival(self, found, address[0] if address else "", self._loop.time()))
 
     def _may_take(self) -> int:
-        """Where all places are taken, so few that somebody who has just come is heard before it loses its own."""
+        """How many sockets to accept now. Where all places are taken: so few that each is heard before it loses its
+        own."""
         return min(TAKEN, max(self._crowd.free, self._few))
 
     def _pause(self, error: OSError) -> None:
-        """The system has no descriptor, and says that somebody waits until it has."""
+        """Stop accepting for RETRY_S, because the system has no descriptor left, and tell the loop's exception
+        handler."""
         self._loop.remove_reader(self._listening.fileno())
         self._retry = self._loop.call_later(RETRY_S, self._listen)
         told = {"message": "no descriptor for a connection", "exception": error, "socket": self._listening}
         self._loop.call_exception_handler(told)
 
     def _enter(self, arrival: Arrival) -> None:
-        """It is counted, and waits."""
+        """Count a new arrival, and wait for its first bytes."""
         fd = arrival.socket.fileno()
         self._silent[fd] = arrival
         self._room.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
@@ -237,7 +246,7 @@ class Acceptor(asyncio.AbstractServer):
         self._mind_silent()
 
     def _told(self) -> None:
-        """Some have sent something."""
+        """Some arrivals have sent something: handle them now, unless a turn is planned."""
         if self._next is None:
             self._turn()
 
@@ -246,7 +255,7 @@ class Acceptor(asyncio.AbstractServer):
             self._next = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Make a few of them connections."""
+        """Turn a few arrivals into connections."""
         self._next = None
         for fd, _ in self._room.poll(0, TOLD):
             if (arrival := self._silent.pop(fd, None)) is not None:
@@ -259,7 +268,7 @@ class Acceptor(asyncio.AbstractServer):
             self._soon()
 
     def _hear(self, arrival: Arrival) -> None:
-        """It has sent something, or hung up."""
+        """Look at what an arrival has sent; cut it if it has hung up."""
         try:
             begun = arrival.socket.recv(len(LOOKS), socket.MSG_PEEK)
         except OSError:
@@ -276,7 +285,7 @@ class Acceptor(asyncio.AbstractServer):
         self._ready.setdefault(arrival.peer, {})[arrival] = None
 
     def _choose(self) -> Arrival | None:
-        """Whose turn it is."""
+        """Take out the arrival whose turn it is; None: there is none."""
         if self._looking:
             return self._looking.popitem()[0]
         peer = next(iter(self._ready), None)
@@ -291,7 +300,7 @@ class Acceptor(asyncio.AbstractServer):
         return chosen
 
     def _hand(self, arrival: Arrival) -> None:
-        """It becomes a connection; until then its place is kept."""
+        """Make an arrival a connection; until that is made its place is kept."""
         self._room.unregister(arrival.socket.fileno())
         arrival.is_handed = True
         self._crowd.move(arrival, arrival.does)
@@ -318,7 +327,7 @@ class Acceptor(asyncio.AbstractServer):
             self._late = self._loop.call_at(first.came_s + self._timeout_s, self._cut_silent)
 
     def _cut_silent(self) -> None:
-        """Those that have sent nothing by the time-out."""
+        """Cut the arrivals that have sent nothing by the time-out."""
         self._late = None
         before_s = self._loop.time() - self._timeout_s
         for arrival in list(islice(self._silent.values(), TOLD)):

@@ -19,7 +19,7 @@ from herd.server.http.long_strings import LongStrings
 from herd.server.limits import Limits
 
 MOST_DIGITS = 400
-"""Of one number: more than a double can tell apart, fewer than would be slow to read."""
+"""Most digits of one number: more than a double can tell apart, fewer than would be slow to read."""
 SLOWEST = 16 << 10
 """Bytes a second: a body that comes more slowly, after its first seconds, holds a connection for nothing."""
 _STEP = 1 << 20
@@ -29,7 +29,8 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 async def read_body(
     request: Request, limits: Limits, hold: Callable[[int], None], *, media: bool = False
 ) -> AsyncIterator[bytes]:
-    """The body, piece by piece. hold: asked for room before any of it is kept: for what is declared, else as it comes.
+    """The body of a request, piece by piece. hold: reserves memory before any of it is kept: for the declared length,
+    else as it comes.
 
     Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come, what `hold` raises.
     """
@@ -62,12 +63,12 @@ async def read_body(
 
 
 def values_of(piece: bytes) -> int:
-    """How many values a part of JSON may hold, at most."""
+    """The most values that a part of a JSON text can hold."""
     return piece.count(b",") + piece.count(b":") + piece.count(b"[") + piece.count(b"{")
 
 
 def _declared(request: Request) -> int:
-    """The length that a body's header gives; 0 without one. h11 has refused what is none."""
+    """The content length of a request's header; 0 without one. h11 has refused what is no number."""
     given = request.headers.get("content-length", "0")
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
 
@@ -77,7 +78,7 @@ def _too_large(got: str, most: int) -> NoReturn:
 
 
 def read_object(data: bytes, limits: Limits) -> dict[str, Any]:
-    """The body as a JSON object. Raises UsageError for what is none.
+    """The body as a JSON object. Raises UsageError when it is none.
 
     The content type is not looked at: curl's default is a form's.
     """
@@ -88,7 +89,7 @@ def read_object(data: bytes, limits: Limits) -> dict[str, Any]:
 
 
 def parse(data: bytes, limits: Limits) -> Any:
-    """JSON of a body: no duplicate keys, no NaN, no lone surrogates, nesting and values within limits.
+    """Parse the JSON of a body: no duplicate keys, no NaN, no lone surrogates, nesting and values within limits.
 
     Raises UsageError.
     """
@@ -118,13 +119,13 @@ def parse(data: bytes, limits: Limits) -> Any:
 
 
 def _bytes(text: str, end: int) -> int:
-    """How many bytes the characters before that one take."""
+    """Number of UTF-8 bytes of the first `end` characters."""
     return sum(len(text[at : min(at + _STEP, end)].encode()) for at in range(0, end, _STEP))
 
 
 def _scan(data: bytes, limits: Limits) -> int:
-    """How many backslashes there are. Raises UsageError for nesting or numbers of values beyond the limits, before
-    anything is built."""
+    """Number of backslashes. Raises UsageError for nesting or numbers of values beyond the limits, before anything is
+    built."""
     most = {"deeper nesting": f"{limits.json_depth} levels", "more values": f"{limits.json_values}"}
     escapes = strict_json.count(data, b"\\")
     if escapes > limits.json_escapes:

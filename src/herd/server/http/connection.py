@@ -1,4 +1,4 @@
-"""Connections: uvicorn's protocol over h11, with what it leaves open closed.
+"""Connections: uvicorn's protocol over h11, with stricter framing, time-outs and bounds.
 
 Requests are framed strictly before h11 sees them (`framing`); what is no request is answered in one line of JSON with
 the status that RFC 9110 has for it. A client that sends headers one byte at a time is cut at the time-out, the number
@@ -41,7 +41,7 @@ NO_PLACE = 503, "the service has as many connections as it takes; ask again in a
 
 
 def connection_class(limits: Limits, keyring: Keyring) -> type[asyncio.Protocol]:
-    """A protocol for uvicorn with these limits; connections of one class are counted together, by their keys."""
+    """A protocol class for uvicorn with these limits; connections of one class are counted together, by their keys."""
     most = min(limits.connections, _allow_files(limits.connections + SPARE_FILES) - SPARE_FILES)
     crowd = Crowd(max(1, most), limits.newcomer_share)
     members = {"limits": limits, "crowd": crowd, "turns": Turns(), "keyring": keyring}
@@ -49,7 +49,7 @@ def connection_class(limits: Limits, keyring: Keyring) -> type[asyncio.Protocol]
 
 
 def _allow_files(wanted: int) -> int:
-    """Raise this process's soft limit of open files towards what is wanted; what it is then."""
+    """Raise this process's soft limit of open files towards `wanted`; returns the limit then in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -58,7 +58,7 @@ def _allow_files(wanted: int) -> int:
 
 
 class TransportGate:
-    """A transport as uvicorn sees it: to close it and to read on are decided by the connection.
+    """A transport as uvicorn sees it: the connection decides when it closes and when reading resumes.
 
     Neither it nor anything else keeps a connection that is gone: what the collector of garbage would have to find
     holds up everybody while it looks.
@@ -77,28 +77,28 @@ class TransportGate:
         return connection is None or connection.ends or self._transport.is_closing()
 
     def close(self) -> None:
-        """All is said."""
+        """Close the connection once everything is sent."""
         if (connection := self._of()) is not None:
             connection.hang_up()
 
     def resume_reading(self) -> None:
-        """More of a body may come, or another request."""
+        """Let the connection read on: more of a body may come, or another request."""
         if (connection := self._of()) is not None:
             connection.read_on()
 
 
 class Connection(H11Protocol):
-    """One connection. Make classes with `connection_class`."""
+    """A connection of a client. Make classes with `connection_class`."""
 
     limits: ClassVar[Limits]
     crowd: ClassVar[Crowd]
     turns: ClassVar[Turns]
     keyring: ClassVar[Keyring]
     arrival: Arrival | None = None
-    """Whose place it takes."""
+    """The arrival whose place it takes over."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count it, and begin to wait for headers."""
+        """Count the connection, and begin to wait for headers."""
         super().connection_made(cast(asyncio.Transport, TransportGate(transport, self)))
         self._real = transport
         self.peer: Hashable = self.client[0] if self.client else ""
@@ -107,7 +107,7 @@ class Connection(H11Protocol):
         """Whether all is said: what comes is thrown away."""
         self._framing = Framing(self.limits)
         self._ahead = bytearray()
-        """What has come and was not looked at: of a next request, or beyond what is read in one turn."""
+        """Bytes that have come and were not looked at: of a next request, or beyond what is read in one turn."""
         self._held: bytes | None = None
         """The head of a request that waits for its turn to begin."""
         self._turn: asyncio.Handle | None = None
@@ -127,7 +127,7 @@ class Connection(H11Protocol):
             self.refuse(RefusedRequest(*NO_PLACE))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Forget the connection and cancel its timers."""
         self.crowd.leave(self)
         self.ends = True
         for pending in (self._late, self._turn, self._stuck):
@@ -142,7 +142,7 @@ class Connection(H11Protocol):
 
     @property
     def app(self) -> Any:
-        """What answers a request."""
+        """The ASGI application that answers requests."""
         return self._answer
 
     @app.setter
@@ -150,7 +150,7 @@ class Connection(H11Protocol):
         """uvicorn's own, which `_answer` calls."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Take in bytes; they are thrown away once the connection ends."""
         self._unset_keepalive_if_required()
         if self.ends:
             self._thrown_away += len(data)
@@ -164,7 +164,7 @@ class Connection(H11Protocol):
             self._read()
 
     def on_response_complete(self) -> None:
-        """A request is answered: the next one may have come already."""
+        """Begin with the next request, which may have come already."""
         super().on_response_complete()
         if not self._real.is_closing() and not self.ends:
             self._framing = Framing(self.limits)
@@ -172,7 +172,7 @@ class Connection(H11Protocol):
             self.read_on()
 
     def start(self) -> bool:
-        """It is the turn of its request; whether anybody still wants it."""
+        """Start its request, whose turn it is; returns False when nobody wants it any more."""
         head, self._held = self._held, None
         if head is None or self.ends:
             return False
@@ -184,7 +184,7 @@ class Connection(H11Protocol):
         return True
 
     def read_on(self) -> None:
-        """Read what has come already, then more."""
+        """Handle the bytes that have come already, then read more."""
         if self._ahead and not self._framing.complete:
             self._soon()
         self._mind_reading()
@@ -195,24 +195,24 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def rate(self) -> float:
-        """Bytes a second of the body that is coming; the first second counts whole. What waits for its turn here is not
-        its client's delay."""
+        """Speed of the body that is coming, in bytes a second; the first second counts whole. Infinite while the
+        request waits for its turn, which is not its client's delay."""
         if self._held is not None:
             return math.inf
         return self._framing.body_bytes / max(1.0, self.loop.time() - self._upload_began_s)
 
     def cut(self) -> None:
-        """Close it without a word."""
+        """Close the connection at once, without an answer."""
         self.ends = True
         self._real.abort()
 
     def give_way(self) -> None:
-        """Another connection gets its place."""
+        """Answer that there is no place, and close: another connection gets its place."""
         self.refuse(RefusedRequest(*NO_PLACE))
         self._real.close()
 
     def hang_up(self) -> None:
-        """All is said: close it once that is sent."""
+        """Close the connection once everything is sent."""
         if self.ends or self._real.is_closing():
             return
         if self._ahead or (self._framing.begun and not self._framing.complete):
@@ -223,7 +223,7 @@ class Connection(H11Protocol):
         self._expect_reading()
 
     def refuse(self, refusal: RefusedRequest) -> None:
-        """Answer what is no request, or none that can be taken; nothing more is read of it."""
+        """Answer bytes that are no valid request, or a request that cannot be taken; nothing more is read of it."""
         if not self.idle:
             if self.cycle.response_started:
                 self.cut()
@@ -235,19 +235,19 @@ class Connection(H11Protocol):
         self._linger()
 
     def send_400_response(self, msg: str) -> None:
-        """h11 takes less than `framing` lets through; there is nothing known."""
+        """Refuse what passes `framing` and is no request to h11; there is no such case known."""
         self.refuse(RefusedRequest(400, "no valid HTTP request"))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing is upgraded, and nobody has to know."""
+        """Do nothing: upgrades are ignored, and uvicorn need not warn of them."""
 
     def pause_writing(self) -> None:
-        """The client does not read what it is sent."""
+        """The client does not read what it is sent: start its time-out."""
         super().pause_writing()
         self._expect_reading()
 
     def resume_writing(self) -> None:
-        """It has read."""
+        """The client has read: stop its time-out, or start it anew when the connection is to be closed."""
         super().resume_writing()
         if self.ends:
             self._expect_reading()
@@ -255,7 +255,8 @@ class Connection(H11Protocol):
             self._stuck.cancel()
 
     def _linger(self) -> None:
-        """As long as the client sends, closing would lose it what was said last: wait, within bounds."""
+        """Go on reading for a while, within bounds, and throw it away: closing while the client sends would lose the
+        answer."""
         self.ends = True
         self._ahead.clear()
         self.crowd.move(self, Does.LINGERS)
@@ -265,7 +266,7 @@ class Connection(H11Protocol):
         self._real.resume_reading()
 
     def _expect_reading(self) -> None:
-        """Cut it unless its client has read something by the time-out."""
+        """Close the connection unless its client has read something by the time-out."""
         if self._stuck is not None:
             self._stuck.cancel()
         if unsent := self._real.get_write_buffer_size():
@@ -296,7 +297,7 @@ class Connection(H11Protocol):
         return bool(self._ahead) and not blocked
 
     def _take(self) -> bool:
-        """Give h11 a part of a request, if anything has come; whether it did. Raises Refusal."""
+        """Give h11 a part of a request, if any has come; returns whether there was one. Raises RefusedRequest."""
         if not self._can_take:
             return False
         had_head, length = self._framing.has_head, len(self._ahead)
@@ -309,7 +310,8 @@ class Connection(H11Protocol):
         return len(self._ahead) < length
 
     def _begin(self, head: bytes) -> None:
-        """A request has begun: it starts when it is its owner's turn. Raises Refusal where there is no place for it."""
+        """Begin a request: it starts when it is its owner's turn. Raises RefusedRequest where there is no place for
+        it."""
         looks = self._framing.path == b"/health"
         if not looks and not self.crowd.admit(self):
             raise RefusedRequest(*NO_PLACE)
@@ -321,7 +323,8 @@ class Connection(H11Protocol):
             self.start()
 
     def _mind_head(self) -> None:
-        """Wait for the rest of a head, no longer for one that is there; a body that is there is no upload."""
+        """Set the time-out for the rest of a head, or end that of one that is complete. A body that is there already is
+        no upload."""
         framing = self._framing
         if self.ends:
             return
@@ -336,7 +339,7 @@ class Connection(H11Protocol):
                 self.crowd.move(self, Does.HEAD)
 
     def _mind_reading(self) -> None:
-        """Read while there is use for what comes."""
+        """Read from the socket while what comes is of use."""
         full = self._ahead and (self._framing.complete or self._turn is not None or self._held is not None)
         if self.ends or not (full or self.flow.read_paused):
             self._real.resume_reading()
@@ -348,7 +351,7 @@ class Connection(H11Protocol):
             self._turn = self.loop.call_soon(self._read)
 
     def _wait_s(self, seconds: float | None) -> None:
-        """Close it unless something happens by then; None: nothing has to."""
+        """Close the connection unless something happens in so many seconds; None: wait without a limit."""
         if self._late is not None:
             self._late.cancel()
         self._late = None if seconds is None else self.loop.call_later(seconds, self._too_late)
@@ -363,7 +366,7 @@ class Connection(H11Protocol):
             self.refuse(RefusedRequest(408, f"no whole head of a request in {self.limits.header_timeout_s} s"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application; a request that is answered before it has come whole is the connection's last."""
+        """Call the application; a request that is answered before it has come whole is the connection's last."""
 
         async def reply(message: Message) -> None:
             if message["type"] == "http.response.start" and not self.ends:
@@ -376,11 +379,11 @@ class Connection(H11Protocol):
 
 
 def _nothing() -> None:
-    """Is called when there is nothing left to do."""
+    """Do nothing: stands in for a callback of a connection that is gone."""
 
 
 def _reply(refusal: RefusedRequest, no_body: bool) -> bytes:
-    """The answer to what is no request."""
+    """The HTTP response to a request that is refused."""
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
     code = "not_ready" if refusal.status == 503 else "invalid_request"
     body = encode({"error": {"message": str(refusal), "type": kind, "param": None, "code": code}})
@@ -414,7 +417,7 @@ def for_event_loop(
 
 
 def uvicorn_options(limits: Limits, keyring: Keyring | None = None) -> dict[str, Any]:
-    """Arguments for uvicorn.Config that belong to connections."""
+    """Arguments for uvicorn.Config that concern connections."""
     connections = cast(type[Connection], connection_class(limits, keyring or Keyring()))
     crowd = connections.crowd
     no_place = _reply(RefusedRequest(*NO_PLACE), no_body=False)

@@ -23,7 +23,7 @@ SCAN = 64
 
 
 class Does(Enum):
-    """What a connection does."""
+    """The states of a connection."""
 
     LINGERS = 0
     IDLE = 1
@@ -34,7 +34,7 @@ class Does(Enum):
 
 
 class Member(Protocol):
-    """A connection, as it is seen here."""
+    """A connection as the crowd sees it."""
 
     peer: Hashable
     """The address of its client."""
@@ -42,17 +42,18 @@ class Member(Protocol):
     """Whom its request is for: the address, and what it named as its key."""
 
     def rate(self) -> float:
-        """Bytes a second of the body that it sends."""
+        """Speed of the body that it sends, in bytes a second."""
 
     def cut(self) -> None:
-        """Close it now, without a word."""
+        """Close it now, without an answer."""
 
     def give_way(self) -> None:
         """Answer that there is no place for its body, and close it."""
 
 
 class Crowd:
-    """See the module. most: places. share: one in so many is not for requests that have begun."""
+    """The connections of a service; see the module. most: places. share: 1 / share of them is not for requests that
+    have begun."""
 
     def __init__(self, most: int, share: int) -> None:
         self.most = most
@@ -68,19 +69,19 @@ class Crowd:
 
     @property
     def free(self) -> int:
-        """Places that nobody has, or somebody who was answered."""
+        """Number of places that are free, or whose client has been answered."""
         return max(0, self.most - len(self)) + self.count(Does.LINGERS)
 
     def count(self, does: Does) -> int:
-        """How many do that."""
+        """Number of connections in this state."""
         return len(self._all[does])
 
     def does(self, member: Member) -> Does | None:
-        """What it does; None: it is gone."""
+        """The state of a connection; None: it is gone."""
         return self._does.get(member)
 
     def move(self, member: Member, does: Does) -> None:
-        """It begins to do that, last of all that do; a new one is counted."""
+        """Set the state of a connection, as the latest in it; a new connection is counted."""
         if member in self._does:
             self._forget(member)
         else:
@@ -91,7 +92,7 @@ class Crowd:
             self._uploads.setdefault(member.owner, {})[member] = None
 
     def leave(self, member: Member) -> None:
-        """It is gone."""
+        """Remove a connection that is gone."""
         if member in self._does:
             self._forget(member)
             del self._does[member]
@@ -100,13 +101,14 @@ class Crowd:
                 del self._peers[member.peer]
 
     def admit(self, member: Member) -> bool:
-        """Whether a place can be had for the request that `member` begins; an upload gives way where it must."""
+        """Whether a place can be had for the request that `member` begins; the slowest upload gives way where it
+        must."""
         if self.count(Does.UPLOADS) + self.count(Does.WORKS) < self.busiest:
             return True
         return self._slowest_gives_way()
 
     def make_room(self, places: int, keep: Member | None = None) -> int:
-        """Close so many that do nothing, `keep` not among them; how many there were."""
+        """Close up to `places` connections that do nothing, but not `keep`; returns how many."""
         for closed in range(places):
             found = next(self._doing_nothing(keep), None)
             if found is None:
@@ -116,7 +118,7 @@ class Crowd:
         return places
 
     def make_room_for(self, newcomer: Member) -> bool:
-        """Whether `newcomer`, which is counted, has a place; somebody else's, if need be."""
+        """Whether `newcomer`, which is counted already, has a place; another connection gives way, if need be."""
         over = len(self) - self.most
         if over <= 0 or self.make_room(over, newcomer) == over:
             return True

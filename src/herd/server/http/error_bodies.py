@@ -1,4 +1,4 @@
-"""Errors as each dialect's clients know them. One tree of errors (`herd.errors`) in, one JSON object out."""
+"""Errors in the form that each dialect's clients know. One tree of errors (`herd.errors`) in, one JSON object out."""
 
 import errno
 import os
@@ -35,9 +35,9 @@ TOO_LONG: dict[Dialect, str] = {
     "ollama": "the prompt exceeds the available context size",
     "anthropic": "prompt is too long",
 }
-"""What clients look for in a message to see that they have to shorten the prompt; the counts follow it."""
+"""Words that clients look for in a message to see that they have to shorten the prompt; the counts follow them."""
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What the system says when it has no descriptor or buffer for another file or socket."""
+"""Error numbers of a system that has no descriptor or buffer for another file or socket."""
 NO_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 MOST_PARAM = 100
 """Characters of the name of a field."""
@@ -47,18 +47,18 @@ _FIRST_WORD = re.compile(r"([a-z_][a-z0-9_.\[\]]*+): ")
 
 
 def status_of(error: HerdError) -> int:
-    """Its HTTP status. 499 and 507 are no client's: they become 503."""
+    """The HTTP status of an error. 499 and 507, which no client knows, become 503."""
     return error.http_status if error.http_status not in (499, 507) else 503
 
 
 def words_of(error: Exception) -> str:
-    """Its message, as a client may read it: no longer than a line or two, without paths of this machine."""
+    """The message of an error for a client: no longer than a line or two, without paths of this machine."""
     text = str(error)
     return without_paths(text if len(text) <= MOST_WORDS else text[:MOST_WORDS] + "…")
 
 
 def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
-    """The JSON object of an error."""
+    """The JSON object of an error, in the form of a dialect."""
     message, status = words_of(error), status_of(error)
     if isinstance(error, ContextTooLong):
         message = f"{TOO_LONG[dialect]}: {message}"
@@ -72,7 +72,7 @@ def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
 
 
 def headers_of(error: HerdError) -> dict[str, str]:
-    """Further headers of a reply that is an error."""
+    """Additional headers of an error's reply."""
     found = {}
     if isinstance(error, Busy):
         found["retry-after"] = str(max(1, round(error.retry_after_s)))
@@ -84,7 +84,7 @@ def headers_of(error: HerdError) -> dict[str, str]:
 
 
 def problem(error: HerdError, dialect: Dialect) -> Response:
-    """The reply that is an error."""
+    """The reply for an error."""
     return Response(
         encode(body_of(error, dialect)),
         status_of(error),
@@ -94,7 +94,8 @@ def problem(error: HerdError, dialect: Dialect) -> Response:
 
 
 def of_machine(error: Exception) -> HerdError | None:
-    """What a client is told when the machine lacks something, without any path. None: it is a mistake of ours."""
+    """The error to tell when the machine lacks something, without any path. None: the exception is a mistake of
+    ours."""
     if not isinstance(error, OSError):
         return None
     if error.errno in NO_FILES:

@@ -1,4 +1,4 @@
-"""An event loop that takes few events at a time, those of newcomers first.
+"""An event loop that handles a bounded number of events in a turn, those of new connections first.
 
 asyncio answers everything that is ready before it looks again: when thousands of connections send or end at once, a
 newcomer's question waits for all of them. Here a turn has a bounded number of events, and what has just been registered
@@ -16,25 +16,26 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 EVENTS = 32
-"""Of those that are known, in one turn, and as many of newcomers."""
+"""Most events in one turn of files that are known, and as many of new ones."""
 
 
 class Serve(Protocol):
-    """Accepts what comes to a socket that listens; see `accepting.Acceptor`."""
+    """Makes the server that accepts connections to a listening socket; see `accepting.Acceptor`."""
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, listening: socket.socket, make: Callable[[], asyncio.BaseProtocol]
     ) -> asyncio.AbstractServer:
-        """Begin."""
+        """Begin to accept connections."""
 
 
 def new_event_loop(serve: Serve | None = None) -> asyncio.AbstractEventLoop:
-    """For `uvicorn.Config(loop=...)`. serve: accepts for servers whose socket is given, in place of asyncio."""
+    """A new event loop, for `uvicorn.Config(loop=...)`. serve: accepts for servers whose socket is given, in place of
+    asyncio."""
     return FairLoop(serve) if hasattr(select, "epoll") else asyncio.new_event_loop()
 
 
 class FairLoop(asyncio.SelectorEventLoop):
-    """asyncio's over a FairSelector."""
+    """asyncio's event loop over a FairSelector."""
 
     def __init__(self, serve: Serve | None = None) -> None:
         self._fair = FairSelector()
@@ -42,7 +43,7 @@ class FairLoop(asyncio.SelectorEventLoop):
         self._serve = serve
 
     def add_first_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        """As `add_reader`, and it stays among those that are told of first. Until `remove_reader`."""
+        """As `add_reader`; until `remove_reader` its events are handled before those of others."""
         self._fair.keep_new(fd)
         self.add_reader(fd, callback)
 
@@ -58,8 +59,8 @@ class FairLoop(asyncio.SelectorEventLoop):
 
 
 class FairSelector(selectors.BaseSelector):
-    """Two sets of files: of the new ones an event is told first, then a file goes over to the others. Sockets that
-    accept stay new, and what `keep_new` names. Within a set the system takes turns."""
+    """Two sets of files: events of the new ones come first; after its first event a file moves to the other set.
+    Sockets that accept stay new, and so do files given to `keep_new`. Within a set the system takes turns."""
 
     def __init__(self) -> None:
         self._known, self._new = select.epoll(), select.epoll()
@@ -69,7 +70,7 @@ class FairSelector(selectors.BaseSelector):
         self._stay_new: set[int] = set()
 
     def keep_new(self, fd: int) -> None:
-        """A file that will be registered stays new until it is unregistered."""
+        """Let a file that will be registered stay new until it is unregistered."""
         self._stay_new.add(fd)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -100,7 +101,7 @@ class FairSelector(selectors.BaseSelector):
         return key
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """See selectors.BaseSelector; it may give fewer than are ready, the others the next time."""
+        """See selectors.BaseSelector; it may return fewer files than are ready, and the others the next time."""
         seconds = -1.0 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
         try:
             known = self._known.poll(seconds, EVENTS + 1)
@@ -125,7 +126,7 @@ class FairSelector(selectors.BaseSelector):
         self._in.clear()
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """By number of the file."""
+        """See selectors.BaseSelector: the keys by number of the file."""
         return self._keys
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
@@ -133,7 +134,7 @@ class FairSelector(selectors.BaseSelector):
         return self._keys[self._find(fileobj)]
 
     def _meet(self, fd: int) -> None:
-        """It is new no longer."""
+        """Move a file from the new ones to the others."""
         key = self._keys.get(fd)
         if key is not None and fd not in self._stay_new and not _accepts(fd):
             self._new.unregister(fd)
@@ -151,7 +152,7 @@ class FairSelector(selectors.BaseSelector):
 
 
 def _number(fileobj: Any) -> int:
-    """The number of an open file. Raises ValueError for what is none."""
+    """The number of an open file. Raises ValueError for anything else."""
     fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
     if fd < 0:
         raise ValueError(f"{fileobj!r} is no open file")
@@ -159,7 +160,7 @@ def _number(fileobj: Any) -> int:
 
 
 def _accepts(fd: int) -> bool:
-    """Whether connections come to it."""
+    """Whether this is a listening socket."""
     try:
         found = socket.socket(fileno=fd)
     except OSError:  # no socket
@@ -176,6 +177,7 @@ def _mask(events: int) -> int:
 
 
 def _events(mask: int) -> int:
-    """An error or an end is both: whoever reads or writes hears of it."""
+    """The selector's events for an epoll mask. An error or an end counts as both: whoever reads or writes hears of
+    it."""
     read = selectors.EVENT_READ if mask & ~select.EPOLLOUT else 0
     return read | (selectors.EVENT_WRITE if mask & ~select.EPOLLIN else 0)

@@ -1,4 +1,4 @@
-"""Where a request begins and ends: HTTP/1.1's framing (RFC 9112), as strict as its grammar, before any parser.
+"""HTTP/1.1's framing (RFC 9112), as strict as its grammar: where a request begins and ends, before any parser.
 
 Parsers that read one stream differently let a request hide in another's body. What may be read in two ways is refused
 here: two lengths, a length beside chunks, folded fields, a lone CR or LF, blanks before a colon. What passes is handed
@@ -15,9 +15,9 @@ TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrs
 VISIBLE = bytes(range(0x21, 0x7F))
 FIELD = b"\t " + VISIBLE + bytes(range(0x80, 0x100))
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH")
-"""What a route could take, were there one. CONNECT and TRACE are not implemented."""
+"""Methods that a route could have. CONNECT and TRACE are not implemented."""
 MOST_DIGITS = 16
-"""Of a length, decimal or hexadecimal."""
+"""Most digits of a length, decimal or hexadecimal."""
 CHUNK_LINE = 256
 """Bytes of the line before a chunk, without its end."""
 STEPS = 256
@@ -31,7 +31,8 @@ _EXTENSION = re.compile(
 
 
 class RefusedRequest(Exception):
-    """Bytes that are no request that is taken here: the status and the words of the answer, after which it is over."""
+    """Bytes that are no request that is accepted here: status and message of the answer, after which the connection
+    ends."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -43,9 +44,9 @@ def _refuse(status: int, message: str) -> NoReturn:
 
 
 class Framing:
-    """One request, taken from the bytes of a connection as they come; make another for the next one.
+    """One request, taken from the bytes of a connection as they come; make another object for the next one.
 
-    Work is linear in the bytes. `take` raises Refusal.
+    Work is linear in the bytes. `take` raises RefusedRequest.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -70,16 +71,16 @@ class Framing:
         self.path = b""
         """Without its query; once there is a request line."""
         self.authorization = self.x_api_key = ""
-        """Of the head, the first of each."""
+        """The first Authorization and x-api-key fields of the head."""
         self.begun = False
         """Whether anything of it has come."""
         self.has_head = False
         self.complete = False
         self.body_bytes = 0
-        """That have come, without what frames them."""
+        """Bytes of the body that have come, without those that frame them."""
 
     def take(self, buffer: bytearray) -> bytes:
-        """Take from the front of `buffer` what can be read of this request; what a parser of HTTP is to be given.
+        """Take from the front of `buffer` what can be read of this request; returns bytes for a parser of HTTP.
 
         It stops at the end of the head, at that of the request, and after STEPS: while it takes, there may be more.
         """
@@ -96,7 +97,7 @@ class Framing:
     # -- the head --------------------------------------------------------------------------------------------------
 
     def _request_line(self, buffer: bytearray) -> bool:
-        """METHOD target HTTP/1.1; one empty line may stand before it."""
+        """Read METHOD target HTTP/1.1; one empty line may stand before it."""
         if buffer and buffer[0] != 13:
             self.begun = True
             if buffer[0] not in TOKEN:
@@ -124,7 +125,7 @@ class Framing:
         return True
 
     def _target(self, target: bytes) -> bytes:
-        """A request's target as path and query. The host of an absolute one stands for the Host field (3.2.2)."""
+        """A request's target as path and query. The host of an absolute one replaces the Host field (3.2.2)."""
         if not target or target.translate(None, VISIBLE) or b"#" in target:
             _refuse(400, "the target of the request: expected a path in printable ASCII without a fragment")
         if target[:7].lower() == b"http://" or target[:8].lower() == b"https://":
@@ -140,7 +141,7 @@ class Framing:
         return target
 
     def _field(self, buffer: bytearray) -> bool:
-        """One field of the head, or the empty line at its end."""
+        """Read one field of the head, or the empty line at its end."""
         line = self._field_line(buffer)
         if not line:
             if line is not None:
@@ -167,7 +168,7 @@ class Framing:
             self.x_api_key = self.x_api_key or value.decode("latin-1")
 
     def _end_of_head(self) -> None:
-        """Decide what follows, as section 6.3 of the RFC says."""
+        """Decide whether a body follows and how it ends, as section 6.3 of the RFC says."""
         if len(self._hosts) > 1 or (not self._hosts and not self._old):
             _refuse(400, f"Host header fields: got {len(self._hosts)}, expected one")
         if not self._old and any(x and x != b"100-continue" for x in _members(self._expected)):
@@ -207,7 +208,7 @@ class Framing:
     # -- the body --------------------------------------------------------------------------------------------------
 
     def _body(self, buffer: bytearray) -> bool:
-        """What there is of the rest of a body, or of a chunk."""
+        """Read the part of a body, or of a chunk, that has come."""
         piece = buffer[: self._left]
         if not piece:
             return False
@@ -220,7 +221,7 @@ class Framing:
         return True
 
     def _chunk_line(self, buffer: bytearray) -> bool:
-        """The size of a chunk, and its extensions, which say nothing here."""
+        """Read the size of a chunk; its extensions are ignored."""
         line = self._line(buffer, CHUNK_LINE, 400, f"a chunk's line of more than {CHUNK_LINE} bytes")
         if line is None:
             return False
@@ -247,7 +248,7 @@ class Framing:
         return True
 
     def _trailer(self, buffer: bytearray) -> bool:
-        """A field after the last chunk: read, and forgotten."""
+        """Read a field after the last chunk, and ignore it."""
         line = self._field_line(buffer)
         if line:
             _field_of(line)
@@ -260,7 +261,7 @@ class Framing:
     # -- lines -----------------------------------------------------------------------------------------------------
 
     def _line(self, buffer: bytearray, most: int, status: int, message: str) -> bytes | None:
-        """The next line without its end, if it is there. Raises Refusal for one of more than `most` bytes."""
+        """The next line without its end, if it is complete. Raises RefusedRequest for one of more than `most` bytes."""
         end = buffer.find(b"\n", self._searched, most + 2) if most >= 0 else -1
         if end < 0:
             self._searched = len(buffer)
@@ -297,5 +298,5 @@ def _field_of(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _members(value: bytes) -> list[bytes]:
-    """Of a list, in lower case."""
+    """The members of a list in a field's value, in lower case."""
     return [member.strip(b"\t ").lower() for member in value.split(b",")]

@@ -1,4 +1,4 @@
-"""The outermost layer: which hosts and origins may ask, an id for each request, and the last word on every error.
+"""The outermost layer: allowed hosts and origins, an id for each request, and a reply for every unforeseen error.
 
 Without keys a web page anywhere could reach a service on this machine through the visitor's browser: by another
 origin's script, or by a name that its owner lets point here (DNS rebinding). So a page of another origin is refused
@@ -27,11 +27,11 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-"""Of every reply that does not say otherwise."""
+"""Headers of every reply that does not set them itself."""
 
 
 class Door:
-    """ASGI middleware. hosts, origins: allowed beside this machine's own."""
+    """ASGI middleware that checks hosts and origins. hosts, origins: allowed beside this machine's own."""
 
     def __init__(self, app: ASGIApp, *, log: Log, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class Door:
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer it here."""
+        """Pass a request on, or answer it here."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -81,7 +81,8 @@ class Door:
                 )
 
     def _check_host(self, headers: Headers) -> None:
-        """Raise UsageError for none or several, Forbidden for a name that may be anybody's."""
+        """Raise UsageError for no or several Host headers, Forbidden for a name that is not known to be this
+        machine's."""
         given = headers.getlist("host")
         if len(given) != 1:
             fail(UsageError, "Host headers", got=len(given), expected="one")
@@ -115,7 +116,7 @@ class Door:
 
 
 async def _preflight(send: Send, headers: Headers) -> None:
-    """Answer a browser that asks what it may send, its origin checked, or whoever asks what there is (OPTIONS *)."""
+    """Answer a browser's preflight request, whose origin is checked already, or an OPTIONS request for *."""
     asked = headers.get("access-control-request-headers", "")
     allowed = ", ".join(h for h in (x.strip() for x in asked.split(",")) if h.replace("-", "").isalnum())[:2048]
     found = [
@@ -129,7 +130,7 @@ async def _preflight(send: Send, headers: Headers) -> None:
 
 
 def host_name(value: str) -> str:
-    """The host of a Host header, without its port, lower case. Raises UsageError for what is none."""
+    """The host of a Host header, without its port, in lower case. Raises UsageError for an invalid one."""
     host, port = value.strip().lower(), ""
     if host.startswith("["):
         host, bracket, port = host.partition("]")
@@ -153,7 +154,7 @@ def _is_address(host: str) -> bool:
 
 
 def dialect_of(path: str) -> Dialect:
-    """Whose errors a path's clients read."""
+    """The dialect in which errors of this path are written."""
     if path.startswith("/api/"):
         return "ollama"
     return "anthropic" if path.startswith("/v1/messages") else "openai"

@@ -1,4 +1,4 @@
-"""Long strings of a body, taken out before it is parsed and put back after: base64 of images, nearly always.
+"""Long strings of a body, taken out before it is parsed and put back afterwards: base64 of images, nearly always.
 
 What a parser does with a body holds the interpreter for as long as it takes, and one character outside ASCII makes all
 of it four times as large. Without its images a body is short. What it is not: a parser; what it leaves is parsed.
@@ -17,7 +17,8 @@ _CONTROLS = bytes(range(32))
 
 
 class LongStrings:
-    """A body in two parts. text: the body with a mark, which nobody can guess, for what is inside each long string."""
+    """A body in two parts. text: the body with a mark, which nobody can guess, in place of the content of each long
+    string."""
 
     def __init__(self, body: bytes) -> None:
         self._nonce = secrets.token_hex(16)
@@ -27,7 +28,7 @@ class LongStrings:
         self.text = self._without(body)
 
     def put_back(self, value: Any) -> Any:
-        """A parsed text with its strings in their places; it is changed."""
+        """Put the strings back into a parsed text, which is changed; returns it."""
         whole = [value]
         todo: list[dict[str, Any] | list[Any]] = [whole] if self._strings else []
         while todo:
@@ -41,7 +42,7 @@ class LongStrings:
         return whole[0]
 
     def position(self, at: int) -> int:
-        """Where in the body a place of the text stands."""
+        """The place in the body that corresponds to a place of the text."""
         return at + max((fewer for end, fewer in self._cuts if end <= at), default=0)
 
     @property
@@ -69,7 +70,7 @@ class LongStrings:
 
 
 def _quote(body: bytes, at: int) -> int:
-    """Where the next quote stands; -1: nowhere."""
+    """Index of the next quote from `at` on; -1: there is none."""
     while at < len(body):
         found = body.find(b'"', at, at + _STEP)
         if found >= 0:
@@ -79,12 +80,12 @@ def _quote(body: bytes, at: int) -> int:
 
 
 def _is_name(body: bytes, at: int) -> bool:
-    """Whether a string that ends there is a member's name."""
+    """Whether a string that ends at `at` is the name of a member."""
     return body[at : at + 64].lstrip(b" \t\r\n")[:1] == b":"
 
 
 def _plain(body: bytes, begin: int, end: int) -> str | None:
-    """What is between, if it stands for itself."""
+    """The text between two indices, if it is ASCII without escapes and control characters; else None."""
     parts = []
     for at in range(begin, end, _STEP):
         part = body[at : min(at + _STEP, end)]

@@ -1,4 +1,4 @@
-"""Replies that come in pieces: sent as they are made, ended when the reader goes away or reads nothing."""
+"""Streamed replies: sent as they are made, ended when the reader goes away or reads nothing."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ PIECE = 64 << 10
 
 
 class InPieces:
-    """ASGI middleware: a long body goes to its connection piece by piece, as fast as it is read."""
+    """ASGI middleware: a long body goes to its connection piece by piece, as fast as the client reads."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
 
         async def in_pieces(message: Message) -> None:
             body = message.get("body", b"")
@@ -41,11 +41,11 @@ class InPieces:
 
 
 class Stream:
-    """An ASGI response out of an async generator of chunks.
+    """An ASGI response made of an async generator of chunks.
 
-    ping: what may be sent at any time between chunks; None: nothing. is_behind: whether too much waits for the reader.
-    The generator is closed however it ends, and then `ended` called: a generator that has not begun does nothing when
-    it is closed.
+    ping: bytes that may be sent at any time between chunks; None: nothing. is_behind: whether too much waits for the
+    reader. However it ends, the generator is closed and then `ended` called: a generator that has not begun does
+    nothing when it is closed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Stream:
         self._sending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all."""
+        """Send everything."""
         main = asyncio.current_task()
         assert main is not None
         watcher = asyncio.create_task(self._watch(main, receive, send))

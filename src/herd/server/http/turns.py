@@ -1,4 +1,4 @@
-"""Who begins next: requests start a few in a turn of the event loop, one of each owner after the other.
+"""The order in which requests start: a few in a turn of the event loop, one of each owner after the other.
 
 A thousand requests of one key that come at once would all be begun before anybody else's; here the first of another
 key's waits for a handful.
@@ -14,25 +14,25 @@ STARTS = 4
 
 
 class Starter(Protocol):
-    """What waits for its turn."""
+    """A request that waits for its turn."""
 
     owner: Hashable
 
     def start(self) -> bool:
-        """It may begin; whether it still wanted to."""
+        """Start the request; returns False when it no longer wanted to."""
 
 
 class Turns:
-    """See the module. For one event loop."""
+    """Gives requests of one event loop their turns; see the module."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Starter]] = {}
-        """By owner, the one whose turn it is first."""
+        """Owner -> its waiting requests; the owner whose turn it is is first."""
         self._left = STARTS
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def enter(self, one: Starter) -> bool:
-        """Whether it may begin at once; else its `start` is called later."""
+        """Ask for a turn: True when the request may start at once; else its `start` is called later."""
         self._again()
         if self._left and not self._waiting:
             self._left -= 1
@@ -46,7 +46,7 @@ class Turns:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Another turn of the event loop."""
+        """Begin another turn of the event loop."""
         self._loop, self._left = None, STARTS
         if self._waiting:
             self._again()

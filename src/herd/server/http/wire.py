@@ -1,4 +1,4 @@
-"""Objects -> bytes on the wire: JSON, server-sent events, JSON lines."""
+"""Objects -> bytes: JSON, server-sent events, JSON lines."""
 
 import msgspec
 

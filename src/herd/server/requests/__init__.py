@@ -1,1 +1,1 @@
-"""A request in no dialect: its fields, its images, what it may hold, what it becomes in memory."""
+"""A request in no dialect: its fields, its images, its limits, its size in memory."""

@@ -1,4 +1,4 @@
-"""What a request holds while it is under way: a place of its key, bytes in memory, tokens of a quota.
+"""The resources of a request under way: a place of its key, bytes in memory, tokens of a quota.
 
     Admission   one request, from the moment its key is known, before its body is read, to the end of its reply
     Spending    the tokens of one answer: reserved before it runs, charged as they are made, settled at its end
@@ -12,7 +12,7 @@ from herd.server.keys import Key
 
 
 class InFlight:
-    """Bytes that requests under way hold, of all keys. what: of what they are.
+    """Bytes that requests under way hold, of all keys together. what: what the bytes are of, for errors.
 
     A key may hold as much as is left free for all others (dynamic thresholds: Choudhury and Hahne, 1998): one alone
     gets half of all, and however many have come before, who comes next finds room.
@@ -26,11 +26,11 @@ class InFlight:
         """Bytes now."""
 
     def of(self, key: Key) -> int:
-        """Bytes that a key holds now."""
+        """Number of bytes that a key holds now."""
         return self._of.get(key, 0)
 
     def take(self, key: Key, count: int) -> None:
-        """So many more of a key. Raises Busy, and TooLarge for more than one may ever hold."""
+        """Count so many more bytes for a key. Raises Busy, and TooLarge for more than one key may ever hold."""
         if 2 * count > self._most:
             fail(TooLarge, f"{self._what} of one request", got=f"{count} bytes", expected=f"at most {self._most // 2}")
         mine = self.of(key) + count
@@ -41,7 +41,7 @@ class InFlight:
         self.held += count
 
     def give_back(self, key: Key, count: int) -> None:
-        """So many are free again."""
+        """Count so many bytes less for a key."""
         self._of[key] -= count
         self.held -= count
         if not self._of[key]:
@@ -49,21 +49,21 @@ class InFlight:
 
 
 class Holding:
-    """Bytes that one request holds of those. On the event loop only."""
+    """The bytes that one request holds of an InFlight. Use it on the event loop only."""
 
     def __init__(self, memory: InFlight, key: Key) -> None:
         self._memory, self._key = memory, key
         self.size_bytes = 0
-        """That it holds."""
+        """Bytes that the request holds."""
 
     def hold(self, count: int) -> None:
-        """So many bytes more. Raises Busy, TooLarge."""
+        """Reserve so many more bytes. Raises Busy, TooLarge."""
         if count:
             self._memory.take(self._key, count)
             self.size_bytes += count
 
     def let_go(self, count: int | None = None) -> None:
-        """So many bytes are held no longer; None: none are."""
+        """Release so many bytes; None: all of them."""
         count = self.size_bytes if count is None else count
         if count:
             self._memory.give_back(self._key, count)
@@ -71,10 +71,10 @@ class Holding:
 
 
 class Spending:
-    """Tokens of one answer. Raises QuotaSpent for a prompt that its key's quota does not hold now.
+    """The tokens of one answer. Raises QuotaSpent for a prompt that its key's quota cannot pay now.
 
-    prompt: its tokens, which are charged at once. most: that may be made. What a quota cannot set aside of them now is
-    overdrawn when it is made, so a quota is exceeded by the rest of one answer at most.
+    prompt: its tokens, which are charged at once. most: tokens that may be made. What the quota cannot reserve of them
+    now is overdrawn when it is made, so a quota is exceeded by the rest of one answer at most.
     """
 
     def __init__(self, key: Key, prompt: int, most: int) -> None:
@@ -85,13 +85,13 @@ class Spending:
         self._take(prompt)
 
     def made(self, total: int) -> None:
-        """So many have been made by now."""
+        """Charge the tokens that have been made; total: all of them so far."""
         if total > self._made:
             self._take(total - self._made)
             self._made = total
 
     def settle(self) -> None:
-        """No more are made: what was set aside for them is free."""
+        """End the answer: give back what was reserved for tokens that were not made."""
         self._key.tokens.give_back(self._reserved)
         self._reserved = 0
 
@@ -103,7 +103,8 @@ class Spending:
 
 
 class Admission(Holding):
-    """A request under way. Raises Busy, QuotaSpent where its key may have no other one. Close it, however it ends.
+    """A request that has been admitted. Raises Busy, QuotaSpent where its key may not have another one. Close it,
+    however it ends.
 
     asked: the bytes of all requests. made: those of all answers.
     """
@@ -112,13 +113,14 @@ class Admission(Holding):
         key.enter(at_once)
         super().__init__(asked, key)
         self.made = Holding(made, key)
-        """What it holds of the answers: its prompt as the engine knows it, and what comes of it until that is sent."""
+        """Bytes that it holds of the answers: its prompt as the engine knows it, and what comes of it until that is
+        sent."""
         self._open = True
         self.goes_on = False
         """Whether it outlives its reply: somebody else closes it then."""
 
     def close(self) -> None:
-        """It is over."""
+        """End the request and release everything that it holds."""
         if self._open:
             self._open = False
             self.let_go()

@@ -25,7 +25,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 async def fetch(url: str, where: str, owner: str = "") -> bytes:
-    """What an address holds. owner: in whose lane its name is looked up.
+    """The content of an address. owner: the lane in which its name is looked up.
 
     Raises BadMedia (not an address, too large), Forbidden (not public), NetworkError.
     """
@@ -47,7 +47,7 @@ async def fetch(url: str, where: str, owner: str = "") -> bytes:
 
 
 async def _get(url: str, where: str, owner: str) -> tuple[int, str, bytes]:
-    """(status, where it redirects to, body) of one request."""
+    """Send one request; returns (status, address that it redirects to, body)."""
     parts = _parts(url, where)
     host = parts.hostname
     assert host is not None
@@ -63,7 +63,7 @@ async def _get(url: str, where: str, owner: str) -> tuple[int, str, bytes]:
 
 
 def _parts(url: str, where: str) -> SplitResult:
-    """A URL that may be asked. Raises BadMedia, Forbidden."""
+    """A URL that may be fetched, split. Raises BadMedia, Forbidden."""
     if not url.isascii() or not url.isprintable() or " " in url or len(url) > 8192:
         fail(BadMedia, where, got="an address with other than printable ASCII", expected="http(s)://HOST/...")
     try:
@@ -83,7 +83,7 @@ def _parts(url: str, where: str) -> SplitResult:
 
 
 def _joined(url: str, location: str, where: str) -> str:
-    """Where a redirect leads. Raises NetworkError."""
+    """The address that a redirect leads to. Raises NetworkError."""
     try:
         return urljoin(url, location)
     except ValueError:
@@ -101,7 +101,7 @@ def _is_host(host: str) -> bool:
 
 
 async def _public(host: str, port: int, where: str, owner: str) -> tuple[str, int]:
-    """An address of a host, if all that it has are public. Raises Forbidden, NetworkError."""
+    """The first address and port of a host, if all of its addresses are public. Raises Forbidden, NetworkError."""
     try:
         found = await waiting().run(owner, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except OSError:

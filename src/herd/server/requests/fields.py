@@ -1,4 +1,4 @@
-"""What becomes of every field of a request: honoured, reported as without effect, or refused; none is silently dropped.
+"""The handling of every field of a request: honoured, reported as without effect, or refused; none is silently dropped.
 
 A `FieldTable` is a route's fields as data: the struct of those that are honoured (typed, so checked), and for the
 others why they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 MOST_NAME = 256
 """Characters of a model's name, before anybody looks for it or quotes it."""
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
-"""What a client calls a model."""
+"""The name by which a client calls a model."""
 
 
 class Refused(UsageError):
@@ -41,7 +41,8 @@ class FieldTable(Generic[S]):
     """A value other than null, false or empty is an error: name -> why."""
 
     def read(self, body: Mapping[str, Any], *, strict: bool = False) -> tuple[S, tuple[str, ...]]:
-        """The typed request, and the fields that have no effect. strict: such a field is refused as well.
+        """Read a body: returns the typed request, and the fields that have no effect. strict: such a field is refused
+        as well.
 
         Raises Refused (a UsageError) naming the field.
         """
@@ -63,7 +64,7 @@ class FieldTable(Generic[S]):
         return found, ignored
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """(name, what becomes of it, why) of every field."""
+        """(name, how it is handled, why) of every field."""
         for one in msgspec.structs.fields(self.honoured):
             yield one.encode_name, "honoured", ""
         for name, why in self.reported.items():
@@ -109,7 +110,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _chosen(value: Any, union: inspect.UnionType) -> inspect.Type:
-    """The member of a union that a value is of."""
+    """The member of a union that a value belongs to."""
     for one in union.types:
         if isinstance(one, inspect.StructType) and isinstance(value, dict):
             if one.tag_field is None or value.get(one.tag_field) == one.tag:
@@ -120,12 +121,12 @@ def _chosen(value: Any, union: inspect.UnionType) -> inspect.Type:
 
 
 def told(ignored: Sequence[str]) -> dict[str, str]:
-    """The header that tells which fields had no effect. Names are a client's: what a header cannot hold is left out."""
+    """The header that names the fields without effect. Names are a client's: what a header cannot hold is left out."""
     kept = ("".join(c for c in name[:64] if "!" <= c <= "~" and c != ",") for name in ignored[:32])
     return {"x-herd-ignored": ", ".join(name or "?" for name in kept)} if ignored else {}
 
 
 def within(name: str, value: int, most: int) -> None:
-    """Raise Refused for more of something than a limit allows."""
+    """Raise Refused when a value is above its limit."""
     if value > most:
         raise Refused(f"{name}: got {value}, expected at most {most}", name)

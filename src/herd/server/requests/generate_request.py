@@ -1,4 +1,4 @@
-"""A request in no dialect, and what becomes of it at a model: what the model must be able to do, what it is asked."""
+"""A request for an answer, in no dialect: the checks against a model, and the call of the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from herd.server.requests.sizes import images_in
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """A request in no dialect. Exactly one of messages and prompt."""
+    """A request for an answer, in no dialect. Exactly one of messages and prompt is given."""
 
     model: str
     messages: Sequence[Mapping[str, Any]] | None = None
     """Turns as `herd.dialogs` reads them; images are bytes, never a path."""
     images: Images | None = None
-    """Those of the turns, some of which may have to be fetched."""
+    """The images of the turns, some of which may have to be fetched."""
     prompt: str | Sequence[int] | None = None
     """Text or ids to go on with, without a chat format."""
     tools: Sequence[Mapping[str, Any]] = ()
@@ -29,7 +29,7 @@ class GenerateRequest:
     """auto, none, required, or a tool's name."""
     parallel_tool_calls: bool = True
     schema: Mapping[str, Any] | bool | None = None
-    """What the answer must be: a JSON schema, or True for any JSON object."""
+    """The form that the answer must have: a JSON schema, or True for any JSON object."""
     n: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     """Fields of SamplingOptions."""
@@ -41,8 +41,8 @@ class GenerateRequest:
 
 
 def check_able(model: ChatModel, ask: GenerateRequest) -> int:
-    """How many images a request has. Raises Unsupported for what it needs and the model does not do; nothing of it is
-    left out in silence."""
+    """Number of images of a request. Raises Unsupported for anything that it needs and the model cannot do; nothing of
+    it is left out in silence."""
     options, num_images = ask.options, images_in(ask.messages)
     needs = {
         "completion": isinstance(ask.prompt, str),
@@ -63,7 +63,7 @@ def check_able(model: ChatModel, ask: GenerateRequest) -> int:
 
 
 def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
-    """Raise Refused for ids of control tokens: whoever may write those may write the system's turn."""
+    """Raise Refused for ids of control tokens: they would let a client write a system turn."""
     control = model.control_ids
     for i in ids:
         if i in control:
@@ -74,7 +74,8 @@ def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
 def asked_of(
     model: ChatModel, ask: GenerateRequest, whose: Mapping[str, Any], shown: Prompt | None = None
 ) -> ChatStream:
-    """The events that a model answers a request with. shown: in place of its own prompt."""
+    """The stream of events with which a model answers a request. whose: keyword arguments that tell who asks. shown: a
+    prompt in place of its own."""
     if ask.prompt is not None:
         prompt = ask.prompt if shown is None else shown.messages[0].text
         return model.astream_complete(prompt, schema=ask.schema, **whose, **ask.options)
@@ -92,12 +93,12 @@ def asked_of(
 
 
 def most_tokens(model: ChatModel, ask: GenerateRequest) -> int:
-    """That the answers to a request may take, where its stream does not say."""
+    """The most tokens that the answers to a request may take, where its stream does not say."""
     return ask.n * min(ask.options.get("max_tokens") or model.context, model.context)
 
 
 def prompt_of(model: ChatModel, ask: GenerateRequest) -> Prompt:
-    """A request's prompt as a policy reads it; a text or ids are a user's turn."""
+    """The prompt of a request as a policy reads it; a text or ids count as a user's turn."""
     if ask.messages is not None:
         return Prompt(turns_of(ask.messages), ask.tools)
     assert ask.prompt is not None

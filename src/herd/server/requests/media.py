@@ -1,4 +1,4 @@
-"""Images of a request -> bytes. The only door through which the service takes media.
+"""Images of a request -> bytes. The only way in which the service takes media.
 
 Data addresses are decoded (`herd.media.encoded`), within limits that count before. Addresses on the network go through
 `herd.server.requests.fetcher`, if the service was started with `--remote-media`. Nothing is ever opened as a file.
@@ -13,15 +13,15 @@ from herd.server.requests.admission import Admission
 
 
 def check_count(count: int) -> None:
-    """Raise BadMedia for more images than one request may show; before any of them is decoded or fetched."""
+    """Raise BadMedia for more images than one request may show; call it before any of them is decoded or fetched."""
     if count > IMAGE_LIMITS.request_images:
         fail(BadMedia, "images in one request", got=count, expected=f"at most {IMAGE_LIMITS.request_images}")
 
 
 class Images:
-    """Images of one request: decoded where they came with it; those on the network wait until they are fetched.
+    """Images of one request: those in the request are decoded at once, those on the network are fetched later.
 
-    remote: whether they may be addresses on the network.
+    remote: whether addresses on the network are allowed.
     """
 
     def __init__(self, *, remote: bool) -> None:
@@ -29,7 +29,7 @@ class Images:
         self._waiting: list[tuple[dict[str, Any], str, str]] = []
 
     def part(self, url: str, where: str) -> dict[str, Any]:
-        """A part of a turn for the image behind an address. Raises BadMedia, Forbidden."""
+        """A part of a turn for the image at an address. Raises BadMedia, Forbidden."""
         part: dict[str, Any] = {"type": "image"}
         if url[:5].lower() == "data:":
             part["image"] = data_image(url, where)
@@ -43,7 +43,8 @@ class Images:
         return part
 
     async def fetch(self, owner: str, admission: Admission) -> None:
-        """Fetch those on the network, one after another, into their parts. owner: in whose lane names are looked up.
+        """Fetch the images on the network, one after another, into their parts. owner: the lane in which names are
+        looked up.
 
         Room for the largest image is held before it comes. Raises what fetching raises, Busy.
         """

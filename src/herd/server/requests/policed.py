@@ -1,4 +1,4 @@
-"""Texts that a model gets outside of a dialog (to embed, to judge), past the policy of whoever asks."""
+"""Texts for a model outside of a dialog (to embed, to rank), checked by the caller's policy."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ NOTHING = Reply("", "stop", Usage(0, 0, 0), Timings(0.0, 0.0, 0.0, 0.0, 0.0))
 
 
 class Passed(NamedTuple):
-    """texts: as the model may see them. refusal: why it may see none of them."""
+    """The result of a check. texts: as the model may see them. refusal: why it may see none of them."""
 
     texts: list[str]
     notes: tuple[Note, ...] = ()
@@ -20,7 +20,7 @@ class Passed(NamedTuple):
 
 
 def past(policy: Policy | None, texts: Sequence[str]) -> Passed:
-    """What a policy makes of texts that come as a user's. It takes as long as the policy does."""
+    """Check texts, as a user's, with a policy. Takes as long as the policy does."""
     if policy is None:
         return Passed(list(texts))
     turns = [Message("user", text) for text in texts]
