@@ -1,4 +1,4 @@
-"""This machine's limits: memory, processors.
+"""The limits of this machine: memory and processors.
 
 What it is not: a plan (`planning/` is arithmetic on configs), a benchmark.
 """
@@ -11,23 +11,23 @@ from herd.machine.memory import available_bytes, total_bytes
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use."""
+    """The resources that this process may use."""
 
     memory_bytes: int | None
-    """Of the machine, or of the container; None: unknown."""
+    """Memory of the machine, or of the container; None: unknown."""
     available_bytes: int | None
-    """Of that, what is not taken; pages of files count as not taken."""
+    """The part of it that is not taken; pages of files count as not taken."""
     processors: int
     """Logical processors this process may run on."""
 
 
 def machine() -> Machine:
-    """Look now."""
+    """The resources as they are now."""
     return Machine(total_bytes(), available_bytes(), num_processors())
 
 
 def num_processors() -> int:
-    """Logical processors this process may run on."""
+    """Number of logical processors that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux

@@ -1,4 +1,5 @@
-"""Memory this process may still take: the machine's, or less where a container says so. Linux; elsewhere unknown.
+"""The memory that this process may still take: the machine's, or less where a container says so. Linux; elsewhere
+unknown.
 
 What it is not: memory that is free. Pages of files (mapped weights among them) count as available, since the kernel
 gives them up. Sources: proc(5) MemAvailable; the kernel's cgroup-v2 and cgroup-v1 memory documents.
@@ -8,7 +9,8 @@ from pathlib import Path
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """The least of MemAvailable and what each memory group above this process leaves; None when nothing is known.
+    """The least of MemAvailable and what each memory cgroup above this process leaves, in bytes; None when nothing is
+    known.
 
     root: of the file system that holds proc and sys (tests give their own).
     """
@@ -17,7 +19,7 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 
 def total_bytes(root: Path = Path("/")) -> int | None:
-    """Memory of the machine, or the tightest limit of a group; None when nothing is known."""
+    """Memory of the machine, or the tightest limit of a cgroup, in bytes; None when nothing is known."""
     found = _meminfo(root).get("MemTotal")
     limits = [found] if found is not None else []
     limits += [limit for _, limit, _ in _limited(root)]

@@ -1,4 +1,5 @@
-"""This machine's speed at best, measured now: reading memory, products of int8 and of floats. A tenth of a second each.
+"""The best speed of this machine, measured now: reading memory, int8 products and float products, a tenth of a second
+each.
 
 The denominators of `herd bench`. Neighbours on the same host move the first one within minutes, so it is measured in
 the same minute as what it is compared with.
@@ -13,7 +14,7 @@ READ_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class MachineRates:
-    """Rates at best with so many threads; None: no instruction to probe with on this processor."""
+    """Rates at best with so many threads; None: this processor has no instruction to probe with."""
 
     threads: int
     read_bytes_s: float
@@ -24,7 +25,8 @@ class MachineRates:
 
 
 def rates(threads: int, repeats: int = 3) -> MachineRates:
-    """Measure. A multiply and an add are two operations; medians of the reads, as a model's reads are no best case."""
+    """Measure the rates. A multiply and an add are two operations; medians of the reads, as a model's reads are no best
+    case."""
     from herd import _native
 
     read = statistics.median(_native.probe_reads(READ_BYTES, threads, repeats))

@@ -1,1 +1,1 @@
-"""Memory as arithmetic on a config."""
+"""Planning: memory and work of a model, as arithmetic on its config."""

@@ -1,4 +1,4 @@
-"""How long a context a model gets when it may be as long as memory allows.
+"""The length of context that a model gets when it may be as long as memory allows.
 
 What is left beside the weights is cache, all but a reserve for other programs and for what no plan counts. A model
 whose whole context takes less gets its whole context. Where little is left, a context of USUAL tokens may use up the
@@ -11,7 +11,7 @@ from herd.planning.memory import largest_context
 USUAL = 8192
 """Tokens of a load that nobody gave a context."""
 RESERVE = 8
-"""One part in so many of what is available is left alone, ..."""
+"""1 / RESERVE of what is available is left alone, ..."""
 LEAST_RESERVE_BYTES = 1 << 30
 """... and at least this."""
 
@@ -26,10 +26,10 @@ def auto_context(
     *,
     promised: int = 0,
 ) -> int:
-    """Tokens: the largest context that fits in `available` bytes beside `weights` and the reserve.
+    """The largest context, in tokens, that fits in `available` bytes beside `weights` and the reserve.
 
     promised: bytes that models loaded before may still take; a cache takes memory as it fills, so the machine does not
-    count them yet. The result may not fit: then nothing does, and `memory.check_fits` says so.
+    count them yet. The result may not fit: then no context does, and `memory.check_fits` says so.
     """
     reserve = max(available // RESERVE, LEAST_RESERVE_BYTES)
 

@@ -1,4 +1,4 @@
-"""What the cache of each layer holds: which numbers, in which pool, and how many bytes a position takes.
+"""The KV cache of each layer: its type, its pool, and how many bytes a position takes.
 
 Runner, plan and bench go by this one rule. What it is not: how many pages there are (`pools`).
 """
@@ -13,7 +13,7 @@ KV_DTYPES = ("f32", "f16", "bf16", "int8", "int4")
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Of one layer."""
+    """The KV cache of one layer."""
 
     dtype: str
     """One of KV_DTYPES. Where a cache is int4, chunked layers are int8: they never grow beyond a chunk."""
@@ -24,16 +24,16 @@ class LayerCache:
 
     @property
     def exact(self) -> bool:
-        """Whether it has pages of the exact pool, too: in bf16, until they are full."""
+        """Whether it also has pages of the exact pool: bf16 pages, until they are full."""
         return self.dtype == "int4"
 
     def slot_bytes(self, head_size: int) -> float:
-        """Key and value of one position and KV head."""
+        """Bytes of key and value of one position and KV head."""
         return head_bytes(self.dtype, head_size, self.rope)
 
 
 def layer_caches(config: Llama4Config, kv_dtype: str) -> tuple[LayerCache, ...]:
-    """Of every layer of a model whose cache is of this type."""
+    """The KV cache of every layer of a model whose cache has this type."""
     return tuple(
         LayerCache("int8" if kv_dtype == "int4" and layer.chunked else kv_dtype, layer.chunked, layer.rope)
         for layer in config.layers
@@ -41,7 +41,8 @@ def layer_caches(config: Llama4Config, kv_dtype: str) -> tuple[LayerCache, ...]:
 
 
 def head_bytes(kv_dtype: str, head_size: int, rope: bool = True) -> float:
-    """Key and value of one position and KV head in the cache (docs/kv.md): native/kernels/kv.h in one expression each.
+    """Bytes of key and value of one position and KV head in the cache (docs/kv.md): native/kernels/kv.h in one
+    expression each.
 
     rope: whether the layer's keys carry positions; int4 keys that do not have their scales per channel and 64 slots.
     """

@@ -28,7 +28,7 @@ ROOM = 1 << 28
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes."""
+    """The memory that a model takes, in bytes, by use."""
 
     weights_bytes: int
     cache_bytes: int
@@ -36,17 +36,18 @@ class Need:
 
     @property
     def total_bytes(self) -> int:
-        """All of it, and ROOM."""
+        """Sum of all uses, and ROOM beside them."""
         return self.weights_bytes + self.cache_bytes + self.work_bytes + ROOM
 
 
 def weights_bytes(config: Llama4Config, bits: float) -> int:
-    """All parameters, vision included, at so many bits each."""
+    """Bytes of all parameters, vision included, at so many bits each."""
     return round(count(config).total * bits / 8)
 
 
 def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16") -> int:
-    """Keys and values of one sequence of `tokens` tokens, and in int4 its first page and its own in bf16, too."""
+    """Bytes of keys and values of one sequence of `tokens` tokens; with int4 its first page and its last one in bf16,
+    too."""
     total = 0.0
     for layer in layer_caches(config, kv_dtype):
         kept = min(tokens, config.chunk or tokens) if layer.chunked else tokens
@@ -57,7 +58,7 @@ def cache_bytes(config: Llama4Config, tokens: int, kv_dtype: str = "bf16") -> in
 
 
 def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
-    """All that a load takes for its cache, full or not."""
+    """Bytes that a load takes for its cache, full or not."""
     total = 0.0
     for layer in layer_caches(config, kv_dtype):
         total += (pools.chunk if layer.chunked else pools.full) * layer.slot_bytes(config.head_size)
@@ -67,7 +68,8 @@ def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
 
 
 def work_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> int:
-    """Activations of one pass over `piece` rows (float32), its logits when `sequences` decode, one pass of tiles."""
+    """Bytes of the activations of one pass over `piece` rows (float32), its logits when `sequences` decode, and one
+    pass of tiles."""
     c = config
     heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_size
     widest = max(c.dense_width, c.expert_width * (1 + c.experts_per_token))
@@ -83,7 +85,7 @@ def work_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> in
 def need(
     config: Llama4Config, weights: int, context: int, kv_dtype: str = "bf16", piece: int = 512, sequences: int = 1
 ) -> Need:
-    """What a loaded model takes with a context of so many tokens, shared by so many sequences; `weights` in bytes."""
+    """The memory of a model loaded with a context of so many tokens, shared by so many sequences. weights: bytes."""
     pools = pools_for(config, context, kv_dtype, piece, sequences)
     return Need(weights, pool_bytes(config, pools, kv_dtype), work_bytes(config, piece, sequences))
 
@@ -96,7 +98,7 @@ def largest_context(
     piece: int = 512,
     sequences: int = 1,
 ) -> int:
-    """Most tokens of context that fit: the model's whole context, or a multiple of 256; 0 when not even 256 do."""
+    """The most tokens of context that fit: the model's whole context, or a multiple of 256; 0 when not even 256 fit."""
 
     def fits(context: int) -> bool:
         return need(config, weights, context, kv_dtype, piece, sequences).total_bytes <= available
@@ -123,7 +125,8 @@ def check_fits(
     piece: int = 512,
     sequences: int = 1,
 ) -> Need:
-    """Raise DoesNotFit, before anything is allocated: needed, have, and what would fit."""
+    """Raise DoesNotFit when a model does not fit, before anything is allocated: with what it needs, what is there, and
+    what would fit."""
     needed = need(config, weights, context, kv_dtype, piece, sequences)
     if needed.total_bytes > available:
         raise DoesNotFit(
@@ -166,5 +169,5 @@ def _what_would_fit(
 
 
 def gb(size: int) -> str:
-    """Bytes for people: 10^9 or 10^6."""
+    """A number of bytes as text in GB (10^9) or MB (10^6)."""
     return f"{size / 1e9:.1f} GB" if size >= 99_500_000 else f"{size / 1e6:.1f} MB"

@@ -20,7 +20,7 @@ MAX_PAGE = 256
 
 
 class Pools(NamedTuple):
-    """Pages of each pool."""
+    """Number of pages of each pool."""
 
     page_size: int
     """Positions."""
@@ -32,12 +32,12 @@ class Pools(NamedTuple):
 
 
 def page_size_for(chunk: int | None) -> int:
-    """The largest power of two up to MAX_PAGE that divides the chunk."""
+    """The page size: the largest power of two up to MAX_PAGE that divides the chunk."""
     return math.gcd(chunk, MAX_PAGE) if chunk else MAX_PAGE
 
 
 def chunk_of(config: Llama4Config) -> int | None:
-    """Positions a chunk; None when no layer is chunked, whatever the config says of chunks."""
+    """Positions of a chunk; None when no layer is chunked, whatever the config says of chunks."""
     return config.chunk if any(layer.chunked for layer in config.layers) else None
 
 
@@ -49,9 +49,9 @@ def pools_for(
     sequences: int = 1,
     page_size: int | None = None,
 ) -> Pools:
-    """Pools for `context` positions that `sequences` share; a pass has at most `piece` rows.
+    """The pools for `context` positions that `sequences` share, when a pass has at most `piece` rows.
 
-    page_size: None chooses.
+    page_size: positions of a page; None chooses.
     """
     chunk = chunk_of(config)
     size = page_size_for(chunk) if page_size is None else page_size

@@ -1,4 +1,4 @@
-"""How much a model's step has to read and to compute: bytes and operations, from its weights and its config.
+"""The work of one step of a model: bytes to read and operations to compute, from its weights and its config.
 
 Counted of the weights as they are held. What it is not: a measurement, a plan (`memory` knows no weights).
 """
@@ -12,7 +12,7 @@ from herd.weights import Linear, Mlp, Model, fold, shape_of
 
 
 def node_bytes(node: Any) -> int:
-    """Bytes of one weight node, any kind; 0 for None."""
+    """Bytes of one weight node of any kind; 0 for None."""
     if node is None:
         return 0
     return fold(
@@ -76,7 +76,7 @@ def _parts(w: Model) -> tuple[int, int]:
 
 
 def _weights(node: Linear | None) -> int:
-    """Elements of a node's matrices."""
+    """Number of elements of a node's matrices."""
     return 0 if node is None else prod(shape_of(node))
 
 
