@@ -1,4 +1,4 @@
-"""Kinds of weight, the tree they hang in, and the one walk that builds it.
+"""Kinds of weight, the tree that they form, and the one walk that builds it.
 
 What it is: data and names. `build(config, source)` is the only place that knows which tensors a model has and how
 they are called (Hugging Face's names are the canonical ones); loading, random weights, counting and writing are all
@@ -22,9 +22,9 @@ Made = TypeVar("Made")
 
 
 class WeightNode:
-    """What the tree is made of: frozen, and equal to itself alone. What an op set makes of a node (native handles) is
-    kept in its __dict__ and stands for as long as the node; `dataclasses.replace` gives another one. Copies and pickles
-    begin without."""
+    """Base of the tree's nodes: frozen, and equal to itself alone. What an op set makes of a node (native handles) is
+    kept in its __dict__ for as long as the node lives; `dataclasses.replace` makes a new one. Copies and pickles begin
+    without."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -103,8 +103,8 @@ def fold(
     lora: Callable[[LoRA], Made] | None = None,
     other: Callable[[Any], Made] | None = None,
 ) -> Made:
-    """What the function for a node's kind makes of it; `other` takes what none is given for. Op sets aside, whoever
-    has to tell kinds of weight apart does it with this, so that a new kind is looked for here alone."""
+    """Call the function for a node's kind and return its result; `other` takes kinds that have none. Outside of op sets
+    kinds of weight are told apart by this alone, so that a new kind has one place."""
     by_kind: dict[str, Callable[[Any], Made] | None] = {
         "dense": dense, "experts": experts, "packed": packed, "pair": pair, "lora": lora
     }  # fmt: skip
@@ -114,7 +114,7 @@ def fold(
 
 
 def name_of(node: Linear) -> str:
-    """The canonical name of a matrix or stack, under its adapter, too."""
+    """The canonical name of a matrix or stack, also under an adapter."""
     return fold(node, lora=lambda w: w.name or name_of(w.base), other=lambda w: str(w.name))
 
 
@@ -141,7 +141,7 @@ def shape_of(node: Linear) -> tuple[int, ...]:
 
 
 def is_packed_as(node: Any, format: str, shape: tuple[int, ...]) -> bool:
-    """Whether a node's codes are of this format and shape already."""
+    """Whether a node's codes are in this format and shape already."""
     return fold(node, packed=lambda w: w.format == format and tuple(w.shape) == shape, other=lambda _: False)
 
 
@@ -209,7 +209,7 @@ class Vision(WeightNode):
 
 @dataclass(frozen=True, eq=False)
 class Model(WeightNode):
-    """A whole model. With tied embeddings `head` is `embed`, one node."""
+    """A whole model. With tied embeddings `head` is the node of `embed`."""
 
     embed: Linear
     blocks: tuple[Block, ...]
@@ -229,17 +229,17 @@ def is_vision(name: str) -> bool:
 
 
 class Source(Protocol):
-    """Where weights come from. Names are canonical: Hugging Face's of a text-only or vision part, without
-    `language_model.` and without `.weight`."""
+    """A source of weights. Names are canonical: Hugging Face's of a text-only or vision part, without `language_model.`
+    and without `.weight`."""
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Array:
         """A small array of any rank: norm weight, bias, class embedding; `name` is the full tensor name."""
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        """`name`.weight [outputs, inputs] and, when asked, `name`.bias."""
+        """The matrix `name`.weight [outputs, inputs] and, when asked for, `name`.bias."""
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        """`name` [E, inputs, outputs]; of gate_up_proj the first half of the outputs is the gate."""
+        """The stack `name` [E, inputs, outputs]; the first half of the outputs of gate_up_proj is the gate."""
 
 
 def build(c: Llama4Config, source: Source) -> Model:
@@ -321,19 +321,20 @@ def _vision(c: Llama4Config, v: VisionConfig, source: Source) -> Vision:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters by use. `active`: read for one token (all dense parts, A of the E experts, both embedding tables)."""
+    """Number of parameters by use. `active`: read for one token (all dense parts, A of the E experts, both embedding
+    tables)."""
 
     text: int
     vision: int
     routed: int
-    """Of `text`: routed experts."""
+    """The part of `text` in routed experts."""
     embedding: int
-    """Of `text`: the input table alone."""
+    """The part of `text` in the input table alone."""
     active: int
 
     @property
     def total(self) -> int:
-        """Text and vision."""
+        """Text and vision together."""
         return self.text + self.vision
 
 
@@ -375,7 +376,7 @@ class _Counter:
 
 
 def count(c: Llama4Config) -> ParameterCounts:
-    """Parameters of a config, from the same walk that loads it."""
+    """Number of parameters of a config, counted by the same walk that loads it."""
     counter = _Counter()
     build(c, counter)
     routed_active = counter.routed * c.experts_per_token // c.num_experts if c.num_experts else 0

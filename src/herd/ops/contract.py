@@ -36,7 +36,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LowRank:
-    """One adapter's pair for one weight: y += scale * (x down^T) up^T.
+    """The low-rank pair of an adapter for one weight: y += scale * (x down^T) up^T.
 
     down [r, I], up [O, r]; for an expert stack down [E, r, I], up [E, O, r] (a gate_up pair counts as one weight,
     gate rows first).
@@ -60,12 +60,12 @@ class Observer(Protocol):
     """Collects input statistics per weight, for calibration."""
 
     def seen(self, name: str, x_RI: Array, expert: int | None = None) -> None:
-        """Rows that went into the weight `name` (and, in an expert stack, into `expert`)."""
+        """Take rows that went into the weight `name` (and, in an expert stack, into `expert`)."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """The optional companions of a pass."""
+    """What may accompany a pass: adapters and observers."""
 
     adapters: Adapters | None = None
     observe: Observer | None = None
@@ -94,13 +94,14 @@ class Draws:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What `draw` gives, on the host. K is the largest of `tops_n`."""
+    """The result of `draw`, on the host. K is the largest of `tops_n`."""
 
     ids_n: Ints
     largest_n: Doubles
     """The largest logit of the row; no finite number: the row holds one that is none, and its id means nothing."""
     logprobs_n: Doubles
-    """Of the drawn ids, in the distribution of the raw logits; of no meaning where none was wanted."""
+    """Log-probabilities of the drawn ids, in the distribution of the raw logits; of no meaning where none was
+    wanted."""
     top_ids_nK: Ints
     """Likeliest first, ties by id; the first `tops_n` have a meaning."""
     top_logprobs_nK: Doubles
@@ -110,7 +111,7 @@ class Routing(Protocol):
     """Receives the router's choice of one layer (`--trace`)."""
 
     def __call__(self, layer: int, experts_TA: Array, scores_TA: Array) -> None:
-        """experts_TA: int; scores_TA: after the sigmoid."""
+        """Take a choice. experts_TA: int; scores_TA: after the sigmoid."""
 
 
 class Ops(Protocol):
@@ -124,18 +125,19 @@ class Ops(Protocol):
     # -- once a pass, outside `forward` ----------------------------------------------------------------------------
 
     def array(self, x: Any) -> Array:
-        """A numpy array (float32, float16, or uint16 holding bfloat16; integers stay) as this op set's own."""
+        """Convert a numpy array (float32, float16, or uint16 holding bfloat16; integers stay) to an array of this op
+        set."""
 
     def numpy(self, x: Array) -> Any:
-        """Back to numpy float32."""
+        """Convert an array to numpy float32."""
 
     def bind(self, node: WeightNode) -> None:
-        """What this op set makes of a weight node of its own arrays, once, before the first pass. Nodes are frozen: it
-        stands for as long as the node. `model.place_weights` calls it for every named node."""
+        """Prepare a weight node of this op set's arrays, once, before the first pass. Nodes are frozen, so this holds
+        for as long as the node. `model.place_weights` calls it for every named node."""
 
     def place(self, context: Context) -> Any:
-        """Host integers to the device, once a pass; what comes back has the fields of Context, its segments in the form
-        that this op set's `attend` takes."""
+        """Copy a pass's host integers to the device, once. The result has the fields of Context, its segments in the
+        form that this op set's `attend` takes."""
 
     def new_kv(
         self,
@@ -204,10 +206,10 @@ class Ops(Protocol):
     def out_add(
         self, x_TD: Array, o_TNH: Array, wo: Linear, extras: Extras | None = None, residual: bool = True
     ) -> Array:
-        """x + wo o."""
+        """Returns x + wo o."""
 
     def mlp_add(self, x_TD: Array, norm: Norm, mlp: Mlp, extras: Extras | None = None, residual: bool = True) -> Array:
-        """x + mlp(norm(x)); see weights.Mlp for the two forms."""
+        """Returns x + mlp(norm(x)); see weights.Mlp for the two forms."""
 
     def moe_add(
         self,
@@ -242,7 +244,7 @@ class Ops(Protocol):
         residual. Only `moe.gate_up` and `moe.down` need be of this op set (see `hybrid`)."""
 
     def norm(self, x_TD: Array, norm: Norm) -> Array:
-        """The norm alone: what the head would see (embeddings, distillation)."""
+        """The norm alone: the rows that the head would see (embeddings, distillation)."""
 
     def head(
         self, x_TD: Array, norm: Norm, w: Linear, rows_R: Any | None = None, extras: Extras | None = None

@@ -17,14 +17,15 @@ FALLBACK = {
     "q5_k": "q5_1",
     "q6_k": "q8_0",
 }
-"""What stands in where rows are no multiple of 256: blocks of 32, at least as fine. llama.cpp chooses the same."""
+"""The substitutes where rows are no multiple of 256: blocks of 32, at least as fine. llama.cpp chooses the same."""
 
 LEAST = 1e-6
 """Importances below this fraction of their mean count as it: no column may come out as noise."""
 
 
 def fitting(format: str, inputs: int) -> str | None:
-    """`format`, or what stands in for it where rows of `inputs` weights are no whole number of its blocks, or None."""
+    """`format`, or its substitute where rows of `inputs` weights are no whole number of its blocks; None: there is
+    none."""
     for name in (format, FALLBACK.get(format)):
         if name is not None and formats.get(name).fits(inputs):
             return name
@@ -33,18 +34,18 @@ def fitting(format: str, inputs: int) -> str | None:
 
 @dataclass
 class Lost:
-    """Sums over weights, for one tensor or several."""
+    """The error of encoding: sums over the weights of one tensor or several."""
 
     error2: float = 0.0
     weighted2: float = 0.0
-    """Of importance * error^2."""
+    """Sum of importance * error^2."""
     x2: float = 0.0
     largest: float = 0.0
     """Largest error of a weight."""
     num_weights: int = 0
 
     def add(self, other: "Lost") -> None:
-        """Take in another's sums."""
+        """Add another's sums."""
         self.error2 += other.error2
         self.weighted2 += other.weighted2
         self.x2 += other.x2
@@ -79,7 +80,8 @@ def encode_rows(
     first: int = 0,
     threads: Any = None,
 ) -> tuple[npt.NDArray[np.uint8], Lost]:
-    """[n, I] (float32, float16, uint16 as bfloat16; any strides) -> uint8 [n, row_bytes] and what was lost.
+    """Encode rows [n, I] (float32, float16, uint16 as bfloat16; any strides) to uint8 [n, row_bytes]; returns them and
+    the error.
 
     importance: [I], of `importance_of`. name, first: the tensor and the row that `rows` begins at, for errors.
     threads: of a native op set; None: those of the process.

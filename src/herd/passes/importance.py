@@ -1,4 +1,4 @@
-"""Which columns of a weight matter: mean squares of its inputs, collected while the model reads a text.
+"""The importance of a weight's columns: mean squares of its inputs, collected while the model reads a text.
 
 The error that rounding puts into an output is sum_i dW[o, i] x_i; for inputs that are about independent its mean square
 is sum_i dW[o, i]^2 E[x_i^2], so E[x_i^2] is what a rounding error in column i costs (Frantar et al., GPTQ, 2022: the
@@ -22,20 +22,20 @@ PRIOR_ROWS = 16
 
 @dataclass
 class Seen:
-    """Sum of squares [I] of `rows` inputs."""
+    """The sum of squares [I] of `rows` inputs."""
 
     squares: Floats64
     rows: int = 0
 
     @property
     def mean(self) -> Floats64:
-        """Mean squares."""
+        """The mean squares [I]."""
         return self.squares / max(self.rows, 1)
 
 
 @dataclass
 class Importances:
-    """An `ops.contract.Observer`."""
+    """Collects the statistics; an `ops.contract.Observer`."""
 
     weights: dict[str, Seen] = field(default_factory=dict)
     experts: dict[tuple[str, int], Seen] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Importances:
         return importance_of((own.rows * mean + PRIOR_ROWS * prior) / (own.rows + PRIOR_ROWS))
 
     def unreached(self, config: Llama4Config) -> list[tuple[int, int]]:
-        """(layer, expert) that no token reached."""
+        """The experts that no token reached, as (layer, expert)."""
         return [
             (i, e)
             for i, layer in enumerate(config.layers)

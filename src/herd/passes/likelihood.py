@@ -1,4 +1,4 @@
-"""What a model makes of a text, window by window without a cache; and two models compared: KL, perplexity, agreement.
+"""Logits of a text, window by window without a cache; and two models compared: KL, perplexity, agreement.
 
 The first model's log-probabilities go to a temporary file, exactly (float32), so that both need not be in memory.
 """
@@ -27,8 +27,8 @@ Step = Callable[[int, int], None]
 
 
 def windows(ids: Sequence[int], length: int, bos_id: int | None) -> list[list[int]]:
-    """Pieces of a text, each with `bos_id` (when given) before it and `length` ids in all; a last one of a single id,
-    which says nothing, is left out."""
+    """Split a text into windows, each with `bos_id` (when given) before it and `length` ids in all. A last one of a
+    single id, which has nothing to predict, is left out."""
     head = [] if bos_id is None else [bos_id]
     width = length - len(head)
     pieces = [[*head, *ids[i : i + width]] for i in range(0, len(ids), width)]
@@ -94,7 +94,7 @@ class Reference:
         self._nll = 0.0
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Delete the temporary file."""
         del self._logs
         self._file.close()
 
@@ -105,7 +105,7 @@ class Reference:
         self.close()
 
     def record(self, ops: Ops, config: Llama4Config, weights: Model, step: Step | None = None) -> None:
-        """Run the source."""
+        """Run the source model and record its log-probabilities."""
         at = 0
         for ids, out_TV in logits(ops, config, weights, self.texts):
             logs_TV = log_softmax(out_TV)
@@ -116,7 +116,7 @@ class Reference:
                 step(at, self._rows)
 
     def compare(self, ops: Ops, config: Llama4Config, weights: Model, step: Step | None = None) -> Comparison:
-        """Run the target. Call `record` first."""
+        """Run the target model and compare it with the record. Call `record` first."""
         at, nll, same = 0, 0.0, 0
         kl: list[npt.NDArray[np.float64]] = []
         for ids, out_TV in logits(ops, config, weights, self.texts):
@@ -150,5 +150,5 @@ def _allocate(file: Any, size: int) -> None:
 
 
 def _nll(logs_TV: npt.NDArray[np.float64], ids: Sequence[int]) -> float:
-    """Of each token but the first, given those before it."""
+    """Negative log-likelihood of each token but the first, given those before it, summed."""
     return -float(logs_TV[np.arange(len(ids) - 1), np.asarray(ids[1:])].sum())

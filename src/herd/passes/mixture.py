@@ -1,4 +1,4 @@
-"""Which number format each tensor gets, so that the whole fits a budget and loses least.
+"""The choice of a number format for each tensor, so that the whole fits a budget and loses least.
 
 A tensor's loss for a format is the share of its output's energy that rounding turns to noise, sum w e^2 / sum w x^2,
 measured on sampled rows; losses of tensors add up. Each tensor's (bytes, loss) points are thinned to their lower convex
@@ -19,7 +19,7 @@ TABLES = ("q6_k", "q8_0")
 
 @dataclass(frozen=True)
 class Option:
-    """One format for one tensor."""
+    """One format for one tensor: its bytes and its loss."""
 
     format: str
     num_bytes: int
@@ -28,7 +28,7 @@ class Option:
 
 @dataclass(frozen=True)
 class FormatChoice:
-    """The formats, what they take and what they lose."""
+    """The chosen formats, their bytes and their loss."""
 
     formats: dict[str, str]
     num_bytes: int
@@ -48,12 +48,13 @@ def hull(options: Sequence[Option]) -> list[Option]:
 
 
 def _gain(a: Option, b: Option) -> float:
-    """Loss saved a byte by going from a to b."""
+    """Loss saved for each byte by going from a to b."""
     return (a.loss - b.loss) / max(b.num_bytes - a.num_bytes, 1)
 
 
 def choose(tensors: Mapping[str, Sequence[Option]], budget_bytes: int, what: str = "the weights") -> FormatChoice:
-    """The least loss with at most `budget_bytes`. Raises DoesNotFit, with the least that there is."""
+    """The formats with the least loss in at most `budget_bytes`. Raises DoesNotFit, telling the least budget that there
+    is."""
     hulls = {name: hull(options) for name, options in tensors.items()}
     at = dict.fromkeys(hulls, 0)
     used = sum(h[0].num_bytes for h in hulls.values())
