@@ -26,7 +26,7 @@ class Broken:
     """A record that cannot be parsed."""
 
     raw: bytes
-    """As it stands in the file."""
+    """The bytes as they are in the file."""
     why: str
 
 

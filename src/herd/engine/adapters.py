@@ -32,7 +32,7 @@ MAX_SCALE = 1e6
 MOST = 64
 """Adapters that requests may name at a time."""
 MOST_BYTES = 2 << 30
-"""That they take together, in float32 (rank 16 on the attention of Scout: 0.1 GB)."""
+"""Most bytes of all adapters together, in float32 (rank 16 on the attention of Scout: 0.1 GB)."""
 
 _serials = itertools.count(1)
 

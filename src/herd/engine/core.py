@@ -55,9 +55,9 @@ class Entry(Scheduled):
     siblings: list["Entry"] = field(default_factory=list)
     """Further samples of the same prompt, until it is computed."""
     parent: "Entry | None" = None
-    """Whose prompt it waits for, as a further sample."""
+    """The entry whose prompt it waits for, as a further sample."""
     matcher: Matcher | None = None
-    """Where it is in its grammar; None: it has none."""
+    """The state in its grammar; None: it has none."""
     adapter: Adapter | None = None
     """The adapter that it is computed with, to its end."""
     speculates: bool = False

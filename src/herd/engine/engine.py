@@ -58,7 +58,7 @@ class RequestHandle:
     """Samples of one prompt, this one among them; they start together."""
     digests: tuple[bytes, ...] = ()
     inbox: Inbox = field(default_factory=_queue)
-    """Where its events go; one for all samples of a prompt."""
+    """The receiver of its events; one for all samples of a prompt."""
     cancelled: bool = False
     waits: bool = False
     """Whether it counts in the queue."""

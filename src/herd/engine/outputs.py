@@ -120,10 +120,10 @@ class Reading:
 
 
 TOKEN_BYTES = 256
-"""That one token keeps in memory until its answer has ended: its event, its id, its text in what was shown and in what
-a policy looks at (measured: 160 with text of one character)."""
+"""Bytes that one token keeps in memory until its answer has ended: its event, its id, its text in what was shown and in
+what a policy looks at (measured: 160 with text of one character)."""
 LIKELY_BYTES = 768
-"""That one log-probability keeps until then, and its part of a whole reply as JSON (measured: 640)."""
+"""Bytes that one log-probability keeps until then, and its part of a whole reply as JSON (measured: 640)."""
 
 
 def bytes_of(event: Event) -> int:
@@ -148,7 +148,7 @@ class Mailbox:
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self.num_tokens = 0
-        """That have arrived, read or not."""
+        """Number of tokens that have arrived, read or not."""
         self.unread_bytes = 0
         """Estimated memory of the events that nobody has read yet."""
 

@@ -234,7 +234,7 @@ class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
     seed: int = 0
     """The seed in use: options.seed, or a fresh one."""
     client: str = ""
-    """Whose it is: clients share the engine fairly, whatever they ask for."""
+    """The client: clients share the engine fairly, whatever they ask for."""
     priority: int = 0
     """Higher goes first. Waiting 1,000 steps (`FairQueue.patience`) counts as one priority: what is one lower is on a
     par with whatever came 1,000 steps after it, so a dense stream of urgent requests holds it up so long at most."""

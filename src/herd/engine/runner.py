@@ -63,7 +63,7 @@ class Chunk:
     rows: Sequence[int] | None = None
     """Which of `ids` want logits; None: the last; empty: none. With a reader consecutive ones."""
     adapter: Adapter | None = None
-    """As `ModelRunner.ready_adapter` made it; a sequence has the same one all along."""
+    """The adapter, as `ModelRunner.ready_adapter` made it; a sequence has the same one all along."""
     reader: Reader | None = None
     """Takes them; None: `compute` gives them back."""
 

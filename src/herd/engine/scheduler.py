@@ -89,9 +89,9 @@ class Sequence:
     ran: int = 0
     """Rows since it was let in."""
     reached: int = 0
-    """The most positions that it had when it gave up a place."""
+    """The most positions that it had when it was preempted."""
     again: int = 0
-    """Those of them that were not in the cache when it was let in."""
+    """The number of those that were not in the cache when it was admitted again."""
     level: int = 0
     """While it runs: its priority, patience included. Only a higher one takes its place."""
     cached: int | None = None

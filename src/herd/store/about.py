@@ -44,7 +44,7 @@ class About:
     size_bytes: int
     licence: Licence | None
     licence_name: str | None
-    """As the source states it; None: it states none."""
+    """The licence's name as the source states it; None: it states none."""
 
 
 def describe(model: str | Path) -> About:

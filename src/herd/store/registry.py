@@ -49,7 +49,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     files: dict[str, FileRecord]
     """Path relative to the folder (or the file's own name) -> its record."""
     source: str
-    """Where it came from, for people."""
+    """The place that it came from, for people."""
     in_place: bool = False
     """Imported: Herd neither copied it nor may delete it."""
     digest: str | None = None

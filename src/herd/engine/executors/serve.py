@@ -134,7 +134,7 @@ class _Server:
         self._early: set[int] = set()
         """Numbers of requests whose grammar is being compiled."""
         self._cancelled: set[int] = set()
-        """Those of them that are no longer wanted."""
+        """Numbers of those of them that are no longer wanted."""
 
     def loop(self, inbox: "queue.SimpleQueue[Any]") -> None:
         """Carry out messages for ever."""

@@ -82,7 +82,7 @@ class ThreadExecutor(Executor):
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._borders: list[_Border] = []
-        """That somebody waits for."""
+        """Calls between two steps that a thread waits for."""
         self._live: set[int] = set()
         self._over: HerdError | None = None
 
