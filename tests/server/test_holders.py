@@ -364,7 +364,7 @@ STANDS_FOR = {
     "server/requests/fetcher.py": "bodies",
     "server/catalogue.py": "descriptions",
     "llm/streams.py": "answers",
-    "llm/__init__.py": "a caller's own list",
+    "llm/replies.py": "a caller's own list",
     "lanes.py": "bodies",
     "llm/loading.py": "models that are loaded",
     "llm/measuring.py": "requests of one call, TOGETHER of them",
