@@ -52,6 +52,7 @@ from herd.events import (
 from herd.grammar.masks import Grammars
 from herd.lanes import computing
 from herd.llm.capabilities import capabilities, sizes
+from herd.llm.function_tools import ToolLike
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
 from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKeywords, SamplesOptions, ScoreOptions
 from herd.llm.load_options import PARALLEL, LoadOptions
@@ -474,14 +475,14 @@ class LLM:
         messages: Dialog,
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[ToolLike] | None = None,
         fits: bool = False,
     ) -> list[int]:
         """Ids of a plain text, without specials; or of turns as `chat` would send them, with the open header of the
         answer. system, tools: of turns. fits: raise ContextTooLong, before anything is made tokens, for turns with too
         many characters to fit the context. Raises UsageError, for a lone surrogate too.
         """
-        CallOptions(system=system, tools=tools)  # checks them
+        shown = CallOptions(system=system, tools=tools).definitions
         flag("fits", fits)
         if isinstance(messages, str):
             if system is not None or tools is not None:
@@ -490,14 +491,14 @@ class LLM:
             return self.tokenizer.encode(messages)
         turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
         if fits:
-            self._requests.check_dialog_fits(turns, tools or (), self.context)
-        return self._requests.ids(turns, tools)
+            self._requests.check_dialog_fits(turns, shown, self.context)
+        return self._requests.ids(turns, shown)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
         return self.tokenizer.decode(self._requests.given(ids, "ids"))
 
-    def count(self, messages: Dialog, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False) -> int:
+    def count(self, messages: Dialog, *, tools: Sequence[ToolLike] | None = None, fits: bool = False) -> int:
         """Tokens of a plain text, or of turns as `chat` would send them. Arguments: see `tokenize`."""
         return len(self.tokenize(messages, tools=tools, fits=fits))
 

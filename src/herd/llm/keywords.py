@@ -3,11 +3,12 @@
 `herd.LLM.chat` says what each means. What it is not: values, defaults or checks of them (`herd.llm.options`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from herd.dialogs import ImageLike
+from herd.llm.function_tools import ToolLike
 from herd.llm.load_options import Context
 from herd.policies import Policy
 from herd.progress import Progress
@@ -30,7 +31,7 @@ class SamplesOptions(Answer, ToolChoice, Watched, total=False):
 
     system: str | None
     images: Sequence[ImageLike]
-    tools: Sequence[Mapping[str, Any]] | None
+    tools: Sequence[ToolLike] | None
 
 
 class ChatOptions(SamplesOptions, total=False):

@@ -14,6 +14,7 @@ from herd.engine.request import MAX_TOKENS
 from herd.engine.request_checks import MOST_SAMPLES, check_whose
 from herd.errors import HerdError, UsageError, fail
 from herd.grammars import Grammar
+from herd.llm.function_tools import ToolLike, definitions
 from herd.llm.keywords import ChatOptions, CompleteOptions
 from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
@@ -35,8 +36,9 @@ class CallOptions:
     system: str | None = None
     images: Sequence[ImageLike] = ()
     """`pathlib.Path`s or bytes, shown before the text of the last user turn."""
-    tools: Sequence[Mapping[str, Any]] | None = None
-    """Definitions with name, description and parameters (a JSON schema), or OpenAI's form of them."""
+    tools: Sequence[ToolLike] | None = None
+    """Definitions with name, description and parameters (a JSON schema), or OpenAI's form of them; or Python functions,
+    whose name, hints and docstring make one (`herd.llm.function_tools`)."""
     tool_choice: str = "auto"
     """auto: the model decides; none: tools are shown and calls stay text; required: it must call; or the name of the
     one tool that it must call."""
@@ -70,9 +72,7 @@ class CallOptions:
             text("system", self.system)
         many("images", self.images)
         if self.tools is not None:
-            for i, tool in enumerate(many("tools", self.tools)):
-                if not isinstance(tool, Mapping):
-                    fail(UsageError, f"tools[{i}]", got=type(tool).__name__, expected="an object with a name")
+            object.__setattr__(self, "tools", definitions(many("tools", self.tools)))
         flag("parallel_tool_calls", self.parallel_tool_calls)
         if self.policy is not None and not all(callable(getattr(self.policy, name, None)) for name in _POLICY):
             fail(UsageError, "policy", got=type(self.policy).__name__, expected="a Policy")
@@ -84,6 +84,11 @@ class CallOptions:
         check_whose(self.client, self.priority, self.timeout_s)
         if self.ceiling is not None:
             whole("ceiling", self.ceiling, 1, MAX_TOKENS)
+
+    @property
+    def definitions(self) -> Sequence[Mapping[str, Any]]:
+        """The tools as objects, functions as their definition."""
+        return [tool for tool in self.tools or () if isinstance(tool, Mapping)]
 
     @classmethod
     def of(
@@ -98,7 +103,7 @@ class CallOptions:
     def grammar(self, chat: Callable[[], ChatFormat]) -> Grammar | None:
         """What the answer must be. Raises UsageError for what is too long, or a tool that is none; whether it can be
         enforced is told where it is tried."""
-        names = [function_of(tool)["name"] for tool in self.tools or ()]
+        names = [function_of(tool)["name"] for tool in self.definitions]
         if self.tool_choice not in (*CHOICES, *names):
             fail(UsageError, "tool_choice", got=self.tool_choice, expected=", ".join((*CHOICES, *names)))
         forced = self.tool_choice not in ("auto", "none")
@@ -108,7 +113,7 @@ class CallOptions:
             return _schema(self.schema)
         if self.schema is not None:
             fail(UsageError, "schema", got="it beside a forced call", expected="one of them")
-        tools = [function_of(tool) for tool in self.tools or ()]
+        tools = [function_of(tool) for tool in self.definitions]
         only = None if self.tool_choice == "required" else self.tool_choice
         hermes = chat().name == "chatml"
         return Grammar(
@@ -119,7 +124,7 @@ class CallOptions:
         """What finds calls in one answer; None where there are none to find."""
         if not self.tools or self.tool_choice == "none":
             return None
-        tools = parameters_of([function_of(tool) for tool in self.tools])
+        tools = parameters_of([function_of(tool) for tool in self.definitions])
         markers = [tokenizer.specials[name] for name in MARKERS if name in tokenizer.specials]
         return lambda: CallParser(tools, markers)
 

@@ -85,8 +85,8 @@ class Requests:
         """A checked request to answer a dialog."""
         asked, options = CallOptions.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
-        self.check_dialog_fits(turns, asked.tools or (), engine.executor.context)
-        shown = _shown(asked.policy, Prompt(turns, asked.tools or ()))
+        self.check_dialog_fits(turns, asked.definitions, engine.executor.context)
+        shown = _shown(asked.policy, Prompt(turns, asked.definitions))
         return self._submit(engine, self.ids(shown.messages, shown.tools), options, asked, turns, tiles_of(turns))
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
