@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
 
 import jsonschema
@@ -353,3 +354,13 @@ def test_a_function_can_be_forced() -> None:
     llm = saying('{"type": "function", "name": "get_weather", "parameters": {"city": "Rome", "days": 3}}')
     (call, *_) = llm.chat("weather?", tools=[get_weather], tool_choice="get_weather", max_tokens=300).tool_calls
     assert call_tool([get_weather], call).text == "Rome 3 C"
+
+
+def test_the_example_of_the_page_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "tools.md"
+    example = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"model": saying('[get_weather(city="Rome")]')}
+    exec(compile(example, page.name, "exec"), names)
+    assert [turn.text for turn in names["dialog"][1:]] == ["", "sunny"]
+    asked = definition(names["get_weather"])["parameters"]["properties"]
+    assert [one["description"] for one in asked.values()] == ["The city's name.", "How many days, today included."]

@@ -174,7 +174,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_counts() -> None:
         ([{"content": "x"}], r"messages\[0\].role: got null"),
         ([{"role": "user"}], r"messages\[0\].content: got null"),
         ([{"role": "user", "content": b"x"}], r"messages\[0\].content: got bytes"),
-        ([{"role": "user", "content": [{"type": "sound"}]}], r"messages\[0\].content\[0\]: got"),
+        ([{"role": "user", "content": [{"type": "sound"}]}], r"messages\[0\].content\[0\].type: got sound"),
         ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\].content\[0\].text: got null"),
         ([{"role": "user", "content": "x", "mood": 1}], r"messages\[0\]: got mood"),
         (["hi"], r"messages\[0\]: got str"),

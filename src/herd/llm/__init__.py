@@ -244,7 +244,7 @@ class LLM:
     # -- a dialog ----------------------------------------------------------------------------------------------------
 
     def chat(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Reply:
-        """Answer a dialog: a user's text, or turns (`herd.Message`, or objects with role and content).
+        """Answer a dialog: a user's text, or turns (`herd.Message`, or what OpenAI's and Ollama's clients hold).
 
         Raises UsageError (a wrong option, too: before anything is computed), ContextTooLong, BadMedia, NotFound (an
         image, an adapter), Busy, TimedOut, whose `text` is what was said by then, DoesNotFit, PassFailed, EngineDied.
@@ -254,7 +254,8 @@ class LLM:
 
             system               a text before everything, where the dialog has no system turn
             images               `pathlib.Path`s, bytes or pixels, shown before the text of the last user turn
-            tools                definitions with name, description and parameters (a JSON schema), or OpenAI's form
+            tools                Python functions with hints (`herd.llm.function_tools`); or definitions with name,
+                                 description and parameters (a JSON schema), or OpenAI's form of them
             tool_choice          "auto", "none" (shown, but calls stay text), "required", or the name of one tool
             parallel_tool_calls  whether one answer may hold several calls; True unless said
             schema               True for any JSON object, a JSON schema, or a type that has one (`Reply.parsed`)

@@ -51,7 +51,7 @@ def _sphinx(lines: Sequence[str]) -> Iterator[tuple[list[str], str]]:
 
 
 def _sections(lines: Sequence[str]) -> Iterator[tuple[list[str], str]]:
-    """Of Google's `Args:` and NumPy's `Parameters`: entries at one depth, what is said about them further in."""
+    """Of Google's "Args:" and NumPy's "Parameters": entries at one depth, what is said about them further in."""
     names: list[str] = []
     numpy, inside, outer, depth = False, False, 0, -1
     for i, line in enumerate(lines):
