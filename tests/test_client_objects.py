@@ -7,6 +7,7 @@ import pytest
 from herd.config import TINY
 from herd.dialogs import Dialog, read_dialog
 from herd.errors import BadMedia
+from herd.llm.function_tools import definitions
 from herd.messages import ImagePart, Message, TextPart
 from turn_forms import ASSISTANT, BASE64, OLLAMA_ASSISTANT, PNG
 
@@ -74,10 +75,33 @@ def test_objects_may_stand_inside_a_dict() -> None:
 
 @pytest.mark.parametrize("image", [PNG, BASE64])
 def test_an_image_of_ollama_is_what_it_holds(image: Any) -> None:
-    (turn,) = read(MessageOfOllama(role="user", content="?", images=[{"value": image}]), vision=TINY.vision)
-    assert [type(part) for part in turn.content] == [ImagePart, TextPart]
+    whole = MessageOfOllama(role="user", content="?", images=[ImageOfOllama(value=image)])
+    for turn in (whole, {"role": "user", "content": "?", "images": whole.images}):
+        (found,) = read(turn, vision=TINY.vision)
+        assert [type(part) for part in found.content] == [ImagePart, TextPart]
+        with pytest.raises(BadMedia, match="got 17"):
+            read({"role": "user", "content": "?", "images": (whole.images or []) * 17}, vision=TINY.vision)
 
 
 def test_an_image_of_ollama_that_names_a_file_is_never_opened() -> None:
-    with pytest.raises(BadMedia, match=r"messages\[0\].images\[0\]: got bad base64"):
-        read(MessageOfOllama(role="user", content="?", images=[{"value": "/etc/hostname"}]), vision=TINY.vision)
+    whole = MessageOfOllama(role="user", content="?", images=[ImageOfOllama(value="/etc/hostname")])
+    for turn in (whole, {"role": "user", "content": "?", "images": whole.images}):
+        with pytest.raises(BadMedia, match=r"messages\[0\].images\[0\]: got bad base64"):
+            read(turn, vision=TINY.vision)
+
+
+class FunctionOfOllama(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+    name: str
+    description: str | None = None
+    parameters: Any = None
+
+
+class ToolOfOllama(pydantic.BaseModel):  # type: ignore[name-defined,misc]
+    type: str = "function"
+    function: FunctionOfOllama
+
+
+def test_a_tool_that_is_an_object_is_what_its_dict_is() -> None:
+    schema = {"type": "object", "properties": {}}
+    (found,) = definitions([ToolOfOllama(function=FunctionOfOllama(name="f", parameters=schema))])
+    assert found == {"type": "function", "function": {"name": "f", "parameters": schema}}

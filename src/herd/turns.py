@@ -20,8 +20,8 @@ from herd.text.message_checks import ROLES
 class Dumped(Protocol):
     """An object that tells its fields as a dict: pydantic's, which OpenAI's and Ollama's clients return."""
 
-    def model_dump(self, *, exclude: Any = None) -> dict[str, Any]:
-        """Its fields, but for those that are excluded."""
+    def model_dump(self, *, exclude: Any = None, exclude_none: bool = False) -> dict[str, Any]:
+        """Its fields, but for those that are excluded; exclude_none: those that say nothing, too."""
 
 
 Turn: TypeAlias = Message | Mapping[str, Any] | Dumped
@@ -45,12 +45,22 @@ _IMAGE = 'give the bytes or a pathlib.Path: {"type": "image", "image": ...}'
 def opened(value: Any) -> Any:
     """A pydantic object as a dict; anything else as it is. Images of Ollama's stay what they hold: asked for all of
     itself, such a message would open a file that a text names."""
-    if isinstance(value, type) or not callable(getattr(value, "model_dump", None)):
+    if not is_dumped(value):
         return value
     images = getattr(value, "images", None)
-    if not images:
+    if not isinstance(images, list | tuple):
         return value.model_dump()
-    return {**value.model_dump(exclude={"images"}), "images": [getattr(image, "value", image) for image in images]}
+    return {**value.model_dump(exclude={"images"}), "images": [_held(image) for image in images]}
+
+
+def is_dumped(value: Any) -> bool:
+    """Whether it is an object (no class) that tells its fields as a dict."""
+    return not isinstance(value, type) and callable(getattr(value, "model_dump", None))
+
+
+def _held(image: Any) -> Any:
+    """What an image of Ollama's holds, unasked; anything else as it is."""
+    return getattr(image, "value", None) if is_dumped(image) else image
 
 
 def images_of(turn: Message | Mapping[str, Any]) -> Iterator[Any]:
@@ -58,7 +68,7 @@ def images_of(turn: Message | Mapping[str, Any]) -> Iterator[Any]:
     if isinstance(turn, Message):
         return
     content, images = turn.get("content"), turn.get("images")
-    yield from images if isinstance(images, list | tuple) else ()
+    yield from map(_held, images) if isinstance(images, list | tuple) else ()
     for given in content if isinstance(content, list | tuple) else ():
         part = opened(given)
         if isinstance(part, Mapping) and part.get("type") == "image":
@@ -137,7 +147,7 @@ def _whole_content(turn: Mapping[str, Any], where: str, read: ImageReader, *, ma
     said = "" if content is None and (may_be_null or images) else _content(content, f"{where}.content", read)
     if not images:
         return said
-    shown = tuple(_image(image, f"{where}.images[{i}]", read) for i, image in enumerate(images))
+    shown = tuple(_image(_held(image), f"{where}.images[{i}]", read) for i, image in enumerate(images))
     return (*shown, *((TextPart(said),) if isinstance(said, str) else said))
 
 

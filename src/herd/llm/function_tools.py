@@ -22,9 +22,10 @@ from herd.errors import UsageError, fail
 from herd.llm.docstrings import described
 from herd.messages import Message, ToolCall
 from herd.text.message_checks import check_name
+from herd.turns import Dumped, is_dumped
 
-ToolLike: TypeAlias = Mapping[str, Any] | Callable[..., Any]
-"""A definition (name, description, parameters), or a function that has one."""
+ToolLike: TypeAlias = Mapping[str, Any] | Callable[..., Any] | Dumped
+"""A definition (name, description, parameters; the ollama package's `Tool` is one), or a function that has one."""
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _DO = "wrap it in a function with named parameters and hints"
 
@@ -32,12 +33,21 @@ _DO = "wrap it in a function with named parameters and hints"
 def definitions(tools: Sequence[ToolLike]) -> list[Mapping[str, Any]]:
     """Tools as objects: those that are functions as their definition, others as they are. Raises UsageError naming the
     tool and the parameter that no schema says, and for a function with the name of another tool."""
-    found = [tool if isinstance(tool, Mapping) else definition(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+    found = [_defined(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
     names = [inner.get("name") for tool in found if isinstance(inner := tool.get("function", tool), Mapping)]
     for i, tool in enumerate(tools):
-        if not isinstance(tool, Mapping) and names.count(found[i]["name"]) > 1:
+        if callable(tool) and names.count(found[i]["name"]) > 1:
             fail(UsageError, f"tools[{i}]", got=f"another tool called {found[i]['name']}", expected="a name for each")
     return found
+
+
+def _defined(tool: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(tool, Mapping):
+        return tool
+    if is_dumped(tool):
+        found: dict[str, Any] = tool.model_dump(exclude_none=True)
+        return found
+    return definition(tool, where)
 
 
 def definition(function: Callable[..., Any], where: str = "tool") -> dict[str, Any]:
@@ -85,7 +95,7 @@ async def acall_tool(tools: Sequence[ToolLike], call: ToolCall) -> Message:
 def bound(tools: Sequence[ToolLike], call: ToolCall) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that a call means, and its arguments as the hints have them (an Enum's member, a dataclass). Raises
     UsageError as `call_tool` does."""
-    functions = {getattr(tool, "__name__", ""): tool for tool in tools if not isinstance(tool, Mapping)}
+    functions = {getattr(tool, "__name__", ""): tool for tool in tools if callable(tool)}
     if call.name not in functions:
         expected = "one of the functions " + ", ".join(functions) if functions else "functions among the tools"
         fail(UsageError, "call of a tool", got=call.name, expected=expected)
