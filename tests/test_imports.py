@@ -55,6 +55,10 @@ def test_commands_that_only_look_at_the_store_load_no_numpy(monkeypatch: pytest.
     assert loaded_by(code) & {"numpy", "torch"} == set()
 
 
+def test_names_of_the_package_that_compute_nothing_load_no_numpy() -> None:
+    assert "numpy" not in loaded_by("import herd; herd.errors, herd.Message, herd.Reply, dir(herd)")
+
+
 def test_answering_loads_no_torch() -> None:
     assert "torch" not in loaded_by("import herd; herd.load; import herd.ops.native, herd.convert, herd.cli.run")
 

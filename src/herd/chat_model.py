@@ -197,9 +197,9 @@ class ChatModel(Protocol):
 
     @abstractmethod
     def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> ChatStream:
-        """Answer a dialog. options: fields of SamplingOptions; tools, tool_choice, parallel_tool_calls, schema, n;
-        client, tenant, priority, timeout_s, ceiling, adapter; policy (see `applies_policies`). None is left out in
-        silence: what cannot be honoured raises Unsupported, here or in the stream's `prepare` or `ready`."""
+        """Answer a dialog. options: those of DialogRequest; and `policy`, where the model applies policies
+        (`applies_policies`). None is left out in silence: what cannot be honoured raises Unsupported, here or in the
+        stream's `prepare` or `ready`."""
 
     async def achat(self, messages: Turns, **options: Unpack[DialogRequest]) -> Reply:
         """The whole answer to a dialog. Options: see `astream`."""

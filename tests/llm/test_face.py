@@ -186,12 +186,26 @@ def test_the_longest_list_of_names_is_told_whole_and_what_was_got_is_cut() -> No
     assert "\n" not in str(raised.value)
 
 
+def test_a_first_argument_of_another_kind_is_refused_in_one_line() -> None:
+    with saying("x") as model:
+        wrong: list[tuple[Callable[[Any], Any], str]] = [
+            (model.chat, "messages: got 5, expected a text, or a list of at least one turn"),
+            (model.complete, "prompt: got int, expected a text or a list of token ids"),
+            (model.perplexity, "text: got int, expected a text or a list of token ids"),
+            (model.embed, "texts: got int, expected a list"),
+            (model.score, "pairs: got int, expected a list"),
+            (herd.load, "model: got int, expected a name or a path"),
+        ]
+        for call, line in wrong:
+            with pytest.raises(UsageError, match=f"^{line}$"):
+                call(5)
+
+
 def test_what_needs_a_dialog_is_refused_without_one() -> None:
     with saying("x") as model:
-        given = {"system": "x", "tools": [{"name": "f"}], "images": [b"x"], "tool_choice": "none"}
-        for name, value in given.items():
+        for name in ChatOptions.__annotations__.keys() - CompleteOptions.__annotations__.keys():
             with pytest.raises(UsageError, match=f"{name}: got it without a chat format; use chat"):
-                model.complete("x", **{name: value})  # type: ignore[arg-type]
+                model.complete("x", **{name: None})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("call", ["chat", "achat", "complete", "acomplete", "chat_many", "complete_many"])

@@ -59,7 +59,7 @@ from herd.llm.load_options import PARALLEL, LoadOptions
 from herd.llm.loading import PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Measured, ameasured, measured
 from herd.llm.options import CallOptions, for_each, one_answer
-from herd.llm.prepare import Requests, characters_of, check_length
+from herd.llm.prepare import Requests, characters_of, check_length, check_prompt
 from herd.llm.replies import Outcome, aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.llm.streams import AsyncStream, Prepared
 from herd.messages import Message
@@ -519,6 +519,7 @@ class LLM:
         Windows of `context` tokens (None: the model's) every `stride` (None: one after another); each scores the
         tokens that none before it scored. Where the vocabulary wants a first token, every window begins with it.
         """
+        check_prompt("text", text)
         ids = self.tokenize(text) if isinstance(text, str) else self._requests.given(text, "text")
         width = self.context if context is None else context
         bos = self._requests.bos()
@@ -748,9 +749,7 @@ class LLM:
     def _many_prompts(self, prompts: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
         """As `_many_dialogs`, of `complete_many`."""
         for i, prompt in enumerate(many("prompts", prompts)):
-            if not isinstance(prompt, str | Sequence | np.ndarray):
-                expected = "a text or a list of token ids"
-                fail(UsageError, f"prompts[{i}]", got=type(prompt).__name__, expected=expected)
+            check_prompt(f"prompts[{i}]", prompt)
         flag("return_errors", return_errors)
         self._running()
         return for_each("per_prompt", options, own, len(prompts), self._requests.check_text_options)

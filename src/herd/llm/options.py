@@ -142,9 +142,9 @@ _OF_DIALOGS = tuple(name for name in ChatOptions.__annotations__ if name not in 
 def of_completion(arguments: Mapping[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
     """Arguments of a call that goes on with a text; see `CallOptions.of`. Raises UsageError for what needs a dialog."""
     for name in _OF_DIALOGS:
-        if arguments.get(name):
+        if name in arguments:
             fail(UsageError, name, got="it without a chat format", do="use chat")
-    return CallOptions.of({name: value for name, value in arguments.items() if name not in _OF_DIALOGS}, _COMPLETION)
+    return CallOptions.of(arguments, _COMPLETION)
 
 
 def one_answer(arguments: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
@@ -91,6 +93,7 @@ class Requests:
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
+        check_prompt("prompt", prompt)
         asked, options = of_completion(arguments)
         if isinstance(prompt, str):
             self.check_fits(prompt, engine.executor.context)
@@ -216,6 +219,12 @@ class Requests:
     def spell(self, token_id: int) -> str:
         """A token as text, as log-probabilities name it."""
         return self.tokenizer.decode([token_id])
+
+
+def check_prompt(name: str, prompt: object) -> None:
+    """Raise UsageError for what is neither a text nor a list; which ids a list holds is another matter."""
+    if not isinstance(prompt, str | Sequence | np.ndarray):
+        fail(UsageError, name, got=type(prompt).__name__, expected="a text or a list of token ids")
 
 
 def check_length(ids: Sequence[int], context: int, name: str) -> None:

@@ -20,7 +20,7 @@ from herd.llm.streams import AsyncStream, Prepared
 Outcome: TypeAlias = Reply | HerdError
 TOGETHER = 64
 """Requests of one call that are under way at once."""
-RETRY_S = 0.05
+RETRY_S = 0.1
 """Seconds after which a place is looked for again where others' requests fill the queue."""
 
 
