@@ -85,7 +85,7 @@ class Watched(NativeOps):
 
 
 class Choices:
-    """A `Traced` that keeps the expert of each row."""
+    """A `RoutingTrace` that keeps the expert of each row."""
 
     def __init__(self, layers, tokens):
         self.experts_LT = np.full((layers, tokens), -1, np.int8)

@@ -26,7 +26,7 @@ from harness import machine
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.strip_pieces import native_pack
 from herd.engine.core import Core
-from herd.engine.messages import Ended, TokenEvent
+from herd.engine.messages import EndedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.model import place_weights
@@ -101,7 +101,7 @@ def answers(core, asked, rng):
         for event in core.step():
             if isinstance(event, TokenEvent):
                 said[event.number].append((event.token_id, event.reason, event.logprob))
-            elif isinstance(event, Ended):
+            elif isinstance(event, EndedEvent):
                 raise SystemExit(f"request {event.number} ended without an answer: {event.error}")
     core.runner.cache.check()
     return said

@@ -35,7 +35,7 @@ PIECE = 1 << 17
 GREEDY = LLAMA.with_({"temperature": 0.0, "speculate": "off"})
 
 
-class Pace(msgspec.Struct, frozen=True):
+class StepTimes(msgspec.Struct, frozen=True):
     """What an engine is to be. period_s: from step to step, each of which makes a token for every running sequence."""
 
     period_s: float
@@ -48,7 +48,7 @@ class Pace(msgspec.Struct, frozen=True):
 class PacedModel(FakeModel):
     """Decodes once a period; passes that hold prompts take no time."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: StepTimes) -> None:
         super().__init__(lambda ids: 0, context=CONTEXT, page_size=PAGE, num_pages=(pace.places + 8) * 64, chunk=None)
         self._period_s = pace.period_s
 
@@ -69,7 +69,7 @@ def rows_of(piece: Chunk) -> Sequence[int]:
     return (len(piece.ids) - 1,) if piece.rows is None else piece.rows
 
 
-def paced(pace: Pace) -> LLM:
+def paced(pace: StepTimes) -> LLM:
     """A language model over such an engine."""
     tokenizer = Tokenizer.bytes_only()
     return LLM(
@@ -84,21 +84,21 @@ def paced(pace: Pace) -> LLM:
     )
 
 
-def executor(pace: Pace) -> Executor:
+def executor(pace: StepTimes) -> Executor:
     """The engine behind a front."""
     if not pace.child:
         return ThreadExecutor(PacedModel(pace), **worker_arguments(pace))
     return ChildExecutor([sys.executable, str(Path(__file__).resolve())], msgspec.msgpack.encode(pace))
 
 
-def worker_arguments(pace: Pace) -> dict[str, Any]:
+def worker_arguments(pace: StepTimes) -> dict[str, Any]:
     """Of the core that steps the model."""
     return {"piece": PIECE, "places": pace.places, "most_waiting": pace.queue}
 
 
 def load(setup: bytes, progress: Progress) -> tuple[PacedModel, dict[str, Any]]:
     """What the child computes with."""
-    pace = msgspec.msgpack.decode(setup, type=Pace)
+    pace = msgspec.msgpack.decode(setup, type=StepTimes)
     return PacedModel(pace), worker_arguments(pace)
 
 

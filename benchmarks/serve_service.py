@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from serve_model import NAME, Pace, paced
+from serve_model import NAME, StepTimes, paced
 
 from herd.errors import NotFound
 from herd.events import TextEvent
@@ -51,7 +51,7 @@ class OneModel:
 class Running:
     """The service on a thread, and what can be asked of it."""
 
-    def __init__(self, pace: Pace, keys: int, per_key: int) -> None:
+    def __init__(self, pace: StepTimes, keys: int, per_key: int) -> None:
         self.period_s = pace.period_s
         self.llm = paced(pace)
         listening = bind("127.0.0.1", 0)
@@ -85,7 +85,7 @@ class Running:
         with open("/proc/self/statm") as f:
             pages = int(f.read().split()[1])
         return {
-            "waiting": self.llm._engine._post.gate.total,
+            "waiting": self.llm._engine._table.gate.total,
             "rss_bytes": pages * os.sysconf("SC_PAGESIZE"),
         }
 
@@ -93,7 +93,7 @@ class Running:
         """Seconds until no sequence runs or waits in the engine, which runs in this process, and none is expected."""
         began_s = time.monotonic()
         core = self.llm._engine.executor._core
-        while core._entries or self.llm._engine._post.jobs:
+        while core._entries or self.llm._engine._table.jobs:
             if time.monotonic() - began_s > FREE_S:
                 break
             time.sleep(0.0005)
@@ -140,7 +140,7 @@ def main() -> None:
         asked = json.loads(line)
         do = asked.pop("do")
         if do == "start":
-            running = Running(Pace(**asked.pop("pace")), **asked)
+            running = Running(StepTimes(**asked.pop("pace")), **asked)
             answer: dict[str, Any] = {"port": running.port}
         else:
             answer = getattr(running, do)(**asked)

@@ -15,7 +15,7 @@ import numpy as np
 from herd.cache import PageCounts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
@@ -275,7 +275,7 @@ class Day:
     def _heard(self, event: Any) -> None:
         asked = self.asked[event.number]
         assert not asked.over, "something came after the end"
-        if isinstance(event, Began):
+        if isinstance(event, StartedEvent):
             asked.began += 1
             assert asked.began == 1
             assert 0 <= event.cached < len(asked.order.ids)
@@ -287,14 +287,14 @@ class Day:
             asked.tokens.append(event.token_id)
             asked.reason = event.reason
             asked.over = event.reason is not None
-        elif isinstance(event, Measured):
+        elif isinstance(event, MeasuredEvent):
             assert asked.began == 1
             asked.scores += event.scores
             asked.rows += [] if event.rows_RX is None else list(event.rows_RX)
             asked.reason = event.reason
             asked.over = event.reason is not None
         else:
-            assert isinstance(event, Ended)
+            assert isinstance(event, EndedEvent)
             asked.error, asked.over = event.error, True
         asked.over_at = self.steps
 

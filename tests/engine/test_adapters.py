@@ -12,11 +12,11 @@ from helpers import OP_SETS, TINY_TEXT, op_set, put, weights
 from herd.batch import packed
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
-from herd.engine.adapters import MAX_RANK, Adapter, Shelf
+from herd.engine.adapters import MAX_RANK, Adapter, AdapterRegistry
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, TokenEvent
+from herd.engine.messages import StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Chunk, Runner
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError
@@ -185,7 +185,7 @@ def test_packed_weights_have_the_shapes_that_they_stand_for() -> None:
 
 
 def test_the_shelf_is_bounded_in_number_and_bytes() -> None:
-    shelf = Shelf(most=2, most_bytes=100)
+    shelf = AdapterRegistry(most=2, most_bytes=100)
     made = {name: Adapter.of(name, {}, 40) for name in "abc"}
     shelf.put(made["a"])
     shelf.put(made["b"])
@@ -229,7 +229,7 @@ def drain(core: Core, steps: int = 1000) -> tuple[dict[int, list[int]], dict[int
         for event in core.step():
             if isinstance(event, TokenEvent):
                 said.setdefault(event.number, []).append(event.token_id)
-            if isinstance(event, Began):
+            if isinstance(event, StartedEvent):
                 cached[event.number] = event.cached
     core.runner.cache.check()
     return said, cached

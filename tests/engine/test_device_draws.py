@@ -9,7 +9,7 @@ import pytest
 
 from helpers import TINY_TEXT, weights
 from herd.engine.core import Core
-from herd.engine.messages import Ended, TokenEvent
+from herd.engine.messages import EndedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint, PassFailed
@@ -35,7 +35,7 @@ def run(draws: bool, orders: list[Request], model: Any = None) -> tuple[dict[int
         for event in core.step():
             if isinstance(event, TokenEvent):
                 found.setdefault(event.number, []).append((event.token_id, event.logprob))
-            elif isinstance(event, Ended):
+            elif isinstance(event, EndedEvent):
                 found[event.number] = event.error
         core.runner.cache.check()
     assert not core.runner.pager.leases  # type: ignore[attr-defined]

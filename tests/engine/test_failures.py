@@ -8,7 +8,7 @@ import pytest
 
 from helpers import TINY_TEXT, op_set, weights
 from herd.engine.core import Core
-from herd.engine.messages import Ended, TokenEvent
+from herd.engine.messages import EndedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import BadCheckpoint
@@ -32,7 +32,7 @@ def run(c: Core, prompts: list[list[int]]) -> tuple[dict[int, list[Any]], dict[i
         for event in c.step():
             if isinstance(event, TokenEvent):
                 tokens[event.number].append((event.token_id, event.logprob))
-            elif isinstance(event, Ended):
+            elif isinstance(event, EndedEvent):
                 errors[event.number] = event.error
         c.runner.cache.check()
     assert not c.runner.pager.leases  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from helpers import TINY_DENSE, TINY_TEXT, Quantized, op_set
 from herd.checkpoint.random_weights import RandomSource
 from herd.config import Llama4Config
 from herd.engine.core import Core
-from herd.engine.messages import Ended, Measured, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.model import place_weights
@@ -110,26 +110,26 @@ def want_of(rng: random.Random, count: int) -> Want:
     return Want(what=what if count > 1 else "tokens", start=rng.randrange(1, max(2, count)), top=2)
 
 
-def told(events: list[TokenEvent | Measured]) -> Any:
+def told(events: list[TokenEvent | MeasuredEvent]) -> Any:
     """What a request was told, whatever the passes that it was told in."""
     tokens = [(e.token_id, e.reason, e.logprob) for e in events if isinstance(e, TokenEvent)]
-    measured = [e for e in events if isinstance(e, Measured)]
+    measured = [e for e in events if isinstance(e, MeasuredEvent)]
     rows = b"".join(e.rows_RX.tobytes() for e in measured if e.rows_RX is not None)
     return tokens, [score for e in measured for score in e.scores], rows
 
 
-def run(core: Core, asked: list[Request], rng: random.Random) -> dict[int, list[TokenEvent | Measured]]:
+def run(core: Core, asked: list[Request], rng: random.Random) -> dict[int, list[TokenEvent | MeasuredEvent]]:
     """All of them, arriving at any step."""
-    out: dict[int, list[TokenEvent | Measured]] = {o.number: [] for o in asked}
+    out: dict[int, list[TokenEvent | MeasuredEvent]] = {o.number: [] for o in asked}
     left = list(asked)
     while left or core.busy:
         while left and (rng.random() < 0.5 or not core.busy):
             core.add(left.pop())
         for event in core.step():
-            if isinstance(event, TokenEvent | Measured):
+            if isinstance(event, TokenEvent | MeasuredEvent):
                 out[event.number].append(event)
             else:
-                assert not isinstance(event, Ended), event
+                assert not isinstance(event, EndedEvent), event
     core.runner.cache.check()
     return out
 
@@ -180,7 +180,7 @@ def test_samples_of_one_prompt_are_those_of_their_seeds() -> None:
     ids = list(range(40, 61))
     samples = ((1, 8), (2, 9), (3, 10))
     core = core_for("chunks", pages=20, places=8, budget=32)
-    out: dict[int, list[TokenEvent | Measured]] = {n: [] for n in range(4)}
+    out: dict[int, list[TokenEvent | MeasuredEvent]] = {n: [] for n in range(4)}
     core.add(Request(number=0, ids=ids, options=options, seed=7, samples=samples))
     while core.busy:
         for event in core.step():

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from herd.engine.messages import Began
+from herd.engine.messages import StartedEvent
 from herd.engine.outputs import TURN, Mailbox
 
 
@@ -10,7 +10,7 @@ def test_a_step_of_many_sequences_leaves_the_loop_time_for_other_work() -> None:
     async def turns_between() -> tuple[int, list[int]]:
         mailboxes = [Mailbox() for _ in range(8 * TURN)]
         for number, mailbox in enumerate(mailboxes):
-            mailbox.put(Began(number, 0))
+            mailbox.put(StartedEvent(number, 0))
         turns = 0
         while not len(mailboxes[-1]):
             await asyncio.sleep(0)
@@ -26,10 +26,10 @@ def test_events_that_come_meanwhile_keep_their_order() -> None:
     async def numbers() -> list[int]:
         mailbox = Mailbox()
         for number in range(2 * TURN):
-            mailbox.put(Began(number, 0))
+            mailbox.put(StartedEvent(number, 0))
         await asyncio.sleep(0)
         for number in range(2 * TURN, 4 * TURN):
-            mailbox.put(Began(number, 0))
+            mailbox.put(StartedEvent(number, 0))
         return [(await mailbox.get()).number for _ in range(4 * TURN)]
 
     assert asyncio.run(numbers()) == list(range(4 * TURN))

@@ -13,7 +13,7 @@ from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.engine.runner import Runner
 from herd.errors import EngineDied, HerdError, UsageError
@@ -45,7 +45,7 @@ def run(core: Core, *orders: Request, steps: int = 10_000) -> dict[int, list[Any
         for event in core.step():
             if isinstance(event, TokenEvent):
                 said.setdefault(event.number, []).append((event.token_id, event.logprob))
-            assert not isinstance(event, Ended), event
+            assert not isinstance(event, EndedEvent), event
     return said
 
 
@@ -78,7 +78,7 @@ def test_half_a_mean_begins_anew_and_scores_that_were_told_stay() -> None:
         while one.busy and steps:
             steps -= 1
             for event in one.step():
-                if isinstance(event, Measured):
+                if isinstance(event, MeasuredEvent):
                     scores += [score.logprob for score in event.scores]
                     rows += b"" if event.rows_RX is None else event.rows_RX.tobytes()
         return scores, rows
@@ -106,7 +106,7 @@ def test_no_cached_prefix_is_found_again() -> None:
     run(old, order(0))
     old.update_weights(old.runner.ready_weights(weights(TINY_TEXT, 1)))
     old.add(order(1))
-    assert [event.cached for event in old.step() if isinstance(event, Began)] == [0]
+    assert [event.cached for event in old.step() if isinstance(event, StartedEvent)] == [0]
 
 
 def test_images_are_looked_at_anew_and_guesses_are_learnt_anew() -> None:
@@ -130,9 +130,9 @@ def test_images_are_looked_at_anew_and_guesses_are_learnt_anew() -> None:
     core = Core(model, budget=6, places=2)
     core.add(asked)
     core.step()
-    worth = core._entries[0].worth
+    before = core._entries[0].draft_length
     core.update_weights(lambda: setattr(model, "shift", 1000))
-    assert core._entries[0].worth is not worth
+    assert core._entries[0].draft_length is not before
     said = run(core)[0]
     fresh = new_model()
     fresh.shift = 1000

@@ -15,7 +15,7 @@ from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Ended, Event, TokenEvent
+from herd.engine.messages import EndedEvent, Event, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles
@@ -82,7 +82,7 @@ def test_no_order_ends_what_others_say() -> None:
         said += [step.token_id for step in stream]
         assert said == alone, (name, fields)
         assert worker.over is None, (name, fields, worker.over and worker.over.__cause__)
-    ended = [event for event in heard if isinstance(event, Ended)]
+    ended = [event for event in heard if isinstance(event, EndedEvent)]
     assert len(ended) > 500
     assert all(isinstance(event.error, HerdError) for event in ended)
     engine.close()
@@ -178,7 +178,7 @@ def test_sequences_that_fail_in_every_way_leave_the_pages_and_the_others_whole()
             for event in core.step():
                 if isinstance(event, TokenEvent):
                     said[event.number].append(event.token_id)
-                if isinstance(event, Ended) or (isinstance(event, TokenEvent) and event.reason):
+                if isinstance(event, EndedEvent) or (isinstance(event, TokenEvent) and event.reason):
                     ends[event.number] = event
             if not core.busy:
                 break

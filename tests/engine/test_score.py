@@ -11,7 +11,7 @@ import pytest
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
-from herd.engine.messages import Began, Ended, Measured, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.score import BLOCK, State, measure_of, nll_of, windows
 from herd.errors import BadCheckpoint, UsageError
@@ -45,11 +45,11 @@ def run(core: Core, *orders: Request) -> dict[int, list[Any]]:
 
 
 def scores(events: list[Any]) -> list[TokenScore]:
-    return [score for event in events if isinstance(event, Measured) for score in event.scores]
+    return [score for event in events if isinstance(event, MeasuredEvent) for score in event.scores]
 
 
 def rows(events: list[Any]) -> Any:
-    return np.concatenate([e.rows_RX for e in events if isinstance(e, Measured) and e.rows_RX is not None])
+    return np.concatenate([e.rows_RX for e in events if isinstance(e, MeasuredEvent) and e.rows_RX is not None])
 
 
 # -- what they are -----------------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ def rows(events: list[Any]) -> Any:
 @pytest.mark.parametrize("start", [1, 20, 56])
 def test_logprobs_are_of_each_id_after_those_before_it(budget: int, start: int) -> None:
     events = run(Core(model(), budget=budget, places=1), order(1, IDS, "logprobs", start=start, top=2))[1]
-    assert isinstance(events[0], Began)
-    assert [e.reason for e in events if isinstance(e, Measured)][-1] == "stop"
+    assert isinstance(events[0], StartedEvent)
+    assert [e.reason for e in events if isinstance(e, MeasuredEvent)][-1] == "stop"
     found = scores(events)
     pairs = list(itertools.pairwise(IDS))[start - 1 :]
     assert [x.token_id for x in found] == IDS[start:]
@@ -115,7 +115,7 @@ def test_a_mean_is_of_rows_of_equal_weight_added_by_position_however_they_come()
 
 
 def cached(events: list[Any]) -> int:
-    return next(e.cached for e in events if isinstance(e, Began))
+    return next(e.cached for e in events if isinstance(e, StartedEvent))
 
 
 def test_a_prefix_is_taken_up_to_the_first_wanted_row_and_left_to_others() -> None:
@@ -171,7 +171,7 @@ def test_who_loses_its_place_gets_the_same_numbers(what: str, keep: bool) -> Non
         assert scores(events) == scores(quiet)
     else:
         assert rows(events).tobytes() == rows(quiet).tobytes()
-    assert sum(isinstance(e, Began) for e in events) == 1
+    assert sum(isinstance(e, StartedEvent) for e in events) == 1
     core.runner.cache.check()
 
 
@@ -233,7 +233,7 @@ def test_a_measured_text_that_breaks_fails_by_itself(what: str, bad: Any) -> Non
     alone = run(Core(model(), budget=64), order(1, clean, what), order(3, clean))
     heard = run(core, order(1, clean, what), order(2, broken, what), order(3, clean))
     end = heard[2][-1]
-    assert isinstance(end, Ended)
+    assert isinstance(end, EndedEvent)
     assert type(end.error).__name__ == {"raise": "PassFailed", "nan": "BadCheckpoint"}[bad]
     assert heard[3] == alone[3] or [e.token_id for e in heard[3] if isinstance(e, TokenEvent)] == [
         e.token_id for e in alone[3] if isinstance(e, TokenEvent)
@@ -249,7 +249,7 @@ def test_a_cancelled_one_gives_its_pages_back() -> None:
     core.add(order(1, IDS, "state"))
     core.step()
     core.cancel(1)
-    assert [e for e in core.step() if isinstance(e, Ended)] == [Ended(1)]
+    assert [e for e in core.step() if isinstance(e, EndedEvent)] == [EndedEvent(1)]
     assert not core.busy
     core.runner.cache.clear()
     assert core.runner.cache.free() == core.runner.cache.total()

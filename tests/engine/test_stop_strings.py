@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.engine.stop_strings import Stops
+from herd.engine.stop_strings import StopStrings
 
 
 def first_hit(text: str, stops: list[str]) -> int | None:
@@ -26,7 +26,7 @@ def could_begin(text: str, stops: list[str]) -> int:
     stops=st.lists(st.text("abc", min_size=1, max_size=5), max_size=3),
 )
 def test_equals_looking_at_the_whole_text(pieces: list[str], stops: list[str]) -> None:
-    machine, shown, so_far = Stops(stops), "", ""
+    machine, shown, so_far = StopStrings(stops), "", ""
     for piece in pieces:
         shown += machine.push(piece)
         so_far += piece
@@ -43,12 +43,12 @@ def test_equals_looking_at_the_whole_text(pieces: list[str], stops: list[str]) -
 
 
 def test_a_stop_string_over_three_pieces() -> None:
-    machine = Stops(["</answer>"])
+    machine = StopStrings(["</answer>"])
     assert [machine.push(p) for p in ("42 <", "/ans", "wer", "> and more")] == ["42 ", "", "", ""]
     assert machine.hit == "</answer>"
     assert machine.finish() == ""
 
 
 def test_repeating_stop_strings_take_linear_time() -> None:
-    machine = Stops(["a" * 255 + "b"])
+    machine = StopStrings(["a" * 255 + "b"])
     assert len(machine.push("a" * 100_000)) == 100_000 - 255

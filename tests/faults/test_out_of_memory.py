@@ -12,7 +12,7 @@ import herd
 from helpers import TINY_TEXT, hf_folder, op_set, weights
 from herd.checkpoint.opened import Checkpoint
 from herd.engine.core import Core
-from herd.engine.messages import Ended, TokenEvent
+from herd.engine.messages import EndedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import DoesNotFit, PassFailed
@@ -59,7 +59,7 @@ def run(core: Core, prompts: list[list[int]], max_tokens: int) -> tuple[dict[int
         for event in core.step():
             if isinstance(event, TokenEvent):
                 tokens[event.number].append(event.token_id)
-            elif isinstance(event, Ended):
+            elif isinstance(event, EndedEvent):
                 errors[event.number] = event.error
         core.runner.room.check()
     assert not core.runner.pager.leases  # type: ignore[attr-defined]

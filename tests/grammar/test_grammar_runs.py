@@ -13,7 +13,7 @@ from helpers import TINY_TEXT, op_set, placed
 from herd.engine.core import Core
 from herd.engine.engine import Engine
 from herd.engine.executors.child import ChildExecutor
-from herd.engine.messages import Ended, TokenEvent
+from herd.engine.messages import EndedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.grammar.masks import Grammars
@@ -52,7 +52,7 @@ def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list
             if isinstance(event, TokenEvent):
                 out[event.number].append(event)
             else:
-                assert not isinstance(event, Ended), event
+                assert not isinstance(event, EndedEvent), event
     core.runner.room.check()
     return out
 

@@ -20,7 +20,7 @@ from herd.containers.safetensors_header import SafetensorsHeader
 from herd.containers.zip_records import zip_records
 from herd.disk import small_files
 from herd.engine.sampler import History
-from herd.engine.stop_strings import Stops
+from herd.engine.stop_strings import StopStrings
 from herd.gate import Gate
 from herd.grammar import json_schema, lark
 from herd.media import encoded
@@ -345,7 +345,7 @@ def _decode(data: bytes) -> None:
 
 
 def _stop(data: tuple[tuple[str, ...], str]) -> None:
-    stops = Stops(data[0])
+    stops = StopStrings(data[0])
     for char in data[1]:
         stops.push(char)
     stops.finish()

@@ -159,7 +159,7 @@ def test_closing_wakes_whoever_waits_for_an_event() -> None:
         return found, stream.unread
 
     assert within(talk()) == ([], 0)
-    assert not llm._running()._post.jobs
+    assert not llm._running()._table.jobs
 
 
 def test_what_was_refused_is_refused_again() -> None:

@@ -37,7 +37,7 @@ USES = (
     + """
 stream = model.stream("Hi", max_tokens=400)
 first = [next(stream) for _ in range(3)]
-job = next(iter(model._running()._post.jobs.values()))
+job = next(iter(model._running()._table.jobs.values()))
 fresh = model.stream("Hi", max_tokens=4)
 model.chat("Hi", max_tokens=4, grammar="regex:a+")  # a process that tries grammars waits for more
 

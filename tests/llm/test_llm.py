@@ -499,9 +499,9 @@ def test_streams_that_are_left_anywhere_leave_nothing_behind() -> None:
 
     assert asyncio.run(asyncio.wait_for(talk(), 60)) == "AA"
     deadline = time.monotonic() + 20
-    while engine._post.jobs and time.monotonic() < deadline:
+    while engine._table.jobs and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not engine._post.jobs
+    assert not engine._table.jobs
     model = engine.runner
     assert isinstance(model, FakeModel)
     model.cache.check()

@@ -105,7 +105,7 @@ def test_more_than_the_queue_holds_wait_for_their_turn(name: str) -> None:
 def test_where_others_fill_the_queue_a_call_waits_for_them(name: str) -> None:
     goes_on = threading.Event()
     with small(lambda ids: 65 if goes_on.wait(60) else 66) as model:
-        bound = model._running()._post.gate
+        bound = model._running()._table.gate
         check, refused = bound.check, threading.Event()
 
         def checked(client: str) -> None:

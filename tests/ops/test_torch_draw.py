@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.engine.device_draws import DeviceLogits, Wish, drawn_rows
+from herd.engine.device_draws import DeviceLogits, DrawRequest, drawn_rows
 from herd.engine.request import SamplingOptions
 from herd.engine.sampler import History, logprob, sample
 from herd.errors import BadCheckpoint
@@ -28,14 +28,16 @@ def ops(request: pytest.FixtureRequest) -> Any:
     return TorchOps(request.param, draws=True)
 
 
-def drawn(ops: Any, logits_RV: np.ndarray, wishes: Sequence[Sequence[Wish]], barred_B: np.ndarray = NONE) -> list[Any]:
+def drawn(
+    ops: Any, logits_RV: np.ndarray, requests: Sequence[Sequence[DrawRequest]], barred_B: np.ndarray = NONE
+) -> list[Any]:
     """Rows as the core takes them."""
-    return drawn_rows(DeviceLogits(ops, ops.array(logits_RV)), wishes, barred_B)
+    return drawn_rows(DeviceLogits(ops, ops.array(logits_RV)), requests, barred_B)
 
 
-def hosts(logits_V: np.ndarray, wish: Wish, barred_B: np.ndarray = NONE) -> tuple[int, Any]:
-    o = wish.options
-    token_id = sample(logits_V, o, History(), wish.seed, wish.step, None, barred_B)
+def hosts(logits_V: np.ndarray, request: DrawRequest, barred_B: np.ndarray = NONE) -> tuple[int, Any]:
+    o = request.options
+    token_id = sample(logits_V, o, History(), request.seed, request.step, None, barred_B)
     return token_id, None if o.logprobs is None else logprob(logits_V, token_id, o.logprobs)
 
 
@@ -76,27 +78,27 @@ def test_every_row_gives_the_hosts_token(
     logits = rng.normal(0, 3, (len(rows), num_ids)).astype(np.float32)
     logits = np.round(logits) if coarse else logits
     barred = np.unique(rng.integers(0, num_ids, num_ids // 3)) if bars else NONE
-    wishes = [[Wish(SamplingOptions(**fields), seed, step)] for step, fields in enumerate(rows)]
-    found = drawn(TorchOps(draws=True), logits, wishes, barred)
-    for step, (row, logits_V, (wish,)) in enumerate(zip(found, logits, wishes, strict=True)):
-        assert_same(row(seed, step), hosts(logits_V, wish, barred))
+    requests = [[DrawRequest(SamplingOptions(**fields), seed, step)] for step, fields in enumerate(rows)]
+    found = drawn(TorchOps(draws=True), logits, requests, barred)
+    for step, (row, logits_V, (request,)) in enumerate(zip(found, logits, requests, strict=True)):
+        assert_same(row(seed, step), hosts(logits_V, request, barred))
 
 
 @pytest.mark.parametrize("fields", [{}, {"top_p": 0.9}, {"top_k": 40, "min_p": 0.01}])
 def test_a_whole_vocabulary_gives_the_hosts_tokens(fields: dict[str, Any], ops: Any) -> None:
     """A part of the numbers a uniform draw may take lies within rounding of a border: 2e5 borders times 1e-13."""
     logits = np.random.default_rng(5).normal(0, 3, 202_048).astype(np.float32)
-    wishes = [Wish(SamplingOptions(temperature=0.9, logprobs=5, **fields), seed, 3) for seed in range(8)]
-    (row,) = drawn(ops, logits[None], [wishes])
-    for wish in wishes:
-        assert_same(row(wish.seed, 3), hosts(logits, wish))
+    requests = [DrawRequest(SamplingOptions(temperature=0.9, logprobs=5, **fields), seed, 3) for seed in range(8)]
+    (row,) = drawn(ops, logits[None], [requests])
+    for request in requests:
+        assert_same(row(request.seed, 3), hosts(logits, request))
 
 
 def test_draws_follow_the_probabilities(ops: Any) -> None:
     logits = np.array([2.0, 1.0, 0.5, -1.0, 3.0, 0.0])
     o, n = SamplingOptions(temperature=0.8), 20_000
     p = np.exp(logits / 0.8) / np.exp(logits / 0.8).sum()
-    (row,) = drawn(ops, logits[None], [[Wish(o, seed, step) for seed in range(100) for step in range(n // 100)]])
+    (row,) = drawn(ops, logits[None], [[DrawRequest(o, seed, step) for seed in range(100) for step in range(n // 100)]])
     counts = Counter(row(seed, step)[0] for seed in range(100) for step in range(n // 100))
     chi2 = sum((counts[i] - n * q) ** 2 / (n * q) for i, q in enumerate(p))
     assert chi2 < 35, (chi2, counts)  # 5 degrees of freedom: P(chi2 > 35) = 2e-6; the seeds are fixed
@@ -107,14 +109,14 @@ def test_draws_follow_the_probabilities(ops: Any) -> None:
 def test_a_row_that_holds_no_numbers_fails_alone(bad: float, temperature: float, ops: Any) -> None:
     logits = np.array([[0.0, 1.0, 2.0], [0.0, bad, 1.0], [-math.inf] * 3, [5.0, 1.0, -math.inf]])
     o = SamplingOptions(temperature=temperature, top_k=0 if temperature == 0 else 2)
-    rows = drawn(ops, logits, [[Wish(o, 0, 0)]] * 4, np.array([1]))
+    rows = drawn(ops, logits, [[DrawRequest(o, 0, 0)]] * 4, np.array([1]))
     for n in (1, 2):
         with pytest.raises(BadCheckpoint, match=r"logits: got (nan|inf|-inf), expected finite numbers"):
             rows[n](0, 0)
         with pytest.raises(BadCheckpoint, match="logits: got"):
-            hosts(logits[n], Wish(o, 0, 0), np.array([1]))
+            hosts(logits[n], DrawRequest(o, 0, 0), np.array([1]))
     for n in (0, 3):
-        assert rows[n](0, 0)[0] == hosts(logits[n], Wish(o, 0, 0), np.array([1]))[0]
+        assert rows[n](0, 0)[0] == hosts(logits[n], DrawRequest(o, 0, 0), np.array([1]))[0]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_row_that_holds_no_numbers_fails_alone(bad: float, temperature: float,
 )
 def test_what_needs_the_host_gets_its_row_whole(fields: dict[str, Any], ops: Any) -> None:
     logits = np.random.default_rng(1).normal(size=(3, 9)).astype(np.float32)
-    plain, other = Wish(SamplingOptions(), 0, 0), Wish(SamplingOptions(**fields), 0, 0)
+    plain, other = DrawRequest(SamplingOptions(), 0, 0), DrawRequest(SamplingOptions(**fields), 0, 0)
     first, second, third = drawn(ops, logits, [[plain], [other], [plain]])
     np.testing.assert_array_equal(second, logits[1])
     assert [first(0, 0)[0], third(0, 0)[0]] == logits[[0, 2]].argmax(1).tolist()
@@ -148,5 +150,5 @@ def test_no_more_than_a_few_numbers_a_row_cross_to_the_host(monkeypatch: pytest.
         SamplingOptions(temperature=1.0, logprobs=20),
         SamplingOptions(temperature=1.0, top_p=0.5),
     ]
-    drawn(TorchOps(draws=True), logits, [[Wish(o, 0, 0)] for o in [*options, options[0]]])
+    drawn(TorchOps(draws=True), logits, [[DrawRequest(o, 0, 0)] for o in [*options, options[0]]])
     assert sizes == [4 * (3 + 2 * 20)]

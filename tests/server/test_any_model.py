@@ -394,7 +394,7 @@ def test_whoever_closes_a_stream_ends_the_model_s_work_also_while_another_waits_
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_stream_without_an_end_is_an_error(count: int, client: Callable[..., httpx.Client]) -> None:
-    class Stops(OnlyChats):
+    class StopStrings(OnlyChats):
         def astream(self, messages: Turns, **options: Any) -> ChatStream:
             async def events() -> AsyncGenerator[Event, None]:
                 for word in ("one", "two")[:count]:
@@ -402,7 +402,7 @@ def test_a_stream_without_an_end_is_an_error(count: int, client: Callable[..., h
 
             return EventStream(events())
 
-    reply = client(Stops()).post("/v1/chat/completions", json=CHAT)
+    reply = client(StopStrings()).post("/v1/chat/completions", json=CHAT)
     assert (reply.status_code, "broke off" in reply.text) == (500, True)
 
 

@@ -314,9 +314,9 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
                         s.recv(rng.randrange(1, 2000))
         engine = loaded[0]._running()
         deadline = time.monotonic() + 90
-        while (engine._post.jobs or service.keyring.find("", "").under_way) and time.monotonic() < deadline:
+        while (engine._table.jobs or service.keyring.find("", "").under_way) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert not engine._post.jobs
+        assert not engine._table.jobs
         assert service.keyring.find("", "").under_way == 0
         assert [h.users for h in service.models.held] == [0]
         assert threading.active_count() <= num_threads + 6, "those that prepare, and asyncio's own"

@@ -2,9 +2,9 @@
 
     y = W x + scale * up (down x)        down [r, I], up [O, r]; of an expert stack [E, r, I] and [E, O, r]
 
-    ready     checked against the model's weights, copied and placed, on any thread
-    Shelf     those that requests may name, bounded in number and bytes; changed between two steps
-    row_map   the rows of a pass -> what `ops` adds to each
+    ready              checked against the model's weights, copied and placed, on any thread
+    AdapterRegistry    those that requests may name, bounded in number and bytes; changed between two steps
+    row_map            the rows of a pass -> what `ops` adds to each
 
 An adapter that is dropped, or replaced by another of its name, stays whole for whoever runs with it. Keys and values
 that were computed with one are found by requests with the same one alone: it is part of their salt. What it is not: a
@@ -117,7 +117,7 @@ def row_map(parts: Sequence[tuple[Adapter | None, int]]) -> Adapters | None:
     return Adapters({name: [adapter.pairs.get(name) for adapter in used] for name in names}, rows_T)
 
 
-class Shelf:
+class AdapterRegistry:
     """The adapters that requests may name. most: how many; most_bytes: how large all of them together."""
 
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from herd.cache import Lease
-from herd.engine.adapters import Adapter, Shelf
-from herd.engine.device_draws import Chosen, DeviceLogits, Row, Wish, drawn_rows
-from herd.engine.messages import Began, Ended, Event, Measured, Reason, TokenEvent
+from herd.engine.adapters import Adapter, AdapterRegistry
+from herd.engine.device_draws import Chosen, DeviceLogits, DrawRequest, Row, drawn_rows
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, Reason, StartedEvent, TokenEvent
 from herd.engine.request import Request, TokenLogprob
-from herd.engine.request_checks import Meaning
+from herd.engine.request_checks import RequestChecker
 from herd.engine.runner import Chunk, Logits, ModelRunner, NotFinite
 from herd.engine.sampler import History, logprob, sample
 from herd.engine.scheduler import Scheduler
 from herd.engine.scheduler import Sequence as Scheduled
 from herd.engine.score import Measure, measure_of
-from herd.engine.speculative import PromptLookup, Proposer, Worth
-from herd.engine.step_times import Pace
+from herd.engine.speculative import DraftLength, PromptLookup, Proposer
+from herd.engine.step_times import StepTimes
 from herd.engine.tiles import Tiles
 from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
 from herd.events import Counters
@@ -64,7 +64,7 @@ class Entry(Scheduled):
     """Whether it takes guesses."""
     wanted: int = 0
     """Ids to guess in this step."""
-    worth: Worth = field(default_factory=Worth)
+    draft_length: DraftLength = field(default_factory=DraftLength)
     proposal: list[int] = field(default_factory=list)
     ended: bool = False
     measure: Measure | None = None
@@ -84,7 +84,7 @@ class Core:
     budget: most rows of a pass. places: most sequences that run at once. most_waiting: most requests in the queue.
     clock: monotonic seconds. router: traces the experts that tokens go to; None: nothing is traced. proposer: guesses
     ids for requests that speculate; None: prompt look-up. num_tokens: ids below it are tokens of the vocabulary, see
-    request_checks.Meaning.
+    request_checks.RequestChecker.
     """
 
     def __init__(
@@ -100,18 +100,18 @@ class Core:
         num_tokens: int | None = None,
     ) -> None:
         self.runner = runner
-        self._meaning = Meaning.of(runner, num_tokens)
-        self._barred_B = self._meaning.barred()
+        self._checker = RequestChecker.of(runner, num_tokens)
+        self._barred_B = self._checker.barred()
         self.scheduler: Scheduler[Entry] = Scheduler(
             runner.cache, budget=budget, places=places, most_waiting=most_waiting
         )
         self._clock = clock
         self._router = router
         self._proposer: Proposer = PromptLookup() if proposer is None else proposer
-        self.adapters = Shelf()
+        self.adapters = AdapterRegistry()
         """The adapters that requests may name; changed between two steps only."""
         self.counters = Counters()
-        self._pace = Pace()
+        self._step_times = StepTimes()
         self._entries: dict[int, Entry] = {}
         self._events: list[Event] = []
 
@@ -123,7 +123,7 @@ class Core:
         Raises Busy when the queue is full, NotFound for an unknown adapter, and UsageError for a request that no front
         should have let in: nothing has changed then.
         """
-        self._meaning.check_whole(request)
+        self._checker.check_whole(request)
         taken = self._entries.keys() & set(request.numbers)
         if taken:
             fail(UsageError, "number", got=min(taken), expected="one that no sequence under way has")
@@ -143,7 +143,7 @@ class Core:
         """End a sequence now and free its pages. One that has ended already stays as it was."""
         entry = self._entries.get(number)
         if entry is not None:
-            self._close(entry, Ended(number))
+            self._close(entry, EndedEvent(number))
 
     def update_weights(self, use: Callable[[], None]) -> None:
         """Between two steps: call `use`, which puts other weights in place (see ModelRunner.ready_weights).
@@ -155,7 +155,7 @@ class Core:
         self.scheduler.clear()
         self.runner.cache.clear()
         for entry in self._entries.values():
-            entry.worth = Worth()
+            entry.draft_length = DraftLength()
             if entry.measure is not None:
                 entry.measure.forget()
             if entry.tiles is not None:
@@ -206,13 +206,13 @@ class Core:
         """Run one step and return its events. It may have no pass: when only deadlines passed, or nothing fits."""
         if self.scheduler.busy:
             decodes = self._propose()
-            plan = self.scheduler.schedule(self._clock(), self._pace.beside(decodes))
+            plan = self.scheduler.schedule(self._clock(), self._step_times.beside(decodes))
             self.counters.admitted += len(plan.admitted)
             self.counters.preempted += len(plan.preempted)
             for entry in plan.admitted:
                 self._began(entry)
             for entry, error in plan.ended:
-                self._closed(entry, Ended(entry.number, error))
+                self._closed(entry, EndedEvent(entry.number, error))
             together = [(e, n) for e, n in plan.work if not e.request.traced]
             if together:
                 self._pass(together)
@@ -225,7 +225,7 @@ class Core:
     def _propose(self) -> int:
         """Ask the proposer for guesses for sequences that decode; returns how many sequences decode."""
         decoding = [e for e in self.scheduler.running if e.todo == 1]
-        plain_s = self._pace.plain_s(len(decoding))
+        plain_s = self._step_times.plain_s(len(decoding))
         guessed: list[Entry] = []
         for entry in self.scheduler.running:
             entry.proposal = []
@@ -235,7 +235,7 @@ class Core:
             left = self.runner.context - len(entry.ids)
             if entry.request.options.max_tokens is not None:
                 left = min(left, entry.request.options.max_tokens - entry.num_output - 1)
-            entry.wanted = min(left, entry.worth.most(plain_s, self._pace.extra_s, len(decoding)))
+            entry.wanted = min(left, entry.draft_length.most(plain_s, self._step_times.extra_s, len(decoding)))
             if entry.wanted > 0:
                 guessed.append(entry)
         if guessed:
@@ -266,13 +266,13 @@ class Core:
     def _may_say(self, token_id: int) -> bool:
         """Whether an answer may hold this id: one of the vocabulary, and not the patch id, which would need an
         image."""
-        return token_id != self.runner.patch_id and 0 <= token_id < self._meaning.num_tokens
+        return token_id != self.runner.patch_id and 0 <= token_id < self._checker.num_tokens
 
     def _began(self, entry: Entry) -> None:
         if not entry.begun:
             entry.begun = True
             self.counters.cached_tokens += entry.cached or 0
-            self._events.append(Began(entry.number, entry.cached or 0))
+            self._events.append(StartedEvent(entry.number, entry.cached or 0))
 
     def _pass(self, work: Sequence[tuple[Entry, int]]) -> None:
         ready: list[tuple[Entry, Chunk]] = []
@@ -287,7 +287,7 @@ class Core:
         rows = sum(len(piece.ids) for _, piece in ready)
         heads = sum(len(piece.rows or ()) for entry, piece in ready if entry.heads and entry.todo > 1)
         if ready and self._compute(ready):
-            self._pace.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra, heads)
+            self._step_times.seen(self._clock() - began_s, decodes, rows - decodes - extra, extra, heads)
 
     def _compute(self, ready: list[tuple[Entry, Chunk]]) -> bool:
         """Run these pieces in one pass, or one by one when that fails; returns whether the joint pass succeeded."""
@@ -297,7 +297,7 @@ class Core:
             rows = self._rows(ready, self.runner.compute([piece for _, piece in ready], routing))
         except KeyboardInterrupt:
             for entry, _ in ready:
-                self._close(entry, Ended(entry.number))
+                self._close(entry, EndedEvent(entry.number))
             return False
         except BaseException as error:
             _not_ours(error)
@@ -329,16 +329,16 @@ class Core:
         """One row of logits (or what was drawn of it on the device) for each wanted row of the pass."""
         if not isinstance(logits, DeviceLogits):
             return list(logits)
-        wishes_R = [
+        requests_R = [
             [
-                Wish(e.request.options, e.seed, e.num_output + n)
+                DrawRequest(e.request.options, e.seed, e.num_output + n)
                 for e in (entry, *([] if entry.num_output else entry.siblings))
             ]
             for entry, piece in ready
             if piece.reader is None
             for n in range(1 if piece.rows is None else len(piece.rows))
         ]
-        return drawn_rows(logits, wishes_R, self._barred_B)
+        return drawn_rows(logits, requests_R, self._barred_B)
 
     def _piece(self, entry: Entry, n: int) -> Chunk:
         """The next n rows of a sequence as a piece of a pass."""
@@ -378,7 +378,7 @@ class Core:
         if scores or rows_RX is not None:
             reason: Reason | None = "stop" if entry.ended else None
             prefill_s = self._clock() - (entry.began_s or 0.0)
-            self._events.append(Measured(entry.number, reason, prefill_s, scores, rows_RX))
+            self._events.append(MeasuredEvent(entry.number, reason, prefill_s, scores, rows_RX))
         if entry.ended:
             self._leave(entry)
         elif entry.request.want.keep:
@@ -411,7 +411,7 @@ class Core:
             self._failed(entry, _not_ours(error), piece)
             return
         if proposed:
-            entry.worth.seen(len(proposed), kept)
+            entry.draft_length.seen(len(proposed), kept)
             self.counters.proposed += len(proposed)
             self.counters.kept += kept
         if not first:
@@ -488,7 +488,7 @@ class Core:
         del self._entries[entry.number]
         self._unguessed(entry)
 
-    def _close(self, entry: Entry, event: Ended) -> None:
+    def _close(self, entry: Entry, event: EndedEvent) -> None:
         """End a sequence at any point of its life, with this event."""
         if entry.parent is not None:
             entry.parent.siblings.remove(entry)
@@ -498,7 +498,7 @@ class Core:
             self.scheduler.remove(entry)
         self._closed(entry, event)
 
-    def _closed(self, entry: Entry, event: Ended) -> None:
+    def _closed(self, entry: Entry, event: EndedEvent) -> None:
         """After the scheduler has removed a sequence: tell the event. The first of its further samples, which waited
         for its prompt, takes its place in the queue."""
         entry.ended = True
@@ -531,7 +531,7 @@ class Core:
             wrapped = PassFailed(f"a pass of this request failed: {type(error).__name__}: {_line(error)}")
             wrapped.__cause__ = error
             error = wrapped
-        self._close(entry, Ended(entry.number, error))
+        self._close(entry, EndedEvent(entry.number, error))
 
     def _where(self, piece: Chunk, error: BaseException) -> BaseException:
         """Compute a piece once more, looking at the output of every layer: the error that names the first part that is

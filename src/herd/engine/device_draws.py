@@ -1,6 +1,6 @@
 """Sampling where the logits are: for op sets whose logits do not lie in host memory (`Ops.draws`).
 
-    wishes of a pass -> Draws -> DeviceLogits.draw -> ids, log-probabilities
+    requests of a pass -> Draws -> DeviceLogits.draw -> ids, log-probabilities
 
 What needs the text so far (penalties) or is given by request (logit_bias, grammars) stays the host's: those rows alone
 cross to it whole, and `sampler.sample` draws from them.
@@ -41,7 +41,7 @@ class DeviceLogits:
         return np.asarray(self._ops.numpy(self._logits_RV[rows]), np.float32)
 
 
-class Wish(NamedTuple):
+class DrawRequest(NamedTuple):
     """A token to be drawn from a row of logits. step: see sampler.sample."""
 
     options: SamplingOptions
@@ -54,16 +54,16 @@ def can_draw(options: SamplingOptions) -> bool:
     return is_plain(options) and options.grammar is None
 
 
-def drawn_rows(logits: DeviceLogits, wishes_R: Sequence[Sequence[Wish]], barred_B: Ints) -> list[Row]:
+def drawn_rows(logits: DeviceLogits, requests_R: Sequence[Sequence[DrawRequest]], barred_B: Ints) -> list[Row]:
     """For each row of logits: a `Row` that holds the drawn tokens, or the row itself on the host where the host has to
     draw.
 
-    wishes_R: the tokens to draw of each row; several for a prompt with several samples, which have the same options.
+    requests_R: the tokens to draw of each row; several for a prompt with several samples, which have the same options.
     barred_B: ids that are never drawn.
     """
-    is_here_R = [not all(can_draw(wish.options) for wish in wishes) for wishes in wishes_R]
+    is_here_R = [not all(can_draw(request.options) for request in requests) for requests in requests_R]
     here = [row for row, is_here in enumerate(is_here_R) if is_here]
-    there = [(row, wish) for row, wishes in enumerate(wishes_R) if not is_here_R[row] for wish in wishes]
+    there = [(row, request) for row, requests in enumerate(requests_R) if not is_here_R[row] for request in requests]
     on_host = iter(logits.host(here)) if here else iter(())
     tokens = _Tokens(there, logits.draw(_draws(there, barred_B))) if there else None
     return [
@@ -71,15 +71,15 @@ def drawn_rows(logits: DeviceLogits, wishes_R: Sequence[Sequence[Wish]], barred_
     ]
 
 
-def _draws(wishes: Sequence[tuple[int, Wish]], barred_B: Ints) -> Draws:
-    options = [wish.options for _, wish in wishes]
+def _draws(requests: Sequence[tuple[int, DrawRequest]], barred_B: Ints) -> Draws:
+    options = [request.options for _, request in requests]
     return Draws(
-        np.array([row for row, _ in wishes], np.int64),
+        np.array([row for row, _ in requests], np.int64),
         np.array([0.0 if o.greedy else o.temperature for o in options]),
         np.array([o.top_k for o in options], np.int64),
         np.array([o.top_p for o in options]),
         np.array([o.min_p for o in options]),
-        np.array([0.0 if wish.options.greedy else uniform(wish.seed, wish.step) for _, wish in wishes]),
+        np.array([0.0 if request.options.greedy else uniform(request.seed, request.step) for _, request in requests]),
         np.array([-1 if o.logprobs is None else o.logprobs for o in options], np.int64),
         barred_B,
     )
@@ -88,9 +88,9 @@ def _draws(wishes: Sequence[tuple[int, Wish]], barred_B: Ints) -> Draws:
 class _Tokens:
     """Drawn tokens, by row, seed and step."""
 
-    def __init__(self, wishes: Sequence[tuple[int, Wish]], drawn: Drawn) -> None:
-        self._at = {(row, wish.seed, wish.step): n for n, (row, wish) in enumerate(wishes)}
-        self._tops = [wish.options.logprobs for _, wish in wishes]
+    def __init__(self, requests: Sequence[tuple[int, DrawRequest]], drawn: Drawn) -> None:
+        self._at = {(row, request.seed, request.step): n for n, (row, request) in enumerate(requests)}
+        self._tops = [request.options.logprobs for _, request in requests]
         self._drawn = drawn
 
     def token(self, row: int, seed: int, step: int) -> Chosen:

@@ -24,11 +24,11 @@ from herd.engine.adapters import check_known
 from herd.engine.executors.executor import Executor
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fair_queue import QueueBound
-from herd.engine.forks import Home
-from herd.engine.messages import Ended, Event, is_last
-from herd.engine.outputs import Decoder, Inbox, Reading
+from herd.engine.forks import OwnerProcess
+from herd.engine.messages import EndedEvent, Event, is_last
+from herd.engine.outputs import Decoder, Inbox, OutputProcessor
 from herd.engine.request import Request, Step
-from herd.engine.request_checks import MOST_SAMPLES, Meaning
+from herd.engine.request_checks import MOST_SAMPLES, RequestChecker
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingLog
 from herd.errors import UsageError, fail
@@ -50,7 +50,7 @@ class RequestHandle:
 
     request: Request
     number: int
-    reading: Reading
+    reading: OutputProcessor
     """Turns its events into steps."""
     routing: RoutingLog | None = None
     """Gets the experts of every token; set before the start. The whole prompt is computed anew for it."""
@@ -72,7 +72,7 @@ class Engine:
     runner: a model with its cache, which then runs on a thread of this process, or an Executor. decoder: makes a fresh
     id-to-text decoder. end_ids: ids that end a text. piece: most rows of one pass. places: most sequences at once.
     grammars: compiles the grammars of requests over the vocabulary; None: requests with a grammar are refused.
-    num_tokens: ids below it are tokens of the vocabulary, see request_checks.Meaning. Every use in a fork of the
+    num_tokens: ids below it are tokens of the vocabulary, see request_checks.RequestChecker. Every use in a fork of the
     process raises UsageError.
     """
 
@@ -89,7 +89,7 @@ class Engine:
         num_tokens: int | None = None,
     ) -> None:
         assert piece > 0, piece
-        self._home = Home()
+        self._home = OwnerProcess()
         self.executor: Executor = (
             runner
             if isinstance(runner, Executor)
@@ -97,13 +97,13 @@ class Engine:
                 runner, piece=piece, places=places, most_waiting=most_waiting, grammars=grammars, num_tokens=num_tokens
             )
         )
-        self._meaning = Meaning.of(self.executor, num_tokens)
+        self._checker = RequestChecker.of(self.executor, num_tokens)
         self._decoder = decoder
         self._end_ids = tuple(sorted(end_ids))
-        self._post = _Post(most_waiting)
+        self._table = _RequestTable(most_waiting)
         self._number = 0
         self._grammars = grammars
-        self.executor.connect(self._post.deliver)
+        self.executor.connect(self._table.deliver)
         weakref.finalize(self, self.executor.close)
 
     @property
@@ -115,7 +115,7 @@ class Engine:
     @property
     def num_under_way(self) -> int:
         """How many requests wait or are computed."""
-        return len(self._post.jobs)
+        return len(self._table.jobs)
 
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
@@ -131,8 +131,8 @@ class Engine:
         self._home.check()
         whole("samples", n, 1, MOST_SAMPLES)
         request, digests = self._check(request)
-        with self._post.lock:
-            self._post.gate.check(request.client)
+        with self._table.lock:
+            self._table.gate.check(request.client)
             numbers = range(self._number, self._number + n)
             self._number += n
         jobs = [
@@ -149,22 +149,22 @@ class Engine:
         """Queue a submitted request with all samples of its group; does nothing when it has started. Raises Busy."""
         self._home.check()
         jobs = job.group
-        with self._post.lock:
+        with self._table.lock:
             if job.started_s is not None:
                 return
-            self._post.gate.check(job.request.client)
-            self._post.gate.enter(job.request.client)
+            self._table.gate.check(job.request.client)
+            self._table.gate.enter(job.request.client)
             jobs[0].waits = True
             now = time.monotonic()
             for one in jobs:
                 one.started_s = now
                 one.reading.waited_s = now - one.submitted_s
-                self._post.jobs[one.number] = one
+                self._table.jobs[one.number] = one
         try:
             self.executor.submit(self._whole(jobs), jobs[0].routing)
         except BaseException:
             for one in jobs:
-                self._post.forget(one)
+                self._table.forget(one)
             raise
 
     def stream(self, job: RequestHandle) -> Generator[Step, None, None]:
@@ -187,7 +187,7 @@ class Engine:
                 event = inbox.get()
                 if event.number in waiting:
                     job = waiting[event.number]
-                    step = job.reading.take(Ended(job.number) if job.cancelled else event)
+                    step = job.reading.take(EndedEvent(job.number) if job.cancelled else event)
                     if job.reading.over:
                         del waiting[job.number]
                     if step is not None:
@@ -203,7 +203,7 @@ class Engine:
         """End a request that nobody reads any more, unless it has ended."""
         if not self._home.is_here:
             return  # it is the other process's
-        self._post.forget(job)
+        self._table.forget(job)
         if job.started_s is not None and (not job.reading.ended or job.cancelled):
             self.executor.cancel(job.number)
 
@@ -212,7 +212,7 @@ class Engine:
         as it was."""
         self._home.check()
         job.cancelled = True
-        job.inbox.put(Ended(job.number))  # whoever reads wakes now
+        job.inbox.put(EndedEvent(job.number))  # whoever reads wakes now
         if job.started_s is not None:
             self.executor.cancel(job.number)
 
@@ -230,8 +230,8 @@ class Engine:
         """The request with plain ids, and digests of its tiles. Raises UsageError or ContextTooLong."""
         if not isinstance(request, Request):
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
-        request = msgspec.structs.replace(request, ids=self._meaning.check(request))
-        self._meaning.check_context(request.ids, request.options)
+        request = msgspec.structs.replace(request, ids=self._checker.check(request))
+        self._checker.check_context(request.ids, request.options)
         check_known(request.adapter, self.executor.adapters)
         if request.options.grammar is not None:
             if self._grammars is None:
@@ -241,7 +241,7 @@ class Engine:
         return request, tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 
     def _job(self, request: Request, number: int, digests: tuple[bytes, ...]) -> RequestHandle:
-        return RequestHandle(request, number, Reading(request, self._decoder()), digests=digests)
+        return RequestHandle(request, number, OutputProcessor(request, self._decoder()), digests=digests)
 
     def _whole(self, jobs: Sequence[RequestHandle]) -> Request:
         """The request of these samples as it crosses to the core, with end ids, digests and number of samples."""
@@ -256,7 +256,7 @@ class Engine:
         )
 
 
-class _Post:
+class _RequestTable:
     """Requests under way, and the bound of those that wait. Knows no engine, so that an engine can be collected."""
 
     def __init__(self, most_waiting: int) -> None:

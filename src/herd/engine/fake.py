@@ -18,7 +18,7 @@ from herd.cache.prefixes import PrefixTree
 from herd.engine.adapters import Adapter, copied
 from herd.engine.fake_cache import FakeCache
 from herd.engine.runner import Chunk, Logits, NotFinite, read_blocks, rows_wanted
-from herd.engine.trace import Traced
+from herd.engine.trace import RoutingTrace
 from herd.errors import UsageError, fail
 
 BLOCK = 3
@@ -86,7 +86,7 @@ class FakeModel:
         tiles = [zlib.crc32(np.ascontiguousarray(tile).tobytes()) >> 4 for tile in pixels_I3SS]
         return np.asarray([[t * self.tokens_per_tile + n] for t in tiles for n in range(self.tokens_per_tile)])
 
-    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
+    def compute(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits:
         """One pass; see ModelRunner."""
         context, copies = self.cache.step([(p.lease, len(p.ids)) for p in pieces], rows_wanted(pieces))
         self.memory.copy(copies)
@@ -106,7 +106,7 @@ class FakeModel:
                     self.cache.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits:
         """One pass whose rows are committed; see ModelRunner."""
         logits = self.compute(pieces, routing)
         for piece in pieces:

@@ -6,7 +6,7 @@ import os
 from herd.errors import UsageError, fail
 
 
-class Home:
+class OwnerProcess:
     """Remembers in which process it was made."""
 
     def __init__(self) -> None:

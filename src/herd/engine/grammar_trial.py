@@ -1,7 +1,7 @@
 """The main loop of the process that compiles grammars of requests on trial: `herd.llm.grammar_trials` starts it.
 
-    in    Alphabet, then Tried, one after another, until the parent is gone: then this process leaves at once
-    out   Ready, then a Verdict for each
+    in    TrialVocabulary, then TrialRequests, until the parent is gone: then this process leaves at once
+    out   TrialReady, then a TrialVerdict for each
 
 Compiling may take any time and any memory, whatever is counted before; a process can be killed and limited. What is
 compiled cannot cross to the engine: what passes here is compiled again there, with the same work. How long that takes
@@ -41,7 +41,7 @@ _KEPT = 8
 """A process that has grown by this part of its limit makes place for a new one."""
 
 
-class Alphabet(msgspec.Struct, frozen=True, tag=True):
+class TrialVocabulary(msgspec.Struct, frozen=True, tag=True):
     """The first message: the special tokens and the size of the vocabulary."""
 
     vocab_size: int
@@ -52,7 +52,7 @@ class Alphabet(msgspec.Struct, frozen=True, tag=True):
     """Most that all of a trial may take, beyond what the process has when it begins."""
 
 
-class Tried(msgspec.Struct, frozen=True, tag=True):
+class TrialRequest(msgspec.Struct, frozen=True, tag=True):
     """A grammar to compile."""
 
     grammar: Grammar
@@ -73,7 +73,7 @@ class TrialVerdict(msgspec.Struct, frozen=True, tag=True):
     """Whether this process has kept much memory, and is to be replaced."""
 
 
-Down = Alphabet | Tried
+Down = TrialVocabulary | TrialRequest
 Up = TrialReady | TrialVerdict
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     alphabet = channel.receive()
     words = _Bytes(alphabet.vocab_size, alphabet.specials, alphabet.end_ids[0])
     trie = _trie(words, alphabet.end_ids)
-    inbox: queue.SimpleQueue[Tried] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[TrialRequest] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     base = _limit(alphabet.memory_bytes)
     channel.send(TrialReady())
@@ -152,7 +152,7 @@ def _trie(words: Any, end_ids: list[int]) -> Any:
     return llguidance.LLTokenizer(words, eos_token=end_ids)
 
 
-def _listen(channel: Channel, inbox: "queue.SimpleQueue[Tried]") -> None:
+def _listen(channel: Channel, inbox: "queue.SimpleQueue[TrialRequest]") -> None:
     """Keep reading grammars into the inbox, so that the end of the parent is seen even during a trial."""
     try:
         while True:

@@ -14,7 +14,7 @@ from herd.errors import HerdError
 Reason = Literal["stop", "length", "interrupted"]
 
 
-class Began(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class StartedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence has been admitted and starts to run."""
 
     number: int
@@ -28,15 +28,15 @@ class TokenEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     number: int
     token_id: int
     reason: Reason | None
-    """Set with the last one."""
+    """Why the answer ended; set with its last token."""
     since_s: float
-    """Since the core took the order."""
+    """Seconds since the core took the request."""
     prefill_s: float
     """Seconds from the first row of the prompt to the logits after its last, images included."""
     logprob: TokenLogprob | None = None
 
 
-class Measured(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class MeasuredEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Results of a request that wants measurements instead of tokens, in the order of its positions."""
 
     number: int
@@ -50,16 +50,16 @@ class Measured(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """float32: its state, [1, D], or logits of its next positions, [R, V]."""
 
 
-class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class EndedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence has ended without a last token: cancelled (error is None), refused, timed out or failed."""
 
     number: int
     error: HerdError | None = None
 
 
-Event: TypeAlias = Began | TokenEvent | Measured | Ended
+Event: TypeAlias = StartedEvent | TokenEvent | MeasuredEvent | EndedEvent
 
 
 def is_last(event: Event) -> bool:
     """Whether this event is the last one of its sequence."""
-    return isinstance(event, Ended) or (isinstance(event, TokenEvent | Measured) and event.reason is not None)
+    return isinstance(event, EndedEvent) or (isinstance(event, TokenEvent | MeasuredEvent) and event.reason is not None)

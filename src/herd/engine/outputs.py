@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from herd.engine.forks import Home
-from herd.engine.messages import Began, Ended, Event, Measured, Reason, TokenEvent
+from herd.engine.forks import OwnerProcess
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, Reason, StartedEvent, TokenEvent
 from herd.engine.request import Finish, Request, Step
-from herd.engine.stop_strings import Stops
+from herd.engine.stop_strings import StopStrings
 from herd.errors import HerdError
 from herd.events import Timings, Usage
 
@@ -39,13 +39,13 @@ class Inbox(Protocol):
         """Add an event; may be called from any thread."""
 
 
-class Reading:
+class OutputProcessor:
     """Turns the events of one request into steps. `over`: no more steps will come; `ended`: the core has ended it."""
 
     def __init__(self, request: Request, decoder: Decoder) -> None:
         self._request = request
         self._decoder = decoder
-        self._stops = Stops(request.options.stop)
+        self._stops = StopStrings(request.options.stop)
         self.waited_s = 0.0
         """Seconds from the request to its start."""
         self.over = False
@@ -63,15 +63,15 @@ class Reading:
 
     def take(self, event: Event) -> Step | None:
         """The step that an event makes; None when there is nothing to show. Raises what the request failed with."""
-        if isinstance(event, Began):
+        if isinstance(event, StartedEvent):
             self.num_cached = event.cached
             return None
-        if isinstance(event, Ended):
+        if isinstance(event, EndedEvent):
             self.over = self.ended = True
             if event.error is not None:
                 raise event.error
             return self.interrupted()
-        step = self._measured(event) if isinstance(event, Measured) else self._step(event)
+        step = self._measured(event) if isinstance(event, MeasuredEvent) else self._step(event)
         self.ended = event.reason is not None  # else a stop string may have ended it, and the core goes on
         self.over = step.finish is not None
         return step
@@ -98,7 +98,7 @@ class Reading:
             stop=self._stops.hit if reason == "stop" else None,
         )
 
-    def _measured(self, event: Measured) -> Step:
+    def _measured(self, event: MeasuredEvent) -> Step:
         self._prefill_s = event.prefill_s
         finish = None if event.reason is None else self.finish(event.reason)
         return Step(None, "", finish=finish, scores=event.scores, rows_RX=event.rows_RX)
@@ -128,7 +128,7 @@ LIKELY_BYTES = 768
 
 def bytes_of(event: Event) -> int:
     """Estimated memory of an event, in bytes, from its arrival to the end of the answer."""
-    if isinstance(event, Measured):
+    if isinstance(event, MeasuredEvent):
         return sum(LIKELY_BYTES * (1 + len(score.top)) for score in event.scores) + getattr(event.rows_RX, "nbytes", 0)
     if not isinstance(event, TokenEvent):
         return 0
@@ -144,7 +144,7 @@ class Mailbox:
     def __init__(self, hold: Callable[[int], None] = lambda count: None) -> None:
         self.loop = asyncio.get_running_loop()
         self._hold = hold
-        self._home = Home()
+        self._home = OwnerProcess()
         self._events: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self.num_tokens = 0
@@ -182,7 +182,7 @@ class Mailbox:
             try:
                 self._hold(size)
             except HerdError as error:
-                event, size = Ended(event.number, error), 0
+                event, size = EndedEvent(event.number, error), 0
         self._events.append(event)
         self.unread_bytes += size
         if self._waiting is not None and not self._waiting.done():

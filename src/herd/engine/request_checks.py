@@ -24,8 +24,8 @@ MAX_DRAW = (1 << 64) - 1
 MOST_SAMPLES = 128
 
 
-class Runs(Protocol):
-    """What runs a model, as far as ids go (a ModelRunner, an Executor)."""
+class ModelLimits(Protocol):
+    """The limits and special ids of a model (of a ModelRunner or an Executor)."""
 
     vocab_size: int
     context: int
@@ -34,8 +34,8 @@ class Runs(Protocol):
 
 
 @dataclass(frozen=True)
-class Meaning:
-    """What ids mean to one model.
+class RequestChecker:
+    """Checks requests by what ids mean to one model.
 
     num_tokens: ids below it are tokens; rows of the embedding from there on only pad it. patch_id: stands for a row of
     an image: it is allowed in a prompt beside its image only, and never in an answer; None: a model without images.
@@ -48,8 +48,8 @@ class Meaning:
     tokens_per_tile: int
 
     @classmethod
-    def of(cls, model: Runs, num_tokens: int | None = None) -> "Meaning":
-        """The ids of a runner or executor. num_tokens: size of the tokenizer's vocabulary; None: as many as there are
+    def of(cls, model: ModelLimits, num_tokens: int | None = None) -> "RequestChecker":
+        """The checker for a runner or executor. num_tokens: size of the tokenizer's vocabulary; None: as many as
         rows."""
         rows = model.vocab_size
         return cls(rows, min(rows, num_tokens or rows), model.context, model.patch_id, model.tokens_per_tile)

@@ -20,7 +20,7 @@ from herd.cache.prefixes import PrefixTree
 from herd.config import Llama4Config
 from herd.engine.adapters import Adapter, ready, row_map
 from herd.engine.device_draws import DeviceLogits
-from herd.engine.trace import Traced
+from herd.engine.trace import RoutingTrace
 from herd.errors import UsageError, fail
 from herd.model import check_same, encode_images, hidden, place_weights
 from herd.model.text import block
@@ -40,7 +40,7 @@ class NotFinite(ArithmeticError):
     """Activations of a pass hold an infinity or a NaN."""
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """Takes rows of a piece inside the pass, so that only a block of their logits is in memory at once; they are not
     returned."""
 
@@ -64,7 +64,7 @@ class Chunk:
     """Which of `ids` want logits; None: the last; empty: none. With a reader consecutive ones."""
     adapter: Adapter | None = None
     """The adapter, as `ModelRunner.ready_adapter` made it; a sequence has the same one all along."""
-    reader: Reader | None = None
+    reader: RowReader | None = None
     """Takes them; None: `compute` gives them back."""
 
 
@@ -88,14 +88,14 @@ class ModelRunner(Protocol):
     def encode_images(self, pixels_I3SS: Any) -> Any:
         """Image features [I * tokens_per_tile, D] of these tiles, sliceable by row."""
 
-    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
+    def compute(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits | DeviceLogits:
         """Run one pass; its rows stay pending until `cache.commit` of each lease.
 
         Returns the logits [R, V] of the wanted rows, piece after piece, without those that a reader took; on the host
         unless tokens are drawn where the logits are. A pass that raises leaves every sequence as it was.
         """
 
-    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits:
         """Run one pass and commit all of its rows."""
 
     def ready_weights(self, weights: Any, check: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -212,7 +212,7 @@ class Runner:
         self._check()
         return self._joined(parts)
 
-    def compute(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits | DeviceLogits:
+    def compute(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits | DeviceLogits:
         """See ModelRunner. Raises NotFinite, and what `check` raises."""
         self._check()
         wanted = rows_wanted(pieces)
@@ -239,7 +239,7 @@ class Runner:
                     self.cache.commit(piece.lease, 0)
         return logits
 
-    def run(self, pieces: Sequence[Chunk], routing: Traced | None = None) -> Logits:
+    def run(self, pieces: Sequence[Chunk], routing: RoutingTrace | None = None) -> Logits:
         """See ModelRunner."""
         logits = self.compute(pieces, routing)
         for piece in pieces:
@@ -317,7 +317,7 @@ class Runner:
                     self.ops.copy_pages(kv, sources, targets, self.cache.pager.page_size, **options)
         return context
 
-    def _hidden(self, pieces: Sequence[Chunk], placed: Any, routing: Traced | None, call: Any = block) -> Any:
+    def _hidden(self, pieces: Sequence[Chunk], placed: Any, routing: RoutingTrace | None, call: Any = block) -> Any:
         ids_T = np.concatenate([np.asarray(p.ids, np.int64) for p in pieces])
         seen = [part for p in pieces for part in p.features if len(part)]
         adapters = row_map([(p.adapter, len(p.ids)) for p in pieces])

@@ -5,7 +5,7 @@ sampler draws at each of them with the seed and step that it would have had. A p
 draw (and penalties see what was drawn), so the tokens are those of plain decoding, bit for bit. Idea: prompt look-up
 decoding (Saxena 2023), assisted generation; exactness by equality of draws, which needs no second distribution.
 
-A pass over more rows takes longer, so each sequence proposes only while that pays: `Worth` compares, on line,
+A pass over more rows takes longer, so each sequence proposes only while that pays: `DraftLength` compares, on line,
 
     kept tokens a proposed pass        *  seconds that a plain pass takes for one token
     against the seconds that the proposed rows added                                     for all who share the pass
@@ -110,7 +110,7 @@ class _Ngrams:
         self._seen = len(ids)
 
 
-class Worth:
+class DraftLength:
     """Decides how many ids one sequence should propose. Times come from the caller; results never depend on them."""
 
     def __init__(self) -> None:

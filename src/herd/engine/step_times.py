@@ -13,7 +13,7 @@ UNKNOWN = 64
 WEIGHT = 0.2
 
 
-class Pace:
+class StepTimes:
     """Exponential averages of the times of passes."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ What it is not: a tokenizer; characters come whole (`herd.text.stream`).
 from collections.abc import Sequence
 
 
-class Stops:
+class StopStrings:
     """Cuts a text, given in pieces, before the first place where a stop string is complete.
 
     Of several stop strings that end at the same character, the one that begins first wins. Text is held back only

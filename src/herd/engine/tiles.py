@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from herd.planning.memory import TILES_PER_PASS
 
 
-class Seer(Protocol):
+class ImageEncoder(Protocol):
     """The part of a ModelRunner that looks at images."""
 
     tokens_per_tile: int
@@ -23,7 +23,7 @@ class Tiles:
         self._parts: dict[int, tuple[int, Any]] = {}
         """First tile -> (number of tiles, features)."""
 
-    def features(self, first: int, count: int, seer: Seer) -> tuple[int, tuple[Any, ...]]:
+    def features(self, first: int, count: int, seer: ImageEncoder) -> tuple[int, tuple[Any, ...]]:
         """Image features of the patch rows from `first` on: how many of the `count` there are now, and their blocks.
 
         Looks at no more than TILES_PER_PASS new tiles; at least one row is had when count is not 0.

@@ -16,7 +16,7 @@ from herd.batch import Ints
 from herd.errors import UsageError, fail
 
 
-class Traced(Protocol):
+class RoutingTrace(Protocol):
     """A `Routing` that is told first which rows it will be called for."""
 
     def pass_over(self, positions_T: Ints) -> None:
@@ -39,11 +39,11 @@ class RoutingLog:
         self._positions_T: Ints = np.zeros(0, np.int64)
 
     def pass_over(self, positions_T: Ints) -> None:
-        """See Traced."""
+        """See RoutingTrace."""
         self._positions_T = positions_T
 
     def __call__(self, layer: int, experts_TA: Any, scores_TA: Any) -> None:
-        """See Traced: writes one line for each row."""
+        """See RoutingTrace: writes one line for each row."""
         rows = zip(self._positions_T.tolist(), experts_TA.tolist(), scores_TA.tolist(), strict=True)
         for position, experts, scores in rows:
             line = {"position": position, "layer": layer, "experts": experts, "scores": [round(s, 6) for s in scores]}

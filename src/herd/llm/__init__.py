@@ -30,7 +30,7 @@ from herd.dialogs import Dialog, ImageLike, read_dialog
 from herd.engine.defaults import LLAMA
 from herd.engine.engine import MOST_WAITING, Engine
 from herd.engine.executors.executor import Executor
-from herd.engine.forks import Home
+from herd.engine.forks import OwnerProcess
 from herd.engine.request import MAX_LOGPROBS, Request, SamplingOptions, Want
 from herd.engine.runner import ModelRunner
 from herd.engine.score import nll_of, windows
@@ -182,7 +182,7 @@ class LLM:
         self._checkpoint = checkpoint
         self._pack = pack
         self._changing = threading.Lock()
-        self._home = Home()
+        self._home = OwnerProcess()
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)

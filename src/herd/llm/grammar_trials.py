@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from herd.engine.executors.wire import Channel
-from herd.engine.forks import Home
-from herd.engine.grammar_trial import Alphabet, TrialVerdict, Tried, Up
+from herd.engine.forks import OwnerProcess
+from herd.engine.grammar_trial import TrialRequest, TrialVerdict, TrialVocabulary, Up
 from herd.errors import Interrupted, PassFailed, UsageError, fail
 from herd.grammar.masks import Vocabulary
 from herd.grammars import Grammar
@@ -130,10 +130,10 @@ class Trials:
             _not_started()
 
     @cached_property
-    def _alphabet(self) -> Alphabet:
+    def _alphabet(self) -> TrialVocabulary:
         words = self._vocabulary
         specials = {i: words.token_bytes(i) for i in range(words.vocab_size) if words.is_special(i)}
-        return Alphabet(words.vocab_size, specials, self._end_ids, self._memory_bytes)
+        return TrialVocabulary(words.vocab_size, specials, self._end_ids, self._memory_bytes)
 
     def _put(self, process: "_Process") -> None:
         with self._lock:
@@ -208,10 +208,10 @@ class _Attempt:
 class _Process:
     """A process that tries grammars, one at a time. Another thread may call `kill` meanwhile, and nothing else."""
 
-    def __init__(self, alphabet: Alphabet) -> None:
+    def __init__(self, alphabet: TrialVocabulary) -> None:
         import herd
 
-        self._home = Home()
+        self._home = OwnerProcess()
         root = str(Path(herd.__file__).parents[1])
         program = f"import sys; sys.path.append({root!r}); from herd.engine.grammar_trial import main; main()"
         self._process = subprocess.Popen(
@@ -244,7 +244,7 @@ class _Process:
                 self._channel.receive()
             self.started = True
         with self._killed_after(seconds):
-            self._channel.send(Tried(grammar))
+            self._channel.send(TrialRequest(grammar))
             verdict: TrialVerdict = self._channel.receive()
         return verdict
 

@@ -15,7 +15,7 @@ from weakref import WeakMethod
 
 from herd.chat_model import ID_BYTES
 from herd.engine.engine import Engine
-from herd.engine.messages import Ended
+from herd.engine.messages import EndedEvent
 from herd.engine.outputs import Mailbox
 from herd.errors import HerdError
 from herd.events import Event
@@ -156,7 +156,7 @@ class AsyncStream(AsyncIterator[Event]):
                 continue
             job = sample.job
             try:
-                step = job.reading.take(Ended(job.number) if job.cancelled else event)
+                step = job.reading.take(EndedEvent(job.number) if job.cancelled else event)
                 if step is not None and sample.slow:
                     self._out += await waiting().run(self._owner, partial(sample.take, step))
                 elif step is not None and sample.is_long(step):
@@ -180,7 +180,7 @@ class AsyncStream(AsyncIterator[Event]):
         for sample in list(self._waiting.values()):
             self._leave(sample)
             assert self._mailbox is not None
-            self._mailbox.arrive(Ended(sample.job.number))  # whoever waits for an event learns that none will come
+            self._mailbox.arrive(EndedEvent(sample.job.number))  # whoever waits for an event learns that none will come
 
     def _begin(self, prepared: Prepared) -> None:
         """Queue it. Raises Busy, EngineDied."""

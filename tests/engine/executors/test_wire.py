@@ -36,7 +36,7 @@ from herd.engine.executors.wire import (
     Setup,
     Up,
 )
-from herd.engine.messages import Began, Ended, Measured, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
 from herd.events import Counters
@@ -66,13 +66,13 @@ GOOD_UP = [
     Ready(320, 64, None, 4, 0.1),
     Failed(PassFailed("x")),
     Done(),
-    Measured(1, None, 0.1, (TokenScore(5, -0.5, True, ((5, -0.5),)),)),
-    Measured(1, "stop", 0.1, (), np.zeros((2, 3), np.float32)),
+    MeasuredEvent(1, None, 0.1, (TokenScore(5, -0.5, True, ((5, -0.5),)),)),
+    MeasuredEvent(1, "stop", 0.1, (), np.zeros((2, 3), np.float32)),
     Routed(1, 0, [0], [[1]], [[0.5]]),
     Progressed(Counters(passes=3, rows=9)),
-    Began(1, 0),
+    StartedEvent(1, 0),
     TokenEvent(1, 5, None, 0.1, 0.1),
-    Ended(1, None),
+    EndedEvent(1, None),
 ]
 HUGE = [
     b"\xdd\xff\xff\xff\xff",
@@ -173,7 +173,7 @@ BAD_FRAMES = {
     "nothing": b"\x00" * 8,
     "a length without end": b"\xff" * 8,
     "a tag that nobody knows": frame(msgspec.msgpack.encode(["Explode", 1])),
-    "an answer": frame(body(Ended(1))),
+    "an answer": frame(body(EndedEvent(1))),
     "another type": frame(msgspec.msgpack.encode(["Cancel", "x"])),
     "no array": frame(b"\xc0"),
     "options out of reach": frame(body(GOOD_DOWN[1]).replace(b"\x01\x02\x03", b"\xa1x\x02\x03")),
@@ -225,7 +225,7 @@ def test_frames_that_make_no_sense_are_answered_and_the_process_goes_on() -> Non
     heard: list[Any] = []
     while not heard or getattr(heard[-1], "number", None) != 9 or getattr(heard[-1], "reason", None) is None:
         heard.append(channel.receive())
-    refused = {x.number for x in heard if isinstance(x, Ended)}
+    refused = {x.number for x in heard if isinstance(x, EndedEvent)}
     assert refused - {5} == {10 + n for n, name in enumerate(bad) if name != "client"}
     process.communicate(timeout=30)
     assert process.returncode == 0
@@ -314,7 +314,7 @@ def test_experts_that_cannot_be_written_cost_their_own_request() -> None:
     backend._routes[5] = Full()  # type: ignore[assignment]
     backend._live.add(5)
     backend._heard(Routed(5, 0, [0], [[1]], [[0.5]]))
-    assert isinstance(heard[0], Ended)
+    assert isinstance(heard[0], EndedEvent)
     assert isinstance(heard[0].error, PassFailed)
     assert len(list(engine.stream(engine.submit(request([1], max_tokens=2))))) == 2
     engine.close()

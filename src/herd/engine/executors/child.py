@@ -41,10 +41,10 @@ from herd.engine.executors.wire import (
     Setup,
     Up,
 )
-from herd.engine.forks import Home
-from herd.engine.messages import Began, Ended, Measured, TokenEvent, is_last
+from herd.engine.forks import OwnerProcess
+from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent, is_last
 from herd.engine.request import Request
-from herd.engine.trace import Traced
+from herd.engine.trace import RoutingTrace
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.events import Counters
 from herd.ops.contract import LowRank
@@ -70,14 +70,14 @@ class ChildExecutor(Executor):
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal is for us
         )
-        self._home = Home()
+        self._home = OwnerProcess()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._channel = Channel(self._process.stdout, self._process.stdin, Up)
         self._deliver: Deliver = lambda events: None
         self._adapters: tuple[str, ...] = ()
         self._counters = Counters()
         self._live: set[int] = set()
-        self._routes: dict[int, Traced] = {}
+        self._routes: dict[int, RoutingTrace] = {}
         self._lock = threading.Lock()
         self._over: HerdError | None = None
         self._single = threading.RLock()
@@ -103,7 +103,7 @@ class ChildExecutor(Executor):
         """See Executor."""
         self._deliver = deliver
 
-    def submit(self, request: Request, routing: Traced | None = None) -> None:
+    def submit(self, request: Request, routing: RoutingTrace | None = None) -> None:
         """See Executor."""
         self._home.check()
         with self._lock:
@@ -264,7 +264,7 @@ class ChildExecutor(Executor):
             self._live.clear()
             for inbox in self._asked:
                 inbox.put(Failed(self._over))
-        self._deliver([Ended(number, self._over) for number in live])
+        self._deliver([EndedEvent(number, self._over) for number in live])
 
     def _heard(self, message: Any) -> None:
         match message:
@@ -276,7 +276,7 @@ class ChildExecutor(Executor):
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")
                 self._asked.popleft().put(message)
-            case Began() | TokenEvent() | Measured() | Ended():
+            case StartedEvent() | TokenEvent() | MeasuredEvent() | EndedEvent():
                 if is_last(message):
                     self._forget(message.number)
                 self._deliver([message])
@@ -293,7 +293,7 @@ class ChildExecutor(Executor):
             routing(message.layer, np.asarray(message.experts_TA), np.asarray(message.scores_TA))
         except Exception as error:
             self._forget(message.number)
-            self._deliver([Ended(message.number, herd_error(error))])
+            self._deliver([EndedEvent(message.number, herd_error(error))])
             with suppress(EngineDied):
                 self._send(Cancel(message.number))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from herd.engine.messages import Event
 from herd.engine.request import Request
-from herd.engine.trace import Traced
+from herd.engine.trace import RoutingTrace
 from herd.errors import HerdError
 from herd.events import Counters
 from herd.ops.contract import LowRank
@@ -38,7 +38,7 @@ class Executor(ABC):
         """Set the receiver of events, which is called on a thread of the executor. Call this once, first of all."""
 
     @abstractmethod
-    def submit(self, request: Request, routing: Traced | None = None) -> None:
+    def submit(self, request: Request, routing: RoutingTrace | None = None) -> None:
         """Queue a request; its events are delivered. Raises EngineDied, and UsageError for a grammar that does not
         compile."""
 

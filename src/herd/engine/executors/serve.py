@@ -31,7 +31,7 @@ from herd.engine.executors.wire import (
     Ready,
     Routed,
 )
-from herd.engine.messages import Ended, Event, is_last
+from herd.engine.messages import EndedEvent, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.errors import UsageError, fail, herd_error
@@ -171,7 +171,7 @@ class _Server:
         try:
             self._executor.submit(request, routing)
         except BaseException as error:  # also a library's that is no Exception: somebody waits for the answer
-            _tell(self._channel, *(Ended(number, herd_error(error)) for number in request.numbers))
+            _tell(self._channel, *(EndedEvent(number, herd_error(error)) for number in request.numbers))
         with self._lock:
             late = self._cancelled.intersection(request.numbers)
             self._early.difference_update(request.numbers)
@@ -196,7 +196,7 @@ class _Server:
 
 
 class _Routes:
-    """A `Traced` that sends the experts it is given to the parent."""
+    """A `RoutingTrace` that sends the experts it is given to the parent."""
 
     def __init__(self, channel: Channel, number: int) -> None:
         self._channel, self._number = channel, number

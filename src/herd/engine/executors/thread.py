@@ -13,11 +13,11 @@ from typing import Any
 
 from herd.engine.core import Core
 from herd.engine.executors.executor import Deliver, Executor
-from herd.engine.forks import Home
-from herd.engine.messages import Ended, Event, is_last
+from herd.engine.forks import OwnerProcess
+from herd.engine.messages import EndedEvent, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
-from herd.engine.trace import Traced
+from herd.engine.trace import RoutingTrace
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
 from herd.events import Counters
 from herd.grammar.masks import Grammars, Matcher
@@ -25,7 +25,7 @@ from herd.ops.contract import LowRank
 
 
 @dataclass(frozen=True, eq=False)
-class _Border:
+class _BetweenSteps:
     """A call that is to run between two steps."""
 
     call: Callable[[], None]
@@ -45,9 +45,9 @@ class ThreadExecutor(Executor):
     """A core on a thread of this process.
 
     piece: most rows of a pass. places: most sequences at once. most_waiting: most requests in the queue. grammars:
-    compiles the grammars of requests; None: there are none. num_tokens: ids below it are tokens, see
-    request_checks.Meaning. read_weights: opens a checkpoint of the same model and returns its tree and the check that
-    goes with it; None: weights come as trees alone.
+    compiles the grammars of requests; None: there are none. num_tokens: ids below it are tokens, see RequestChecker.
+    read_weights: opens a checkpoint of the same model and returns its tree and the check that goes with it; None:
+    weights come as trees alone.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class ThreadExecutor(Executor):
     ) -> None:
         self.runner = runner
         self._read_weights = read_weights
-        self._home = Home()
+        self._home = OwnerProcess()
         self.vocab_size, self.context = runner.vocab_size, runner.context
         self.patch_id, self.tokens_per_tile = runner.patch_id, runner.tokens_per_tile
-        self._routes: dict[int, Traced] = {}
+        self._routes: dict[int, RoutingTrace] = {}
         self._grammars = grammars
         self._matchers: dict[int, Matcher] = {}
         self._core = Core(
@@ -78,10 +78,10 @@ class ThreadExecutor(Executor):
             num_tokens=num_tokens,
         )
         self._deliver: Deliver = lambda events: None
-        self._sent: deque[Request | int | _Border] = deque()
+        self._sent: deque[Request | int | _BetweenSteps] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._borders: list[_Border] = []
+        self._between_steps: list[_BetweenSteps] = []
         """Calls between two steps that a thread waits for."""
         self._live: set[int] = set()
         self._over: HerdError | None = None
@@ -90,7 +90,7 @@ class ThreadExecutor(Executor):
         """See Executor."""
         self._deliver = deliver
 
-    def submit(self, request: Request, routing: Traced | None = None) -> None:
+    def submit(self, request: Request, routing: RoutingTrace | None = None) -> None:
         """See Executor. A grammar is compiled here, on the caller's thread."""
         self._home.check()
         if request.options.grammar is not None:
@@ -159,17 +159,17 @@ class ThreadExecutor(Executor):
 
     def _between(self, call: Callable[[], None]) -> None:
         """Run a call between two steps, after everything that was sent before; raises what the call raises."""
-        border = _Border(call)
+        border = _BetweenSteps(call)
         with self._wake:
-            self._borders.append(border)
+            self._between_steps.append(border)
         try:
             self._send(border)
             border.done.result()
         finally:
             with self._wake:
-                self._borders.remove(border)
+                self._between_steps.remove(border)
 
-    def _send(self, item: "Request | int | _Border") -> None:
+    def _send(self, item: "Request | int | _BetweenSteps") -> None:
         with self._wake:
             if self._over is not None:
                 raise self._over
@@ -193,11 +193,11 @@ class ThreadExecutor(Executor):
                 self._over.__cause__ = error
         with self._wake:
             self._live.update(n for x in self._sent if isinstance(x, Request) for n in x.numbers)
-            for border in self._borders:
+            for border in self._between_steps:
                 if not border.done.done():
                     border.done.set_exception(self._over)
             self._wake.notify_all()
-        self._deliver([Ended(number, self._over) for number in sorted(self._live)])
+        self._deliver([EndedEvent(number, self._over) for number in sorted(self._live)])
 
     def _turn(self) -> bool:
         """Take new requests and make a step; False when the executor is closed."""
@@ -212,7 +212,7 @@ class ThreadExecutor(Executor):
         for item in requests:
             if isinstance(item, Request):
                 events += self._take(item)
-            elif isinstance(item, _Border):
+            elif isinstance(item, _BetweenSteps):
                 item.run()
             else:
                 self._core.cancel(item)
@@ -233,7 +233,7 @@ class ThreadExecutor(Executor):
             return []
         except Exception as error:
             told = herd_error(error)
-            return [Ended(n, told) for n in _numbers(request) if n not in self._live]
+            return [EndedEvent(n, told) for n in _numbers(request) if n not in self._live]
 
 
 def _numbers(request: Request) -> Sequence[int]:

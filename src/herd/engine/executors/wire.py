@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from herd import errors
-from herd.engine.messages import Began, Ended, Measured, TokenEvent
+from herd.engine.messages import Event
 from herd.engine.request import Request
 from herd.errors import HerdError, PassFailed, UsageError, fail
 from herd.events import Counters
@@ -114,7 +114,7 @@ class Progressed(WireMessage, frozen=True):
 DTYPES = tuple(np.dtype(kind).str for kind in ("f2", "f4", "f8"))
 """Types of arrays that may cross: tiles, logits, states and adapters."""
 Down: TypeAlias = Setup | Request | Cancel | NewWeights | AddAdapter | DropAdapter
-Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Progressed | Began | TokenEvent | Measured | Ended
+Up: TypeAlias = Loading | Ready | Failed | Done | Routed | Progressed | Event
 
 
 class BadFrame(OSError):
