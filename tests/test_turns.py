@@ -8,6 +8,8 @@ import socket
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from herd.config import TINY
 from herd.dialogs import Dialog, read_dialog, turns_of
@@ -196,6 +198,50 @@ def test_arguments_are_what_json_says() -> None:
     said = {"a": [1, 2.5, None, True], "b": {"c": "ü\n"}}
     assert call_arguments(json.dumps(said), "a") == said
     assert call_arguments(" ", "a") == {}
+
+
+_KEYS = st.sampled_from(
+    [
+        *("role", "content", "tool_calls", "name", "tool_name", "tool_call_id", "images", "context", "end_of_message"),
+        *("type", "text", "image", "image_url", "url", "detail", "refusal", "function", "arguments", "id", "index"),
+    ]
+)
+_LEAVES = st.sampled_from(
+    [
+        *(None, True, 0, -1.5, "", "user", "assistant", "tool", "developer", "text", "image", "image_url", "function"),
+        *(
+            "{}",
+            "[",
+            DATA,
+            DATA[:-9],
+            BASE64,
+            "http://x",
+            "f",
+            b"",
+            PNG,
+            ROME,
+            TextPart("a"),
+            ImagePart(0, 0),
+            object(),
+        ),
+    ]
+)
+_ANY = st.recursive(_LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(_KEYS, x, max_size=4), max_leaves=12)
+_TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool", "developer", "x"])},
+    optional=dict.fromkeys(("content", "tool_calls", "images", "name", "tool_name", "context", "more"), _ANY),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_TURN | _ANY, min_size=1, max_size=3))
+def test_whatever_a_turn_holds_it_is_read_or_refused_in_one_line(turns: list[Any]) -> None:
+    for look in (lambda: read(*turns, vision=TINY.vision), lambda: read(*turns), lambda: turns_of(turns)):
+        try:
+            assert all(isinstance(one, Message) for one in look())
+        except HerdError as error:
+            assert str(error)  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
 
 
 # -- what comes out goes in again -------------------------------------------------------------------------------------

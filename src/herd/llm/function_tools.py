@@ -12,6 +12,7 @@ until the model has done, a sandbox.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
@@ -34,9 +35,10 @@ def definitions(tools: Sequence[ToolLike]) -> list[Mapping[str, Any]]:
     """Tools as objects: those that are functions as their definition, others as they are. Raises UsageError naming the
     tool and the parameter that no schema says, and for a function with the name of another tool."""
     found = [_defined(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
-    names = [inner.get("name") for tool in found if isinstance(inner := tool.get("function", tool), Mapping)]
+    named = [inner.get("name") for tool in found if isinstance(inner := tool.get("function", tool), Mapping)]
+    counts = Counter(name for name in named if isinstance(name, str))
     for i, tool in enumerate(tools):
-        if callable(tool) and names.count(found[i]["name"]) > 1:
+        if callable(tool) and counts[found[i]["name"]] > 1:
             fail(UsageError, f"tools[{i}]", got=f"another tool called {found[i]['name']}", expected="a name for each")
     return found
 
