@@ -96,10 +96,9 @@ def test_every_method_has_the_keywords_of_its_kind() -> None:
 
 
 def test_what_any_model_takes_an_llm_takes() -> None:
-    for own, any_model in ((ChatOptions, DialogRequest), (CompleteOptions, CompletionRequest)):
-        mine = get_type_hints(own)
-        for name, kind in get_type_hints(any_model).items():
-            assert members(kind) <= members(mine[name]), name
+    """The types of it: mypy compares LLM with the protocol."""
+    assert DialogRequest.__annotations__.keys() <= ChatOptions.__annotations__.keys()
+    assert CompletionRequest.__annotations__.keys() <= CompleteOptions.__annotations__.keys()
 
 
 def named(doc: str | None) -> set[str]:
