@@ -212,6 +212,17 @@ def test_numpy_describes_several_names_at_once_and_no_docstring_is_no_descriptio
     assert "description" not in definition(with_hint(int))
 
 
+def test_a_default_is_told_where_json_can_say_it() -> None:
+    def tool(a: Unit = Unit.KELVIN, b: float = float("inf"), c: Any = object, d: int | None = None) -> None: ...
+
+    found = definition(tool)["parameters"]
+    assert {name: one.get("default") for name, one in found["properties"].items()} == {
+        **{"a": "kelvin", "b": None, "c": None, "d": None}
+    }
+    assert found["required"] == []
+    json.dumps(found, allow_nan=False)
+
+
 def method_owner() -> Any:
     class Home:
         def light(self, on: bool) -> str:

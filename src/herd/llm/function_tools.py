@@ -12,6 +12,7 @@ until the model has done, a sandbox.
 """
 
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -203,5 +204,7 @@ def _property(schema: Mapping[str, Any], hint: Any, default: Any, about: str | N
         found["description"] = about
     if default is not None and default is not inspect.Parameter.empty:
         with suppress(TypeError, ValueError, RecursionError):  # one that JSON cannot say can be left out all the same
-            found["default"] = msgspec.to_builtins(default, str_keys=True)
+            plain = msgspec.to_builtins(default, str_keys=True)
+            json.dumps(plain, allow_nan=False)
+            found["default"] = plain
     return found
