@@ -55,7 +55,7 @@ class PacedModel(FakeModel):
     def compute(self, pieces: Sequence[Chunk], routing: Any = None) -> Logits:
         """See ModelRunner. Pages are taken as for a real pass; what is said depends on the position alone."""
         ends = [piece.lease.length + len(piece.ids) for piece in pieces for _ in rows_of(piece)]
-        self.room.step([(piece.lease, len(piece.ids)) for piece in pieces], rows_wanted(pieces))
+        self.cache.step([(piece.lease, len(piece.ids)) for piece in pieces], rows_wanted(pieces))
         logits_RV = np.zeros((len(ends), self.vocab_size), np.float32)
         logits_RV[np.arange(len(ends)), [SAID[end % len(SAID)] for end in ends]] = 20.0
         if all(len(piece.ids) == 1 for piece in pieces):

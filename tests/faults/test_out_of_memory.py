@@ -61,7 +61,7 @@ def run(core: Core, prompts: list[list[int]], max_tokens: int) -> tuple[dict[int
                 tokens[event.number].append(event.token_id)
             elif isinstance(event, EndedEvent):
                 errors[event.number] = event.error
-        core.runner.room.check()
+        core.runner.cache.check()
     assert not core.runner.pager.leases  # type: ignore[attr-defined]
     return tokens, errors
 
