@@ -33,7 +33,7 @@ def test_what_will_not_fit_is_refused_before_loading(
     needed = memory.need(TINY_TEXT, size, 2048, "f32", sequences=8).total_bytes
     monkeypatch.setattr("herd.llm.loading.available_bytes", lambda: needed - 10_000)
     monkeypatch.setattr(Checkpoint, "load", lambda self: pytest.fail("weights were loaded"))
-    monkeypatch.setattr("herd.llm.loading.start", lambda *a: pytest.fail("a child was started"))
+    monkeypatch.setattr("herd.llm.loading._start", lambda *a: pytest.fail("a child was started"))
     with pytest.raises(DoesNotFit) as caught:
         herd.load(folder, context=2048, kv="f32", engine=engine, pack=False)
     line = str(caught.value)

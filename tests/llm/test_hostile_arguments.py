@@ -6,7 +6,6 @@ import asyncio
 import fractions
 import inspect
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
+from child_model import COMMAND, fake
 from speaking import BYTES
 
 from helpers import hf_folder
@@ -24,9 +24,6 @@ from herd.engine.request import Request
 from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, SomeFailed, TimedOut, UsageError
 from herd.llm import LLM, ChatOptions, LoadKeywords, SamplingOptions, load
 from herd.text.chat import Llama4
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-from child_model import COMMAND, fake
 
 DEEP: list[Any] = []
 for _ in range(3000):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from child_model import COMMAND
 from msgspec.structs import replace
 
 from herd.engine.engine import Engine
@@ -23,9 +24,6 @@ from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageEr
 from herd.ops.contract import LowRank
 from herd.progress import silent
 from herd.text.tokenizer import StreamDecoder, Tokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from child_model import COMMAND
 
 BYTES = Tokenizer.bytes_only()
 
@@ -160,7 +158,7 @@ def test_a_killed_child_ends_every_stream_within_a_second() -> None:
 def test_a_child_ends_with_its_parent() -> None:
     script = (
         "import sys, json, os, time\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:3]]!r}\n"
         "from test_child import child, front, request\n"
         "backend = child(pass_s=0.2)\n"
         "engine = front(backend)\n"
