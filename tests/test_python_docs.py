@@ -30,7 +30,14 @@ def test_every_example_runs(
         line = PAGE[: block.start(1)].count("\n")
         exec(compile("\n" * line + block[1], "docs/python.md", "exec"), names)
     said = capsys.readouterr().out
-    for shown in ("Light(room=", "set_light {'room': ", "did you mean temperature?", "personal.card"):
+    for shown in (
+        "Light(room=",
+        "Message(role='tool', content='",
+        "set_timer {'minutes': ",
+        "set_light {'room': ",
+        "did you mean temperature?",
+        "personal.card",
+    ):
         assert shown in said, f"{shown}: an example that shows nothing"
 
 

@@ -7,7 +7,8 @@
             when they are int4
 
 Sequences share the context. The page that each further one adds is the one it has begun: so one that fills the context
-does not keep the others out. `engine.runner.Runner` takes these pools, and `memory.need` counts them before anything is taken.
+does not keep the others out. `engine.runner.Runner` takes these pools, and `memory.need` counts them before anything
+is taken.
 """
 
 import math
