@@ -52,13 +52,8 @@ def run(core: Core, orders: list[Request], rng: random.Random) -> dict[int, list
             if isinstance(event, TokenEvent):
                 out[event.number].append(event)
             else:
-<<<<<<< HEAD
                 assert not isinstance(event, EndedEvent), event
-    core.runner.room.check()
-=======
-                assert not isinstance(event, Ended), event
     core.runner.cache.check()
->>>>>>> e2f4a8f (docs: the Python API, every call with an example that runs)
     return out
 
 
