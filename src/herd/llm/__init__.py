@@ -307,7 +307,8 @@ class LLM:
         Options: see `chat`. They are checked at the call, not at the first piece. Closing the iterator ends the
         request; Ctrl-C while it computes ends it with "interrupted".
         """
-        return run(self._running(), self._requests.dialog(self._running(), messages, options))
+        engine = self._running()
+        return run(engine, self._requests.dialog(engine, messages, options))
 
     @overload
     def chat_many(
@@ -398,7 +399,8 @@ class LLM:
 
     def stream_complete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Iterator[Event]:
         """As `complete`, piece by piece; see `stream`."""
-        return run(self._running(), self._requests.text(self._running(), prompt, options))
+        engine = self._running()
+        return run(engine, self._requests.text(engine, prompt, options))
 
     @overload
     def complete_many(
