@@ -1,14 +1,21 @@
-"""The pages about the tree name all of it."""
+"""The pages name all of the tree, and commands, options and links that there are."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
+import pytest
 
 import herd
 from herd.cli.group import PIPE_CLOSED
+from herd.cli.group import herd as command_line
 from herd.errors import HerdError
 
 TESTS = Path(__file__).parent
 REPO = TESTS.parent
+PAGES = [page for page in (*REPO.glob("*.md"), *REPO.glob("docs/*.md"), TESTS / "README.md") if page.name != "log.md"]
 
 
 def rows(page: Path) -> dict[str, str]:
@@ -54,7 +61,7 @@ def test_the_index_names_every_page_and_no_other() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in (*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), TESTS / "README.md"):
+    for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.relative_to(REPO)}: {link}"
 
@@ -75,3 +82,27 @@ def test_the_readme_tells_every_exit_status() -> None:
     told = {int(status): set(re.findall(r"`([a-z_]+)`", text)) for status, text in table}
     assert {status: names for status, names in told.items() if names} == codes()
     assert told.keys() - codes().keys() == {0, PIPE_CLOSED}
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every `herd ...` of the pages, between backticks or in a block: the page, and its words."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = "\n".join(re.findall(r"```.*?\n```|^    .*$", text, re.DOTALL | re.MULTILINE))
+        lines = re.findall(r"`(herd [a-z][^`\n]*)`", text)
+        lines += re.findall(r"^(?:.*\| |    )?(herd [a-z].*)$", blocks, re.MULTILINE)
+        for part in (part for line in lines for part in re.split("   +|  #", line)[0].split("; ")):
+            yield page.name, shlex.split(part.replace("...", ""))[1:]
+
+
+@pytest.mark.parametrize(("page", "words"), list(commands()))
+def test_commands_of_the_pages_have_the_options_that_are_shown(page: str, words: list[str]) -> None:
+    context = click.Context(command_line)
+    command = command_line.get_command(context, words[0])
+    assert command is not None, f"{page}: herd {words[0]}"
+    if isinstance(command, click.Group) and len(words) > 1:
+        command = command.get_command(context, words[1])
+        assert command is not None, f"{page}: herd {' '.join(words[:2])}"
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    shown = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert shown <= known, f"{page}: herd {' '.join(words)}: {sorted(shown - known)}"

@@ -1,4 +1,4 @@
-"""docs/python.md: every example runs, in order, over a tiny model, and every public call has one."""
+"""docs/python.md and the README: every example runs, in order, over a tiny model, and every public call has one."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,23 @@ from helpers import TINY_TEXT, hf_folder
 from herd.convert import convert
 from herd.store import stored
 
-PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-BLOCKS = list(re.finditer(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+REPO = Path(__file__).parents[1]
+FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OTHERS = {
+    "LLM": "what load gives",
+    "LoadOptions": "what a load was told",
+    "Reply": "what chat gives",
+    "applies_policies": "asked by services",
+    "control_ids": "asked by services",
+    "sizes": "asked by services",
+}
+"""Names without an example, and why."""
+
+
+def blocks(page: str) -> list[str]:
+    """Examples of a page, each with as many lines before it as there are on the page."""
+    text = (REPO / page).read_text(encoding="utf-8")
+    return ["\n" * text[: found.start(1)].count("\n") + found[1] for found in FENCED.finditer(text)]
 
 
 def test_every_example_runs(
@@ -25,10 +40,10 @@ def test_every_example_runs(
     stored.import_path(hf_folder(tmp_path / "vision"), "scout")
     convert(tmp_path / "text", tmp_path / "smollm2.gguf", "f16")
     Image.new("RGB", (40, 30), "white").save(tmp_path / "cat.png")
-    names: dict[str, object] = {}
-    for block in BLOCKS:
-        line = PAGE[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], "docs/python.md", "exec"), names)
+    for page in ("README.md", "docs/python.md"):
+        names: dict[str, object] = {}
+        for block in blocks(page):
+            exec(compile(block, page, "exec"), names)
     said = capsys.readouterr().out
     for shown in (
         "Light(room=",
@@ -45,15 +60,4 @@ def test_every_example_runs(
     "name", sorted({*herd.__all__} | {name for name in vars(herd.LLM) if not name.startswith("_")})
 )
 def test_every_public_name_is_in_an_example(name: str) -> None:
-    assert re.search(rf"\.{name}\b", "".join(block[1] for block in BLOCKS)) or name in OTHERS
-
-
-OTHERS = {
-    "LLM": "what load gives",
-    "LoadOptions": "what a load was told",
-    "Reply": "what chat gives",
-    "applies_policies": "asked by services",
-    "control_ids": "asked by services",
-    "sizes": "asked by services",
-}
-"""Names without an example, and why."""
+    assert re.search(rf"\.{name}\b", "".join(blocks("docs/python.md"))) or name in OTHERS

@@ -43,7 +43,7 @@ ALIASES = {"ls": "list"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 usage, 3 not found, 4 does not fit, 5 network, 130 interrupted."""
+    """Run the command line. Returns the exit status: 0, or that of an error of `herd.errors`."""
     from herd.cli.group import run
 
     return run(argv)
