@@ -8,6 +8,7 @@
     Message, Reply                what goes in and what comes out
     ChatOptions, SamplingOptions  options of a call, as a type of keywords; and those of them that choose tokens
     LoadOptions                   what a load was told
+    call_tool, acall_tool         a call of a Python function that was given as a tool, answered
     errors                        what is raised: all of it a `herd.errors.HerdError`
 
 Importing this package loads neither numpy nor torch; names above are imported when first used.
@@ -21,15 +22,30 @@ if TYPE_CHECKING:
     from herd.events import Reply as Reply
     from herd.llm import LLM as LLM
     from herd.llm import load as load
+    from herd.llm.function_tools import acall_tool as acall_tool
+    from herd.llm.function_tools import call_tool as call_tool
     from herd.llm.keywords import ChatOptions as ChatOptions
     from herd.llm.load_options import LoadOptions as LoadOptions
     from herd.messages import Message as Message
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "ChatOptions", "LoadOptions", "Message", "Reply", "SamplingOptions", "errors", "load"]
+__all__ = [
+    "LLM",
+    "ChatOptions",
+    "LoadOptions",
+    "Message",
+    "Reply",
+    "SamplingOptions",
+    "acall_tool",
+    "call_tool",
+    "errors",
+    "load",
+]
 _LAZY = {
     "load": "herd.llm",
     "LLM": "herd.llm",
+    "acall_tool": "herd.llm.function_tools",
+    "call_tool": "herd.llm.function_tools",
     "ChatOptions": "herd.llm.keywords",
     "LoadOptions": "herd.llm.load_options",
     "Message": "herd.messages",
