@@ -62,7 +62,7 @@ def nll(runner, ids):
     return out_T
 
 
-class Kept:
+class StoredResponse:
     """Likelihoods of windows, a file each."""
 
     def __init__(self, folder, about):
@@ -174,7 +174,7 @@ def main():
                 path = Path(folder) / "f32.gguf"
                 convert.convert(source, path, "f32")
             about = f"{kind} {TYPES} {source.stat().st_size} {source.stat().st_mtime_ns}"
-            found = likelihoods(path, texts, Kept(Path(a.state or folder), about))
+            found = likelihoods(path, texts, StoredResponse(Path(a.state or folder), about))
             for row in rows(kind, found):
                 missed.append(told(row))
                 if a.json:

@@ -19,7 +19,7 @@ from herd.errors import NotFound
 from herd.events import TextEvent
 from herd.llm import AsyncStream
 from herd.server.app import create_app
-from herd.server.catalogue import Listed
+from herd.server.catalogue import CatalogueEntry
 from herd.server.http.connection import uvicorn_options
 from herd.server.keys import Key, Keyring, digest_of
 from herd.server.limits import Limits
@@ -39,10 +39,10 @@ class OneModel:
 
     profiles = Profiles(Path("/nowhere/profiles.json"))
 
-    def names(self) -> dict[str, Listed]:
-        return {NAME: Listed(NAME, Path("/nowhere"), digest="", size_bytes=0, added_s=0.0)}
+    def names(self) -> dict[str, CatalogueEntry]:
+        return {NAME: CatalogueEntry(NAME, Path("/nowhere"), digest="", size_bytes=0, added_s=0.0)}
 
-    def find(self, name: str) -> Listed:
+    def find(self, name: str) -> CatalogueEntry:
         if name != NAME:
             raise NotFound(f"model: got {name!r}, expected {NAME}")
         return self.names()[name]

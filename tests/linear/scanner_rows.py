@@ -39,7 +39,7 @@ from herd.server.ollama.common import keep_alive_of
 from herd.server.openai.turns import arguments_of
 from herd.server.requests import sizes
 from herd.server.requests.fields import told
-from herd.server.response_store import Items, Kept, ResponseStore
+from herd.server.response_store import Items, ResponseStore, StoredResponse
 from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, splits, tokenizer_json
 from herd.text.calls import CallParser
@@ -498,7 +498,7 @@ def _keep(count: int) -> None:
     store, key, items = ResponseStore(1 << 40, 1 << 40, 1 << 40), Key("a"), None
     for i in range(count):
         items = Items(items, [{"type": "message"}])
-        store.keep(key, Kept({"id": str(i), "status": "completed"}, items))
+        store.keep(key, StoredResponse({"id": str(i), "status": "completed"}, items))
     if items is not None:
         items.all()
 

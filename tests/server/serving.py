@@ -15,7 +15,7 @@ from herd.engine.fake import FakeModel
 from herd.errors import NotFound
 from herd.llm import LLM
 from herd.server.app import create_app
-from herd.server.catalogue import Listed
+from herd.server.catalogue import CatalogueEntry
 from herd.server.http.connection import uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
@@ -40,16 +40,18 @@ class FakeCatalogue:
         self._names = names
         self.profiles = Profiles(folder / "profiles.json")
 
-    def names(self) -> dict[str, Listed]:
-        found = {n: Listed(n, Path("/nowhere") / n, digest="d" * 64, size_bytes=1, added_s=1e9) for n in self._names}
+    def names(self) -> dict[str, CatalogueEntry]:
+        found = {
+            n: CatalogueEntry(n, Path("/nowhere") / n, digest="d" * 64, size_bytes=1, added_s=1e9) for n in self._names
+        }
         for name, profile in self.profiles.read().items():
             base = found[profile.base]
-            found[name] = Listed(
+            found[name] = CatalogueEntry(
                 name, base.path, digest=base.digest, size_bytes=1, added_s=1e9, base=base.name, profile=profile
             )
         return found
 
-    def find(self, name: str) -> Listed:
+    def find(self, name: str) -> CatalogueEntry:
         for tried in (name, name.removesuffix(":latest")):
             if tried in self.names():
                 return self.names()[tried]

@@ -25,7 +25,7 @@ from herd.errors import NotFound, Unsupported, UsageError
 from herd.event_stream import EventStream
 from herd.events import Event, TextEvent
 from herd.server.app import ROUTES
-from herd.server.catalogue import Registered, StoreCatalogue
+from herd.server.catalogue import RegisteredModel, StoreCatalogue
 from herd.server.keys import Key, Keyring, digest_of
 from herd.server.log import Log
 from herd.server.models import FOREVER, Models
@@ -50,7 +50,7 @@ def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off"
     """A service whose catalogue holds these, and no file."""
     catalogue = StoreCatalogue(aliases={"alias": models[0].name})
     for model in models:
-        catalogue.register(model.name, Registered(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
+        catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
     log = Log("off")
     held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
     return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None))
@@ -235,7 +235,7 @@ def test_what_a_model_lacks_is_refused_by_name_and_with_that_alone_it_answers(
     needed = dict.fromkeys({capability, *ALSO.get(path, ())}, True)
     able = DoesAll(name=f"able{number}", capabilities=Capabilities(**needed))
     for model in (lacking, able):
-        shared.catalogue.register(model.name, Registered(lambda model=model: model))  # type: ignore[misc]
+        shared.catalogue.register(model.name, RegisteredModel(lambda model=model: model))  # type: ignore[misc]
     reply = shared.client.post(path, json={"model": lacking.name, **body})
     assert reply.status_code == (400 if capability == "images" else 501)
     assert f"{lacking.name} cannot {CANNOT[capability]}" in reply.text
@@ -512,7 +512,7 @@ def test_a_row_without_files_is_found_loaded_let_go_of_and_made_again(client: Ca
     service = service_of(OnlyChats())
     catalogue = service.models.catalogue
     assert isinstance(catalogue, StoreCatalogue)
-    catalogue.register("host", Registered(load, Capabilities(images=True), context=77))
+    catalogue.register("host", RegisteredModel(load, Capabilities(images=True), context=77))
     with client_of(service) as asked:
         row = asked.get("/v1/models/host").json()
         assert (row["loaded"], row["max_model_len"], row["capabilities"]["images"]) == (False, 77, True)
@@ -553,10 +553,10 @@ def test_other_names_and_profiles_of_a_row_without_files(client: Callable[..., h
 
 def test_a_name_is_registered_once_and_only_if_it_is_one() -> None:
     catalogue = StoreCatalogue(aliases={"known": "fake"})
-    catalogue.register("fake", Registered(OnlyChats))
+    catalogue.register("fake", RegisteredModel(OnlyChats))
     for name in ("fake", "known", "../up", ""):
         with pytest.raises(UsageError):
-            catalogue.register(name, Registered(OnlyChats))
+            catalogue.register(name, RegisteredModel(OnlyChats))
     with pytest.raises(NotFound, match="fake"):
         catalogue.find("fakes")
     assert catalogue.about("fake") is None
@@ -574,7 +574,7 @@ def test_a_row_that_cannot_be_made_says_why_and_is_tried_again() -> None:
     service = service_of(OnlyChats("a", "other"))
     catalogue = service.models.catalogue
     assert isinstance(catalogue, StoreCatalogue)
-    catalogue.register("host", Registered(load))
+    catalogue.register("host", RegisteredModel(load))
     with running(service) as address, httpx.Client(base_url=address) as asked:
         first = asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS})
         assert (first.status_code, first.json()["error"]["message"]) == (400, "no key for that host")

@@ -14,7 +14,7 @@ from herd.server.keys import Bucket, Key, Keyring, digest_of, plain_key, read_ke
 from herd.server.limits import Limits
 from herd.server.log import Log
 from herd.server.requests.generate_request import GenerateRequest
-from herd.server.response_store import Items, Kept
+from herd.server.response_store import Items, StoredResponse
 from herd.server.run import reload_keys
 from herd.server.service import Caller
 
@@ -147,7 +147,7 @@ def test_a_reload_says_in_the_log_what_it_did(tmp_path: Path) -> None:
     log = Log("json", out)
     service = fake_service(tmp_path, keys=(plain_key(SECRET, "a"),), log=log)
     service.responses.keep(
-        service.keyring.find("", SECRET), Kept({"id": "resp_1", "status": "completed"}, Items(None, []))
+        service.keyring.find("", SECRET), StoredResponse({"id": "resp_1", "status": "completed"}, Items(None, []))
     )
     entry = '[[key]]\nname = "{}"\nsecret = "{}"\n'
     for wrong in ("", "[[key]", entry.format("b", "short"), entry.format("a", SECRET) + "[[key]]\nname = 3\n"):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from herd.server.log import Libraries, Log
+from herd.server.log import LibraryLogHandler, Log
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def logger() -> logging.Logger:
 def test_a_librarys_message_is_a_line_without_the_text_of_its_error(logger: logging.Logger) -> None:
     out = io.StringIO()
     log = Log("json", out)
-    logger.addHandler(Libraries(log))
+    logger.addHandler(LibraryLogHandler(log))
     logger.info("nobody need know")
     logger.warning("slow: %s", "reader\nits prompt was a-canary")
     try:
@@ -40,7 +40,7 @@ def test_a_librarys_message_is_a_line_without_the_text_of_its_error(logger: logg
 def test_a_cancelled_task_is_no_news(logger: logging.Logger) -> None:
     out = io.StringIO()
     log = Log("text", out)
-    logger.addHandler(Libraries(log))
+    logger.addHandler(LibraryLogHandler(log))
     try:
         raise asyncio.CancelledError
     except asyncio.CancelledError:

@@ -15,7 +15,7 @@ from serving import client_of, fake_service
 from herd.errors import EngineDied
 from herd.llm import LLM
 from herd.server.openai import responses
-from herd.server.response_store import Kept
+from herd.server.response_store import StoredResponse
 from herd.server.service import ReplyInProgress, Service
 
 BODY: dict[str, Any] = {"model": "fake", "input": "Hi", "max_output_tokens": 200}
@@ -34,7 +34,7 @@ class Slow:
         return 65
 
 
-def only(service: Service) -> Kept:
+def only(service: Service) -> StoredResponse:
     """The response that is kept, once it is."""
     return eventually(lambda: next(iter(next(iter(service.responses._keys.values())).kept.values())))
 

@@ -16,14 +16,14 @@ from herd.errors import NotFound, TooLarge
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
 from herd.server.openai import responses
-from herd.server.response_store import Items, Kept, ResponseStore
+from herd.server.response_store import Items, ResponseStore, StoredResponse
 
 A, B = Key("a"), Key("b")
 
 
-def _kept(number: int, size: int, before: Items | None = None) -> Kept:
+def _kept(number: int, size: int, before: Items | None = None) -> StoredResponse:
     body = {"id": f"resp_{number}", "status": "in_progress"}
-    return Kept(body, Items(before, [{"role": "user", "content": "x" * size}]))
+    return StoredResponse(body, Items(before, [{"role": "user", "content": "x" * size}]))
 
 
 def _counted(store: ResponseStore, key: Key) -> int:
@@ -82,7 +82,7 @@ def test_what_can_never_be_kept_is_refused_with_what_to_do() -> None:
 
 def test_counts_are_right_after_any_history() -> None:
     drawn = random.Random(5)
-    store, alive = ResponseStore(20, 400_000, 600_000), {A: list[Kept](), B: list[Kept]()}
+    store, alive = ResponseStore(20, 400_000, 600_000), {A: list[StoredResponse](), B: list[StoredResponse]()}
     for i in range(2000):
         key = drawn.choice([A, B])
         held = [k for k in alive[key] if k.id in store._keys[key.name].kept] if alive[key] else []
@@ -218,8 +218,8 @@ def test_a_long_dialog_is_read_beside_the_loop_and_held_as_if_it_had_come(
 
 
 def test_what_is_not_stored_keeps_none_of_its_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Kept] = []
-    monkeypatch.setattr(responses, "Kept", lambda *given: made.append(Kept(*given)) or made[-1])
+    made: list[StoredResponse] = []
+    monkeypatch.setattr(responses, "StoredResponse", lambda *given: made.append(StoredResponse(*given)) or made[-1])
     with client_of(fake_service(tmp_path)) as client:
         body = {"model": "fake", "input": "a" * 1000, "store": False, "stream": True}
         client.post("/v1/responses", json=body).raise_for_status()

@@ -40,10 +40,10 @@ class Catalogue(Protocol):
     profiles: Profiles
     """Models made of another one and settings."""
 
-    def names(self) -> dict[str, "Listed"]:
+    def names(self) -> dict[str, "CatalogueEntry"]:
         """All models, sorted by name."""
 
-    def find(self, name: str) -> "Listed":
+    def find(self, name: str) -> "CatalogueEntry":
         """A model by its name, with or without `:latest`. Raises NotFound with the nearest names."""
 
     def about(self, name: str) -> About | None:
@@ -51,7 +51,7 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredModel:
     """A model that is not a file on this machine."""
 
     load: Callable[[], ChatModel]
@@ -64,7 +64,7 @@ class Registered:
     """Unix time."""
 
 
-class Listed:
+class CatalogueEntry:
     """A model that clients can ask for."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Listed:
         added_s: float,
         base: str = "",
         profile: Profile | None = None,
-        registered: Registered | None = None,
+        registered: RegisteredModel | None = None,
     ) -> None:
         self.name = name
         """The name by which clients call it."""
@@ -114,10 +114,10 @@ class StoreCatalogue:
         self._told: set[str] = set()
         self._broken: dict[str, str] = {}
         """Why models are left out, by name."""
-        self._registered: dict[str, Registered] = {}
-        self._last: tuple[Mapping[str, ModelEntry], Mapping[str, Profile], dict[str, Listed]] | None = None
+        self._registered: dict[str, RegisteredModel] = {}
+        self._last: tuple[Mapping[str, ModelEntry], Mapping[str, Profile], dict[str, CatalogueEntry]] | None = None
 
-    def register(self, name: str, model: Registered) -> None:
+    def register(self, name: str, model: RegisteredModel) -> None:
         """Add a model that is not a file. Raises UsageError for a bad name, or one that a model has already."""
         registry.check_name(name)
         if name in self.names() or name in self._aliases:
@@ -125,7 +125,7 @@ class StoreCatalogue:
         self._registered[name] = model
         self._last = None
 
-    def names(self) -> dict[str, Listed]:
+    def names(self) -> dict[str, CatalogueEntry]:
         """See Catalogue."""
         self._broken = {}
         entries = self._read("models.json", lambda: (registry.read().models, registry.read().broken))
@@ -163,7 +163,7 @@ class StoreCatalogue:
             self._told.add(line)
             self._tell(line)
 
-    def find(self, name: str) -> Listed:
+    def find(self, name: str) -> CatalogueEntry:
         """See Catalogue."""
         known = self.names()
         for tried in (name, name.removesuffix(LATEST)):
@@ -184,8 +184,8 @@ def _described(path: str, digest: str) -> About:
     return describe(path)
 
 
-def _of_store(name: str, version: Version) -> Listed:
-    return Listed(
+def _of_store(name: str, version: Version) -> CatalogueEntry:
+    return CatalogueEntry(
         name,
         version.location,
         digest=version.digest or version.id,
@@ -194,8 +194,8 @@ def _of_store(name: str, version: Version) -> Listed:
     )
 
 
-def _derived(name: str, profile: Profile, base: Listed) -> Listed:
-    return Listed(
+def _derived(name: str, profile: Profile, base: CatalogueEntry) -> CatalogueEntry:
+    return CatalogueEntry(
         name,
         base.path,
         digest=base.digest,
@@ -207,17 +207,17 @@ def _derived(name: str, profile: Profile, base: Listed) -> Listed:
     )
 
 
-def _of_registered(name: str, model: Registered) -> Listed:
-    return Listed(name, None, digest="", size_bytes=0, added_s=model.added_s, registered=model)
+def _of_registered(name: str, model: RegisteredModel) -> CatalogueEntry:
+    return CatalogueEntry(name, None, digest="", size_bytes=0, added_s=model.added_s, registered=model)
 
 
-def _of_path(name: str, path: Path) -> Listed:
+def _of_path(name: str, path: Path) -> CatalogueEntry:
     try:
         files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()] if path.is_dir() else []
         stats = [file.stat() for file in files]
     except OSError:  # what became of it is told by who loads it
         stats = []
-    return Listed(
+    return CatalogueEntry(
         name,
         path,
         digest="",

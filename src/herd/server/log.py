@@ -92,7 +92,7 @@ class Log:
                 self.dropped += 1
 
 
-class Libraries(logging.Handler):
+class LibraryLogHandler(logging.Handler):
     """A logging handler that turns messages of libraries into lines of a Log: the message's first line and the error's
     kind. Their own form would show the error's text, which may quote a request."""
 

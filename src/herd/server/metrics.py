@@ -64,7 +64,7 @@ class Metrics:
             "herd_policy_decisions", "What policies decided.", ("layer", "decision"), registry=registry
         )
 
-        self.registry.register(_Asked(self, loaded, log))
+        self.registry.register(_CounterCollector(self, loaded, log))
 
     def name_of(self, model: str) -> str:
         """The label of a model: its name, as long as there are not too many of them."""
@@ -82,7 +82,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class _Asked(Collector):
+class _CounterCollector(Collector):
     """Collects the counters that models and the log keep, at each scrape."""
 
     def __init__(self, metrics: Metrics, loaded: Callable[[], Iterable[ChatModel]], log: Log | None) -> None:

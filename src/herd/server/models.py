@@ -16,7 +16,7 @@ from typing import Literal
 
 from herd.chat_model import ChatModel
 from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
-from herd.server.catalogue import Catalogue, Listed
+from herd.server.catalogue import Catalogue, CatalogueEntry
 from herd.server.http.error_bodies import of_machine, words_of
 from herd.server.log import Log
 
@@ -186,7 +186,7 @@ class Models:
         what = str(error) if isinstance(error, HerdError) else type(error).__name__
         return why or EngineDied(f"{name} could not be loaded: {what}")
 
-    def _load_of(self, listed: Listed) -> Callable[[], ChatModel]:
+    def _load_of(self, listed: CatalogueEntry) -> Callable[[], ChatModel]:
         """The function that loads an entry of the catalogue."""
         return partial(self._load, str(listed.path)) if listed.registered is None else listed.registered.load
 

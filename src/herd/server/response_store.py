@@ -54,7 +54,7 @@ class Items:
         return [item for link in reversed([*self.chain()]) for item in msgspec.json.decode(link._own)]
 
 
-class Kept:
+class StoredResponse:
     """A stored response: its body as clients see it, and the items that led to it and came of it."""
 
     def __init__(self, body: dict[str, Any], items: Items) -> None:
@@ -90,16 +90,16 @@ class Kept:
         return len(self.json) + OVERHEAD_BYTES
 
 
-class _Mine:
+class _KeyResponses:
     """The responses that one key keeps."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[str, Kept] = OrderedDict()
+        self.kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self.counted: dict[str, tuple[int, Items]] = {}
         """Id -> the size and the items that it was counted with."""
         self.size_bytes = 0
 
-    def count(self, kept: Kept) -> None:
+    def count(self, kept: StoredResponse) -> None:
         """Count a response that is new or has changed."""
         before = self.counted.get(kept.id)
         self.counted[kept.id] = kept.size_bytes, kept.items
@@ -108,7 +108,7 @@ class _Mine:
         if before is not None:
             self._let_go(*before)
 
-    def forget(self, response_id: str) -> Kept:
+    def forget(self, response_id: str) -> StoredResponse:
         """Remove a response; returns it."""
         self._let_go(*self.counted.pop(response_id))
         return self.kept.pop(response_id)
@@ -143,31 +143,31 @@ class ResponseStore:
 
     def __init__(self, most: int, key_bytes: int, all_bytes: int) -> None:
         self._most, self._key_bytes, self._all_bytes = most, min(key_bytes, all_bytes), all_bytes
-        self._keys: dict[str, _Mine] = {}
+        self._keys: dict[str, _KeyResponses] = {}
 
     @property
     def size_bytes(self) -> int:
         """Size of the responses of all keys."""
         return sum(mine.size_bytes for mine in self._keys.values())
 
-    def check(self, kept: Kept) -> None:
+    def check(self, kept: StoredResponse) -> None:
         """Raise TooLarge for a response that can never be kept."""
         size = kept.size_bytes + kept.items.whole_bytes
         if size > self._key_bytes:
             do = 'send "store": false, or begin a new dialog'
             fail(TooLarge, "a stored response", got=f"{size} bytes", expected=f"at most {self._key_bytes}", do=do)
 
-    def keep(self, key: Key, kept: Kept) -> None:
+    def keep(self, key: Key, kept: StoredResponse) -> None:
         """Store a response; for a key that is gone nothing is stored. Raises TooLarge."""
         self.check(kept)
         if key.gone:
             return
-        mine = self._keys.setdefault(key.name, _Mine())
+        mine = self._keys.setdefault(key.name, _KeyResponses())
         mine.kept[kept.id] = kept
         mine.count(kept)
         self._make_room(mine, kept)
 
-    def changed(self, key: Key, kept: Kept) -> None:
+    def changed(self, key: Key, kept: StoredResponse) -> None:
         """Count a response anew after a change; nothing happens when it is not stored. Raises TooLarge, and it is
         removed then."""
         mine = self._keys.get(key.name)
@@ -181,7 +181,7 @@ class ResponseStore:
         mine.count(kept)
         self._make_room(mine, kept)
 
-    def find(self, key: Key, response_id: str) -> Kept:
+    def find(self, key: Key, response_id: str) -> StoredResponse:
         """A response of this key. Raises NotFound."""
         mine = self._keys.get(key.name)
         found = None if mine is None else mine.kept.get(response_id)
@@ -196,7 +196,7 @@ class ResponseStore:
 
     def forget(self, name: str) -> None:
         """Remove all responses of a key that is gone: another key of the same name must not see them."""
-        for response_id in [*self._keys.get(name, _Mine()).kept]:
+        for response_id in [*self._keys.get(name, _KeyResponses()).kept]:
             self._keys[name].end(response_id)
         self._keys.pop(name, None)
 
@@ -204,7 +204,7 @@ class ResponseStore:
         """Number of responses of all keys."""
         return sum(len(mine.kept) for mine in self._keys.values())
 
-    def _make_room(self, mine: _Mine, new: Kept) -> None:
+    def _make_room(self, mine: _KeyResponses, new: StoredResponse) -> None:
         """Remove the oldest other responses until all limits hold."""
         while len(mine.kept) > self._most or mine.size_bytes > self._key_bytes:
             mine.end(_oldest(mine, new))
@@ -213,9 +213,9 @@ class ResponseStore:
             largest.end(_oldest(largest, new))
 
 
-def _oldest(mine: _Mine, but: Kept) -> str:
+def _oldest(mine: _KeyResponses, but: StoredResponse) -> str:
     return next(response_id for response_id in mine.kept if response_id != but.id)
 
 
-def _size_of(mine: _Mine) -> int:
+def _size_of(mine: _KeyResponses) -> int:
     return mine.size_bytes

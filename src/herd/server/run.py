@@ -25,17 +25,17 @@ from herd.policies import Policy
 from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
-from herd.server.catalogue import Registered, StoreCatalogue
+from herd.server.catalogue import RegisteredModel, StoreCatalogue
 from herd.server.http.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.loading import FileLoader
-from herd.server.log import Libraries, Log
+from herd.server.log import LibraryLogHandler, Log
 from herd.server.models import Models
 from herd.server.options import ServerOptions
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.service import Caller, PolicyFor, Service
 
-NONE: Mapping[str, Registered] = {}
+NONE: Mapping[str, RegisteredModel] = {}
 QUEUE = 2048
 """Connections that wait in the system to be accepted. uvicorn would accept as many in one turn of its event loop."""
 SWITCH_S = 0.0005
@@ -51,7 +51,7 @@ SAID_S = 10.0
 """The same, while there is an error to tell."""
 
 
-def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str, Registered] = NONE) -> Service:
+def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str, RegisteredModel] = NONE) -> Service:
     """The service that these options describe. load: path of a model -> the loaded one. registered: models that are not
     files, by name."""
     log = Log(options.log)
@@ -99,7 +99,7 @@ def serve(
     load: FileLoader,
     say: Callable[[str], None],
     read_keys: ReadKeys | None = None,
-    registered: Mapping[str, Registered] = NONE,
+    registered: Mapping[str, RegisteredModel] = NONE,
 ) -> None:
     """Serve until a signal ends it. say: gets the lines for people. read_keys: called at SIGHUP. registered: models
     that are not files, by the names that clients use.
@@ -122,7 +122,7 @@ def serve(
         timeout_graceful_shutdown=options.limits.drain_s,
         **uvicorn_options(options.limits, service.keyring),
     )
-    logging.getLogger().addHandler(Libraries(service.log))
+    logging.getLogger().addHandler(LibraryLogHandler(service.log))
     server = Server(config, service, read_keys)
     for line in greeting(service, sockets):
         with contextlib.suppress(OSError):  # whoever started it may not read what it says

@@ -33,14 +33,14 @@ from herd.server.requests.admission import Admission, InFlight, Spending
 from herd.server.requests.fields import within
 from herd.server.requests.generate_request import (
     GenerateRequest,
-    asked_of,
     check_able,
     check_ids,
     most_tokens,
     prompt_of,
+    start_stream,
 )
 from herd.server.requests.media import Images
-from herd.server.requests.policed import past
+from herd.server.requests.policed import checked_texts
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
 from herd.server.response_store import ResponseStore
 
@@ -52,7 +52,7 @@ PolicyFor = Callable[["Caller", "GenerateRequest"], Policy | None]
 """A fresh policy for one request, or None for none."""
 
 
-class Embedded(NamedTuple):
+class Embeddings(NamedTuple):
     """The result of `embed`. vectors: [n, D], of unit length. notes: of the policy, about the texts."""
 
     vectors: npt.NDArray[np.float32]
@@ -142,7 +142,7 @@ class Service:
                 await self.compute(caller, lambda: check_ids(model, ids))
             stream = self._stream(model, caller, ask)
             stack.push_async_callback(stream.aclose)
-            async with while_there(caller.request):
+            async with until_disconnect(caller.request):
                 await self._prepare(caller, model, ask, stream, num_images)
                 spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                 stack.callback(spending.settle)
@@ -154,7 +154,7 @@ class Service:
 
     async def embed(
         self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None
-    ) -> "Embedded":
+    ) -> "Embeddings":
         """Vectors of texts, checked by the caller's policy. Raises Withheld, and what loading and embedding raise."""
         self.refuse_when_stopping()
         within("model", len(name), self.limits.name_bytes)
@@ -165,18 +165,18 @@ class Service:
             needs = prompt_bytes(model, await self.text_size(caller, texts))
             caller.admission.made.hold(needs + vectors_bytes(model, len(texts)))
             policy = self.policies(caller, GenerateRequest(model=name, prompt=""))
-            shown, notes, refusal = await self.compute(caller, lambda: past(policy, texts), size)
+            shown, notes, refusal = await self.compute(caller, lambda: checked_texts(policy, texts), size)
             self.count_notes(notes)
             if refusal is not None:
                 raise Withheld(refusal)
             tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
             key = caller.key
-            async with while_there(caller.request):
+            async with until_disconnect(caller.request):
                 vectors = await model.aembed(
                     shown, client=f"{key.name}/", tenant=self.lane_of(caller), priority=key.priority
                 )
-            return Embedded(vectors, tokens, notes)
+            return Embeddings(vectors, tokens, notes)
 
     def count_notes(self, notes: Sequence[Note]) -> None:
         """Add a policy's decisions about one text to the counters."""
@@ -219,7 +219,7 @@ class Service:
         model: ChatModel,
         messages: Sequence[Mapping[str, Any]],
         images: Images,
-        make: "OfDialog[T]",
+        make: "DialogMethod[T]",
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> T:
         """The result of `make`, a method of the model (tokenize, count), for a dialog. Raises what reading it raises,
@@ -330,18 +330,18 @@ class Service:
             "n": ask.n,
         }
         if policy is None or model.applies_policies:
-            return asked_of(model, ask, {**whose, "policy": policy})
+            return start_stream(model, ask, {**whose, "policy": policy})
         return GatedStream(
             policy,
             lambda: prompt_of(model, ask),
-            lambda shown: asked_of(model, ask, whose, shown),
+            lambda shown: start_stream(model, ask, whose, shown),
             owner=self.lane_of(caller),
             answers=ask.n,
             is_text=ask.prompt is not None,
         )
 
 
-class OfDialog(Protocol[Out]):
+class DialogMethod(Protocol[Out]):
     """What a model's `tokenize` and `count` have in common, as a type."""
 
     def __call__(
@@ -351,7 +351,7 @@ class OfDialog(Protocol[Out]):
 
 
 @asynccontextmanager
-async def while_there(request: Request | None) -> AsyncIterator[None]:
+async def until_disconnect(request: Request | None) -> AsyncIterator[None]:
     """A context for work on a request whose body has been read: it ends, with Interrupted, when the client goes
     away."""
     if request is None:
@@ -439,7 +439,7 @@ class ReplyInProgress:
         with Interrupted."""
         found: dict[int, Reply] = {}
         try:
-            async with while_there(request):
+            async with until_disconnect(request):
                 async for event in self.events():
                     if isinstance(event, DoneEvent):
                         found[event.index] = event.reply

@@ -15,7 +15,7 @@ import pytest
 from herd.errors import UsageError
 from herd.server.http import accepting
 from herd.server.http.accepting import HANDED, LOOKS, UNHEARD_TURNS, Acceptor, Arrival
-from herd.server.http.crowd import Crowd, Does
+from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.event_loop import new_event_loop
 from herd.server.run import bind
 
@@ -33,7 +33,9 @@ class Heard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self.arrival is not None and isinstance(transport, asyncio.Transport)
-        assert self.arrival.is_gone or self._place.crowd.does(self.arrival) is self.arrival.does, "its place is kept"
+        assert self.arrival.is_gone or self._place.crowd.state_of(self.arrival) is self.arrival.state, (
+            "its place is kept"
+        )
         self.left_s = self.arrival.take()
         self.peer = self.owner = self.arrival.peer
         self._transport = transport
@@ -41,12 +43,12 @@ class Heard(asyncio.Protocol):
         if self.left_s is None:
             self.cut()
         else:
-            self._place.crowd.move(self, self.arrival.does)
+            self._place.crowd.move(self, self.arrival.state)
 
     def data_received(self, data: bytes) -> None:
         self._place.heard.append(data)
         if self._place.crowd.admit(self):
-            self._place.crowd.move(self, Does.WORKS)
+            self._place.crowd.move(self, ConnectionState.WORKS)
         else:
             self._transport.write(NO_PLACE)
             self._transport.close()
@@ -157,7 +159,7 @@ def test_who_sends_nothing_is_no_connection_and_is_cut_at_the_time_out() -> None
             silent = [place.come(address) for _ in range(20)]
             late = place.come(address)
             await turns_until(lambda: len(place.crowd) == 21)
-            assert place.crowd.count(Does.HEAD) == 21, "it is counted all the same"
+            assert place.crowd.count(ConnectionState.HEAD) == 21, "it is counted all the same"
             late.sendall(b"late")
             await turns_until(lambda: place.heard == [b"late"])
             left_s = place.made[0].left_s
@@ -202,7 +204,7 @@ def test_places_are_counted_and_who_loses_its_own_is_told_if_it_has_sent_somethi
             told = [asyncio.create_task(end_of(client)) for client in clients]
             busiest = place.crowd.busiest
             await turns_until(lambda: sum(task.done() for task in (*ended, *told)) == 200 - busiest, bounded)
-            assert place.crowd.count(Does.WORKS) == busiest
+            assert place.crowd.count(ConnectionState.WORKS) == busiest
             assert {task.result() for task in told if task.done()} == {NO_PLACE}
             for task in (*ended, *told):
                 task.cancel()

@@ -20,7 +20,7 @@ import pytest
 from serving import client_of, fake_service, running
 
 from herd.server.http.connection import Connection
-from herd.server.http.crowd import Crowd, Does
+from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.framing import Framing
 from herd.server.http.turns import STARTS, Turns
 from herd.server.keys import Key, digest_of, plain_key
@@ -48,7 +48,7 @@ class Fake:
         self.end = "gave way"
 
 
-def crowd_of(most: int, **members: tuple[Does, Fake]) -> Crowd:
+def crowd_of(most: int, **members: tuple[ConnectionState, Fake]) -> Crowd:
     crowd = Crowd(most, 8)
     for does, fake in members.values():
         crowd.move(fake, does)
@@ -59,11 +59,11 @@ def test_what_lingers_goes_first_then_what_is_idle_longest_then_heads() -> None:
     fakes = {name: Fake() for name in ("works", "head", "idle", "later", "lingers")}
     crowd = crowd_of(
         5,
-        works=(Does.WORKS, fakes["works"]),
-        head=(Does.HEAD, fakes["head"]),
-        idle=(Does.IDLE, fakes["idle"]),
-        later=(Does.IDLE, fakes["later"]),
-        lingers=(Does.LINGERS, fakes["lingers"]),
+        works=(ConnectionState.WORKS, fakes["works"]),
+        head=(ConnectionState.HEAD, fakes["head"]),
+        idle=(ConnectionState.IDLE, fakes["idle"]),
+        later=(ConnectionState.IDLE, fakes["later"]),
+        lingers=(ConnectionState.LINGERS, fakes["lingers"]),
     )
     for gone in ("lingers", "idle", "later", "head"):
         assert crowd.make_room(1) == 1
@@ -76,7 +76,7 @@ def test_a_peer_that_has_most_loses_first() -> None:
     crowd = Crowd(100, 8)
     alone, many = Fake(peer="alone"), [Fake(peer="many") for _ in range(5)]
     for fake in (alone, *many):
-        crowd.move(fake, Does.IDLE)
+        crowd.move(fake, ConnectionState.IDLE)
     assert crowd.make_room(4) == 4
     assert [fake.end for fake in many] == ["cut"] * 4 + [""] and not alone.end
 
@@ -86,11 +86,11 @@ def test_the_slowest_upload_of_who_has_most_gives_way() -> None:
     mine = Fake(owner="mine", rate=1.0)
     theirs = [Fake(owner="theirs", rate=rate) for rate in (9.0, 3.0, 5.0)]
     for fake in (mine, *theirs):
-        crowd.move(fake, Does.UPLOADS)
+        crowd.move(fake, ConnectionState.UPLOADS)
     for _ in range(3):
-        crowd.move(Fake(), Does.WORKS)
+        crowd.move(Fake(), ConnectionState.WORKS)
     newcomer = Fake()
-    crowd.move(newcomer, Does.IDLE)
+    crowd.move(newcomer, ConnectionState.IDLE)
     assert crowd.admit(newcomer)
     assert [fake.end for fake in theirs] == ["", "gave way", ""] and not mine.end
 
@@ -105,7 +105,7 @@ def test_requests_under_way_leave_a_share_and_are_never_ended() -> None:
     working = [Fake() for _ in range(14)]
     for fake in working:
         assert crowd.admit(fake)
-        crowd.move(fake, Does.WORKS)
+        crowd.move(fake, ConnectionState.WORKS)
     assert not crowd.admit(Fake())
     assert not any(fake.end for fake in working)
 
@@ -116,21 +116,21 @@ def test_any_course_of_things_keeps_the_count() -> None:
     for _ in range(5000):
         if rng.random() < 0.5:
             new = Fake(rng.randrange(3), rng.randrange(3), rng.random())
-            crowd.move(new, Does.IDLE)
+            crowd.move(new, ConnectionState.IDLE)
             if crowd.make_room_for(new):
                 here.append(new)
             else:
                 crowd.leave(new)
         elif here:
-            one, does = rng.choice(here), rng.choice([*Does, None])
+            one, does = rng.choice(here), rng.choice([*ConnectionState, None])
             if does is None:
                 crowd.leave(one)
                 here.remove(one)
-            elif (does not in (Does.UPLOADS, Does.WORKS) or crowd.admit(one)) and not one.end:
+            elif (does not in (ConnectionState.UPLOADS, ConnectionState.WORKS) or crowd.admit(one)) and not one.end:
                 crowd.move(one, does)
         here = [fake for fake in here if not fake.end]
-        assert len(crowd) == len(here) == sum(crowd.count(does) for does in Does) <= 20
-        assert crowd.count(Does.UPLOADS) + crowd.count(Does.WORKS) <= crowd.busiest
+        assert len(crowd) == len(here) == sum(crowd.count(does) for does in ConnectionState) <= 20
+        assert crowd.count(ConnectionState.UPLOADS) + crowd.count(ConnectionState.WORKS) <= crowd.busiest
 
 
 # -- whose turn it is ----------------------------------------------------------------------------------------------

@@ -461,13 +461,13 @@ def test_values_that_cannot_fit_are_refused_before_they_are_made_tokens(
     llm = LLM(TINY, FakeModel(lambda ids: 65, context=1000), words, chat(words))
     monkeypatch.setattr(llm.tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
     tools = [{"name": "t", "parameters": MANY[what]}]
-    past = [
+    checked_texts = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "", "tool_calls": [{"name": "t", "arguments": MANY[what]}]},
     ]
     asks: list[Callable[[], Any]] = [
-        lambda: llm.chat(past),
-        lambda: llm.tokenize(past, fits=True),
+        lambda: llm.chat(checked_texts),
+        lambda: llm.tokenize(checked_texts, fits=True),
         lambda: llm.chat("Hi", tools=tools),
         lambda: llm.tokenize([{"role": "user", "content": "Hi"}], tools=tools, fits=True),
     ]

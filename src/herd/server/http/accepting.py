@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol, cast
 
-from herd.server.http.crowd import Crowd, Does
+from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.error_bodies import NO_FILES
 
 TAKEN = 64
@@ -46,7 +46,7 @@ class Loop(Protocol):
 
 class Taker(Protocol):
     """An asyncio.Protocol that takes over the place of an Arrival: it calls `arrival.take` when its connection is made,
-    then does what `arrival.does` says."""
+    then moves to the state `arrival.state`."""
 
     arrival: "Arrival | None"
 
@@ -65,9 +65,9 @@ class Arrival:
         self.is_gone = False
 
     @property
-    def does(self) -> Does:
+    def state(self) -> ConnectionState:
         """The state that it takes over as a connection, until that handles what has been sent."""
-        return Does.OPENS if self.has_sent else Does.HEAD
+        return ConnectionState.OPENS if self.has_sent else ConnectionState.HEAD
 
     def rate(self) -> float:
         """Zero: it sends no body."""
@@ -239,7 +239,7 @@ class Acceptor(asyncio.AbstractServer):
         fd = arrival.socket.fileno()
         self._silent[fd] = arrival
         self._room.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
-        self._crowd.move(arrival, Does.HEAD)
+        self._crowd.move(arrival, ConnectionState.HEAD)
         if not self._crowd.make_room_for(arrival):
             del self._silent[fd]
             self._make_ready(arrival)  # its connection says that there is no place
@@ -260,7 +260,7 @@ class Acceptor(asyncio.AbstractServer):
         for fd, _ in self._room.poll(0, TOLD):
             if (arrival := self._silent.pop(fd, None)) is not None:
                 self._hear(arrival)
-        for _ in range(min(HANDED, self._few - self._crowd.count(Does.OPENS))):
+        for _ in range(min(HANDED, self._few - self._crowd.count(ConnectionState.OPENS))):
             if (chosen := self._choose()) is None:
                 break
             self._hand(chosen)
@@ -303,7 +303,7 @@ class Acceptor(asyncio.AbstractServer):
         """Make an arrival a connection; until that is made its place is kept."""
         self._room.unregister(arrival.socket.fileno())
         arrival.is_handed = True
-        self._crowd.move(arrival, arrival.does)
+        self._crowd.move(arrival, arrival.state)
         task = self._loop.create_task(self._connect(arrival))
         self._handing[task] = arrival
         task.add_done_callback(self._handing.pop)

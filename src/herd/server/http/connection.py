@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from herd.server.http.accepting import Acceptor, Arrival
-from herd.server.http.crowd import Crowd, Does
+from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.error_bodies import NO_FILES
 from herd.server.http.event_loop import new_event_loop
 from herd.server.http.framing import Framing, RefusedRequest
@@ -120,7 +120,7 @@ class Connection(H11Protocol):
         if left_s is None:
             self.cut()
             return
-        self.crowd.move(self, Does.HEAD if arrival is None else arrival.does)
+        self.crowd.move(self, ConnectionState.HEAD if arrival is None else arrival.state)
         if self.crowd.make_room_for(self):
             self._wait_s(left_s)
         else:
@@ -158,8 +158,8 @@ class Connection(H11Protocol):
                 self._real.abort()
             return
         self._ahead += data
-        if self.crowd.does(self) is Does.OPENS:
-            self.crowd.move(self, Does.HEAD)
+        if self.crowd.state_of(self) is ConnectionState.OPENS:
+            self.crowd.move(self, ConnectionState.HEAD)
         if self._turn is None:
             self._read()
 
@@ -168,7 +168,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
         if not self._real.is_closing() and not self.ends:
             self._framing = Framing(self.limits)
-            self.crowd.move(self, Does.IDLE)
+            self.crowd.move(self, ConnectionState.IDLE)
             self.read_on()
 
     def start(self) -> bool:
@@ -177,7 +177,7 @@ class Connection(H11Protocol):
         if head is None or self.ends:
             return False
         if self._framing.complete:
-            self.crowd.move(self, Does.WORKS)
+            self.crowd.move(self, ConnectionState.WORKS)
         self.conn.receive_data(head)
         self.handle_events()
         self._read()
@@ -259,7 +259,7 @@ class Connection(H11Protocol):
         answer."""
         self.ends = True
         self._ahead.clear()
-        self.crowd.move(self, Does.LINGERS)
+        self.crowd.move(self, ConnectionState.LINGERS)
         self._wait_s(self.limits.linger_s)
         with contextlib.suppress(OSError):  # it is gone
             self._real.write_eof()
@@ -318,7 +318,7 @@ class Connection(H11Protocol):
         self.owner = self.keyring.name_of(self._framing.authorization, self._framing.x_api_key) or (self.peer,)
         self._upload_began_s = self.loop.time()
         self._held = head
-        self.crowd.move(self, Does.UPLOADS)
+        self.crowd.move(self, ConnectionState.UPLOADS)
         if looks or self.turns.enter(self):
             self.start()
 
@@ -331,12 +331,12 @@ class Connection(H11Protocol):
         if framing.has_head:
             self._wait_s(None)
             if framing.complete and not self.idle and self._held is None:
-                self.crowd.move(self, Does.WORKS)
+                self.crowd.move(self, ConnectionState.WORKS)
         elif framing.begun and self.idle:
             if self._late is None:
                 self._wait_s(self.limits.header_timeout_s)
-            if self.crowd.does(self) is not Does.HEAD:
-                self.crowd.move(self, Does.HEAD)
+            if self.crowd.state_of(self) is not ConnectionState.HEAD:
+                self.crowd.move(self, ConnectionState.HEAD)
 
     def _mind_reading(self) -> None:
         """Read from the socket while what comes is of use."""
@@ -372,7 +372,7 @@ class Connection(H11Protocol):
             if message["type"] == "http.response.start" and not self.ends:
                 if not self._framing.complete:
                     message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-                self.crowd.move(self, Does.WORKS)
+                self.crowd.move(self, ConnectionState.WORKS)
             await send(message)
 
         await self.config.loaded_app(scope, receive, reply)

@@ -22,7 +22,7 @@ SCAN = 64
 """Connections that are compared for one that has to go, those first that have been longest as they are."""
 
 
-class Does(Enum):
+class ConnectionState(Enum):
     """The states of a connection."""
 
     LINGERS = 0
@@ -59,43 +59,43 @@ class Crowd:
         self.most = most
         self.busiest = max(1, most - max(1, most // share))
         """Requests that may be under way."""
-        self._does: dict[Member, Does] = {}
-        self._all: dict[Does, dict[Member, None]] = {does: {} for does in Does}
+        self._states: dict[Member, ConnectionState] = {}
+        self._all: dict[ConnectionState, dict[Member, None]] = {state: {} for state in ConnectionState}
         self._uploads: dict[Hashable, dict[Member, None]] = {}
         self._peers: Counter[Hashable] = Counter()
 
     def __len__(self) -> int:
-        return len(self._does)
+        return len(self._states)
 
     @property
     def free(self) -> int:
         """Number of places that are free, or whose client has been answered."""
-        return max(0, self.most - len(self)) + self.count(Does.LINGERS)
+        return max(0, self.most - len(self)) + self.count(ConnectionState.LINGERS)
 
-    def count(self, does: Does) -> int:
+    def count(self, state: ConnectionState) -> int:
         """Number of connections in this state."""
-        return len(self._all[does])
+        return len(self._all[state])
 
-    def does(self, member: Member) -> Does | None:
+    def state_of(self, member: Member) -> ConnectionState | None:
         """The state of a connection; None: it is gone."""
-        return self._does.get(member)
+        return self._states.get(member)
 
-    def move(self, member: Member, does: Does) -> None:
+    def move(self, member: Member, state: ConnectionState) -> None:
         """Set the state of a connection, as the latest in it; a new connection is counted."""
-        if member in self._does:
+        if member in self._states:
             self._forget(member)
         else:
             self._peers[member.peer] += 1
-        self._does[member] = does
-        self._all[does][member] = None
-        if does is Does.UPLOADS:
+        self._states[member] = state
+        self._all[state][member] = None
+        if state is ConnectionState.UPLOADS:
             self._uploads.setdefault(member.owner, {})[member] = None
 
     def leave(self, member: Member) -> None:
         """Remove a connection that is gone."""
-        if member in self._does:
+        if member in self._states:
             self._forget(member)
-            del self._does[member]
+            del self._states[member]
             self._peers[member.peer] -= 1
             if not self._peers[member.peer]:
                 del self._peers[member.peer]
@@ -103,7 +103,7 @@ class Crowd:
     def admit(self, member: Member) -> bool:
         """Whether a place can be had for the request that `member` begins; the slowest upload gives way where it
         must."""
-        if self.count(Does.UPLOADS) + self.count(Does.WORKS) < self.busiest:
+        if self.count(ConnectionState.UPLOADS) + self.count(ConnectionState.WORKS) < self.busiest:
             return True
         return self._slowest_gives_way()
 
@@ -125,8 +125,8 @@ class Crowd:
         return self._slowest_gives_way()
 
     def _doing_nothing(self, keep: Member | None) -> Iterator[Member]:
-        for does in (Does.LINGERS, Does.IDLE, Does.HEAD):
-            first = [member for member in islice(self._all[does], SCAN + 1) if member is not keep]
+        for state in (ConnectionState.LINGERS, ConnectionState.IDLE, ConnectionState.HEAD):
+            first = [member for member in islice(self._all[state], SCAN + 1) if member is not keep]
             if first:
                 yield max(first, key=lambda member: self._peers[member.peer])
 
@@ -140,9 +140,9 @@ class Crowd:
         return True
 
     def _forget(self, member: Member) -> None:
-        does = self._does[member]
-        del self._all[does][member]
-        if does is Does.UPLOADS:
+        state = self._states[member]
+        del self._all[state][member]
+        if state is ConnectionState.UPLOADS:
             mine = self._uploads[member.owner]
             del mine[member]
             if not mine:

@@ -30,7 +30,7 @@ HEADERS = {
 """Headers of every reply that does not set them itself."""
 
 
-class Door:
+class HostCheck:
     """ASGI middleware that checks hosts and origins. hosts, origins: allowed beside this machine's own."""
 
     def __init__(self, app: ASGIApp, *, log: Log, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:

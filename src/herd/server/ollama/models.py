@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from herd import __version__
 from herd.chat_model import Capabilities
 from herd.errors import BadFile, Busy, HerdError, MissingExtra, NotFound, UsageError, fail
-from herd.server.catalogue import LATEST, Listed
+from herd.server.catalogue import LATEST, CatalogueEntry
 from herd.server.http.error_bodies import words_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
@@ -128,7 +128,7 @@ async def tags(service: Service, request: Request, caller: Caller) -> Response:
     return json_response({"models": found})
 
 
-def _tag(listed: Listed, facts: Facts) -> dict[str, Any]:
+def _tag(listed: CatalogueEntry, facts: Facts) -> dict[str, Any]:
     return {
         "name": tagged(listed.name),
         "model": tagged(listed.name),
@@ -163,13 +163,13 @@ async def show(service: Service, request: Request, caller: Caller) -> Response:
     )
 
 
-def _shown(service: Service, listed: Listed) -> Facts:
+def _shown(service: Service, listed: CatalogueEntry) -> Facts:
     """What is known of a model. Raises BadFile for one whose files are broken."""
     service.models.catalogue.about(listed.name)
     return facts_of(service, listed)
 
 
-def _unknown_info(listed: Listed, facts: Facts) -> dict[str, Any]:
+def _unknown_info(listed: CatalogueEntry, facts: Facts) -> dict[str, Any]:
     """As much as is known of the shape of a model without files here."""
     context = {} if facts.context is None else {f"{UNKNOWN}.context_length": facts.context}
     return {"general.architecture": UNKNOWN, "general.basename": listed.base, **context}

@@ -18,7 +18,7 @@ from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of,
 from herd.server.requests.fields import FieldTable, Name, Refused, told
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
-from herd.server.service import Caller, Embedded, ReplyInProgress, Service
+from herd.server.service import Caller, Embeddings, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_reply
 
@@ -270,7 +270,7 @@ class ChatWriter:
         }
 
 
-def notes_of(*replies: Reply | Embedded) -> dict[str, Any]:
+def notes_of(*replies: Reply | Embeddings) -> dict[str, Any]:
     """What policies saw and which layer decided, where there is something to say; never the text itself."""
     found = [msgspec.to_builtins(note) for reply in replies for note in reply.notes]
     return {"herd": {"policy": found}} if found else {}

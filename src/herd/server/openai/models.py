@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.server.catalogue import Listed
+from herd.server.catalogue import CatalogueEntry
 from herd.server.http.wire import encode
 from herd.server.service import Caller, Service
 from herd.server.shared.facts import facts_of
@@ -25,7 +25,7 @@ async def show_model(service: Service, request: Request, caller: Caller) -> Resp
     return Response(encode(found), media_type="application/json")
 
 
-def model_object(service: Service, listed: Listed) -> dict[str, Any]:
+def model_object(service: Service, listed: CatalogueEntry) -> dict[str, Any]:
     """A model, with what clients look for to learn its context: vLLM's, LM Studio's and OpenRouter's names; and what it
     can do, by `herd.chat_model.Capabilities`."""
     facts = facts_of(service, listed)

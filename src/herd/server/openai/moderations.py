@@ -15,7 +15,7 @@ from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
 from herd.server.requests.fields import FieldTable, Name, Refused, within
 from herd.server.requests.generate_request import GenerateRequest
-from herd.server.requests.policed import past
+from herd.server.requests.policed import checked_texts
 from herd.server.requests.sizes import PREPARED_BYTES
 from herd.server.service import Caller, Service
 from herd.server.shared.intake import read_as
@@ -82,7 +82,7 @@ def texts_of(given: str | list[Any]) -> list[str]:
 def _judged(service: Service, caller: Caller, text: str) -> dict[str, Any]:
     """One text, past the policy of whoever asks: what it keeps from models the guard does not see either."""
     policy = service.policies(caller, GenerateRequest(model="", prompt=""))
-    passed = past(policy.without_guard() if isinstance(policy, Layers) else policy, [text])
+    passed = checked_texts(policy.without_guard() if isinstance(policy, Layers) else policy, [text])
     service.count_notes(passed.notes)
     if passed.refusal is not None:
         return _result(replace(moderate(text), flagged=True), passed.notes)

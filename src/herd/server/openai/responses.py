@@ -35,7 +35,7 @@ from herd.server.openai.response_items import (
 from herd.server.requests.fields import FieldTable, Name, Refused, told, within
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
-from herd.server.response_store import Items, Kept
+from herd.server.response_store import Items, StoredResponse
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import VALUE_BYTES, read_as
 from herd.server.shared.replies import json_response
@@ -184,7 +184,7 @@ class _Read(NamedTuple):
     """What a body asks for."""
 
     ask: GenerateRequest
-    kept: Kept
+    kept: StoredResponse
     spaces: Spaces
 
 
@@ -214,7 +214,7 @@ def _read(service: Service, asked: ResponsesRequest, before: Items | None) -> _R
     """What comes of it. Raises Refused, TooLarge, BadMedia."""
     items = with_kinds([{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input)
     own = Items(before, items)
-    kept = Kept(_body(asked), own)
+    kept = StoredResponse(_body(asked), own)
     if asked.store is not False:
         service.responses.check(kept)
     ask = _ask(service, asked, items if before is None else own.all())
@@ -237,7 +237,7 @@ def _check_told(service: Service, asked: ResponsesRequest) -> None:
         within("characters of a description", len(named.description or ""), MOST_DESCRIPTION)
 
 
-def _response(kept: Kept, headers: Mapping[str, str]) -> Response:
+def _response(kept: StoredResponse, headers: Mapping[str, str]) -> Response:
     return Response(kept.json, media_type="application/json", headers=headers)
 
 
@@ -388,7 +388,7 @@ def _body(asked: ResponsesRequest) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: list[dict[str, Any]]) -> None:
+def _finish(service: Service, caller: Caller, kept: StoredResponse, reply: Reply, output: list[dict[str, Any]]) -> None:
     """The answer has come. Where it is too much to be kept, the response says so; one that can only be fetched, since
     it was made in the background, has failed then."""
     usage = reply.usage
@@ -420,7 +420,7 @@ def _finish(service: Service, caller: Caller, kept: Kept, reply: Reply, output: 
             service.responses.keep(caller.key, kept)
 
 
-def _fail(service: Service, caller: Caller, kept: Kept, error: Exception) -> None:
+def _fail(service: Service, caller: Caller, kept: StoredResponse, error: Exception) -> None:
     """It ended with an error; the text of one that nobody foresaw may quote anything, and is not told."""
     if not kept.over:
         gone = isinstance(error, Interrupted)
@@ -430,19 +430,21 @@ def _fail(service: Service, caller: Caller, kept: Kept, error: Exception) -> Non
         _recount(service, caller, kept)
 
 
-def _left(service: Service, caller: Caller, kept: Kept) -> None:
+def _left(service: Service, caller: Caller, kept: StoredResponse) -> None:
     """Nobody goes on with it: a reader that went away, or a request that was cancelled."""
     if not kept.over:
         kept.say(status="cancelled")
         _recount(service, caller, kept)
 
 
-def _recount(service: Service, caller: Caller, kept: Kept) -> None:
+def _recount(service: Service, caller: Caller, kept: StoredResponse) -> None:
     with suppress(TooLarge):  # a few bytes more were too many
         service.responses.changed(caller.key, kept)
 
 
-async def _in_background(service: Service, caller: Caller, ask: GenerateRequest, kept: Kept, spaces: Spaces) -> None:
+async def _in_background(
+    service: Service, caller: Caller, ask: GenerateRequest, kept: StoredResponse, spaces: Spaces
+) -> None:
     caller.request = None  # it goes on without whoever asked
     try:
         answer = await service.open(caller, ask)
@@ -457,7 +459,9 @@ async def _in_background(service: Service, caller: Caller, ask: GenerateRequest,
         _left(service, caller, kept)
 
 
-async def _stream(service: Service, answer: ReplyInProgress, kept: Kept, spaces: Spaces) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    service: Service, answer: ReplyInProgress, kept: StoredResponse, spaces: Spaces
+) -> AsyncGenerator[bytes, None]:
     """Typed events with growing numbers; an error is one of them."""
     writer, caller = Writer(spaces), answer.caller
     try:

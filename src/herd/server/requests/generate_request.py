@@ -71,7 +71,7 @@ def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
             raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
 
 
-def asked_of(
+def start_stream(
     model: ChatModel, ask: GenerateRequest, whose: Mapping[str, Any], shown: Prompt | None = None
 ) -> ChatStream:
     """The stream of events with which a model answers a request. whose: keyword arguments that tell who asks. shown: a

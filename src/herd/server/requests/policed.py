@@ -11,7 +11,7 @@ from herd.text.said import Said
 NOTHING = Reply("", "stop", Usage(0, 0, 0), Timings(0.0, 0.0, 0.0, 0.0, 0.0))
 
 
-class Passed(NamedTuple):
+class CheckedTexts(NamedTuple):
     """The result of a check. texts: as the model may see them. refusal: why it may see none of them."""
 
     texts: list[str]
@@ -19,12 +19,12 @@ class Passed(NamedTuple):
     refusal: str | None = None
 
 
-def past(policy: Policy | None, texts: Sequence[str]) -> Passed:
+def checked_texts(policy: Policy | None, texts: Sequence[str]) -> CheckedTexts:
     """Check texts, as a user's, with a policy. Takes as long as the policy does."""
     if policy is None:
-        return Passed(list(texts))
+        return CheckedTexts(list(texts))
     turns = [Message("user", text) for text in texts]
     shown = policy.cleaned(Prompt(turns)).messages if isinstance(policy, Cleaner) else turns
     refusal = policy.before(turns)
     notes = policy.notes(NOTHING, Said()) if isinstance(policy, Editor) else ()
-    return Passed([turn.text for turn in shown], notes, refusal)
+    return CheckedTexts([turn.text for turn in shown], notes, refusal)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from herd.chat_model import Capabilities
 from herd.errors import HerdError
-from herd.server.catalogue import Listed
+from herd.server.catalogue import CatalogueEntry
 from herd.server.loading import expected_capabilities, expected_context
 from herd.server.service import Service
 from herd.store.about import About
@@ -23,7 +23,7 @@ class Facts(NamedTuple):
     """Tokens of context that it could be loaded with."""
 
 
-def facts_of(service: Service, listed: Listed) -> Facts:
+def facts_of(service: Service, listed: CatalogueEntry) -> Facts:
     """What is known of a model. Headers of files may have to be read: on a thread."""
     held = next((h for h in service.models.held if h.name == listed.base and h.model is not None), None)
     model = None if held is None else held.model

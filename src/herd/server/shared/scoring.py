@@ -16,9 +16,9 @@ from herd.events import Logprob, Note, Usage
 from herd.policies import Policy
 from herd.server.requests.fields import within
 from herd.server.requests.generate_request import GenerateRequest, check_ids
-from herd.server.requests.policed import Passed, past
+from herd.server.requests.policed import CheckedTexts, checked_texts
 from herd.server.requests.sizes import prompt_bytes, spelt_bytes
-from herd.server.service import Caller, Service, while_there
+from herd.server.service import Caller, Service, until_disconnect
 
 Ids = Sequence[int]
 
@@ -59,7 +59,7 @@ async def score_prompt(
             raise Withheld(seen.passed.refusal)
         caller.key.check_quota(caller.key.tokens, "tokens", len(seen.ids))
         _hold(service, caller, (EVENT_BYTES + LIKELY_BYTES * (1 + top)) * len(seen.ids) * ask.n)
-        async with while_there(caller.request):
+        async with until_disconnect(caller.request):
             first, rest, usage = await _likely(service, caller, model, ask, seen, top)
         if not answered:
             service.count_notes(seen.passed.notes)
@@ -70,7 +70,7 @@ async def score_prompt(
 class _Seen(NamedTuple):
     """A prompt as its model may see it. is_text: it is not given as ids, or a policy has changed it."""
 
-    passed: Passed
+    passed: CheckedTexts
     is_text: bool
     ids: Ids
     """Without the token that the vocabulary may want before a text."""
@@ -96,7 +96,7 @@ def _look(model: ChatModel, policy: Policy | None, prompt: str | Ids) -> _Seen:
     else:
         check_ids(model, prompt)
         text = model.detokenize(prompt)
-    passed = past(policy, [text])
+    passed = checked_texts(policy, [text])
     (shown,) = passed.texts
     if isinstance(prompt, str) or shown != text:
         return _Seen(passed, True, model.tokenize(shown) if passed.refusal is None else ())
