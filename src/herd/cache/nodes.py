@@ -58,7 +58,7 @@ def heads(node: PrefixNode, code: bytes, most: int = 64) -> list[tuple[int, Pref
     return sorted(found, key=lambda f: -f[0])
 
 
-class Oldest:
+class LeastRecentlyUsed:
     """Nodes by last use, oldest first: a heap whose stale entries are dropped when they come up."""
 
     def __init__(self, belongs: Callable[[PrefixNode], bool]) -> None:
@@ -104,11 +104,11 @@ class Tree:
     root: PrefixNode
     num_nodes: int = 0
     num_pages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POOLS, 0))
-    oldest: dict[str, Oldest] = field(
+    oldest: dict[str, LeastRecentlyUsed] = field(
         default_factory=lambda: {
-            "full": Oldest(lambda n: not n.children and n.pages["exact"] < 0),
-            "chunk": Oldest(lambda n: not n.chunk_children and n.pages["chunk"] >= 0),
-            "exact": Oldest(lambda n: not n.children and n.pages["exact"] >= 0),
+            "full": LeastRecentlyUsed(lambda n: not n.children and n.pages["exact"] < 0),
+            "chunk": LeastRecentlyUsed(lambda n: not n.chunk_children and n.pages["chunk"] >= 0),
+            "exact": LeastRecentlyUsed(lambda n: not n.children and n.pages["exact"] >= 0),
         }
     )
     """Leaves without an exact page; nodes whose chunk page no other of the tree needs; leaves with an exact page."""

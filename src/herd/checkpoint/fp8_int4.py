@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.containers.lazy_rows import Lazy
+from herd.containers.lazy_rows import LazyArray
 from herd.formats import bf16_from_float32, to_float32
 from herd.formats.dtypes import Array
 from herd.weights import Dense, Packed
@@ -112,12 +112,12 @@ def node_of(
             part = whole[at[0] if at else 0]
             return _in_order(part.q4_0, order, start, stop)
 
-        return Packed("q4_0", Lazy((*shape[:-1], row_bytes), np.uint8, blocks), shape, None, name)
+        return Packed("q4_0", LazyArray((*shape[:-1], row_bytes), np.uint8, blocks), shape, None, name)
 
     def bits(at: tuple[int, ...], start: int, stop: int) -> Array:
         return bf16_from_float32(_in_order(parts[at[0] if at else 0].floats, order, start, stop))
 
-    return Dense(Lazy(shape, np.uint16, bits), None, name)
+    return Dense(LazyArray(shape, np.uint16, bits), None, name)
 
 
 def _in_order(read: Callable[[int, int], Array], order: Array | None, start: int, stop: int) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from herd.checkpoint.strip_pieces import StripRows
-from herd.containers.lazy_rows import Lazy
+from herd.containers.lazy_rows import LazyArray
 from herd.errors import BadCheckpoint, UsageError, fail
 from herd.formats import decode, get, to_float32
 from herd.formats.dtypes import Array
@@ -55,7 +55,7 @@ def _turned(node: Any, name: str, num_experts: int, inputs: int, outputs: int) -
     halves = apart(node)
     stacks = [_stored(half, name, (num_experts, outputs // len(halves), inputs)) for half in halves]
     for e in range(num_experts):
-        matrices = [np.asarray(s[e]) if isinstance(s, Lazy) else s[e] for s in stacks]
+        matrices = [np.asarray(s[e]) if isinstance(s, LazyArray) else s[e] for s in stacks]
         for start in range(0, inputs, COLUMNS):
             parts = [_columns(half, m, start, inputs).T for half, m in zip(halves, matrices, strict=True)]
             if len({part.dtype for part in parts}) > 1:
@@ -78,7 +78,7 @@ def _stored(node: Any, name: str, shape: tuple[int, ...]) -> Any:
     def held(values: Any, have: tuple[int, ...]) -> Any:
         if have != shape:
             fail(BadCheckpoint, f"{name}: shape", got=have, expected=shape)
-        return values if isinstance(values, Lazy) else np.asarray(values)
+        return values if isinstance(values, LazyArray) else np.asarray(values)
 
     def packed(w: Packed) -> Any:
         have = tuple(w.shape)

@@ -102,7 +102,7 @@ def rows_of(node: Packed) -> Iterator[Array]:
 
 
 def _matrices(codes: Any) -> Iterator[Any]:
-    """The matrices of [O, ...] or [E, O, ...], arrays or Lazy."""
+    """The matrices of [O, ...] or [E, O, ...], arrays or LazyArrays."""
     if codes.ndim == 2:
         yield codes
     else:

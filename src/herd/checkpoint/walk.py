@@ -18,7 +18,7 @@ from herd.weights import Dense, Experts, Linear, Model, Norm, build
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WeightSpec:
     """One request of the walk, by its canonical name (see `weights.Source`)."""
 
     kind: str
@@ -41,22 +41,22 @@ class _Recorder:
     """A source whose tree holds names where arrays would be."""
 
     def __init__(self) -> None:
-        self.wanted: list[Wanted] = []
+        self.wanted: list[WeightSpec] = []
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Any:
-        self.wanted.append(Wanted("vector", name, shape))
+        self.wanted.append(WeightSpec("vector", name, shape))
         return name
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
-        self.wanted.append(Wanted("matrix", name, (outputs, inputs), bias))
+        self.wanted.append(WeightSpec("matrix", name, (outputs, inputs), bias))
         return Dense(name, None, name)
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
-        self.wanted.append(Wanted("experts", name, (num_experts, inputs, outputs)))
+        self.wanted.append(WeightSpec("experts", name, (num_experts, inputs, outputs)))
         return Experts(name, name)
 
 
-def walk(config: Llama4Config) -> list[Wanted]:
+def walk(config: Llama4Config) -> list[WeightSpec]:
     """All weights of a model of this config, in file order."""
     recorder = _Recorder()
     build(config, recorder)

@@ -11,7 +11,7 @@ from herd.formats.dtypes import Array
 PIECE_BYTES = 8 << 20
 
 
-class Lazy:
+class LazyArray:
     """Looks like an array [O, I] or [E, O, I] and is made when asked for: `x[e]`, `x[start:stop]`, `np.asarray(x)`.
 
     make(at, start, stop): rows of the matrix at `at`, () or (e,), as an array of `dtype`. Of `x[e, rows, columns]` the
@@ -47,7 +47,7 @@ class Lazy:
         if isinstance(key, int) and self.ndim == 3:
             if not -len(self) <= key < len(self):
                 raise IndexError(key)
-            return Lazy(self.shape[1:], self.dtype, self._make, (*self._at, key % len(self)))
+            return LazyArray(self.shape[1:], self.dtype, self._make, (*self._at, key % len(self)))
         if isinstance(key, slice) and self.ndim == 2:
             start, stop, step = key.indices(self.shape[0])
             assert step == 1, step

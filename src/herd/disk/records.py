@@ -43,7 +43,7 @@ class Records(Generic[T]):
         return kept | {name: msgspec.Raw(msgspec.json.encode(one)) for name, one in self.good.items()}
 
 
-def understood(
+def parse_records(
     raw: Mapping[str, msgspec.Raw], kind: type[T], check: Callable[[str, T], None], most_bytes: int
 ) -> Records[T]:
     """Parse the records of one file. check: raises a HerdError for a record that makes no sense. most_bytes: of one
@@ -63,7 +63,7 @@ def understood(
     return found
 
 
-class File(Generic[T]):
+class CachedFile(Generic[T]):
     """A file that is parsed again only when it has changed. read: bytes -> content; raises BadFile. most_bytes: largest
     size."""
 

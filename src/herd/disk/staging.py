@@ -20,7 +20,7 @@ _KEPT = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupted)
 """Exceptions that interrupt a run without anything being wrong with it."""
 
 
-class Workplace:
+class StagingFolder:
     """The staging folder of `target`. Nothing is made on disk before `enter`.
 
     resume: keep what an earlier run left, and what this one leaves when it is interrupted.
@@ -76,7 +76,7 @@ class Workplace:
 def discard(target: Path) -> None:
     """Delete the staging folder that an interrupted run left beside `target`. Raises UsageError while a process writes
     it."""
-    place = Workplace(target.absolute(), resume=False)
+    place = StagingFolder(target.absolute(), resume=False)
     if place.path.exists():
         place.enter()
         place.remove()

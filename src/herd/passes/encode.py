@@ -33,7 +33,7 @@ def fitting(format: str, inputs: int) -> str | None:
 
 
 @dataclass
-class Lost:
+class EncodingLoss:
     """The error of encoding: sums over the weights of one tensor or several."""
 
     error2: float = 0.0
@@ -44,7 +44,7 @@ class Lost:
     """Largest error of a weight."""
     num_weights: int = 0
 
-    def add(self, other: "Lost") -> None:
+    def add(self, other: "EncodingLoss") -> None:
         """Add another's sums."""
         self.error2 += other.error2
         self.weighted2 += other.weighted2
@@ -79,7 +79,7 @@ def encode_rows(
     name: str = "",
     first: int = 0,
     threads: Any = None,
-) -> tuple[npt.NDArray[np.uint8], Lost]:
+) -> tuple[npt.NDArray[np.uint8], EncodingLoss]:
     """Encode rows [n, I] (float32, float16, uint16 as bfloat16; any strides) to uint8 [n, row_bytes]; returns them and
     the error.
 
@@ -94,4 +94,4 @@ def encode_rows(
         value = float(formats.to_float32(rows[row : row + 1])[0, column])
         expected = "finite weights" if why == "not finite" else f"weights whose {format} scale is at most 65504"
         fail(BadCheckpoint, f"{name} row {first + row} column {column}", got=f"{value:g}", expected=expected)
-    return out, Lost(error2, weighted2, x2, largest, rows.size)
+    return out, EncodingLoss(error2, weighted2, x2, largest, rows.size)

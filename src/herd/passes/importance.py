@@ -21,7 +21,7 @@ PRIOR_ROWS = 16
 
 
 @dataclass
-class Seen:
+class InputStatistics:
     """The sum of squares [I] of `rows` inputs."""
 
     squares: Floats64
@@ -37,8 +37,8 @@ class Seen:
 class Importances:
     """Collects the statistics; an `ops.contract.Observer`."""
 
-    weights: dict[str, Seen] = field(default_factory=dict)
-    experts: dict[tuple[str, int], Seen] = field(default_factory=dict)
+    weights: dict[str, InputStatistics] = field(default_factory=dict)
+    experts: dict[tuple[str, int], InputStatistics] = field(default_factory=dict)
 
     def seen(self, name: str, x_RI: Any, expert: int | None = None) -> None:
         """See Observer."""
@@ -50,7 +50,7 @@ class Importances:
             squares += np.einsum("ri,ri->i", piece, piece)
         keys: Any = (self.weights, name) if expert is None else (self.experts, (name, expert))
         table, key = keys
-        entry = table.setdefault(key, Seen(np.zeros(x.shape[1])))
+        entry = table.setdefault(key, InputStatistics(np.zeros(x.shape[1])))
         entry.squares += squares
         entry.rows += len(x)
 

@@ -27,7 +27,7 @@ ROOM = 1 << 28
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """The memory that a model takes, in bytes, by use."""
 
     weights_bytes: int
@@ -84,10 +84,10 @@ def work_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> in
 
 def need(
     config: Llama4Config, weights: int, context: int, kv_dtype: str = "bf16", piece: int = 512, sequences: int = 1
-) -> Need:
+) -> MemoryNeed:
     """The memory of a model loaded with a context of so many tokens, shared by so many sequences. weights: bytes."""
     pools = pools_for(config, context, kv_dtype, piece, sequences)
-    return Need(weights, pool_bytes(config, pools, kv_dtype), work_bytes(config, piece, sequences))
+    return MemoryNeed(weights, pool_bytes(config, pools, kv_dtype), work_bytes(config, piece, sequences))
 
 
 def largest_context(
@@ -124,7 +124,7 @@ def check_fits(
     kv_dtype: str = "bf16",
     piece: int = 512,
     sequences: int = 1,
-) -> Need:
+) -> MemoryNeed:
     """Raise DoesNotFit when a model does not fit, before anything is allocated: with what it needs, what is there, and
     what would fit."""
     needed = need(config, weights, context, kv_dtype, piece, sequences)

@@ -19,7 +19,7 @@ from herd.machine.memory import available_bytes
 from herd.model import place_weights
 from herd.ops.contract import Extras
 from herd.ops.native import NativeOps
-from herd.passes.encode import Lost
+from herd.passes.encode import EncodingLoss
 from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
 from herd.planning.memory import ROOM, gb, work_bytes
@@ -272,7 +272,7 @@ def _report(checkpoint: Checkpoint, plan: FormatPlan, book: Book) -> tuple[Tenso
     sizes = _part_bytes(checkpoint, plan)
     rows = []
     for name, format in plan.formats.items():
-        lost: Lost | None = book.lost.get(name)
+        lost: EncodingLoss | None = book.lost.get(name)
         relative, largest = (None, None) if lost is None else (lost.relative, lost.largest)
         rows.append(TensorReport(name, format or "float", sizes[name], relative, largest))
     return tuple(rows)

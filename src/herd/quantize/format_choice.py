@@ -8,7 +8,7 @@ from herd import formats
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit, UsageError, fail
-from herd.passes.encode import Lost, encode_rows, fitting
+from herd.passes.encode import EncodingLoss, encode_rows, fitting
 from herd.passes.importance import Importances
 from herd.passes.mixture import CANDIDATES, TABLES, FormatChoice, Option, choose
 from herd.quantize.parts import MatrixPart, parts_of, sample_of
@@ -115,7 +115,7 @@ def _losses(
 ) -> dict[str, float]:
     """Format -> share of the output's energy lost, on sampled rows."""
     node = fetch(source, part)
-    sums = {name: Lost() for name in names}
+    sums = {name: EncodingLoss() for name in names}
     energy = 0.0
     for expert, rows in sample_of(part, node):
         weights = importances.of(part.wanted.name, expert if part.num_experts else None) if importances else None

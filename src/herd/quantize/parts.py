@@ -10,7 +10,7 @@ from herd import formats
 from herd.checkpoint.gguf.names import gguf_names
 from herd.checkpoint.packed.form import GATE_UP, halves
 from herd.checkpoint.strip_pieces import StripRows
-from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.walk import WeightSpec, walk
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
 from herd.weights import Packed, apart, fold, is_vision
@@ -28,7 +28,7 @@ class MatrixPart:
     """Its name in the packed form."""
     gguf: str
     """Its name in a GGUF file."""
-    wanted: Wanted
+    wanted: WeightSpec
     """The request of `weights.build` that it answers; half 0 is the gate, 1 the up part, None all of it."""
     half: int | None
     num_experts: int

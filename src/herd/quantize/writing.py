@@ -16,7 +16,7 @@ from herd.checkpoint.packed.write import PackedWriter
 from herd.checkpoint.strip_pieces import rows_of as code_rows
 from herd.checkpoint.walk import walk
 from herd.disk.staging import discard
-from herd.passes.encode import Lost, encode_rows
+from herd.passes.encode import EncodingLoss, encode_rows
 from herd.passes.importance import Importances
 from herd.quantize.format_choice import FormatPlan
 from herd.quantize.parts import MatrixPart, node_of, parts_of, pieces_of
@@ -30,12 +30,12 @@ Step = Callable[[str, int], None]
 class Book:
     """What each tensor lost; tensors kept from an interrupted run are only named."""
 
-    lost: dict[str, Lost] = field(default_factory=dict)
+    lost: dict[str, EncodingLoss] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
 
-    def add(self, tensor: str, lost: Lost) -> None:
+    def add(self, tensor: str, lost: EncodingLoss) -> None:
         """Take in a piece of a tensor."""
-        self.lost.setdefault(tensor, Lost()).add(lost)
+        self.lost.setdefault(tensor, EncodingLoss()).add(lost)
 
 
 class Encoder:
@@ -126,7 +126,7 @@ def write_packed(
 def _codes(part: MatrixPart, node: Any, format: str, encoder: Encoder, step: Step) -> Any:
     own = node_of(part, node)
     if is_packed_as(own, format, part.shape):
-        encoder.book.add(part.tensor, Lost(num_weights=part.num_weights))  # it is that already: bit for bit
+        encoder.book.add(part.tensor, EncodingLoss(num_weights=part.num_weights))  # it is that already: bit for bit
         for codes in code_rows(own):
             step(part.tensor, codes.nbytes)
             yield codes
@@ -179,7 +179,7 @@ def write_gguf_mixed(
                 if part.tensor not in encoder.book.lost:  # copied as it was
                     step(part.tensor, _size(part, plan))
                     if plan.formats[part.tensor] is not None:
-                        encoder.book.add(part.tensor, Lost(num_weights=part.num_weights))
+                        encoder.book.add(part.tensor, EncodingLoss(num_weights=part.num_weights))
                 step(part.tensor, 0)
 
     def kept(name: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from herd.disk.atomic import make_folders
-from herd.disk.records import UNREADABLE, Broken, File, Records, understood
+from herd.disk.records import UNREADABLE, Broken, CachedFile, Records, parse_records
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, UsageError, fail
 from herd.store import registry
@@ -46,7 +46,7 @@ class Profiles:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._file: File[Records[Profile]] = File(_read, MAX_BYTES)
+        self._file: CachedFile[Records[Profile]] = CachedFile(_read, MAX_BYTES)
         self._lock = threading.Lock()
 
     @property
@@ -116,7 +116,7 @@ def _read(path: Path, data: bytes) -> Records[Profile]:
         raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     except UNREADABLE as error:
         fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
-    return understood(raw, Profile, _check, MAX_PROFILE_BYTES)
+    return parse_records(raw, Profile, _check, MAX_PROFILE_BYTES)
 
 
 def _check(name: str, profile: Profile) -> None:

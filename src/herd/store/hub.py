@@ -47,7 +47,7 @@ MAX_FILES = 1000
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """A file of a repository: its name, size, and what its content must hash to."""
 
     name: str
@@ -115,7 +115,7 @@ def _forget_others(partial: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def choose(repo: str, files: list[Remote], pattern: str | None) -> list[Remote]:
+def choose(repo: str, files: list[RemoteFile], pattern: str | None) -> list[RemoteFile]:
     """The files to fetch: those of a safetensors model, or one GGUF."""
     if len(files) > MAX_FILES:
         fail(BadFile, f"{repo}: files", got=len(files), expected=f"at most {MAX_FILES}")
@@ -147,18 +147,18 @@ def _library() -> Any:
     return huggingface_hub
 
 
-def _remote(sibling: Any) -> Remote:
+def _remote(sibling: Any) -> RemoteFile:
     name, size = sibling.rfilename, sibling.size
     if "/" in name:
-        return Remote(name, 0, None, None)  # never chosen: subfolders are not entered
+        return RemoteFile(name, 0, None, None)  # never chosen: subfolders are not entered
     if not SAFE.fullmatch(name) and not name.startswith("."):
         fail(BadFile, "hub: a file's name", got=name, expected="letters, digits, '.', '_', '+' and '-'")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         fail(BadFile, f"hub: size of {name}", got=size, expected="a number of bytes")
-    return Remote(name, size, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id)
+    return RemoteFile(name, size, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id)
 
 
-def _same_source(repo: str, source: str, chosen: list[Remote]) -> Version | None:
+def _same_source(repo: str, source: str, chosen: list[RemoteFile]) -> Version | None:
     entry = registry.read().models.get(repo)
     for version in entry.versions if entry else ():
         if version.source == source and set(version.files) == {f.name for f in chosen} and present(version):
@@ -166,7 +166,7 @@ def _same_source(repo: str, source: str, chosen: list[Remote]) -> Version | None
     return None
 
 
-def _fetch(hub: Any, repo: str, commit: str, file: Remote, folder: Path) -> None:
+def _fetch(hub: Any, repo: str, commit: str, file: RemoteFile, folder: Path) -> None:
     """Download what is missing of one file. A whole one is left alone; its content is checked later."""
     from huggingface_hub.file_download import http_get
 
@@ -203,7 +203,7 @@ class _Capped(io.FileIO):
         return done
 
 
-def _checked(path: Path, file: Remote, progress: Progress) -> FileRecord:
+def _checked(path: Path, file: RemoteFile, progress: Progress) -> FileRecord:
     """Hash a file and compare it with what the hub says. A wrong one is removed, so that the next pull starts it
     anew."""
     sha256, sha1, done = hashlib.sha256(), hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False), 0

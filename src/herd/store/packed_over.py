@@ -8,7 +8,7 @@ from typing import Any
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.packed.form import GATE_UP, halves
 from herd.checkpoint.packed.source import PackedFiles
-from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.walk import WeightSpec, walk
 from herd.config import Llama4Config
 from herd.disk.manifest import check_manifest
 from herd.disk.mapping import MappedFile
@@ -27,7 +27,7 @@ def packable(config: Llama4Config, source: Source) -> Iterator[tuple[str, Packed
         yield from _parts(wanted, source)
 
 
-def _parts(wanted: Wanted, source: Source) -> Iterator[tuple[str, Packed]]:
+def _parts(wanted: WeightSpec, source: Source) -> Iterator[tuple[str, Packed]]:
     if wanted.kind == "matrix":
         node = source.matrix(wanted.name, *wanted.shape, bias=wanted.bias)
         names: tuple[str, ...] = (wanted.name + ".weight",)

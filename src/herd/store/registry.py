@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from herd.disk.atomic import explain_full_disk, make_folders
-from herd.disk.records import UNREADABLE, Broken, File, Records, understood
+from herd.disk.records import UNREADABLE, Broken, CachedFile, Records, parse_records
 from herd.errors import BadFile, UsageError, fail
 
 REGISTRY_VERSION = 1
@@ -150,7 +150,7 @@ def _read(path: Path, data: bytes) -> Registry:
         fail(BadFile, str(path), got=str(error), do="move it away and import or pull the models again")
     if stored.version != REGISTRY_VERSION:
         fail(BadFile, f"{path}: version", got=stored.version, expected=REGISTRY_VERSION, do="use the newer herd")
-    found = understood(stored.models, ModelEntry, _check, MAX_RECORD_BYTES)
+    found = parse_records(stored.models, ModelEntry, _check, MAX_RECORD_BYTES)
     return Registry(found.good, found.broken)
 
 
@@ -161,7 +161,7 @@ def _check(name: str, entry: ModelEntry) -> None:
         fail(BadFile, "it uses a version that it does not have", got=entry.current)
 
 
-_file = File(_read, MAX_REGISTRY_BYTES)
+_file = CachedFile(_read, MAX_REGISTRY_BYTES)
 
 
 @contextmanager

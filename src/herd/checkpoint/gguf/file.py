@@ -18,7 +18,7 @@ from herd.checkpoint.gguf.keys import divisors, key_bytes, string_bytes
 from herd.checkpoint.gguf.names import ROPE_FREQS, gguf_names
 from herd.checkpoint.pieces import expert_pieces, matrix_pieces
 from herd.checkpoint.strip_pieces import rows_of
-from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.walk import WeightSpec, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
 from herd.weights import Dense, Experts, apart, is_packed_as, is_vision
@@ -78,7 +78,7 @@ class GgufFile:
     ) -> None:
         self.report = Written(path, 0)
         self._type, self._types, self._encode = type, types or {}, encode
-        self._wanted: dict[str, Wanted] = {}
+        self._wanted: dict[str, WeightSpec] = {}
         self._places: dict[str, _Place] = {}
         self._left: set[str] = set()
         self._size = 0
@@ -92,7 +92,7 @@ class GgufFile:
         self._head = self._header(keys)
         self.report.num_bytes = len(self._head) + self._size
 
-    def _plan(self, w: Wanted, name: str, shape: tuple[int, ...]) -> None:
+    def _plan(self, w: WeightSpec, name: str, shape: tuple[int, ...]) -> None:
         self._wanted[name] = w
         self._left.add(name)
         names = gguf_names(name)
@@ -176,7 +176,7 @@ class GgufFile:
         self._out.flush()
         os.fsync(self._out.fileno())
 
-    def _matrix(self, place: _Place, name: str, wanted: Wanted, node: Any) -> None:
+    def _matrix(self, place: _Place, name: str, wanted: WeightSpec, node: Any) -> None:
         if self._copied(place, node):
             return
         if isinstance(node, np.ndarray):
@@ -191,7 +191,7 @@ class GgufFile:
             self._rows(place, at, rows)
             at += len(rows)
 
-    def _experts(self, places: list[_Place], wanted: Wanted, node: Any) -> None:
+    def _experts(self, places: list[_Place], wanted: WeightSpec, node: Any) -> None:
         if len(places) == len(apart(node)) == 2:
             # Apart, as they are: joining them could mix number formats.
             for place, half in zip(places, apart(node), strict=True):

@@ -17,7 +17,7 @@ import msgspec
 
 from herd.disk.atomic import checked_target, sync
 from herd.disk.journal import Journal
-from herd.disk.staging import Workplace, discard
+from herd.disk.staging import StagingFolder, discard
 from herd.errors import UsageError, fail
 
 
@@ -52,7 +52,7 @@ class GgufWork:
     def __init__(self, targets: Sequence[Path], sizes: Sequence[int], how: Resumable, *, overwrite: bool) -> None:
         self._targets = [path.absolute() for path in targets]
         self._sizes, self._how, self._overwrite = list(sizes), how, overwrite
-        self._place = Workplace(self._targets[0], resume=True)
+        self._place = StagingFolder(self._targets[0], resume=True)
         self.paths = [self._place.path / path.name for path in self._targets]
         self.done: set[str] = set()
         """Tensors that an earlier run finished."""

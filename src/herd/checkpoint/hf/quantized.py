@@ -23,7 +23,7 @@ from herd.checkpoint.hf.names import to_adjacent
 from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.packed.form import GATE_UP, halves
 from herd.checkpoint.walk import check_names, walk
-from herd.containers.lazy_rows import Lazy
+from herd.containers.lazy_rows import LazyArray
 from herd.errors import BadCheckpoint, fail
 from herd.formats import bf16_from_float32, to_float32
 from herd.formats.dtypes import Array
@@ -140,7 +140,7 @@ class HfQuantized(HfSource):
         arrays = [self._array(n + ".weight") for n in names]
         if len({a.dtype for a in arrays}) > 1:
             fail(BadCheckpoint, f"{self.path}: experts of a stack in several number formats", got=name)
-        stack = Lazy((num_experts, outputs, inputs), arrays[0].dtype, lambda at, i, j: arrays[at[0]][i:j])
+        stack = LazyArray((num_experts, outputs, inputs), arrays[0].dtype, lambda at, i, j: arrays[at[0]][i:j])
         return Dense(stack, None, name)
 
     def _fused(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
@@ -153,7 +153,7 @@ class HfQuantized(HfSource):
         def bits(at: tuple[int, ...], start: int, stop: int) -> Array:
             return bf16_from_float32(E4M3[codes[at[0], start:stop]] * scales[at[0]])
 
-        return Experts(Lazy(shape, np.uint16, bits), name)
+        return Experts(LazyArray(shape, np.uint16, bits), name)
 
     def _dtype(self, name: str) -> str:
         self._need(name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from herd.checkpoint.hf.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
-from herd.checkpoint.walk import TreeSource, Wanted, walk
+from herd.checkpoint.walk import TreeSource, WeightSpec, walk
 from herd.config import Llama4Config
 from herd.config.hf import to_hf
 from herd.containers.safetensors_write import FILE_DTYPE, SHARD_BYTES, TensorToWrite, write_shards
@@ -73,12 +73,12 @@ def hf_tensors(config: Llama4Config, source: Source, dtype: str = "float32") -> 
 
 
 def _cast_pieces(
-    config: Llama4Config, source: Source, wanted: Wanted, name: str, style: Style, dtype: str
+    config: Llama4Config, source: Source, wanted: WeightSpec, name: str, style: Style, dtype: str
 ) -> Iterator[Array]:
     return (cast(piece, dtype, name) for piece in _pieces(config, source, wanted, name, style))
 
 
-def _pieces(config: Llama4Config, source: Source, wanted: Wanted, name: str, style: Style) -> Iterator[Array]:
+def _pieces(config: Llama4Config, source: Source, wanted: WeightSpec, name: str, style: Style) -> Iterator[Array]:
     if wanted.kind == "vector":
         yield source.vector(name, wanted.shape)
     elif wanted.kind == "experts":

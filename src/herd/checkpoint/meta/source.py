@@ -21,7 +21,7 @@ from herd.checkpoint.meta.names import DROPPED, EXPERTS, SCALES, TensorPlace, pl
 from herd.checkpoint.packed.form import GATE_UP
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
-from herd.containers.lazy_rows import Lazy
+from herd.containers.lazy_rows import LazyArray
 from herd.containers.torch_file import TorchFile
 from herd.disk.small_files import listed
 from herd.errors import BadCheckpoint, fail
@@ -75,7 +75,7 @@ class MetaSource:
     # -- floats ------------------------------------------------------------------------------------------------------
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> Any:
-        """An array or a Lazy of the canonical tensor `name`."""
+        """An array or LazyArray of the canonical tensor `name`."""
         place = place_of(self.config, name, len(self.files))
         arrays = [file.array(place.name) for file in self.files[: 1 if place.axis is None else None]]
         if place.part is not None:
@@ -87,7 +87,7 @@ class MetaSource:
         if len(shape) == 1:
             return np.concatenate(arrays)
         join = _rows if place.axis == 0 else _columns
-        return Lazy(shape, arrays[0].dtype, lambda at, start, stop: join(arrays, start, stop))
+        return LazyArray(shape, arrays[0].dtype, lambda at, start, stop: join(arrays, start, stop))
 
     def _gate_up(self, stem: str, name: str, E: int, inputs: int, outputs: int) -> Experts:
         """The stack [E, D, 2F]: gate columns of all files, then up columns."""
@@ -97,7 +97,7 @@ class MetaSource:
         values = [_scaled(part, scale) for part, scale in zip(parts, scales, strict=True)]
         dtype = parts[0].dtype if scales[0] is None else np.uint16
         return Experts(
-            Lazy((E, inputs, outputs), dtype, lambda at, i, j: _beside([v(at[0], i, j) for v in values])), name
+            LazyArray((E, inputs, outputs), dtype, lambda at, i, j: _beside([v(at[0], i, j) for v in values])), name
         )
 
     def _down(self, stem: str, name: str, E: int, inputs: int, outputs: int) -> Experts:
@@ -116,7 +116,7 @@ class MetaSource:
             ]
             return np.concatenate(found) if found else values[0](at[0], 0, 0)
 
-        return Experts(Lazy((E, inputs, outputs), dtype, rows), name)
+        return Experts(LazyArray((E, inputs, outputs), dtype, rows), name)
 
     def _scales(self, stem: str, which: int) -> list[Any]:
         """The scales in each file for gate, up or down; None for each file when the stack is not quantised."""

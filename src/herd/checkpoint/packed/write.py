@@ -22,14 +22,14 @@ from herd.checkpoint.packed.form import GATE_UP, PackedTensor, halves, quantizat
 from herd.checkpoint.packed.shards import Shards, header_room
 from herd.checkpoint.pieces import unmerged
 from herd.checkpoint.strip_pieces import float_pieces, strip_pieces, strips_of
-from herd.checkpoint.walk import Wanted, walk
+from herd.checkpoint.walk import WeightSpec, walk
 from herd.config import Llama4Config
 from herd.config.hf import from_hf, to_hf
 from herd.containers.safetensors_write import SHARD_BYTES
 from herd.disk.atomic import checked_target, publish
 from herd.disk.manifest import write_manifest
 from herd.disk.mapping import IN_MEMORY, MappingGuard
-from herd.disk.staging import LOCK, Workplace
+from herd.disk.staging import LOCK, StagingFolder
 from herd.errors import BadCheckpoint, BadConfig, UsageError, fail
 from herd.formats import strips
 from herd.formats.dtypes import Array
@@ -76,7 +76,7 @@ class PackedWriter:
         self._shard_bytes = shard_bytes
         self._wanted = {w.name: w for w in walk(config)}
         self._guard = guard
-        self._place = Workplace(self.target, resume=resume)
+        self._place = StagingFolder(self.target, resume=resume)
         self._temp = self._place.path
 
     def __enter__(self) -> "PackedWriter":
@@ -222,7 +222,7 @@ def _config_text(config: Llama4Config) -> dict[str, Any]:
     return head
 
 
-def _all_names(wanted: Wanted) -> Iterator[str]:
+def _all_names(wanted: WeightSpec) -> Iterator[str]:
     yield from wanted.tensors
     if wanted.name.endswith(GATE_UP):
         yield from halves(wanted.name)
