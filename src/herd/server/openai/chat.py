@@ -61,7 +61,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Sampling(msgspec.Struct, kw_only=True):
+class SamplingFields(msgspec.Struct, kw_only=True):
     """Options that chat and plain completion share; None: the model's own."""
 
     model: Name
@@ -84,7 +84,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     user: str | None = None
 
 
-class ChatRequest(Sampling, kw_only=True):
+class ChatRequest(SamplingFields, kw_only=True):
     """The fields that have an effect."""
 
     messages: list[OpenAIMessage]
@@ -128,7 +128,7 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
 )
 
 
-def options_of(asked: Sampling) -> dict[str, Any]:
+def options_of(asked: SamplingFields) -> dict[str, Any]:
     """Fields of SamplingOptions out of a request. Raises Refused for ids that are no numbers."""
     names = (
         "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop ignore_eos "

@@ -18,7 +18,7 @@ from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.openai.chat import (
     FINGERPRINT,
     NOT_KEPT,
-    Sampling,
+    SamplingFields,
     finish_of,
     notes_of,
     options_of,
@@ -37,7 +37,7 @@ ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""
 
 
-class CompletionRequest(Sampling, kw_only=True):
+class CompletionRequest(SamplingFields, kw_only=True):
     """The fields that have an effect."""
 
     prompt: str | list[Any]

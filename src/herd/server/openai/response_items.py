@@ -43,14 +43,14 @@ class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
 Part: TypeAlias = InputText | OutputText | Refusal | InputImage
 
 
-class Said(msgspec.Struct, tag_field="type", tag="message"):
+class MessageItem(msgspec.Struct, tag_field="type", tag="message"):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 
 
-class Called(msgspec.Struct, tag_field="type", tag="function_call"):
+class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
     """A call of an earlier answer."""
 
     call_id: str
@@ -59,18 +59,18 @@ class Called(msgspec.Struct, tag_field="type", tag="function_call"):
     namespace: str | None = None
 
 
-class CallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+class FunctionCallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
     """What came of it."""
 
     call_id: str
     output: str | list[Part]
 
 
-class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
+class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning"):
     """Thoughts of an earlier answer; not shown again."""
 
 
-Item: TypeAlias = Said | Called | CallOutput | Reasoning
+Item: TypeAlias = MessageItem | FunctionCallItem | FunctionCallOutput | ReasoningItem
 Spaces: TypeAlias = Mapping[str, tuple[str, str]]
 """The name of a tool as the model has it -> the namespace that a client keeps it in, and its name there."""
 
@@ -96,27 +96,31 @@ def with_kinds(items: list[Any]) -> list[Any]:
 
 def turns_of(items: Sequence[Item], images: Images) -> list[dict[str, Any]]:
     """Turns; calls that follow each other, or a message of the assistant, are one. Raises Refused, BadMedia."""
-    contents = [x.content if isinstance(x, Said) else x.output for x in items if isinstance(x, Said | CallOutput)]
+    contents = [
+        x.content if isinstance(x, MessageItem) else x.output
+        for x in items
+        if isinstance(x, MessageItem | FunctionCallOutput)
+    ]
     check_count(sum(isinstance(p, InputImage) for content in contents if isinstance(content, list) for p in content))
     found: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for i, item in enumerate(items):
         where = f"input[{i}]"
         match item:
-            case Said(role, content):
+            case MessageItem(role, content):
                 role_ = "system" if role == "developer" else role
                 found.append({"role": role_, "content": _content(content, where, images)})
-            case Called(call_id, name, arguments, namespace):
+            case FunctionCallItem(call_id, name, arguments, namespace):
                 names[call_id] = name = name_in(namespace, name)
                 if not found or found[-1]["role"] != "assistant":
                     found.append({"role": "assistant", "content": ""})
                 call = {"name": name, "arguments": arguments_of(arguments, f"{where}.arguments"), "id": call_id}
                 found[-1].setdefault("tool_calls", []).append(call)
-            case CallOutput(call_id, output):
+            case FunctionCallOutput(call_id, output):
                 content_ = _content(output, where, images)
                 turn = {"role": "tool", "content": content_, "tool_call_id": call_id}
                 found.append({**turn, "name": names[call_id]} if call_id in names else turn)
-            case Reasoning():
+            case ReasoningItem():
                 pass
     if not found:
         raise Refused("input: got nothing, expected a text or items", "input")
