@@ -10,22 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from herd.containers.safetensors_header import DTYPES
 from herd.errors import UsageError, fail
 from herd.formats.dtypes import Array
 from herd.progress import Progress, silent
 
 SHARD_BYTES = 5_000_000_000
-_NUMPY: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-}
+_NUMPY = {kind: DTYPES[kind] for kind in ("F32", "F16", "BF16", "U8", "I8")}
 FILE_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
