@@ -49,7 +49,7 @@ def test_audit_finds_a_page_owned_twice_and_a_lost_one() -> None:
     a, b = pager.lease(), pager.lease()
     pager.step([(a, 3), (b, 3)])
     b.pages[0], old = a.pages[0], b.pages[0]
-    with pytest.raises(AssertionError, match="whole pages with wrong counts"):
+    with pytest.raises(AssertionError, match="full pages with wrong counts"):
         pager.check()
     b.pages[0] = old
     pager.check()
