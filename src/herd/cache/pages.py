@@ -125,7 +125,7 @@ class Pager:
 
     def give(self, lease: Lease, length: int, full: Sequence[int], chunk: Sequence[int], exact: dict[int, int]) -> None:
         """Let an empty lease share these pages, which hold `length` positions: `full` from position 0, `chunk` from
-        the start of the chunk that `length` lies in, `exact` by place (whole[0] then means nothing)."""
+        the start of the chunk that `length` lies in, `exact` by place (full[0] then means nothing)."""
         assert not lease.length and not lease.pending, "the lease is not empty"
         self._full.share(full[1:] if self.exact else full)
         self._chunk.share(chunk)
