@@ -98,7 +98,7 @@ from herd.batch import Context, segments
 from herd.ops.torch import TorchOps
 ops, s = TorchOps(), segments([2, 3])
 q = torch.ones(5, 2, 4, requires_grad=True)
-ops.attend(q, q, q, ops.place(Context(s.starts, s, s)).whole, None).sum().backward()
+ops.attend(q, q, q, ops.place(Context(s.starts, s, s)).full, None).sum().backward()
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
