@@ -382,11 +382,18 @@ def test_arguments_that_are_not_json_are_refused(llama4):
     loop.append(loop)
     for form in ("json", "python_list", "function_tag"):
         chat = Llama4(llama4, tool_form=form)
-        for value in (object(), loop, {1, 2}):
+        for value in (object(), loop, {1, 2}, float("nan"), float("-inf"), 10**5000):
             with pytest.raises(UsageError, match="tool arguments"):
                 chat.encode([Message("assistant", "", (ToolCall("f", {"a": value}),))])
     with pytest.raises(UsageError, match="argument 'query'"):
         Llama4(llama4).encode([Message("assistant", "", (ToolCall("photogen", {"prompt": "x"}),))])
+
+
+@pytest.mark.parametrize("tool", [{"description": 5}, {"parameters": 5}, {"parameters": ["a"]}])
+def test_a_definition_of_another_kind_is_refused_by_the_tools_name(llama4, tool):
+    for given in ({"name": "f", **tool}, {"type": "function", "function": {"name": "f", **tool}}):
+        with pytest.raises(UsageError, match=rf"tool f: {next(iter(tool))}: got (int|list), expected a"):
+            Llama4(llama4).encode([Message("user", "Hi")], [given])
 
 
 def test_tools_are_told_in_the_system_turn(llama4):

@@ -21,6 +21,7 @@ from herd.text.message_checks import check_name
 FORMS = ("json", "python_list", "function_tag")
 _QUERY_TOOLS = ("brave_search", "wolfram_alpha", "photogen")
 Tool = Mapping[str, Any]
+_OF_FUNCTIONS = (("description", str, "a text"), ("parameters", Mapping, "an object: a JSON schema"))
 
 _HOW = {
     "json": 'To call one, answer with only {"type": "function", "name": its name, "parameters": its arguments}.',
@@ -67,14 +68,17 @@ def function_of(tool: Tool) -> dict[str, Any]:
     inner = tool.get("function", tool)
     if not isinstance(inner, Mapping):
         fail(UsageError, "tool", got=type(inner).__name__, expected="an object with a name")
-    check_name(inner.get("name"), "tool name")
+    name = check_name(inner.get("name"), "tool name")
+    for key, kind, expected in _OF_FUNCTIONS:
+        if not isinstance(inner.get(key), kind | None):
+            fail(UsageError, f"tool {name}: {key}", got=type(inner[key]).__name__, expected=expected)
     return {key: inner[key] for key in ("name", "description", "parameters") if key in inner}
 
 
 def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
     """JSON as Python's json module spaces it. Raises UsageError for what JSON cannot say."""
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+        return json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         fail(UsageError, "tool arguments or definitions are not JSON", got=str(error))
 
@@ -93,6 +97,7 @@ def _python(value: Any, depth: int) -> str:
         case str():
             return f'"{value}"'
         case bool() | int() | float() | None:
+            dumps(value)  # not for NaN, or a number of thousands of digits
             return str(value)
         case list() | tuple():
             return f"[{', '.join(_python(v, depth + 1) for v in value)}]"
