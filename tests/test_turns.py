@@ -67,6 +67,7 @@ def test_parts_of_both_apis_are_texts() -> None:
 PICTURES: list[dict[str, Any]] = [
     {"content": [{"type": "image_url", "image_url": {"url": DATA, "detail": "auto"}}]},
     {"content": [{"type": "input_image", "image_url": DATA, "detail": "low", "file_id": None}]},
+    {"content": [{"type": "image_url", "image_url": DATA.replace("data:image/png;base64", "DATA:Image/PNG;BASE64")}]},
     {"content": [{"type": "image", "image": PNG}]},
     {"content": "", "images": [BASE64]},
     {"content": None, "images": [PNG]},
@@ -81,6 +82,16 @@ def test_an_image_is_the_same_however_it_came(turn: dict[str, Any]) -> None:
     assert [p.data for p in raw.content if isinstance(p, ImagePart)] == [PNG]
     with pytest.raises(NoVision, match="an image was given to a text model"):
         read({"role": "user", **turn})
+
+
+def test_a_key_that_is_misspelt_is_told_the_nearest_and_a_flag_is_a_flag() -> None:
+    with pytest.raises(UsageError, match=r"got contnt, .*; leave it out, or did you mean content[?]"):
+        read({"role": "user", "contnt": "x"})
+    for value in ("yes", 1, []):
+        with pytest.raises(UsageError, match=r"messages\[0\].end_of_message: got .*, expected true or false"):
+            read({"role": "assistant", "content": "x", "end_of_message": value})
+    with pytest.raises(UsageError, match=r"^messages: got b'x', expected a text, or a list"):
+        turns_of(b"x")  # type: ignore[arg-type]
 
 
 def test_an_address_that_is_none_is_refused_by_place() -> None:

@@ -20,6 +20,7 @@ from herd.events import Reply
 from herd.media.encoded import encoded_bytes
 from herd.messages import ImagePart, Message, TextPart
 from herd.turns import Turn, images_of, message_of, opened
+from herd.value_checks import shown
 from herd.value_checks import text as check_text
 
 ImageLike: TypeAlias = os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[np.uint8]
@@ -37,9 +38,9 @@ def read_dialog(
     Image parts come back with their tiles as `data`. Raises UsageError naming the place, BadMedia for an image.
     """
     turns = _turns(dialog)
-    shown = [*images, *_raw_images(turns)]
-    _check_images(shown)
-    if shown:
+    given = [*images, *_raw_images(turns)]
+    _check_images(given)
+    if given:
         _check_vision(vision)
     messages = [message_of(turn, f"messages[{i}]", partial(_tiled, vision=vision)) for i, turn in enumerate(turns)]
     if images:
@@ -64,8 +65,9 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
     """All tiles of all images, in order: [I, 3, S, S], or None without images."""
     parts = [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
     for part in parts:
-        if part.data is None or len(part.data) != part.num_tiles:
-            got = "no data" if part.data is None else f"{len(part.data)} tiles"
+        tiles = part.data
+        if not isinstance(tiles, np.ndarray) or tiles.ndim == 0 or len(tiles) != part.num_tiles:
+            got = "no array" if not isinstance(tiles, np.ndarray) or tiles.ndim == 0 else f"{len(tiles)} tiles"
             fail(UsageError, "an image part", got=got, expected=f"{part.num_tiles} tiles as data")
     return np.concatenate([p.data for p in parts]) if parts else None
 
@@ -98,8 +100,8 @@ def _untouched(image: Any, where: str) -> ImagePart:
 
 def _turns(dialog: Dialog) -> list[Message | Mapping[str, Any]]:
     turns = [Message("user", dialog)] if isinstance(dialog, str) else dialog
-    if not isinstance(turns, Sequence) or not turns:
-        fail(UsageError, "messages", got=dialog, expected="a text, or a list of at least one turn")
+    if not isinstance(turns, Sequence) or isinstance(turns, bytes | bytearray) or not turns:
+        fail(UsageError, "messages", got=shown(dialog), expected="a text, or a list of at least one turn")
     return [_opened(turn, f"messages[{i}]") for i, turn in enumerate(turns)]
 
 
@@ -140,7 +142,7 @@ def _with_images(messages: list[Message], images: Sequence[ImageLike], vision: V
         fail(UsageError, "images", got="no user turn to show them in", expected="at least one")
     turn = messages[last]
     rest = (TextPart(turn.content),) if isinstance(turn.content, str) else turn.content
-    shown = Message(
+    seen = Message(
         "user", (*(read_image(x, vision, f"images[{i}]") for i, x in enumerate(images)), *rest), context=turn.context
     )
-    return [*messages[:last], shown, *messages[last + 1 :]]
+    return [*messages[:last], seen, *messages[last + 1 :]]

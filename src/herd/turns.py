@@ -15,6 +15,7 @@ from herd.errors import UsageError, fail
 from herd.media.encoded import base64_image, data_image
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.message_checks import ROLES
+from herd.value_checks import flag, many, nearest
 
 
 class Dumped(Protocol):
@@ -80,7 +81,7 @@ def images_of(turn: Message | Mapping[str, Any]) -> Iterator[Any]:
 def message_of(turn: Message | Mapping[str, Any], where: str, read: ImageReader) -> Message:
     """A turn that is opened, as a message. Raises UsageError naming the place, BadMedia."""
     if isinstance(turn, Message):
-        return turn
+        return _checked(turn, where)
     _check_keys(turn, where, _TURN)
     role = "system" if turn.get("role") == "developer" else turn.get("role")
     if role not in ROLES:
@@ -95,8 +96,33 @@ def message_of(turn: Message | Mapping[str, Any], where: str, read: ImageReader)
         name=_name(turn, where),
         tool_call_id=_text_or_none(turn.get("tool_call_id"), f"{where}.tool_call_id"),
         context=None if context is None else _content(context, f"{where}.context", read),
-        end_of_message=turn.get("end_of_message") is True,
+        end_of_message=_flag(turn.get("end_of_message"), f"{where}.end_of_message"),
     )
+
+
+def _checked(turn: Message, where: str) -> Message:
+    """A `Message` that a caller made: nothing has looked at the types of what it holds."""
+    _text(turn.role, f"{where}.role")
+    for i, call in enumerate(many(f"{where}.tool_calls", turn.tool_calls)):
+        if not isinstance(call, ToolCall):
+            fail(UsageError, f"{where}.tool_calls[{i}]", got=type(call).__name__, expected="a ToolCall")
+        _checked_call(call, f"{where}.tool_calls[{i}]")
+    for name, content in (("content", turn.content), ("context", turn.context)):
+        for i, part in enumerate(content if isinstance(content, list | tuple) else ()):
+            if isinstance(part, TextPart):
+                _text(part.text, f"{where}.{name}[{i}].text")
+    _text_or_none(turn.tool_call_id, f"{where}.tool_call_id")
+    _flag(turn.end_of_message, f"{where}.end_of_message")
+    return turn
+
+
+def _checked_call(call: ToolCall, where: str) -> ToolCall:
+    """As `_checked`, of a call."""
+    _text(call.name, f"{where}.name")
+    _text_or_none(call.id, f"{where}.id")
+    if not isinstance(call.arguments, Mapping):
+        fail(UsageError, f"{where}.arguments", got=type(call.arguments).__name__, expected="an object")
+    return call
 
 
 def call_arguments(text: str, where: str) -> dict[str, Any]:
@@ -119,7 +145,9 @@ def _check_keys(found: Mapping[str, Any], where: str, known: Collection[str]) ->
     """Raise UsageError for a key that says something which nobody here would hear."""
     for key, value in found.items():
         if key not in known and value is not None and not _is_empty(value):
-            fail(UsageError, where, got=key, expected="keys among " + ", ".join(known), do="leave it out")
+            near = nearest(key, known)
+            do = f"leave it out, or did you mean {near}?" if near else "leave it out"
+            fail(UsageError, where, got=key, expected="keys among " + ", ".join(known), do=do)
 
 
 def _is_empty(value: Any) -> bool:
@@ -158,7 +186,7 @@ def _image(image: Any, where: str, read: ImageReader) -> ImagePart:
 
 def _call(given: object, where: str) -> ToolCall:
     if isinstance(given, ToolCall):
-        return given
+        return _checked_call(given, where)
     call = opened(given)
     if not isinstance(call, Mapping):
         fail(UsageError, where, got=call, expected="an object with a function")
@@ -195,6 +223,8 @@ def _content(content: object, where: str, read: ImageReader) -> Content:
 
 
 def _part(given: object, where: str, read: ImageReader) -> TextPart | ImagePart:
+    if isinstance(given, TextPart):
+        _text(given.text, f"{where}.text")
     if isinstance(given, TextPart | ImagePart):
         return given
     part = opened(given)
@@ -238,6 +268,12 @@ def _text(text: object, where: str) -> str:
     if not isinstance(text, str):
         fail(UsageError, where, got="null" if text is None else text, expected="a text")
     return text
+
+
+def _flag(value: object, where: str) -> bool:
+    if value is not None:
+        flag(where, value)
+    return value is True
 
 
 def _text_or_none(text: object, where: str) -> str | None:

@@ -73,10 +73,15 @@ def known(what: str, given: Iterable[object], names: Collection[str]) -> None:
     """Raise UsageError for the first name that is none of `names`, with the nearest of them and all."""
     unknown = [name for name in given if name not in names]
     if unknown:
-        name = unknown[0]
-        near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
-        do = f"did you mean {near[0]}?" if near else ""
-        fail(UsageError, what, got=shown(name), expected="one of " + ", ".join(names), do=do)
+        near = nearest(unknown[0], names)
+        do = f"did you mean {near}?" if near else ""
+        fail(UsageError, what, got=shown(unknown[0]), expected="one of " + ", ".join(names), do=do)
+
+
+def nearest(name: object, names: Collection[str]) -> str | None:
+    """The one of these names that a name most likely stands for, where one is near."""
+    near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
+    return near[0] if near else None
 
 
 class KnownFields(msgspec.StructMeta):

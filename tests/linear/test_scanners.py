@@ -73,7 +73,7 @@ HARMLESS = {
     "herd.server.http.framing.Framing: self._expected += b',' + value": "of a head, whose bytes and fields are bounded",
     "herd.server.http.framing.Framing: self.credentials += value": "of a head, whose bytes and fields are bounded",
     "herd.strict_json.count: data.count": "each byte once for each of a few kinds",
-    "herd.value_checks.known: get_close_matches": "a name that is cut, among a few dozen",
+    "herd.value_checks.nearest: get_close_matches": "a name that is cut, among a few dozen",
     "herd.text.call_values.json_text: ''.join(found).rstrip()[-1:]": "at the end alone",
     "herd.text.calls._Head: self._seen += char": "no longer than the longest name of a tool",
 }

@@ -250,6 +250,12 @@ def only_place(city: str, /) -> None: ...
 def no_schema(city: complex) -> None: ...
 def no_schema_inside(cities: list[complex]) -> None: ...
 def not_there(city: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def no_python(city: Any) -> None: ...
+def not_in_it(city: Any) -> None: ...
+
+
+no_python.__annotations__["city"] = "1 +"
+not_in_it.__annotations__["city"] = "datetime.nothing"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +268,8 @@ def not_there(city: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noq
         (no_schema, r"no_schema: parameter city: got complex \(.*\), expected a type with a JSON schema"),
         (no_schema_inside, r"no_schema_inside: parameter cities: got list\[complex\]"),
         (not_there, r"tools\[0\] \(not_there\): got a hint that is not there \(name 'Nowhere' is not defined\)"),
+        (no_python, r"tools\[0\] \(no_python\): got a hint that is no type \("),
+        (not_in_it, r"tools\[0\] \(not_in_it\): got a hint that is no type \("),
         (lambda city: city, r"tools\[0\]: got a lambda, expected a function with a name and hints"),
         (Place, r"tools\[0\]: got the class Place, expected a function"),
         (partial(get_weather, "Rome"), r"tools\[0\]: got partial, expected a function"),
@@ -288,10 +296,15 @@ def test_two_tools_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (ToolCall("get_time", {}), "call of a tool: got get_time, expected one of the functions get_weather"),
-        (ToolCall("clock", {}), "call of a tool: got clock, expected one of the functions get_weather"),
+        (ToolCall("get_time", {}), "call of a tool: got get_time, expected one of get_weather"),
+        (ToolCall("clock", {}), "call of a tool: got clock, expected one of get_weather"),
+        (ToolCall("get_wether", {}), "got get_wether, .*; did you mean get_weather[?]"),
+        (ToolCall("get_weather", {"ciity": "a"}), "got ciity, expected one of city, days, unit; did you mean city[?]"),
         (ToolCall("get_weather", {}), "get_weather: argument city: got nothing, expected a value"),
-        (ToolCall("get_weather", {"city": "a", "x": 1}), "get_weather: an argument: got x, expected city, days, unit"),
+        (
+            ToolCall("get_weather", {"city": "a", "x": 1}),
+            "get_weather: an argument: got x, expected one of city, days, unit",
+        ),
         (ToolCall("get_weather", {"city": None}), "get_weather: argument city: got null, expected `str`"),
         (ToolCall("get_weather", {"city": "a", "days": "2"}), "get_weather: argument days: got 2, expected `int`"),
         (
@@ -303,6 +316,39 @@ def test_two_tools_of_one_name_are_refused() -> None:
 def test_arguments_are_checked_before_the_call(call: ToolCall, line: str) -> None:
     with pytest.raises(UsageError, match=line):
         call_tool([get_weather, {"name": "clock", "parameters": {}}], call)
+
+
+@pytest.mark.parametrize("value", [None, 5, "{}", b"", [1], {1: 2}, [["x"]], object(), get_weather])
+def test_what_is_no_call_and_no_list_of_tools_is_refused_in_one_line(value: Any) -> None:
+    def now() -> str:
+        return "noon"
+
+    for tools, call in (
+        ([now], value),
+        (value, ToolCall("now", {})),
+        ([now], ToolCall("now", value)),
+        ([now], ToolCall(value, {})),
+    ):
+        with pytest.raises(UsageError) as error:
+            call_tool(tools, call)
+        assert "\n" not in str(error.value)
+
+
+def test_a_wrapper_around_a_coroutine_function_and_a_lone_surrogate_are_no_results() -> None:
+    async def later() -> str:
+        return "done"
+
+    def hidden() -> Any:
+        return later()
+
+    def broken() -> str:
+        return "\ud800"
+
+    with pytest.raises(UsageError, match=r"hidden: got a coroutine, expected a result; await acall_tool"):
+        call_tool([hidden], ToolCall("hidden", {}))
+    assert asyncio.run(acall_tool([hidden], ToolCall("hidden", {}))).text == "done"
+    with pytest.raises(UsageError, match="broken: its result: got a lone surrogate"):
+        call_tool([broken], ToolCall("broken", {}))
 
 
 def test_a_wrong_value_is_told_with_its_place() -> None:

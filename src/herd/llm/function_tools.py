@@ -25,6 +25,8 @@ from herd.llm.docstrings import described
 from herd.messages import Message, ToolCall
 from herd.text.message_checks import check_name
 from herd.turns import Dumped, is_dumped
+from herd.value_checks import known, many
+from herd.value_checks import text as check_text
 
 ToolLike: TypeAlias = Mapping[str, Any] | Callable[..., Any] | Dumped
 """A definition (name, description, parameters; the ollama package's `Tool` is one), or a function that has one."""
@@ -85,7 +87,11 @@ def call_tool(tools: Sequence[ToolLike], call: ToolCall) -> Message:
     function, arguments = bound(tools, call)
     if inspect.iscoroutinefunction(function):
         fail(UsageError, call.name, got="a coroutine function", expected="a plain one", do="await acall_tool(...)")
-    return _result(call, function(**arguments))
+    result = function(**arguments)
+    if inspect.iscoroutine(result):  # of a wrapper that does not look like one
+        result.close()
+        fail(UsageError, call.name, got="a coroutine", expected="a result", do="await acall_tool(...)")
+    return _result(call, result)
 
 
 async def acall_tool(tools: Sequence[ToolLike], call: ToolCall) -> Message:
@@ -98,14 +104,17 @@ async def acall_tool(tools: Sequence[ToolLike], call: ToolCall) -> Message:
 def bound(tools: Sequence[ToolLike], call: ToolCall) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that a call means, and its arguments as the hints have them (an Enum's member, a dataclass). Raises
     UsageError as `call_tool` does."""
-    functions = {getattr(tool, "__name__", ""): tool for tool in tools if callable(tool)}
-    if call.name not in functions:
-        expected = "one of the functions " + ", ".join(functions) if functions else "functions among the tools"
-        fail(UsageError, "call of a tool", got=call.name, expected=expected)
+    if not isinstance(call, ToolCall) or not isinstance(call.arguments, Mapping):
+        got = type(getattr(call, "arguments", call)).__name__
+        fail(UsageError, "call of a tool", got=got, expected="a ToolCall, as in reply.tool_calls")
+    functions = {getattr(tool, "__name__", ""): tool for tool in many("tools", tools) if callable(tool)}
+    if not functions:
+        fail(UsageError, "call of a tool", got=call.name, expected="functions among the tools")
+    known("call of a tool", [call.name], list(functions))
     name, parameters, hints = _parts(functions[call.name], "tool")
-    for key in call.arguments:
-        if key not in parameters:
-            fail(UsageError, f"{name}: an argument", got=key, expected=", ".join(parameters) or "none")
+    if not parameters and call.arguments:
+        fail(UsageError, f"{name}: an argument", got=next(iter(call.arguments)), expected="none")
+    known(f"{name}: an argument", call.arguments, list(parameters))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in call.arguments:
             fail(UsageError, f"{name}: argument {key}", got="nothing", expected="a value: it has no default")
@@ -137,6 +146,7 @@ def _result(call: ToolCall, value: Any) -> Message:
         except (TypeError, ValueError, OverflowError, RecursionError):
             got = type(value).__name__
             fail(UsageError, f"{call.name}: its result", got=got, expected="a text, or what JSON can say")
+    check_text(f"{call.name}: its result", value)
     return Message("tool", value, name=call.name, tool_call_id=call.id or None)
 
 
@@ -156,6 +166,8 @@ def _parts(function: Any, where: str) -> tuple[str, Mapping[str, inspect.Paramet
         fail(UsageError, f"{where} ({name})", got="a function that does not tell its parameters", do=_DO)
     except NameError as error:
         fail(UsageError, f"{where} ({name})", got=f"a hint that is not there ({error})", do="import it at run time")
+    except (SyntaxError, AttributeError) as error:
+        fail(UsageError, f"{where} ({name})", got=f"a hint that is no type ({error})", do="write it as Python has it")
     for key, parameter in parameters.items():
         if parameter.kind not in _NAMED:
             got = f"the {parameter.kind.description} parameter {parameter}"

@@ -9,7 +9,8 @@ from herd.errors import BadMedia, fail
 from herd.media.limits import IMAGE_LIMITS
 
 _DATA = re.compile(
-    r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}+/[a-zA-Z0-9.+-]{1,64}+)?+(?:;(?!base64,)[a-zA-Z0-9=.+-]{1,64}+){0,4}+;base64,"
+    r"data:(?P<type>[a-zA-Z0-9.+-]{1,64}+/[a-zA-Z0-9.+-]{1,64}+)?+(?:;(?!base64,)[a-zA-Z0-9=.+-]{1,64}+){0,4}+;base64,",
+    re.IGNORECASE,
 )
 _STEP = 1 << 20
 """Characters decoded in one call: a multiple of four."""
