@@ -3,6 +3,7 @@ line that says what is wrong. None ends the engine, hangs, or is felt by the nex
 own. Calls come from the class, arguments from their signatures and the types of their keywords."""
 
 import asyncio
+import dataclasses
 import fractions
 import inspect
 import math
@@ -23,6 +24,7 @@ from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import Request
 from herd.errors import BadCheckpoint, BadMedia, HerdError, NotFound, SomeFailed, TimedOut, UsageError
 from herd.llm import LLM, ChatOptions, LoadKeywords, SamplingOptions, load
+from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.chat import Llama4
 
 DEEP: list[Any] = []
@@ -194,6 +196,34 @@ def test_no_option_ends_more_than_its_call(model: LLM, argument: str, tmp_path: 
         found = wrong(model, first, argument, HOSTILE)
         for name in others:
             found += wrong(model, name, argument, HOSTILE[::17])
+    assert not found, "\n".join(found)
+
+
+MADE: dict[type, tuple[dict[str, Any], Callable[[Any], Message]]] = {
+    Message: ({"role": "assistant", "content": ""}, lambda turn: turn),
+    ToolCall: ({"name": "f", "arguments": {}}, lambda call: Message("assistant", "", (call,))),
+    TextPart: ({"text": "x"}, lambda part: Message("user", (part,))),
+    ImagePart: ({"tiles_wide": 1, "tiles_high": 1}, lambda part: Message("user", (part,))),
+}
+"""What a caller may make a turn of: fields that it needs, and a turn with it."""
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_no_field_of_a_turn_that_a_caller_made_passes_unchecked(kind: type) -> None:
+    good, turn = MADE[kind]
+    with LLM(TINY, fake(lambda ids: 65, 64), BYTES, Llama4(BYTES)) as model:
+        found = []
+        for name, value in ((field.name, value) for field in dataclasses.fields(kind) for value in HOSTILE):
+            made = turn(kind(**{**good, name: value}))
+            dialogs: list[Any] = [[made]]
+            if kind is ToolCall:
+                dialogs.append([{"role": "assistant", "content": None, "tool_calls": [*made.tool_calls]}])
+            elif kind is not Message:
+                dialogs.append([{"role": "user", "content": [*made.content]}])
+            for dialog in dialogs:
+                raised = outcome(lambda d=dialog: model._requests.dialog(model._running(), d, {}))  # type: ignore[misc]
+                if raised is not None and not (isinstance(raised, REFUSALS) and "\n" not in str(raised)):
+                    found.append(f"{kind.__name__}({name}={_short(value)}): {type(raised).__name__}: {raised}")
     assert not found, "\n".join(found)
 
 

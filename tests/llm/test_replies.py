@@ -140,6 +140,8 @@ def test_what_is_wrong_with_options_is_told_before_anything_is_computed(name: st
             ({own: [{}]}, f"{own}: got 1 of them, expected 2, one a request"),
             ({own: {}}, f"{own}: got dict, expected a list"),
             ({own: [{}, {"n": 2}]}, rf"{own}\[1\]: n: got 2"),
+            ({"schema": 5}, "schema: got 5, expected True"),
+            ({own: [{}, {"schema": {"x": {1}}}]}, rf"{own}\[1\]: schema: got what JSON cannot say"),
             ({"return_errors": 1}, "return_errors: got 1"),
         ]
         for options, line in wrong:

@@ -108,11 +108,13 @@ class Requests:
 
     def check_dialog_options(self, arguments: Mapping[str, Any]) -> None:
         """Raise UsageError for what is wrong with arguments of a chat, whatever its dialog."""
-        self.defaults.with_(CallOptions.of(arguments)[1])
+        asked, options = CallOptions.of(arguments)
+        self._options(options, asked)
 
     def check_text_options(self, arguments: Mapping[str, Any]) -> None:
         """Raise UsageError for what is wrong with arguments of a completion, whatever its prompt."""
-        self.defaults.with_(of_completion(arguments)[1])
+        asked, options = of_completion(arguments)
+        self._options(options, asked)
 
     def measured(self, ids: Sequence[int], want: Want, asked: CallOptions) -> Request:
         """A request for numbers of given ids. Raises what is wrong with the model's files."""
