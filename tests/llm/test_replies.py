@@ -15,6 +15,7 @@ from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
 from herd.errors import Busy, ContextTooLong, EngineDied, HerdError, PassFailed, SomeFailed, TimedOut, UsageError
 from herd.llm import LLM, Message, Reply
+from herd.llm.prepare import Requests
 from herd.text.chat import Llama4
 
 OWN = {"chat_many": "per_dialog", "achat_many": "per_dialog", "complete_many": "per_prompt"}
@@ -102,8 +103,16 @@ def test_more_than_the_queue_holds_wait_for_their_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_where_others_fill_the_queue_a_call_waits_for_them(name: str) -> None:
+def test_where_others_fill_the_queue_a_call_waits_for_them_and_prepares_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     goes_on = threading.Event()
+    prepared: list[object] = []
+    for kind in ("dialog", "text"):
+        prepare = getattr(Requests, kind)
+        monkeypatch.setattr(
+            Requests, kind, lambda *given, prepare=prepare: [prepared.append(given[2]), prepare(*given)][1]
+        )
     with small(lambda ids: 65 if goes_on.wait(60) else 66) as model:
         bound = model._running()._table.gate
         check, refused = bound.check, threading.Event()
@@ -122,9 +131,11 @@ def test_where_others_fill_the_queue_a_call_waits_for_them(name: str) -> None:
         call = asked_apart(lambda: many(model, name, ["a", "b"], max_tokens=2))
         assert refused.wait(60)
         assert not call.done()
+        assert "b" not in prepared
         goes_on.set()
         assert [r.text for r in call.result(60)] == ["AA", "AA"]
         assert [r.text for r in other.result(60)] == ["A"]
+        assert sorted(map(str, prepared)) == ["a", "b", "x"]
 
 
 @pytest.mark.parametrize("name", OWN)

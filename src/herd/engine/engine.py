@@ -220,6 +220,11 @@ class Engine:
         """Raise UsageError in a fork of the process that the engine was made in."""
         self._home.check()
 
+    def check_place(self, client: str) -> None:
+        """Raise Busy where a request of this client would have no place now: look before one is made."""
+        with self._table.lock:
+            self._table.gate.check(client)
+
     def close(self) -> None:
         """End every request and release the executor."""
         self.executor.close()

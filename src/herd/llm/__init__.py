@@ -760,13 +760,21 @@ class LLM:
         self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
     ) -> list[Outcome]:
         engine = self._running()
-        found = answer_all(engine, len(each), lambda i: prepare(engine, asked[i], each[i]), at_once(each))
+
+        def prepared(i: int) -> Prepared:
+            engine.check_place(each[i].get("client", ""))  # nothing is prepared in vain while others fill the queue
+            return prepare(engine, asked[i], each[i])
+
+        found = answer_all(engine, len(each), prepared, at_once(each))
         return settled(name, found, return_errors)
 
     async def _aanswer_all(
         self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
     ) -> list[Outcome]:
+        engine = self._running()
+
         def opened(i: int) -> AsyncStream:
+            engine.check_place(each[i].get("client", ""))  # as in _answer_all
             return self._astream(lambda engine: prepare(engine, asked[i], each[i]), each[i])
 
         found = await aanswer_all(len(each), opened, at_once(each))
