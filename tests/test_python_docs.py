@@ -1,6 +1,8 @@
 """docs/python.md and the README: every example runs, in order, over a tiny model, and every public call has one."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,15 @@ def test_every_example_runs(
         "personal.card",
     ):
         assert shown in said, f"{shown}: an example that shows nothing"
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_nothing_wrong_with_the_examples(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "page.py").write_text("".join(blocks("docs/python.md")))
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "page.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

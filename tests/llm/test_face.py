@@ -236,6 +236,7 @@ def use(model: herd.LLM, options: herd.ChatOptions) -> list[herd.Reply]:
     model.chat("x", temperature=0.5, stop=["a"], tools=[{"name": "f"}])
     model.chat([herd.Message("user", "x")], **options)
     both: list[herd.Reply | errors.HerdError] = model.chat_many(["x"], return_errors=True, per_dialog=[options])
+    both += model.chat_many(["x"], return_errors=len(both) > 1)
     herd.load("x", context=5)
     herd.SamplingOptions(top_k=5)
     model.chat("x", temprature=0.5)

@@ -325,7 +325,7 @@ class LLM:
         dialogs: Sequence[Dialog],
         *,
         per_dialog: Sequence[ChatOptions] | None = None,
-        return_errors: Literal[True],
+        return_errors: bool,
         **options: Unpack[ChatOptions],
     ) -> list[Reply | HerdError]: ...
 
@@ -363,7 +363,7 @@ class LLM:
         dialogs: Sequence[Dialog],
         *,
         per_dialog: Sequence[ChatOptions] | None = None,
-        return_errors: Literal[True],
+        return_errors: bool,
         **options: Unpack[ChatOptions],
     ) -> list[Reply | HerdError]: ...
 
@@ -417,7 +417,7 @@ class LLM:
         prompts: Sequence[str | Sequence[int]],
         *,
         per_prompt: Sequence[CompleteOptions] | None = None,
-        return_errors: Literal[True],
+        return_errors: bool,
         **options: Unpack[CompleteOptions],
     ) -> list[Reply | HerdError]: ...
 
@@ -448,7 +448,7 @@ class LLM:
         prompts: Sequence[str | Sequence[int]],
         *,
         per_prompt: Sequence[CompleteOptions] | None = None,
-        return_errors: Literal[True],
+        return_errors: bool,
         **options: Unpack[CompleteOptions],
     ) -> list[Reply | HerdError]: ...
 
