@@ -161,6 +161,18 @@ def test_what_is_wrong_with_options_is_told_before_anything_is_computed(name: st
         assert model._running().runner.passes == []  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", ["chat_many", "achat_many"])
+def test_what_all_choose_may_stand_among_the_options_of_each(name: str) -> None:
+    with endless() as model:
+        tool = {"name": "f", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}
+        asked: dict[str, Any] = {"tool_choice": "f", "max_tokens": 1}
+        assert len(many(model, name, ["a", "b"], **asked, per_dialog=[{"tools": [tool]}] * 2)) == 2
+        with pytest.raises(UsageError, match=r"per_dialog\[1\]: tool_choice: got f, expected auto, none, required"):
+            many(model, name, ["a", "b"], **asked, per_dialog=[{"tools": [tool]}, {}])
+        with pytest.raises(UsageError, match=r"^tool_choice: got f, expected auto, none, required"):
+            many(model, name, ["a", "b"], **asked)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_what_is_no_list_of_requests_is_refused_in_one_line(name: str) -> None:
     with endless() as model:

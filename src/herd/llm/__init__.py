@@ -342,8 +342,9 @@ class LLM:
         per_dialog: further options of each dialog, laid over those of all: [{"seed": 1}, {"max_tokens": 5}, {}].
         Waits where the queue is full, and all run to their end. Then, if any failed, raises SomeFailed, whose `replies`
         has in their order a Reply, or the error, of each; return_errors: gives that list instead. Options are checked
-        before anything is computed, and raise UsageError. Ctrl-C ends it: the list then ends with the interrupted
-        reply. With `trace`, one after another: the file holds the last one's.
+        before anything is computed, and raise UsageError; a schema or grammar that cannot be enforced fails with its
+        request. Ctrl-C ends it: the list then ends with the interrupted reply. With `trace`, one after another: the
+        file holds the last one's.
         """
         each = self._many_dialogs(dialogs, per_dialog, return_errors, options)
         return self._answer_all("dialogs", dialogs, each, self._requests.dialog, return_errors)

@@ -155,15 +155,15 @@ def one_answer(arguments: Mapping[str, Any]) -> None:
 
 
 def for_each(
-    name: str, options: Mapping[str, Any], own: Any, count: int, check: Callable[[Mapping[str, Any]], object]
+    name: str, options: Mapping[str, Any], own: Any, count: int, check: Callable[[Mapping[str, Any], bool], object]
 ) -> list[Mapping[str, Any]]:
     """Options of each of `count` requests of one call: those of all, with its own laid over them.
 
-    own: None, or a list of as many. check: raises what is wrong with a request's options. Raises UsageError for what is
-    wrong with them, naming the place where it stands in `own`.
+    own: None, or a list of as many. check: raises what is wrong with options, and is told whether they are all that a
+    request has. Raises UsageError for what is wrong with them, naming the place where it stands in `own`.
     """
     one_answer(options)
-    check(options)
+    check(options, own is None)
     if own is None:
         return [options] * count
     if len(many(name, own)) != count:
@@ -175,7 +175,7 @@ def for_each(
         found.append({**options, **one})
         try:
             one_answer(found[-1])
-            check(found[-1])
+            check(found[-1], True)
         except UsageError as error:
             raise type(error)(f"{name}[{i}]: {error}") from None
     return found

@@ -106,15 +106,20 @@ class Requests:
         ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
 
-    def check_dialog_options(self, arguments: Mapping[str, Any]) -> None:
-        """Raise UsageError for what is wrong with arguments of a chat, whatever its dialog."""
-        asked, options = CallOptions.of(arguments)
-        self._options(options, asked)
+    def check_dialog_options(self, arguments: Mapping[str, Any], whole: bool) -> None:
+        """Raise UsageError for what is wrong with arguments of a chat, whatever its dialog; whole: and no others come
+        to them, which say what tools there are to choose from."""
+        self._check_options(*CallOptions.of(arguments), whole)
 
-    def check_text_options(self, arguments: Mapping[str, Any]) -> None:
-        """Raise UsageError for what is wrong with arguments of a completion, whatever its prompt."""
-        asked, options = of_completion(arguments)
-        self._options(options, asked)
+    def check_text_options(self, arguments: Mapping[str, Any], whole: bool) -> None:
+        """As `check_dialog_options`, of a completion."""
+        self._check_options(*of_completion(arguments), whole)
+
+    def _check_options(self, asked: CallOptions, options: Mapping[str, Any], whole: bool) -> None:
+        if whole:
+            self._options(options, asked)
+        else:
+            self.defaults.with_(options)
 
     def measured(self, ids: Sequence[int], want: Want, asked: CallOptions) -> Request:
         """A request for numbers of given ids. Raises what is wrong with the model's files."""
