@@ -94,6 +94,21 @@ def test_a_key_that_is_misspelt_is_told_the_nearest_and_a_flag_is_a_flag() -> No
         turns_of(b"x")  # type: ignore[arg-type]
 
 
+def test_a_message_of_another_kind_is_refused_by_place_for_any_model() -> None:
+    wrong: list[tuple[Any, str]] = [
+        (Message("usr", "x"), r"messages\[0\].role: got usr, expected one of system"),
+        (Message("user", 5), r"messages\[0\].content: got int, expected text"),  # type: ignore[arg-type]
+        (Message("user", ("x",)), r"messages\[0\].content\[0\]: got str, expected a TextPart"),  # type: ignore[arg-type]
+        (Message("user", "x", context=5), r"messages\[0\].context: got int"),  # type: ignore[arg-type]
+        (Message("tool", "x", name=5), r"messages\[0\].name: got 5, expected a text"),  # type: ignore[arg-type]
+        (Message("assistant", "", (5,)), r"messages\[0\].tool_calls\[0\]: got int, expected a ToolCall"),  # type: ignore[arg-type]
+    ]
+    for turn, line in wrong:
+        for look in (turns_of, lambda turns: read(*turns)):
+            with pytest.raises(UsageError, match=line):
+                look([turn])
+
+
 def test_an_address_that_is_none_is_refused_by_place() -> None:
     for wrong, got in ((None, "null"), ({}, "null"), ({"url": 3}, "3")):
         with pytest.raises(UsageError, match=rf"content\[0\].image_url(.url)?: got {got}, expected data:image"):

@@ -66,8 +66,9 @@ def tiles_of(messages: Sequence[Message]) -> Any | None:
     parts = [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
     for part in parts:
         tiles = part.data
-        if not isinstance(tiles, np.ndarray) or tiles.ndim == 0 or len(tiles) != part.num_tiles:
-            got = "no array" if not isinstance(tiles, np.ndarray) or tiles.ndim == 0 else f"{len(tiles)} tiles"
+        count = len(tiles) if isinstance(tiles, np.ndarray) and tiles.ndim else None
+        if count != part.num_tiles:
+            got = "no data" if tiles is None else type(tiles).__name__ if count is None else f"{count} tiles"
             fail(UsageError, "an image part", got=got, expected=f"{part.num_tiles} tiles as data")
     return np.concatenate([p.data for p in parts]) if parts else None
 

@@ -15,7 +15,7 @@ from herd.errors import UsageError, fail
 from herd.media.encoded import base64_image, data_image
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.message_checks import ROLES
-from herd.value_checks import flag, many, nearest
+from herd.value_checks import flag, many, nearest, shown
 
 
 class Dumped(Protocol):
@@ -102,18 +102,31 @@ def message_of(turn: Message | Mapping[str, Any], where: str, read: ImageReader)
 
 def _checked(turn: Message, where: str) -> Message:
     """A `Message` that a caller made: nothing has looked at the types of what it holds."""
-    _text(turn.role, f"{where}.role")
+    if not isinstance(turn.role, str) or turn.role not in ROLES:
+        fail(UsageError, f"{where}.role", got=shown(turn.role), expected="one of " + ", ".join(ROLES))
     for i, call in enumerate(many(f"{where}.tool_calls", turn.tool_calls)):
         if not isinstance(call, ToolCall):
             fail(UsageError, f"{where}.tool_calls[{i}]", got=type(call).__name__, expected="a ToolCall")
         _checked_call(call, f"{where}.tool_calls[{i}]")
-    for name, content in (("content", turn.content), ("context", turn.context)):
-        for i, part in enumerate(content if isinstance(content, list | tuple) else ()):
-            if isinstance(part, TextPart):
-                _text(part.text, f"{where}.{name}[{i}].text")
+    _check_content(turn.content, f"{where}.content")
+    if turn.context is not None:
+        _check_content(turn.context, f"{where}.context")
+    _text_or_none(turn.name, f"{where}.name")
     _text_or_none(turn.tool_call_id, f"{where}.tool_call_id")
     _flag(turn.end_of_message, f"{where}.end_of_message")
     return turn
+
+
+def _check_content(content: object, where: str) -> None:
+    """As `_checked`, of a content."""
+    if not isinstance(content, str | list | tuple):
+        got = "null" if content is None else type(content).__name__
+        fail(UsageError, where, got=got, expected="text, or text and image parts")
+    for i, part in enumerate(() if isinstance(content, str) else content):
+        if not isinstance(part, TextPart | ImagePart):
+            fail(UsageError, f"{where}[{i}]", got=type(part).__name__, expected="a TextPart or an ImagePart")
+        if isinstance(part, TextPart):
+            _text(part.text, f"{where}[{i}].text")
 
 
 def _checked_call(call: ToolCall, where: str) -> ToolCall:

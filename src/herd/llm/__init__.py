@@ -742,7 +742,7 @@ class LLM:
     def _many_dialogs(self, dialogs: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
         """Options of each dialog, once all arguments of `chat_many` are checked but for what the dialogs say."""
         for i, dialog in enumerate(many("dialogs", dialogs)):
-            if not isinstance(dialog, str | list | tuple):
+            if not isinstance(dialog, Sequence) or isinstance(dialog, bytes | bytearray | memoryview):
                 expected = "a dialog: a text or a list of turns"
                 fail(UsageError, f"dialogs[{i}]", got=type(dialog).__name__, expected=expected)
         flag("return_errors", return_errors)
