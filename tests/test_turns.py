@@ -224,6 +224,9 @@ def test_arguments_are_what_json_says() -> None:
     said = {"a": [1, 2.5, None, True], "b": {"c": "ü\n"}}
     assert call_arguments(json.dumps(said), "a") == said
     assert call_arguments(" ", "a") == {}
+    for wrong in ('{"a": NaN}', '{"a": 1e999}', '{"a": -1e999}', '{"a": ' + "9" * 5000 + "}", '{"a": ' + "[" * 10**5):
+        with pytest.raises(UsageError, match=r"^here: got .*, expected a JSON object, as text$"):
+            call_arguments(wrong, "here")
 
 
 _KEYS = st.sampled_from(

@@ -8,6 +8,7 @@ What it is not: limits and pixels of images, which whoever reads a whole dialog 
 """
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias
 
@@ -142,7 +143,7 @@ def call_arguments(text: str, where: str) -> dict[str, Any]:
     """The arguments of a call, of the JSON text that OpenAI's clients hold; an empty text holds none. Raises
     UsageError."""
     try:
-        found = json.loads(text, parse_constant=_no_number) if text.strip() else {}
+        found = json.loads(text, parse_constant=_no_number, parse_float=_finite) if text.strip() else {}
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -152,6 +153,12 @@ def call_arguments(text: str, where: str) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(number: str) -> float:
+    """A number, unless it is too large to be one here."""
+    found = float(number)
+    return found if math.isfinite(found) else _no_number(number)
 
 
 def _check_keys(found: Mapping[str, Any], where: str, known: Collection[str]) -> None:
