@@ -249,6 +249,17 @@ def stars(**cities: str) -> None: ...
 def only_place(city: str, /) -> None: ...
 def no_schema(city: complex) -> None: ...
 def no_schema_inside(cities: list[complex]) -> None: ...
+
+
+@dataclass
+class Odd:
+    city: Any
+
+
+Odd.__annotations__["city"] = "datetime.nothing"
+
+
+def not_there_inside(city: Odd) -> None: ...
 def not_there(city: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def no_python(city: Any) -> None: ...
 def not_in_it(city: Any) -> None: ...
@@ -268,6 +279,7 @@ not_in_it.__annotations__["city"] = "datetime.nothing"
         (no_schema, r"no_schema: parameter city: got complex \(.*\), expected a type with a JSON schema"),
         (no_schema_inside, r"no_schema_inside: parameter cities: got list\[complex\]"),
         (not_there, r"tools\[0\] \(not_there\): got a hint that is not there \(name 'Nowhere' is not defined\)"),
+        (not_there_inside, r"not_there_inside: parameter city: got .*Odd \(module 'datetime' has no attribute"),
         (no_python, r"tools\[0\] \(no_python\): got a hint that is no type \("),
         (not_in_it, r"tools\[0\] \(not_in_it\): got a hint that is no type \("),
         (lambda city: city, r"tools\[0\]: got a lambda, expected a function with a name and hints"),

@@ -122,3 +122,28 @@ def test_what_a_policy_put_in_its_place_is_not_parsed() -> None:
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
     with pytest.raises(UsageError, match="schema: got"):
         saying(TEXT).chat("weather?", schema=schema)
+
+
+class Broken:
+    """As pydantic refuses a type that no schema says."""
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]:
+        raise RuntimeError("Cannot generate a JsonSchema\nfor a callable")
+
+
+def test_a_type_that_has_no_schema_is_refused_in_one_line_with_the_reason() -> None:
+    absent = dataclass(type("Absent", (), {"__annotations__": {"city": "Nowhere"}, "__module__": __name__}))
+    for schema, why in ((Broken, "for a callable"), (absent, "name 'Nowhere' is not defined")):
+        for ask in (saying(TEXT).chat, saying(TEXT).complete):
+            with pytest.raises(UsageError, match=rf"^schema: got <class '.*'> \({why}\), expected True") as error:
+                ask("x", schema=schema)  # type: ignore[operator]
+            assert "\n" not in str(error.value)
+
+
+def test_what_is_not_all_of_a_policy_is_refused() -> None:
+    class Half:
+        before = window = after = print
+
+    with pytest.raises(UsageError, match="policy: got Half, expected a Policy"):
+        saying(TEXT).chat("x", policy=Half())  # type: ignore[typeddict-item]

@@ -31,6 +31,8 @@ from herd.value_checks import text as check_text
 ToolLike: TypeAlias = Mapping[str, Any] | Callable[..., Any] | Dumped
 """A definition (name, description, parameters; the ollama package's `Tool` is one), or a function that has one."""
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_NO_SCHEMA = (TypeError, NameError, AttributeError, SyntaxError)
+"""What a hint raises that no schema says, or that is not there."""
 _DO = "wrap it in a function with named parameters and hints"
 
 
@@ -182,11 +184,11 @@ def _schemas(name: str, hints: Mapping[str, Any]) -> tuple[dict[str, dict[str, A
     try:
         found, components = _components(list(hints.values()))
         return dict(zip(hints, found, strict=True)), components
-    except (TypeError, NameError):
+    except _NO_SCHEMA:
         for key, hint in hints.items():
             try:
                 _components([hint])
-            except (TypeError, NameError) as error:
+            except _NO_SCHEMA as error:
                 why = str(error).splitlines()[-1:]
                 got = f"{inspect.formatannotation(hint)} ({''.join(why)})"
                 fail(UsageError, f"{name}: parameter {key}", got=got, expected="a type with a JSON schema")

@@ -74,7 +74,7 @@ class CallOptions:
         if self.tools is not None:
             object.__setattr__(self, "tools", definitions(many("tools", self.tools)))
         flag("parallel_tool_calls", self.parallel_tool_calls)
-        if self.policy is not None and not all(callable(getattr(self.policy, name, None)) for name in _POLICY):
+        if self.policy is not None and not _is_policy(self.policy):
             fail(UsageError, "policy", got=type(self.policy).__name__, expected="a Policy")
         if self.trace is not None and not isinstance(self.trace, str | Path):
             fail(UsageError, "trace", got=type(self.trace).__name__, expected="the path of a file")
@@ -137,6 +137,13 @@ _POLICY = ("before", "window", "after")
 _NAMES = frozenset(field.name for field in fields(CallOptions))
 _COMPLETION = tuple(CompleteOptions.__annotations__)
 _OF_DIALOGS = tuple(name for name in ChatOptions.__annotations__ if name not in CompleteOptions.__annotations__)
+
+
+def _is_policy(given: Any) -> bool:
+    """Whether it has all that a Policy has."""
+    return isinstance(getattr(given, "hold_tokens", None), int) and all(
+        callable(getattr(given, name, None)) for name in _POLICY
+    )
 
 
 def of_completion(arguments: Mapping[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
@@ -213,10 +220,9 @@ def json_schema(schema: Any) -> Mapping[str, Any]:
     if isinstance(schema, Mapping):
         return schema
     own = getattr(schema, "model_json_schema", None)  # pydantic's
-    if own is not None:
-        found: Mapping[str, Any] = own()
-        return found
     try:
-        return msgspec.json.schema(schema)
-    except TypeError:
-        fail(UsageError, "schema", got=schema, expected="True, a JSON schema, or a type that has one")
+        return own() if own is not None else msgspec.json.schema(schema)
+    except Exception as error:  # a type's own, or a hint in it that is not there
+        why = "".join(str(error).splitlines()[-1:])[:80]
+        got = f"{schema!r} ({why})" if isinstance(schema, type) else schema
+        fail(UsageError, "schema", got=got, expected="True, a JSON schema, or a type that has one")
