@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.errors import UsageError
+from herd.server.http.error_bodies import words_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
 from herd.turns import call_arguments
@@ -135,7 +136,7 @@ def arguments_of(text: str, where: str) -> dict[str, Any]:
     try:
         return call_arguments(text, where)
     except UsageError as error:
-        raise Refused(str(error), where) from None
+        raise Refused(words_of(error), where) from None
 
 
 def _turn(turn: OpenAIMessage, where: str, images: Images) -> dict[str, Any]:
