@@ -114,8 +114,8 @@ def clear(folder: Path) -> None:
 
 
 def has_pip() -> bool:
-    """Whether this interpreter can run pip. It is looked for among the paths alone: setuptools has a finder that takes a
-    question for pip as a sign that pip is running, and then breaks its own import."""
+    """Whether this interpreter can run pip. It is looked for among the paths alone: setuptools has a finder that takes
+    a question for pip as a sign that pip is running, and then breaks its own import."""
     return PathFinder.find_spec("pip") is not None
 
 
