@@ -1,4 +1,4 @@
-"""The front of the engine: requests -> jobs -> steps with text, for any number of threads at once.
+"""The front of the engine: requests -> handles -> steps with text, for any number of threads at once.
 
     submit   checks everything that can be wrong, so that a stream never starts with a mistake
     stream   tokens as they come -> decoder -> stop strings -> steps
@@ -36,7 +36,7 @@ from herd.grammar.masks import Grammars
 from herd.value_checks import whole
 
 MOST_WAITING = 1024
-"""Requests that wait; one client may have half of them, see Gate."""
+"""Requests that wait; one client may have half of them, see `QueueBound`."""
 
 
 def _queue() -> Inbox:

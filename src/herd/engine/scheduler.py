@@ -20,47 +20,13 @@ other and push out what the other computed do at most twice the work.
 """
 
 import heapq
-from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from herd.cache import Lease, PageCounts
+from herd.cache.manager import KVCacheManager
 from herd.engine.fair_queue import FairQueue
 from herd.errors import DoesNotFit, HerdError, TimedOut
-
-
-class KVCache(Protocol):
-    """The KV cache as the scheduler uses it (`herd.cache.manager.KVCacheManager`)."""
-
-    def lease(self) -> Lease:
-        """A new, empty sequence."""
-
-    def drop(self, lease: Lease) -> None:
-        """Free the pages of a sequence that has ended."""
-
-    def adopt(self, lease: Lease, keys: Many[Any], salt: bytes, most: int) -> int:
-        """Give an empty lease the longest cached prefix of these keys, at most `most` positions; returns its length."""
-
-    def insert(self, lease: Lease, keys: Many[Any], salt: bytes, *, over: bool) -> None:
-        """Put what this lease holds into the prefix cache. over: the sequence has ended and writes no more."""
-
-    def needs(self, lease: Lease, rows: int) -> PageCounts:
-        """Number of free pages that a pass over so many new rows would take."""
-
-    def pages_for_prompt(self, lease: Lease, rows: int, step: int) -> PageCounts:
-        """Number of free pages that a prompt of so many rows takes, at most `step` of them a pass."""
-
-    def free(self) -> PageCounts:
-        """Number of pages that nobody holds."""
-
-    def evict_until(self, pages: PageCounts) -> bool:
-        """Evict cached prefixes until so many pages are free; returns whether they are."""
-
-    def clear(self) -> None:
-        """Evict all cached prefixes."""
-
-    def most_rows(self, lease: Lease) -> int:
-        """Rows up to the next border that a pass should not cross; at least 1."""
 
 
 @dataclass(eq=False)
@@ -136,7 +102,7 @@ class Scheduler(Generic[S]):
 
     def __init__(
         self,
-        cache: KVCache,
+        cache: KVCacheManager,
         *,
         budget: int = 512,
         places: int = 8,
