@@ -267,10 +267,15 @@ def herd_error(error: BaseException) -> HerdError:
     return found
 
 
+def printable(text: str) -> str:
+    """A text of strangers as part of a line: characters that do not print are replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _shown(value: object, most: int) -> str:
     try:
         text = value if isinstance(value, str) else repr(value)
     except Exception:  # a number of thousands of digits, a list within a list without end
         text = f"a value of {type(value).__name__}"
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    text = printable(text[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"

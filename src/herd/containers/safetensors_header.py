@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from herd.disk.small_files import parse_object
-from herd.errors import BadCheckpoint, fail
+from herd.errors import BadCheckpoint, fail, printable
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 65_536
@@ -196,8 +196,7 @@ class SafetensorsHeader:
         fail(BadCheckpoint, f"{self.file_name}: the header {how} (byte {pos + 8} of the file)", do="not safetensors")
 
     def _bad(self, tensor: str, field: str, got: object, expected: str) -> NoReturn:
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in tensor[:80])
-        fail(BadCheckpoint, f"{self.file_name}: {field} of {shown}", got=got, expected=expected)
+        fail(BadCheckpoint, f"{self.file_name}: {field} of {printable(tensor[:80])}", got=got, expected=expected)
 
     def _check_layout(self) -> None:
         place = 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from herd.errors import BadCheckpoint, BadFile, HerdError, NotFound, fail
+from herd.errors import BadCheckpoint, BadFile, HerdError, NotFound, fail, printable
 from herd.strict_json import excess, unique
 
 MAX_BYTES = 1 << 20
@@ -101,7 +101,5 @@ def parse_object(data: bytes, what: str, error: type[HerdError] = BadFile) -> di
 def listed(names: Mapping[str, Any] | list[str] | set[str] | tuple[str, ...], most: int = 3) -> str:
     """A few names of many, as text for one line of an error."""
     ordered = sorted(names)
-    shown = ", ".join(
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in n[:80]) for n in ordered[:most]
-    )
+    shown = ", ".join(printable(n[:80]) for n in ordered[:most])
     return shown if len(ordered) <= most else f"{shown} and {len(ordered) - most} more"

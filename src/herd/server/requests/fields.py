@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 import msgspec
 from msgspec import inspect
 
-from herd.errors import UsageError
+from herd.errors import UsageError, printable
 
 S = TypeVar("S", bound=msgspec.Struct)
 MOST_NAME = 256
@@ -76,7 +76,7 @@ class FieldTable(Generic[S]):
 def _line(where: str, text: str) -> str:
     """A message of msgspec's, which may quote the value, as one line of ours."""
     line = f"{where[:100]}: {text[:1].lower()}{text[1:]}"
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line[:200])
+    shown = printable(line[:200])
     return shown if len(line) <= 200 else shown + "…"
 
 
