@@ -86,8 +86,7 @@ def message_of(turn: Message | Mapping[str, Any], where: str, read: ImageReader)
     _check_keys(turn, where, _TURN)
     role = "system" if turn.get("role") == "developer" else turn.get("role")
     if role not in ROLES:
-        got = "null" if role is None else role
-        fail(UsageError, f"{where}.role", got=got, expected="one of " + ", ".join((*ROLES, "developer")))
+        fail(UsageError, f"{where}.role", got=shown(role), expected="one of " + ", ".join((*ROLES, "developer")))
     calls = _list(turn.get("tool_calls"), f"{where}.tool_calls")
     context = turn.get("context")
     return Message(
@@ -228,8 +227,7 @@ def _arguments(arguments: object, where: str) -> Mapping[str, Any]:
     if isinstance(arguments, str):
         return call_arguments(arguments, where)
     if not isinstance(arguments, Mapping):
-        got = "null" if arguments is None else arguments
-        fail(UsageError, where, got=got, expected="an object, or a JSON object as text")
+        fail(UsageError, where, got=shown(arguments), expected="an object, or a JSON object as text")
     return arguments
 
 
@@ -270,7 +268,7 @@ def _addressed(given: object, where: str, read: ImageReader) -> ImagePart:
         where = f"{where}.url"
     url = _address(given)
     if not isinstance(url, str):
-        fail(UsageError, where, got="null" if url is None else url, expected="data:image/...;base64,...", do=_IMAGE)
+        fail(UsageError, where, got=shown(url), expected="data:image/...;base64,...", do=_IMAGE)
     if url[:5].lower() != "data:":
         kind, colon, _ = url[:12].partition(":")
         got = f"an address of kind {kind!r}" if colon else "no address"
@@ -286,7 +284,7 @@ def _address(given: object) -> Any:
 
 def _text(text: object, where: str) -> str:
     if not isinstance(text, str):
-        fail(UsageError, where, got="null" if text is None else text, expected="a text")
+        fail(UsageError, where, got=shown(text), expected="a text")
     return text
 
 

@@ -4,7 +4,6 @@ What it is not: a check against a model (`engine.request_checks`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -75,11 +74,14 @@ def known(what: str, given: Iterable[object], names: Collection[str]) -> None:
     if unknown:
         near = nearest(unknown[0], names)
         do = f"did you mean {near}?" if near else ""
-        fail(UsageError, what, got=shown(unknown[0]), expected="one of " + ", ".join(names), do=do)
+        expected = "one of " + ", ".join(names) if names else "none"
+        fail(UsageError, what, got=shown(unknown[0]), expected=expected, do=do)
 
 
 def nearest(name: object, names: Collection[str]) -> str | None:
     """The one of these names that a name most likely stands for, where one is near."""
+    from difflib import get_close_matches  # wrong names alone need it
+
     near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
     return near[0] if near else None
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,8 @@ from herd.llm.load_options import PARALLEL, LoadOptions
 from herd.llm.loading import PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Measured, ameasured, measured
 from herd.llm.options import CallOptions, for_each, one_answer
-from herd.llm.prepare import Requests, characters_of, check_length, check_prompt
-from herd.llm.replies import Outcome, aanswer_all, alast, answer_all, at_once, last, run, settled
+from herd.llm.prepare import Many, Requests, characters_of, check_dialog, check_length, check_prompt
+from herd.llm.replies import aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.llm.streams import AsyncStream, Prepared
 from herd.messages import Message
 from herd.ops.contract import LowRank
@@ -98,8 +98,6 @@ __all__ = [
     "load",
 ]
 
-Prepare: TypeAlias = Callable[[Engine, Any, Mapping[str, Any]], Prepared]
-"""Makes a request of a dialog or prompt, and its options."""
 STATE = Want(what="state", keep=False)
 """Of a text as a vector: nothing that is said begins with it, as a rule."""
 
@@ -346,8 +344,7 @@ class LLM:
         request. Ctrl-C ends it: the list then ends with the interrupted reply. With `trace`, one after another: the
         file holds the last one's.
         """
-        each = self._many_dialogs(dialogs, per_dialog, return_errors, options)
-        return self._answer_all("dialogs", dialogs, each, self._requests.dialog, return_errors)
+        return self._answer_all(self._of_dialogs(dialogs), per_dialog, return_errors, options)
 
     @overload
     async def achat_many(
@@ -377,8 +374,7 @@ class LLM:
         **options: Unpack[ChatOptions],
     ) -> list[Reply] | list[Reply | HerdError]:
         """`chat_many` for coroutines; cancelling the task ends the requests."""
-        each = self._many_dialogs(dialogs, per_dialog, return_errors, options)
-        return await self._aanswer_all("dialogs", dialogs, each, self._requests.dialog, return_errors)
+        return await self._aanswer_all(self._of_dialogs(dialogs), per_dialog, return_errors, options)
 
     async def achat(self, messages: Dialog, **options: Unpack[ChatOptions]) -> Reply:
         """`chat` for coroutines; cancelling the task ends the request."""
@@ -431,8 +427,7 @@ class LLM:
         **options: Unpack[CompleteOptions],
     ) -> list[Reply] | list[Reply | HerdError]:
         """Go on with several texts together; see `complete`, and `chat_many` for per_prompt, errors and Ctrl-C."""
-        each = self._many_prompts(prompts, per_prompt, return_errors, options)
-        return self._answer_all("prompts", prompts, each, self._requests.text, return_errors)
+        return self._answer_all(self._of_prompts(prompts), per_prompt, return_errors, options)
 
     @overload
     async def acomplete_many(
@@ -462,8 +457,7 @@ class LLM:
         **options: Unpack[CompleteOptions],
     ) -> list[Reply] | list[Reply | HerdError]:
         """`complete_many` for coroutines; cancelling the task ends the requests."""
-        each = self._many_prompts(prompts, per_prompt, return_errors, options)
-        return await self._aanswer_all("prompts", prompts, each, self._requests.text, return_errors)
+        return await self._aanswer_all(self._of_prompts(prompts), per_prompt, return_errors, options)
 
     async def acomplete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Reply:
         """`complete` for coroutines; cancelling the task ends the request."""
@@ -739,47 +733,43 @@ class LLM:
             self._running(), lambda: prepare(self._running()), owner=owner if isinstance(owner, str) else ""
         )
 
-    def _many_dialogs(self, dialogs: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
-        """Options of each dialog, once all arguments of `chat_many` are checked but for what the dialogs say."""
-        for i, dialog in enumerate(many("dialogs", dialogs)):
-            if not isinstance(dialog, Sequence) or isinstance(dialog, bytes | bytearray | memoryview):
-                expected = "a dialog: a text or a list of turns"
-                fail(UsageError, f"dialogs[{i}]", got=type(dialog).__name__, expected=expected)
-        flag("return_errors", return_errors)
-        self._running()
-        return for_each("per_dialog", options, own, len(dialogs), self._requests.check_dialog_options)
+    def _of_dialogs(self, dialogs: Any) -> Many:
+        return Many("dialog", dialogs, check_dialog, self._requests.check_dialog_options, self._requests.dialog)
 
-    def _many_prompts(self, prompts: Any, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
-        """As `_many_dialogs`, of `complete_many`."""
-        for i, prompt in enumerate(many("prompts", prompts)):
-            check_prompt(f"prompts[{i}]", prompt)
+    def _of_prompts(self, prompts: Any) -> Many:
+        return Many("prompt", prompts, check_prompt, self._requests.check_text_options, self._requests.text)
+
+    def _options_of(self, asked: Many, own: Any, return_errors: Any, options: Mapping[str, Any]) -> list[Any]:
+        """Options of each request, once all arguments are checked but for what dialogs and prompts say."""
+        for i, one in enumerate(many(asked.name, asked.all)):
+            asked.check(f"{asked.name}[{i}]", one)
         flag("return_errors", return_errors)
         self._running()
-        return for_each("per_prompt", options, own, len(prompts), self._requests.check_text_options)
+        return for_each(f"per_{asked.kind}", options, own, len(asked.all), asked.check_options)
 
     def _answer_all(
-        self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
-    ) -> list[Outcome]:
+        self, asked: Many, own: Any, return_errors: bool, options: Mapping[str, Any]
+    ) -> list[Reply] | list[Reply | HerdError]:
+        each = self._options_of(asked, own, return_errors, options)
         engine = self._running()
 
         def prepared(i: int) -> Prepared:
             engine.check_place(each[i].get("client", ""))  # nothing is prepared in vain while others fill the queue
-            return prepare(engine, asked[i], each[i])
+            return asked.prepare(engine, asked.all[i], each[i])
 
-        found = answer_all(engine, len(each), prepared, at_once(each))
-        return settled(name, found, return_errors)
+        return settled(asked.name, answer_all(engine, len(each), prepared, at_once(each)), return_errors)
 
     async def _aanswer_all(
-        self, name: str, asked: Any, each: list[Any], prepare: Prepare, return_errors: bool
-    ) -> list[Outcome]:
+        self, asked: Many, own: Any, return_errors: bool, options: Mapping[str, Any]
+    ) -> list[Reply] | list[Reply | HerdError]:
+        each = self._options_of(asked, own, return_errors, options)
         engine = self._running()
 
         def opened(i: int) -> AsyncStream:
             engine.check_place(each[i].get("client", ""))  # as in _answer_all
-            return self._astream(lambda engine: prepare(engine, asked[i], each[i]), each[i])
+            return self._astream(lambda engine: asked.prepare(engine, asked.all[i], each[i]), each[i])
 
-        found = await aanswer_all(len(each), opened, at_once(each))
-        return settled(name, found, return_errors)
+        return settled(asked.name, await aanswer_all(len(each), opened, at_once(each)), return_errors)
 
     def __repr__(self) -> str:
         """Name, family and size, context, what computes, and whether it is closed."""

@@ -20,12 +20,12 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hin
 
 import msgspec
 
-from herd.errors import UsageError, fail
+from herd.errors import UsageError, fail, printable
 from herd.llm.docstrings import described
 from herd.messages import Message, ToolCall
 from herd.text.message_checks import check_name
 from herd.turns import Dumped, is_dumped
-from herd.value_checks import known, many
+from herd.value_checks import known, many, shown
 from herd.value_checks import text as check_text
 
 ToolLike: TypeAlias = Mapping[str, Any] | Callable[..., Any] | Dumped
@@ -114,8 +114,6 @@ def bound(tools: Sequence[ToolLike], call: ToolCall) -> tuple[Callable[..., Any]
         fail(UsageError, "call of a tool", got=call.name, expected="functions among the tools")
     known("call of a tool", [call.name], list(functions))
     name, parameters, hints = _parts(functions[call.name], "tool")
-    if not parameters and call.arguments:
-        fail(UsageError, f"{name}: an argument", got=next(iter(call.arguments)), expected="none")
     known(f"{name}: an argument", call.arguments, list(parameters))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in call.arguments:
@@ -133,12 +131,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
         inside = place.rstrip("`")
         head, colon, _ = wanted.removeprefix("Expected ").partition(", got ")
         expected = head if colon else f"what its type allows ({wanted})"
-        fail(UsageError, f"{where}{_safe(inside)}", got="null" if value is None else value, expected=expected)
-
-
-def _safe(text: str) -> str:
-    """A place in a value of the model's, for a line of an error."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:80])
+        fail(UsageError, f"{where}{printable(inside[:80])}", got=shown(value), expected=expected)
 
 
 def _result(call: ToolCall, value: Any) -> Message:

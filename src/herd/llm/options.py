@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -87,8 +87,8 @@ class CallOptions:
 
     @property
     def definitions(self) -> Sequence[Mapping[str, Any]]:
-        """The tools as objects, functions as their definition."""
-        return [tool for tool in self.tools or () if isinstance(tool, Mapping)]
+        """The tools as objects, functions as their definition: so they stand in `tools` once that is checked."""
+        return cast(Sequence[Mapping[str, Any]], self.tools or ())
 
     @classmethod
     def of(

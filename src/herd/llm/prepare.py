@@ -5,9 +5,9 @@ What it is not: who runs them (`herd.llm`, `herd.llm.streams`), what a call may 
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -226,6 +226,32 @@ class Requests:
     def spell(self, token_id: int) -> str:
         """A token as text, as log-probabilities name it."""
         return self.tokenizer.decode([token_id])
+
+
+class Many(NamedTuple):
+    """What one call asks to have answered: dialogs, or prompts."""
+
+    kind: str
+    """dialog or prompt; `per_...` is the argument with the options of each."""
+    all: Any
+    """As the caller gave them."""
+    check: Callable[[str, Any], None]
+    """Raises UsageError for what is none of them, and is told its place."""
+    check_options: Callable[[Mapping[str, Any], bool], None]
+    """See `for_each`."""
+    prepare: Callable[[Engine, Any, Mapping[str, Any]], Prepared]
+    """Makes a request of one, and its options."""
+
+    @property
+    def name(self) -> str:
+        """The argument that holds them."""
+        return f"{self.kind}s"
+
+
+def check_dialog(name: str, dialog: object) -> None:
+    """Raise UsageError for what can be no dialog; what its turns say is checked when they are read."""
+    if not isinstance(dialog, Sequence) or isinstance(dialog, bytes | bytearray | memoryview):
+        fail(UsageError, name, got=type(dialog).__name__, expected="a dialog: a text or a list of turns")
 
 
 def check_prompt(name: str, prompt: object) -> None:

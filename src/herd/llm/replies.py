@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,8 +25,8 @@ RETRY_S = 0.1
 """Seconds after which a place is looked for again where others' requests fill the queue."""
 
 
-class Said:
-    """The text so far of an answer that is read, for whoever reads it in vain."""
+class _Reading:
+    """Keeps the text so far of an answer that is read within it: a TimedOut that leaves it carries that text."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -36,38 +37,30 @@ class Said:
             self._pieces.append(event.text)
         return event.reply if isinstance(event, DoneEvent) else None
 
-    def tell(self, error: TimedOut) -> None:
-        """Have an error carry it."""
-        error.text = "".join(self._pieces)
+    def __enter__(self) -> "_Reading":
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, TimedOut):
+            error.text = "".join(self._pieces)
 
 
 def last(stream: Iterator[Event]) -> Reply:
     """The answer at the end of a stream. A TimedOut carries the text so far."""
-    said = Said()
-    try:
+    with _Reading() as reading:
         for event in stream:
-            reply = said.take(event)
-            if reply is not None:
+            if (reply := reading.take(event)) is not None:
                 return reply
-    except TimedOut as error:
-        said.tell(error)
-        raise
     raise AssertionError("a stream ended without its DoneEvent")
 
 
 async def alast(stream: AsyncStream) -> Reply:
     """`last` for a coroutine; the stream is closed in any case."""
-    said = Said()
-    try:
-        async for event in stream:
-            reply = said.take(event)
-            if reply is not None:
-                return reply
-    except TimedOut as error:
-        said.tell(error)
-        raise
-    finally:
-        await stream.aclose()
+    with _Reading() as reading:
+        async with aclosing(stream):
+            async for event in stream:
+                if (reply := reading.take(event)) is not None:
+                    return reply
     raise AssertionError("a stream ended without its DoneEvent")
 
 
