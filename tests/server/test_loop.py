@@ -20,7 +20,7 @@ from herd.server.routes import Route
 from herd.server.tables import TABLES
 
 HELD_S = 0.005
-TRIES = 3
+TRIES = 6
 MEDIA = ("POST /v1/chat/completions", "POST /v1/responses", "POST /api/chat", "POST /api/generate", "POST /v1/messages",
          "POST /v1/messages/count_tokens", "POST /tokenize")  # fmt: skip
 LIMITS = Limits() if os.environ.get("HERD_FULL_BODIES") else Limits(body_bytes=6 << 20, media_body_bytes=8 << 20)
