@@ -360,6 +360,7 @@ STANDS_FOR = {
     "server/ollama/models.py": "progress of pulls, MOST_LINES each",
     "server/log.py": "log",
     "server/requests/fields.py": "types in the source",
+    "server/shared/intake.py": "bodies",
     "server/response_store.py": "stored responses",
     "server/requests/fetcher.py": "bodies",
     "server/catalogue.py": "descriptions",
