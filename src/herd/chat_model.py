@@ -220,7 +220,7 @@ class ChatModel(Protocol):
         self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
     ) -> list[int]:
         """Ids of a plain text, without control tokens; or of turns, as `astream` would send them. fits: raise
-        ContextTooLong, before anything is made tokens, for turns with too many characters to fit the context."""
+        ContextTooLong for turns that are far too long for the context, before they are made tokens to their end."""
         refuse(self.name, "ids")
 
     def detokenize(self, ids: Sequence[int]) -> str:

@@ -49,6 +49,7 @@ from herd.text.message_checks import check_name
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
 from herd.text.tokenizer import Tokenizer
+from herd.value_checks import MAX_IDS
 
 Make = Callable[[int], Any]
 
@@ -587,7 +588,7 @@ ROWS: dict[str, Row] = {
     "base64": Row(lambda data: encoded.base64_image(data, "a"), TEXTS),
     **{f"split {name}": Row(_split(name), TEXTS, 1 << 15) for name in splits.PATTERNS},
     **{f"ranks of {name}": Row(_encode_ranks(name), TEXTS, 1 << 16) for name in _CORES},
-    "merges": Row(_MERGES["encode"], TEXTS, 1 << 15),
+    "merges": Row(lambda text: _MERGES["encode"](text, MAX_IDS), TEXTS, 1 << 15),
     "decoding": Row(_decode, BYTES | {"ends": lambda n: b"\xe6\xbc" * (n // 2), "high": lambda n: b"\xff" * n}),
     "penalties": Row(
         _penalise, {"of all": lambda n: (n // 16, 0), "of a window": lambda n: (n // 16, n // 32)}, 1 << 16

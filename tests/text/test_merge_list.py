@@ -190,3 +190,12 @@ def test_decoding_gives_the_text_of_tokenizers(trained):
         ids = ours.encode(text)
         assert ours.decode(ids) == text
         assert ours.decode(ids[1:-1]) == oracle.decode(ids[1:-1])
+
+
+def test_a_text_of_too_many_ids_is_not_read_to_its_end(trained):
+    tokenizer = Tokenizer.from_tokenizer_json(json.dumps(trained[1]).encode())
+    text = "Ein Wort, two words. " * 20_000
+    some, whole = tokenizer.encode(text, 1000), tokenizer.encode(text)
+    assert 1000 < len(some) < len(whole) / 2
+    assert some == whole[: len(some)]
+    assert tokenizer.encode("as many", 1) == tokenizer.encode("as many")

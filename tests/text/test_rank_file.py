@@ -114,3 +114,11 @@ def test_ids_outside_the_vocabulary_are_refused(llama4):
     for bad in (-1, 202_048, 1 << 70):
         with pytest.raises(UsageError, match="expected 0 to 202047"):
             ours.decode([bad])
+
+
+def test_a_text_of_too_many_ids_is_not_read_to_its_end(llama4):
+    tokenizer, text = llama4[0], "Ein Wort, two words. " * 60_000
+    some, whole = tokenizer.encode(text, 1000), tokenizer.encode(text)
+    assert 1000 < len(some) < len(whole) / 2
+    assert some == whole[: len(some)]
+    assert tokenizer.encode("as many as there may be", 7) == tokenizer.encode("as many as there may be")

@@ -477,8 +477,8 @@ class LLM:
         fits: bool = False,
     ) -> list[int]:
         """Ids of a plain text, without specials; or of turns as `chat` would send them, with the open header of the
-        answer. system, tools: of turns. fits: raise ContextTooLong, before anything is made tokens, for turns with too
-        many characters to fit the context. Raises UsageError, for a lone surrogate too.
+        answer. system, tools: of turns. fits: raise ContextTooLong for turns that are far too long for the context,
+        before they are made tokens to their end. Raises UsageError, for a lone surrogate too.
         """
         shown = CallOptions(system=system, tools=tools).definitions
         flag("fits", fits)
@@ -490,7 +490,7 @@ class LLM:
         turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
         if fits:
             self._requests.check_dialog_fits(turns, shown, self.context)
-        return self._requests.ids(turns, shown)
+        return self._requests.ids(turns, shown, self.context if fits else None)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
@@ -633,7 +633,7 @@ class LLM:
         if not isinstance(text, str) or not text:
             got = "an empty text" if text == "" else type(text).__name__
             fail(UsageError, f"texts[{i}]", got=got, expected="a text with something in it")
-        ids = [*self._requests.bos(), *self.tokenize(text)]
+        ids = self._requests.text_ids(text, self.context)
         check_length(ids, self.context, f"texts[{i}]")
         return ids
 

@@ -30,6 +30,8 @@ from herd.value_checks import text as check_text
 
 SHORT = 1 << 16
 """Characters that are made tokens in no time: of such a prompt the exact count is told."""
+TOLD = 1 << 18
+"""Ids up to which the exact count is told, however short the context is; beyond both, no more are made."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,16 @@ class Requests:
             raise self.chat
         return self.chat
 
-    def ids(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """A dialog, and the open header of its answer."""
-        return self.format().encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
+    def ids(
+        self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, context: int | None = None
+    ) -> list[int]:
+        """A dialog, and the open header of its answer. Raises ContextTooLong for what is far beyond `context`."""
+        chat = self.format() if context is None else self.format().within(max(context, TOLD))
+        return chat.encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
+
+    def text_ids(self, text: str, context: int) -> list[int]:
+        """A text with what the vocabulary wants before it. Raises ContextTooLong for what is far beyond `context`."""
+        return [*self.bos(), *self.tokenizer.within(max(context, TOLD)).encode(text)]
 
     def bos(self) -> list[int]:
         """What the vocabulary wants before a text."""
@@ -89,21 +98,23 @@ class Requests:
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
         self.check_dialog_fits(turns, asked.definitions, engine.executor.context)
         shown = _shown(asked.policy, Prompt(turns, asked.definitions))
-        return self._submit(engine, self.ids(shown.messages, shown.tools), options, asked, turns, tiles_of(turns))
+        ids = self.ids(shown.messages, shown.tools, engine.executor.context)
+        return self._submit(engine, ids, options, asked, turns, tiles_of(turns))
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
         check_prompt("prompt", prompt)
         asked, options = of_completion(arguments)
+        context = engine.executor.context
         if isinstance(prompt, str):
-            self.check_fits(prompt, engine.executor.context)
-        ids = [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt)
+            self.check_fits(prompt, context)
+        ids = self.text_ids(prompt, context) if isinstance(prompt, str) else self.given(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
         (shown,) = _shown(asked.policy, Prompt((turn,))).messages
         if shown == turn:
             return self._submit(engine, ids, options, asked, (turn,))
-        ids = [*self.bos(), *self.tokenizer.encode(shown.text)]
+        ids = self.text_ids(shown.text, context)
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
 
     def check_dialog_options(self, arguments: Mapping[str, Any], whole: bool) -> None:
@@ -143,15 +154,12 @@ class Requests:
             self.check_fits(text if isinstance(text, str) else "", context, name)
         if isinstance(prompt, str) and isinstance(continuation, str):
             kept = prompt.rstrip()  # a vocabulary joins a space to the word after it
-            before = [*self.bos(), *self.tokenizer.encode(kept)]
-            ids = [*self.bos(), *self.tokenizer.encode(prompt + continuation)]
+            before = self.text_ids(kept, context)
+            ids = self.text_ids(prompt + continuation, context)
         else:
-            before = (
-                [*self.bos(), *self.tokenizer.encode(prompt)] if isinstance(prompt, str) else self.given(prompt, name)
-            )
-            more = (
-                self.tokenizer.encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
-            )
+            before = self.text_ids(prompt, context) if isinstance(prompt, str) else self.given(prompt, name)
+            within = self.tokenizer.within(max(context, TOLD))
+            more = within.encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
             ids = [*before, *more]
         if not before:
             fail(UsageError, name, got="nothing before the continuation", expected="a prompt of at least one token")

@@ -1,8 +1,9 @@
 """What every chat format shares: messages in, ids out, text never a control token."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
@@ -64,6 +65,12 @@ class ChatFormat(ABC):
     def definitions(self, tools: Sequence[Tool]) -> str:
         """What a dialog says about tools, at least: how long that is depends on the format. Raises UsageError."""
         return ""
+
+    def within(self, most: int) -> "Self":
+        """The format for one dialog: `encode` raises ContextTooLong as soon as its texts have more than `most` ids."""
+        one = copy.copy(self)
+        one.tokenizer = self.tokenizer.within(most)
+        return one
 
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """The ids that stand for one image. Raises UsageError where the format has none."""

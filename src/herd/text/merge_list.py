@@ -66,14 +66,16 @@ _STEP = 1 << 16
 """Ids that become a list in one call: other threads wait for no more."""
 
 
-def _encoder(bpe: Any, split: str) -> Callable[[str], list[int]]:
-    def encode(text: str) -> list[int]:
+def _encoder(bpe: Any, split: str) -> Callable[[str, int], list[int]]:
+    def encode(text: str, most: int) -> list[int]:
         text.encode()  # a lone surrogate fails here, with its place
         ids: list[int] = []
         for pieces in splits.batches(split, text):
             found = memoryview(bpe.ids_of(pieces)).cast("i")
             for at in range(0, len(found), _STEP):
                 ids += found[at : at + _STEP].tolist()
+            if len(ids) > most:
+                break
         return ids
 
     return encode

@@ -49,11 +49,16 @@ def load(path: Path, family: str | None) -> dict[str, Any]:
     core = tiktoken.Encoding(family, pat_str=splits.PATTERNS[split], mergeable_ranks=ranks, special_tokens={})
     encode_piece = core.encode_ordinary
 
-    def encode(text: str) -> list[int]:
+    def encode(text: str, most: int) -> list[int]:
         text.encode()  # a lone surrogate fails here; tiktoken would replace it
         if len(text) <= CUT_RUN_CHARS:
             return encode_piece(text)
-        return [token for piece in cuts(text) for token in encode_piece(piece)]
+        ids: list[int] = []
+        for piece in cuts(text):
+            ids += encode_piece(piece)
+            if len(ids) > most:
+                break
+        return ids
 
     return {
         "encode": encode,

@@ -4,15 +4,17 @@
 lists (`merge_list.py`, Herd's own in C++). A third, `bytes_only`, is for tests: one id a byte.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from herd.errors import UsageError, fail
+from herd.errors import ContextTooLong, UsageError, fail
 from herd.text import special
 from herd.text.stream import StreamDecoder
+from herd.value_checks import MAX_IDS
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
@@ -32,7 +34,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        encode: Callable[[str], list[int]],
+        encode: Callable[[str, int], list[int]],
         token_bytes: Sequence[bytes],
         specials: Mapping[str, int],
         *,
@@ -104,7 +106,7 @@ class Tokenizer:
         assert num_spare >= 0, f"vocab_size {vocab_size} holds no {len(specials)} specials beside 256 bytes"
         names = special.table([*specials, *(f"<|spare_{n}|>" for n in range(num_spare))], 256)
         return cls(
-            lambda text: list(text.encode()),
+            lambda text, most: list(text[: most + 1].encode()),
             [*(bytes([b]) for b in range(256)), *(name.encode() for name in names)],
             names,
             bos_id=names.get("<|begin_of_text|>"),
@@ -119,14 +121,35 @@ class Tokenizer:
         ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._special_ids)
         return max(ordinary, default=1) or 1
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of plain text: what looks like a special token is text too. Raises UsageError on lone surrogates."""
+    def encode(self, text: str, most: int = MAX_IDS) -> list[int]:
+        """Ids of plain text: what looks like a special token is text too. A text of more than `most` ids is not read to
+        its end: the first of them come, more than `most`. Raises UsageError on lone surrogates."""
         if not text:
             return []
         try:
-            return self._encode(text)
+            return self._encode(text, most)
         except UnicodeEncodeError as error:
             fail(UsageError, f"text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}")
+
+    def within(self, most: int) -> "Tokenizer":
+        """The vocabulary for the texts of one prompt, on one thread: `encode` raises ContextTooLong as soon as it has
+        made more than `most` ids of all of them, so that what cannot fit is not made tokens to its end."""
+        one, left = copy.copy(self), most
+
+        def encode(text: str, at_most: int) -> list[int]:
+            nonlocal left
+            ids = self._encode(text, min(at_most, left))
+            left -= len(ids)
+            if left < 0:
+                fail(
+                    ContextTooLong,
+                    f"the prompt has more than {most} tokens",
+                    do="shorten it, or load the model with a larger context",
+                )
+            return ids
+
+        one._encode = encode
+        return one
 
     def decode(self, ids: Iterable[int], *, hide_specials: bool = False) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD. Raises UsageError for an id outside the vocabulary."""

@@ -360,11 +360,11 @@ def test_a_keys_work_waits_behind_its_own_alone(name: str, tmp_path: Path, monke
     llm = fake_llm("Hello.")
     encode = llm.tokenizer._encode
 
-    def slow(text: str) -> list[int]:
+    def slow(text: str, most: int) -> list[int]:
         if "slow" in text:
             entered.release()
             gate.wait(WAIT_S)
-        return encode(text)
+        return encode(text, most)
 
     monkeypatch.setattr(llm.tokenizer, "_encode", slow)
     service = fake_service(tmp_path, keys=(key(), key("other", OTHER)), load=lambda path: llm)
@@ -426,7 +426,7 @@ def test_what_cannot_fit_is_refused_before_it_is_made_tokens(field: str, monkeyp
     from herd.errors import ContextTooLong
 
     llm = fake_llm("x", context=1000)
-    monkeypatch.setattr(llm.tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
+    monkeypatch.setattr(llm.tokenizer, "_encode", lambda text, most: pytest.fail("it was tokenised"))
     text = "a" * 100_000
     turn = {"role": "user", "content": [{"type": "text", "text": text}]}
     asks: dict[str, Callable[[], Any]] = {
@@ -439,6 +439,43 @@ def test_what_cannot_fit_is_refused_before_it_is_made_tokens(field: str, monkeyp
         asks[field]()
     with pytest.raises(ContextTooLong, match=r"texts\[1\] has at least 100000 tokens"):
         llm.embed(["a", text])
+
+
+def asks_of_text(llm: LLM, text: str) -> dict[str, Callable[[], Any]]:
+    """Every call that has a text read within the context."""
+    turns = [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": text}]}]
+    tool = {"name": "t", "description": text, "parameters": {}}
+    return {
+        "chat": lambda: llm.chat(turns),
+        "system": lambda: llm.chat("Hi", system=text),
+        "tools": lambda: llm.chat("Hi", tools=[tool]),
+        "complete": lambda: llm.complete(text),
+        "tokenize": lambda: llm.tokenize(turns, fits=True),
+        "count": lambda: llm.count(turns, tools=[tool], fits=True),
+        "embed": lambda: llm.embed(["a", text]),
+        "score: prompt": lambda: llm.score([(text, "b")]),
+        "score: continuation": lambda: llm.score([([65], text)]),
+    }
+
+
+@pytest.mark.parametrize("kind", asks_of_text(fake_llm("x"), ""))
+def test_what_is_beyond_the_context_is_not_made_tokens_to_its_end(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from herd.errors import ContextTooLong
+    from herd.llm.prepare import TOLD
+
+    llm, made = fake_llm("x", context=1000), list[int]()
+    whole = llm.tokenizer._encode
+    vars(llm.tokenizer)["longest_bytes"] = 1 << 20  # so that the number of characters says nothing
+
+    def encode(text: str, most: int) -> list[int]:
+        ids = whole(text, most)
+        made.append(len(ids))
+        return ids
+
+    monkeypatch.setattr(llm.tokenizer, "_encode", encode)
+    with pytest.raises(ContextTooLong, match=f"the prompt has more than {TOLD} tokens"):
+        asks_of_text(llm, "ab" * TOLD)[kind]()
+    assert sum(made) < TOLD + 2000
 
 
 MANY = {
@@ -459,7 +496,7 @@ def test_values_that_cannot_fit_are_refused_before_they_are_made_tokens(
 
     words = Tokenizer.bytes_only([*special.SMALL, *(name for name in chat.needs if name not in special.SMALL)])
     llm = LLM(TINY, FakeModel(lambda ids: 65, context=1000), words, chat(words))
-    monkeypatch.setattr(llm.tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
+    monkeypatch.setattr(llm.tokenizer, "_encode", lambda text, most: pytest.fail("it was tokenised"))
     tools = [{"name": "t", "parameters": MANY[what]}]
     checked_texts = [
         {"role": "user", "content": "Hi"},
