@@ -22,7 +22,7 @@ from herd.disk import small_files
 from herd.engine.sampler import History
 from herd.engine.stop_strings import StopStrings
 from herd.gate import Gate
-from herd.grammar import json_schema, lark
+from herd.grammar import closing, json_schema, lark
 from herd.media import encoded
 from herd.media.headers import declared_size, sniff
 from herd.media.limits import IMAGE_LIMITS
@@ -43,6 +43,7 @@ from herd.server.response_store import Items, ResponseStore, StoredResponse
 from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, splits, tokenizer_json
 from herd.text.calls import CallParser
+from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
 from herd.text.leaves import leaves
 from herd.text.message_checks import check_name
@@ -401,6 +402,13 @@ def _call_by_characters(data: str) -> None:
     parser.finish()
 
 
+def _call_or_answer(data: str) -> None:
+    parser = CallsOrAnswer(CallParser(_CALL), list(_CALL), hermes=False)
+    for char in data:
+        parser.push(None, char)
+    parser.finish()
+
+
 def _call_at_once(data: str) -> None:
     parser = CallParser(_CALL)
     parser.push(None, data)
@@ -596,6 +604,7 @@ ROWS: dict[str, Row] = {
     "stop strings": Row(_stop, STOPS),
     "calls": Row(_call_at_once, CALLS),
     "calls by characters": Row(_call_by_characters, CALLS),
+    "calls or an answer": Row(_call_or_answer, CALLS),
     "past arguments": Row(lambda data: arguments_of(data, "a"), dict(JSON)),
     "a tool's name": Row(lambda data: check_name(data, "a"), TEXTS),
     **{f"dialog {name}": Row(_say(name, None), DIALOGS) for name in FORMATS},
@@ -624,7 +633,7 @@ ROWS: dict[str, Row] = {
     "stored responses": Row(_keep, {"of one dialog": lambda size: size // 16}),
     "guard's prompt": Row(guard.quoted, TEXTS),
     "guard's answer": Row(lambda data: guard.parse(data, ["S1"]), TEXTS),
-    "a schema": Row(lambda data: json_schema.enforceable(data.decode()), SCHEMAS, 1 << 13),
+    "a schema": Row(lambda data: closing.closed(json_schema.enforceable(data.decode())), SCHEMAS, 1 << 13),
     "a grammar": Row(_lark, LARKS, 1 << 13),
     "images of a prompt": Row(find_images, TEXTS),
     "lines of a prompt": Row(

@@ -30,7 +30,7 @@ ROOMS = (
         "herd.engine.stop_strings",
         "herd.grammar.lark",
     ),
-    *("herd.grammar.json_schema", "herd.grammar.regexes", "herd.grammars"),
+    *("herd.grammar.json_schema", "herd.grammar.closing", "herd.grammar.regexes", "herd.grammars"),
 )
 """Where text and files of strangers are read."""
 ELSEWHERE = {

@@ -101,7 +101,6 @@ def test_an_answer_that_is_cut_in_a_call_has_made_none() -> None:
     [
         ({"tools": TOOLS, "tool_choice": "radio"}, "got radio, expected auto, none, required, weather, clock"),
         ({"tool_choice": "required"}, "tool_choice: got required, expected tools to choose from"),
-        ({"tools": TOOLS, "tool_choice": "clock", "schema": True}, "schema: got it beside a forced call"),
         ({"tools": [{"description": "x"}]}, "name"),
     ],
 )

@@ -139,6 +139,8 @@ class Checked:
     schema: Node
     places: dict[int, Place]
     """id of each node in it -> where it came from."""
+    order: list[str]
+    """Names of its definitions, each after those that it refers to for the same value."""
 
 
 def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> NoReturn:
@@ -150,7 +152,7 @@ def blame(checked: Checked, why_not: Callable[[Node], str | None], why: str) -> 
     node, tries, seen = checked.schema, MAX_TRIES, set[int]()
     while id(node) not in seen:
         seen.add(id(node))
-        inner = [defs[_name(node)]] if "$ref" in node else []
+        inner = [defs[leads_to(node)]] if "$ref" in node else []
         for part in (*inner, *children(node)):
             if not isinstance(part, dict) or tries == 0:
                 continue
@@ -203,7 +205,7 @@ class _Rewriter:
         _Divisors(self._places).check({name: self._defs[name] for name in inner_first}, schema)
         if self._defs:
             schema["$defs"] = self._defs
-        return Checked(schema, self._places)
+        return Checked(schema, self._places, inner_first)
 
     def _check_loops(self) -> list[str]:
         """Refuse references that come back to where they began without a step into a value. Names of the definitions,
@@ -238,6 +240,8 @@ class _Rewriter:
             if keyword in REFUSED:
                 if not any(value is v or (value == v and type(value) is type(v)) for v in VACUOUS.get(keyword, ())):
                     _refuse(here, f"{keyword} cannot be enforced", REFUSED[keyword])
+                if keyword == "unevaluatedProperties":
+                    new.setdefault("additionalProperties", True)  # it says as much: others may come
             elif keyword in KEYWORDS:
                 KEYWORDS[keyword](self, new, value, here, schema)
             elif keyword == "$id" and place is not None:
@@ -454,27 +458,27 @@ def _references(schema: Any) -> Iterator[str]:
         node = waiting.pop()
         if isinstance(node, dict):
             if "$ref" in node:
-                yield _name(node)
+                yield leads_to(node)
             for keyword in ("allOf", "anyOf", "oneOf"):
                 waiting += node.get(keyword, ())
 
 
-def _name(node: Node) -> str:
-    """Of the definition that a node's reference leads to."""
+def leads_to(node: Node) -> str:
+    """Name of the definition that a node's reference leads to."""
     reference: str = node["$ref"]
     return reference.removeprefix("#/$defs/")
 
 
-class _Work:
+class Work:
     """Counts steps that references may multiply."""
 
     def __init__(self) -> None:
-        self._steps = 0
+        self.steps = 0
 
-    def one_more(self) -> None:
-        """Refuse what takes too many."""
-        self._steps += 1
-        if self._steps > MAX_WORK:
+    def add(self, steps: int = 1) -> None:
+        """Refuse what takes too many: raises UsageError."""
+        self.steps += steps
+        if self.steps > MAX_WORK:
             _refuse(None, "its references are too entangled", "write it with fewer of them")
 
 
@@ -484,12 +488,12 @@ class _Ends:
     def __init__(self, defs: Mapping[str, Any]) -> None:
         self._defs = defs
         self._ending: set[str] = set()
-        self._work = _Work()
+        self._work = Work()
 
     def check(self, root: Node, places: Mapping[int, Place]) -> None:
         used_by: dict[str, list[str]] = {}
         for name, schema in self._defs.items():
-            for inner in {_name(node) for node in _nodes([schema]) if "$ref" in node}:
+            for inner in {leads_to(node) for node in nodes([schema]) if "$ref" in node}:
                 used_by.setdefault(inner, []).append(name)
         waiting = list(self._defs)
         while waiting:
@@ -501,7 +505,7 @@ class _Ends:
             endless = [s for n, s in self._defs.items() if n not in self._ending and isinstance(s, dict)]
             place = places[id(endless[0])] if endless else None
             _refuse(place, "no text that matches it ever ends", "let what refers to itself be left out, or be null")
-        for node in _nodes([root, *self._defs.values()]):
+        for node in nodes([root, *self._defs.values()]):
             self._prune(node)
 
     def _prune(self, node: Node) -> None:
@@ -515,10 +519,10 @@ class _Ends:
                 node[keyword] = self._ends(value) and value
 
     def _ends(self, schema: Any) -> bool:
-        self._work.one_more()
+        self._work.add()
         if isinstance(schema, bool):
             return schema
-        if "$ref" in schema and _name(schema) not in self._ending:
+        if "$ref" in schema and leads_to(schema) not in self._ending:
             return False
         if not all(self._ends(s) for s in schema.get("allOf", ())):
             return False
@@ -559,7 +563,7 @@ class _Divisors:
         for name, schema in defs.items():
             self._defs[name] = self._of(schema)
         self._of(root)
-        for node in _nodes([*defs.values(), root]):
+        for node in nodes([*defs.values(), root]):
             for inner in (*node.get("prefixItems", ()), *_values(node)):
                 self._of(inner)
         if sum(self._states.values()) > 2 * MAX_REMAINDERS:
@@ -573,7 +577,7 @@ class _Divisors:
         for one in schema.get("allOf", ()):
             found = self._both(schema, found, self._of(one))
         if "$ref" in schema:
-            found = self._both(schema, found, self._defs[_name(schema)])
+            found = self._both(schema, found, self._defs[leads_to(schema)])
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 found = max(self._both(schema, found, self._of(one)) for one in schema[keyword])
@@ -613,8 +617,8 @@ def _values(node: Node) -> Iterator[Any]:
 
 def _split_one_of(schemas: Sequence[Any], defs: Mapping[str, Any]) -> None:
     """Turn `oneOf` into `anyOf` wherever no value matches two of its options."""
-    work = _Work()
-    for node in _nodes(schemas):
+    work = Work()
+    for node in nodes(schemas):
         options = node.get("oneOf")
         if options and len(options) <= MAX_OPTIONS and "anyOf" not in node:
             known = [_Values.of(s, defs, work) for s in options]
@@ -627,7 +631,7 @@ def _split_one_of(schemas: Sequence[Any], defs: Mapping[str, Any]) -> None:
 MAX_OPTIONS = 200
 
 
-def _nodes(schemas: Sequence[Any]) -> Iterator[Node]:
+def nodes(schemas: Sequence[Any]) -> Iterator[Node]:
     """All nodes of rewritten schemas."""
     waiting = [s for s in schemas if isinstance(s, dict)]
     while waiting:
@@ -658,13 +662,13 @@ class _Values:
     """Of an object: what its required members are."""
 
     @classmethod
-    def of(cls, schema: Any, defs: Mapping[str, Any], work: "_Work", depth: int = 0) -> "_Values":
+    def of(cls, schema: Any, defs: Mapping[str, Any], work: "Work", depth: int = 0) -> "_Values":
         """As far as references and required members go, a few levels deep."""
-        work.one_more()
+        work.add()
         if not isinstance(schema, dict) or depth > 4:
             return cls(frozenset(TYPES))
         if "$ref" in schema and len(schema) == 1:
-            return cls.of(defs[_name(schema)], defs, work, depth + 1)
+            return cls.of(defs[leads_to(schema)], defs, work, depth + 1)
         listed = [schema["const"]] if "const" in schema else schema.get("enum")
         exact = None if listed is None else frozenset(json.dumps(v, sort_keys=True) for v in listed)
         types = schema.get("type", TYPES if listed is None else [_type_of(v) for v in listed])
@@ -675,9 +679,9 @@ class _Values:
         parts = {n: cls.of(properties.get(n), defs, work, depth + 1) for n in schema.get("required", ())}
         return cls(frozenset(found), exact, parts)
 
-    def apart(self, other: "_Values", work: "_Work") -> bool:
+    def apart(self, other: "_Values", work: "Work") -> bool:
         """Whether no value is in both."""
-        work.one_more()
+        work.add()
         if not self.types & other.types:
             return True
         if self.exact is not None and other.exact is not None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 from herd.grammar import json_schema, lark
+from herd.grammar.closing import closed
 from herd.grammar.regexes import MAX_REPEATS, repeats
 from herd.grammars import Grammar
 
@@ -239,7 +240,7 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
     def inner(schema: str) -> dict[str, Any]:
         schemas.append(schema)
-        return json_schema.enforceable(schema).schema | {"x-guidance": JSON_STYLE}
+        return closed(json_schema.enforceable(schema)).schema | {"x-guidance": JSON_STYLE}
 
     state = _state(trie, LLMatcher.grammar_from_lark(lark.enforceable(text, inner)))
     if state.is_error():
@@ -249,7 +250,7 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
 
 def _compile_schema(trie: Any, text: str) -> Any:
-    checked = json_schema.enforceable(text)
+    checked = closed(json_schema.enforceable(text))
     state = _state(trie, _of_schema(checked.schema))
     if state.is_error():
         # llguidance tells no place: the smallest part that it refuses as well is to blame

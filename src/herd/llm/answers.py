@@ -23,6 +23,7 @@ from herd.events import (
 from herd.gate import GatedAnswer
 from herd.policies import Policy
 from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece, TextPiece
+from herd.text.calls_or_answer import CallsOrAnswer
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -70,7 +71,7 @@ class Sample(GatedAnswer):
         index: int = 0,
         load_s: float = 0.0,
         policy: Policy | None = None,
-        calls: CallParser | None = None,
+        calls: CallParser | CallsOrAnswer | None = None,
         one_call: bool = False,
         parse: Callable[[str], Any] | None = None,
     ) -> None:

@@ -13,17 +13,21 @@ from herd.engine.adapters import check_name
 from herd.engine.request import MAX_TOKENS
 from herd.engine.request_checks import MOST_SAMPLES, check_whose
 from herd.errors import HerdError, UsageError, fail
+from herd.grammar.json_schema import parsed
 from herd.grammars import Grammar
 from herd.llm.function_tools import ToolLike, definitions
 from herd.llm.keywords import ChatOptions, CompleteOptions
 from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
+from herd.text.calls_or_answer import CallsOrAnswer, calls_or_answer_grammar
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import function_of
 from herd.value_checks import flag, known, many, shown, text, whole
 
 CHOICES = ("auto", "none", "required")
+JSON_KINDS = ("json", "schema")
+"""Of grammars: beside tools the answer is JSON or calls."""
 MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
 """Control tokens that Llama models put around calls."""
 
@@ -46,7 +50,7 @@ class CallOptions:
     """Whether one answer may hold several calls."""
     schema: Any = None
     """What the answer must be: True for any JSON object, a JSON schema, or a type that has one (dataclass, msgspec,
-    pydantic)."""
+    pydantic). With tools, the answer is calls or fits it."""
     policy: Policy | None = None
     trace: str | Path | None = None
     """A file that gets the routing, as JSON lines."""
@@ -109,24 +113,40 @@ class CallOptions:
         forced = self.tool_choice not in ("auto", "none")
         if forced and not names:
             fail(UsageError, "tool_choice", got=self.tool_choice, expected="tools to choose from")
+        schema = _schema(self.schema)
         if not forced:
-            return _schema(self.schema)
-        if self.schema is not None:
-            fail(UsageError, "schema", got="it beside a forced call", expected="one of them")
+            return schema
         tools = [function_of(tool) for tool in self.definitions]
         only = None if self.tool_choice == "required" else self.tool_choice
-        hermes = chat().name == "chatml"
+        hermes = _is_hermes(chat())
         return Grammar(
             "lark", call_grammar(tools, hermes=hermes, only=only, parallel=self.parallel_tool_calls and only is None)
         )
 
-    def calls(self, tokenizer: Tokenizer) -> Callable[[], CallParser] | None:
-        """What finds calls in one answer; None where there are none to find."""
+    def may_call_instead(self, grammar: Grammar | None) -> bool:
+        """Whether the answer may be calls in place of JSON that a grammar asks for: where the model decides."""
+        return bool(self.tools) and self.tool_choice == "auto" and grammar is not None and grammar.kind in JSON_KINDS
+
+    def calls_or(self, grammar: Grammar, chat: ChatFormat) -> Grammar:
+        """What the answer must be there. Raises UsageError for what is too long, or no JSON."""
+        tools = [function_of(tool) for tool in self.definitions]
+        answer = parsed(grammar.text) if grammar.kind == "schema" else {"type": "object"}
+        parallel = self.parallel_tool_calls
+        return Grammar("lark", calls_or_answer_grammar(tools, answer, hermes=_is_hermes(chat), parallel=parallel))
+
+    def calls(
+        self, tokenizer: Tokenizer, chat: ChatFormat | None = None
+    ) -> Callable[[], CallParser | CallsOrAnswer] | None:
+        """What finds calls in one answer; None where there are none to find. chat: the format, where the answer may be
+        calls in place of JSON that a grammar asks for."""
         if not self.tools or self.tool_choice == "none":
             return None
         tools = parameters_of([function_of(tool) for tool in self.definitions])
         markers = [tokenizer.specials[name] for name in MARKERS if name in tokenizer.specials]
-        return lambda: CallParser(tools, markers)
+        if chat is None:
+            return lambda: CallParser(tools, markers)
+        hermes = _is_hermes(chat)
+        return lambda: CallsOrAnswer(CallParser(tools, markers), list(tools), hermes=hermes)
 
     def parse(self) -> Callable[[str], Any] | None:
         """What reads a whole answer that was to fit a schema; None without one."""
@@ -186,6 +206,11 @@ def for_each(
         except UsageError as error:
             raise type(error)(f"{name}[{i}]: {error}") from None
     return found
+
+
+def _is_hermes(chat: ChatFormat) -> bool:
+    """Whether a format's models write calls in Hermes' form."""
+    return chat.name == "chatml"
 
 
 def _schema(schema: Any) -> Grammar | None:

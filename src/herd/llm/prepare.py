@@ -188,6 +188,10 @@ class Requests:
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
         chosen = _under(self._options(options, asked), asked.ceiling, len(ids))
+        grammar, instead = chosen.grammar, None
+        if grammar is not None and asked.may_call_instead(grammar):
+            instead = self.format()
+            chosen = chosen.with_({"grammar": asked.calls_or(grammar, instead)})
         request = Request(
             ids,
             chosen,
@@ -200,7 +204,7 @@ class Requests:
             adapter=asked.adapter,
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
-        samples = self._samples(jobs, asked)
+        samples = self._samples(jobs, asked, instead)
         # opened last, so that a refused request leaves an old trace as it is
         jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
         policy = asked.policy
@@ -215,8 +219,9 @@ class Requests:
             options = {**options, "grammar": grammar}
         return self.defaults.with_(options)
 
-    def _samples(self, jobs: Sequence[RequestHandle], asked: CallOptions) -> list[Sample]:
-        parser = asked.calls(self.tokenizer)
+    def _samples(self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None) -> list[Sample]:
+        """instead: the format, where an answer may be calls in place of what its grammar asks for."""
+        parser = asked.calls(self.tokenizer, instead)
         return [
             Sample(
                 job,

@@ -32,6 +32,7 @@ from herd.server.openai.response_items import (
     turns_of,
     with_kinds,
 )
+from herd.server.openai.turns import NO_ARGUMENTS
 from herd.server.requests.fields import FieldTable, Name, Refused, told, within
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
@@ -290,7 +291,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
         {
             "name": name_in(space, f.name),
             "description": f.description or "",
-            "parameters": f.parameters or {"type": "object"},
+            "parameters": f.parameters or NO_ARGUMENTS,
         }
         for space, f in _functions(asked.tools or ())
     ]

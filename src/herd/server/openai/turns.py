@@ -108,14 +108,15 @@ def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
     found = []
     for tool in tools or ():
         function = tool.function
-        one: dict[str, Any] = {"name": function.name, "parameters": function.parameters or _NO_ARGUMENTS}
+        one: dict[str, Any] = {"name": function.name, "parameters": function.parameters or NO_ARGUMENTS}
         if function.description is not None:
             one["description"] = function.description
         found.append(one)
     return found
 
 
-_NO_ARGUMENTS = {"type": "object", "properties": {}}
+NO_ARGUMENTS = {"type": "object", "properties": {}}
+"""Parameters of a tool that says none."""
 
 
 def choice_of(choice: ToolChoice | None, tools: Sequence[dict[str, Any]]) -> str:
