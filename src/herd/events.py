@@ -74,17 +74,26 @@ class Likely:
 
     token_id: int
     text: str
+    """By itself: a part of a character is U+FFFD; a control token is spelt out."""
     logprob: float
+    spelt: bytes | None = field(default=None, kw_only=True)
+    """What it adds to a text, where `text` is not that: a part of a character, or nothing of a control token."""
+
+    @property
+    def token_bytes(self) -> bytes:
+        """What it adds to a text: those of an answer's tokens, joined, are the answer in UTF-8."""
+        return self.text.encode() if self.spelt is None else self.spelt
 
 
 @dataclass(frozen=True)
-class Logprob:
-    """The chosen token in the raw distribution; `top`: the likeliest ones, likeliest first."""
+class Logprob(Likely):
+    """The chosen token in the raw distribution."""
 
-    token_id: int
-    text: str
-    logprob: float
     top: tuple[Likely, ...] = ()
+    """The likeliest ones, likeliest first."""
+    offset: int | None = None
+    """Characters of the answer's text before it; of a token that begins inside a character, those before that
+    character. None: it is not known."""
 
 
 @dataclass(frozen=True)
@@ -186,14 +195,20 @@ class Reply:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | bytes):
         return [_plain(v) for v in value]
     return value
 
 
 def _logprob(data: Mapping[str, Any]) -> Logprob:
-    top = tuple(Likely(x["token_id"], x["text"], x["logprob"]) for x in data.get("top", ()))
-    return Logprob(data["token_id"], data["text"], data["logprob"], top)
+    top = tuple(Likely(**_token(x)) for x in data.get("top", ()))
+    return Logprob(**_token(data), top=top, offset=data.get("offset"))
+
+
+def _token(data: Mapping[str, Any]) -> dict[str, Any]:
+    spelt = data.get("spelt")
+    found = {name: data[name] for name in ("token_id", "text", "logprob")}
+    return {**found, "spelt": None if spelt is None else bytes(spelt)}
 
 
 @dataclass(frozen=True)
@@ -247,6 +262,9 @@ class DoneEvent:
     reply: Reply
     index: int = 0
     """Which of several answers to one prompt."""
+    logprobs: tuple[Logprob, ...] | None = None
+    """Of the reply's tokens that came with no piece of text, such as the one that ended it, when asked for: after those
+    of its pieces they make the reply's."""
     type: Literal["done"] = "done"
 
     @property

@@ -16,6 +16,7 @@ from herd.events import DoneEvent, Event, FinishReason, HoldStats, Logprob, Note
 from herd.messages import ToolCall
 from herd.policies import Cut, Edit, Editor, Policy
 from herd.text.said import Passage, Said
+from herd.text.stream import Offsets
 
 AT_ONCE = 1024
 """Characters that a policy's rules read, in every reading, in a few milliseconds."""
@@ -36,6 +37,8 @@ class GatedAnswer:
         self._shown: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
+        self._offsets, self._start = Offsets(), 0
+        self._length = 0  # characters that are shown
 
     @property
     def slow(self) -> bool:
@@ -68,7 +71,7 @@ class GatedAnswer:
         """Its last event. told: whether log-probabilities were asked for."""
         self.over = True
         gate = self._gate
-        self._keep(gate.rest())
+        last = self._keep(gate.rest())
         reason: FinishReason = "policy" if gate.refused else why
         if reason == "stop" and self._called:
             reason = "tool_calls"
@@ -85,7 +88,8 @@ class GatedAnswer:
             notes=tuple(gate.notes),
             held=gate.held,
         )
-        return DoneEvent(self._judged(reply), self.index)
+        judged = self._judged(reply)
+        return DoneEvent(judged, self.index, last if judged.logprobs else None)
 
     def _judged(self, reply: Reply) -> Reply:
         """The reply after the policy's last look, with what it means."""
@@ -104,14 +108,21 @@ class GatedAnswer:
 
     def _show(self, text: str, tokens: "Sequence[GateToken]") -> TextEvent:
         self._shown.append(text)
+        self._length += len(text)
         return TextEvent(text, self._keep(tokens), self.index)
 
     def _keep(self, tokens: "Sequence[GateToken]") -> tuple[Logprob, ...] | None:
         """Tokens that may be known; their logprobs, if any were asked for."""
         self._ids += [token.token_id for token in tokens if token.token_id != NO_ID]
-        new = [token.logprob for token in tokens if token.logprob is not None]
+        new = [self._placed(token.logprob, token.start) for token in tokens if token.logprob is not None]
         self._logprobs += new
         return tuple(new) or None
+
+    def _placed(self, found: Logprob, start: int) -> Logprob:
+        """A token with its place in the text that is shown. start: of the tokens whose text came with its own."""
+        if start != self._start:
+            self._start = self._offsets.next = start
+        return replace(found, offset=min(self._offsets.place(found.token_bytes), self._length))
 
 
 class GateToken(NamedTuple):
@@ -156,6 +167,8 @@ class Gate:
         self._fresh: list[str] = []  # text that has come since the last look
         self._settled = 0  # characters of it that are decided
         self._cuts: tuple[Cut, ...] = ()  # of the last look
+        self._gone: deque[Cut] = deque([Cut(0, self._settled, "")])  # of all looks, and calls, before tokens to come
+        self._shift = 0  # from a place in what is said to that in what is shown, behind what was gone
         self._calls: deque[Called] = deque()
         self._waiting: deque[GateToken] = deque()
         self._unplaced: list[tuple[int, Logprob | None]] = []  # tokens whose text is still to come
@@ -213,15 +226,23 @@ class Gate:
         return found
 
     def rest(self) -> list[GateToken]:
-        """Tokens all of whose text is settled and left as it was; they wait no more. None of a refused answer."""
+        """Tokens all of whose text is settled and left as it was, by their places in what is shown; they wait no more.
+        None of a refused answer."""
         found, i = [], 0
         while self._waiting and self._waiting[0].end <= self._settled:
             token = self._waiting.popleft()
             while i < len(self._cuts) and self._cuts[i].end <= token.start:
                 i += 1
             if i == len(self._cuts) or self._cuts[i].start >= max(token.end, token.start + 1):
-                found.append(token)
+                found.append(token._replace(start=self._shown_at(token.start)))
         return [] if self.refused else found
+
+    def _shown_at(self, place: int) -> int:
+        """The place in the text that is shown, of one in what is said; each is behind the one asked for before."""
+        while self._gone and self._gone[0].end <= place:
+            cut = self._gone.popleft()
+            self._shift += len(cut.mark) - (cut.end - cut.start)
+        return place + self._shift
 
     def unread(self, *, last: bool) -> int:
         """Characters that a policy has to read at the next step."""
@@ -242,6 +263,10 @@ class Gate:
         self.notes += edit.notes
         self.refused = edit.instead is not None
         self._cuts = edit.cuts
+        for cut in edit.cuts:
+            if self._gone and self._gone[-1].start == cut.start:
+                self._gone.pop()  # it was not over
+            self._gone.append(cut)
         found: list[Shown | Called] = []
         text: list[str] = []
         start, self._settled = self._settled, max(self._settled, edit.until)
@@ -254,6 +279,7 @@ class Gate:
                 self.stop_cut = any(cut.start < passage.end and passage.start < cut.end for cut in edit.cuts)
             elif self._calls and self._calls[0].end <= min(passage.end, self._settled):
                 found += [*self._texts(text), self._calls.popleft()]
+                self._gone.append(Cut(passage.start, passage.end, ""))
                 text = []
         return [*found, *self._texts([*text, edit.instead or ""])]
 

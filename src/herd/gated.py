@@ -5,7 +5,7 @@ reply at the end. Tokens are counted by events, where a model does not tell thei
 gate itself (`herd.gate`), a policy.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from herd.events import (
     DoneEvent,
     Event,
     FinishReason,
+    Logprob,
     TextEvent,
     Timings,
     Usage,
@@ -66,7 +67,9 @@ class GatedStreamAnswer(GatedAnswer):
 
     def _say(self, event: TextEvent) -> None:
         self._gate.add(event.text)
-        told = event.logprobs or (None,)
+        self._tell(event.logprobs or (None,))
+
+    def _tell(self, told: Sequence[Logprob | None]) -> None:
         for i, one in enumerate(told):
             self._gate.add_token(NO_ID if one is None else one.token_id, one, placed=i == len(told) - 1)
 
@@ -74,6 +77,7 @@ class GatedStreamAnswer(GatedAnswer):
         reply = event.reply
         if reply.stop is not None:
             self._gate.add_stop(reply.stop)
+        self._tell(event.logprobs or ())
         found = self._release(last=True)
         why: FinishReason = "stop" if reply.finish_reason == "tool_calls" else reply.finish_reason
         told = reply.logprobs is not None

@@ -11,7 +11,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from herd.engine.request import Finish, SamplingOptions, Step, TokenLogprob
-from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent, Timings, Usage
+from herd.events import (
+    CallArgumentsEvent,
+    CallEndEvent,
+    CallStartEvent,
+    DoneEvent,
+    Logprob,
+    Reply,
+    TextEvent,
+    Timings,
+    Usage,
+)
 from herd.llm.answers import Sample
 from herd.safety import RULES, Layers, Settings, scan
 from herd.safety.policy import Mode
@@ -133,7 +143,11 @@ def leave(random: Random, written: str, layers: Layers, *, reason: str = "stop",
     reading.finish = lambda _: finish
     spelt: list[str] = []
     sample = Sample(
-        job, spelt.__getitem__, policy=layers, calls=CallParser(dict.fromkeys(TOOLS, ("to",))), one_call=False
+        job,
+        lambda x: Logprob(x.token_id, spelt[x.token_id], x.logprob),
+        policy=layers,
+        calls=CallParser(dict.fromkeys(TOOLS, ("to",))),
+        one_call=False,
     )
     longest = most or random.choice((1, 4, 12, 60))
     out: list[Any] = []

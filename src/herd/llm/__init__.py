@@ -42,8 +42,6 @@ from herd.events import (
     Counters,
     DoneEvent,
     Event,
-    Likely,
-    Logprob,
     Perplexity,
     Reply,
     Score,
@@ -613,11 +611,7 @@ class LLM:
             yield self._requests.measured(ids, Want(what="logprobs", start=start, top=top), asked)
 
     def _score(self, found: Measured) -> Score:
-        spell = self._requests.spell
-        tokens = tuple(
-            Logprob(x.token_id, spell(x.token_id), x.logprob, tuple(Likely(i, spell(i), p) for i, p in x.top))
-            for x in found.scores
-        )
+        tokens = tuple(map(self._requests.named, found.scores))
         return Score(tokens, all(x.is_greedy for x in found.scores), found.usage)
 
     def _vectors(self, rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

@@ -17,7 +17,6 @@ from herd.events import (
     CallStartEvent,
     DoneEvent,
     Event,
-    Likely,
     Logprob,
 )
 from herd.gate import GatedAnswer
@@ -66,7 +65,7 @@ class Sample(GatedAnswer):
     def __init__(
         self,
         job: RequestHandle,
-        spell: Callable[[int], str],
+        named: Callable[[TokenLogprob], Logprob],
         *,
         index: int = 0,
         load_s: float = 0.0,
@@ -75,11 +74,11 @@ class Sample(GatedAnswer):
         one_call: bool = False,
         parse: Callable[[str], Any] | None = None,
     ) -> None:
-        """spell: an id as text, for logprobs. calls: finds calls of tools in the text; None: there are none.
+        """named: a log-probability with its tokens by name. calls: finds calls of tools in the text; None: none are.
         one_call: the answer ends with its first call. parse: what a whole text means, for `Reply.parsed`."""
         super().__init__(policy, index, parse)
         self.job = job
-        self._spell, self._load_s = spell, load_s
+        self._named, self._load_s = named, load_s
         self._calls, self._one_call = calls, one_call
         self._id = ""
         self._begun: list[Event] = []  # what is told of the call that is being made
@@ -157,7 +156,3 @@ class Sample(GatedAnswer):
             stop=finish.stop,
             told=self.job.request.options.logprobs is not None,
         )
-
-    def _named(self, x: TokenLogprob) -> Logprob:
-        top = tuple(Likely(i, self._spell(i), value) for i, value in x.top)
-        return Logprob(x.token_id, self._spell(x.token_id), x.logprob, top)

@@ -15,9 +15,10 @@ from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
 from herd.dialogs import Dialog, read_dialog, tiles_of
 from herd.engine.engine import Engine, RequestHandle
-from herd.engine.request import Request, SamplingOptions, Want
+from herd.engine.request import Request, SamplingOptions, TokenLogprob, TokenScore, Want
 from herd.engine.trace import RoutingLog
 from herd.errors import ContextTooLong, UsageError, fail
+from herd.events import Likely, Logprob
 from herd.llm.answers import Sample
 from herd.llm.options import CallOptions, of_completion
 from herd.llm.streams import Prepared
@@ -225,7 +226,7 @@ class Requests:
         return [
             Sample(
                 job,
-                self.spell,
+                self.named,
                 index=i,
                 load_s=self.load_s,
                 policy=asked.policy,
@@ -236,9 +237,18 @@ class Requests:
             for i, job in enumerate(jobs)
         ]
 
-    def spell(self, token_id: int) -> str:
-        """A token as text, as log-probabilities name it."""
-        return self.tokenizer.decode([token_id])
+    def likely(self, token_id: int, logprob: float) -> Likely:
+        """A token by name, with how likely it was."""
+        data = self.tokenizer.token_bytes(token_id)
+        text = data.decode("utf-8", "replace")
+        added = b"" if self.tokenizer.is_special(token_id) else data
+        return Likely(token_id, text, logprob, spelt=None if added == text.encode() else added)
+
+    def named(self, found: TokenLogprob | TokenScore) -> Logprob:
+        """A token that was chosen or given, with the likeliest ones, by name."""
+        own = self.likely(found.token_id, found.logprob)
+        top = tuple(self.likely(*one) for one in found.top)
+        return Logprob(own.token_id, own.text, own.logprob, top, spelt=own.spelt)
 
 
 class Many(NamedTuple):

@@ -7,6 +7,23 @@ if TYPE_CHECKING:
     from herd.text.tokenizer import Tokenizer
 
 
+class Offsets:
+    """Where the tokens of a text begin in it: the characters before each. A token that begins inside a character begins
+    where that character does."""
+
+    def __init__(self, start: int = 0) -> None:
+        """start: characters before the first token."""
+        self.next = start
+        """Characters before the next token."""
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def place(self, data: bytes) -> int:
+        """Add a token's bytes; returns where it begins."""
+        found = self.next
+        self.next += len(self._utf8.decode(data))
+        return found
+
+
 class StreamDecoder:
     """One answer's decoder: the texts of `push` and `flush`, joined, are `tokenizer.decode(ids)`.
 

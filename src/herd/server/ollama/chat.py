@@ -32,6 +32,7 @@ from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import check_count
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.logprobs import listed
 from herd.server.shared.replies import json_reply, json_response
 
 LINES = "application/x-ndjson"
@@ -232,10 +233,7 @@ def _whole(reply: Reply, model: str, said: Said, took_s: float) -> dict[str, Any
         "done": True,
         "done_reason": done_of(reply),
     }
-    found |= {**counts_of(reply, took_s), **notes_of(reply)}
-    if reply.logprobs is not None:
-        found["logprobs"] = logprobs_of(reply.logprobs)
-    return found
+    return {**found, **counts_of(reply, took_s), **notes_of(reply), **_likely(reply.logprobs)}
 
 
 async def _lines(answer: ReplyInProgress, model: str, said: Said, began_s: float) -> AsyncGenerator[bytes, None]:
@@ -248,12 +246,11 @@ async def _lines(answer: ReplyInProgress, model: str, said: Said, began_s: float
         async for event in answer.events():
             match event:
                 case TextEvent():
-                    more = {} if event.logprobs is None else {"logprobs": logprobs_of(event.logprobs)}
-                    yield line(event.text, **more)
+                    yield line(event.text, **_likely(event.logprobs))
                 case CallEndEvent():
                     yield line("", [_call(event.call.name, event.call.arguments)])
                 case DoneEvent():
-                    counts = counts_of(event.reply, time.monotonic() - began_s)
+                    counts = counts_of(event.reply, time.monotonic() - began_s) | _likely(event.logprobs)
                     yield line("", done=True, done_reason=done_of(event.reply), **counts, **notes_of(event.reply))
     except HerdError as error:
         yield json_line(encode(body_of(error, "ollama")))
@@ -261,15 +258,9 @@ async def _lines(answer: ReplyInProgress, model: str, said: Said, began_s: float
         await answer.aclose()
 
 
-def logprobs_of(found: Sequence[Logprob]) -> list[dict[str, Any]]:
-    """Log-probabilities of tokens."""
-    return [
-        {**_token(one.text, one.logprob), "top_logprobs": [_token(x.text, x.logprob) for x in one.top]} for one in found
-    ]
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _likely(found: Sequence[Logprob] | None) -> dict[str, Any]:
+    """The member with log-probabilities, where they were asked for."""
+    return {} if found is None else {"logprobs": listed(found)}
 
 
 def _call(name: str, arguments: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.service import Caller, Embeddings, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.logprobs import listed
 from herd.server.shared.replies import json_reply
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
@@ -250,10 +251,11 @@ class ChatWriter:
                         call = {"index": event.call_index, "function": {"arguments": event.fragment}}
                         yield chunk(event.index, {"tool_calls": [call]})
                     case DoneEvent():
-                        yield chunk(event.index, {}, finish_of(event.reply), **notes_of(event.reply))
+                        last, reason = logprobs_of(event.logprobs), finish_of(event.reply)
+                        yield chunk(event.index, {}, reason, last, **notes_of(event.reply))
             if usage:
-                last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
-                yield sse(encode({**head, "choices": [], **last}))
+                counts = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
+                yield sse(encode({**head, "choices": [], **counts}))
             yield SSE_DONE
         except HerdError as error:
             yield sse(encode(body_of(error, "openai")))
@@ -307,15 +309,7 @@ def logprobs_of(found: Sequence[Logprob] | None) -> dict[str, Any] | None:
     """Log-probabilities of tokens; None where none were asked for."""
     if found is None:
         return None
-    content = []
-    for one in found:
-        top = [_token(x.text, x.logprob) for x in one.top]
-        content.append({**_token(one.text, one.logprob), "top_logprobs": top})
-    return {"content": content, "refusal": None}
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    return {"content": listed(found), "refusal": None}
 
 
 def usage_of(replies: Sequence[Reply]) -> dict[str, Any]:

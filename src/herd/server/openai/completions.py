@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.events import DoneEvent, Logprob, Reply, TextEvent, Timings
+from herd.events import DoneEvent, Likely, Logprob, Reply, TextEvent, Timings
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
@@ -30,8 +30,10 @@ from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
+from herd.server.shared.logprobs import name_of
 from herd.server.shared.replies import json_reply
-from herd.server.shared.scoring import Scored, score_prompt
+from herd.server.shared.scoring import Scored, score_prompt, spelt_out
+from herd.text.stream import Offsets
 
 ECHO_BYTES = 6
 """Of a character of a prompt that is told again: in a text with its answer, and as JSON."""
@@ -207,18 +209,18 @@ class CompletionWriter:
         """Server-sent events, those of the prompt first."""
         more: dict[str, Any] = {"usage": None} if usage else {}
         before = self._before(0)
-        shown = [len(before)] * answer.n
+        places = [Offsets() for _ in range(answer.n)]
         try:
             for chunk in begun:
                 yield chunk
             async for event in answer.events():
                 if isinstance(event, TextEvent):
-                    logprobs = logprobs_of(event.logprobs, shown[event.index])
-                    shown[event.index] += len(event.text)
+                    logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
                     choice = _choice(event.index, event.text, None, logprobs)
                     yield sse(encode({**self._head, "choices": [choice], **more}))
                 elif isinstance(event, DoneEvent):
-                    choice = _choice(event.index, "", finish_of(event.reply), None)
+                    logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
+                    choice = _choice(event.index, "", finish_of(event.reply), logprobs)
                     yield sse(encode({**self._head, "choices": [choice], **more, **notes_of(event.reply)}))
             if usage:
                 last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
@@ -245,10 +247,10 @@ def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[st
 
 def prompt_logprobs(scored: Scored) -> dict[str, Any]:
     """Of a prompt: of its first token nothing is known, since nothing stands before it."""
-    rest = logprobs_of(scored.rest, len(scored.first))
-    assert rest is not None
-    first = {"tokens": scored.first, "token_logprobs": None, "top_logprobs": None, "text_offset": 0}
-    return {name: [first[name], *rest[name]] for name in first}
+    offsets = Offsets()
+    first: dict[str, Any] = {"tokens": key_of(scored.first), "text_offset": offsets.place(spelt_out(scored.first))}
+    rest = _lists(scored.rest, [offsets.place(spelt_out(one)) for one in scored.rest])
+    return {name: [first.get(name), *rest[name]] for name in rest}
 
 
 def joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -258,17 +260,39 @@ def joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[
     return {name: before[name] + after[name] for name in before}
 
 
-def logprobs_of(found: Sequence[Logprob] | None, offset: int) -> dict[str, Any] | None:
-    """Log-probabilities as this route has them: four lists. offset: characters before the first token."""
+def logprobs_of(found: Sequence[Logprob] | None, before: int, answer: Offsets | None = None) -> dict[str, Any] | None:
+    """Log-probabilities as this route has them: four lists. before: characters before the answer. answer: where its
+    tokens begin, for a model that does not say; of a stream the one that all its pieces go through."""
     if found is None:
         return None
-    offsets = []
-    for one in found:
-        offsets.append(offset)
-        offset += len(one.text)
+    answer = Offsets() if answer is None else answer
+    places = [(answer.place(one.token_bytes), one.offset) for one in found]
+    return _lists(found, [before + (counted if known is None else known) for counted, known in places])
+
+
+def _lists(found: Sequence[Logprob], offsets: list[int]) -> dict[str, Any]:
+    top = [keyed(one) for one in found]
     return {
-        "tokens": [one.text for one in found],
+        "tokens": [key_of(one) for one in found],
         "token_logprobs": [one.logprob for one in found],
-        "top_logprobs": [{x.text: x.logprob for x in one.top} for one in found],
+        "top_logprobs": top,
         "text_offset": offsets,
     }
+
+
+def key_of(token: Likely) -> str:
+    """A token as this route names it: a part of a character by its bytes."""
+    return f"bytes:{name_of(token)}" if token.spelt else token.text
+
+
+def keyed(found: Logprob) -> dict[str, float]:
+    """The likeliest tokens and the chosen one, each under a name of its own: where two look alike, the chosen one has
+    the name, then the likelier, and the other is called by its id."""
+    keys = {found.token_id: key_of(found)}
+    taken = set(keys.values())
+    for one in found.top:
+        key = key_of(one)
+        keys.setdefault(one.token_id, f"token_id:{one.token_id}" if key in taken else key)
+        taken.add(key)
+    values = {one.token_id: one.logprob for one in (*found.top, found)}
+    return {keys[token_id]: logprob for token_id, logprob in values.items()}

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
-from herd.events import Reply
+from herd.events import Logprob, Reply
 from herd.messages import ToolCall
+from herd.server.http.wire import encode
 from herd.server.openai.chat import dumps
 from herd.server.openai.turns import arguments_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
+from herd.server.shared.logprobs import listed
 from herd.text.message_checks import MOST_NAME
 
 
@@ -144,8 +147,46 @@ def output_of(reply: Reply, spaces: Spaces) -> list[dict[str, Any]]:
     """The items of an answer."""
     found = []
     if reply.text or not reply.tool_calls:
-        found.append(message_item(message_id(), reply.text, "completed"))
+        found.append(message_item(message_id(), reply.text, "completed", Likelihoods(_of_text(reply))))
     return found + [call_item(item_id(), call, "completed", spaces) for call in reply.tool_calls]
+
+
+def _of_text(reply: Reply) -> Sequence[Logprob] | None:
+    """Log-probabilities of a message's tokens; those of calls have no place in it."""
+    if reply.logprobs is None or not reply.tool_calls:
+        return reply.logprobs
+    return [x for x in reply.logprobs if x.offset is None or x.offset < len(reply.text)]
+
+
+class Likelihoods:
+    """Log-probabilities as JSON, piece by piece: they are long, and told again and again."""
+
+    def __init__(self, found: Sequence[Logprob] | None = None) -> None:
+        self._pieces: list[bytes] = []
+        self.add(found)
+
+    def add(self, found: Sequence[Logprob] | None) -> Raw:
+        """Some more; returns them alone, as a list."""
+        piece = encode(listed(found))[1:-1] if found else b""
+        if piece:
+            self._pieces.append(piece)
+        return _list(piece)
+
+    @property
+    def all(self) -> Raw:
+        """All of them, as a list."""
+        return _list(b",".join(self._pieces))
+
+
+def _list(inside: bytes) -> Raw:
+    return Raw(b"[" + inside + b"]")
+
+
+def bare(item: dict[str, Any]) -> dict[str, Any]:
+    """An item as a next response reads it: without log-probabilities."""
+    if item["type"] != "message":
+        return item
+    return {**item, "content": [{**part, "logprobs": []} for part in item["content"]]}
 
 
 def message_id() -> str:
@@ -158,15 +199,16 @@ def item_id() -> str:
     return "fc_" + secrets.token_hex(16)
 
 
-def message_item(id_: str, text: str | None, status: str) -> dict[str, Any]:
+def message_item(id_: str, text: str | None, status: str, likely: Likelihoods | None = None) -> dict[str, Any]:
     """The answer's text as an item; None: it has not begun."""
-    content = [] if text is None else [text_part(text)]
+    content = [] if text is None else [text_part(text, likely)]
     return {"id": id_, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
-def text_part(text: str) -> dict[str, Any]:
+def text_part(text: str, likely: Likelihoods | None = None) -> dict[str, Any]:
     """Text as a part."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    logprobs = [] if likely is None else likely.all
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def call_item(id_: str, call: ToolCall, status: str, spaces: Spaces) -> dict[str, Any]:

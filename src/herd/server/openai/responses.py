@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
-from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
 from herd.messages import ToolCall
 from herd.server.http.error_bodies import body_of, words_of
 from herd.server.http.streams import Stream
@@ -21,7 +21,9 @@ from herd.server.http.wire import SSE_PING, encode, sse
 from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
 from herd.server.openai.response_items import (
     Item,
+    Likelihoods,
     Spaces,
+    bare,
     call_item,
     item_id,
     message_id,
@@ -39,7 +41,7 @@ from herd.server.requests.media import Images
 from herd.server.response_store import Items, StoredResponse
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import VALUE_BYTES, read_as
-from herd.server.shared.replies import json_response
+from herd.server.shared.replies import json_response, size_of
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):
@@ -107,6 +109,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
+    include: list[str] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | Chosen | None = None
     parallel_tool_calls: bool | None = None
@@ -120,7 +123,7 @@ RESPONSES: FieldTable[ResponsesRequest] = FieldTable(
     ResponsesRequest,
     reported={
         "reasoning": "the model has no levels of reasoning",
-        "include": "what there is is always included",
+        "include[]": "there is nothing else to include",
         "service_tier": "there is one",
         "truncation": "a prompt that is too long is an error, never cut",
         "safety_identifier": "see user",
@@ -137,6 +140,11 @@ RESPONSES: FieldTable[ResponsesRequest] = FieldTable(
 
 MOST_METADATA, MOST_METADATA_NAME, MOST_METADATA_VALUE = 16, 64, 512
 """Pairs, and characters of their names and values, as OpenAI has them."""
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` may name."""
+TOLD_AGAIN_BYTES = 512
+"""Of a token that a stream tells with its log-probability: as JSON in its piece, and at the end of its text, its part,
+its item and its response."""
 MOST_DESCRIPTION = 16 << 10
 """Characters of a description that a response tells again and no model reads."""
 
@@ -172,7 +180,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         )
     try:
         (reply,) = await answer.whole(request)
-        _finish(service, caller, kept, reply, output_of(reply, spaces))
+        await _answered(service, caller, kept, reply, spaces)
     except Exception as error:
         _fail(service, caller, kept, error)
         raise
@@ -192,10 +200,14 @@ class _Read(NamedTuple):
 def _asked(service: Service, body: dict[str, Any]) -> tuple[ResponsesRequest, tuple[str, ...]]:
     """The typed request, and the fields that have no effect. Raises Refused."""
     asked, ignored = RESPONSES.read(body, strict=service.strict)
-    if any(isinstance(tool, WebSearch) for tool in asked.tools or ()):
-        if service.strict:
-            raise Refused(f"tools[].web_search: {NO_WEB}", "tools")
-        ignored = ("tools[].web_search", *ignored)
+    also = {
+        "tools[].web_search": any(isinstance(tool, WebSearch) for tool in asked.tools or ()),
+        "include[]": any(name != LOGPROBS for name in asked.include or ()),
+    }
+    for name, is_there in also.items():
+        if is_there and service.strict:
+            raise Refused(f"{name}: {RESPONSES.reported[name]}", name.partition("[")[0])
+        ignored = (name, *ignored) if is_there else ignored
     if asked.background and (asked.stream or asked.store is False):
         raise Refused("background: got it with stream or without store", "background")
     _check_told(service, asked)
@@ -301,8 +313,8 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
     schema = True if isinstance(form, JsonObject) else form.schema if isinstance(form, SchemaFormat) else None
     names = {"temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens"}
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
-    if asked.top_logprobs is not None:
-        options["logprobs"] = asked.top_logprobs
+    if asked.top_logprobs or LOGPROBS in (asked.include or ()):
+        options["logprobs"] = asked.top_logprobs or 0
     return GenerateRequest(
         model=asked.model,
         messages=turns,
@@ -383,10 +395,17 @@ def _body(asked: ResponsesRequest) -> dict[str, Any]:
         "text": {"format": {"type": "text"}} if asked.text is None else msgspec.to_builtins(asked.text),
         "tool_choice": choice,
         "tools": [_shown(tool) for tool in asked.tools or ()],
+        "top_logprobs": asked.top_logprobs or 0,
         "top_p": asked.top_p if asked.top_p is not None else 1.0,
         "truncation": "disabled",
         **({} if asked.user is None else {"user": asked.user}),
     }  # fmt: skip
+
+
+async def _answered(service: Service, caller: Caller, kept: StoredResponse, reply: Reply, spaces: Spaces) -> None:
+    """The whole answer has come."""
+    output = await service.soon(caller, lambda: output_of(reply, spaces), size_of(reply))
+    _finish(service, caller, kept, reply, output)
 
 
 def _finish(service: Service, caller: Caller, kept: StoredResponse, reply: Reply, output: list[dict[str, Any]]) -> None:
@@ -401,7 +420,7 @@ def _finish(service: Service, caller: Caller, kept: StoredResponse, reply: Reply
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
-    asked, kept.items = kept.items, Items(kept.items, output)
+    asked, kept.items = kept.items, Items(kept.items, [bare(item) for item in output])
     kept.say(
         output=output,
         status="completed" if reason is None else "incomplete",
@@ -451,7 +470,7 @@ async def _in_background(
         answer = await service.open(caller, ask)
         kept.say(status="in_progress")
         (reply,) = await answer.whole()
-        _finish(service, caller, kept, reply, output_of(reply, spaces))
+        await _answered(service, caller, kept, reply, spaces)
     except HerdError as error:
         _fail(service, caller, kept, error)
     except Exception as error:
@@ -471,7 +490,8 @@ async def _stream(
         async for event in answer.events():
             match event:
                 case TextEvent():
-                    yield writer.text(event.text)
+                    _hold_told(caller, event.logprobs)
+                    yield writer.text(event.text, event.logprobs)
                 case CallStartEvent():
                     yield writer.call(ToolCall(event.name, {}, event.id))
                 case CallArgumentsEvent():
@@ -479,7 +499,8 @@ async def _stream(
                 case CallEndEvent():
                     yield writer.called(event.call)
                 case DoneEvent():
-                    yield writer.last()
+                    _hold_told(caller, event.logprobs)
+                    yield writer.last(event.logprobs)
                     _finish(service, caller, kept, event.reply, writer.items)
                     yield writer.event(f"response.{kept.status}", response=Raw(kept.json))
     except HerdError as error:
@@ -494,6 +515,12 @@ async def _stream(
         await answer.aclose()
 
 
+def _hold_told(caller: Caller, found: Sequence[Logprob] | None) -> None:
+    """Keep room for log-probabilities that a stream tells again at its end. Raises Busy, TooLarge."""
+    if found:
+        caller.admission.made.hold(TOLD_AGAIN_BYTES * sum(1 + len(one.top) for one in found))
+
+
 class Writer:
     """Events of the items of one answer."""
 
@@ -504,6 +531,7 @@ class Writer:
         self._number = -1
         self._message = ""
         self._text: list[str] = []
+        self._likely = Likelihoods()
         self._item = ""
 
     def event(self, kind: str, **members: Any) -> bytes:
@@ -511,15 +539,16 @@ class Writer:
         self._number += 1
         return sse(encode({"type": kind, "sequence_number": self._number, **members}), kind)
 
-    def text(self, text: str) -> bytes:
-        """A piece of text, in a message that is open or in a new one."""
+    def text(self, text: str, found: Sequence[Logprob] | None = None) -> bytes:
+        """A piece of text with its log-probabilities, in a message that is open or in a new one."""
         before = b""
         if not self._message:
-            self._message, self._text = message_id(), []
+            self._message, self._text, self._likely = message_id(), [], Likelihoods()
             before = self._added(message_item(self._message, None, "in_progress"))
             before += self.event("response.content_part.added", part=text_part(""), **self._place())
         self._text.append(text)
-        return before + self.event("response.output_text.delta", delta=text, logprobs=[], **self._place())
+        likely = self._likely.add(found)
+        return before + self.event("response.output_text.delta", delta=text, logprobs=likely, **self._place())
 
     def call(self, call: ToolCall) -> bytes:
         """A call begins."""
@@ -539,9 +568,12 @@ class Writer:
         done = self.event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at)
         return done + self._done(item)
 
-    def last(self) -> bytes:
-        """The end; an answer without anything is an empty message."""
-        return self._close() if self._message or self.items else self.text("") + self._close()
+    def last(self, found: Sequence[Logprob] | None = None) -> bytes:
+        """The end, with the log-probabilities that are left; an answer without anything is an empty message."""
+        if self._message or self.items:
+            self._likely.add(found)
+            return self._close()
+        return self.text("", found) + self._close()
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._message, "output_index": len(self.items), "content_index": 0}
@@ -551,10 +583,11 @@ class Writer:
         if not self._message:
             return b""
         place, text = self._place(), "".join(self._text)
-        found = self.event("response.output_text.done", text=text, logprobs=[], **place)
-        found += self.event("response.content_part.done", part=text_part(text), **place)
+        likely = self._likely
+        found = self.event("response.output_text.done", text=text, logprobs=likely.all, **place)
+        found += self.event("response.content_part.done", part=text_part(text, likely), **place)
         id_, self._message = self._message, ""
-        return found + self._done(message_item(id_, text, "completed"))
+        return found + self._done(message_item(id_, text, "completed", likely))
 
     def _added(self, item: dict[str, Any]) -> bytes:
         return self.event("response.output_item.added", output_index=len(self.items), item=item)

@@ -25,12 +25,12 @@ async def json_reply(
 ) -> Response:
     """Answers as one object, written beside the event loop where they are long. more_bytes: that stand in it besides
     them, about."""
-    size = more_bytes + sum(_size(reply) for reply in replies)
+    size = more_bytes + sum(size_of(reply) for reply in replies)
     data = await service.soon(caller, lambda: encode(build()), size)
     return Response(data, media_type="application/json", headers=headers)
 
 
-def _size(reply: Reply) -> int:
+def size_of(reply: Reply) -> int:
     """About how many bytes an answer is as JSON."""
     calls = sum(len(call.name) + 256 for call in reply.tool_calls)
     per_token = 0 if not reply.logprobs else 128 * (1 + len(reply.logprobs[0].top))

@@ -3,6 +3,7 @@
 It is scored as a request of its own, before its answer begins, which then finds it in the cache.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,7 @@ from herd.chat_model import ChatModel
 from herd.engine.request import SamplingOptions
 from herd.errors import TooLarge, UsageError, Withheld, fail
 from herd.event_stream import EVENT_BYTES, LIKELY_BYTES
-from herd.events import Logprob, Note, Usage
+from herd.events import Likely, Logprob, Note, Usage
 from herd.policies import Policy
 from herd.server.requests.fields import within
 from herd.server.requests.generate_request import GenerateRequest, check_ids
@@ -21,14 +22,16 @@ from herd.server.requests.sizes import prompt_bytes, spelt_bytes
 from herd.server.service import Caller, Service, until_disconnect
 
 Ids = Sequence[int]
+CHARACTER_TOKENS = 4
+"""The most tokens that have a part in one character: its bytes."""
 
 
 class Scored(NamedTuple):
     """A prompt that is a text or ids, as far as its model may see it, and how likely it was."""
 
     text: str
-    first: str
-    """Its first token, before which nothing of the prompt stands."""
+    first: Likely
+    """Its first token, before which nothing of the prompt stands: how likely it was is not known."""
     rest: tuple[Logprob, ...]
     """The others."""
     usage: Usage
@@ -114,7 +117,7 @@ def _hold(service: Service, caller: Caller, count: int) -> None:
 
 async def _likely(
     service: Service, caller: Caller, model: ChatModel, ask: GenerateRequest, seen: _Seen, top: int
-) -> tuple[str, tuple[Logprob, ...], Usage]:
+) -> tuple[Likely, tuple[Logprob, ...], Usage]:
     """The first token, the others with their log-probabilities, and what that took."""
     score = partial(
         model.ascore,
@@ -126,9 +129,26 @@ async def _likely(
     if seen.is_text:
         with suppress(UsageError):  # the vocabulary wants no token before a text: the first one is its prompt
             (found,) = await score([("", seen.passed.texts[0])])
-            return found.tokens[0].text, found.tokens[1:], found.usage
-    first = await service.compute(caller, partial(model.detokenize, seen.ids[:1]))
-    if len(seen.ids) < 2:
-        return first, (), Usage(len(seen.ids), 0)
-    (found,) = await score([(seen.ids[:1], seen.ids[1:])])
-    return first, found.tokens, found.usage
+            return found.tokens[0], found.tokens[1:], found.usage
+    rest: tuple[Logprob, ...] = ()
+    usage = Usage(len(seen.ids), 0)
+    if len(seen.ids) > 1:
+        (found,) = await score([(seen.ids[:1], seen.ids[1:])])
+        rest, usage = found.tokens, found.usage
+    return await service.compute(caller, partial(_first, model, seen.ids, rest)), rest, usage
+
+
+def spelt_out(token: Likely) -> bytes:
+    """What a token adds to a prompt that is told again: control tokens are spelt out there."""
+    return token.token_bytes or token.text.encode()
+
+
+def _first(model: ChatModel, ids: Ids, rest: Sequence[Logprob]) -> Likely:
+    """The first id by name. The bytes of a part of a character are what its character has before the next tokens."""
+    for count in range(1, CHARACTER_TOKENS + 1):
+        begin = model.detokenize(ids[:count])
+        own = begin.encode().removesuffix(b"".join(map(spelt_out, rest[: count - 1])))
+        text = own.decode("utf-8", "replace")
+        if "\ufffd" not in begin:
+            return Likely(ids[0], text, math.nan, spelt=None if text.encode() == own else own)
+    return Likely(ids[0], model.detokenize(ids[:1]), math.nan)
