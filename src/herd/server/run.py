@@ -83,7 +83,7 @@ def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -
         mode = caller.key.policy or default
         if mode == "off":
             return None
-        structured = ask.schema is not None or bool(ask.tools)
+        structured = ask.has_form or bool(ask.tools)
         settings = Settings(cast(Mode, mode))
         return Layers(settings, guard=guard, audit=audit, request_id=caller.request_id, structured=structured)
 

@@ -30,6 +30,7 @@ from herd.server.log import Log
 from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.requests.admission import Admission, InFlight, Spending
+from herd.server.requests.beginnings import beginning
 from herd.server.requests.fields import within
 from herd.server.requests.generate_request import (
     GenerateRequest,
@@ -153,9 +154,10 @@ class Service:
         return ReplyInProgress(self, caller, ask, model, stream, spending, stack)
 
     async def embed(
-        self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None
+        self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None, *, cut: bool = False
     ) -> "Embeddings":
-        """Vectors of texts, checked by the caller's policy. Raises Withheld, and what loading and embedding raise."""
+        """Vectors of texts, checked by the caller's policy. cut: of a text that is too long, its beginning's. Raises
+        Withheld, and what loading and embedding raise."""
         self.refuse_when_stopping()
         within("model", len(name), self.limits.name_bytes)
         caller.facts.update(key=caller.key.name, model=name)
@@ -169,6 +171,8 @@ class Service:
             self.count_notes(notes)
             if refusal is not None:
                 raise Withheld(refusal)
+            if cut:
+                shown = await self.compute(caller, lambda: [beginning(model, text) for text in shown], size)
             tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
             key = caller.key

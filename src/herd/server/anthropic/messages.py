@@ -15,7 +15,8 @@ from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, sse
 from herd.server.openai.chat import notes_of
-from herd.server.requests.fields import FieldTable, Name, told
+from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.service import Caller, ReplyInProgress, Service
@@ -67,6 +68,8 @@ class MessagesRequest(Counted, kw_only=True):
     stop_sequences: list[str] | None = None
     metadata: Metadata | None = None
     output_config: OutputConfig | None = None
+    output_format: JsonFormat | None = None
+    """The former name of output_config.format."""
 
 
 WITHOUT_EFFECT = {
@@ -85,7 +88,12 @@ MESSAGES: FieldTable[MessagesRequest] = FieldTable(
     "POST /v1/messages",
     MessagesRequest,
     reported=WITHOUT_EFFECT,
-    refused={"container": "there are none", "mcp_servers": "the client calls tools"},
+    refused={
+        "container": "there are none",
+        "mcp_servers": "the client calls tools",
+        **forms_of_others(MessagesRequest, "use output_config.format"),
+    },
+    harmless=HARMLESS,
 )
 COUNT: FieldTable[Counted] = FieldTable("POST /v1/messages/count_tokens", Counted, reported=WITHOUT_EFFECT)
 
@@ -109,6 +117,9 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tupl
     images = Images(remote=service.remote_media)
     tools = tools_of(asked.tools)
     form = asked.output_config.format if asked.output_config is not None else None
+    if form is not None and asked.output_format is not None:
+        raise Refused("output_format: got it beside output_config.format; give one of them", "output_format")
+    form = form or asked.output_format
     choice = asked.tool_choice
     ask = GenerateRequest(
         model=asked.model,

@@ -28,6 +28,7 @@ from herd.server.ollama.common import (
 from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import check_count
 from herd.server.service import Caller, ReplyInProgress, Service
@@ -42,6 +43,9 @@ REPORTED = {
     "truncate": "a prompt that is too long is an error, never cut",
     "shift": "the context is never shifted",
 }
+
+
+USE = 'use format: "json" or a schema'
 
 
 class CalledFunction(msgspec.Struct):
@@ -103,12 +107,20 @@ CHAT: FieldTable[ChatBody] = FieldTable(
     "POST /api/chat",
     ChatBody,
     reported={**REPORTED, "messages[].thinking": "an earlier answer is its content"},
+    refused=forms_of_others(ChatBody, USE),
+    harmless=HARMLESS,
 )
 GENERATE: FieldTable[GenerateBody] = FieldTable(
     "POST /api/generate",
     GenerateBody,
-    reported={**REPORTED, "context": "prefixes are found by their content", "template": "chat formats are built in"},
-    refused={"suffix": "the model does not fill in gaps"},
+    reported=REPORTED,
+    refused={
+        "suffix": "the model does not fill in gaps",
+        "context": "send the dialog to /api/chat; prefixes are found by their content",
+        "template": 'send "raw": true with the prompt as the model is to read it',
+        **forms_of_others(GenerateBody, USE),
+    },
+    harmless=HARMLESS,
 )
 
 

@@ -22,6 +22,8 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
     model: Name
     input: str | list[str]
     dimensions: int | None = None
+    truncate: bool | None = None
+    """Of a text that is too long, take the beginning; unless said, it is an error."""
     keep_alive: float | str | None = None
 
 
@@ -37,18 +39,19 @@ NO_SAMPLING = {
     **OPTIONS_REPORTED,
     **{f"options.{name}": "nothing is sampled" for name in Options.__struct_fields__},
     "options": "nothing is sampled",
-    "truncate": "a text that is too long is an error, never cut",
 }
 EMBED: FieldTable[EmbedRequest] = FieldTable("POST /api/embed", EmbedRequest, reported=NO_SAMPLING)
-OLD: FieldTable[OldRequest] = FieldTable("POST /api/embeddings", OldRequest, reported=NO_SAMPLING)
+OLD: FieldTable[OldRequest] = FieldTable(
+    "POST /api/embeddings", OldRequest, reported=NO_SAMPLING, refused={"truncate": "see /api/embed"}
+)
 
 
 async def embed(service: Service, request: Request, caller: Caller) -> Response:
     """Vectors of unit length, one a text."""
     began_s = time.monotonic()
-    asked, texts = await read_as(service, request, caller, lambda body: _read(service, body))
-    keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
-    embedded = await service.embed(caller, asked.model, texts, keep_alive_s)
+    asked, ignored, texts = await read_as(service, request, caller, lambda body: _read(service, body))
+    keep_alive_s, without_effect = keep_alive_for(caller, asked.keep_alive)
+    embedded = await service.embed(caller, asked.model, texts, keep_alive_s, cut=asked.truncate is True)
     vectors, tokens, _ = embedded
 
     def written() -> bytes:
@@ -64,25 +67,25 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
         return encode(found)
 
     data = await service.compute(caller, written, vectors.nbytes)
-    return Response(data, media_type="application/json", headers=told(ignored))
+    return Response(data, media_type="application/json", headers=told((*without_effect, *ignored)))
 
 
-def _read(service: Service, body: dict[str, Any]) -> tuple[EmbedRequest, list[str]]:
+def _read(service: Service, body: dict[str, Any]) -> tuple[EmbedRequest, tuple[str, ...], list[str]]:
     """What is asked. Raises Refused."""
-    asked, _ = EMBED.read(body, strict=service.strict)
+    asked, ignored = EMBED.read(body, strict=service.strict)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     within("input", len(texts), service.limits.embed_inputs)
     if not texts or not all(texts):
         raise Refused("input: got an empty text, expected at least one character", "input")
-    return asked, texts
+    return asked, ignored, texts
 
 
 async def embed_old(service: Service, request: Request, caller: Caller) -> Response:
     """One vector."""
-    asked, _ = await read_as(service, request, caller, lambda body: OLD.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: OLD.read(body, strict=service.strict))
     if not asked.prompt:
         raise Refused("prompt: got an empty text, expected at least one character", "prompt")
-    keep_alive_s, ignored = keep_alive_for(caller, asked.keep_alive)
+    keep_alive_s, without_effect = keep_alive_for(caller, asked.keep_alive)
     embedded = await service.embed(caller, asked.model, [asked.prompt], keep_alive_s)
     found = {"embedding": embedded.vectors[0].tolist(), **notes_of(embedded)}
-    return Response(encode(found), media_type="application/json", headers=told(ignored))
+    return Response(encode(found), media_type="application/json", headers=told((*without_effect, *ignored)))

@@ -98,7 +98,6 @@ CREATE: FieldTable[CreateRequest] = FieldTable(
     "POST /api/create",
     CreateRequest,
     reported={
-        "template": "chat formats are built in",
         **{name.replace("options.", "parameters."): why for name, why in OPTIONS_REPORTED.items()},
     },
     refused={
@@ -106,6 +105,9 @@ CREATE: FieldTable[CreateRequest] = FieldTable(
         "modelfile": "send from, system and parameters",
         "adapters": "not supported yet",
         "messages": "send them with each request",
+        "template": "chat formats are the model's own; leave it out",
+        "renderer": "chat formats are the model's own; leave it out",
+        "parser": "chat formats are the model's own; leave it out",
         "quantize": "herd quantize writes smaller types",
     },
 )

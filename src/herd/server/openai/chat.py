@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -14,8 +14,10 @@ from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, 
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
+from herd.server.openai.forms import REFUSED_FORMS, USE, FormFields, form_of, without_empty
 from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.service import Caller, Embeddings, ReplyInProgress, Service
@@ -29,40 +31,13 @@ FINGERPRINT = f"herd-{__version__}"
 """What computed an answer: with the same one, seed and options it comes again."""
 
 
-class PlainText(msgspec.Struct, tag_field="type", tag="text"):
-    """No form is asked for."""
-
-
-class JsonObject(msgspec.Struct, tag_field="type", tag="json_object"):
-    """Any JSON object."""
-
-
-class NamedSchema(msgspec.Struct):
-    """A schema and what it is called."""
-
-    name: str
-    schema: dict[str, Any] = {}
-    description: str | None = None
-    strict: bool | None = None
-    """Schemas are enforced either way."""
-
-
-class JsonSchema(msgspec.Struct, tag_field="type", tag="json_schema"):
-    """JSON of a schema."""
-
-    json_schema: NamedSchema
-
-
-ResponseFormat: TypeAlias = PlainText | JsonObject | JsonSchema
-
-
 class StreamOptions(msgspec.Struct):
     """What else comes with a stream."""
 
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
+class SamplingFields(FormFields, kw_only=True):
     """Options that chat and plain completion share; None: the model's own."""
 
     model: Name
@@ -95,7 +70,6 @@ class ChatRequest(SamplingFields, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
 
 
 NOT_KEPT = "nothing is stored here"
@@ -113,7 +87,6 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
         "prompt_cache_key": "prefixes are found by their content",
         "prompt_cache_retention": "prefixes stay as long as memory allows",
         "safety_identifier": "see user",
-        "modalities": "answers are text",
         "chat_template_kwargs": "chat formats are built in",
         "messages[].content[].image_url.detail": "images are cut into tiles by their size",
         "messages[].refusal": "an earlier answer is its content",
@@ -124,13 +97,17 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
         "functions": "use tools",
         "function_call": "use tool_choice",
         "audio": "answers are text",
+        "modalities": "answers are text",
         "web_search_options": NO_WEB,
+        **REFUSED_FORMS,
+        **forms_of_others(ChatRequest, USE),
     },
+    harmless=HARMLESS,
 )
 
 
 def options_of(asked: SamplingFields) -> dict[str, Any]:
-    """Fields of SamplingOptions out of a request. Raises Refused for ids that are no numbers."""
+    """Fields of SamplingOptions out of a request. Raises Refused for ids that are no numbers, and for two forms."""
     names = (
         "temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed stop ignore_eos "
         "max_tokens"
@@ -138,6 +115,9 @@ def options_of(asked: SamplingFields) -> dict[str, Any]:
     found = {name: value for name in names.split() if (value := getattr(asked, name)) is not None}
     if asked.stop_token_ids is not None:
         found["stop_ids"] = asked.stop_token_ids
+    grammar = form_of(asked).grammar
+    if grammar is not None:
+        found["grammar"] = grammar
     if asked.logit_bias is not None:
         found["logit_bias"] = {_id(name): value for name, value in asked.logit_bias.items()}
     return found
@@ -147,16 +127,6 @@ def _id(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise Refused(f"logit_bias: got {text[:20]!r}, expected token ids", "logit_bias")
     return int(text)
-
-
-def schema_of(form: ResponseFormat | None) -> Mapping[str, Any] | bool | None:
-    """What the answer must be."""
-    match form:
-        case JsonObject():
-            return True
-        case JsonSchema(named):
-            return named.schema
-    return None
 
 
 async def chat(service: Service, request: Request, caller: Caller) -> Response | Stream:
@@ -176,7 +146,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
 
 def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[str, ...], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
-    asked, ignored = CHAT.read(body, strict=service.strict)
+    asked, ignored = CHAT.read(without_empty(body), strict=service.strict)
     options = options_of(asked)
     if asked.max_completion_tokens is not None:
         if asked.max_tokens not in (None, asked.max_completion_tokens):
@@ -195,7 +165,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         tools=tools,
         tool_choice=choice_of(asked.tool_choice, tools),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
-        schema=schema_of(asked.response_format),
+        schema=form_of(asked).schema,
         n=1 if asked.n is None else asked.n,
         options=options,
         user=asked.user or "",

@@ -25,7 +25,9 @@ from herd.server.openai.chat import (
     timings_of,
     usage_of,
 )
+from herd.server.openai.forms import REFUSED_FORMS, USE, form_of, without_empty
 from herd.server.requests.fields import FieldTable, Refused, told, within
+from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, ReplyInProgress, Service
@@ -52,7 +54,12 @@ COMPLETIONS: FieldTable[CompletionRequest] = FieldTable(
     "POST /v1/completions",
     CompletionRequest,
     reported={"metadata": NOT_KEPT, "best_of": "every sample is returned; see n"},
-    refused={"suffix": "the model does not fill in gaps"},
+    refused={
+        "suffix": "the model does not fill in gaps",
+        **REFUSED_FORMS,
+        **forms_of_others(CompletionRequest, USE),
+    },
+    harmless=HARMLESS,
 )
 
 
@@ -87,7 +94,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
 
 def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tuple[str, ...], list[GenerateRequest]]:
     """What is asked, a request a prompt. Raises Refused."""
-    asked, ignored = COMPLETIONS.read(body, strict=service.strict)
+    asked, ignored = COMPLETIONS.read(without_empty(body), strict=service.strict)
     prompts = prompts_of(asked.prompt)
     within("prompt", len(prompts), service.limits.prompts)
     if asked.max_tokens == 0 and (asked.stream or not asked.echo or asked.logprobs is None):
@@ -106,7 +113,14 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
         asked,
         ignored,
         [
-            GenerateRequest(model=asked.model, prompt=prompt, n=n, options=options, user=asked.user or "")
+            GenerateRequest(
+                model=asked.model,
+                prompt=prompt,
+                schema=form_of(asked).schema,
+                n=n,
+                options=options,
+                user=asked.user or "",
+            )
             for prompt in prompts
         ],
     )

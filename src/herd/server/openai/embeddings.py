@@ -28,7 +28,10 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
 
 
 EMBEDDINGS: FieldTable[EmbeddingRequest] = FieldTable(
-    "POST /v1/embeddings", EmbeddingRequest, reported={"user": "embeddings are not shared out by users"}
+    "POST /v1/embeddings",
+    EmbeddingRequest,
+    reported={"user": "embeddings are not shared out by users"},
+    refused=dict.fromkeys(("truncate", "truncate_prompt_tokens"), "what is too long is an error; see /api/embed"),
 )
 
 

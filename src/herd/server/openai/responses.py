@@ -18,7 +18,8 @@ from herd.messages import ToolCall
 from herd.server.http.error_bodies import body_of, words_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_PING, encode, sse
-from herd.server.openai.chat import NO_WEB, NOT_KEPT, JsonObject, PlainText, notes_of
+from herd.server.openai.chat import NO_WEB, NOT_KEPT, notes_of
+from herd.server.openai.forms import JsonObject, PlainText
 from herd.server.openai.response_items import (
     Item,
     Likelihoods,
@@ -36,6 +37,7 @@ from herd.server.openai.response_items import (
 )
 from herd.server.openai.turns import NO_ARGUMENTS
 from herd.server.requests.fields import FieldTable, Name, Refused, told, within
+from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.response_store import Items, StoredResponse
@@ -134,7 +136,13 @@ RESPONSES: FieldTable[ResponsesRequest] = FieldTable(
         "max_tool_calls": "clients call tools",
         "tools[].web_search": NO_WEB,
     },
-    refused={"conversation": NOT_KEPT, "prompt": "there are no stored prompts"},
+    refused={
+        "conversation": NOT_KEPT,
+        "prompt": "there are no stored prompts",
+        "text.format.schema": "its type is another; say json_schema",
+        **forms_of_others(ResponsesRequest, "use text.format"),
+    },
+    harmless=HARMLESS,
 )
 
 
@@ -310,7 +318,11 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
     wanted = asked.tool_choice
     choice = name_in(wanted.namespace, wanted.name) if isinstance(wanted, Chosen) else wanted or "auto"
     form = asked.text.format if asked.text is not None else None
-    schema = True if isinstance(form, JsonObject) else form.schema if isinstance(form, SchemaFormat) else None
+    schema: Any = None
+    if isinstance(form, JsonObject):
+        schema = form.schema or True
+    elif isinstance(form, SchemaFormat):
+        schema = form.schema
     names = {"temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens"}
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
     if asked.top_logprobs or LOGPROBS in (asked.include or ()):

@@ -15,6 +15,8 @@ from msgspec import inspect
 from herd.errors import UsageError, printable
 
 S = TypeVar("S", bound=msgspec.Struct)
+NOTHING: tuple[Any, ...] = (None, False, "", [], {})
+"""Values that ask for nothing; 0 is false."""
 MOST_NAME = 256
 """Characters of a model's name, before anybody looks for it or quotes it."""
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
@@ -38,7 +40,9 @@ class FieldTable(Generic[S]):
     reported: Mapping[str, str] = field(default_factory=dict)
     """Accepted and without effect: name -> why. Told in the header x-herd-ignored."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """A value other than null, false or empty is an error: name -> why."""
+    """A value other than null, false, 0 or empty is an error: name, or path as of `unknown`, -> why."""
+    harmless: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Of a refused field: the values that are none, where they are others."""
 
     def read(self, body: Mapping[str, Any], *, strict: bool = False) -> tuple[S, tuple[str, ...]]:
         """Read a body: returns the typed request, and the fields that have no effect. strict: such a field is refused
@@ -46,9 +50,10 @@ class FieldTable(Generic[S]):
 
         Raises Refused (a UsageError) naming the field.
         """
-        for name, why in self.refused.items():
-            if body.get(name) not in (None, False, "", [], {}):
-                raise Refused(f"{name}: not supported: {why}", name)
+        extra = [*_unknown(body, _info(self.honoured), "")]
+        for path, value in extra:
+            if path in self.refused and value not in self.harmless.get(path, NOTHING):
+                raise Refused(f"{path}: not supported: {self.refused[path]}", path)
         try:
             found = msgspec.convert(body, self.honoured)
         except msgspec.ValidationError as error:
@@ -58,7 +63,7 @@ class FieldTable(Generic[S]):
                 where = text.split("`")[-2]
             raise Refused(_line(where or "body", text), where[:100]) from None
         # null has said nothing: clients send it for what they leave to the server
-        ignored = tuple(path for path in unknown(body, self.honoured) if path not in self.refused)
+        ignored = tuple(path for path in dict.fromkeys(path for path, _ in extra) if path not in self.refused)
         if strict and ignored:
             raise Refused(f"{ignored[0]}: {self.reported.get(ignored[0], 'not a field of this request')}", ignored[0])
         return found, ignored
@@ -82,7 +87,7 @@ def _line(where: str, text: str) -> str:
 
 def unknown(value: Any, type_: Any) -> Iterator[str]:
     """Paths of members that no struct of `type_` has, such as `messages[].cache_control`; each once, null ones not."""
-    yield from dict.fromkeys(_unknown(value, _info(type_), ""))
+    yield from dict.fromkeys(path for path, _ in _unknown(value, _info(type_), ""))
 
 
 @cache
@@ -90,7 +95,8 @@ def _info(type_: Any) -> inspect.Type:
     return inspect.type_info(type_)
 
 
-def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[tuple[str, Any]]:
+    """Paths, and what stands there."""
     if isinstance(kind, inspect.UnionType):
         kind = _chosen(value, kind)
     if isinstance(kind, inspect.StructType) and isinstance(value, dict):
@@ -99,7 +105,7 @@ def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
             if name in known:
                 yield from _unknown(member, known[name], _join(path, name))
             elif name != kind.tag_field and member is not None:
-                yield _join(path, name)
+                yield _join(path, name), member
     elif isinstance(kind, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
         for element in value:
             yield from _unknown(element, kind.item_type, f"{path}[]")

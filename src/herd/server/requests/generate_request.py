@@ -39,6 +39,11 @@ class GenerateRequest:
     ceiling: int | None = None
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
 
+    @property
+    def has_form(self) -> bool:
+        """Whether it says what the answer must be."""
+        return self.schema not in (None, False) or self.options.get("grammar") is not None
+
 
 def check_able(model: ChatModel, ask: GenerateRequest) -> int:
     """Number of images of a request. Raises Unsupported for anything that it needs and the model cannot do; nothing of
@@ -53,7 +58,7 @@ def check_able(model: ChatModel, ask: GenerateRequest) -> int:
         ),
         "images": num_images > 0,
         "tools": bool(ask.tools),
-        "schemas": ask.schema is not None and ask.schema is not False,
+        "schemas": ask.has_form,
         "logprobs": options.get("logprobs") is not None,
     }
     for capability, needed in needs.items():
