@@ -60,7 +60,7 @@ def test_the_document_says_what_the_tables_say() -> None:
 
 def test_a_table_in_words() -> None:
     told = "\n".join(lines_of(TABLES["POST /v1/completions"]))
-    assert "- honoured: `model`, " in told
+    assert "- honoured: `response_format`, " in told
     assert "`suffix` (the model does not fill in gaps)" in told.partition("- refused: ")[2]
 
 
