@@ -2,6 +2,8 @@
 
 import functools
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ TINY_DENSE = replace(
 )  # fmt: skip
 
 OP_SETS = ("torch", "native")
+PATIENCE_S = 120.0
+"""How long tests wait for what is there in a moment: on a busy machine too, only a hang takes longer."""
+
+
+def until(what: object, holds: Callable[[], object]) -> None:
+    """Wait until it holds. Fails with what was not there after PATIENCE_S."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end_s, what
+        time.sleep(0.01)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from speaking import BYTES, endless
 
 import herd
-from helpers import hf_folder, op_set, weights
+from helpers import PATIENCE_S, hf_folder, op_set, until, weights
 from herd.batch import packed
 from herd.config import TINY
 from herd.engine.fake import FakeModel
@@ -139,10 +139,19 @@ def test_a_stream_goes_on_beside_texts() -> None:
     llm = endless()
     model = llm._running().runner
     assert isinstance(model, FakeModel)
+    compute, over = model.compute, threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        """A pass begins when texts were asked for: the stream does not end before them."""
+        until("nobody asks for texts", lambda: over.is_set() or llm._running().num_under_way > 1)
+        return compute(*arguments)
+
     stream = llm.stream("hi", max_tokens=3000)
     next(stream)
-    before = len(model.passes)
+    model.compute = held  # type: ignore[method-assign]
+    before = len(model.passes) + 1  # one may have begun
     llm.embed(["a" * 400] * 6)
+    over.set()
     passed = model.passes[before:]
     stream.close()  # type: ignore[attr-defined]
     beside = [one for one in passed if any(len(ids) > 1 for ids in one)]
@@ -160,7 +169,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(way: str) -> None:
 
     def held(*arguments: Any) -> Any:
         begun.set()
-        assert on.wait(60)
+        assert on.wait(PATIENCE_S)
         return compute(*arguments)
 
     model.compute = held  # type: ignore[method-assign]
@@ -168,7 +177,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(way: str) -> None:
     async def leave() -> None:
         texts: Any = ["a" * 3000] * 50 if way == "aembed" else [("a" * 3000, "b")] * 50
         task = asyncio.create_task(getattr(llm, way)(texts))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

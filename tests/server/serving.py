@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from helpers import PATIENCE_S, until
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import NotFound
@@ -110,21 +110,18 @@ def running(service: Service, **options: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline, "the service did not start"
-        time.sleep(0.01)
+    until("the service did not start", lambda: server.started)
     listening.listen(QUEUE)
     try:
         yield address
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the service did not stop"
 
 
 @contextlib.contextmanager
 def client_of(service: Service, **options: Any) -> Iterator[httpx.Client]:
     """An HTTP client of a running service."""
-    with running(service, **options) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with running(service, **options) as address, httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
         yield client

@@ -1,5 +1,6 @@
 """However a response ends, a stored one says so: nothing stays in progress."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -12,13 +13,15 @@ import httpx
 import pytest
 from serving import client_of, fake_service
 
+from helpers import until
 from herd.errors import EngineDied
 from herd.llm import LLM
 from herd.server.openai import responses
 from herd.server.response_store import StoredResponse
 from herd.server.service import ReplyInProgress, Service
 
-BODY: dict[str, Any] = {"model": "fake", "input": "Hi", "max_output_tokens": 200}
+BODY: dict[str, Any] = {"model": "fake", "input": "Hi", "max_output_tokens": 3000}
+"""Half a minute of it, and nobody waits for its end."""
 
 
 class Slow:
@@ -40,15 +43,15 @@ def only(service: Service) -> StoredResponse:
 
 
 def eventually(find: Callable[[], Any]) -> Any:
-    deadline_s = time.monotonic() + 20
-    while True:
-        try:
-            if (found := find()) is not None:
-                return found
-        except (StopIteration, KeyError):
-            pass
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    found: list[Any] = []
+
+    def looked() -> bool:
+        with contextlib.suppress(StopIteration, KeyError):
+            found.append(find())
+        return bool(found) and found[-1] is not None
+
+    until("it is not there", looked)
+    return found[-1]
 
 
 def ended(client: httpx.Client, service: Service) -> dict[str, Any]:

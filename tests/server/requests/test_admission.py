@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from serving import client_of, fake_llm, fake_service, running
 from test_hostile import GOOD, TURNS
 
+from helpers import PATIENCE_S, until
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import Busy, QuotaSpent
@@ -35,7 +36,6 @@ from herd.text.chat import ChatML, Llama3, Llama4, Llama4HF
 from herd.text.tokenizer import Tokenizer
 
 SECRET, OTHER = "a-secret-of-some-length", "another-secret-of-a-key"
-WAIT_S = 20
 ENTERING = [route for route in ROUTES if route.enters]
 
 
@@ -53,19 +53,16 @@ def head(route: Route, more: str) -> bytes:
 
 def status_of(address: str, sent: bytes) -> int:
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(sent)
         return int(connection.recv(4096).split()[1])
 
 
 def settled(service: Service, *keys: Key) -> None:
     """Wait until nothing is under way, and see that nothing is held."""
-    deadline = time.monotonic() + WAIT_S
-    while any(k.under_way for k in keys) and time.monotonic() < deadline:
-        time.sleep(0.01)
     for k in keys:
-        assert (k.under_way, k.tokens._reserved) == (0, 0), k
-    assert (service.in_flight.held, service.answering.held) == (0, 0)
+        until(k, lambda k=k: (k.under_way, k.tokens._reserved) == (0, 0))
+    until("it is held for ever", lambda: (service.in_flight.held, service.answering.held) == (0, 0))
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ def test_a_key_without_a_place_is_refused_before_its_body_has_come(route: Route,
 def test_a_request_that_is_over_holds_nothing(name: str, tmp_path: Path) -> None:
     """Good ones, bad ones, and those whose body never comes whole."""
     k = key(tokens_per_minute=10**6)
-    service = fake_service(tmp_path, keys=(k,), limits=Limits(body_timeout_s=1))
+    service = fake_service(tmp_path, keys=(k,))
     method, path = name.split(" ")
     bodies = [msgspec.json.encode(GOOD[name]), b"{", b"[]", msgspec.json.encode({**GOOD[name], "model": 3})]
     bodies += [msgspec.json.encode({**GOOD[name], "stream": stream}) for stream in (True, False)]
@@ -167,9 +164,7 @@ def test_a_request_that_is_over_holds_nothing(name: str, tmp_path: Path) -> None
         host, port = str(client.base_url).removeprefix("http://").rstrip("/").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head(route, "content-length: 100000\r\n") + b'{"model": "fa')
-            deadline = time.monotonic() + WAIT_S
-            while not service.in_flight.held and time.monotonic() < deadline:
-                time.sleep(0.01)
+            until("its body is not awaited", lambda: service.in_flight.held)
             assert service.in_flight.held == 100_000, "what is declared is held before it comes"
         settled(service, k)
 
@@ -250,8 +245,9 @@ def slowly_x(ids: list[int]) -> int:
 
 def test_hanging_up_early_costs_what_was_made(tmp_path: Path) -> None:
     k = key(tokens_per_minute=10**6)
-    service = fake_service(tmp_path, slowly_x, keys=(k,))
-    body = {"model": "fake", "messages": TURNS, "stream": True, "max_tokens": 2000}
+    service = fake_service(tmp_path, slowly_x, keys=(k,), context=1 << 17)
+    most = 100_000  # which take minutes: it is left long before, on a busy machine too
+    body = {"model": "fake", "messages": TURNS, "stream": True, "max_tokens": most}
     with client_of(service) as client:
         prompt = client.post("/tokenize", json={"model": "fake", "messages": TURNS}, headers={"x-api-key": SECRET})
         used = 10**6 - k.tokens._left
@@ -264,7 +260,7 @@ def test_hanging_up_early_costs_what_was_made(tmp_path: Path) -> None:
                     break
         settled(service, k)
     made = 10**6 - k.tokens._left - 2 * used
-    assert 98 <= made < 2000, "no less than was seen, and nothing after it was over"
+    assert 98 <= made < most, "no less than was seen, and nothing after it was over"
 
 
 def test_parallel_requests_reserve_before_they_run(tmp_path: Path) -> None:
@@ -281,7 +277,7 @@ def test_parallel_requests_reserve_before_they_run(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(WAIT_S)
+            thread.join(PATIENCE_S)
         settled(service, k)
     assert sorted(set(statuses)) == [200, 429]
     assert k.tokens._left > -400, "one answer more than the quota at most"
@@ -316,7 +312,7 @@ def test_a_stream_whose_reader_is_gone_before_its_head_holds_nothing(name: str, 
             sends.set()
             await asyncio.Event().wait()
 
-        await asyncio.wait_for(app(scope, receive, send), WAIT_S)
+        await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
         settled(service, k)
         assert [held.users for held in service.models.held] == [0]
         assert all(kept.over for mine in service.responses._keys.values() for kept in mine.kept.values())
@@ -363,7 +359,7 @@ def test_a_keys_work_waits_behind_its_own_alone(name: str, tmp_path: Path, monke
     def slow(text: str, most: int) -> list[int]:
         if "slow" in text:
             entered.release()
-            gate.wait(WAIT_S)
+            gate.wait(2 * PATIENCE_S)
         return encode(text, most)
 
     monkeypatch.setattr(llm.tokenizer, "_encode", slow)
@@ -377,11 +373,11 @@ def test_a_keys_work_waits_behind_its_own_alone(name: str, tmp_path: Path, monke
         ]
         for thread in threads:
             thread.start()
-        assert entered.acquire(timeout=WAIT_S)
+        assert entered.acquire(timeout=PATIENCE_S)
         found = client.post(path, json=GOOD[name], headers={"x-api-key": OTHER})
         gate.set()
         for thread in threads:
-            thread.join(WAIT_S)
+            thread.join(PATIENCE_S)
         assert found.status_code == 200, found.text
 
 
@@ -397,7 +393,7 @@ def test_names_that_nobody_answers_keep_no_other_key_waiting(tmp_path: Path, mon
             return plain(host, *arguments, **named)
         entered.release()
         if host == "never.example":
-            gate.wait(WAIT_S)
+            gate.wait(2 * PATIENCE_S)
         raise OSError("no such host")
 
     monkeypatch.setattr(fetcher.socket, "getaddrinfo", look_up)
@@ -413,12 +409,12 @@ def test_names_that_nobody_answers_keep_no_other_key_waiting(tmp_path: Path, mon
         threads = [threading.Thread(target=ask, args=(client, "never.example", SECRET)) for _ in range(20)]
         for thread in threads:
             thread.start()
-        assert entered.acquire(timeout=WAIT_S)
+        assert entered.acquire(timeout=PATIENCE_S)
         assert ask(client, "quick.example", OTHER).status_code == 502
         assert client.post("/tokenize", json=GOOD["POST /tokenize"], headers={"x-api-key": SECRET}).status_code == 200
         gate.set()
         for thread in threads:
-            thread.join(WAIT_S)
+            thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize("field", ["prompt", "content", "system", "tools"])
