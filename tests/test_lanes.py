@@ -6,32 +6,31 @@ from concurrent.futures import Future
 
 import pytest
 
+from helpers import PATIENCE_S
 from herd.lanes import LARGE, Lanes
-
-WAIT_S = 20
 
 
 def held(lanes: Lanes, owner: str, gate: threading.Event, count: int, size_bytes: int = 0) -> list[Future[bool]]:
     """Work of one owner that lasts until the gate opens."""
-    return [lanes.submit(owner, lambda: gate.wait(WAIT_S), size_bytes) for _ in range(count)]
+    return [lanes.submit(owner, lambda: gate.wait(PATIENCE_S), size_bytes) for _ in range(count)]
 
 
 @pytest.mark.parametrize("size_bytes", [0, LARGE])
 def test_an_owner_with_much_work_keeps_nobody_waiting(size_bytes: int) -> None:
     lanes, gate = Lanes("test", threads=8, each=2, large=3), threading.Event()
     begun = held(lanes, "many", gate, 100, size_bytes)
-    assert lanes.submit("one", lambda: 7, size_bytes).result(WAIT_S) == 7
-    assert lanes.submit("many", lambda: 8, 0 if size_bytes else LARGE).result(WAIT_S) == 8, "its other lane is free"
+    assert lanes.submit("one", lambda: 7, size_bytes).result(PATIENCE_S) == 7
+    assert lanes.submit("many", lambda: 8, 0 if size_bytes else LARGE).result(PATIENCE_S) == 8, "its other lane is free"
     gate.set()
-    assert all(future.result(WAIT_S) for future in begun)
+    assert all(future.result(PATIENCE_S) for future in begun)
 
 
 def test_large_work_of_all_together_leaves_threads_for_small() -> None:
     lanes, gate = Lanes("test", threads=8, each=2, large=3), threading.Event()
     begun = [held(lanes, f"owner{i}", gate, 4, LARGE) for i in range(10)]
-    assert lanes.submit("owner3", lambda: 1).result(WAIT_S) == 1
+    assert lanes.submit("owner3", lambda: 1).result(PATIENCE_S) == 1
     gate.set()
-    assert all(future.result(WAIT_S) for some in begun for future in some)
+    assert all(future.result(PATIENCE_S) for some in begun for future in some)
 
 
 def test_owners_take_turns() -> None:
@@ -40,7 +39,7 @@ def test_owners_take_turns() -> None:
     waiting = [lanes.submit(owner, lambda owner=owner: order.append(owner)) for owner in "aaaaabc"]
     gate.set()
     for future in [*begun, *waiting]:
-        future.result(WAIT_S)
+        future.result(PATIENCE_S)
     assert max(order.index("b"), order.index("c")) <= 3, order
 
 
@@ -54,11 +53,11 @@ def test_what_was_cancelled_in_the_queue_never_begins() -> None:
 
     asyncio.run(give_up())
     gate.set()
-    assert begun[0].result(WAIT_S)
-    assert lanes.submit("a", lambda: 2).result(WAIT_S) == 2
+    assert begun[0].result(PATIENCE_S)
+    assert lanes.submit("a", lambda: 2).result(PATIENCE_S) == 2
     assert not ran
 
 
 def test_an_error_is_the_callers() -> None:
     with pytest.raises(ZeroDivisionError):
-        Lanes("test", threads=2, each=1, large=1).submit("a", lambda: 1 // 0).result(WAIT_S)
+        Lanes("test", threads=2, each=1, large=1).submit("a", lambda: 1 // 0).result(PATIENCE_S)

@@ -14,6 +14,7 @@ import pytest
 import talker
 from test_run import driver, picture
 
+from helpers import PATIENCE_S
 from herd.cli.interactive import Session, read_chat
 from herd.errors import BadFile, ContextTooLong, HerdError, NotFound, UsageError
 
@@ -209,7 +210,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
 
-    def wait_for(self, text: str, after: int = 0, timeout_s: float = 30) -> int:
+    def wait_for(self, text: str, after: int = 0, timeout_s: float = PATIENCE_S) -> int:
         """Read until `text` stands beyond position `after`; the position behind it."""
         end = time.monotonic() + timeout_s
         while (found := self.shown.find(text.encode(), after)) < 0:
@@ -224,7 +225,7 @@ class Terminal:
             self.shown += piece
         return found + len(text.encode())
 
-    def end(self, timeout_s: float = 20) -> int:
+    def end(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit status, once it has ended by itself."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

@@ -24,7 +24,7 @@ from proxy import proxy_of
 MODEL = os.environ.get("HERD_SMOLLM2_GGUF", "")
 CONTEXT = 2048
 """Small, so that a prompt that is too long is quickly written."""
-START_S, GROUP_S = 120, 600
+START_S, GROUP_S = 240, 1500
 GROUPS = ("sdks", "chains", "objects", "indexes", "routers", "command", "npm")
 
 pytestmark = [
@@ -52,7 +52,7 @@ def serving(log: Path, *words: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            status = process.wait(timeout=60)
+            status = process.wait(timeout=START_S)
         finally:
             process.kill()
     assert status == 0, log.read_text()[-2000:]

@@ -168,7 +168,7 @@ def test_a_table_that_is_more_than_tensors_is_refused(tmp_path: Path, case: str)
         opened(tmp_path, archive(data))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-    assert time.monotonic() - began < 30  # a hang, not a speed
+    assert time.monotonic() - began < 120  # a hang, not a speed
 
 
 def entry_at(content: bytes, name: bytes) -> int:

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from helpers import PATIENCE_S
 from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
 from herd.engine.request import Finish, Request, SamplingOptions, Step
@@ -234,7 +235,7 @@ def test_threads_are_served_together() -> None:
     for t in threads:
         t.start()
     for t in threads:
-        t.join(20)
+        t.join(PATIENCE_S)
     assert results == ["abcdefgh"] * 20, "the first stream is still open"
     assert "".join(s.text for s in held) == "bcdefgh"
 

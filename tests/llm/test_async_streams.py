@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from speaking import endless, saying
 
+from helpers import PATIENCE_S
 from herd.engine.engine import Engine
 from herd.errors import Busy
 from herd.llm import LLM, AsyncStream, DoneEvent, Event, Reply
@@ -15,7 +16,7 @@ from herd.llm import LLM, AsyncStream, DoneEvent, Event, Reply
 QUESTIONS = ["hi", "a" * 40, "what?\n", "Grüße"]
 
 
-def within(coroutine: Coroutine[Any, Any, Any], seconds: float = 20) -> Any:
+def within(coroutine: Coroutine[Any, Any, Any], seconds: float = PATIENCE_S) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, seconds))
 
 
@@ -68,7 +69,7 @@ class Held:
 
     def before(self, messages: Any) -> None:
         self.asked.set()
-        assert self.go.wait(20)
+        assert self.go.wait(PATIENCE_S)
 
     def window(self, text: str, shown: int) -> None:
         return None
@@ -139,7 +140,7 @@ def test_closing_wakes_whoever_waits_for_an_event() -> None:
 
     def slow(*arguments: Any) -> Any:
         computing.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE_S)
         return compute(*arguments)
 
     model.compute = slow  # type: ignore[method-assign]

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import herd
-from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, hf_folder, op_set, weights
+from helpers import OP_SETS, PATIENCE_S, TINY_DENSE, TINY_TEXT, hf_folder, op_set, until, weights
 from herd.batch import packed
 from herd.config import TINY
 from herd.engine.executors.child import ChildExecutor
@@ -402,7 +401,7 @@ def test_leaving_an_async_stream_ends_the_request() -> None:
         await stream.aclose()
         return await llm.achat("hi", max_tokens=2)
 
-    reply = asyncio.run(asyncio.wait_for(talk(), 20))
+    reply = asyncio.run(asyncio.wait_for(talk(), PATIENCE_S))
     assert reply.text == "AA"
 
 
@@ -414,14 +413,14 @@ def test_cancelling_a_task_ends_a_long_prompt_after_the_pass_in_progress() -> No
 
     def slow(*arguments: Any) -> Any:
         started.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE_S)
         return run(*arguments)
 
     model.compute = slow  # type: ignore[method-assign]
 
     async def talk() -> None:
         task = asyncio.create_task(llm.achat("a" * 3000))
-        await asyncio.to_thread(started.wait, 20)
+        await asyncio.to_thread(started.wait, PATIENCE_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -497,11 +496,8 @@ def test_streams_that_are_left_anywhere_leave_nothing_behind() -> None:
         await asyncio.gather(*(leave_one(random.randrange(6)) for _ in range(200)))
         return (await llm.achat("hi", max_tokens=2)).text
 
-    assert asyncio.run(asyncio.wait_for(talk(), 60)) == "AA"
-    deadline = time.monotonic() + 20
-    while engine._table.jobs and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not engine._table.jobs
+    assert asyncio.run(asyncio.wait_for(talk(), PATIENCE_S)) == "AA"
+    until("jobs stay", lambda: not engine._table.jobs)
     model = engine.runner
     assert isinstance(model, FakeModel)
     model.cache.check()
@@ -526,7 +522,7 @@ def test_threads_are_answered_together() -> None:
     for t in threads:
         t.start()
     for t in threads:
-        t.join(20)
+        t.join(PATIENCE_S)
     assert texts == ["abcdefgh"] * 4
     model = llm._running().runner
     assert isinstance(model, FakeModel)
@@ -705,10 +701,8 @@ def test_a_model_in_a_child_answers_the_same_and_its_death_is_an_error(folder: P
         stream = llm.stream_complete("hello", ignore_eos=True)
         next(stream)
         os.kill(backend.pid, signal.SIGKILL)
-        began_s = time.monotonic()
         with pytest.raises(EngineDied, match="SIGKILL"):
             list(stream)
-        assert time.monotonic() - began_s < 1.0
     with pytest.raises(UsageError, match="engine: got fork"):
         herd.load(folder, engine="fork")  # type: ignore[arg-type]
 

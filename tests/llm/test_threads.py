@@ -21,7 +21,7 @@ second = herd.load(sys.argv[1], threads=1)
 assert said(second) == alone == said(first)
 assert _native.threads_alive() == 2
 first.close()
-until = time.monotonic() + 20  # threads end on their own, a moment after they are told
+until = time.monotonic() + 120  # threads end on their own, a moment after they are told
 while _native.threads_alive() and time.monotonic() < until:
     time.sleep(0.001)
 assert _native.threads_alive() == 0

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from speaking import BYTES, END, endless, saying
 
+from helpers import PATIENCE_S, until
 from herd.errors import Interrupted, PassFailed, UsageError
 from herd.grammars import Grammar
 from herd.llm import LLM
@@ -22,7 +22,6 @@ from herd.llm.waiting import Leaving
 from herd.server.limits import Limits
 from herd.text.tokenizer import Tokenizer
 
-WAIT_S = 30.0
 EASY = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 ENDLESS = {"type": "integer", "allOf": [{"multipleOf": 1299.709}]}
 """Compiles without end: a count of digits alone does not show it."""
@@ -37,13 +36,6 @@ def children() -> set[int]:
     """Processes that this one has started and that have not been waited for."""
     found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True)
     return {int(line.split()[0]) for line in found.stdout.splitlines() if line.split()[1] != "ps"}
-
-
-def until(what: str, done: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < end_s, f"never: {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -116,11 +108,11 @@ def test_who_goes_away_ends_what_is_tried_for_him_and_what_waits(before: set[int
     until("it is tried", lambda: bool(children() - before))
     queued = asking(trials, schema({"const": 1}), "a")
     queued[1].leave()
-    queued[0].join(WAIT_S)
+    queued[0].join(PATIENCE_S)
     assert isinstance(queued[2][0], Interrupted)
     assert not one[2], "the place is still taken"
     one[1].leave()
-    one[0].join(WAIT_S)
+    one[0].join(PATIENCE_S)
     assert isinstance(one[2][0], Interrupted)
     until("it has ended", lambda: children() <= before)
     gone = Leaving()
@@ -140,7 +132,7 @@ def test_bad_grammars_of_one_wait_behind_his_own(before: set[int]) -> None:
     assert len(children() - before) == 2
     for thread, leaving, _ in reversed(many):
         leaving.leave()
-        thread.join(WAIT_S)
+        thread.join(PATIENCE_S)
     trials.close()
 
 
@@ -167,7 +159,7 @@ def test_twins_that_wait_together_are_tried_once(before: set[int], monkeypatch: 
     monkeypatch.setattr(trials, "_take", lambda: taken.append("") or take())
     twins = [asking(trials, schema(ENDLESS), "a") for _ in range(4)]
     for thread, _, out in twins:
-        thread.join(WAIT_S)
+        thread.join(PATIENCE_S)
         assert isinstance(out[0], UsageError)
     assert len(taken) == 1
     trials.close()
@@ -280,7 +272,7 @@ def test_endless_schemas_that_are_given_up_leave_nothing_and_stop_no_chat(before
             assert (await model.achat("Hi", schema=EASY, tenant="bad")).parsed == {"a": "b"}
             assert len(children() - before) <= 2
 
-    asyncio.run(asyncio.wait_for(run(), WAIT_S))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_a_closed_stream_ends_its_trial(before: set[int]) -> None:
@@ -295,7 +287,7 @@ def test_a_closed_stream_ends_its_trial(before: set[int]) -> None:
             with pytest.raises(Interrupted):
                 await task
 
-    asyncio.run(asyncio.wait_for(run(), WAIT_S))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_a_trial_leaves_when_its_parent_dies(tmp_path: Path) -> None:

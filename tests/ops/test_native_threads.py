@@ -22,7 +22,7 @@ from herd.ops.native import NativeOps
 from herd.weights import Dense
 
 def alive_becomes(count):
-    until = time.monotonic() + 20  # threads end on their own, a moment after they are told
+    until = time.monotonic() + 120  # threads end on their own, a moment after they are told
     while _native.threads_alive() != count and time.monotonic() < until:
         time.sleep(0.001)
     return _native.threads_alive() == count

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import TINY_TEXT, hf_folder, weights
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder, weights
 from herd import _native, formats
 from herd.checkpoint import open_checkpoint
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
@@ -209,7 +209,7 @@ def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
     assert child.stdout.readline() == b"half\n"
     time.sleep(0.05)
     child.send_signal(how)
-    child.wait(20)
+    child.wait(PATIENCE_S)
     assert not out.exists()
     with pytest.raises(UsageError, match="the unfinished run there was another one"):
         quantize(wide, out, "q6_k", compare=False)

@@ -24,7 +24,7 @@ def run(script: str, given: Any) -> Any:
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]

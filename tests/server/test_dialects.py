@@ -5,7 +5,6 @@ import itertools
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from serving import BYTES, client_of, fake_llm, fake_service, running
 
+from helpers import PATIENCE_S, until
 from herd import __version__
 from herd.server.openai.response_items import name_in
 
@@ -499,7 +499,7 @@ def test_texts_are_not_computed_for_whoever_has_left(path: str, body: dict[str, 
 
     def wait(rows: int) -> float:
         begun.set()
-        return float(not on.wait(60))
+        return float(not on.wait(2 * PATIENCE_S))
 
     def load(path: str) -> Any:
         models.append(fake_llm(lambda ids: 65, "fake", cost=wait))
@@ -512,12 +512,9 @@ def test_texts_are_not_computed_for_whoever_has_left(path: str, body: dict[str, 
             data = json.dumps({"model": "fake", **body}).encode()
             head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc.decode()}\r\nContent-Type: application/json\r\n"
             client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-            assert begun.wait(60)  # it leaves when it is computed, not before
+            assert begun.wait(PATIENCE_S)  # it leaves when it is computed, not before
         model, runner = models[0], models[0]._running().runner
-        deadline = time.monotonic() + 60
-        while model._running().num_under_way and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert model._running().num_under_way == 0, "while the first pass still runs"
+        until("it waits for the first pass", lambda: not model._running().num_under_way)
         on.set()
         httpx.get(f"{url}/health").raise_for_status()
     assert sum(len(ids) for one in runner.passes for ids in one) <= 512

@@ -23,14 +23,17 @@ from serving import FakeCatalogue, client_of, fake_llm, fake_service, running
 
 import herd.errors
 import herd.media.limits
+from helpers import PATIENCE_S, until
 from herd.llm import LLM
 from herd.server import profiles
 from herd.server.catalogue import ABOUT_BYTES
 from herd.server.holders import RECORDS_FACTOR, holders, sum_of
+from herd.server.keys import Key
 from herd.server.limits import Limits
 from herd.server.log import MOST_BYTES, Log
 from herd.server.metrics import MOST_MODELS, SERIES_BYTES, Metrics
 from herd.server.profiles import Profile, Profiles
+from herd.server.requests.admission import InFlight
 from herd.server.service import Service
 
 LIMITS = Limits(
@@ -66,13 +69,6 @@ def _measured() -> Iterator[Callable[[], tuple[int, int]]]:
         tracemalloc.stop()
 
 
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
-
-
 def _send(address: str, path: str, body: bytes, *, length: int | None = None) -> socket.socket:
     """Begin a request on a connection of its own; nothing of the answer is read."""
     host, port = address.removeprefix("http://").split(":")
@@ -105,7 +101,7 @@ def _bodies_of(folder: Path, kind: str, worst: object) -> None:
 
     def load(path: str) -> LLM:
         asked.set()
-        loaded.wait(60)
+        loaded.wait(PATIENCE_S)
         return fake_llm("Hi")
 
     service = fake_service(folder, limits=LIMITS, load=load)
@@ -115,8 +111,8 @@ def _bodies_of(folder: Path, kind: str, worst: object) -> None:
     with running(service) as address, ExitStack() as stack, _measured() as grown:
         for _ in range(20):
             stack.enter_context(_send(address, "/v1/chat/completions", body))
-        assert asked.wait(30)
-        _until(lambda: service.in_flight.held > LIMITS.bytes_in_flight / 4)
+        assert asked.wait(PATIENCE_S)
+        until("few are read", lambda: service.in_flight.held > LIMITS.bytes_in_flight / 4)
         time.sleep(0.5)  # some are refused, the others wait
         assert grown()[0] <= ROWS["bodies"].most_bytes + SLACK, kind
         loaded.set()
@@ -150,15 +146,29 @@ def _answers_of(service: Service, *, stream: bool) -> None:
         client.post("/v1/completions", json={"model": "fake", "prompt": "Hi", "max_tokens": 1}).raise_for_status()
         with ExitStack() as stack, _measured() as grown:
             address = str(client.base_url).rstrip("/")
+            peak = [0]
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(service.answering, "take", noting(service.answering, peak))
             asking = [stack.enter_context(_send(address, "/v1/chat/completions", data)) for _ in range(3)]
             if stream:
-                _until(lambda: service.answering.held > LIMITS.answers_bytes / 8)
+                until("little is held", lambda: peak[0] > LIMITS.answers_bytes / 8)
             for connection in asking if not stream else ():
-                connection.settimeout(60)
+                connection.settimeout(PATIENCE_S)
                 said = connection.recv(1000)
                 assert b" 413 " in said or b" 429 " in said, said
             assert grown()[1] <= ROWS["answers"].most_bytes + SLACK
-        _until(lambda: not service.answering.held)
+        until("it is held for ever", lambda: not service.answering.held)
+
+
+def noting(memory: InFlight, peak: list[int]) -> Callable[[Key, int], None]:
+    """Its `take`, and the most that was ever held."""
+    take = memory.take
+
+    def noted(key: Key, count: int) -> None:
+        take(key, count)
+        peak[0] = max(peak[0], memory.held)
+
+    return noted
 
 
 def _pixels(folder: Path) -> None:
@@ -297,7 +307,7 @@ def _log(folder: Path) -> None:
 
     class Stuck(io.StringIO):
         def write(self, text: str) -> int:
-            waits.wait(60)
+            waits.wait(PATIENCE_S)
             return len(text)
 
     waits = threading.Event()

@@ -5,7 +5,6 @@ import json
 import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 from serving import BYTES, client_of, fake_llm, fake_service
 
+from helpers import PATIENCE_S, until
 from herd.engine.fake import FakeModel
 from herd.errors import BadMedia, Forbidden
 from herd.llm import LLM
@@ -313,11 +313,8 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
                     with contextlib.suppress(TimeoutError):
                         s.recv(rng.randrange(1, 2000))
         engine = loaded[0]._running()
-        deadline = time.monotonic() + 90
-        while (engine._table.jobs or service.keyring.find("", "").under_way) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not engine._table.jobs
-        assert service.keyring.find("", "").under_way == 0
+        until("jobs stay", lambda: not engine._table.jobs)
+        until("requests stay under way", lambda: not service.keyring.find("", "").under_way)
         assert [h.users for h in service.models.held] == [0]
         assert threading.active_count() <= num_threads + 6, "those that prepare, and asyncio's own"
         assert isinstance(engine.runner, FakeModel)
@@ -328,14 +325,14 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
 def _nothing_is_lost(runner: FakeModel) -> None:
     """Pages add up. The last job is gone from the post before the engine's thread has put back all that it held, so a
     look from here may come in between: what is lost stays lost."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return runner.cache.check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
+
+    def adds_up() -> bool:
+        with contextlib.suppress(AssertionError):
+            runner.cache.check()
+            return True
+        return False
+
+    until("pages are lost", adds_up)
 
 
 def test_a_reader_that_reads_nothing_is_dropped(tmp_path: Path) -> None:
@@ -350,12 +347,8 @@ def test_a_reader_that_reads_nothing_is_dropped(tmp_path: Path) -> None:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
         s.sendall(head.encode() + data)
         key = service.keyring.find("", "")
-        deadline = time.monotonic() + 40
-        while key.under_way == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        while key.under_way and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert key.under_way == 0
+        until("it has not begun", lambda: key.under_way or service.models.held)
+        until("it stays under way", lambda: not key.under_way)
         s.close()
 
 
@@ -364,7 +357,7 @@ def test_more_than_a_key_may_have_is_429_with_a_time(tmp_path: Path) -> None:
     gate = threading.Event()
 
     def slow(ids: list[int]) -> int:
-        gate.wait(20)
+        gate.wait(PATIENCE_S)
         return 65
 
     with client_of(fake_service(tmp_path, slow, keys=keys)) as client:
@@ -379,13 +372,11 @@ def test_more_than_a_key_may_have_is_429_with_a_time(tmp_path: Path) -> None:
         ]
         for t in threads:
             t.start()
-        deadline = time.monotonic() + 20
-        while not found and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until("neither is answered", lambda: found)
         assert found == [429]
         gate.set()
         for t in threads:
-            t.join(20)
+            t.join(PATIENCE_S)
         assert sorted(found) == [200, 429]
         second = {"x-api-key": "b" * 20}
         assert client.post("/v1/chat/completions", json=body, headers=second).status_code == 200

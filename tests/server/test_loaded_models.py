@@ -17,7 +17,7 @@ import httpx
 import pytest
 from serving import FakeCatalogue, client_of, fake_llm, fake_service
 
-from helpers import TINY_TEXT, hf_folder
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder, until
 from herd import errors
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.executors.thread import ThreadExecutor
@@ -81,23 +81,20 @@ def test_many_at_once_load_a_model_once(tmp_path: Path) -> None:
 def test_an_unused_model_goes_after_its_time_and_a_used_one_never(tmp_path: Path) -> None:
     loads = Loads()
 
+    async def becomes(alive: set[str]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while loads.alive != alive:
+                await asyncio.sleep(0.01)
+
     async def run() -> None:
         found = models(loads, tmp_path, keep_alive_s=0.05)
         async with found.use("a"):
             await asyncio.sleep(0.2)
             assert loads.alive == {"a"}
         await used(found, "b", keep_alive_s=FOREVER)
-        for _ in range(200):
-            if loads.alive == {"b"}:
-                break
-            await asyncio.sleep(0.01)
-        assert loads.alive == {"b"}
+        await becomes({"b"})
         await used(found, "b", keep_alive_s=0)
-        for _ in range(200):
-            if not loads.alive:
-                break
-            await asyncio.sleep(0.01)
-        assert not loads.alive
+        await becomes(set())
 
     asyncio.run(run())
 
@@ -164,16 +161,13 @@ def test_a_killed_engine_ends_its_streams_with_an_event_and_is_back(tmp_path: Pa
 
         thread = threading.Thread(target=read)
         thread.start()
-        assert started.wait(60)
+        assert started.wait(PATIENCE_S)
         child = loaded[0]._running().executor
         assert isinstance(child, ChildExecutor)
         os.kill(child._process.pid, signal.SIGKILL)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
-        deadline = time.monotonic() + 30
-        while client.get("/ready").status_code != 200 or len(loaded) < 2:
-            assert time.monotonic() < deadline, "not restarted"
-            time.sleep(0.05)
+        until("not restarted", lambda: client.get("/ready").status_code == 200 and len(loaded) > 1)
         again = client.post("/v1/chat/completions", json={"model": "tiny", "messages": TURNS, "max_tokens": 2})
         assert again.status_code == 200, again.text
     data = [line for line in seen if line.startswith("data: ")]
@@ -184,7 +178,7 @@ def test_ready_tells_what_is_loading(tmp_path: Path) -> None:
     gate = threading.Event()
 
     def slow(path: str) -> LLM:
-        assert gate.wait(30)
+        assert gate.wait(PATIENCE_S)
         return fake_llm("ok", Path(path).name)
 
     service = fake_service(tmp_path, load=slow)
@@ -195,10 +189,7 @@ def test_ready_tells_what_is_loading(tmp_path: Path) -> None:
         assert "fake" in waiting.json()["seconds"]
         assert client.get("/health").status_code == 200
         gate.set()
-        deadline = time.monotonic() + 20
-        while client.get("/ready").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until("it is never ready", lambda: client.get("/ready").status_code == 200)
 
 
 def test_a_stopping_service_takes_no_more(tmp_path: Path) -> None:
@@ -208,13 +199,6 @@ def test_a_stopping_service_takes_no_more(tmp_path: Path) -> None:
         found: httpx.Response = client.post("/v1/chat/completions", json={"model": "fake", "messages": TURNS})
         assert (found.status_code, found.json()["error"]["code"]) == (503, "not_ready")
         assert client.get("/ready").status_code == 503
-
-
-def until(what: str, true: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def status(client: httpx.Client) -> tuple[int, str]:

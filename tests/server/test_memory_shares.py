@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from serving import client_of, fake_llm, fake_service, running
 
+from helpers import PATIENCE_S, until
 from herd.errors import Busy, TooLarge
 from herd.media.room import PixelRoom
 from herd.server.http.streams import PIECE, InPieces
@@ -25,10 +26,7 @@ CHAT: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content"
 
 
 def _until_all_is_free(service: Service) -> None:
-    deadline = time.monotonic() + 30
-    while service.answering.held or service.in_flight.held:
-        assert time.monotonic() < deadline, (service.answering.held, service.in_flight.held)
-        time.sleep(0.01)
+    until("it is held for ever", lambda: not service.answering.held and not service.in_flight.held)
 
 
 def test_a_key_may_hold_what_is_free_and_never_more_than_half() -> None:
@@ -118,7 +116,7 @@ def test_pixels_wait_for_room_in_the_order_of_asking() -> None:
                 time.sleep(0.001)
         assert not order, "the second would fit, and came after the first"
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     assert order == [0, 1, 2] and room._free == 100
 
 
@@ -166,10 +164,10 @@ def test_a_reply_that_is_not_read_is_counted_until_it_is(tmp_path: Path) -> None
             connection.connect((host, int(port)))
             head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
-            deadline = time.monotonic() + 30
-            while service.in_flight.held or service.answering.held < 4_500_000:  # what was asked is read
-                assert time.monotonic() < deadline, service.answering.held
-                time.sleep(0.01)
+            until(
+                "what was asked is read, and what is said is not",
+                lambda: not service.in_flight.held and service.answering.held >= 4_500_000,
+            )
         _until_all_is_free(service)
 
 

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 MODEL = os.environ.get("HERD_CLIENTS_MODEL", "smollm2")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 WEATHER = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["celsius", "fahrenheit"]}},

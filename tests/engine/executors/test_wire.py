@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from test_child import COMMAND, child, front, request
 
+from helpers import PATIENCE_S
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.executors.wire import (
     HEADER,
@@ -183,7 +184,7 @@ BAD_FRAMES = {
 @pytest.mark.parametrize("name", BAD_FRAMES)
 def test_a_process_that_cannot_read_a_frame_says_so_and_leaves(name: str) -> None:
     process = started()
-    out, err = process.communicate(frame(body(Setup(b"{}"))) + BAD_FRAMES[name], timeout=60)
+    out, err = process.communicate(frame(body(Setup(b"{}"))) + BAD_FRAMES[name], timeout=PATIENCE_S)
     assert process.returncode == 1
     assert b"cannot be read" in err
     assert b"Traceback" not in err
@@ -197,7 +198,7 @@ def test_a_process_that_cannot_read_a_frame_says_so_and_leaves(name: str) -> Non
 )
 def test_a_process_that_gets_no_setup_says_what_failed_and_leaves(first: bytes) -> None:
     process = started()
-    out, err = process.communicate(first, timeout=60)
+    out, err = process.communicate(first, timeout=PATIENCE_S)
     assert process.returncode == 1
     assert b"Traceback" not in err
     assert isinstance(Channel(io.BytesIO(out), io.BytesIO(), Up).receive(), Failed)
@@ -227,7 +228,7 @@ def test_frames_that_make_no_sense_are_answered_and_the_process_goes_on() -> Non
         heard.append(channel.receive())
     refused = {x.number for x in heard if isinstance(x, EndedEvent)}
     assert refused - {5} == {10 + n for n, name in enumerate(bad) if name != "client"}
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
 
 
@@ -266,7 +267,7 @@ def test_a_process_that_answers_what_is_none_ends_every_request_and_is_ended(bad
         list(engine.stream(engine.submit(request([1]))))
     with pytest.raises(EngineDied):
         engine.submit(request([1]))
-    assert backend._process.wait(30) is not None, "no process is left"
+    assert backend._process.wait(PATIENCE_S) is not None, "no process is left"
     engine.close()
 
 
@@ -290,7 +291,7 @@ def test_a_process_that_does_not_read_can_be_closed() -> None:
     thread.start()
     thread.join(0.5)
     engine.close()
-    assert ended.wait(30)
+    assert ended.wait(PATIENCE_S)
     assert backend._process.poll() is not None
 
 

@@ -152,7 +152,7 @@ def test_addresses_take_turns() -> None:
 
 
 def test_who_sends_nothing_is_no_connection_and_is_cut_at_the_time_out() -> None:
-    place = Place(timeout_s=0.5)
+    place = Place(timeout_s=2.0)
 
     async def main() -> None:
         async with place.listening() as (_, address):
@@ -163,7 +163,7 @@ def test_who_sends_nothing_is_no_connection_and_is_cut_at_the_time_out() -> None
             late.sendall(b"late")
             await turns_until(lambda: place.heard == [b"late"])
             left_s = place.made[0].left_s
-            assert left_s is not None and left_s < 0.5, "it has waited already"
+            assert left_s is not None and left_s < 2.0, "it has waited already"
             assert [await end_of(client) for client in silent] == [b""] * 20
             assert len(place.crowd) == 1 and len(place.made) == 1
 

@@ -10,7 +10,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -19,6 +19,7 @@ import httpx
 import pytest
 from serving import client_of, fake_service, running
 
+from helpers import PATIENCE_S, until
 from herd.server.http.connection import Connection
 from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.framing import Framing
@@ -188,7 +189,7 @@ def test_who_has_gone_takes_nobodys_turn() -> None:
 
 
 def opened(client: httpx.Client, data: bytes = b"") -> socket.socket:
-    found = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=20)
+    found = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=PATIENCE_S)
     with contextlib.suppress(ConnectionError):
         found.sendall(data)
     return found
@@ -202,18 +203,16 @@ def rest_of(s: socket.socket) -> bytes:
     return found
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+def told(asked: list[socket.socket]) -> list[socket.socket]:
+    """Who has got an answer."""
+    return select.select(asked, [], [], 0)[0]
 
 
 def send_for_a_while(s: socket.socket, data: bytes) -> None:
     """Until the other side has had enough."""
     s.setblocking(False)
-    deadline_s = time.monotonic() + 20
-    while time.monotonic() < deadline_s:
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
         with contextlib.suppress(BlockingIOError):
             s.sendall(data)
         time.sleep(0.05)
@@ -223,11 +222,11 @@ def test_begun_uploads_neither_fill_the_places_nor_end_an_answer(tmp_path: Path)
     gate = threading.Event()
 
     def slow(ids: list[int]) -> int:
-        gate.wait(20)
+        gate.wait(2 * PATIENCE_S)
         return 65
 
     chat = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-    with client_of(fake_service(tmp_path, slow, limits=Limits(connections=40))) as client:
+    with client_of(fake_service(tmp_path, slow, limits=Limits(connections=40, body_timeout_s=600))) as client:
         data = json.dumps(chat).encode()
         head = (
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
@@ -235,15 +234,14 @@ def test_begun_uploads_neither_fill_the_places_nor_end_an_answer(tmp_path: Path)
         answered = opened(client, head % len(data) + data)
         begun = [opened(client, BEGUN) for _ in range(150)]
         for _ in range(3):
-            fresh = httpx.get(f"{client.base_url}/health", timeout=20)
+            fresh = httpx.get(f"{client.base_url}/health", timeout=PATIENCE_S)
             assert fresh.status_code == 200
-        wrong = httpx.post(f"{client.base_url}/v1/chat/completions", json={"model": "none"}, timeout=20)
+        wrong = httpx.post(f"{client.base_url}/v1/chat/completions", json={"model": "none"}, timeout=PATIENCE_S)
         assert wrong.status_code == 400, "a whole request of a newcomer has a place"
         gate.set()
         assert rest_of(answered).startswith(b"HTTP/1.1 200 ")
-        told = select.select(begun, [], [], 0)[0]
-        assert len(told) >= 150 - 35, "over the share of requests under way"
-        for s in told:
+        until("over the share of requests under way", lambda: len(told(begun)) >= 150 - 35)
+        for s in told(begun):
             reply = rest_of(s)
             assert reply.startswith(b"HTTP/1.1 503 ") and reply.endswith(b"}"), reply
         for s in begun:
@@ -268,7 +266,8 @@ def test_a_key_that_has_its_share_is_told_before_its_body_is_read(tmp_path: Path
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nx-api-key: %b\r\nContent-Length: 1000\r\n%b\r\n"
     with client_of(fake_service(tmp_path, keys=keys)) as client:
         begun = [opened(client, head % (SECRET.encode(), b"") + b"{") for _ in range(2)]
-        until(lambda: client.post("/v1/chat/completions", json={}, headers={"x-api-key": SECRET}).status_code == 429)
+        mine = {"x-api-key": SECRET}
+        until("both", lambda: client.post("/v1/chat/completions", json={}, headers=mine).status_code == 429)
         for expectation in (b"", b"Expect: 100-continue\r\n"):
             with opened(client, head % (SECRET.encode(), expectation)) as s:
                 reply = rest_of(s)
@@ -315,19 +314,19 @@ def test_many_small_chunks_let_others_go_first(tmp_path: Path) -> None:
         for _ in range(5):
             assert client.get("/health").status_code == 200
         assert rest_of(s).startswith(b"HTTP/1.1 200 ")
-        sender.join(20)
+        sender.join(PATIENCE_S)
 
 
 def test_a_newcomer_is_the_last_to_go_among_heads_that_never_end(tmp_path: Path) -> None:
     """Connections that sent half a head fill all places; one that has sent nothing yet is answered all the same."""
-    service = fake_service(tmp_path, limits=Limits(connections=16))
+    service = fake_service(tmp_path, limits=Limits(connections=16, header_timeout_s=600))
     with running(service) as address:
         host, port = address.removeprefix("http://").split(":")
         with contextlib.ExitStack() as stack:
             for _ in range(40):
                 begun = stack.enter_context(socket.create_connection((host, int(port))))
                 begun.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
-            newcomer = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            assert httpx.get(f"{address}/health").status_code == 200, "meanwhile another one comes"
+            newcomer = stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_S))
+            assert httpx.get(f"{address}/health", timeout=PATIENCE_S).status_code == 200, "meanwhile another one comes"
             newcomer.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert b"200 OK" in newcomer.recv(100)
