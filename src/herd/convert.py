@@ -63,6 +63,7 @@ def convert(
     target: Path | str,
     type: str | None = None,
     *,
+    mmproj: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Converted:
@@ -70,12 +71,14 @@ def convert(
     as mmproj-NAME), else a Hugging Face folder.
 
     type: f32, f16 or bf16; for GGUF any of `herd.formats.FORMATS`; None: the source's own (a quantised source becomes a
-    bf16 folder). progress: told of each tensor once it is written. The target appears complete or not at all.
+    bf16 folder). mmproj: the vision part of a GGUF source; None: the one beside it that belongs to it. One that lies
+    there and does not come along is among the notes. progress: told of each tensor once it is written. The target
+    appears complete or not at all.
     Raises what `open_checkpoint` raises; UsageError (target exists, unknown type), DoesNotFit (disk: needed and free),
     BadCheckpoint (a value that the type cannot hold).
     """
     target = Path(target)
-    with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         if target.suffix == ".gguf":
             return _to_gguf(checkpoint, target, type or own_type(checkpoint), overwrite, progress)
         own = own_type(checkpoint)
@@ -112,7 +115,7 @@ def folder_companions(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str
     """What goes into a folder beside the weights: files to copy, texts to write (name -> content), and notes."""
     files: list[Path] = []
     texts: dict[str, str] = {}
-    notes: list[str] = []
+    notes = list(checkpoint.unused)
     if isinstance(checkpoint, HfCheckpoint):
         files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
     elif isinstance(checkpoint, MetaCheckpoint):
@@ -161,7 +164,7 @@ def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, p
 
 def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     """Keys of a GGUF file that come with the model (tokenizer, advice, name), and notes."""
-    notes: list[str] = []
+    notes = list(checkpoint.unused)
     keys: dict[str, Any] = {"general.name": stem_of(checkpoint.path.resolve())}
     if isinstance(checkpoint, GgufCheckpoint):
         old = checkpoint.reader.keys

@@ -83,8 +83,6 @@ def test_vision_part_beside_a_gguf_is_taken_along(tmp_path: Path) -> None:
         assert checkpoint.config.patch_id == TINY.patch_id
         assert checkpoint.load().vision is not None
     refused(tmp_path / "mmproj-a.gguf", BadCheckpoint, "vision part of a model")
-    shutil.copy(tmp_path / "mmproj-a.gguf", tmp_path / "mmproj-b.gguf")
-    refused(tmp_path, BadCheckpoint, "several vision parts")
 
 
 def test_tokenizer_template_and_advice(tmp_path: Path) -> None:

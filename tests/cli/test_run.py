@@ -148,6 +148,7 @@ def test_flags_of_loading_reach_load(answering: Loader) -> None:
     assert callable(how.pop("progress"))
     assert how.pop("device") == "cuda"
     assert how.pop("kv") == "int8"
+    assert how.pop("mmproj") is None
     assert how == {"context": 32768, "threads": 3, "chat_format": "llama4", "ops": "auto", "force": False, "pack": True}
     main(["run", "scout", "hi", "--no-pack", "--force"])
     assert (loader.asked[1][1]["pack"], loader.asked[1][1]["force"]) == (False, True)

@@ -118,7 +118,7 @@ def test_help_of_a_load_says_what_its_options_are_unless_said() -> None:
     lines = dict(re.findall(r"^ {4}(\w+) +(\S+?)\. ", inspect.cleandoc(herd.load.__doc__ or ""), re.MULTILINE))
     defaults = {name: getattr(LoadOptions(), name) for name in lines}
     assert lines == {name: f'"{x}"' if isinstance(x, str) else str(x) for name, x in defaults.items()}
-    assert len(lines) == 12, "all but progress, grammar_s and grammar_bytes"
+    assert len(lines) == 13, "all but progress, grammar_s and grammar_bytes"
 
 
 # -- wrong arguments -------------------------------------------------------------------------------------------------

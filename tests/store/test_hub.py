@@ -255,6 +255,16 @@ def test_of_several_gguf_files_one_must_be_named() -> None:
     assert [f.name for f in choose("o/n", remote("a.gguf", "x.py"), None)] == ["a.gguf"]
 
 
+def test_a_vision_part_comes_along_with_its_gguf() -> None:
+    parts = ("mmproj-BF16.gguf", "mmproj-F16.gguf")
+    files = remote("a-Q4_0.gguf", "a-Q8_0.gguf", *parts, "sub/a-IQ1.gguf")
+    assert [f.name for f in choose("o/n", files, "*Q8*")] == ["a-Q8_0.gguf", "mmproj-F16.gguf"]
+    assert [f.name for f in choose("o/n", files, "mmproj-B*")] == ["mmproj-BF16.gguf"]
+    assert [f.name for f in choose("o/n", remote("a.gguf", *parts), None)] == ["a.gguf", "mmproj-F16.gguf"]
+    with pytest.raises(UsageError, match=r"2 GGUF models.*--file a-Q4_0\.gguf"):
+        choose("o/n", remote("a-Q4_0.gguf", "a-Q8_0.gguf", *parts), None)
+
+
 def test_what_was_begun_of_another_commit_is_forgotten(tmp_path: Path) -> None:
     names = ["a--b-0123456789ab", "a--b-ba9876543210", "a--b-c-0123456789ab", "a--b", "x--a--b-0123456789ab"]
     for name in names:

@@ -10,34 +10,43 @@ no code that a config names. What it is not: a search for models by name (`store
 
 from pathlib import Path
 
+from herd.checkpoint.gguf.vision_parts import fitting, models_of
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.containers.gguf import open_gguf
 from herd.containers.safetensors import MAGICS
 from herd.containers.safetensors_folder import INDEX
 from herd.disk.small_files import listed, regular_file
-from herd.errors import BadCheckpoint, NotFound, fail
+from herd.errors import BadCheckpoint, NotFound, UsageError, fail
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 _PICKLE_DO = "Herd never unpickles; use the safetensors or GGUF form of this model"
 _META_DO = "Meta's consolidated.NN.pth are read as a folder, with their params.json: name the folder"
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, *, mmproj: Path | str | None = None) -> Checkpoint:
     """Open a folder or a file of any form that Herd reads.
 
     A folder holds safetensors files with a config.json, or one GGUF model (and its mmproj*.gguf when it sees images),
-    or Meta's consolidated.NN.pth with a params.json.
-    Raises NotFound, BadCheckpoint, BadConfig, each one line.
+    or Meta's consolidated.NN.pth with a params.json. mmproj: the vision part of a GGUF model; None: the one beside it
+    that belongs to it (`gguf.vision_parts`), and a warning for one that lies there and is not used.
+    Raises NotFound, BadCheckpoint, BadConfig, each one line; UsageError for an mmproj of what is no GGUF.
     """
-    path = Path(path)
+    found = _open(Path(path), None if mmproj is None else Path(mmproj))
+    if mmproj is not None and not isinstance(found, GgufCheckpoint):
+        found.close()
+        fail(UsageError, f"mmproj {mmproj}: {path} is no GGUF", do="other forms hold their vision part themselves")
+    return found
+
+
+def _open(path: Path, mmproj: Path | None) -> Checkpoint:
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, mmproj)
     regular_file(path, BadCheckpoint)
     with path.open("rb") as file:
         first = file.read(32)
     if first.startswith(b"GGUF"):
-        return _open_gguf(path, _companion(path))
+        return _open_gguf(path, mmproj)
     if path.suffix == ".safetensors":
         return HfCheckpoint(path)
     _refuse_pickles(path, first)
@@ -48,7 +57,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     )
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path, mmproj: Path | None) -> Checkpoint:
     names = sorted(p.name for p in folder.iterdir())
     safetensors = [n for n in names if n.endswith(".safetensors")]
     gguf = [n for n in names if n.endswith(".gguf")]
@@ -59,10 +68,10 @@ def _open_folder(folder: Path) -> Checkpoint:
     if safetensors or INDEX in names:
         return HfCheckpoint(folder)
     if gguf:
-        models = _models(gguf)
+        models = models_of(gguf)
         if len(models) != 1:
             fail(BadCheckpoint, f"{folder} holds {len(models)} GGUF models", got=listed(models), do="name one of them")
-        return _open_gguf(folder / models[0], _companion(folder / models[0]))
+        return _open_gguf(folder / models[0], mmproj)
     pickles = [n for n in names if n.endswith(_PICKLES)]
     if any(n.startswith("consolidated.") for n in pickles):
         return MetaCheckpoint(folder)
@@ -71,38 +80,14 @@ def _open_folder(folder: Path) -> Checkpoint:
     return fail(NotFound, f"{folder} holds no weights", expected="*.safetensors with config.json, or *.gguf")
 
 
-def _models(names: list[str]) -> list[str]:
-    """The GGUF files that are models: no vision parts, and of a split model the first part only."""
-    models = [n for n in names if not _is_mmproj(n)]
-    firsts = [n for n in models if "-of-" not in n or "-00001-of-" in n]
-    return firsts or models
-
-
-def _is_mmproj(name: str) -> bool:
-    return "mmproj" in name.lower()
-
-
-def _companion(path: Path) -> Path | None:
-    """The vision part that belongs to a GGUF file: the one mmproj beside the only model in its folder."""
-    names = sorted(p.name for p in path.parent.glob("*.gguf"))
-    parts = [n for n in names if _is_mmproj(n)]
-    if not parts or path.name in parts or len(_models(names)) != 1:
-        return None
-    if len(parts) > 1:
-        fail(
-            BadCheckpoint,
-            f"{path.parent} holds several vision parts",
-            got=listed(parts),
-            do="keep one beside the model",
-        )
-    return path.parent / parts[0]
-
-
 def _open_gguf(path: Path, mmproj: Path | None) -> Checkpoint:
     reader = open_gguf(path)
     if reader.keys.get("general.architecture") == "clip":
         fail(BadCheckpoint, f"{path.name} is the vision part of a model", do="name the model's own .gguf file")
-    return GgufCheckpoint(path, reader, open_gguf(mmproj) if mmproj else None)
+    if mmproj is not None:
+        return GgufCheckpoint(path, reader, open_gguf(mmproj))
+    part, unused = fitting(path, reader.keys)
+    return GgufCheckpoint(path, reader, part, unused)
 
 
 def _refuse_pickles(path: Path, first: bytes) -> None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -17,11 +17,13 @@ from herd.checkpoint.check_finite import check_source
 from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.checkpoint.hf.kinds import hf_source
 from herd.config import MAX_VOCAB, Llama4Config
+from herd.config.gguf_keys import check_gguf
 from herd.config.hf import from_hf
+from herd.config.hf_keys import check_hf
 from herd.containers.gguf import Gguf
 from herd.disk.manifest import check_manifest
 from herd.disk.mapping import MappedFile, reading
-from herd.disk.small_files import read_json, safe_path
+from herd.disk.small_files import listed, read_json, safe_path
 from herd.errors import BadConfig, BadTokenizer, NotFound, fail
 from herd.text.tokenizer import Tokenizer
 from herd.weights import Model, Source, build
@@ -50,6 +52,8 @@ class Checkpoint(ABC):
     """Size of the weight files."""
     advice: Mapping[str, float]
     """Sampling options that the checkpoint recommends, by their name in SamplingOptions; often empty."""
+    unused: Sequence[str] = ()
+    """A line for each file that lies there, could belong to the model and is not used."""
 
     @abstractmethod
     def source(self) -> Source:
@@ -163,6 +167,7 @@ class HfCheckpoint(Checkpoint):
         self.advice = _advice(generation, 0)
         if generation.get("do_sample") is False:
             self.advice = {"temperature": 0.0}
+        _tell_unknown(self.folder / "config.json", check_hf(data))
         self._source = hf_source(path, config, data)
         self.size_bytes = self._source.num_bytes
 
@@ -200,11 +205,15 @@ class GgufCheckpoint(Checkpoint):
 
     format: Literal["safetensors", "gguf", "meta"] = "gguf"
 
-    def __init__(self, path: Path, reader: Gguf, mmproj: Gguf | None) -> None:
+    def __init__(self, path: Path, reader: Gguf, mmproj: Gguf | None, unused: Sequence[str] = ()) -> None:
         self.path = path
+        self.unused = unused
         self.reader = reader
         self.mmproj = mmproj
         self.config = config_from_gguf(reader, mmproj)
+        for line in unused:
+            tell(line)
+        _tell_unknown(path, check_gguf(reader.keys, str(reader.keys.get("general.architecture"))))
         self.advice = _advice(reader.keys, 1)
         self.size_bytes = reader.num_bytes + (mmproj.num_bytes if mmproj else 0)
         self._source = GgufSource(reader, self.config, mmproj)
@@ -230,6 +239,17 @@ class GgufCheckpoint(Checkpoint):
         if self.reader.keys.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
             fail(NotFound, f"{self.path} has no tokenizer")
         return Tokenizer.from_gguf(self.tokenizer_keys(), self.path.name)
+
+
+def _tell_unknown(path: Path, keys: Sequence[str]) -> None:
+    if keys:
+        tell(f"{path}: keys that Herd does not know are passed over: {listed(tuple(keys), 8)}")
+
+
+@lru_cache(maxsize=256)
+def tell(line: str) -> None:
+    """Log a warning, once in the life of the process."""
+    log.warning("%s", line)
 
 
 def _ids(value: object) -> tuple[int, ...]:

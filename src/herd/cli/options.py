@@ -164,6 +164,7 @@ def loading(command: F) -> F:
             help="Numbers of the cache; int8 and int4 take less memory. auto: bf16.",
         ),
         click.option("--force", is_flag=True, help="Load even if the model seems not to fit."),
+        click.option("--mmproj", metavar="FILE", type=click.Path(), help="The vision part of a GGUF model."),
         click.option("--no-pack", is_flag=True, help="Do not repack a quantised file into the store; slower."),
     ):
         command = option(command)
@@ -172,5 +173,5 @@ def loading(command: F) -> F:
 
 def load_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `herd.load` out of a command's, the flags of `loading`."""
-    names = ("context", "chat_format", "threads", "ops", "device", "kv", "force")
+    names = ("context", "chat_format", "threads", "ops", "device", "kv", "force", "mmproj")
     return {**{name: values[name] for name in names}, "pack": not values["no_pack"]}

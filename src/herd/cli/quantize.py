@@ -49,6 +49,7 @@ class Bytes(click.ParamType[int]):
 @click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with.")
 @click.option("--resume/--restart", default=True, help="Take up an interrupted run (default), or begin anew.")
 @click.option("--compare/--no-compare", default=True, help="KL and perplexity against SRC (default where it fits).")
+@click.option("--mmproj", metavar="FILE", type=click.Path(), help="The vision part of a GGUF SRC.")
 @click.option("--overwrite", is_flag=True, help="Replace DST.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -63,6 +64,7 @@ def quantize(
     threads: int | None,
     resume: bool,
     compare: bool,
+    mmproj: str | None,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -98,6 +100,7 @@ def quantize(
             resume=resume,
             overwrite=overwrite,
             compare=compare,
+            mmproj=mmproj,
             progress=line.show,
         )
     finally:

@@ -98,6 +98,9 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
         console.table(("IN MEMORY", "BYTES", "OF"), [*held, ("sum", str(sum_of(Limits())), said)])
         return
     served, preload = _models(models)
+    first = stored.resolve(models[0]) if models else None
+    if values["mmproj"] and first is None:
+        fail(UsageError, "--mmproj", do="name the model that it belongs to")
     if models and values["context"]:
         _check_context(models[0], values["context"])
     file: Path | None = values["keys_file"]
@@ -122,7 +125,7 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
             page=not values["no_page"],
             log=values["log"],
         ),
-        lambda path: _load(path, values),
+        lambda path: _load(path, values if path == str(first) else {**values, "mmproj": None}),
         console.note,
         None if file is None else lambda tell: _keys(values["api_keys"], file, tell),
     )

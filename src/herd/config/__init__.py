@@ -2,7 +2,8 @@
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from herd.config.presets import BEHEMOTH, CRIA, GUARD, MAVERICK, SCOUT, TINY
-from herd.config.shape import LayerKind, Llama4Config, RopeDivisors, RopeScaling, VisionConfig, is_dense_llama
+from herd.config.rope import DynamicScaling, LinearScaling, RopeDivisors, RopeScaling, YarnScaling
+from herd.config.shape import LayerKind, Llama4Config, VisionConfig, is_dense_llama
 
 __all__ = [
     "BEHEMOTH",
@@ -16,10 +17,13 @@ __all__ = [
     "MAX_WIDTH",
     "SCOUT",
     "TINY",
+    "DynamicScaling",
     "LayerKind",
+    "LinearScaling",
     "Llama4Config",
     "RopeDivisors",
     "RopeScaling",
     "VisionConfig",
+    "YarnScaling",
     "is_dense_llama",
 ]

@@ -1,6 +1,8 @@
 """Numbers that a config may hold, checked with one line each; and the limits before any allocation."""
 
 import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from herd.errors import BadConfig, fail
 
@@ -39,3 +41,33 @@ def divides(name: str, part: int, total_name: str, total: int) -> None:
     """`total` is a multiple of `part`."""
     if part < 1 or total % part:
         fail(BadConfig, f"{total_name} ({total}) must be a multiple of {name} ({part})")
+
+
+Values = tuple[object, ...]
+OFF: Values = (None, False, 0)
+ONE: Values = (None, 1)
+
+
+def check_keys(
+    data: Mapping[str, Any],
+    read: Collection[str],
+    neutral: Mapping[str, Values],
+    harmless: Collection[str],
+    where: str = "",
+) -> list[str]:
+    """The keys of a file that are neither read nor harmless nor in `neutral`, which names the values under which a key
+    changes nothing. Raises BadConfig for a key of `neutral` with another value; where: what stands before its name."""
+    for key in data.keys() & neutral.keys():
+        if not _is_one_of(data[key], neutral[key]):
+            shown = ", ".join("null" if value is None else str(value).lower() for value in neutral[key])
+            fail(BadConfig, f"{where}{key}, which Herd does not compute,", got=data[key], expected=shown)
+    return [key for key in data if key not in read and key not in harmless and key not in neutral]
+
+
+def _is_one_of(value: object, values: Values) -> bool:
+    """Whether a value, or everything in a list of values (one a layer, as a rule), is among `values`."""
+    if isinstance(value, Mapping):
+        return not value
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return all(_is_one_of(one, values) for one in value)
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, eps, positive, whole
-from herd.config.shape import Llama4Config, RopeDivisors
+from herd.config.gguf_keys import check_gguf
+from herd.config.gguf_rope import rope_from_gguf
+from herd.config.shape import Llama4Config
 from herd.errors import BadConfig, fail
 
 
@@ -26,6 +28,8 @@ def from_gguf(
             do="Herd runs the Llama family only",
         )
 
+    check_gguf(keys, arch)
+
     def need(name: str) -> Any:
         if keys.get(f"{arch}.{name}") is None:
             fail(BadConfig, f"GGUF has no key {arch}.{name}")
@@ -42,9 +46,8 @@ def from_gguf(
     for name in ("attention.value_length", "rope.dimension_count"):
         if get(name, head_size) != head_size:
             fail(BadConfig, f"{arch}.{name}", got=get(name, 0), expected=head_size)
-    scaling_type = get("rope.scaling.type", "none")
-    if scaling_type != "none":
-        fail(BadConfig, f"{arch}.rope.scaling.type", got=scaling_type, expected="none (divisors are in rope_freqs)")
+    context = whole(f"{arch}.context_length", need("context_length"), 1, MAX_CONTEXT)
+    theta = positive(f"{arch}.rope.freq_base", float(get("rope.freq_base", 10000.0)))
     experts = whole(f"{arch}.expert_count", get("expert_count", 0), 0, MAX_EXPERTS)
     eos = [keys.get(f"tokenizer.ggml.{k}_token_id") for k in ("eos", "eot", "eom")]
     common: dict[str, Any] = {
@@ -55,11 +58,13 @@ def from_gguf(
         "head_size": head_size,
         "vocab_size": vocab_size,
         "dense_width": need("feed_forward_length"),
-        "rope_theta": positive(f"{arch}.rope.freq_base", float(get("rope.freq_base", 10000.0))),
-        "rope_scaling": RopeDivisors(tuple(float(x) for x in rope_divisors)) if rope_divisors is not None else None,
+        "rope_theta": theta,
+        "rope_scaling": rope_from_gguf(
+            keys, arch, theta=theta, head_size=head_size, context=context, divisors=rope_divisors
+        ),
         "norm_eps": _tidy(need("attention.layer_norm_rms_epsilon")),
         "tied_embeddings": tied,
-        "max_context": need("context_length"),
+        "max_context": context,
         "bos_id": keys.get("tokenizer.ggml.bos_token_id"),
         "eos_ids": tuple(dict.fromkeys(whole("eos id", x, 0, MAX_VOCAB) for x in eos if x is not None)),
         "pad_id": keys.get("tokenizer.ggml.padding_token_id"),

@@ -3,12 +3,13 @@
 The traps of these files (lists that mean other things when empty, ints that mean true) are each named where they lie.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, eps, positive, whole
-from herd.config.shape import Llama4Config, RopeDivisors, RopeScaling, VisionConfig, is_dense_llama
+from herd.config.hf_keys import check_hf
+from herd.config.hf_rope import rope_from_hf, rope_to_hf
+from herd.config.shape import Llama4Config, VisionConfig, is_dense_llama
 from herd.errors import BadConfig, fail
 
 _IMAGE_IDS = {
@@ -28,8 +29,10 @@ def from_hf(data: Mapping[str, Any]) -> Llama4Config:
     if not isinstance(text, Mapping):
         fail(BadConfig, "config.json text_config", got=type(text).__name__, expected="an object")
     if kind in ("llama4", "llama4_text"):
+        check_hf(data)
         return _from_llama4(data, text)
     if kind == "llama":
+        check_hf(data)
         return _from_llama(data)
     return fail(
         BadConfig,
@@ -71,27 +74,6 @@ def _flags(name: str, value: object, num_layers: int) -> tuple[bool, ...]:
     return tuple(bool(x) for x in value)
 
 
-def _rope_from_hf(text: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    rope = _object(text, "rope_parameters")
-    if rope is None:
-        rope = {**(_object(text, "rope_scaling") or {}), "rope_theta": text.get("rope_theta")}
-    theta = rope.get("rope_theta")
-    if theta is None:
-        theta = text.get("rope_theta", 500000.0 if "llama4" in str(text.get("model_type")) else 10000.0)
-    theta = positive("rope_theta", 10000.0 if theta is None else theta)
-    kind = rope.get("rope_type", rope.get("type")) or "default"
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        fail(BadConfig, "rope type", got=kind, expected="default or llama3")
-    return theta, RopeScaling(
-        positive("rope factor", rope.get("factor")),
-        positive("rope low_freq_factor", rope.get("low_freq_factor")),
-        positive("rope high_freq_factor", rope.get("high_freq_factor")),
-        whole("rope original_max_position_embeddings", rope.get("original_max_position_embeddings"), 1, MAX_CONTEXT),
-    )
-
-
 def _ids(value: object, name: str) -> tuple[int, ...]:
     if value is None:
         return ()
@@ -104,21 +86,13 @@ def _one_id(value: object, name: str) -> int | None:
     return ids[0] if ids else None
 
 
-def _activation(data: Mapping[str, Any]) -> None:
-    if data.get("partial_rotary_factor") not in (None, 1, 1.0):
-        fail(BadConfig, "partial_rotary_factor", got=data["partial_rotary_factor"], expected=1)
-    if data.get("hidden_act", "silu") != "silu":
-        fail(BadConfig, "hidden_act", got=data["hidden_act"], expected="silu")
-    if data.get("attention_bias") or data.get("mlp_bias"):
-        fail(BadConfig, "attention_bias or mlp_bias", got=True, expected="false: no Llama of Meta's has them")
-
-
 def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Config:
-    _activation(text)
     n = whole("num_hidden_layers", _need(text, "num_hidden_layers"), 1, MAX_LAYERS)
     heads = whole("num_attention_heads", _need(text, "num_attention_heads"), 1, MAX_WIDTH)
     width = whole("hidden_size", _need(text, "hidden_size"), 1, MAX_WIDTH)
-    theta, scaling = _rope_from_hf(text)
+    head_size = whole("head_dim", text.get("head_dim") or width // heads, 1, MAX_WIDTH)
+    max_context = whole("max_position_embeddings", text.get("max_position_embeddings", 8192), 1, MAX_CONTEXT)
+    theta, scaling = rope_from_hf(text, theta=500000.0, head_size=head_size, max_context=max_context)
     chunk = text.get("attention_chunk_size", 8192)
 
     # `[]`, null or nothing means: derive from the interval; a null interval means rope everywhere.
@@ -144,8 +118,6 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
     if v is not None and top.get("model_type") == "llama4":
         ratio = v.get("pixel_shuffle_ratio", 0.5)
         shuffle = round(min(1 / positive("pixel_shuffle_ratio", ratio), MAX_WIDTH))
-        if v.get("hidden_act", "gelu") != "gelu":
-            fail(BadConfig, "vision hidden_act", got=v["hidden_act"], expected="gelu")
         vision_rope = _object(v, "rope_parameters") or {}
         vision = VisionConfig(
             image_size=_need(v, "image_size"),
@@ -172,7 +144,7 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         width=width,
         num_heads=heads,
         num_kv_heads=_need(text, "num_key_value_heads"),
-        head_size=text.get("head_dim") or width // heads,
+        head_size=head_size,
         vocab_size=_need(text, "vocab_size"),
         dense_width=text.get("intermediate_size_mlp") or expert_width,
         expert_width=expert_width,
@@ -192,7 +164,7 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         attn_scale=text.get("attn_scale", 0.1),
         norm_eps=text.get("rms_norm_eps", 1e-5),
         tied_embeddings=_flag(text, "tie_word_embeddings", False),
-        max_context=text.get("max_position_embeddings", 8192),
+        max_context=max_context,
         bos_id=_one_id(text.get("bos_token_id", top.get("bos_token_id")), "bos_token_id"),
         eos_ids=_ids(text.get("eos_token_id", top.get("eos_token_id")), "eos_token_id"),
         pad_id=_one_id(text.get("pad_token_id"), "pad_token_id"),
@@ -204,62 +176,28 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
 
 
 def _from_llama(data: Mapping[str, Any]) -> Llama4Config:
-    _activation(data)
     heads = whole("num_attention_heads", _need(data, "num_attention_heads"), 1, MAX_WIDTH)
     width = whole("hidden_size", _need(data, "hidden_size"), 1, MAX_WIDTH)
-    theta, scaling = _rope_from_hf(data)
+    head_size = whole("head_dim", data.get("head_dim") or width // heads, 1, MAX_WIDTH)
+    max_context = whole("max_position_embeddings", data.get("max_position_embeddings", 2048), 1, MAX_CONTEXT)
+    theta, scaling = rope_from_hf(data, theta=10000.0, head_size=head_size, max_context=max_context)
     return Llama4Config(
         num_layers=_need(data, "num_hidden_layers"),
         width=width,
         num_heads=heads,
         num_kv_heads=data.get("num_key_value_heads") or heads,
-        head_size=data.get("head_dim") or width // heads,
+        head_size=head_size,
         vocab_size=_need(data, "vocab_size"),
         dense_width=_need(data, "intermediate_size"),
         rope_theta=theta,
         rope_scaling=scaling,
         norm_eps=data.get("rms_norm_eps", 1e-6),
         tied_embeddings=_flag(data, "tie_word_embeddings", False),
-        max_context=data.get("max_position_embeddings", 2048),
+        max_context=max_context,
         bos_id=_one_id(data.get("bos_token_id"), "bos_token_id"),
         eos_ids=_ids(data.get("eos_token_id"), "eos_token_id"),
         pad_id=_one_id(data.get("pad_token_id"), "pad_token_id"),
     )
-
-
-def _scaling_to_hf(c: Llama4Config) -> dict[str, Any] | None:
-    s = c.rope_scaling
-    if isinstance(s, RopeDivisors):
-        s = llama3_from_divisors(s, c.rope_theta, c.head_size)
-    if s is None:
-        return None
-    return {
-        "rope_type": "llama3",
-        "factor": s.factor,
-        "low_freq_factor": s.low_freq_factor,
-        "high_freq_factor": s.high_freq_factor,
-        "original_max_position_embeddings": s.original_context,
-    }
-
-
-def llama3_from_divisors(divisors: RopeDivisors, theta: float, head_size: int) -> RopeScaling | None:
-    """The "llama3" parameters that give these divisors to 1e-5; None when all are 1. Raises BadConfig when none do."""
-    if all(d == 1.0 for d in divisors.values):
-        return None
-    factor = max(divisors.values)
-    freqs = [theta ** (-2.0 * m / head_size) for m in range(head_size // 2)]
-    # Where a step lies, any original context between two wavelengths says the same; published models use powers of two.
-    kept = [f for f, d in zip(freqs, divisors.values, strict=True) if d == 1.0]
-    stretched = [f for f, d in zip(freqs, divisors.values, strict=True) if d == factor]
-    border = 2.0 * math.pi / math.sqrt((kept or [max(freqs)])[-1] * stretched[0])
-    for original in (8192, *(1 << k for k in range(5, 21)), max(1, round(border))):
-        for low, high in ((1.0, 1.0), (1.0, 4.0)):
-            s = RopeScaling(factor, low, high, original)
-            probe = Llama4Config(1, head_size, 1, 1, head_size, 1, 1, rope_theta=theta, rope_scaling=s)
-            wanted = (f / d for f, d in zip(freqs, divisors.values, strict=True))
-            if all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(probe.rope_freqs(), wanted, strict=True)):
-                return s
-    return fail(BadConfig, "rope_freqs fit no llama3 scaling", got=divisors.values, do="keep the GGUF form")
 
 
 def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
@@ -275,7 +213,9 @@ def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
         "hidden_act": "silu",
         "rms_norm_eps": c.norm_eps,
         "rope_theta": c.rope_theta,
-        "rope_scaling": _scaling_to_hf(c),
+        "rope_scaling": rope_to_hf(
+            c.rope_scaling, theta=c.rope_theta, head_size=c.head_size, max_context=c.max_context
+        ),
         "max_position_embeddings": c.max_context,
         "attention_bias": False,
         "tie_word_embeddings": c.tied_embeddings,

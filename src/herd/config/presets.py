@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from herd.config.shape import Llama4Config, RopeScaling, VisionConfig
+from herd.config.rope import RopeScaling
+from herd.config.shape import Llama4Config, VisionConfig
 
 SCOUT = Llama4Config(
     num_layers=48,

@@ -5,11 +5,11 @@ without QK norm, temperature or chunks. Sources: the published config.json files
 `llama4` architecture of GGUF, Meta's params.json.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, divides, eps, positive, whole
+from herd.config.rope import RopeDivisors, RopeRule, attention_of, plain_freqs
 from herd.errors import BadConfig, fail
 
 
@@ -23,33 +23,6 @@ class LayerKind:
     qk_norm: bool
     tuned: bool
     """Temperature on the query (NoPE layers only)."""
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """The "llama3" rule: long wavelengths are stretched by `factor`, short ones kept, those between blended."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-    def __post_init__(self) -> None:
-        for name in ("factor", "low_freq_factor", "high_freq_factor", "original_context"):
-            positive(f"rope scaling {name}", getattr(self, name))
-        if self.high_freq_factor < self.low_freq_factor:
-            fail(BadConfig, "rope scaling", got=f"high {self.high_freq_factor} < low {self.low_freq_factor}")
-
-
-@dataclass(frozen=True)
-class RopeDivisors:
-    """One divisor a frequency, as GGUF's `rope_freqs.weight` holds them."""
-
-    values: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for value in self.values:
-            positive("rope divisor", value)
 
 
 @dataclass(frozen=True)
@@ -139,7 +112,7 @@ class Llama4Config:
     """C: attention chunk of RoPE layers; None: full causal."""
     use_qk_norm: bool = False
     rope_theta: float = 500000.0
-    rope_scaling: RopeScaling | RopeDivisors | None = None
+    rope_scaling: RopeRule | None = None
     temperature_tuning: bool = False
     floor_scale: int = 8192
     attn_scale: float = 0.1
@@ -222,24 +195,13 @@ class Llama4Config:
 
     def rope_freqs(self) -> tuple[float, ...]:
         """H/2 angular frequencies in radians a position, scaled as the config says (float64)."""
-        freqs = [self.rope_theta ** (-2.0 * m / self.head_size) for m in range(self.head_size // 2)]
-        scaling = self.rope_scaling
-        if isinstance(scaling, RopeDivisors):
-            return tuple(f / d for f, d in zip(freqs, scaling.values, strict=True))
-        if scaling is None:
-            return tuple(freqs)
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        scaled = []
-        for f in freqs:
-            turns = scaling.original_context * f / (2.0 * math.pi)
-            if turns > high:
-                scaled.append(f)
-            elif turns < low or high == low:
-                scaled.append(f / scaling.factor)
-            else:
-                blend = (turns - low) / (high - low)
-                scaled.append(f * ((1.0 - blend) / scaling.factor + blend))
-        return tuple(scaled)
+        freqs = plain_freqs(self.rope_theta, self.head_size)
+        return freqs if self.rope_scaling is None else self.rope_scaling.scaled(freqs, self.rope_theta)
+
+    @property
+    def rope_attention(self) -> float:
+        """What the cosines and sines of every angle are multiplied by."""
+        return attention_of(self.rope_scaling)
 
 
 def is_dense_llama(config: Llama4Config) -> bool:

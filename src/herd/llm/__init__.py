@@ -118,6 +118,8 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
         force           False. Load even if it seems not to fit
         pack            True. Repack quantised files once into the store and map them from there, where the operations
                         like another layout than the file's (`herd.store.auto_pack`)
+        mmproj          None. The file with the vision part of a GGUF model; None: the one beside it that belongs to it,
+                        of several F16, BF16, F32 in this order
         progress        Told of what takes a while: called with stage, done and total
         device          "cpu". Or "cuda" ("cuda:1", ...) through PyTorch, in bfloat16: quantised weights stay packed on
                         the card and are decoded as operations want them; one that is not there raises UsageError

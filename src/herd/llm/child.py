@@ -4,6 +4,7 @@ The parent opens the checkpoint for its tokenizer and its numbers, packs it if n
 child maps the same files and computes.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ _loaded: list[Any] = []
 
 def main() -> None:
     """Be the child."""
+    logging.getLogger("herd.checkpoint").setLevel(logging.ERROR)  # what a file says oddly the parent has told
     serve(_load)
 
 

@@ -61,6 +61,7 @@ class LoadKeywords(TypedDict, total=False):
     seed: int | None
     force: bool
     pack: bool
+    mmproj: str | None
     device: str
     parallel: int
     engine: Literal["thread", "child"]

@@ -39,6 +39,7 @@ class LoadOptions(
     seed: int | None = None
     force: bool = False
     pack: bool = True
+    mmproj: str | None = None
     device: str = "cpu"
     parallel: int = PARALLEL
     engine: str = "thread"
@@ -60,6 +61,8 @@ class LoadOptions(
         text("device", self.device)
         if self.chat_format is not None:
             text("chat_format", self.chat_format)
+        if self.mmproj is not None:
+            text("mmproj", self.mmproj)
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.strip_pieces import native_pack
-from herd.config import Llama4Config
+from herd.config import DynamicScaling, Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import SamplingOptions
@@ -87,7 +87,7 @@ def read_model(model: str | Path, options: LoadOptions, progress: Progress = sil
     _check_name(model)
     path = stored.resolve(model)
     name = str(model) if not Path(model).exists() else stem_of(path)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, mmproj=options.mmproj)
     try:
         config = checkpoint.config
         _check_context(options.context, config)
@@ -229,7 +229,8 @@ def _check_context(asked: object, config: Llama4Config) -> None:
     if asked is None or (isinstance(asked, str) and asked == "auto"):
         return
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= config.max_context:
-        fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}")
+        why = "; its RoPE scaling is dynamic" if isinstance(config.rope_scaling, DynamicScaling) else ""
+        fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}{why}")
 
 
 def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:

@@ -84,10 +84,10 @@ def hidden(
             fail(UsageError, "image features", got=len(features_RD), expected=f"{len(rows_R)}, one a patch token")
         x_TD = ops.put_rows(x_TD, rows_R, features_RD)
 
-    freqs = c.rope_freqs()
+    freqs, factor = c.rope_freqs(), c.rope_attention
     # Chunked layers see t - s < C only, so t mod C is the same rotation from one small table, exact however far out.
-    far = ops.angles(context.positions_T, freqs) if _needs_far_angles(c) else None
-    near = ops.angles(context.positions_T % c.chunk, freqs) if c.chunk is not None else None
+    far = ops.angles(context.positions_T, freqs, factor) if _needs_far_angles(c) else None
+    near = ops.angles(context.positions_T % c.chunk, freqs, factor) if c.chunk is not None else None
     temperature_T = ops.temperature(context.positions_T, c.floor_scale, c.attn_scale) if c.temperature_tuning else None
     if call is block and kv is not None and (extras is None or extras.observe is None):
         adapters = None if extras is None else extras.adapters

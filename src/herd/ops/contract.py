@@ -174,8 +174,9 @@ class Ops(Protocol):
     def put_rows(self, x_TD: Array, rows_R: Any, new_RD: Array) -> Array:
         """x_TD[rows_R] = new_RD."""
 
-    def angles(self, positions_T: Array, freqs_M: Sequence[float]) -> Any:
-        """cos, sin of t * f_m, float32, of shape [T, M] with M = H/2. The products are formed in float64."""
+    def angles(self, positions_T: Array, freqs_M: Sequence[float], scale: float = 1.0) -> Any:
+        """scale times cos, sin of t * f_m, float32, of shape [T, M] with M = H/2. The products are formed in
+        float64."""
 
     def temperature(self, positions_T: Array, floor_scale: int, attn_scale: float) -> Array:
         """1 + attn_scale * ln(1 + floor((t + 1) / floor_scale)), [T] float32."""

@@ -171,9 +171,10 @@ class NativeOps:
         x[np.asarray(rows_R)] = new_RD
         return x
 
-    def angles(self, positions_T: Array, freqs_M: Sequence[float]) -> CosSin:
+    def angles(self, positions_T: Array, freqs_M: Sequence[float], scale: float = 1.0) -> CosSin:
         """Products in float64, so that far positions keep their phase."""
-        return self.angles_from(np.asarray(positions_T, np.float64)[:, None] * np.asarray(freqs_M, np.float64))
+        a = np.asarray(positions_T, np.float64)[:, None] * np.asarray(freqs_M, np.float64)
+        return CosSin((scale * np.cos(a)).astype(np.float32), (scale * np.sin(a)).astype(np.float32))
 
     def angles_from(self, angles_TM: Any) -> CosSin:
         """cos and sin of given angles."""

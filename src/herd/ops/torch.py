@@ -226,17 +226,19 @@ class TorchOps:
         """Image features in their places."""
         return x_TD.index_copy(0, self._ids(rows_R), new_RD.to(x_TD.dtype))
 
-    def angles(self, positions_T: Any, freqs_M: Sequence[float]) -> CosSin:
+    def angles(self, positions_T: Any, freqs_M: Sequence[float], scale: float = 1.0) -> CosSin:
         """Products in float64, so that far positions keep their phase; tables in float32."""
         freqs = torch.tensor(freqs_M, dtype=torch.float64, device=self.device)
-        return self.angles_from(self._ids(positions_T).double()[:, None] * freqs)
+        return self._cos_sin(self._ids(positions_T).double()[:, None] * freqs, scale)
 
     def angles_from(self, angles_TM: Any) -> CosSin:
         """cos and sin of given angles."""
         a = angles_TM if isinstance(angles_TM, Tensor) else torch.as_tensor(np.asarray(angles_TM, np.float64))
-        a = a.to(self.device, torch.float64)
+        return self._cos_sin(a.to(self.device, torch.float64), 1.0)
+
+    def _cos_sin(self, angles_TM: Tensor, scale: float) -> CosSin:
         kind = torch.promote_types(self.dtype, torch.float32)
-        return CosSin(a.cos().to(kind), a.sin().to(kind))
+        return CosSin((scale * angles_TM.cos()).to(kind), (scale * angles_TM.sin()).to(kind))
 
     def temperature(self, positions_T: Any, floor_scale: int, attn_scale: float) -> Tensor:
         """Scale of the query at each position."""

@@ -86,6 +86,7 @@ def quantize(
     resume: bool = True,
     overwrite: bool = False,
     compare: bool = True,
+    mmproj: Path | str | None = None,
     progress: Progress = silent,
 ) -> Quantized:
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf, else Herd's packed form.
@@ -93,8 +94,9 @@ def quantize(
     type: one of `format_choice.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes
     (of all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become
     f32, a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an
-    interrupted run of the same job. compare: KL and perplexity against the source, where both fit in memory. progress:
-    told of each phase, see UNITS.
+    interrupted run of the same job. compare: KL and perplexity against the source, where both fit in memory. mmproj:
+    the vision part of a GGUF source; None: the one beside it that belongs to it. progress: told of each phase, see
+    UNITS.
 
     Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
     (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
@@ -104,7 +106,7 @@ def quantize(
     if sum(x is not None for x in (type, size_bytes, bits)) != 1:
         fail(UsageError, "what to quantise to", do="give one of a type, a size, bits a weight")
     ops = NativeOps(threads)
-    with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         config = checkpoint.config
         _refuse_self(Path(source), target)
         with checkpoint.reading():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from herd.checkpoint.gguf.vision_parts import is_vision_part, parts_for
 from herd.disk.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
@@ -116,7 +117,7 @@ def _forget_others(partial: Path) -> None:
 
 
 def choose(repo: str, files: list[RemoteFile], pattern: str | None) -> list[RemoteFile]:
-    """The files to fetch: those of a safetensors model, or one GGUF."""
+    """The files to fetch: those of a safetensors model, or one GGUF with the vision part that belongs to it."""
     if len(files) > MAX_FILES:
         fail(BadFile, f"{repo}: files", got=len(files), expected=f"at most {MAX_FILES}")
     ggufs = [f for f in files if f.name.endswith(".gguf")]
@@ -125,14 +126,21 @@ def choose(repo: str, files: list[RemoteFile], pattern: str | None) -> list[Remo
         if len(chosen) != 1:
             names = ", ".join(f.name for f in (chosen or ggufs)) or "no GGUF"
             fail(UsageError, f"{repo}: --file {pattern} matches {len(chosen)} files", got=names, expected="one")
-        return chosen
+        return _with_vision_part(chosen[0], ggufs)
     if any(f.name.endswith(".safetensors") for f in files):
         return [f for f in files if any(fnmatch.fnmatch(f.name, p) for p in WANTED)]
-    if len(ggufs) == 1:
-        return ggufs
-    if ggufs:
-        fail(UsageError, f"{repo} holds {len(ggufs)} GGUF files", do=f"choose: --file {ggufs[0].name}, or another")
+    models = [f for f in ggufs if not is_vision_part(f.name)] or ggufs
+    if len(models) == 1:
+        return _with_vision_part(models[0], ggufs)
+    if models:
+        fail(UsageError, f"{repo} holds {len(models)} GGUF models", do=f"choose: --file {models[0].name}, or another")
     return fail(NotFound, f"{repo} holds neither safetensors nor GGUF", do="choose a repository with weights")
+
+
+def _with_vision_part(model: RemoteFile, ggufs: list[RemoteFile]) -> list[RemoteFile]:
+    beside = {f.name: f for f in ggufs if "/" not in f.name}
+    parts = [] if is_vision_part(model.name) else parts_for(model.name, sorted(beside))
+    return [model, *(beside[name] for name in parts[:1])]
 
 
 def _library() -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from herd.config import Llama4Config, is_dense_llama
+from herd.config import DynamicScaling, Llama4Config, is_dense_llama
 from herd.config.gguf import from_gguf
+from herd.config.gguf_rope import rope_to_gguf
 from herd.containers.gguf_header import ARRAY, BOOL, SCALARS, STRING
 from herd.errors import UsageError, fail
 
@@ -51,21 +52,22 @@ def config_keys(c: Llama4Config) -> tuple[dict[str, Any], list[str]]:
         "rope.dimension_count": c.head_size,
         "rope.freq_base": float(c.rope_theta),
     }
+    values |= rope_to_gguf(c.rope_scaling, theta=c.rope_theta, head_size=c.head_size)[0]
     notes: list[str] = []
     if arch == "llama4":
         more, notes = _llama4(c)
         values.update(more)
+    if isinstance(c.rope_scaling, DynamicScaling):
+        notes.append(f"GGUF cannot say how RoPE goes on beyond {c.max_context} tokens (dynamic): the file ends there")
     keys = {"general.architecture": arch} | {f"{arch}.{name}": value for name, value in values.items()}
     _check_same(c, keys)
     return keys, notes
 
 
 def divisors(c: Llama4Config) -> npt.NDArray[np.float32] | None:
-    """The content of rope_freqs.weight: the divisor of each frequency; None when nothing is scaled."""
-    if c.rope_scaling is None:
-        return None
-    plain = [c.rope_theta ** (-2.0 * m / c.head_size) for m in range(c.head_size // 2)]
-    return np.array([p / f for p, f in zip(plain, c.rope_freqs(), strict=True)], np.float32)
+    """The content of rope_freqs.weight: the divisor of each frequency; None when keys say it all."""
+    values = rope_to_gguf(c.rope_scaling, theta=c.rope_theta, head_size=c.head_size)[1]
+    return None if values is None else np.array(values, np.float32)
 
 
 def vision_keys(config: Llama4Config, type: str) -> dict[str, Any]:
@@ -173,6 +175,8 @@ def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
         if ours.chunked != said.chunked and min(x for x in (c.chunk, back.chunk) if x) < c.max_context:
             differs(f"chunked of layer {i}", ours.chunked, said.chunked)
         differs(f"temperature of layer {i}", ours.tuned, said.tuned)
+    if not np.allclose([*c.rope_freqs(), c.rope_attention], [*back.rope_freqs(), back.rope_attention], 1e-6, 0):
+        differs("rope_scaling", c.rope_scaling, back.rope_scaling)
     if not math.isclose(c.norm_eps, back.norm_eps, rel_tol=1e-5):
         differs("norm_eps", c.norm_eps, back.norm_eps)
 

@@ -8,8 +8,7 @@ code and on in every published config; absent means on here, which is the same b
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from herd.config import Llama4Config, VisionConfig
-from herd.config.shape import RopeScaling
+from herd.config import Llama4Config, RopeScaling, VisionConfig
 from herd.errors import BadConfig, HerdError, fail
 
 _TOKENS = 202048

@@ -217,7 +217,8 @@ class PackedWriter:
 def _config_text(config: Llama4Config) -> dict[str, Any]:
     head = {**to_hf(config), "quantization_config": quantization_config()}
     again = from_hf(head)
-    if (again.layers, again.rope_freqs()) != (config.layers, config.rope_freqs()):
+    ours, said = ([*c.rope_freqs(), c.rope_attention] for c in (config, again))
+    if again.layers != config.layers or not np.allclose(ours, said, 1e-5, 0):
         fail(BadConfig, "config.json cannot say what this model is", do="keep the form it has")
     return head
 
