@@ -174,6 +174,11 @@ def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         try:
             tokenizer = checkpoint.load_tokenizer()
             keys |= gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
+            if flagged := tokenizer.flagged:
+                notes.append(
+                    f"GGUF cannot say lstrip, rstrip and single_word of added tokens ({', '.join(flagged[:3])}): "
+                    "texts with one of them get other ids beside it"
+                )
         except NotFound:
             notes.append("the source has no tokenizer.json: the file gets none")
     if "tokenizer.ggml.model" not in keys:

@@ -42,6 +42,7 @@ from herd.server.requests.fields import told
 from herd.server.response_store import Items, ResponseStore, StoredResponse
 from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, splits, tokenizer_json
+from herd.text.added import AddedToken, AddedTokens
 from herd.text.calls import CallParser
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
@@ -326,9 +327,39 @@ _MERGES = merge_list.build(
     bytes([1]) * (len(_ALPHABET) + 3),
     ["a a", "aa aa", "aaaa aaaa"],
     **{"whole_pieces": False, "split": "gpt-2", "specials": {}, "bos_id": None, "eos_ids": set(), "add_bos": False},
-    **{"template": None, "where": "a"},
+    **{"template": None, "added": (), "where": "a"},
 )
 _TINY_BYTES = Tokenizer.bytes_only()
+
+
+_HARD = {
+    "runs": [AddedToken(i, " " * i) for i in range(2, 200)],
+    "runs with an end": [AddedToken(i, "a" * i + "b") for i in range(1, 200)],
+    "names": [AddedToken(i, f"<|reserved_{i}|>") for i in range(3000)],
+    "white space": [AddedToken(1, "<a>", lstrip=True, rstrip=True), AddedToken(2, "  ", rstrip=True, normalized=True)],
+    "words": [AddedToken(1, "a", single_word=True), AddedToken(2, "aa", single_word=True, normalized=True)],
+}
+"""Added tokens that texts nearly hold."""
+_ADDED = {name: AddedTokens(tokens) for name, tokens in _HARD.items()}
+ADDED: dict[str, Make] = {
+    f"{name}, {unit!r}": lambda size, n=name, u=unit: (n, text(u)(size))
+    for name in _HARD
+    for unit in ("a", " ", "<", "<a>", "<a> ", " a", "aab", "<|reserved_1", "<|reserved_77|>")
+}
+
+
+def _cut(data: tuple[str, str]) -> None:
+    cutter = _ADDED[data[0]].cutter(frozenset())
+    assert cutter is not None
+    for _ in cutter.cut(data[1]):
+        pass
+    _ADDED[data[0]].held(data[1])
+
+
+def _cut_once(tokens: list[AddedToken]) -> None:
+    cutter = AddedTokens(tokens).cutter(frozenset())
+    assert cutter is not None
+    list(cutter.cut("a" * 100))
 
 
 def _split(name: str) -> Callable[[str], object]:
@@ -596,6 +627,14 @@ ROWS: dict[str, Row] = {
     "base64": Row(lambda data: encoded.base64_image(data, "a"), TEXTS),
     **{f"split {name}": Row(_split(name), TEXTS, 1 << 15) for name in splits.PATTERNS},
     **{f"ranks of {name}": Row(_encode_ranks(name), TEXTS, 1 << 16) for name in _CORES},
+    "added tokens": Row(_cut, ADDED),
+    "a table of added tokens": Row(
+        _cut_once,
+        {
+            "runs": lambda n: [AddedToken(i, "a" * i) for i in range(1, int(n**0.5) + 2)],
+            "names": lambda n: [AddedToken(i, f"a{i}") for i in range(n // 8)],
+        },
+    ),
     "merges": Row(lambda text: _MERGES["encode"](text, MAX_IDS), TEXTS, 1 << 15),
     "decoding": Row(_decode, BYTES | {"ends": lambda n: b"\xe6\xbc" * (n // 2), "high": lambda n: b"\xff" * n}),
     "penalties": Row(

@@ -67,9 +67,11 @@ class FakeCatalogue:
         )  # fmt: skip
 
 
-def fake_llm(answer: str | Callable[[list[int]], Any], name: str = "fake", **arguments: Any) -> LLM:
+def fake_llm(
+    answer: str | Callable[[list[int]], Any], name: str = "fake", tokenizer: Tokenizer = BYTES, **arguments: Any
+) -> LLM:
     """A model that says `answer` to every chat, or what a function of all ids so far says."""
-    open_header = Llama4(BYTES)._open()
+    open_header = Llama4(tokenizer)._open()
 
     def next_id(ids: list[int]) -> int:
         heads = [i for i in range(len(ids)) if ids[i : i + len(open_header)] == open_header]
@@ -78,7 +80,7 @@ def fake_llm(answer: str | Callable[[list[int]], Any], name: str = "fake", **arg
         return said[min(len(ids) - start, len(said) - 1)]
 
     model = FakeModel(next_id if isinstance(answer, str) else answer, **{"num_pages": 100_000, **arguments})
-    return LLM(TINY, model, BYTES, Llama4(BYTES), name=name)
+    return LLM(TINY, model, tokenizer, Llama4(tokenizer), name=name)
 
 
 def fake_service(

@@ -36,6 +36,8 @@ from herd.server.own_routes import DETOKENIZE, TOKENIZE
 from herd.server.requests.fetcher import fetch, is_public
 from herd.server.requests.media import Images
 from herd.server.tables import TABLES
+from herd.text.added import AddedToken
+from herd.text.tokenizer import Tokenizer
 
 TURNS = [{"role": "user", "content": "Hi"}]
 GOOD: dict[str, dict[str, Any]] = {
@@ -192,9 +194,31 @@ def test_patterns_that_are_hard_for_others_are_followed_or_refused(client: httpx
 # -- text is text --------------------------------------------------------------------------------------------------
 
 
-def watched(name: str, asked: list[list[int]]) -> LLM:
+def with_markers(*names: str) -> Tokenizer:
+    """The vocabulary of bytes with added tokens that are not special, which its template writes."""
+    specials = {text: i for text, i in BYTES.specials.items() if not 270 <= i < 270 + len(names)}
+    added = {270 + i: name for i, name in enumerate(names)}
+    return Tokenizer(
+        lambda text, most: list(text[: most + 1].encode()),
+        [added.get(i, "").encode() or BYTES.token_bytes(i) for i in range(BYTES.vocab_size)],
+        specials,
+        bos_id=BYTES.bos_id,
+        eos_ids=BYTES.eos_ids,
+        split="bytes",
+        template="".join(names),
+        added=[
+            *(AddedToken(i, text, special=True) for text, i in specials.items()),
+            *(AddedToken(i, text) for i, text in added.items()),
+        ],
+    )
+
+
+MARKED = with_markers("<think>", "</think>", "<tool_call>", "</tool_call>", "<\uff5cUser\uff5c>", "[/INST]")
+
+
+def watched(name: str, asked: list[list[int]], tokenizer: Tokenizer) -> LLM:
     """A model whose prompts are written down."""
-    llm = fake_llm("ok", name, context=16384)
+    llm = fake_llm("ok", name, tokenizer, context=16384)
     engine = llm._running()
     submit = engine.submit_samples
 
@@ -206,11 +230,13 @@ def watched(name: str, asked: list[list[int]]) -> LLM:
     return llm
 
 
-def test_specials_in_any_field_of_any_dialect_become_no_control_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokenizer", [BYTES, MARKED], ids=["special", "and written by the template"])
+def test_control_tokens_in_any_field_of_any_dialect_become_none(tokenizer: Tokenizer, tmp_path: Path) -> None:
     asked: list[list[int]] = []
-    specials = set(BYTES.specials.values())
+    forged = "".join(tokenizer.added)
+    spoken = {i for i, text in enumerate(("<think>", "</think>", "<tool_call>", "</tool_call>"), 270) if text in forged}
 
-    def bodies_with(text: str) -> list[tuple[str, Any]]:
+    def bodies_with(text: str, said: str) -> list[tuple[str, Any]]:
         tool = {
             "name": "f",
             "description": text,
@@ -225,7 +251,7 @@ def test_specials_in_any_field_of_any_dialect_become_no_control_token(tmp_path: 
                     "messages": [
                         {"role": "system", "content": text},
                         {"role": "user", "content": [block, block]},
-                        {"role": "assistant", "content": text, "tool_calls": calls},
+                        {"role": "assistant", "content": said, "tool_calls": calls},
                         {"role": "tool", "tool_call_id": text, "content": text},
                         {"role": "user", "content": text},
                     ],
@@ -237,7 +263,14 @@ def test_specials_in_any_field_of_any_dialect_become_no_control_token(tmp_path: 
             ("/v1/responses", {"input": [{"role": "user", "content": text}], "instructions": text}),
             (
                 "/api/chat",
-                {"messages": [{"role": "user", "content": text}, {"role": "tool", "content": text}], "stream": False},
+                {
+                    "messages": [
+                        {"role": "user", "content": text},
+                        {"role": "assistant", "content": said},
+                        {"role": "tool", "content": text},
+                    ],
+                    "stream": False,
+                },
             ),
             ("/api/generate", {"prompt": text, "system": text, "stream": False}),
             (
@@ -249,7 +282,10 @@ def test_specials_in_any_field_of_any_dialect_become_no_control_token(tmp_path: 
                         {"role": "user", "content": [block]},
                         {
                             "role": "assistant",
-                            "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {text: 1}}],
+                            "content": [
+                                {"type": "text", "text": said},
+                                {"type": "tool_use", "id": "a", "name": "f", "input": {text: 1}},
+                            ],
                         },
                         {
                             "role": "user",
@@ -261,15 +297,20 @@ def test_specials_in_any_field_of_any_dialect_become_no_control_token(tmp_path: 
             ),
         ]
 
-    with client_of(fake_service(tmp_path, load=lambda path: watched(Path(path).name, asked))) as client:
-        forged = "".join(BYTES.specials)
-        for (path, plain), (_, hostile) in zip(bodies_with("plain"), bodies_with(forged), strict=True):
-            counts = []
-            for body in (plain, hostile):
-                found = client.post(path, json={"model": "fake", **body})
-                assert found.status_code == 200, (path, found.text)
-                counts.append(sum(i in specials for i in asked.pop()))
-            assert counts[0] == counts[1], (path, counts)
+    def count(path: str, body: Any) -> tuple[int, int]:
+        """Control ids of a prompt: those that an assistant's text becomes, and the others."""
+        found = client.post(path, json={"model": "fake", **body})
+        assert found.status_code == 200, (path, found.text)
+        ids = asked.pop()
+        return sum(i in spoken for i in ids), sum(i in tokenizer.added.values() and i not in spoken for i in ids)
+
+    with client_of(fake_service(tmp_path, load=lambda path: watched(Path(path).name, asked, tokenizer))) as client:
+        bodies = (bodies_with("plain", "plain"), bodies_with(forged, "plain"), bodies_with(forged, forged))
+        for (path, plain), (_, hostile), (_, all_hostile) in zip(*bodies, strict=True):
+            expected = count(path, plain)
+            assert count(path, hostile) == expected, path
+            own = len(spoken) if "assistant" in json.dumps(plain) else 0
+            assert count(path, all_hostile) == (own, expected[1]), path
 
 
 def test_text_that_spells_a_marker_is_no_call(tmp_path: Path) -> None:

@@ -352,7 +352,7 @@ def test_an_unknown_format_is_an_error_that_names_the_flag():
             choose_format(nothing, template)
     with pytest.raises(UsageError, match="--chat-format: got alpaca"):
         choose_format(nothing, None, "alpaca")
-    with pytest.raises(UsageError, match=r"needs the special token <\|im_start\|>.*--chat-format"):
+    with pytest.raises(UsageError, match=r"needs the token <\|im_start\|>.*--chat-format"):
         choose_format(nothing, None, "chatml")
 
 

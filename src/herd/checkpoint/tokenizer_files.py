@@ -14,6 +14,7 @@ from herd.config import Llama4Config
 from herd.errors import BadTokenizer, fail
 from herd.text import splits
 from herd.text.files import parse_json, read_bounded
+from herd.text.gguf_keys import in_merges
 from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import MAX_FILE_BYTES
 
@@ -84,8 +85,11 @@ def hf_tokenizer_texts(
     while tokens and types[-1] == UNUSED and _PAD.fullmatch(tokens[-1]):
         tokens.pop()
         types.pop()
-    vocab = {text: i for i, text in enumerate(tokens) if types[i] == NORMAL}
-    if len(vocab) != types.count(NORMAL):
+    merges = list(keys["tokenizer.ggml.merges"])
+    ordinary = [i for i, kind in enumerate(types) if kind == NORMAL]
+    ordinary += sorted(in_merges(tokens, types, merges))
+    vocab = {tokens[i]: i for i in ordinary}
+    if len(vocab) != len(ordinary):
         fail(BadTokenizer, f"{where}: two ordinary tokens are one text", do="tokenizer.json cannot say that")
     added = [_added(i, text, types[i]) for i, text in enumerate(tokens) if types[i] != NORMAL]
     whole = tokenizer.split in splits.WHOLE_PIECES
@@ -109,7 +113,7 @@ def hf_tokenizer_texts(
             "byte_fallback": False,
             "ignore_merges": whole,
             "vocab": vocab,
-            "merges": list(keys["tokenizer.ggml.merges"]),
+            "merges": merges,
         },
     }
     settings: dict[str, Any] = {

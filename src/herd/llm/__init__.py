@@ -165,6 +165,8 @@ class LLM:
         wait for a place; one client may have half of it. pack: see `update_weights`. grammar_s, grammar_bytes: see
         `load`, which makes an LLM as a rule. ops: what computes, by name.
         """
+        if isinstance(chat, ChatFormat):
+            tokenizer = chat.tokenizer  # in which its markers are control
         self.config = config
         self.name = name
         self.path = path
@@ -184,7 +186,7 @@ class LLM:
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
-        self._grammars = Grammars(tokenizer, ends, self._trials.judge)
+        self._grammars = Grammars(tokenizer.for_assistant(), ends, self._trials.judge)
         self._engine: Engine | None = Engine(
             runner,
             lambda: StreamDecoder(tokenizer),
@@ -219,8 +221,8 @@ class LLM:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Ids of special tokens, but for the one that begins a text."""
-        return frozenset(self.tokenizer.specials.values()) - {self.tokenizer.bos_id}
+        """Ids of control tokens, but for the one that begins a text."""
+        return self.tokenizer.control_ids - {self.tokenizer.bos_id}
 
     @property
     def applies_policies(self) -> bool:

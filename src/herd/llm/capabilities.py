@@ -31,7 +31,7 @@ def sizes(config: Llama4Config, tokenizer: Tokenizer) -> Sizes:
     pixels = 0 if config.vision is None else 3 * config.vision.image_size**2
     return Sizes(
         token_bytes=tokenizer.longest_bytes,
-        spelt_bytes=max(tokenizer.longest_bytes, *(CHARACTER_BYTES * len(name) for name in tokenizer.specials), 1),
+        spelt_bytes=max(tokenizer.longest_bytes, *(CHARACTER_BYTES * len(name) for name in tokenizer.added), 1),
         image_bytes=TILES_TWICE * (MAX_TILES + 1) * pixels * FLOAT_BYTES,
         vector_size=config.width,
     )

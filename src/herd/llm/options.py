@@ -142,7 +142,7 @@ class CallOptions:
         if not self.tools or self.tool_choice == "none":
             return None
         tools = parameters_of([function_of(tool) for tool in self.definitions])
-        markers = [tokenizer.specials[name] for name in MARKERS if name in tokenizer.specials]
+        markers = [tokenizer.added[name] for name in MARKERS if name in tokenizer.added]
         if chat is None:
             return lambda: CallParser(tools, markers)
         hermes = _is_hermes(chat)

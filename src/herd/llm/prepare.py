@@ -74,8 +74,8 @@ class Requests:
     def check_fits(self, text: Any, context: int, what: str = "the prompt") -> None:
         """Raise ContextTooLong for what has more characters than a whole context of the longest token has bytes; before
         any of it is made tokens. text: a text, or messages, tools and lists that hold texts."""
-        if self.tokenizer.missing_bytes:
-            return  # such a vocabulary may leave any number of characters out
+        if self.tokenizer.loses_text:
+            return
         characters = characters_of(text)
         least = -(-characters // self.tokenizer.longest_bytes)
         if least > context and characters > SHORT:

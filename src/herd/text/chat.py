@@ -47,7 +47,7 @@ def choose_format(tokenizer: Tokenizer, template: str | None, name: str | None =
     if known:
         return make(tokenizer)
     for kind in _BY_SPECIALS:
-        if all(text in tokenizer.specials for text in kind.needs):
+        if all(text in tokenizer.added for text in kind.needs):
             return kind(tokenizer)
     return fail(
         UsageError,

@@ -19,26 +19,32 @@ class ChatFormat(ABC):
 
     The list of ids is built directly: control ids come from this package's code, every outside string (content, tool
     result, tool definition) is encoded by itself as plain text. So no text can close a turn or open another. Templates
-    found in files are never executed.
+    found in files are never executed. The assistant's own text alone may hold markers that an assistant writes
+    (`<think>`, `<tool_call>`).
 
     name       as in `--chat-format`
+    needs      added tokens without which it says nothing, special or not
+    ends       those that end the assistant's turn
+    writes     others that it writes, where the vocabulary has them
+    tokenizer  the vocabulary, in which all of these are control
     stop_ids   ids that end the assistant's turn
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     ends: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         for text in self.needs:
-            if text not in tokenizer.specials:
+            if text not in tokenizer.added:
                 fail(
                     UsageError,
-                    f"chat format {self.name} needs the special token {text}, which this vocabulary lacks",
+                    f"chat format {self.name} needs the token {text}, which this vocabulary lacks",
                     do="choose another with --chat-format",
                 )
-        self.tokenizer = tokenizer
-        ends = {tokenizer.specials[text] for text in self.ends if text in tokenizer.specials}
+        self.tokenizer = tokenizer.with_markers((*self.needs, *self.ends, *self.writes))
+        ends = {tokenizer.added[text] for text in self.ends if text in tokenizer.added}
         self.stop_ids = frozenset(tokenizer.eos_ids | ends)
 
     def encode(
@@ -84,15 +90,28 @@ class ChatFormat(ABC):
     def _open(self) -> list[int]:
         """The header of the assistant's next turn."""
 
-    def _content(self, content: Content, tokens_per_tile: int) -> list[int]:
-        """Pieces one after the other, each encoded by itself."""
+    def _said(self, message: Message, tokens_per_tile: int) -> list[int]:
+        """A turn's content and context, as whoever the role names may write them."""
+        own = message.role == "assistant"
+        ids = self._content(message.content, tokens_per_tile, self.tokenizer.for_assistant() if own else None)
+        if message.context is not None:
+            ids += self.tokenizer.encode("\n\n") + self._content(message.context, tokens_per_tile)
+        return ids
+
+    def _written(self, text: str) -> list[int]:
+        """Ids of this package's own words, in which a marker is its token where the vocabulary has it."""
+        return self.tokenizer.for_author().encode(text)
+
+    def _content(self, content: Content, tokens_per_tile: int, tokenizer: Tokenizer | None = None) -> list[int]:
+        """Pieces one after the other, each encoded by itself; by the format's tokenizer, or another."""
+        encode = (tokenizer or self.tokenizer).encode
         if isinstance(content, str):
-            return self.tokenizer.encode(content)
+            return encode(content)
         ids: list[int] = []
         for part in content:
             match part:
                 case TextPart(text):
-                    ids += self.tokenizer.encode(text)
+                    ids += encode(text)
                 case ImagePart():
                     ids += self.encode_image(part, tokens_per_tile)
         return ids

@@ -41,7 +41,7 @@ class _Turns(ChatFormat):
         return [*self._special(self.start), *encode(text), *self._special(self.stop), *encode("\n\n")]
 
     def _special(self, text: str) -> list[int]:
-        return [self.tokenizer.specials[text]]
+        return [self.tokenizer.added[text]]
 
     def _open(self) -> list[int]:
         return list(self._roles["assistant"])
@@ -55,10 +55,7 @@ class _Turns(ChatFormat):
         return ids
 
     def _turn(self, message: Message, tokens_per_tile: int) -> list[int]:
-        ids = [*self._roles[message.role], *self._before(message)]
-        ids += self._content(message.content, tokens_per_tile)
-        if message.context is not None:
-            ids += self.tokenizer.encode("\n\n") + self._content(message.context, tokens_per_tile)
+        ids = [*self._roles[message.role], *self._before(message), *self._said(message, tokens_per_tile)]
         for call in message.tool_calls:  # each by itself: joined, two calls would have other ids
             ids += self.tokenizer.encode(call_text(call, self.tool_form))
         return ids + self._special(self.eom if self._goes_on(message) else self.eot)
@@ -79,6 +76,10 @@ class Llama4(_Turns):
     start, stop, eom, eot = "<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>"
     needs = ("<|begin_of_text|>", start, stop, eom, eot)
     ends = (eom, eot)
+    writes = (
+        *("<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
+        *("<|python_start|>", "<|python_end|>"),
+    )
 
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """`<|image_start|>`, local tiles row by row with separators if several, `<|image|>`, one tile, the end.
@@ -87,9 +88,9 @@ class Llama4(_Turns):
         """
         check_tiles(image)
         names = ("image_start", "image_end", "image", "patch", "tile_x_separator", "tile_y_separator")
-        if missing := [name for name in names if f"<|{name}|>" not in self.tokenizer.specials]:
+        if missing := [name for name in names if f"<|{name}|>" not in self.tokenizer.added]:
             fail(UsageError, f"this vocabulary has no <|{missing[0]}|>", got="an image", do="use a model with vision")
-        start, end, whole, patch, column, row = (self.tokenizer.specials[f"<|{name}|>"] for name in names)
+        start, end, whole, patch, column, row = (self.tokenizer.added[f"<|{name}|>"] for name in names)
         tile = [patch] * tokens_per_tile
         ids = [start]
         if image.tiles_wide * image.tiles_high > 1:
@@ -148,16 +149,14 @@ class Llama4HF(Llama4):
             content = dumps(message.content, ascii_only=False) if isinstance(message.content, str) else message.content
             ids += self._content(content, tokens_per_tile)
         elif message.tool_calls:
-            ids += self._special("<|python_start|>") + self._content(message.content, tokens_per_tile)
+            ids += self._special("<|python_start|>") + self._said(message, tokens_per_tile)
             calls = (
                 f'{{"name": "{c.name}", "parameters": {dumps(dict(c.arguments), ascii_only=False)}}}'
                 for c in message.tool_calls
             )
             ids += self._special("<|python_end|>") + self.tokenizer.encode("".join(calls))
         else:
-            ids += self._content(message.content, tokens_per_tile)
-            if message.context is not None:
-                ids += self.tokenizer.encode("\n\n") + self._content(message.context, tokens_per_tile)
+            ids += self._said(message, tokens_per_tile)
         return ids + self._special(self.eot)
 
 
@@ -177,10 +176,11 @@ class Llama3(_Turns):
     start, stop, eom, eot = "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"
     needs = ("<|begin_of_text|>", start, stop, eot)
     ends = (eom, eot)
+    writes = ("<|python_tag|>",)
 
     def _before(self, message: Message) -> list[int]:
         runs_code = message.tool_calls and message.tool_calls[0].name == "code_interpreter"
-        return self._special("<|python_tag|>") if runs_code and "<|python_tag|>" in self.tokenizer.specials else []
+        return self._special("<|python_tag|>") if runs_code and "<|python_tag|>" in self.tokenizer.added else []
 
     def _goes_on(self, message: Message) -> bool:
-        return message.end_of_message and self.eom in self.tokenizer.specials
+        return message.end_of_message and self.eom in self.tokenizer.added

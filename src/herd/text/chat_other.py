@@ -20,6 +20,7 @@ class ChatML(ChatFormat):
     name = "chatml"
     needs = ("<|im_start|>", "<|im_end|>")
     ends = ("<|im_end|>",)
+    writes = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
     def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         super().__init__(tokenizer)
@@ -33,16 +34,14 @@ class ChatML(ChatFormat):
         encode = self.tokenizer.encode
         ids: list[int] = []
         for message in messages:
-            content = self._content(message.content, tokens_per_tile)
+            said = self._said(message, tokens_per_tile)
             if message.role == "tool":
-                content = [*encode("<tool_response>\n"), *content, *encode("\n</tool_response>")]
-            ids += self._header(message.role) + content
-            if message.context is not None:
-                ids += encode("\n\n") + self._content(message.context, tokens_per_tile)
+                said = [*self._written("<tool_response>\n"), *said, *self._written("\n</tool_response>")]
+            ids += self._header(message.role) + said
             for call in message.tool_calls:
                 text = dumps({"name": call.name, "arguments": dict(call.arguments)})
-                ids += encode("<tool_call>\n") + encode(text) + encode("\n</tool_call>")
-            ids += [self.tokenizer.specials["<|im_end|>"], *encode("\n")]
+                ids += self._written("<tool_call>\n") + encode(text) + self._written("\n</tool_call>")
+            ids += [self.tokenizer.added["<|im_end|>"], *encode("\n")]
         return ids
 
     def definitions(self, tools: Sequence[Tool]) -> str:
@@ -50,7 +49,7 @@ class ChatML(ChatFormat):
         return hermes_text(tools)
 
     def _header(self, role: str) -> list[int]:
-        return [self.tokenizer.specials["<|im_start|>"], *self.tokenizer.encode(role + "\n")]
+        return [self.tokenizer.added["<|im_start|>"], *self.tokenizer.encode(role + "\n")]
 
     def _open(self) -> list[int]:
         return self._header("assistant")
@@ -67,9 +66,7 @@ class Plain(ChatFormat):
         ids = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
         for i, message in enumerate(messages):
             ids += self.tokenizer.encode("\n\n") if i else []
-            ids += self._content(message.content, tokens_per_tile)
-            if message.context is not None:
-                ids += self.tokenizer.encode("\n\n") + self._content(message.context, tokens_per_tile)
+            ids += self._said(message, tokens_per_tile)
         return ids
 
     def _open(self) -> list[int]:

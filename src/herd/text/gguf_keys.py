@@ -10,10 +10,12 @@ from typing import Any
 
 from herd.errors import BadTokenizer, fail
 from herd.text import splits
+from herd.text.added import AddedToken
 from herd.text.merge_list import SENTENCEPIECE, SENTENCEPIECE_DO, build
 
 _PREFIX = "tokenizer.ggml."
-# Token types: only normal tokens come from text. User-defined ones are text when they come out, the others are special.
+# Token types: normal tokens come from text by merging, user-defined ones wherever they stand in it. The others are
+# special, and unused ones are looked for by nobody.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
 
 
@@ -40,9 +42,10 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     eos_ids = {_id(keys, key, len(tokens), where) for key in ("eos_token_id", "eot_token_id", "eom_token_id")}
     add_bos = keys.get(_PREFIX + "add_bos_token")
     template = keys.get("tokenizer.chat_template")
+    made = in_merges(tokens, types, merges)
     return build(
         tokens,
-        bytes(kind == _NORMAL for kind in types),
+        bytes(kind == _NORMAL or i in made for i, kind in enumerate(types)),
         merges,
         whole_pieces=split in splits.WHOLE_PIECES,
         split=split,
@@ -53,8 +56,22 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
         # same).
         add_bos=add_bos if isinstance(add_bos, bool) else split in splits.WHOLE_PIECES,
         template=template if isinstance(template, str) else None,
+        added=[
+            AddedToken(i, text, special=kind != _USER_DEFINED, merged=i in made)
+            for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        ],
         where=where,
     )
+
+
+def in_merges(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]) -> frozenset[int]:
+    """Ids of user-defined tokens that a merge makes or takes: they were in the vocabulary before they were added."""
+    own = {text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind == _USER_DEFINED}
+    if not own:
+        return frozenset()
+    parts = (part for merge in merges for part in (*merge.split(" "), merge.replace(" ", "", 1)))
+    return frozenset(own[part] for part in parts if part in own)
 
 
 def _list(keys: Mapping[str, Any], key: str, kind: type, where: str) -> Sequence[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from herd import _native
 from herd.errors import BadTokenizer, fail
 from herd.text import special, splits
+from herd.text.added import MAX_ADDED, AddedToken
 
 MAX_TOKENS = 1 << 20
 MAX_MERGES = 1 << 21
@@ -29,6 +30,7 @@ def build(
     eos_ids: set[int],
     add_bos: bool,
     template: str | None,
+    added: Sequence[AddedToken],
     where: str,
 ) -> dict[str, Any]:
     """The arguments of `Tokenizer` for a vocabulary by merge list.
@@ -45,6 +47,10 @@ def build(
     except (ValueError, TypeError) as error:
         why = str(error) if isinstance(error, ValueError) else "tokens and merges must be lists of strings"
         fail(BadTokenizer, f"{where}: {why}")
+    for token in added:
+        if len(token.text) > MAX_ADDED:
+            got = f"{len(token.text)} characters"
+            fail(BadTokenizer, f"{where}: added token {token.id}", got=got, expected=f"at most {MAX_ADDED}")
     missing = bpe.missing_bytes()
     printable = [b for b in missing if 0x20 <= b < 0x7F or b == 0x0A]
     if printable:
@@ -58,6 +64,7 @@ def build(
         "add_bos": add_bos,
         "split": split,
         "template": template,
+        "added": added,
         "missing_bytes": missing,
     }
 

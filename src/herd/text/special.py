@@ -26,6 +26,16 @@ ENDS = (
     "<|endoftext|>",
 )
 
+# Added tokens that an assistant writes within its own turn, around what it thinks and what it calls. Text of others
+# becomes none of them.
+SPOKEN = frozenset(
+    (
+        *(f"<{slash}{name}>" for name in ("think", "thinking", "thought", "reasoning") for slash in ("", "/")),
+        *(f"<{slash}{name}>" for name in ("tool_call", "tool_calls", "function_call") for slash in ("", "/")),
+        *("[THINK]", "[/THINK]", "[TOOL_CALLS]"),
+    )
+)
+
 
 def _numbered(name: str, numbers: Iterable[int]) -> list[str]:
     return [f"<|{name}_{n}|>" for n in numbers]

@@ -1,4 +1,8 @@
-"""Text to ids and back. Plain text never becomes a special token: only `text/chat.py` places those.
+"""Text to ids and back. Plain text never becomes a control token: only `text/chat.py` places those.
+
+Control is what is special, and of the other added tokens (`herd.text.added`) what a chat format or the chat template
+writes as a marker. Whose text it is makes a difference: users', systems' and tools' holds no control token; the
+assistant's own (`for_assistant`) may hold those around what it thinks and calls; an author's (`for_author`) all.
 
 `Tokenizer` is one face over two rules of byte-pair merging: rank files (`rank_file.py`, tiktoken's core) and merge
 lists (`merge_list.py`, Herd's own in C++). A third, `bytes_only`, is for tests: one id a byte.
@@ -13,6 +17,7 @@ from typing import Any
 
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.text import special
+from herd.text.added import AddedToken, AddedTokens
 from herd.text.stream import StreamDecoder
 from herd.value_checks import MAX_IDS
 
@@ -24,6 +29,9 @@ class Tokenizer:
 
     vocab_size    number of ids, special ones included; 0 to vocab_size - 1 all exist
     specials      text of a special token -> its id
+    added         text of an added token, special or not, -> its id
+    control_ids   ids that no text of users, systems and tools becomes: special, or a marker of the chat template
+    spoken_ids    those of them that the assistant's own text becomes
     bos_id        id that starts a text, or None
     add_bos       whether a bare text (no chat) starts with it, as the file says
     eos_ids       ids that end an answer
@@ -44,10 +52,11 @@ class Tokenizer:
         split: str,
         template: str | None = None,
         missing_bytes: Iterable[int] = (),
+        added: Sequence[AddedToken] | None = None,
     ) -> None:
+        """added: all added tokens; None: the special ones, without flags."""
         self._encode = encode
         self._bytes = tuple(token_bytes)
-        self._special_ids = frozenset(specials.values())
         self.vocab_size = len(self._bytes)
         self.specials: Mapping[str, int] = MappingProxyType(dict(specials))
         self.bos_id = bos_id
@@ -56,6 +65,29 @@ class Tokenizer:
         self.split = split
         self.template = template
         self.missing_bytes = frozenset(missing_bytes)
+        self._left: _Left | None = None
+        self._added = AddedTokens(
+            (AddedToken(i, text, special=True) for text, i in specials.items()) if added is None else added
+        )
+        self.added: Mapping[str, int] = MappingProxyType(
+            {**{text: token.id for text, token in self._added.by_text.items()}, **self.specials}
+        )
+        self._mark(text for text in self._added.held(template or "") if not text.isspace())
+
+    def _mark(self, markers: Iterable[str]) -> None:
+        """Set what is control: what is special or ends an answer, and these; but no single characters, which any text
+        may hold."""
+        found = {self.added[text] for text in markers if len(text) > 1}
+        ends = self.eos_ids.intersection(self.added.values())
+        self.control_ids = frozenset({*self.specials.values(), *found, *ends})
+        self.spoken_ids = self.control_ids & {self.added[text] for text in special.SPOKEN if text in self.added}
+        self._hidden = self.control_ids - (self.spoken_ids - frozenset(self.specials.values()))
+        self._bar(self.control_ids)
+
+    def _bar(self, barred: frozenset[int]) -> None:
+        """Set which ids no text becomes."""
+        self._cutter = self._added.cutter(barred)
+        self._barred_merged = barred & self._added.merged
 
     @classmethod
     def from_rank_file(cls, path: str | Path, *, family: str | None = None) -> "Tokenizer":
@@ -115,45 +147,88 @@ class Tokenizer:
             split="bytes",
         )
 
+    @property
+    def loses_text(self) -> bool:
+        """Whether any number of characters may have no id: some bytes have no token, or added tokens take white space
+        beside them."""
+        return bool(self.missing_bytes) or self._added.strip
+
+    @property
+    def flagged(self) -> list[str]:
+        """Added tokens that are not special and are found by what stands beside them (lstrip, rstrip, single_word)."""
+        tokens = self._added.by_text.values()
+        return [t.text for t in tokens if not t.special and (t.lstrip or t.rstrip or t.single_word)]
+
     @cached_property
     def longest_bytes(self) -> int:
         """Bytes of the longest ordinary token, at least 1: no text has fewer tokens than its bytes over this."""
-        ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._special_ids)
+        ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._hidden)
         return max(ordinary, default=1) or 1
 
+    def with_markers(self, texts: Iterable[str]) -> "Tokenizer":
+        """The vocabulary for a chat format that writes these added tokens as markers: they are control, too."""
+        one, known = copy.copy(self), [text for text, i in self.added.items() if i in self.control_ids]
+        one._mark([*known, *(text for text in texts if text in self.added)])
+        return one
+
+    def for_assistant(self) -> "Tokenizer":
+        """The vocabulary for what the assistant itself said: it may hold the markers that an assistant writes."""
+        one = copy.copy(self)
+        one._bar(self.control_ids - self.spoken_ids)
+        return one
+
+    def for_author(self, barred: Iterable[int] = ()) -> "Tokenizer":
+        """The vocabulary for texts of whoever may write control tokens: every added token is its id, but `barred`."""
+        one = copy.copy(self)
+        one._bar(frozenset(barred))
+        return one
+
     def encode(self, text: str, most: int = MAX_IDS) -> list[int]:
-        """Ids of plain text: what looks like a special token is text too. A text of more than `most` ids is not read to
+        """Ids of plain text: what looks like a control token is text too. A text of more than `most` ids is not read to
         its end: the first of them come, more than `most`. Raises UsageError on lone surrogates."""
         if not text:
             return []
+        left = self._left
         try:
-            return self._encode(text, most)
+            ids = self._ids(text, most if left is None else min(most, left.ids))
         except UnicodeEncodeError as error:
             fail(UsageError, f"text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}")
+        if left is not None:
+            left.take(len(ids))
+        return ids
+
+    def _ids(self, text: str, most: int) -> list[int]:
+        if self._cutter is None:
+            return self._merged(text, most)
+        text.encode()  # a lone surrogate fails here, with its place in the whole
+        ids: list[int] = []
+        for piece in self._cutter.cut(text):
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self._merged(piece, most - len(ids))
+            if len(ids) > most:
+                break
+        return ids
+
+    def _merged(self, text: str, most: int) -> list[int]:
+        """Ids of a text without added tokens. What merging makes a barred one is spelt out."""
+        ids = self._encode(text, most)
+        if self._barred_merged.isdisjoint(ids):
+            return ids
+        spelt = {i: [j for char in self.decode((i,)) for j in self._encode(char, most)] for i in self._barred_merged}
+        return [j for i in ids for j in spelt.get(i, (i,))]
 
     def within(self, most: int) -> "Tokenizer":
         """The vocabulary for the texts of one prompt, on one thread: `encode` raises ContextTooLong as soon as it has
         made more than `most` ids of all of them, so that what cannot fit is not made tokens to its end."""
-        one, left = copy.copy(self), most
-
-        def encode(text: str, at_most: int) -> list[int]:
-            nonlocal left
-            ids = self._encode(text, min(at_most, left))
-            left -= len(ids)
-            if left < 0:
-                fail(
-                    ContextTooLong,
-                    f"the prompt has more than {most} tokens",
-                    do="shorten it, or load the model with a larger context",
-                )
-            return ids
-
-        one._encode = encode
+        one = copy.copy(self)
+        one._left = _Left(most)
         return one
 
     def decode(self, ids: Iterable[int], *, hide_specials: bool = False) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD. Raises UsageError for an id outside the vocabulary."""
-        hidden = self._special_ids if hide_specials else frozenset()
+        hidden = self._hidden if hide_specials else frozenset()
         return b"".join(self.token_bytes(i) for i in ids if i not in hidden).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -163,5 +238,23 @@ class Tokenizer:
         return self._bytes[token_id]
 
     def is_special(self, token_id: int) -> bool:
-        """Whether this id is a special token's."""
-        return token_id in self._special_ids
+        """Whether this id is a control token's that shows in no answer: all but those of `spoken_ids` that the file
+        does not call special (`<think>`)."""
+        return token_id in self._hidden
+
+
+class _Left:
+    """How many ids the texts of one prompt may still have."""
+
+    def __init__(self, most: int) -> None:
+        self.ids = self._most = most
+
+    def take(self, count: int) -> None:
+        """Count some. Raises ContextTooLong."""
+        self.ids -= count
+        if self.ids < 0:
+            fail(
+                ContextTooLong,
+                f"the prompt has more than {self._most} tokens",
+                do="shorten it, or load the model with a larger context",
+            )

@@ -1,8 +1,8 @@
 """tokenizer.json, the format of Hugging Face's `tokenizers`: byte-level BPE by merge list, and nothing else of it.
 
-Read: model (vocab, merges, ignore_merges), added_tokens, pre_tokenizer, and of post_processor whether a text begins
-with the first token. Anything that would change ids (a normalizer, a prefix space, dropout, byte fallback) is refused
-by name.
+Read: model (vocab, merges, ignore_merges), added_tokens with their flags, pre_tokenizer, and of post_processor whether
+a text begins with the first token. Anything that would change ids (a normalizer, a prefix space, dropout, byte
+fallback) is refused by name.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import msgspec
 
 from herd.errors import BadTokenizer, fail
 from herd.text import splits
+from herd.text.added import AddedToken
 from herd.text.files import parse_json, read_bounded
 from herd.text.merge_list import MAX_TOKENS, SENTENCEPIECE, SENTENCEPIECE_DO, build
 
@@ -26,6 +27,10 @@ class _Added(msgspec.Struct):
     id: _Id
     content: str
     special: bool = False
+    normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 class _File(msgspec.Struct):
@@ -61,9 +66,11 @@ def load(source: str | Path | bytes, tokenizer_config: Mapping[str, Any]) -> dic
     _check_kind(kind, file.normalizer, where)
     split = splits.from_pre_tokenizer(file.pre_tokenizer, where)
     model: _Model = parse_json(file.model, _Model, f"{where}: model")
+    named = {key: _named(tokenizer_config, key) for key in ("bos_token", "eos_token")}
+    for token in file.added_tokens:
+        token.special |= token.content in named.values()
     tokens, ordinary, specials = _vocabulary(model.vocab, file.added_tokens, where)
-    bos_id = _named(tokenizer_config, "bos_token", specials, where)
-    eos_id = _named(tokenizer_config, "eos_token", specials, where)
+    bos_id, eos_id = (_id_of(key, text, specials, where) for key, text in named.items())
     first_id = _first(file.post_processor, specials)
     add_bos = tokenizer_config.get("add_bos_token")
     template = tokenizer_config.get("chat_template")
@@ -78,6 +85,7 @@ def load(source: str | Path | bytes, tokenizer_config: Mapping[str, Any]) -> dic
         eos_ids=set() if eos_id is None else {eos_id},
         add_bos=add_bos if isinstance(add_bos, bool) else first_id is not None,
         template=template if isinstance(template, str) else None,
+        added=[_added(token, merged=bool(ordinary[token.id])) for token in file.added_tokens],
         where=where,
     )
 
@@ -126,10 +134,26 @@ def _joined(merge: tuple[str, str], where: str) -> str:
     return " ".join(merge)
 
 
-def _named(tokenizer_config: Mapping[str, Any], key: str, specials: Mapping[str, int], where: str) -> int | None:
-    """Id of a special token that tokenizer_config.json names, as text or as an object with `content`."""
+def _added(token: _Added, merged: bool) -> AddedToken:
+    return AddedToken(
+        token.id,
+        token.content,
+        special=token.special,
+        normalized=token.normalized,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        single_word=token.single_word,
+        merged=merged,
+    )
+
+
+def _named(tokenizer_config: Mapping[str, Any], key: str) -> Any:
+    """The special token that tokenizer_config.json names, as text or as an object with `content`."""
     value = tokenizer_config.get(key)
-    text = value.get("content") if isinstance(value, Mapping) else value
+    return value.get("content") if isinstance(value, Mapping) else value
+
+
+def _id_of(key: str, text: Any, specials: Mapping[str, int], where: str) -> int | None:
     if text is None:
         return None
     if not isinstance(text, str) or text not in specials:
