@@ -18,6 +18,9 @@ FACTOR = 4
 MOST = 11.0
 """Times the time, for FACTOR times the size: linear work takes 4, quadratic work 16, and linear work that leaves a
 processor's cache up to 10."""
+HALF = 2.3
+"""Times the time for twice the size, in both halves of a step: linear work takes 2, quadratic work 4. One that leaves a
+cache takes longer in one half alone."""
 ROUNDS, BEST_OF = 3, 5
 """What seems worse is worse in every round, each time the best of so many."""
 SEEN_S = 1e-3
@@ -53,11 +56,12 @@ def grows(
         now = seconds(run, make(size), clock)
         if _worse(before, now):
             for _ in range(ROUNDS):
-                times = [min(seconds(run, make(n), clock) for _ in range(BEST_OF)) for n in (size // FACTOR, size)]
-                if not _worse(*times):
+                sizes = (size // FACTOR, size // 2, size)
+                first_s, half_s, whole_s = (min(seconds(run, make(n), clock) for _ in range(BEST_OF)) for n in sizes)
+                if not _worse(first_s, whole_s) or half_s < HALF * first_s or whole_s < HALF * half_s:
                     break
             else:
-                return times
+                return [first_s, whole_s]
         before, size = now, size * FACTOR
     return []
 

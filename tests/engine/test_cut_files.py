@@ -31,7 +31,7 @@ def hear(work):
     except HerdError as error:
         said["lines"].append([type(error).__name__, str(error)])
 
-with herd.load(model, threads=2, engine=engine, context=512) as llm:
+with herd.load(model, threads=2, engine=engine, context=4096) as llm:
     weights = model / "model.safetensors" if model.is_dir() else folder_of(model) / "model-00001.safetensors"
     streams = [llm.stream_complete(p, ignore_eos=True) for p in ("one", "and two", "three of them")]
     for stream in streams:
