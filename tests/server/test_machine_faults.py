@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from serving import client_of, fake_service
-from test_process import PATIENCE_S, Served, Streaming, ask, until
+from test_process import Served, Streaming, ask, free_port
 
-from helpers import TINY_TEXT, hf_folder
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder, until
 
 DAY_S = 86_400.0
 
@@ -32,6 +32,7 @@ def test_without_descriptors_idle_connections_make_room(model: Path) -> None:
         taken = len(os.listdir(f"/proc/{pid}/fd"))
         hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (taken + 3, hard))
+        began_s = time.monotonic()
         idle = [socket.create_connection((url.host, url.port or 80)) for _ in range(12)]
         try:
             until("nothing was said", lambda: any("no file descriptors" in line for line in served.lines))
@@ -42,7 +43,8 @@ def test_without_descriptors_idle_connections_make_room(model: Path) -> None:
                 one.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(1024, hard), hard))
         until("it did not recover", lambda: ask(served.client).status_code == 200)
-        assert sum("no file descriptors" in line for line in served.lines) < 60, "a line for every attempt"
+        told = sum("no file descriptors" in line for line in served.lines)
+        assert told < 10 + 2 * (time.monotonic() - began_s), "a line for every attempt"
     finally:
         served.end()
 
@@ -57,9 +59,7 @@ def test_a_disk_that_takes_nothing_is_said_in_one_line(model: Path, tmp_path: Pa
     if may.returncode:
         pytest.skip(f"a read-only disk cannot be mounted here: {may.stderr.strip()}")
     line = f'{mount} && exec "$0" -m herd serve "$1" --port "$2" --no-ollama-port --threads 1'
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = ["unshare", "-m", "sh", "-c", line, sys.executable, str(model), port]
     process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
     try:
@@ -105,6 +105,8 @@ def test_a_jump_of_the_clock_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             monkeypatch.setattr(time, "time", lambda: right() + jump_s)
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert service.models.held == [held] and held.model is not None
-        assert abs(held.expires_in_s - left_s) < 60
+        assert abs(held.expires_in_s - left_s) < DAY_S / 2
         assert client.get(f"/v1/responses/{kept}").status_code == 200
-        assert client.post("/v1/responses", json=body).json()["created_at"] == pytest.approx(right() + jump_s, abs=60)
+        assert client.post("/v1/responses", json=body).json()["created_at"] == pytest.approx(
+            right() + jump_s, abs=DAY_S / 2
+        )

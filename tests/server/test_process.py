@@ -3,23 +3,21 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from helpers import TINY_TEXT, hf_folder
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder, until
 
-PATIENCE_S = 60.0
 LONG = 3500
 """Tokens of an answer that is under way for a while; the context has 4096."""
 
@@ -112,6 +110,15 @@ def ask(client: httpx.Client) -> httpx.Response:
     return client.post("/v1/chat/completions", json=body)
 
 
+def free_port() -> int:
+    """A port that no other process is given meanwhile: those that ask for any get higher ones."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
@@ -123,13 +130,6 @@ def alive(pid: int) -> bool:
 def engines(pid: int) -> list[int]:
     """Children of a process."""
     return [int(p) for t in Path(f"/proc/{pid}/task").iterdir() for p in (t / "children").read_text().split()]
-
-
-def until(what: str, holds: Any) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
@@ -261,9 +261,7 @@ def test_a_reader_of_the_log_that_goes_away_stops_nothing(model: Path) -> None:
 
 def test_it_serves_without_any_standard_stream(model: Path) -> None:
     """As a shell starts it with `<&- >&- 2>&-`: what it opens must not become its stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     line = '"$0" -m herd serve "$1" --port "$2" --no-ollama-port --threads 1 <&- >&- 2>&-'
     process = subprocess.Popen(["sh", "-c", f"exec {line}", sys.executable, str(model), str(port)])
     try:

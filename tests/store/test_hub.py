@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers import PATIENCE_S, until
 from herd.errors import NotFound, UsageError
 from herd.store.hub import RemoteFile, _forget_others, choose
 
@@ -96,7 +97,7 @@ class Answer(BaseHTTPRequestHandler):
         if stop is not None and len(data) > stop:
             self.wfile.write(data[start:stop])
             self.wfile.flush()
-            self.server.stalled.wait(30)
+            self.server.stalled.wait(PATIENCE_S)
             return
         self.wfile.write(data[start:])
 
@@ -128,7 +129,7 @@ def command(hub: Hub, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def pull(command: tuple[list[str], dict[str, str]], *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*command[0], *more], env=command[1], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*command[0], *more], env=command[1], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def placed(home: Path) -> dict[str, bytes]:
@@ -152,11 +153,8 @@ def test_a_killed_pull_goes_on_where_it_stopped(hub: Hub, command: Any, tmp_path
     partial = tmp_path / "home" / "partial" / f"some-org--Tiny-Llama-{COMMIT[:12]}" / "model.safetensors"
     process = subprocess.Popen(command[0], env=command[1], stderr=subprocess.PIPE)
     try:
-        for _ in range(600):
-            if partial.exists() and partial.stat().st_size > 0:
-                break
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            threading.Event().wait(0.05)
+        until("it has begun", lambda: process.poll() is not None or (partial.exists() and partial.stat().st_size > 0))
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
@@ -179,7 +177,7 @@ def test_a_disk_that_runs_full_is_told_and_the_pull_goes_on_later(hub: Hub, comm
     most = 5 << 20
     limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))"
     python = [sys.executable, "-c", f"{limited}; from herd.cli import main; sys.exit(main())"]
-    done = subprocess.run([*python, "pull", REPO], env=command[1], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*python, "pull", REPO], env=command[1], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 4, done.stderr
     last = done.stderr.splitlines()[-1]
     assert "model.safetensors: the disk is full (File too large); make room: the same command goes on where" in last
