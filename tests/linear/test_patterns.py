@@ -50,6 +50,7 @@ INLINE = {
     "herd.containers.safetensors_header._pattern: re.compile": "",
     "herd.safety.rules.Pattern.compiled: re.compile": "",
     "herd.text.splits.compiled: regex.compile": "",
+    "herd.text.templates._any_of: re.compile": "(a|b)",
     "herd.text.added._in_word: regex.compile": "",
     "herd.text.added._Finder._begins: re.compile": "",
     "herd.text.added._Finder._anywhere: re.compile": "",

@@ -1,0 +1,195 @@
+"""A dialog as a chat template writes it, cut at the control tokens that the template itself wrote.
+
+No text of a dialog becomes a control token, whatever the template does with it: characters of theirs are replaced by
+stand-ins first (`herd.text.stand_ins`), and what comes out, with these turned back, must be what the template writes
+without them. Where a template looks at such characters, one sign of them after the other is replaced; where that does
+not help, the dialog is refused. What it is not: the process in which this runs, ids, the choice of a template.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from herd.errors import HerdError, UsageError, fail
+from herd.text.jinja import Program
+from herd.text.stand_ins import Marker, StandIns, signs, texts_of
+
+_TAG = re.compile(r"[<\[][/\w]{1,40}[>\]]")
+"""What templates look for in texts (`</think>`)."""
+
+
+class Templates(msgspec.Struct, frozen=True):
+    """Chat templates of a vocabulary by name, and its control tokens; see `Writer`."""
+
+    sources: dict[str, str]
+    control: list[str]
+    own: list[str]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A dialog to write.
+
+    messages, tools   in transformers' form: plain values
+    variables         more of them: names of tokens, a caller's own
+    open_assistant    whether the header of the assistant's next turn comes last
+    now_s             the date that the template is told, in seconds since 1970
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tokens: dict[str, str] = {}
+    variables: dict[str, str | int | float | bool | None] = {}
+    open_assistant: bool = True
+    now_s: float = 0.0
+
+    def given(self, others: Marker | None = None, own: Marker | None = None) -> dict[str, Any]:
+        """What a template gets, copied; with markers for what others and what the assistant said."""
+        mark = others or _Copy()
+        turns = [_turn(m, (own or mark) if m["role"] == "assistant" else mark) for m in self.messages]
+        return {
+            "messages": turns,
+            "tools": None if self.tools is None else [_tool(tool, mark) for tool in self.tools],
+            "documents": None,
+            "add_generation_prompt": self.open_assistant,
+            **self.tokens,
+            **{name: mark.tree(value) for name, value in self.variables.items()},
+        }
+
+
+class Writers:
+    """A Writer for each of some templates, made when it is needed."""
+
+    def __init__(self, templates: Templates) -> None:
+        self._templates = templates
+        self._writers: dict[str, Writer] = {}
+
+    def pieces(self, name: str, task: Task) -> list[str]:
+        """See `Writer.pieces`; by the template of a name. Raises UsageError."""
+        if name not in self._writers:
+            asked = self._templates
+            self._writers[name] = Writer(asked.sources[name], asked.control, asked.own)
+        return self._writers[name].pieces(task)
+
+
+class Writer:
+    """Writes dialogs with one template. For one thread.
+
+    control: spellings of all control tokens. own: those of them that an assistant's turns, too, cannot hold; the others
+    (`<think>`) are the id where the assistant said them. Raises UsageError for a source that is no template.
+    """
+
+    def __init__(self, source: str, control: Collection[str], own: Collection[str]) -> None:
+        self._program, self._source = Program(source), source
+        self._control = frozenset(filter(str.strip, control))  # white space is text
+        self._own = self._control.intersection(own)
+        self._cut = _any_of(self._control)
+        tags = set(_TAG.findall(source))
+        theirs = self._control - self._own
+        self._thoughts, self._tags, self._own_tags = (
+            _any_of(theirs),
+            _any_of(tags - self._control),
+            _any_of((tags | theirs) - self._own),
+        )
+
+    def pieces(self, task: Task) -> list[str]:
+        """Text, a control token's spelling, text, a spelling, ..., text: joined, what the template wrote.
+
+        Raises UsageError: the template refuses the dialog or fails, or text cannot be told from control tokens.
+        """
+        plain = self._program.run(task.given(), task.now_s)
+        texts = list(texts_of([task.messages, task.tools, task.variables]))
+        stand_ins = StandIns(self._control, [*texts, self._source, *task.tokens.values()])
+        text = self._marked(task, plain, stand_ins, None)
+        pieces = self._split(text) if text is not None else self._by_signs(task, plain, texts, stand_ins)
+        return [stand_ins.back(piece) for piece in pieces]
+
+    def _by_signs(self, task: Task, plain: str, texts: Sequence[str], stand_ins: StandIns) -> list[str]:
+        """As `pieces`, with stand-ins, where one sign after the other is replaced: a template looks for some."""
+        every = {sign for spelling in self._control for sign in signs(spelling)}
+        found = self._marked(task, plain, stand_ins, ())
+        if found is None:
+            _cannot_tell()
+        known = every.difference(*texts)
+        for sign in sorted(every - known):
+            marked = self._marked(task, plain, stand_ins, sign)
+            if marked is not None:
+                known.add(sign)
+                found = "".join(m if m in stand_ins.meant else c for m, c in zip(marked, found, strict=True))
+        pieces = self._split(found)
+        if any(known.isdisjoint(signs(spelling)) for spelling in pieces[1::2]):
+            _cannot_tell()
+        return pieces
+
+    def _marked(self, task: Task, plain: str, stand_ins: StandIns, replaced: Collection[str] | None) -> str | None:
+        """What the template writes of a dialog with stand-ins, if that is the same text."""
+        spared, own_spared = (None, self._thoughts) if replaced is None else (self._tags, self._own_tags)
+        others = Marker(stand_ins, self._control, replaced, spared)
+        own = Marker(stand_ins, self._own, replaced, own_spared)
+        try:
+            marked = self._program.run(task.given(others, own), task.now_s, stand_ins)
+        except HerdError:  # it looked for what is replaced
+            return None
+        return marked if stand_ins.back(marked) == plain else None
+
+    def _split(self, text: str) -> list[str]:
+        return [text] if self._cut is None else self._cut.split(text)
+
+
+def _any_of(texts: Collection[str]) -> "re.Pattern[str] | None":
+    """One of these, the longest first, as a group to split at."""
+    longest_first = sorted(texts, key=lambda text: (-len(text), text))
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if texts else None
+
+
+def _cannot_tell() -> NoReturn:
+    fail(
+        UsageError,
+        "the chat template changes what is said where it holds parts of control tokens",
+        do="leave those out, or choose a format with --chat-format",
+    )
+
+
+class _Copy:
+    """A marker that only copies."""
+
+    def text(self, text: str) -> str:
+        return text
+
+    def tree(self, value: Any) -> Any:
+        match value:
+            case list():
+                return [self.tree(one) for one in value]
+            case dict():
+                return {key: self.tree(one) for key, one in value.items()}
+        return value
+
+
+def _turn(message: Mapping[str, Any], mark: Any) -> dict[str, Any]:
+    """A message, copied: its role, its keys and the types of its parts are ours, all else is outside."""
+    found: dict[str, Any] = {}
+    for key, value in message.items():
+        if key == "content" and isinstance(value, list):
+            found[key] = [{k: v if k == "type" else mark.text(v) for k, v in part.items()} for part in value]
+        elif key == "tool_calls":
+            found[key] = [_call(call, mark) for call in value]
+        else:
+            found[key] = value if key == "role" else mark.text(value)
+    return found
+
+
+def _call(call: Mapping[str, Any], mark: Any) -> dict[str, Any]:
+    function = call["function"]
+    inner = {"name": mark.text(function["name"]), "arguments": mark.tree(function["arguments"])}
+    rest = {key: mark.text(call[key]) for key in ("id",) if key in call}
+    return {"type": "function", **rest, "function": inner}
+
+
+def _tool(tool: Mapping[str, Any], mark: Any) -> dict[str, Any]:
+    """A definition in OpenAI's form, copied; the keys around it are ours."""
+    inner = tool["function"]
+    ours = ("name", "description", "parameters")
+    function = {key if key in ours else mark.text(key): mark.tree(value) for key, value in inner.items()}
+    rest = {mark.text(key): mark.tree(value) for key, value in tool.items() if key not in ("type", "function")}
+    return {"type": "function", "function": function, **rest}
