@@ -56,7 +56,7 @@ def check_hostile(seeds: range) -> tuple[int, int]:
                         if matcher.is_over:
                             break
             # without a limit some never end: with it, a start, a trial, what compiles here, and a busy machine
-            assert time.monotonic() - began_s < 20 * SECONDS, seed
+            assert time.monotonic() - began_s < 100 * SECONDS, seed
             assert len(children() - there) <= 1, seed
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
         assert grown < GRAMMAR_BYTES >> 10, "KiB that stayed here"

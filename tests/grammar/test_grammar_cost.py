@@ -1,24 +1,17 @@
-"""What is looked at before a grammar is compiled takes time in proportion to its length, whatever it holds.
-
-A text of four times the length may take eight times as long, no more: sixteen times would be the square of it.
-"""
+"""What is looked at before a grammar is compiled takes time in proportion to its length, whatever it holds."""
 
 import json
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from costs import grows
 from herd.errors import UsageError
 from herd.grammar import json_schema, lark
 from herd.grammar.regexes import repeats
 
-SHORT, LONG = 12_000, 48_000
-MOST = 8 * (LONG // SHORT) // 4
-WORTH_S = 0.02
-"""Less than this is quick, whatever it grows by."""
+LONG = 48_000
 
 
 def counted(n: int, each: int) -> range:
@@ -137,20 +130,8 @@ PATTERNS: dict[str, Callable[[int], str]] = {
 }
 
 
-def cost(work: Callable[[str], Any], text: str) -> float:
-    """Seconds of this thread, the least of a few."""
-    found = []
-    for _ in range(3):
-        began_s = time.thread_time()
-        with suppress(UsageError):
-            work(text)
-        found.append(time.thread_time() - began_s)
-    return min(found)
-
-
 def check(work: Callable[[str], Any], make: Callable[[int], str]) -> None:
-    long = cost(work, make(LONG))
-    assert long < WORTH_S or long <= MOST * cost(work, make(SHORT)) + WORTH_S
+    assert not grows(work, make, first=LONG // 64, most=LONG)
 
 
 @pytest.mark.parametrize("name", TEXTS)
