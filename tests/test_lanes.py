@@ -2,12 +2,21 @@
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
+import regex
 
 from helpers import PATIENCE_S
-from herd.lanes import LARGE, Lanes
+from herd import lanes as lanes_room
+from herd.lanes import FIRST, LARGE, FirstThread, Lanes
+from herd.safety.cues import first_match
+from herd.safety.views import fold
+from herd.server.http.long_strings import LongStrings
+from herd.text import splits
 
 
 def held(lanes: Lanes, owner: str, gate: threading.Event, count: int, size_bytes: int = 0) -> list[Future[bool]]:
@@ -61,3 +70,46 @@ def test_what_was_cancelled_in_the_queue_never_begins() -> None:
 def test_an_error_is_the_callers() -> None:
     with pytest.raises(ZeroDivisionError):
         Lanes("test", threads=2, each=1, large=1).submit("a", lambda: 1 // 0).result(PATIENCE_S)
+
+
+def elsewhere(call: Callable[[], Any]) -> None:
+    """Call it on a thread of its own."""
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def test_long_work_gives_way_until_the_first_thread_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = FirstThread()
+    first.give_way()
+    monkeypatch.setattr(lanes_room, "WAY_S", 3600)
+    first.works()
+    first.give_way()  # its own work waits for nobody
+    elsewhere(first.works)
+    threading.Timer(0.01, first.rests).start()
+    first.give_way()
+    monkeypatch.setattr(lanes_room, "WAY_S", 0.01)
+    elsewhere(first.works)
+    begun_s = time.monotonic()
+    first.give_way()
+    assert time.monotonic() - begun_s >= 0.01, "a part of the work goes on at last"
+
+
+TEXT = "Ein Wort, two words. " * 50_000
+WORKS: dict[str, Callable[[], Any]] = {
+    "searches": lambda: first_match(regex.compile("no such"), TEXT, 0, len(TEXT), 16),
+    "folding": lambda: fold(TEXT, "folded"),
+    "splitting": lambda: list(splits.batches("llama4", TEXT)),
+    "strings of bodies": lambda: LongStrings(b'{"a":"' + TEXT.encode() + b'"}'),
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_long_work_is_done_in_parts_that_give_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(
+        FIRST, "_rests", type("Never", (), {"is_set": lambda _: False, "wait": lambda _, s: waited.append(s)})()
+    )
+    monkeypatch.setattr(FIRST, "_thread", 0)
+    WORKS[name]()
+    assert len(waited) >= len(TEXT) >> 19

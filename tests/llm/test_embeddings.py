@@ -190,6 +190,22 @@ def test_what_nobody_waits_for_any_more_is_not_computed(way: str) -> None:
     llm.close()
 
 
+@pytest.mark.parametrize("way", ["aembed", "ascore"])
+def test_long_texts_are_read_in_the_lane_for_large_work(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, lanes, sizes = endless(), herd.llm.computing(), list[int]()
+
+    class Noting:
+        def run(self, owner: str, work: Any, size_bytes: int = 0) -> Any:
+            sizes.append(size_bytes)
+            return lanes.run(owner, work, size_bytes)
+
+    monkeypatch.setattr(herd.llm, "computing", Noting)
+    texts: Any = ["a" * 300, "b" * 300] if way == "aembed" else [("a" * 300, "b" * 300)]
+    asyncio.run(getattr(llm, way)(texts))
+    assert sizes[0] >= 600
+    llm.close()
+
+
 def test_a_full_queue_is_waited_for_where_a_part_is_under_way() -> None:
     model = FakeModel(lambda ids: 65)
     with LLM(TINY, model, BYTES, Llama4(BYTES), parallel=1, queue=2) as llm:

@@ -562,7 +562,7 @@ class LLM:
         """`score` for coroutines; cancelling the task ends the requests."""
         engine = self._running()
         asked, top = self._asked_scores(options)
-        both = await computing().run(asked.tenant, partial(self._pairs, pairs))
+        both = await computing().run(asked.tenant, partial(self._pairs, pairs), characters_of(pairs))
         scores = []
         async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as measuring:
             async for found in measuring:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from herd.lanes import give_way
+
 Window = tuple[int, int]
 STEP = 1 << 13
 """Characters that one call folds, or in which a match may begin that one search looks for."""
@@ -121,6 +123,7 @@ def first_match(pattern: re.Pattern[str], text: str, at: int, end: int, reach: i
         match = pattern.search(text, at, at + STEP + reach)
         if match is not None and match.start() < at + STEP:
             return match  # it, and what it looks ahead to, lies before the end of the part
+        give_way()
         at += STEP
     return pattern.search(text, at, end)
 

@@ -15,6 +15,7 @@ import unicodedata
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from herd.lanes import give_way
 from herd.safety.cues import STEP, Cue, Places, Window
 
 Name: TypeAlias = Literal["raw", "plain", "folded"]
@@ -100,7 +101,11 @@ def fold(text: str, view: Name) -> str:
     """The text of a view."""
     if view == "raw" or (view == "plain" and text.isascii()):
         return text
-    return "".join(text[at : at + STEP].translate(_TABLES[view]) for at in range(0, len(text), STEP))
+    parts = []
+    for at in range(0, len(text), STEP):
+        parts.append(text[at : at + STEP].translate(_TABLES[view]))
+        give_way()
+    return "".join(parts)
 
 
 class View:

@@ -19,6 +19,7 @@ from typing import Any
 import regex  # type: ignore[import-untyped]
 
 from herd.errors import BadTokenizer, fail
+from herd.lanes import give_way
 
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -71,7 +72,7 @@ def compiled(name: str) -> "regex.Pattern[str]":
     return regex.compile(PATTERNS[name])
 
 
-WINDOW = 1 << 16
+WINDOW = 1 << 13
 """Characters that are cut into pieces at once: other threads wait for no more, and pieces take many times as much room
 as their text."""
 REACH = 8
@@ -88,6 +89,7 @@ def batches(name: str, text: str, window: int = WINDOW) -> Iterator[list[str]]:
         while end < len(text) and found and taken > width - REACH:  # what is to come may change these
             taken -= len(found.pop())
         if found:
+            give_way()
             yield found
             at, width = at + taken, window
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from herd.errors import UsageError
-from herd.server.http import accepting
+from herd.server.http import accepting, system_calls
 from herd.server.http.accepting import HANDED, LOOKS, UNHEARD_TURNS, Acceptor, Arrival
 from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.event_loop import new_event_loop
@@ -252,26 +252,21 @@ def test_who_is_about_to_be_heard_keeps_its_place_whenever_others_come(turns: in
     run(place, main())
 
 
-class Exhausted(socket.socket):
-    """A listening socket that has no descriptor a few times."""
-
-    left = 3
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        if self.left:
-            self.left -= 1
-            raise OSError(errno.EMFILE, "Too many open files")
-        return super().accept()
-
-
 def test_without_a_descriptor_it_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "RETRY_S", 0.001)
     place, said = Place(), list[dict[str, Any]]()
+    accept = system_calls.accept
+
+    def exhausted(listening: socket.socket) -> system_calls.Connected:
+        if len(said) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(system_calls, "accept", exhausted)
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
-        bound = bind("127.0.0.1", 0)
-        sock = Exhausted(bound.family, bound.type, bound.proto, fileno=bound.detach())
+        sock = bind("127.0.0.1", 0)
         async with place.listening(sock) as (_, address):
             place.come(address, b"x")
             await turns_until(lambda: place.heard == [b"x"])

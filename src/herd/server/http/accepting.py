@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol, cast
 
+from herd.server.http import system_calls
 from herd.server.http.crowd import ConnectionState, Crowd
 from herd.server.http.error_bodies import NO_FILES
 
@@ -123,7 +124,7 @@ class Acceptor(asyncio.AbstractServer):
         self._next: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._room = select.epoll()
+        self._room = system_calls.Epoll()
         cast(Loop, loop).add_first_reader(self._room.fileno(), self._told)
         self._listen()
 
@@ -210,7 +211,7 @@ class Acceptor(asyncio.AbstractServer):
         self._soon()
         for _ in range(self._may_take()):
             try:
-                found, address = self._listening.accept()
+                found = system_calls.accept(self._listening)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -218,7 +219,7 @@ class Acceptor(asyncio.AbstractServer):
                     raise
                 self._pause(error)
                 return
-            found.setblocking(False)
+            address = found.getpeername()
             self._enter(Arrival(self, found, address[0] if address else "", self._loop.time()))
 
     def _may_take(self) -> int:

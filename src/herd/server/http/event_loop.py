@@ -15,6 +15,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from herd.lanes import FIRST
+from herd.server.http.system_calls import Epoll
+
 EVENTS = 32
 """Most events in one turn of files that are known, and as many of new ones."""
 
@@ -63,10 +66,10 @@ class FairSelector(selectors.BaseSelector):
     Sockets that accept stay new, and so do files given to `keep_new`. Within a set the system takes turns."""
 
     def __init__(self) -> None:
-        self._known, self._new = select.epoll(), select.epoll()
+        self._known, self._new = Epoll(), Epoll()
         self._known.register(self._new.fileno(), select.EPOLLIN)
         self._keys: dict[int, selectors.SelectorKey] = {}
-        self._in: dict[int, select.epoll] = {}
+        self._in: dict[int, Epoll] = {}
         self._stay_new: set[int] = set()
 
     def keep_new(self, fd: int) -> None:
@@ -104,8 +107,11 @@ class FairSelector(selectors.BaseSelector):
         """See selectors.BaseSelector; it may return fewer files than are ready, and the others the next time."""
         seconds = -1.0 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
         try:
-            known = self._known.poll(seconds, EVENTS + 1)
-            new = self._new.poll(0, EVENTS)
+            known, new = self._known.poll(0, EVENTS + 1), self._new.poll(0, EVENTS)
+            if not known and not new and seconds != 0:
+                FIRST.rests()
+                known, new = self._known.poll(seconds, EVENTS + 1), self._new.poll(0, EVENTS)
+                FIRST.works()
         except InterruptedError:
             return []
         found = []

@@ -7,6 +7,7 @@ of it four times as large. Without its images a body is short. What it is not: a
 import secrets
 from typing import Any
 
+from herd.lanes import give_way
 from herd.strict_json import past_string
 
 LONG = 64 << 10
@@ -92,4 +93,5 @@ def _plain(body: bytes, begin: int, end: int) -> str | None:
         if not part.isascii() or b"\\" in part or len(part.translate(None, _CONTROLS)) < len(part):
             return None
         parts.append(part.decode("ascii"))
+        give_way()
     return "".join(parts)
