@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from serving import fake_service, running
 
+from helpers import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium")
 ANSWER = ".message.assistant:not(.writing)"
 
@@ -32,7 +34,7 @@ class Visit:
         self.address = address
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(PATIENCE_S * 1000)
         self.requests: list[Any] = []
         self.problems: list[str] = []
         self.context.on("request", lambda request: self.requests.append(request))
@@ -40,7 +42,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(address)
         self.expect = importlib.import_module("playwright.sync_api").expect
-        self.expect.set_options(timeout=30_000)  # of a busy machine
+        self.expect.set_options(timeout=PATIENCE_S * 1000)
 
     def ready(self) -> "Visit":
         self.page.wait_for_selector("#model option", state="attached")

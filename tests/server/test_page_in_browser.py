@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from page_visits import ANSWER, Visit
 from serving import BYTES, END
 
+from helpers import PATIENCE_S
 from herd.server.keys import Key, digest_of
 from herd.text.chat import Llama4
 
@@ -23,25 +25,31 @@ PIXEL = base64.b64decode(
 )
 
 
-def slowly(text: str, seconds: float) -> Callable[[list[int]], int]:
-    """A model that takes its time for each byte."""
+def slowly(text: str, seconds: float, before: Callable[[int], object] | None = None) -> Callable[[list[int]], int]:
+    """A model that takes its time for each byte. before: is told of each byte's place, and may wait."""
     header = Llama4(BYTES)._open()
     said = [*text.encode(), END]
 
     def next_id(ids: list[int]) -> int:
         time.sleep(seconds)
         begins = (i for i in range(len(ids), -1, -1) if ids[i : i + len(header)] == header)
-        return said[min(len(ids) - next(begins) - len(header), len(said) - 1)]
+        place = len(ids) - next(begins) - len(header)
+        if before is not None:
+            before(place)
+        return said[min(place, len(said) - 1)]
 
     return next_id
 
 
 def test_an_answer_streams_and_says_how_fast_it_was(visit):
-    seen = visit(slowly("One sentence. " * 8, 0.01)).ready()
+    goes_on = threading.Event()
+    text = "One sentence. " * 8
+    seen = visit(slowly(text, 0.01, lambda said: said < 20 or goes_on.wait(PATIENCE_S))).ready()
     seen.say("Hello", wait=False)
     seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("One sentence.")
     assert seen.page.locator("#send").get_attribute("aria-label") == "Stop"
-    seen.expect(seen.answer()).to_have_text(("One sentence. " * 8).strip())
+    goes_on.set()
+    seen.expect(seen.answer()).to_have_text(text.strip())
     seen.expect(seen.page.locator(f"{ANSWER} .stats")).to_have_text(
         re.compile(r"113 tokens · [\d.]+ tokens/s · first after [\d.]+ s")
     )
@@ -51,7 +59,7 @@ def test_an_answer_streams_and_says_how_fast_it_was(visit):
 
 
 def test_stop_keeps_the_text_and_frees_the_model(visit):
-    seen = visit(slowly("abcdefgh " * 400, 0.01)).ready()
+    seen = visit(slowly("abcdefgh " * 400, 0.03)).ready()
     seen.say("Hello", wait=False)
     seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("abcdefgh abc")
     seen.page.keyboard.press("Escape")
