@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from herd.lanes import FIRST
 from herd.server.http.event_loop import EVENTS, FairSelector, new_event_loop
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -137,3 +138,21 @@ def test_a_loop_over_it_serves_many_at_once() -> None:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         assert all(runner.run(serve()))
+
+
+def test_long_work_gives_way_to_a_loop_that_has_work_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(FIRST, "works", lambda: said.append("works"))
+    monkeypatch.setattr(FIRST, "rests", lambda: said.append("rests"))
+    loop = new_event_loop()
+
+    async def main() -> None:
+        said.clear()
+        await asyncio.sleep(0)
+        assert said == [], "it has not waited"
+        await asyncio.sleep(0.01)
+        assert (said[0], said[-1]) == ("rests", "works")
+
+    loop.run_until_complete(main())
+    assert said[-1] == "rests", "a loop that has stopped keeps nobody"
+    loop.close()

@@ -45,6 +45,13 @@ class FairLoop(asyncio.SelectorEventLoop):
         super().__init__(self._fair)
         self._serve = serve
 
+    def run_forever(self) -> None:
+        """See asyncio. Once it has stopped, nobody gives way to it."""
+        try:
+            super().run_forever()
+        finally:
+            FIRST.rests()
+
     def add_first_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """As `add_reader`; until `remove_reader` its events are handled before those of others."""
         self._fair.keep_new(fd)
