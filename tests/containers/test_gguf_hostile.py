@@ -256,7 +256,7 @@ def patched(tmp_path: Path, name: str, code: str, value: object) -> Path:
         ("llama4.interleave_moe_layer_step", "<I", 1, "14 tensors are missing (blk.0.ffn_down_exps.weight, "),
         ("llama4.rope.freq_base", "<f", float("nan"), "rope.freq_base: got nan, expected a finite number above 0"),
         ("llama4.attention.layer_norm_rms_epsilon", "<f", float("inf"), "layer_norm_rms_epsilon: got inf"),
-        ("llama4.context_length", "<I", 0, "max_context: got 0"),
+        ("llama4.context_length", "<I", 0, "llama4.context_length: got 0"),
         ("llama4.feed_forward_length", "<I", 0, "dense_width: got 0"),
     ],
 )  # fmt: skip
