@@ -171,6 +171,24 @@ def test_texts_of_ten_thousand_random_schemas_are_valid(shard: int) -> None:
     assert check_random_schemas(range(150 + shard, 10_150, SHARDS)) > 1_000
 
 
+@pytest.mark.parametrize("listed", [{"properties": {"a": {"type": "integer"}}}, {"patternProperties": {"^a": False}}])
+def test_a_listed_name_is_not_said_in_another_spelling(listed: dict[str, Any]) -> None:
+    for schema in (
+        {**listed, "type": "object", "additionalProperties": True},
+        {"type": "array", "items": {"allOf": [{**listed, "additionalProperties": {"type": "string"}}]}},
+    ):
+        spelt = r'{"\u0061": "x"}'
+        assert not allows(schema, f"[{spelt}]" if schema["type"] == "array" else spelt)
+    assert allows(
+        {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": True},
+        '{"a": "\\n", "é": 1}',
+    )
+    assert allows(
+        {"type": "object", "properties": {"a": {"const": "\x1b"}}, "additionalProperties": True}, r'{"a": "\u001b"}'
+    )
+    assert allows({"type": "object", "properties": {"a": {"type": "string"}}}, r'{"a": "\u001b"}')
+
+
 def test_what_never_ends_is_never_begun() -> None:
     endless = {"type": "object", "properties": {"x": {"$ref": "#/$defs/e"}}, "required": ["x"]}
     schema = {

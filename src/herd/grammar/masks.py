@@ -46,6 +46,8 @@ BLAME_S = 0.5
 """How long the place of what cannot be compiled is searched for; a coarser one is told then."""
 STUCK = "grammar: no token of this model can continue the text as it demands"
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+NO_SECOND_SPELLING: Any = {"json_allowed_escapes": 'nrbtf\\"'}
+"""Without \\u in names and texts: llguidance takes a listed name that is spelt so for another one's."""
 
 
 class Vocabulary(Protocol):
@@ -240,7 +242,8 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
     def inner(schema: str) -> dict[str, Any]:
         schemas.append(schema)
-        return closed(json_schema.enforceable(schema)).schema | {"x-guidance": JSON_STYLE}
+        found = closed(json_schema.enforceable(schema)).schema
+        return found | {"x-guidance": _style(found)}
 
     state = _state(trie, LLMatcher.grammar_from_lark(lark.enforceable(text, inner)))
     if state.is_error():
@@ -269,7 +272,22 @@ def _compile_schema(trie: Any, text: str) -> Any:
 def _of_schema(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_STYLE)
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_style(schema))
+
+
+def _style(schema: dict[str, Any]) -> Any:
+    """How a rewritten schema's texts are written. Where some names are listed and others may come too, each name has
+    one spelling: what is said of a listed one holds for it however it could be written. But for a schema that names
+    control characters itself, which have no other spelling than that."""
+    everywhere = json_schema.nodes([schema, *schema.get("$defs", {}).values()])
+    listed = any(
+        node.get("additionalProperties", True) is not False
+        and (node.get("properties") or node.get("patternProperties"))
+        for node in everywhere
+    )
+    written = json.dumps(schema, ensure_ascii=False) if listed else ""
+    needed = "\\u00" in written or "\x7f" in written
+    return JSON_STYLE | NO_SECOND_SPELLING if listed and not needed else JSON_STYLE
 
 
 def _state(trie: Any, source: str) -> Any:
