@@ -285,9 +285,10 @@ def _style(schema: dict[str, Any]) -> Any:
         and (node.get("properties") or node.get("patternProperties"))
         for node in everywhere
     )
-    written = json.dumps(schema, ensure_ascii=False) if listed else ""
-    needed = "\\u00" in written or "\x7f" in written
-    return JSON_STYLE | NO_SECOND_SPELLING if listed and not needed else JSON_STYLE
+    if not listed:
+        return JSON_STYLE
+    written = json.dumps(schema, ensure_ascii=False)
+    return JSON_STYLE if "\\u00" in written or "\x7f" in written else JSON_STYLE | NO_SECOND_SPELLING
 
 
 def _state(trie: Any, source: str) -> Any:

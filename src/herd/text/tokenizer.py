@@ -214,9 +214,10 @@ class Tokenizer:
     def _merged(self, text: str, most: int) -> list[int]:
         """Ids of a text without added tokens. What merging makes a barred one is spelt out."""
         ids = self._encode(text, most)
-        if self._barred_merged.isdisjoint(ids):
+        barred = self._barred_merged.intersection(ids) if self._barred_merged else ()
+        if not barred:
             return ids
-        spelt = {i: [j for char in self.decode((i,)) for j in self._encode(char, most)] for i in self._barred_merged}
+        spelt = {i: [j for char in self.decode((i,)) for j in self._encode(char, most)] for i in barred}
         return [j for i in ids for j in spelt.get(i, (i,))]
 
     def within(self, most: int) -> "Tokenizer":

@@ -23,9 +23,9 @@ MAX_FILE_BYTES = 32 << 20  # Llama 4's has 27.9 MB
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOKENS)]
 
 
-class _Added(msgspec.Struct):
+class _Added(msgspec.Struct, rename={"text": "content"}):
     id: _Id
-    content: str
+    text: str
     special: bool = False
     normalized: bool = False
     lstrip: bool = False
@@ -68,7 +68,7 @@ def load(source: str | Path | bytes, tokenizer_config: Mapping[str, Any]) -> dic
     model: _Model = parse_json(file.model, _Model, f"{where}: model")
     named = {key: _named(tokenizer_config, key) for key in ("bos_token", "eos_token")}
     for token in file.added_tokens:
-        token.special |= token.content in named.values()
+        token.special |= token.text in named.values()
     tokens, ordinary, specials = _vocabulary(model.vocab, file.added_tokens, where)
     bos_id, eos_id = (_id_of(key, text, specials, where) for key, text in named.items())
     first_id = _first(file.post_processor, specials)
@@ -85,7 +85,9 @@ def load(source: str | Path | bytes, tokenizer_config: Mapping[str, Any]) -> dic
         eos_ids=set() if eos_id is None else {eos_id},
         add_bos=add_bos if isinstance(add_bos, bool) else first_id is not None,
         template=template if isinstance(template, str) else None,
-        added=[_added(token, merged=bool(ordinary[token.id])) for token in file.added_tokens],
+        added=[
+            AddedToken(**msgspec.structs.asdict(token), merged=bool(ordinary[token.id])) for token in file.added_tokens
+        ],
         where=where,
     )
 
@@ -115,13 +117,13 @@ def _vocabulary(vocab: Mapping[str, int], added: list[_Added], where: str) -> tu
         tokens[i], ordinary[i] = text, 1
     specials: dict[str, int] = {}
     for token in added:
-        if tokens[token.id] not in (None, token.content) or vocab.get(token.content, token.id) != token.id:
-            fail(BadTokenizer, f"{where}: added_tokens: id {token.id} is another token's", got=token.content)
+        if tokens[token.id] not in (None, token.text) or vocab.get(token.text, token.id) != token.id:
+            fail(BadTokenizer, f"{where}: added_tokens: id {token.id} is another token's", got=token.text)
         if tokens[token.id] is None or token.special:
             ordinary[token.id] = 0
-        tokens[token.id] = token.content
-        if token.special and specials.setdefault(token.content, token.id) != token.id:
-            fail(BadTokenizer, f"{where}: added_tokens: two ids for one text", got=token.content)
+        tokens[token.id] = token.text
+        if token.special and specials.setdefault(token.text, token.id) != token.id:
+            fail(BadTokenizer, f"{where}: added_tokens: two ids for one text", got=token.text)
     whole = [text for text in tokens if text is not None]
     if len(whole) != num_tokens:
         fail(BadTokenizer, f"{where}: no token has id {tokens.index(None)}", expected=f"all of 0 to {num_tokens - 1}")
@@ -132,19 +134,6 @@ def _joined(merge: tuple[str, str], where: str) -> str:
     if " " in merge[0] or " " in merge[1]:
         fail(BadTokenizer, f"{where}: model.merges", got=merge, expected="tokens without a space")
     return " ".join(merge)
-
-
-def _added(token: _Added, merged: bool) -> AddedToken:
-    return AddedToken(
-        token.id,
-        token.content,
-        special=token.special,
-        normalized=token.normalized,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        single_word=token.single_word,
-        merged=merged,
-    )
 
 
 def _named(tokenizer_config: Mapping[str, Any], key: str) -> Any:
