@@ -258,7 +258,7 @@ class Acceptor(asyncio.AbstractServer):
     def _turn(self) -> None:
         """Turn a few arrivals into connections."""
         self._next = None
-        for fd, _ in self._room.poll(0, TOLD):
+        for fd, _ in self._room.poll(TOLD):
             if (arrival := self._silent.pop(fd, None)) is not None:
                 self._hear(arrival)
         for _ in range(min(HANDED, self._few - self._crowd.count(ConnectionState.OPENS))):

@@ -114,10 +114,10 @@ class FairSelector(selectors.BaseSelector):
         """See selectors.BaseSelector; it may return fewer files than are ready, and the others the next time."""
         seconds = -1.0 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
         try:
-            known, new = self._known.poll(0, EVENTS + 1), self._new.poll(0, EVENTS)
+            known, new = self._known.poll(EVENTS + 1), self._new.poll(EVENTS)
             if not known and not new and seconds != 0:
                 FIRST.rests()
-                known, new = self._known.poll(seconds, EVENTS + 1), self._new.poll(0, EVENTS)
+                known, new = self._known.wait(seconds, EVENTS + 1), self._new.poll(EVENTS)
                 FIRST.works()
         except InterruptedError:
             return []

@@ -39,7 +39,7 @@ def _checked(found: int) -> int:
 
 
 class Epoll:
-    """As `select.epoll`, but only a call that has to wait lets other threads go on."""
+    """As `select.epoll`, but only `wait` lets other threads go on."""
 
     def __init__(self) -> None:
         self._waiting = select.epoll()
@@ -65,15 +65,16 @@ class Epoll:
     def _control(self, what: int, fd: int, mask: int) -> None:
         _checked(_LIBC.epoll_ctl(self._fd, what, fd, ctypes.byref(_Event(mask, fd))))
 
-    def poll(self, seconds: float, most: int) -> list[tuple[int, int]]:
-        """(file, mask of events) of up to `most` files; it waits up to `seconds` (negative: for ever) for the first.
-        Raises OSError."""
+    def wait(self, seconds: float, most: int) -> list[tuple[int, int]]:
+        """As `poll`, once there is an event, or after `seconds` (negative: for ever); other threads go on meanwhile."""
+        return self._waiting.poll(seconds, most)
+
+    def poll(self, most: int) -> list[tuple[int, int]]:
+        """(file, mask of events) of up to `most` files that have some. Raises OSError."""
         if len(self._found) < most:
             self._found = (_Event * most)()
         found = self._found
         count = _checked(_LIBC.epoll_wait(self._fd, found, most, 0))
-        if count == 0 and seconds != 0:
-            return self._waiting.poll(seconds, most)
         return [(found[i].fd, found[i].events) for i in range(count)]
 
     def close(self) -> None:
