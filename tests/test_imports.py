@@ -1,25 +1,31 @@
 """What importing costs, and who may import what: facts of a fresh interpreter."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import herd
+from helpers import PATIENCE_S
 from herd.cli import ALIASES, COMMANDS
 
 PACKAGE = Path(herd.__file__).parent
 HEAVY = {"numpy", "torch", "starlette", "transformers", "PIL", "rich", "prompt_toolkit", "huggingface_hub", "asyncio"}
 TORCH_ROOMS = ("ops/torch", "train/")
 """Modules below the package that may import torch when they are imported themselves."""
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
 
 def loaded_by(code: str) -> set[str]:
     """Top-level modules in memory after running `code` in a new interpreter."""
     probe = "import sys; print('\\n'.join(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{probe}"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{probe}"], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 
@@ -98,3 +104,27 @@ def test_every_row_of_the_table_is_a_command_with_help(command: str, capsys: pyt
 
     assert main([command, "--help"]) == 0
     assert f"herd {command}" in capsys.readouterr().out
+
+
+def test_every_module_can_be_imported_where_only_what_it_needs_is_installed() -> None:
+    """With torch its modules, too. Without it, on the wheel, this finds what the wheel lacks."""
+    names = [".".join(("herd", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in PACKAGE.rglob("*.py")]
+    without = () if importlib.util.find_spec("torch") else ("herd.ops.torch", "herd.train")
+    named = sorted(name.removesuffix(".__init__") for name in names if not name.startswith(without or ("none",)))
+    assert len(named) > 300
+    loaded_by(f"import importlib\nfor name in {named}: importlib.import_module(name)")
+
+
+def test_the_sources_import_nothing_that_the_project_does_not_name() -> None:
+    """Inside functions too: what checks and tests need may be installed where this runs, and is not elsewhere."""
+    extras = PROJECT["optional-dependencies"]
+    needed = [*PROJECT["dependencies"], *extras["torch"], *extras["hub"]]
+    modules = {name.partition(">")[0].replace("-", "_") for name in needed} - {"pillow"} | {"PIL", "herd"}
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {(alias.name.partition(".")[0], path.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((str(node.module).partition(".")[0], path.name))
+    assert {one for one in found if one[0] not in modules | sys.stdlib_module_names} == set()

@@ -88,7 +88,7 @@ def test_long_work_gives_way_until_the_first_thread_rests(monkeypatch: pytest.Mo
     elsewhere(first.works)
     threading.Timer(0.01, first.rests).start()
     first.give_way()
-    monkeypatch.setattr(lanes_room, "WAY_S", 0.01)
+    monkeypatch.setattr(lanes_room, "WAY_S", 0.02)
     elsewhere(first.works)
     begun_s = time.monotonic()
     first.give_way()

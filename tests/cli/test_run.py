@@ -15,6 +15,7 @@ import pytest
 import talker
 
 import herd.llm
+from helpers import PATIENCE_S
 from herd.cli import main, options
 from herd.cli.replies import find_images
 from herd.engine.request import SamplingOptions
@@ -420,7 +421,7 @@ def test_ctrl_c_keeps_what_was_said_and_ends_with_130() -> None:
 
 def test_no_colour_off_a_terminal() -> None:
     done = subprocess.run(
-        [*driver("hi"), "run", "m", "x", "--verbose"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+        [*driver("hi"), "run", "m", "x", "--verbose"], capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S
     )
     assert b"\x1b" not in done.stdout + done.stderr
     assert done.returncode == 0

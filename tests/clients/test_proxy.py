@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from proxy import proxy_of, without
 
+from helpers import PATIENCE_S
+
 REPLY = {"id": "a", "choices": [{"index": 0, "text": "x"}, {"index": 1, "text": "y"}], "usage": {"n": 1}}
 BODIES = {
     "/whole": ("application/json", json.dumps(REPLY)),
@@ -53,7 +55,7 @@ def url() -> Iterator[str]:
 
 
 def fetched(url: str, body: bytes | None = None) -> str:
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10) as reply:
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE_S) as reply:
         return reply.read().decode()
 
 

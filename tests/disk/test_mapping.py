@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import TINY_TEXT, hf_folder
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder
 from herd import _native
 from herd.checkpoint import open_checkpoint
 from herd.convert import convert
@@ -161,7 +161,9 @@ n[5000]
 @pytest.mark.parametrize("how", ["alone", "before", "after", "python", "sent"])
 def test_every_other_bus_error_ends_the_process_as_ever(how: str) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", OTHER, how], capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, how], capture_output=True, text=True, env=env, timeout=PATIENCE_S
+    )
     assert done.returncode == -signal.SIGBUS, done.stderr
     assert (done.stdout == "so far\n") == (how != "sent")
     assert ("Fatal Python error: Bus error" in done.stderr) == (how in ("before", "after"))

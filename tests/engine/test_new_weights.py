@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import OP_SETS, TINY_TEXT, op_set, weights, with_block
+from helpers import OP_SETS, PATIENCE_S, TINY_TEXT, op_set, weights, with_block
 from herd.config import TINY
 from herd.engine.core import Core
 from herd.engine.executors.thread import ThreadExecutor
@@ -219,14 +219,14 @@ def test_a_thread_takes_them_between_two_steps() -> None:
 
     worker.connect(deliver)
     worker.submit(order(0, options=SamplingOptions(max_tokens=4000)))
-    assert some.wait(60)
+    assert some.wait(PATIENCE_S)
     worker.update_weights(lambda ids: 2)
     worker.submit(order(1, options=SamplingOptions(max_tokens=3)))
-    assert over.wait(60)
+    assert over.wait(PATIENCE_S)
     worker.cancel(0)
     assert heard[1] == [2, 2, 2]
-    ones = heard[0].count(1)
-    assert heard[0] == [1] * ones + [2] * (len(heard[0]) - ones)
+    said = list(heard[0])  # it goes on meanwhile
+    assert said == sorted(said) and set(said) <= {1, 2}
     for bad in (7, "a path"):
         with pytest.raises(UsageError, match="new weights"):
             worker.update_weights(bad)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import PATIENCE_S
 from herd.cli import main
 from herd.errors import UsageError
 from herd.integrations import systemd
@@ -121,7 +122,7 @@ def test_systemd_finds_nothing_wrong_with_it(arguments: list[str], tmp_path: Pat
     systemd.install(arguments, tmp_path, {"HERD_API_KEY": KEY})
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     command = ["systemd-analyze", "--user", "verify", str(systemd.unit_path())]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
@@ -132,5 +133,5 @@ def test_systemd_would_find_a_mistake(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("LockPersonality", "LockPersonalty"))
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     command = ["systemd-analyze", "--user", "verify", str(path)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert "LockPersonalty" in found.stderr

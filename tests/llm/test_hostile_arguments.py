@@ -17,7 +17,7 @@ import pytest
 from child_model import COMMAND, fake
 from speaking import BYTES
 
-from helpers import hf_folder
+from helpers import PATIENCE_S, hf_folder
 from herd.config import TINY
 from herd.dialogs import turns_of
 from herd.engine.engine import Engine
@@ -124,7 +124,7 @@ def outcome(call: Callable[[], Any]) -> BaseException | None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive(), "it hangs"
     return raised[0] if raised else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import TINY_TEXT, byte_tokenizer_files, hf_folder, wanting
+from helpers import PATIENCE_S, TINY_TEXT, byte_tokenizer_files, hf_folder, wanting
 from herd.checkpoint.random_weights import save_hf
 from herd.config import TINY
 from herd.engine.executors.thread import ThreadExecutor
@@ -63,7 +63,7 @@ def said(model: LLM, **arguments: Any) -> list[int]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert len(ids) == 3 * 24, "each answered"
     return ids
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from speaking import BYTES, endless, saying
 
+from helpers import PATIENCE_S
 from herd.config import TINY
 from herd.engine.executors.thread import ThreadExecutor
 from herd.engine.fake import FakeModel
@@ -27,7 +28,7 @@ def many(model: LLM, name: str, asked: Any, **options: Any) -> list[Any]:
     """What a call of several requests gives."""
 
     async def within() -> list[Any]:
-        found: list[Any] = await asyncio.wait_for(getattr(model, name)(asked, **options), 60)
+        found: list[Any] = await asyncio.wait_for(getattr(model, name)(asked, **options), PATIENCE_S)
         return found
 
     found: list[Any] = asyncio.run(within()) if name.startswith("a") else getattr(model, name)(asked, **options)
@@ -113,7 +114,7 @@ def test_where_others_fill_the_queue_a_call_waits_for_them_and_prepares_nothing(
         monkeypatch.setattr(
             Requests, kind, lambda *given, prepare=prepare: [prepared.append(given[2]), prepare(*given)][1]
         )
-    with small(lambda ids: 65 if goes_on.wait(60) else 66) as model:
+    with small(lambda ids: 65 if goes_on.wait(PATIENCE_S) else 66) as model:
         bound = model._running()._table.gate
         check, refused = bound.check, threading.Event()
 
@@ -129,12 +130,12 @@ def test_where_others_fill_the_queue_a_call_waits_for_them_and_prepares_nothing(
         while not model._running().num_under_way:
             threading.Event().wait(0.001)
         call = asked_apart(lambda: many(model, name, ["a", "b"], max_tokens=2))
-        assert refused.wait(60)
+        assert refused.wait(PATIENCE_S)
         assert not call.done()
         assert "b" not in prepared
         goes_on.set()
-        assert [r.text for r in call.result(60)] == ["AA", "AA"]
-        assert [r.text for r in other.result(60)] == ["A"]
+        assert [r.text for r in call.result(PATIENCE_S)] == ["AA", "AA"]
+        assert [r.text for r in other.result(PATIENCE_S)] == ["A"]
         assert sorted(map(str, prepared)) == ["a", "b", "x"]
 
 
@@ -208,7 +209,7 @@ def test_cancelling_ends_all_of_them(name: str) -> None:
         assert model._running().num_under_way == 0
 
     with endless() as model:
-        asyncio.run(asyncio.wait_for(talk(model), 60))
+        asyncio.run(asyncio.wait_for(talk(model), PATIENCE_S))
 
 
 def test_a_broken_off_call_leaves_nothing_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from test_kernels import HERE, ROOT, tool
 
+from helpers import PATIENCE_S
+
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -29,9 +31,9 @@ def test_cut_files_under_threads(tmp_path: Path, options: tuple[str, ...]) -> No
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
-    done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
-    done = subprocess.run([program, "foreign"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, "foreign"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "ok\n"
     if options:  # the sanitizer had the signal first, and has it still
         assert "AddressSanitizer: BUS" in done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from native_plain import array, matrix
 
+from helpers import PATIENCE_S
 from herd import _native
 from herd.batch import Context, Segments, segments
 from herd.errors import UsageError
@@ -248,7 +249,7 @@ def test_several_python_threads_at_once(any_ops):
     for t in threads:
         t.start()
     for t in threads:
-        t.join(60)
+        t.join(PATIENCE_S)
         assert not t.is_alive()
     assert not wrong
 
@@ -272,7 +273,7 @@ def run(code, **env):
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from serving import client_of, running
 
 from fake_chat_model import ALL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
+from helpers import PATIENCE_S
 from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, Turns, only
 from herd.errors import NotFound, Unsupported, UsageError
 from herd.event_stream import EventStream
@@ -385,7 +386,7 @@ def test_whoever_closes_a_stream_ends_the_model_s_work_also_while_another_waits_
         await model.begun.wait()
         await stream.aclose()
         assert await reader is None
-        await asyncio.wait_for(model.left.wait(), 10)
+        await asyncio.wait_for(model.left.wait(), PATIENCE_S)
         return found
 
     (event,) = asyncio.run(talk())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from serving import fake_service, running
 
+from helpers import PATIENCE_S
 from herd.server.app import ROUTES
 from herd.server.openapi import describe
 
@@ -35,7 +36,7 @@ def check(case: Any, address: str) -> None:
         case.body["model"] = "fake"
     if isinstance(case.body, dict) and case.path == "/api/pull":
         case.body.update(model="none", name="none")
-    reply = case.call(base_url=address, timeout=60)
+    reply = case.call(base_url=address, timeout=PATIENCE_S)
     assert reply.status_code < 500 or reply.status_code in PLANNED, (reply.status_code, reply.text[:500])
     assert len(reply.text) < 10_000_000
 

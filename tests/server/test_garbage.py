@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from serving import fake_service, running
 
+from helpers import PATIENCE_S
+
 MANY = 40
 MESSAGES = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 
@@ -42,7 +44,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 def ask(port: int, sent: bytes, times: int) -> None:
     for _ in range(times):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
             connection.sendall(sent)
             if sent.startswith(head(1000)) or not sent:
                 time.sleep(0.005)

@@ -346,7 +346,7 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
             data = json.dumps(body).encode()
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
             whole = head + data
-            with socket.create_connection((host, int(port)), timeout=20) as s:
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as s:
                 s.sendall(whole[: rng.choice([len(whole), len(whole), rng.randrange(len(whole))])])
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
                 if rng.random() < 0.7:
@@ -356,7 +356,7 @@ def test_readers_that_leave_at_any_byte_leave_nothing_behind(tmp_path: Path) -> 
         engine = loaded[0]._running()
         until("jobs stay", lambda: not engine._table.jobs)
         until("requests stay under way", lambda: not service.keyring.find("", "").under_way)
-        assert [h.users for h in service.models.held] == [0]
+        until("a model is held in use", lambda: [h.users for h in service.models.held] == [0])
         assert threading.active_count() <= num_threads + 6, "those that prepare, and asyncio's own"
         assert isinstance(engine.runner, FakeModel)
         _nothing_is_lost(engine.runner)

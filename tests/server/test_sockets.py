@@ -6,6 +6,7 @@ import threading
 
 from serving import BYTES
 
+from helpers import PATIENCE_S
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import Busy
@@ -50,7 +51,7 @@ def test_the_queue_of_a_model_has_the_bound_that_it_was_given() -> None:
                 await stream.aclose()
 
     on = threading.Event()  # no pass ends before
-    model = FakeModel(lambda ids: ord("x"), cost=lambda rows: float(not on.wait(60)))
+    model = FakeModel(lambda ids: ord("x"), cost=lambda rows: float(not on.wait(PATIENCE_S)))
     with LLM(TINY, model, BYTES, Llama4(BYTES), parallel=1, queue=4) as llm:
         try:
             assert asyncio.run(waiting()) == 4

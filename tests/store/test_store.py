@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from helpers import PATIENCE_S
 from herd.checkpoint import save_hf
 from herd.checkpoint.random_weights import RandomSource
 from herd.config import TINY
@@ -427,7 +428,7 @@ def test_looking_for_pip_leaves_setuptools_to_be_imported() -> None:
     """PyTorch's compiler imports it in the same process."""
     pytest.importorskip("setuptools")
     code = "from herd.store.fetch import has_pip; assert has_pip(); import setuptools"
-    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=PATIENCE_S).returncode == 0
 
 
 def test_a_full_disk_is_told_before_the_download(index: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +458,7 @@ KILLED = textwrap.dedent(
 
 def test_a_killed_pull_leaves_no_model_and_the_next_one_clears_up(index: Path, home: Path) -> None:
     code = KILLED.format(size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
-    died = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=60)
+    died = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=PATIENCE_S)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     assert stored.entries() == {}
     assert len(left_over(home)) > 0

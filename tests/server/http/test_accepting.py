@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers import PATIENCE_S
 from herd.errors import UsageError
 from herd.server.http import accepting, system_calls
 from herd.server.http.accepting import HANDED, LOOKS, UNHEARD_TURNS, Acceptor, Arrival
@@ -96,7 +97,7 @@ class Place:
 
 def run(place: Place, main: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=partial(new_event_loop, place.serve)) as runner:
-        runner.run(asyncio.wait_for(main, 60))
+        runner.run(asyncio.wait_for(main, PATIENCE_S))
 
 
 async def turns_until(holds: Callable[[], bool], each: Callable[[], None] = lambda: None) -> None:

@@ -11,6 +11,7 @@ import h11
 import pytest
 from serving import fake_service, running
 
+from helpers import PATIENCE_S
 from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.limits import Limits
 
@@ -230,7 +231,7 @@ def replies(data: bytes, *, head: bool = False) -> list[int]:
 
 
 def exchange(address: tuple[str, int], data: bytes) -> bytes:
-    with socket.create_connection(address, timeout=20) as s:
+    with socket.create_connection(address, timeout=PATIENCE_S) as s:
         s.sendall(data)
         found = b""
         while part := s.recv(65536):
@@ -247,7 +248,7 @@ def test_each_sequence_of_bytes_is_answered_as_the_rfc_says(address: tuple[str, 
 def test_a_request_may_come_a_byte_at_a_time(address: tuple[str, int]) -> None:
     for row in ROWS:
         if len(row.data) < 300 and row.goes_on:
-            with socket.create_connection(address, timeout=20) as s:
+            with socket.create_connection(address, timeout=PATIENCE_S) as s:
                 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for byte in row.data + PROBE:
                     s.send(bytes([byte]))
@@ -356,7 +357,7 @@ def test_no_mutation_hangs_or_has_two_answers(address: tuple[str, int]) -> None:
     for _ in range(300):
         data = mutated(rng) + PROBE
         expected = framed(data, rng)
-        with socket.create_connection(address, timeout=20) as s:
+        with socket.create_connection(address, timeout=PATIENCE_S) as s:
             s.sendall(data)
             if expected.is_cut:  # it waits for the rest, or answered without it
                 s.shutdown(socket.SHUT_WR)

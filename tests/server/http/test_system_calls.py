@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import PATIENCE_S
 from herd.server.http.system_calls import Connected, Epoll, accept
 
 FAMILIES = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -26,7 +27,7 @@ def pair(family: int = socket.AF_INET) -> Iterator[tuple[socket.socket, Connecte
         with pytest.raises(BlockingIOError):
             accept(listening)
         with socket.create_connection(listening.getsockname()[:2]) as client:
-            select.select([listening], [], [], 60)
+            select.select([listening], [], [], PATIENCE_S)
             with accept(listening) as found:
                 yield client, found
 
@@ -48,14 +49,14 @@ def test_a_connection_is_accepted_as_the_library_does(family: int) -> None:
 def test_bytes_come_and_go_in_order() -> None:
     with pair() as (client, found):
         client.sendall(b"hello")
-        select.select([found], [], [], 60)
+        select.select([found], [], [], PATIENCE_S)
         assert found.recv(3, socket.MSG_PEEK) == b"hel"
         assert found.recv(100) == b"hello"
         assert found.send(b"a\0b") == 3
         assert found.send(bytearray(b"c")) == 1
         assert client.recv(4, socket.MSG_WAITALL) == b"a\0bc"
         client.close()
-        select.select([found], [], [], 60)
+        select.select([found], [], [], PATIENCE_S)
         assert found.recv(100) == b""
 
 
@@ -71,7 +72,7 @@ def test_a_connection_that_cannot_send_says_so() -> None:
             fill(found, bytes(65_536))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()  # with a reset
-        select.select([found], [], [], 60)
+        select.select([found], [], [], PATIENCE_S)
         with pytest.raises(ConnectionError):
             fill(found, b"x")
 
@@ -124,7 +125,7 @@ def test_epoll_waits_for_what_comes() -> None:
         ours.register(a.fileno(), select.EPOLLIN)
         assert ours.wait(0.001, 8) == []
         threading.Timer(0.01, b.send, [b"x"]).start()
-        assert ours.wait(60, 8) == [(a.fileno(), select.EPOLLIN)]
+        assert ours.wait(PATIENCE_S, 8) == [(a.fileno(), select.EPOLLIN)]
     ours.close()
 
 
@@ -159,7 +160,7 @@ def test_calls_keep_the_interpreter() -> None:
     with pair() as (client, found), socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         client.sendall(b"x")
-        select.select([found], [], [], 60)
+        select.select([found], [], [], PATIENCE_S)
         ours.register(found.fileno(), select.EPOLLIN)
         calls: dict[str, Callable[[], Any]] = {
             "recv": lambda: found.recv(1, socket.MSG_PEEK),

@@ -42,9 +42,9 @@
   const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
   const find = (selector) => document.querySelector(selector);
 
-  /** Wait until something is so; false: it is not after two seconds. */
+  /** Wait until something is so; false: it is not after twenty seconds. */
   sim.until = async (is) => {
-    for (let i = 0; i < 400; i++) {
+    for (let i = 0; i < 4000; i++) {
       if (is()) return true;
       await pause(5);
     }
@@ -59,6 +59,7 @@
   sim.sayAt = (moment, text) => void setTimeout(() => sim.busy() || sim.say(text), moment - Date.now());
   sim.edit = async (text) => {
     const button = [...document.querySelectorAll('.message.user [aria-label="Edit message"]')].at(-1);
+    if (!button) return; // another tab was quicker, and removed it
     button.click();
     find(".edit textarea").value = text;
     find(".edit").requestSubmit();
