@@ -1,8 +1,10 @@
 """Makes `helpers` importable: pytest puts this folder on the path because this file is in it."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -18,6 +20,20 @@ _QUIET = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_QUIET)
 hypothesis.settings.register_profile("others", deadline=None, suppress_health_check=_QUIET)
 hypothesis.settings.load_profile("others" if os.environ.get("HERD_RANDOM") else "same")
+
+
+OF_THE_CORE = re.compile(
+    r"torch|op_set|OP_SETS|herd\.ops|hf_folder|herd\.load|herd\.cli|herd\.convert|herd\.doctor|placed\(|sys\.executable|resources"
+)
+"""What a file of tests names in which it matters that torch is not installed, or that Herd is a wheel: op sets,
+checkpoints on disk and those who load them, processes of their own, files of the package beside Python."""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Where HERD_CORE_TESTS is set (scripts/test --core), no other files are run again."""
+    if "HERD_CORE_TESTS" not in os.environ or collection_path.suffix != ".py":
+        return None
+    return None if OF_THE_CORE.search(collection_path.read_text()) else True
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -109,6 +109,7 @@ def run(row: str, most: int, few: bool) -> dict[str, list[float]]:
     return dict(islice(((name, times) for name, times in worse if times), 3))
 
 
+@pytest.mark.brief
 @pytest.mark.parametrize("row", ROWS)
 def test_a_reader_takes_time_in_proportion_to_what_it_reads(row: str) -> None:
     worse = run(row, ROWS[row].most, few=True)

@@ -195,7 +195,7 @@ quantize(sys.argv[1], sys.argv[2], "q4_k", compare=False, progress=tell)
 def test_a_run_that_was_killed_is_taken_up_and_gives_the_same_bytes(
     wide: Path, tmp_path: Path, how: int, target: str
 ) -> None:
-    """Killed at a few points here; tests/faults kills it at every one."""
+    """Killed at a few points here; tests/faults kills it at many, or at every one."""
     out, whole = tmp_path / target, tmp_path / target.replace("out", "whole")
     quantize(wide, whole, "q4_k", compare=False)
     child = subprocess.Popen(

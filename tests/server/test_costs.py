@@ -125,6 +125,7 @@ def check(asker: Asker, table: str, size: int, chosen: dict[str, Callable[[int],
     assert not found, f"{table}: seconds for a body and for one four times as long: {found}"
 
 
+@pytest.mark.brief
 @pytest.mark.parametrize("table", TABLES)
 def test_a_body_costs_its_length_whatever_stands_in_it(table: str, asker: Asker) -> None:
     check(asker, table, SIZE, fills(FEW_UNITS, PARSED))

@@ -39,6 +39,7 @@ def test_patterns_are_found_where_they_stand():
     assert list(patterns(source)) == [r"/x\/[/]y/g", "/yes/", "/z/u", "/p/"]
 
 
+@pytest.mark.brief
 def test_no_pattern_and_no_shape_takes_more_than_linear_time():
     assert run("linear.mjs", {"patterns": PATTERNS, "thorough": False, "short": 8192}) == []
 
