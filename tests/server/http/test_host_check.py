@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -90,13 +91,29 @@ def test_with_its_key_each_route_is_reached(keyed: str) -> None:
         ("192.168.0.7", 200), ("app.localhost", 200), ("evil.example", 403), ("evil.example:8484", 403),
         ("localhost.evil.example", 403), ("127.0.0.1.evil.example", 403), ("localhost:x", 400), ("", 400),
         ("local host", 400), ("localhost@evil.example", 400), ("localhost/evil", 400), ("[::1", 400), ("[x]", 400),
-        ("known.example", 200),
+        ("known.example", 200), ("big.local:8484", 200), ("A.Big.LOCAL.", 200), ("ollama.internal", 200),
+        ("host.docker.internal:11434", 200), ("OWN", 200), ("own:8484", 200), ("own.evil.example", 403),
+        ("x.own", 403), ("local", 403), ("internal", 403), ("biglocal", 403), ("a.local.evil.example", 403),
+        ("host.docker.internal.evil.example", 403), ("a.localx", 403), ("docker.internal@evil.example", 400),
     ],
 )  # fmt: skip
-def test_a_host_header_names_this_machine(tmp_path: Path, host: str, expected: int) -> None:
-    with running(fake_service(tmp_path), allow_hosts=("known.example",)) as address:
-        reply = raw(address, f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+def test_a_host_header_names_this_machine(named: tuple[str, str], host: str, expected: int) -> None:
+    for address, key in zip(named, ("", f"x-api-key: {SECRET}\r\n"), strict=True):
+        head = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\n{key}Connection: close\r\n\r\n"
+        reply = raw(address, head.encode())
         assert status(reply) == expected, reply[:300]
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Services on a machine called Own, without a key and with one."""
+    options: dict[str, Any] = {"allow_hosts": ("known.example",)}
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(socket, "gethostname", lambda: "Own")
+        services = [fake_service(tmp_path_factory.mktemp("a"))]
+        services += [fake_service(tmp_path_factory.mktemp("b"), keys=(plain_key(SECRET),))]
+        first, second = (stack.enter_context(running(service, **options)) for service in services)
+        yield first, second
 
 
 def test_no_host_or_two_are_refused(tmp_path: Path) -> None:
@@ -105,18 +122,55 @@ def test_no_host_or_two_are_refused(tmp_path: Path) -> None:
             assert status(raw(address, f"GET /health HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n".encode())) == 400
 
 
-def test_pages_of_other_origins_are_refused_unless_allowed(tmp_path: Path) -> None:
-    with client_of(fake_service(tmp_path), allow_origins=("https://app.example",)) as client:
+ORIGINS = {
+    **dict.fromkeys(
+        ("https://app.example", "https://app.example/", "vscode-webview://abc", "vscode-file://vscode-app"), 1
+    ),
+    **dict.fromkeys(("app://obsidian.md", "tauri://localhost", "capacitor://localhost", "ionic://localhost"), 1),
+    **{
+        f"{scheme}://{place}{port}": 1
+        for scheme in ("http", "https")
+        for place in ("localhost", "127.0.0.1", "0.0.0.0", "LOCALHOST")
+        for port in ("", ":1", ":3000", ":65535")
+    },
+    **dict.fromkeys(("null", "NULL", "file://", "http://evil.example", "https://app.example.evil.example"), 0),
+    **dict.fromkeys(("http://localhost.evil.example", "http://localhost:3000.evil.example", "http://localhost:"), 0),
+    **dict.fromkeys(("http://evil.example:8484", "http://127.0.0.1.evil.example", "http://localhost@evil.example"), 0),
+    **dict.fromkeys(("http://localhost:80@evil.example", "http://127.0.0.11", "http://127.1", "http://10.0.0.2"), 0),
+    **dict.fromkeys(("ftp://localhost", "chrome-extension://abc", "http://localhost:1 http://evil.example"), 0),
+    **dict.fromkeys(
+        ("http://big.local", "http://evil.localhost.example", "//localhost", "localhost", "http:localhost"), 0
+    ),
+}
+"""Origin -> whether its pages are let in, where https://app.example is allowed by name."""
+
+
+@pytest.mark.parametrize("key", [None, SECRET], ids=["without a key", "with one"])
+def test_pages_of_other_origins_are_refused_unless_a_program_here_serves_them(tmp_path: Path, key: str | None) -> None:
+    keys = () if key is None else (plain_key(key),)
+    headers = {} if key is None else {"x-api-key": key}
+    with client_of(fake_service(tmp_path, keys=keys), allow_origins=("https://app.example",)) as client:
         own = f"http://{client.base_url.netloc.decode()}"
-        for origin, expected in (
-            (own, 200), ("https://app.example", 200), ("vscode-webview://abc", 200), ("http://evil.example", 403),
-            ("null", 403), ("https://app.example.evil.example", 403), ("http://localhost:1", 403), ("file://", 403),
-        ):  # fmt: skip
-            found = client.get("/v1/models", headers={"origin": origin})
-            assert found.status_code == expected, origin
-            assert found.headers.get("access-control-allow-origin", origin) == origin
+        for origin, is_let_in in {own: 1, **ORIGINS}.items():
+            found = client.get("/v1/models", headers={"origin": origin, **headers})
             asked = client.options("/v1/chat/completions", headers={"origin": origin})
-            assert asked.status_code == (204 if expected == 200 else 403)
+            assert (found.status_code, asked.status_code) == ((200, 204) if is_let_in else (403, 403)), origin
+            for reply in (found, asked):
+                cors = {name: value for name, value in reply.headers.items() if name.startswith("access-control-")}
+                assert cors.get("access-control-allow-origin") == (origin if is_let_in else None), origin
+                assert bool(cors) == bool(is_let_in), (origin, cors)
+                assert "Origin" in reply.headers["vary"]
+        other_host = client.get("/v1/models", headers={"origin": own, "host": "evil.example", **headers})
+        assert other_host.status_code == 403
+        assert "access-control-allow-origin" not in other_host.headers
+
+
+def test_null_and_any_origin_are_let_in_where_they_are_named(tmp_path: Path) -> None:
+    for named in ("null", "*"):
+        keys = (plain_key(SECRET),)
+        with client_of(fake_service(tmp_path, keys=keys), allow_origins=(named,)) as client:
+            found = client.get("/v1/models", headers={"origin": "null", "x-api-key": SECRET})
+            assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "null")
 
 
 # -- what is slow, large or idle ---------------------------------------------------------------------------------

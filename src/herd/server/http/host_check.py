@@ -2,11 +2,13 @@
 
 Without keys a web page anywhere could reach a service on this machine through the visitor's browser: by another
 origin's script, or by a name that its owner lets point here (DNS rebinding). So a page of another origin is refused
-unless it is allowed by name, and a Host header must be an address or a name that is known to be this machine.
+unless a program on this machine serves it or it is allowed by name, and a Host header must be an address, a name that
+nobody can register, or one that is known to be this machine's. With keys it is the same.
 """
 
 import ipaddress
 import secrets
+import socket
 import time
 from collections.abc import Collection
 
@@ -17,9 +19,14 @@ from herd.errors import Forbidden, HerdError, UsageError, fail
 from herd.server.http.error_bodies import Dialect, problem
 from herd.server.log import Log
 
-LOCAL_NAMES = ("localhost",)
-APP_SCHEMES = ("app", "tauri", "vscode-webview", "capacitor", "ionic")
-"""Origins of programs that run on this machine, not of pages from elsewhere."""
+LOCAL_ENDINGS = (".localhost", ".local", ".internal")
+"""Of names that no public name server answers for: this machine's (RFC 6761), its network's (RFC 6762), and private
+ones, among them `host.docker.internal`."""
+LOCAL_PLACES = ("localhost", "127.0.0.1", "0.0.0.0")
+"""Hosts of origins that are allowed with any port: pages that programs on this machine serve."""
+APP_SCHEMES = ("app", "tauri", "vscode-webview", "vscode-file", "capacitor", "ionic")
+"""Origins of programs that run on this machine, not of pages from elsewhere. `null` is none of them: a frame in a
+sandbox sends it, whatever site it is of."""
 ALLOWED_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -36,7 +43,7 @@ class HostCheck:
     def __init__(self, app: ASGIApp, *, log: Log, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._app = app
         self._log = log
-        self._hosts = {*LOCAL_NAMES, *(host.lower() for host in hosts)}
+        self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,18 +55,22 @@ class HostCheck:
         scope.setdefault("state", {})["request_id"] = request_id
         began_s, status, started = time.monotonic(), 0, False
         headers = Headers(scope=scope)
-        origin = headers.get("origin", "")
+        origin, allowed = headers.get("origin", ""), ""
 
         async def reply(message: Message) -> None:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                self._finish_headers(MutableHeaders(scope=message), request_id, origin)
+                finished = MutableHeaders(scope=message)
+                self._finish_headers(finished, request_id, allowed)
+                if origin and not allowed:
+                    finished.add_vary_header("Origin")
             await send(message)
 
         try:
             self._check_host(headers)
             self._check_origin(headers, origin)
+            allowed = origin
             if scope["method"] == "OPTIONS" and (origin or scope["path"] == "*"):
                 await _preflight(reply, headers)
             else:
@@ -87,7 +98,7 @@ class HostCheck:
         if len(given) != 1:
             fail(UsageError, "Host headers", got=len(given), expected="one")
         host = host_name(given[0])
-        if host in self._hosts or host.endswith(".localhost") or _is_address(host):
+        if host in self._hosts or host.endswith(LOCAL_ENDINGS) or _is_address(host):
             return
         fail(Forbidden, "Host header", got=given[0], expected="this machine", do="allow it with --allow-host NAME")
 
@@ -103,7 +114,8 @@ class HostCheck:
         given = origin.lower().rstrip("/")
         scheme, _, place = given.partition("://")
         same = scheme in ("http", "https") and place == headers["host"].lower()
-        return same or given in self._origins or "*" in self._origins or scheme in APP_SCHEMES
+        here = scheme in ("http", "https") and _is_local(place)
+        return same or here or given in self._origins or "*" in self._origins or scheme in APP_SCHEMES
 
     def _finish_headers(self, headers: MutableHeaders, request_id: str, origin: str) -> None:
         for name, value in HEADERS.items():
@@ -111,7 +123,7 @@ class HostCheck:
         headers["x-request-id"] = request_id
         if origin:
             headers["access-control-allow-origin"] = origin
-            headers["access-control-expose-headers"] = "x-request-id, x-herd-ignored, retry-after"
+            headers["access-control-expose-headers"] = "x-request-id, x-herd-ignored, x-herd-note, retry-after"
             headers.add_vary_header("Origin")
 
 
@@ -143,6 +155,12 @@ def host_name(value: str) -> str:
     if not host or (colon and not port.isdigit()) or not all(c.isalnum() or c in "-._" for c in host):
         fail(UsageError, "Host header", got=value, expected="HOST or HOST:PORT")
     return host
+
+
+def _is_local(place: str) -> bool:
+    """Whether the host of an origin, with or without a port, is one of LOCAL_PLACES."""
+    host, colon, port = place.partition(":")
+    return host in LOCAL_PLACES and (not colon or (port.isascii() and port.isdigit()))
 
 
 def _is_address(host: str) -> bool:
