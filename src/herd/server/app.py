@@ -11,6 +11,7 @@ from herd.errors import HerdError
 from herd.server import openapi, own_routes, page
 from herd.server.anthropic import routes as anthropic
 from herd.server.http.host_check import HostCheck
+from herd.server.http.paths import WithoutSlash
 from herd.server.http.streams import InPieces
 from herd.server.ollama import routes as ollama
 from herd.server.ollama.models import root
@@ -58,7 +59,8 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False  # a redirect would answer before any key was asked for
-    return HostCheck(InPieces(app), log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
+    checked = HostCheck(InPieces(app), log=service.log, hosts=options.allow_hosts, origins=options.allow_origins)
+    return WithoutSlash(checked)
 
 
 async def _preload(service: Service, name: str, failed: Callable[[HerdError], None]) -> None:
