@@ -20,7 +20,7 @@ from herd.text import special
 from herd.text.chat import FORMATS
 from herd.text.tokenizer import Tokenizer
 from herd.turns import call_arguments
-from turn_forms import ASSISTANT, BASE64, DATA, OLLAMA_ASSISTANT, OLLAMA_RESULT, PNG, RESULT
+from turn_forms import ASSISTANT, BASE64, DATA, OLLAMA_ASSISTANT, OLLAMA_RESULT, PNG, RESULT, in_lines
 
 ROME = ToolCall("weather", {"city": "Rome"}, "call_1")
 CLOCK = ToolCall("clock", {}, "call_2")
@@ -68,8 +68,15 @@ PICTURES: list[dict[str, Any]] = [
     {"content": [{"type": "image_url", "image_url": {"url": DATA, "detail": "auto"}}]},
     {"content": [{"type": "input_image", "image_url": DATA, "detail": "low", "file_id": None}]},
     {"content": [{"type": "image_url", "image_url": DATA.replace("data:image/png;base64", "DATA:Image/PNG;BASE64")}]},
+    {"content": [{"type": "image_url", "image_url": DATA}]},
+    {"content": [{"type": "image_url", "image_url": BASE64}]},
+    {"content": [{"type": "image_url", "image_url": {"url": BASE64}}]},
+    {"content": [{"type": "input_image", "image_url": in_lines(DATA)}]},
+    {"content": [{"type": "input_image", "image_url": in_lines(BASE64)}]},
     {"content": [{"type": "image", "image": PNG}]},
     {"content": "", "images": [BASE64]},
+    {"content": "", "images": [DATA]},
+    {"content": "", "images": [in_lines(BASE64)]},
     {"content": None, "images": [PNG]},
 ]
 

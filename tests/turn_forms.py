@@ -32,3 +32,10 @@ PNG = base64.b64decode(
 )
 BASE64 = base64.b64encode(PNG).decode()
 DATA = "data:image/png;base64," + BASE64
+
+
+def in_lines(text: str, end: str = "\r\n") -> str:
+    """An image as text, its base64 in lines of 76 characters, as mail and many encoders have it."""
+    comma = text.find(",") + 1
+    inside = text[comma:]
+    return text[:comma] + "".join(inside[at : at + 76] + end for at in range(0, len(inside), 76))

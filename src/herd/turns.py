@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias
 
-from herd.errors import UsageError, fail
-from herd.media.encoded import base64_image, data_image
+from herd.errors import BadMedia, UsageError, fail
+from herd.media.encoded import image_of
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
 from herd.text.message_checks import ROLES
 from herd.value_checks import flag, many, nearest, shown
@@ -200,7 +200,7 @@ def _whole_content(turn: Mapping[str, Any], where: str, read: ImageReader, *, ma
 
 def _image(image: Any, where: str, read: ImageReader) -> ImagePart:
     """One that Ollama's clients hold: base64 where it is a text. A text is never the name of a file."""
-    return read(base64_image(image, where) if isinstance(image, str) else image, where)
+    return read(image_of(image, where) if isinstance(image, str) else image, where)
 
 
 def _call(given: object, where: str) -> ToolCall:
@@ -269,11 +269,15 @@ def _addressed(given: object, where: str, read: ImageReader) -> ImagePart:
     url = _address(given)
     if not isinstance(url, str):
         fail(UsageError, where, got=shown(url), expected="data:image/...;base64,...", do=_IMAGE)
-    if url[:5].lower() != "data:":
-        kind, colon, _ = url[:12].partition(":")
+    kind, colon, _ = url[:12].lower().partition(":")
+    if not url or (colon and kind != "data"):
         got = f"an address of kind {kind!r}" if colon else "no address"
         fail(UsageError, where, got=got, expected="data:image/...;base64,...", do=_IMAGE)
-    return read(data_image(url, where), where)
+    try:
+        data = image_of(url, where)
+    except BadMedia as error:
+        raise BadMedia(f"{error}; {_IMAGE}") from None
+    return read(data, where)
 
 
 def _address(given: object) -> Any:

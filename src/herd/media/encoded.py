@@ -21,6 +21,11 @@ def encoded_bytes(text: str) -> int:
     return len(text) * 3 // 4
 
 
+def image_of(text: str, where: str) -> bytes:
+    """The bytes of an image in a text: an address that holds it, or base64 alone. Raises BadMedia."""
+    return data_image(text, where) if text[:5].lower() == "data:" else base64_image(text, where)
+
+
 def data_image(url: str, where: str) -> bytes:
     """The bytes of `data:image/...;base64,...`. Raises BadMedia. The type it states is not believed."""
     found = _DATA.match(url)
@@ -30,13 +35,23 @@ def data_image(url: str, where: str) -> bytes:
 
 
 def base64_image(text: str, where: str) -> bytes:
-    """The bytes of an image in base64. Raises BadMedia for too many of them or bad ones."""
+    """The bytes of an image in base64, in one line or in lines (RFC 2045). Raises BadMedia for too many of them or bad
+    ones."""
+    text = _joined(text)
     if encoded_bytes(text) > IMAGE_LIMITS.file_bytes + 3:
         fail(BadMedia, where, got=f"about {encoded_bytes(text)} bytes", expected=f"at most {IMAGE_LIMITS.file_bytes}")
     try:
         return b"".join(_decoded(text))
     except (binascii.Error, ValueError) as error:
         fail(BadMedia, where, got=f"bad base64: {error}", expected="an image in base64")
+
+
+def _joined(text: str) -> str:
+    """Without the ends of lines, in steps as below."""
+    if "\n" not in text and "\r" not in text:
+        return text
+    parts = (text[at : at + _STEP] for at in range(0, len(text), _STEP))
+    return "".join(part.replace("\r", "").replace("\n", "") for part in parts)
 
 
 def _decoded(text: str) -> Iterator[bytes]:

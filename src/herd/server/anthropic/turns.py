@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from herd.media.encoded import base64_image
+from herd.media.encoded import image_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
 
@@ -205,7 +205,7 @@ def _parts(block: Block, where: str, images: Images) -> list[dict[str, Any]]:
         case Text(text):
             return [{"type": "text", "text": text}]
         case Image(Base64Source(data)):
-            return [{"type": "image", "image": base64_image(data, where)}]
+            return [{"type": "image", "image": image_of(data, where)}]
         case Image(UrlSource(url)):
             return [images.part(url, where)]
         case Document(source, title, context):

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
-from herd.media.encoded import base64_image
+from herd.media.encoded import image_of
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
@@ -296,5 +296,5 @@ def _content(text: str, images: Sequence[str] | None, where: str) -> str | list[
     """Images first, as Ollama shows them."""
     if not images:
         return text
-    parts = [{"type": "image", "image": base64_image(x, f"{where}[{i}]")} for i, x in enumerate(images)]
+    parts = [{"type": "image", "image": image_of(x, f"{where}[{i}]")} for i, x in enumerate(images)]
     return [*parts, {"type": "text", "text": text}]

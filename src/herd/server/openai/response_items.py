@@ -12,7 +12,7 @@ from herd.events import Logprob, Reply
 from herd.messages import ToolCall
 from herd.server.http.wire import encode
 from herd.server.openai.chat import dumps
-from herd.server.openai.turns import arguments_of
+from herd.server.openai.turns import ImageAddress, arguments_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
 from herd.server.shared.logprobs import listed
@@ -40,7 +40,12 @@ class Refusal(msgspec.Struct, tag_field="type", tag="refusal"):
 class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
     """An image."""
 
-    image_url: str
+    image_url: str | ImageAddress
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
 Part: TypeAlias = InputText | OutputText | Refusal | InputImage
@@ -138,8 +143,8 @@ def _content(content: str | Sequence[Part], where: str, images: Images) -> Any:
         match part:
             case InputText(text) | OutputText(text) | Refusal(text):
                 found.append({"type": "text", "text": text})
-            case InputImage(url):
-                found.append(images.part(url, f"{where}.content[{i}].image_url"))
+            case InputImage():
+                found.append(images.part(part.url, f"{where}.content[{i}].image_url"))
     return found
 
 

@@ -33,7 +33,12 @@ class ImageAddress(msgspec.Struct):
 class Image(msgspec.Struct, tag_field="type", tag="image_url"):
     """A part that is an image."""
 
-    image_url: ImageAddress
+    image_url: ImageAddress | str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
 
 
 Part: TypeAlias = Text | Refusal | Image
@@ -164,6 +169,6 @@ def _part(part: Part, where: str, images: Images) -> dict[str, Any]:
             return {"type": "text", "text": text}
         case Refusal(refusal):
             return {"type": "text", "text": refusal}
-        case Image(image_url):
-            return images.part(image_url.url, where)
+        case Image():
+            return images.part(part.url, where)
     raise UsageError(f"{where}: unknown part")

@@ -1,13 +1,14 @@
 """Images of a request -> bytes. The only way in which the service takes media.
 
-Data addresses are decoded (`herd.media.encoded`), within limits that count before. Addresses on the network go through
-`herd.server.requests.fetcher`, if the service was started with `--remote-media`. Nothing is ever opened as a file.
+Data addresses, and base64 without one, are decoded (`herd.media.encoded`), within limits that count before. Addresses
+on the network go through `herd.server.requests.fetcher`, if the service was started with `--remote-media`. Nothing is
+ever opened as a file.
 """
 
 from typing import Any
 
 from herd.errors import BadMedia, Forbidden, fail
-from herd.media.encoded import data_image
+from herd.media.encoded import image_of
 from herd.media.limits import IMAGE_LIMITS
 from herd.server.requests.admission import Admission
 
@@ -29,13 +30,13 @@ class Images:
         self._waiting: list[tuple[dict[str, Any], str, str]] = []
 
     def part(self, url: str, where: str) -> dict[str, Any]:
-        """A part of a turn for the image at an address. Raises BadMedia, Forbidden."""
+        """A part of a turn for the image at an address, or in base64 alone. Raises BadMedia, Forbidden."""
         part: dict[str, Any] = {"type": "image"}
-        if url[:5].lower() == "data:":
-            part["image"] = data_image(url, where)
+        kind, colon, _ = url[:12].lower().partition(":")
+        if kind == "data" or not colon:
+            part["image"] = image_of(url, where)
         elif url[:7].lower() != "http://" and url[:8].lower() != "https://":
-            got = f"an address of kind {url[:12].split(':')[0]!r}"
-            fail(BadMedia, where, got=got, expected="data:, http: or https:")
+            fail(BadMedia, where, got=f"an address of kind {kind!r}", expected="data:, http: or https:")
         elif not self._remote:
             fail(Forbidden, f"{where}: addresses on the network", do="send the image as data:image/...;base64,...")
         else:
