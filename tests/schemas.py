@@ -157,6 +157,68 @@ CASES: dict[str, tuple[dict[str, Any], Any, Any]] = {
         5,
         "5",
     ),
+    "a format that nobody knows": ({"type": "string", "format": "zip", "maxLength": 9}, "anything", 3),
+    "propertyNames of an enum": (
+        {"type": "object", "propertyNames": {"enum": ["a", "b", 3]}, "additionalProperties": INT},
+        {"a": 1, "b": 2},
+        {"c": 1},
+    ),
+    "propertyNames and what they hold": (
+        {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": obj(n=INT)},
+        {"a": {"n": 1}, "b": {"n": 2}},
+        {"a": {"n": 1}, "b": {}},
+    ),
+    "propertyNames by reference": (
+        {
+            "type": "object",
+            "propertyNames": {"$ref": "#/$defs/Colour"},
+            "additionalProperties": BOOL,
+            "$defs": {"Colour": {"$ref": "#/$defs/Red"}, "Red": {"const": "red", "type": "string", "title": "Red"}},
+        },
+        {"red": True},
+        {"blue": True},
+    ),
+    "propertyNames of a pattern": (
+        {"type": "object", "propertyNames": {"pattern": "^[a-z]{2}$"}, "additionalProperties": INT, "maxProperties": 1},
+        {"de": 1},
+        {"DE": 1},
+    ),
+    "propertyNames of a format": (
+        {"type": "object", "propertyNames": {"format": "date"}, "additionalProperties": INT, "maxProperties": 1},
+        {"2026-02-28": 1},
+        {"2026-02-29": 1},
+    ),
+    "propertyNames of a length": (
+        {
+            "type": "object",
+            "propertyNames": {"type": "string", "minLength": 2, "maxLength": 3},
+            "additionalProperties": INT,
+            "maxProperties": 1,
+        },
+        {"\u00e9\u00e9\u00e9": 1},
+        {"a": 1},
+    ),
+    "propertyNames beside properties": (
+        {
+            "type": "object",
+            "properties": {"a": INT, "b": INT},
+            "propertyNames": {"enum": ["a", "c"]},
+            "required": ["a"],
+        },
+        {"a": 1},
+        {"a": 1, "b": 2},
+    ),
+    "propertyNames of none": ({"type": "object", "propertyNames": False}, {}, {"a": 1}),
+    "propertyNames that ask nothing": (
+        {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": INT, "maxProperties": 2},
+        {"any one": 1},
+        {"any one": "1"},
+    ),
+    "uniqueItems of a few values": (
+        {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True},
+        ["b", "a"],
+        ["a", "b", "a"],
+    ),
     "uniqueItems that asks nothing": (
         {"type": "array", "items": BOOL, "uniqueItems": False, "maxItems": 2},
         [True, True],

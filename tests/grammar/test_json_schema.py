@@ -54,6 +54,65 @@ def test_cases_hold_every_keyword_and_format() -> None:
         assert f'"format": "{name}"' in text, name
 
 
+NAMED = (
+    *(True, False, {}, {"type": "string"}, {"type": "integer"}, {"enum": ["a", "bb"]}, {"const": "ccc"}),
+    *({"enum": [1]}, {"pattern": "^b"}, {"minLength": 2}, {"maxLength": 2}, {"$ref": "#/$defs/Name"}),
+)
+OTHERS: tuple[dict[str, Any], ...] = (
+    *({}, {"additionalProperties": False}, {"additionalProperties": {"type": "integer"}}),
+    *({"properties": {"a": {"type": "null"}, "ccc": {"type": "integer"}}}, {"required": ["a"]}),
+    {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+    {"allOf": [{"additionalProperties": {"type": "integer"}}]},
+    {"allOf": [{"properties": {"bb": {"type": "integer"}}}]},
+    {"anyOf": [{"required": ["a"]}, {"required": ["bb"]}]},
+)
+VALUES: tuple[Any, ...] = ({}, *({name: value} for name in ("a", "bb", "ccc", "bc") for value in (1, None, "x")))
+VALUES += ({"a": None, "bb": 1}, {"a": 1, "bb": 1}, {"a": None, "ccc": 1}, {"bb": 1, "bc": 1}, {"bb": "x", "bc": 1})
+
+
+def test_names_of_members_are_held_to_their_schema_whatever_stands_beside_it() -> None:
+    allowed = refused = 0
+    for names, others in itertools.product(NAMED, OTHERS):
+        node = {"type": "object", "propertyNames": names, **others}
+        inner = {"type": "object", "properties": {"v": node}, "required": ["v"], "additionalProperties": False}
+        for schema in (
+            node,
+            inner,
+            {"allOf": [node, {"type": "object"}]},
+            {"allOf": [{"maxProperties": 9}, {**others}, node]},
+        ):
+            whole = {**schema, "$defs": {"Name": {"type": "string", "enum": ["a", "bb"]}}}
+            judge = jsonschema.Draft202012Validator(whole)
+            for value in VALUES:
+                said = {"v": value} if schema is inner else value
+                try:
+                    taken = allows(whole, json.dumps(said))
+                except UsageError:
+                    refused += 1
+                    break
+                allowed += taken
+                assert judge.is_valid(said) or not taken, (whole, said)
+    assert allowed > 1000
+    assert refused < 200
+
+
+def test_what_masks_do_not_hold_a_text_to_is_named_with_its_place() -> None:
+    schema = {
+        "properties": {"a/b": {"items": {"format": "uri-reference"}, "uniqueItems": True}, "c": {"format": "date"}},
+        "prefixItems": [{"format": "int32"}, {"items": [{"uniqueItems": True}], "uniqueItems": False}],
+        "$defs": {"d": {"additionalProperties": {"format": "zip"}}},
+        "const": {"uniqueItems": True, "format": "zip"},
+        "uniqueItems": True,
+        "maxItems": 1,
+    }
+    assert {*json_schema.unheld(schema)} == {
+        *("#/properties/a~1b/uniqueItems", "#/properties/a~1b/items/format", "#/prefixItems/1/items/0/uniqueItems"),
+        "#/$defs/d/additionalProperties/format",
+    }
+    for none in (True, False, 3, [], {}, {"properties": 3, "allOf": {"a": 1}, "items": 2}, None):
+        assert [*json_schema.unheld(none)] == []
+
+
 def test_days_are_those_of_the_calendar() -> None:
     pattern = re.compile(json_schema.FORMATS["date"] or "")
     for year, month, day in itertools.product((0, 1, 4, 96, 100, 400, 1900, 2000, 2023, 9996), range(14), range(33)):
@@ -98,7 +157,17 @@ WRONG: dict[str, tuple[str, str]] = {
     '{"type": "text"}': ("/type", "one of null, boolean"),
     '{"properties": {"a": 3}}': ("/properties/a", "an object or a boolean"),
     '{"anyOf": {}}': ("/anyOf", "a list"),
-    '{"type": "string", "format": "zip"}': ("/format", "or give a pattern"),
+    '{"type": "string", "format": 3}': ("/format", "the name of a format"),
+    '{"type": "array", "uniqueItems": 1}': ("/uniqueItems", "true or false"),
+    '{"type": "array", "items": {"type": "boolean"}, "uniqueItems": true, "minItems": 3}': ("", "no text matches it"),
+    '{"propertyNames": 3}': ("/propertyNames", "an object or a boolean"),
+    '{"propertyNames": {"anyOf": [{"const": "a"}]}}': ("/propertyNames/anyOf", "an enum or a pattern"),
+    '{"propertyNames": {"format": "email"}}': ("/propertyNames/format", "an enum or a pattern"),
+    '{"propertyNames": {"pattern": "a", "maxLength": 3}}': ("/propertyNames", "give one of them"),
+    '{"propertyNames": {"pattern": "a"}, "properties": {"a": true}}': ("/propertyNames", "list them as its enum"),
+    '{"propertyNames": {"enum": ["a"]}, "patternProperties": {"a": true}}': ("/propertyNames", "give one of them"),
+    '{"propertyNames": {"$ref": "#/$defs/a"}, "$defs": {"a": {"$ref": "#/$defs/a"}}}': ("/$defs/a", "in a row"),
+    '{"propertyNames": {"$ref": "#/$defs/a", "pattern": "b"}, "$defs": {"a": {}}}': ("/propertyNames/pattern", "$ref"),
     '{"type": "string", "pattern": "(?=a)b"}': ("", "look-around"),
     '{"type": "string", "pattern": "[a&&b]"}': ("/pattern", "escape them"),
     '{"patternProperties": {"[^]": true}}': ("/patternProperties/[^]", "escape them"),

@@ -561,7 +561,7 @@ SCHEMAS = _placed(
             for word in (
                 *("type", "enum", "const", "properties", "required", "pattern", "format", "anyOf", "oneOf", "allOf"),
                 *("items", "prefixItems", "minLength", "maxLength", "multipleOf", "minimum", "$ref", "$defs", "title"),
-                *("additionalProperties", "patternProperties", "x-a"),
+                *("additionalProperties", "patternProperties", "propertyNames", "uniqueItems", "x-a"),
             )
         },
     }
@@ -673,6 +673,11 @@ ROWS: dict[str, Row] = {
     "guard's prompt": Row(guard.quoted, TEXTS),
     "guard's answer": Row(lambda data: guard.parse(data, ["S1"]), TEXTS),
     "a schema": Row(lambda data: closing.closed(json_schema.enforceable(data.decode())), SCHEMAS, 1 << 13),
+    "what a schema asks in vain": Row(
+        lambda data: [*json_schema.unheld(body.parse(data, WIDE))],
+        SCHEMAS,
+        1 << 13,
+    ),
     "a grammar": Row(_lark, LARKS, 1 << 13),
     "images of a prompt": Row(find_images, TEXTS),
     "lines of a prompt": Row(

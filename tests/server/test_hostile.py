@@ -172,7 +172,7 @@ def test_every_route_with_a_dialog_bounds_its_turns_and_tools(client: httpx.Clie
     [
         {"$ref": "#"}, {"$ref": "https://evil.example/x.json"}, {"type": "array", "minItems": 10**9},
         {"enum": list(range(10**5))}, {"type": "string", "pattern": "(?=a)b"}, {"not": {}}, {"type": "x"},
-        {"type": "object", "properties": {"a": False}, "required": ["a"]}, {"uniqueItems": True, "type": "array"},
+        {"type": "object", "properties": {"a": False}, "required": ["a"]}, {"contains": {}, "type": "array"},
     ],
     ids=range(9),
 )  # fmt: skip

@@ -67,7 +67,7 @@ class _Members:
             "properties" in node,
             "properties" in node,
             "object" not in types,
-            "additionalProperties" in node or values_say,
+            "additionalProperties" in node or values_say or isinstance(node.get("propertyNames"), str),
             node.get("additionalProperties", False) is not False or values_say,
             node.get("minProperties", 0),
         )
@@ -135,9 +135,26 @@ class _Closer:
             defs[name + form] = self._value(node) if form == "c" else self._part(node) if form == "p" else node
             if form == "":
                 self._keep([node])
+        for node in [*nodes([root, *defs.values()])]:
+            if "propertyNames" in node:
+                self._hold_names(node, defs)
         if defs:
             root["$defs"] = defs
         return Checked(root, self._places, [])
+
+    def _hold_names(self, node: Node, defs: dict[str, Any]) -> None:
+        """Make members of the names that there may be: no others come."""
+        names, own, rest = node.pop("propertyNames"), node.get("properties", {}), node.get("additionalProperties", True)
+        if not isinstance(rest, bool):  # written once, however many names there are
+            given, rest = rest, {"$ref": f"#/$defs/n{len(defs)}"}
+            defs[leads_to(rest)] = given
+            self._places[id(rest)] = self._places.get(id(given))
+        if isinstance(names, str):
+            node["patternProperties"] = {names: rest}
+        else:
+            allowed = {name: own.get(name, rest) for name in names}
+            node["properties"] = allowed | dict.fromkeys(own.keys() - allowed.keys(), False)
+        node["additionalProperties"] = False
 
     def _ask(self, node: Node, form: Form) -> str:
         """A reference to a form of the definition that a node refers to."""

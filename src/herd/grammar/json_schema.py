@@ -5,8 +5,8 @@
 A refusal names the place as a JSON pointer (RFC 6901) into the schema as it was given. What is rewritten: references
 become those of one table, `$defs`; lists of `items` become `prefixItems` (2020-12); `format` becomes a pattern where
 llguidance's own is wider than the format; `oneOf` becomes `anyOf` where no two of its options share a value. Unknown
-keywords are annotations, as the standard says (2020-12 core, 6.5). What it is not: a validator of instances, a
-compiler; nothing is ever fetched.
+keywords and formats are annotations, as the standard says (2020-12 core, 6.5; validation, 7.2.1). `unheld` names what a
+schema asks and masks do not hold. What it is not: a validator of instances, a compiler; nothing is ever fetched.
 
 Sources: JSON Schema 2020-12 (core, validation); llguidance 1.9 (its own docs/json_schema.md), whose real behaviour
 tests/grammar/test_json_schema.py holds each row of KEYWORDS against.
@@ -63,8 +63,6 @@ REFUSED = {
     "contains": "give items, or leave it out and check the answer",
     "minContains": "give minItems, or leave it out and check the answer",
     "maxContains": "give maxItems, or leave it out and check the answer",
-    "uniqueItems": "leave it out and check the answer",
-    "propertyNames": "give patternProperties with additionalProperties false",
     "dependentRequired": "write the cases as anyOf",
     "dependentSchemas": "write the cases as anyOf",
     "dependencies": "write the cases as anyOf",
@@ -74,7 +72,6 @@ REFUSED = {
 }
 """What a mask cannot hold a text to, and what to do instead."""
 VACUOUS: dict[str, tuple[Any, ...]] = {
-    "uniqueItems": (False,),
     "unevaluatedItems": (True, {}),
     "unevaluatedProperties": (True, {}),
 }
@@ -244,22 +241,41 @@ class _Rewriter:
                     new.setdefault("additionalProperties", True)  # it says as much: others may come
             elif keyword in KEYWORDS:
                 KEYWORDS[keyword](self, new, value, here, schema)
+            elif keyword == "uniqueItems" and not isinstance(value, bool):
+                _refuse(here, f"got {_kind(value)}", "true or false")
             elif keyword == "$id" and place is not None:
                 _refuse(here, "$id inside a schema changes what a $ref means", "leave it out")
+        if schema.get("uniqueItems") is True:
+            _bound_by_values(new)
         return new
 
     def reference(self, new: Node, value: Any, here: Place) -> None:
         """`$ref`."""
-        if not isinstance(value, str) or not (value == "#" or value.startswith("#/")):
-            _refuse(here, f"got {json.dumps(value)[:80]}", "write a reference into this schema, like #/$defs/name")
-        try:
-            target, place = _at(self._root, unquote(value[1:]))
-        except LookupError:
-            _refuse(here, f"{value[:80]} leads nowhere", "write a reference into this schema, like #/$defs/name")
+        target, place = self._target(value, here)
         if id(target) not in self._names:
             self._names[id(target)] = f"d{len(self._names)}"
             self._targets.append((target, place))
         new["$ref"] = f"#/$defs/{self._names[id(target)]}"
+
+    def names(self, schema: Any, here: Place) -> "Names":
+        """What a schema of names asks of one."""
+        for _ in range(MAX_DEPTH):
+            if not isinstance(schema, dict) or "$ref" not in schema:
+                return _names_of(self.node(schema, here), here)
+            beside = [keyword for keyword in schema if keyword in KEYWORDS and keyword != "$ref"]
+            if beside:
+                _refuse((here, beside[0]), "names of members are not held to it beside a $ref", "leave the $ref out")
+            schema, here = self._target(schema["$ref"], (here, "$ref"))
+        return _refuse(here, f"more than {MAX_DEPTH} references in a row", "name the definition itself")
+
+    def _target(self, value: Any, here: Place) -> tuple[Any, Place]:
+        """What a reference leads to, and where that is."""
+        if not isinstance(value, str) or not (value == "#" or value.startswith("#/")):
+            _refuse(here, f"got {json.dumps(value)[:80]}", "write a reference into this schema, like #/$defs/name")
+        try:
+            return _at(self._root, unquote(value[1:]))
+        except LookupError:
+            _refuse(here, f"{value[:80]} leads nowhere", "write a reference into this schema, like #/$defs/name")
 
 
 # -- keywords: (the rewriter, the new node, the value, its place, the node as given) ----------------------------------
@@ -327,6 +343,49 @@ def _check_optional(names: Mapping[str, Any], required: Any, here: Place) -> Non
     optional = sum(name not in listed for name in names)
     if optional > MAX_OPTIONAL:
         _refuse(here, f"{optional} members that may be left out", f"at most {MAX_OPTIONAL}; list others in `required`")
+
+
+Names: TypeAlias = "list[str] | str | None"
+"""What names of members there may be: these, those of a pattern, or any."""
+
+
+def _property_names(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
+    """`propertyNames`, as `Names`; `herd.grammar.closing` makes members of them."""
+    names = to.names(value, here)
+    if names is None:
+        return
+    if "patternProperties" in given:
+        _refuse(here, "names are not held to it beside patternProperties", "give one of them")
+    if isinstance(names, list):
+        _check_optional(dict.fromkeys(names), given.get("required"), here)
+    elif not _stands_alone(given):
+        _refuse(here, "names are not held to a pattern beside other members", "list them as its enum, or leave it out")
+    new["propertyNames"] = names
+
+
+def _stands_alone(given: Node) -> bool:
+    """Whether nothing else in a node says which members there are."""
+    return not given.get("properties") and not any(keyword in given for keyword in ("$ref", "allOf", "anyOf", "oneOf"))
+
+
+def _names_of(schema: Any, here: Place) -> Names:
+    """What a rewritten schema allows, of texts alone."""
+    if isinstance(schema, bool):
+        return None if schema else []
+    for keyword in ("allOf", "anyOf", "oneOf", "format"):
+        if keyword in schema:
+            _refuse((here, keyword), f"names of members are not held to {keyword}", "give an enum or a pattern")
+    types = schema.get("type", "string")
+    if "string" not in ([types] if isinstance(types, str) else types):
+        return []
+    patterns = [schema["pattern"]] if "pattern" in schema else []
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    if least or most is not None:
+        patterns.append(f"^[\\s\\S]{{{least},{'' if most is None else most}}}$")
+    listed = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
+    if len(patterns) + (listed is not None) > 1:
+        _refuse(here, "names of members are held to one of enum, pattern and lengths", "give one of them")
+    return patterns[0] if patterns else None if listed is None else [v for v in listed if isinstance(v, str)]
 
 
 def _schema(keyword: str) -> "Keyword":
@@ -401,10 +460,23 @@ _UNLIKE = re.compile(r"\[\^?+(?:\]|[^\]]*?(?:\[|&&|--|~~))")
 """What ECMA 262, which patterns are written in, and llguidance read differently, once escapes are gone."""
 
 
+def _bound_by_values(new: Node) -> None:
+    """Bound a list of unlike elements, which masks do not tell apart, by how many unlike ones there are."""
+    items = new.get("items")
+    if not isinstance(items, dict) or "prefixItems" in new:
+        return
+    values = [items["const"]] if "const" in items else items.get("enum")
+    if values is None and items.get("type") in ("boolean", "null"):
+        values = [True, False] if items["type"] == "boolean" else [None]
+    if values is not None:
+        unlike = len({json.dumps(value, sort_keys=True) for value in values})
+        new["maxItems"] = min(new.get("maxItems", unlike), unlike)
+
+
 def _format(to: _Rewriter, new: Node, value: Any, here: Place, given: Node) -> None:
-    if not isinstance(value, str) or value not in (*FORMATS, *FREE_FORMATS):
-        _refuse(here, f"got {json.dumps(value)[:80]}", "one of " + ", ".join(FORMATS) + "; or give a pattern")
-    if value in FREE_FORMATS:
+    if not isinstance(value, str):
+        _refuse(here, f"got {_kind(value)}", "the name of a format")
+    if value not in FORMATS:
         return
     pattern = FORMATS[value]
     if pattern is None:
@@ -430,6 +502,7 @@ KEYWORDS: dict[str, Keyword] = {
     "properties": _by_name("properties"),
     "patternProperties": _by_name("patternProperties"),
     "additionalProperties": _schema("additionalProperties"),
+    "propertyNames": _property_names,
     "required": _required,
     "minProperties": _count("minProperties"),
     "maxProperties": _count("maxProperties"),
@@ -449,6 +522,36 @@ KEYWORDS: dict[str, Keyword] = {
     "multipleOf": _bound("multipleOf"),
 }
 """Enforced: how each is read."""
+
+
+def unheld(schema: Any) -> Iterator[str]:
+    """Places of what a schema asks and masks do not hold a text to, as JSON pointers: `uniqueItems`, and formats that
+    are neither enforced nor free."""
+    waiting: list[tuple[Any, Place]] = [(schema, None)]
+    while waiting:
+        node, place = waiting.pop()
+        if not isinstance(node, dict):
+            continue
+        if node.get("uniqueItems") is True and node.get("maxItems") not in (0, 1):
+            yield _pointer((place, "uniqueItems"))
+        form = node.get("format")
+        if isinstance(form, str) and form not in FORMATS and form not in FREE_FORMATS:
+            yield _pointer((place, "format"))
+        waiting += reversed([*_given_children(node, place)])
+
+
+def _given_children(node: Node, place: Place) -> Iterator[tuple[Any, Place]]:
+    """The schemas right inside one as it was given, with their places."""
+    for keyword in (*LISTS, *TABLES, "$defs", "definitions"):
+        inner = node.get(keyword)
+        members = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
+        yield from ((one, ((place, keyword), key)) for key, one in members)
+    for keyword in (*SINGLE, "additionalItems"):
+        inner = node.get(keyword)
+        if isinstance(inner, list):  # items before 2020-12
+            yield from ((one, ((place, keyword), i)) for i, one in enumerate(inner))
+        else:
+            yield inner, (place, keyword)
 
 
 def _references(schema: Any) -> Iterator[str]:
@@ -727,6 +830,11 @@ def _escaped(name: str) -> str:
 
 
 def _refuse(place: Place, why: str, do: str) -> NoReturn:
+    fail(UsageError, f"schema {_pointer(place)}: {why}", do=do)
+
+
+def _pointer(place: Place) -> str:
+    """A place as a JSON pointer, cut where it is long."""
     parts: list[str] = []
     while place is not None:
         place, key = place
@@ -734,7 +842,7 @@ def _refuse(place: Place, why: str, do: str) -> NoReturn:
     pointer = "".join(reversed(parts))
     if len(pointer) > MAX_POINTER:
         pointer = f"{pointer[: MAX_POINTER // 2]}...{pointer[-MAX_POINTER // 2 :]}"
-    fail(UsageError, f"schema #{pointer}: {why}", do=do)
+    return f"#{pointer}"
 
 
 MAX_POINTER = 400
