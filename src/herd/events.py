@@ -1,6 +1,7 @@
 """What a model gives back: frozen (but for Counters), typed, and the same as JSON. Text and numbers, no arrays.
 
-`Reply` is a whole answer; a stream yields `TextEvent`s, events of calls, and one `DoneEvent` an answer. What it is not:
+`Reply` is a whole answer; a stream yields `TextEvent`s, events of calls, and one `DoneEvent` an answer; before them
+`ProgressEvent`s, where they are asked for. What it is not:
 who makes them (`herd.chat_model`), checks of them (`herd.policies`).
 """
 
@@ -212,6 +213,23 @@ def _token(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class ProgressEvent:
+    """How much of the prompt is read, before the answer begins; only where that is asked for. The first one of an
+    answer tells of what was found in the cache, each of the others of more, the last one of all."""
+
+    read_tokens: int
+    """Of the prompt, those found in the cache included."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt: found in the cache."""
+    prefill_s: float
+    """Seconds since the first row of the prompt, images included."""
+    index: int = 0
+    """Which of several answers to one prompt."""
+    type: Literal["progress"] = "progress"
+
+
+@dataclass(frozen=True)
 class TextEvent:
     """Text that has become certain. Its pieces, joined, are the reply's text."""
 
@@ -283,7 +301,7 @@ class DoneEvent:
         return self.reply.timings
 
 
-Event: TypeAlias = TextEvent | CallStartEvent | CallArgumentsEvent | CallEndEvent | DoneEvent
+Event: TypeAlias = ProgressEvent | TextEvent | CallStartEvent | CallArgumentsEvent | CallEndEvent | DoneEvent
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from herd.cache import PageCounts
 from herd.engine.core import Core
 from herd.engine.fake import FakeModel
-from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.engine.sampler import History, sample
 from herd.errors import BadCheckpoint, Busy, DoesNotFit, PassFailed, TimedOut
@@ -62,6 +62,7 @@ class Asked:
     scores: list[TokenScore] = field(default_factory=list)
     rows: list[Any] = field(default_factory=list)
     began: int = 0
+    read: int = 0
     reason: str | None = None
     error: Exception | None = None
     over: bool = False
@@ -227,6 +228,7 @@ class Day:
             "digests": digests,
             "end_ids": (END,),
             "want": want,
+            "progress": want.what == "tokens" and most % 2 == 0,
         }
 
     def _want(self, count: int) -> Want:
@@ -282,8 +284,14 @@ class Day:
             want = asked.order.want
             first = {"tokens": CONTEXT, "logprobs": want.start - 1, "state": 0, "logits": 0}[want.what]
             assert event.cached <= first
+            asked.read = event.cached
+        elif isinstance(event, ReadEvent):
+            assert asked.order.progress and asked.began == 1 and not asked.tokens
+            assert asked.read < event.read <= len(asked.order.ids), "more each time, whatever is computed again"
+            asked.read = event.read
         elif isinstance(event, TokenEvent):
             assert asked.began == 1
+            assert not asked.order.progress or asked.read == len(asked.order.ids), "all of a prompt, before an answer"
             asked.tokens.append(event.token_id)
             asked.reason = event.reason
             asked.over = event.reason is not None

@@ -15,7 +15,7 @@ from typing import Any
 from herd.cache import Lease
 from herd.engine.adapters import Adapter, AdapterRegistry
 from herd.engine.device_draws import Chosen, DeviceLogits, DrawRequest, Row, drawn_rows
-from herd.engine.messages import EndedEvent, Event, MeasuredEvent, Reason, StartedEvent, TokenEvent
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, Reason, StartedEvent, TokenEvent
 from herd.engine.request import Request, TokenLogprob
 from herd.engine.request_checks import RequestChecker
 from herd.engine.runner import Chunk, Logits, ModelRunner, NotFinite
@@ -50,6 +50,8 @@ class Entry(Scheduled):
     taken_s: float = 0.0
     begun: bool = False
     """Whether it was told that it is let in."""
+    read: int = 0
+    """Positions of its prompt that were told to be read."""
     began_s: float | None = None
     prefill_s: float = 0.0
     siblings: list["Entry"] = field(default_factory=list)
@@ -202,8 +204,10 @@ class Core:
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
-    def step(self) -> list[Event]:
-        """Run one step and return its events. It may have no pass: when only deadlines passed, or nothing fits."""
+    def step(self, told: Callable[[list[Event]], None] | None = None) -> list[Event]:
+        """Run one step and return its events. It may have no pass: when only deadlines passed, or nothing fits. told:
+        is given those that are known before the pass, where it begins a prompt whose request wants to be told how
+        reading goes on."""
         if self.scheduler.busy:
             decodes = self._propose()
             plan = self.scheduler.schedule(self._clock(), self._step_times.beside(decodes))
@@ -213,12 +217,18 @@ class Core:
                 self._began(entry)
             for entry, error in plan.ended:
                 self._closed(entry, EndedEvent(entry.number, error))
+            if told is not None and any(e.request.progress for e in plan.admitted):
+                told(self._taken_events())
             together = [(e, n) for e, n in plan.work if not e.request.traced]
             if together:
                 self._pass(together)
             for e, n in plan.work:
                 if e.request.traced and not e.ended:
                     self._pass([(e, n)])
+        return self._taken_events()
+
+    def _taken_events(self) -> list[Event]:
+        """The events so far, which nobody has been given."""
         events, self._events = self._events, []
         return events
 
@@ -272,7 +282,18 @@ class Core:
         if not entry.begun:
             entry.begun = True
             self.counters.cached_tokens += entry.cached or 0
+            entry.read = entry.cached or 0
             self._events.append(StartedEvent(entry.number, entry.cached or 0))
+
+    def _read(self, entry: Entry) -> None:
+        """Tell how much of a prompt is read, where that was asked for; what is computed again is not told again."""
+        if not entry.request.progress:
+            return
+        assert entry.lease is not None
+        if entry.lease.length > entry.read:
+            entry.read = entry.lease.length
+            prefill_s = self._clock() - (entry.began_s or 0.0)
+            self._events.append(ReadEvent(entry.number, entry.read, prefill_s))
 
     def _pass(self, work: Sequence[tuple[Entry, int]]) -> None:
         ready: list[tuple[Entry, Chunk]] = []
@@ -394,6 +415,8 @@ class Core:
             cache.commit(lease)
             # now: chunked layers forget a chunk when it is over
             cache.insert(lease, entry.keys, entry.salt, over=False)
+            if not entry.num_output:
+                self._read(entry)
             return
         first = entry.num_output == 0
         certain = len(piece.ids) - (len(rows) - 1)
@@ -403,6 +426,7 @@ class Core:
             drawn = self._choose(entry, rows[0])
             if first:
                 cache.commit(lease)
+                self._read(entry)
                 self._computed(entry, rows[0])
             while self._say(entry, *drawn) is None and kept < len(proposed) and drawn[0] == proposed[kept]:
                 kept += 1
@@ -469,6 +493,7 @@ class Core:
         self.counters.forked += 1
         sibling.cached, sibling.began_s = entry.cached, entry.began_s
         self._began(sibling)
+        self._read(sibling)
         try:
             self._say(sibling, *self._choose(sibling, row))
         except BaseException as error:

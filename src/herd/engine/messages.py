@@ -22,6 +22,16 @@ class StartedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Positions of its prompt that were in the cache."""
 
 
+class ReadEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """More of a sequence's prompt has been computed; only where its request asks for it (`Request.progress`)."""
+
+    number: int
+    read: int
+    """Positions of its prompt that are in the cache now, those that were found there included."""
+    prefill_s: float
+    """Seconds since the first row of the prompt, images included."""
+
+
 class TokenEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A sequence has one more token."""
 
@@ -57,7 +67,7 @@ class EndedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: HerdError | None = None
 
 
-Event: TypeAlias = StartedEvent | TokenEvent | MeasuredEvent | EndedEvent
+Event: TypeAlias = StartedEvent | ReadEvent | TokenEvent | MeasuredEvent | EndedEvent
 
 
 def is_last(event: Event) -> bool:

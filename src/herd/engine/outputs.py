@@ -15,11 +15,11 @@ from contextlib import suppress
 from typing import Protocol
 
 from herd.engine.forks import OwnerProcess
-from herd.engine.messages import EndedEvent, Event, MeasuredEvent, Reason, StartedEvent, TokenEvent
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, Reason, StartedEvent, TokenEvent
 from herd.engine.request import Finish, Request, Step
 from herd.engine.stop_strings import StopStrings
 from herd.errors import HerdError
-from herd.events import Timings, Usage
+from herd.events import ProgressEvent, Timings, Usage
 
 
 class Decoder(Protocol):
@@ -65,7 +65,9 @@ class OutputProcessor:
         """The step that an event makes; None when there is nothing to show. Raises what the request failed with."""
         if isinstance(event, StartedEvent):
             self.num_cached = event.cached
-            return None
+            return self._reading(event.cached, 0.0) if self._request.progress else None
+        if isinstance(event, ReadEvent):
+            return self._reading(event.read, event.prefill_s)
         if isinstance(event, EndedEvent):
             self.over = self.ended = True
             if event.error is not None:
@@ -98,6 +100,9 @@ class OutputProcessor:
             stop=self._stops.hit if reason == "stop" else None,
         )
 
+    def _reading(self, read: int, prefill_s: float) -> Step:
+        return Step(None, "", progress=ProgressEvent(read, len(self._request.ids), self.num_cached, prefill_s))
+
     def _measured(self, event: MeasuredEvent) -> Step:
         self._prefill_s = event.prefill_s
         finish = None if event.reason is None else self.finish(event.reason)
@@ -122,6 +127,8 @@ class OutputProcessor:
 TOKEN_BYTES = 256
 """Bytes that one token keeps in memory until its answer has ended: its event, its id, its text in what was shown and in
 what a policy looks at (measured: 160 with text of one character)."""
+READ_BYTES = 192
+"""Bytes of what tells how much of a prompt is read."""
 LIKELY_BYTES = 768
 """Bytes that one log-probability keeps until then, and its part of a whole reply as JSON (measured: 640)."""
 
@@ -130,6 +137,8 @@ def bytes_of(event: Event) -> int:
     """Estimated memory of an event, in bytes, from its arrival to the end of the answer."""
     if isinstance(event, MeasuredEvent):
         return sum(LIKELY_BYTES * (1 + len(score.top)) for score in event.scores) + getattr(event.rows_RX, "nbytes", 0)
+    if isinstance(event, ReadEvent):
+        return READ_BYTES
     if not isinstance(event, TokenEvent):
         return 0
     return TOKEN_BYTES if event.logprob is None else TOKEN_BYTES + LIKELY_BYTES * (1 + len(event.logprob.top))

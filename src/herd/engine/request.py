@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from herd.errors import UsageError, fail
-from herd.events import Timings, Usage
+from herd.events import ProgressEvent, Timings, Usage
 from herd.grammars import Grammar
 from herd.value_checks import MAX_ID, MAX_IDS, KnownFields, flag, known, number, shown, whole
 
@@ -245,6 +245,8 @@ class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
     adapter: str | None = None
     """Name of the adapter that it is computed with (`add_adapter`); None: the model's own weights."""
     want: Want = TOKENS
+    progress: bool = False
+    """Whether it is told how much of its prompt is read, pass by pass, until its first token."""
     # what `Engine` adds when it is submitted
     number: int = 0
     """Unique, growing: the order of arrival."""
@@ -291,5 +293,7 @@ class Step:
     finish: Finish | None = None
     scores: tuple[TokenScore, ...] = ()
     """The scores of the next ids of a request that wants log-probabilities."""
+    progress: ProgressEvent | None = None
+    """How much of the prompt is read, where that is asked for; nothing else comes with it."""
     rows_RX: Any | None = None
     """The state, float32 [1, D], or the logits, float32 [R, V], of a request that wants them."""

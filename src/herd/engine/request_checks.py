@@ -14,7 +14,7 @@ import numpy.typing as npt
 from herd.engine.adapters import check_name
 from herd.engine.request import Request, SamplingOptions, Want
 from herd.errors import ContextTooLong, UsageError, fail
-from herd.value_checks import number, text, token_ids, whole
+from herd.value_checks import flag, number, text, token_ids, whole
 
 MAX_PRIORITY = 1 << 31
 MAX_TIMEOUT_S = 1e9
@@ -75,6 +75,7 @@ class RequestChecker:
             fail(UsageError, "salt", got=type(asked.salt).__name__, expected="bytes")
         if asked.adapter is not None:
             check_name(asked.adapter)
+        flag("progress", asked.progress)
         self._check_images(ids, _num_tiles(asked.pixels_I3SS))
         _check_want(asked, len(ids))
         return ids
@@ -138,6 +139,8 @@ def _check_want(asked: Request, num_ids: int) -> None:
     want.check()
     if want.what == "tokens":
         return
+    if asked.progress:
+        fail(UsageError, "progress", got=f"it with {want.what}", expected="a request for tokens")
     if _num_tiles(asked.pixels_I3SS) or asked.options.grammar is not None:
         fail(UsageError, "want", got=f"{want.what}, with images or a grammar", expected="ids of text alone")
     if want.what == "logprobs" and want.start >= num_ids:

@@ -85,6 +85,8 @@ class Sample(GatedAnswer):
 
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
+        if step.progress is not None:  # numbers: no policy has to see them
+            return [replace(step.progress, index=self.index)]
         self.add(step)
         finish = step.finish
         found = self._release(last=finish is not None or self._has_called)

@@ -17,6 +17,7 @@ from herd.chat_model import ID_BYTES
 from herd.engine.engine import Engine
 from herd.engine.messages import EndedEvent
 from herd.engine.outputs import Mailbox
+from herd.engine.request import Step
 from herd.errors import HerdError
 from herd.events import Event
 from herd.lanes import computing, waiting
@@ -157,18 +158,23 @@ class AsyncStream(AsyncIterator[Event]):
             job = sample.job
             try:
                 step = job.reading.take(EndedEvent(job.number) if job.cancelled else event)
-                if step is not None and sample.slow:
-                    self._out += await waiting().run(self._owner, partial(sample.take, step))
-                elif step is not None and sample.is_long(step):
-                    self._out += await computing().run(self._owner, partial(sample.take, step))
-                elif step is not None:
-                    self._out += sample.take(step)
+                if step is not None:
+                    self._out += await self._taken(sample, step)
             except BaseException:
                 await self.aclose()
                 raise
             if sample.over and sample.job.number in self._waiting:
                 self._leave(sample)
         return self._out.popleft()
+
+    async def _taken(self, sample: Sample, step: Step) -> list[Event]:
+        """What may be shown after a step; a thread asks a policy that takes long."""
+        looks = step.progress is None
+        if looks and sample.slow:
+            return await waiting().run(self._owner, partial(sample.take, step))
+        if looks and sample.is_long(step):
+            return await computing().run(self._owner, partial(sample.take, step))
+        return sample.take(step)
 
     async def aclose(self) -> None:
         """End it, if it has not ended; at any time."""

@@ -73,6 +73,16 @@ def test_a_child_answers_as_a_thread_does(engine: Engine) -> None:
     assert steps[0].logprob.token_id == steps[0].token_id
 
 
+def test_a_child_tells_of_reading_as_a_thread_does_and_only_whoever_asks(engine: Engine) -> None:
+    def read(engine: Engine, progress: bool) -> list[int]:
+        asked = replace(request([*range(40)], max_tokens=1), progress=progress, salt=b"read")
+        steps = engine.stream(engine.submit(asked))
+        return [step.progress.read_tokens for step in steps if step.progress is not None]
+
+    assert read(engine, True) == read(here(), True) == [0, 16, 32, 40]
+    assert read(engine, False) == []
+
+
 def test_many_threads_and_samples(engine: Engine) -> None:
     jobs = engine.submit_samples(request([7, 8], max_tokens=6, temperature=0.7), 3)
     found = [[s.token_id for s in engine.stream(job)] for job in jobs]

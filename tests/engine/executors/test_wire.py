@@ -37,7 +37,7 @@ from herd.engine.executors.wire import (
     Setup,
     Up,
 )
-from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent
+from herd.engine.messages import EndedEvent, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent
 from herd.engine.request import Request, SamplingOptions, TokenScore, Want
 from herd.errors import EngineDied, PassFailed, UsageError
 from herd.events import Counters
@@ -72,6 +72,7 @@ GOOD_UP = [
     Routed(1, 0, [0], [[1]], [[0.5]]),
     Progressed(Counters(passes=3, rows=9)),
     StartedEvent(1, 0),
+    ReadEvent(1, 3, 0.1),
     TokenEvent(1, 5, None, 0.1, 0.1),
     EndedEvent(1, None),
 ]

@@ -42,7 +42,7 @@ from herd.engine.executors.wire import (
     Up,
 )
 from herd.engine.forks import OwnerProcess
-from herd.engine.messages import EndedEvent, MeasuredEvent, StartedEvent, TokenEvent, is_last
+from herd.engine.messages import EndedEvent, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent, is_last
 from herd.engine.request import Request
 from herd.engine.trace import RoutingTrace
 from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
@@ -276,7 +276,7 @@ class ChildExecutor(Executor):
                 if not self._asked:
                     raise BadFrame(f"{type(message).__name__} that nobody asked for")
                 self._asked.popleft().put(message)
-            case StartedEvent() | TokenEvent() | MeasuredEvent() | EndedEvent():
+            case StartedEvent() | ReadEvent() | TokenEvent() | MeasuredEvent() | EndedEvent():
                 if is_last(message):
                     self._forget(message.number)
                 self._deliver([message])

@@ -216,14 +216,18 @@ class ThreadExecutor(Executor):
                 item.run()
             else:
                 self._core.cancel(item)
-        events += self._core.step()
+        events += self._core.step(self._tell)
+        if events:
+            self._tell(events)
+        return True
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Deliver events, and forget those that have ended."""
         for event in events:
             if is_last(event):
                 self._live.discard(event.number)
                 self._routes.pop(event.number, None)
-        if events:
-            self._deliver(events)
-        return True
+        self._deliver(events)
 
     def _take(self, request: Request) -> list[Event]:
         """Give a request to the core; events of one that ends at once. An error is that request's own."""
