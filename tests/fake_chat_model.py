@@ -105,6 +105,7 @@ class DoesAll:
     sizes: Sizes = SIZES
     control_ids: frozenset[int] = frozenset({CONTROL_ID})
     applies_policies: bool = False
+    tells_progress: bool = True
     alive: bool = True
     warm: bool = False
     counters: Counters | None = None

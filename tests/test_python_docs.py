@@ -22,6 +22,7 @@ OTHERS = {
     "applies_policies": "asked by services",
     "control_ids": "asked by services",
     "sizes": "asked by services",
+    "tells_progress": "asked by services",
 }
 """Names without an example, and why."""
 

@@ -65,7 +65,13 @@ class Capabilities:
 
 WHOSE = ("client", "tenant", "priority")
 """Options that say whose a request is."""
-SILENT: Mapping[str, Any] = {"n": 1, "tool_choice": "auto", "parallel_tool_calls": True, "schema": False}
+SILENT: Mapping[str, Any] = {
+    "n": 1,
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "schema": False,
+    "progress": False,
+}
 """Values of options that ask for nothing; None asks for nothing in any of them."""
 CANNOT: Mapping[str, str] = {
     "completion": "go on with a text outside of a dialog",
@@ -177,6 +183,12 @@ class ChatModel(Protocol):
     def applies_policies(self) -> bool:
         """Whether `astream` and `astream_complete` apply the `policy` that they are given, before and after. Where they
         do not, a service does, and gives them none."""
+        return False
+
+    @property
+    def tells_progress(self) -> bool:
+        """Whether `astream` and `astream_complete` take `progress`, and their streams then begin with ProgressEvents.
+        Where they do not, a service does not ask for it."""
         return False
 
     @property

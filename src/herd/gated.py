@@ -19,6 +19,7 @@ from herd.events import (
     Event,
     FinishReason,
     Logprob,
+    ProgressEvent,
     TextEvent,
     Timings,
     Usage,
@@ -164,6 +165,9 @@ class GatedStream(EventStream):
         inner = self._inner
         assert inner is not None, "not prepared"
         async for event in inner:
+            if isinstance(event, ProgressEvent):  # numbers: no policy has to see them
+                yield event
+                continue
             taken = self._answers[event.index]
             if not taken.over:
                 for shown in await self._take(taken, event, inner):

@@ -60,6 +60,7 @@ class CompletionRequest(Answer, total=False):
     """Options of a text that goes on."""
 
     n: int
+    progress: bool
 
 
 class ToolChoice(TypedDict, total=False):

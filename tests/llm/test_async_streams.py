@@ -11,7 +11,7 @@ from speaking import endless, saying
 from helpers import PATIENCE_S
 from herd.engine.engine import Engine
 from herd.errors import Busy
-from herd.llm import LLM, AsyncStream, DoneEvent, Event, Reply
+from herd.llm import LLM, AsyncStream, DoneEvent, Event, ProgressEvent, Reply
 
 QUESTIONS = ["hi", "a" * 40, "what?\n", "Grüße"]
 
@@ -46,6 +46,59 @@ def test_coroutines_read_what_threads_read(options: dict[str, Any]) -> None:
         for i in samples:
             assert [e for e in alike(found) if e.index == i] == [e for e in expected if e.index == i]
         assert sum(isinstance(e, DoneEvent) for e in found) == len(samples)
+
+
+def test_streams_tell_how_much_of_a_prompt_is_read_where_that_is_asked_for() -> None:
+    llm, question = saying("yes", chunk=None), "a" * 1200
+    total = len(llm.tokenize([{"role": "user", "content": question}]))
+
+    def read(events: list[Event], index: int = 0) -> list[int]:
+        found = [event for event in events if event.index == index]
+        progress = [event for event in found if isinstance(event, ProgressEvent)]
+        assert found[: len(progress)] == progress, "before the answer"
+        assert all(event.prompt_tokens == total for event in progress)
+        return [event.read_tokens for event in progress]
+
+    async def asked(**options: Any) -> list[Event]:
+        return [event async for event in llm.astream(question, **options)]
+
+    whole = [0, 512, 1024, total]
+    assert read(list(llm.stream(question, progress=True))) == whole
+    assert read(within(asked(progress=True, tenant="another"))) == whole
+    for events in (list(llm.stream(question, progress=True, n=2)), within(asked(progress=True, n=2))):
+        assert [read(events, index) for index in (0, 1)] == [[total - 1, total]] * 2, "the cache has the rest"
+    for events in (list(llm.stream(question)), within(asked(progress=False))):
+        assert read(events) == []
+
+
+class Slow:
+    """A policy that asks a model, and counts how often it is asked."""
+
+    hold_tokens, slow = 0, True
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def before(self, messages: Any) -> None:
+        return None
+
+    def window(self, text: str, shown: int) -> None:
+        self.looks += 1
+
+    def after(self, reply: Reply) -> None:
+        return None
+
+
+def test_a_policy_is_not_asked_about_progress() -> None:
+    llm = saying("yes", chunk=None)
+
+    async def looks(**options: Any) -> int:
+        policy = Slow()
+        events = [event async for event in llm.astream("a" * 1200, policy=policy, **options)]
+        assert isinstance(events[0], ProgressEvent) == bool(options)
+        return policy.looks
+
+    assert within(looks(progress=True)) == within(looks())
 
 
 def test_ready_tells_of_the_prompt_and_each_answer_has_a_seed_of_its_own() -> None:

@@ -92,7 +92,7 @@ def test_every_method_has_the_keywords_of_its_kind() -> None:
     assert all(METHODS[name] is CompleteOptions for name in completes)
     of_dialogs = {"system", "images", "tools", "tool_choice", "parallel_tool_calls"}
     assert set(ChatOptions.__annotations__) - set(CompleteOptions.__annotations__) == of_dialogs
-    assert set(ChatOptions.__annotations__) - set(SamplesOptions.__annotations__) == {"n"}
+    assert set(ChatOptions.__annotations__) - set(SamplesOptions.__annotations__) == {"n", "progress"}
 
 
 def test_what_any_model_takes_an_llm_takes() -> None:
@@ -211,6 +211,18 @@ def test_what_needs_a_dialog_is_refused_without_one() -> None:
 def test_a_call_of_one_answer_says_which_gives_several(call: str) -> None:
     with endless() as model, pytest.raises(UsageError, match="n: got 2, expected 1; use chat_samples or stream"):
         called(model, call, *FIRST.get(call, ("Hi",)), n=2, max_tokens=1)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind not in (ScoreOptions, EmbedOptions)])
+def test_progress_is_told_by_streams_and_refused_by_whole_answers(name: str) -> None:
+    with endless() as model:
+        arguments = FIRST.get(name, ("Hi",))
+        if "stream" in name:
+            found = called(model, name, *arguments, progress=True, max_tokens=1)
+            assert list(dict.fromkeys(event.type for event in found)) == ["progress", "text", "done"]
+            return
+        with pytest.raises(UsageError, match=r"progress: got True, expected False; use stream to be told of it"):
+            called(model, name, *arguments, progress=True, max_tokens=1)
 
 
 # -- the package -----------------------------------------------------------------------------------------------------

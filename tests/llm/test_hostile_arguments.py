@@ -85,7 +85,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
-    *("capabilities", "sizes", "control_ids", "applies_policies", "adapters", "counters"),
+    *("capabilities", "sizes", "control_ids", "applies_policies", "tells_progress", "adapters", "counters"),
 }
 """Without arguments."""
 OPTIONS = ["top", *ChatOptions.__annotations__]

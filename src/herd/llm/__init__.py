@@ -43,6 +43,7 @@ from herd.events import (
     DoneEvent,
     Event,
     Perplexity,
+    ProgressEvent,
     Reply,
     Score,
     TextEvent,
@@ -56,7 +57,7 @@ from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKe
 from herd.llm.load_options import PARALLEL, LoadOptions
 from herd.llm.loading import PIECE, end_ids, open_same, read_model
 from herd.llm.measuring import Measured, ameasured, measured
-from herd.llm.options import CallOptions, for_each, one_answer
+from herd.llm.options import CallOptions, for_each, one_answer, whole_answers
 from herd.llm.prepare import Many, Requests, characters_of, check_dialog, check_length, check_prompt
 from herd.llm.replies import aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.llm.streams import AsyncStream, Prepared
@@ -88,6 +89,7 @@ __all__ = [
     "Message",
     "Perplexity",
     "Policy",
+    "ProgressEvent",
     "Reply",
     "SamplingOptions",
     "Score",
@@ -229,6 +231,11 @@ class LLM:
         """It does: before the first token, and on each piece of what is said."""
         return True
 
+    @property
+    def tells_progress(self) -> bool:
+        """It does, pass by pass."""
+        return True
+
     def warm_up(self) -> None:
         """Build what requests need of the vocabulary now (a second for 200,000 tokens), so that none of them waits."""
         self._running()
@@ -261,6 +268,7 @@ class LLM:
             schema               True for any JSON object, a JSON schema, or a type that has one (`Reply.parsed`)
             grammar              what the text must be: "json", "schema:...", "lark:...", "regex:..."
             n                    answers to one prompt (`stream`, `astream`); see `chat_samples`
+            progress             whether a stream begins with ProgressEvents: how much of the prompt is read
 
         How tokens are chosen, and when to stop (`herd.SamplingOptions` has limits; unless said, as the model's makers
         advise: `LLM.defaults`):
@@ -298,6 +306,7 @@ class LLM:
 
     def chat_samples(self, messages: Dialog, n: int, **options: Unpack[SamplesOptions]) -> list[Reply]:
         """n answers to one dialog, whose prompt is computed once; answer i draws with seed + i. Options: see `chat`."""
+        whole_answers(options)
         found = {e.index: e.reply for e in self.stream(messages, n=n, **options) if isinstance(e, DoneEvent)}
         return [found[i] for i in sorted(found)]
 

@@ -27,7 +27,7 @@ class CompleteOptions(CompletionRequest, Watched, total=False):
 
 
 class SamplesOptions(Answer, ToolChoice, Watched, total=False):
-    """Of `chat_samples`: all of `chat` but `n`, which has a place of its own."""
+    """Of `chat_samples`: all of `chat` but `n`, which has a place of its own, and `progress`."""
 
     system: str | None
     images: Sequence[ImageLike]
@@ -38,6 +38,7 @@ class ChatOptions(SamplesOptions, total=False):
     """Of `chat`, `stream` and their twins. `herd.LLM.chat` says what each means."""
 
     n: int
+    progress: bool
 
 
 class EmbedOptions(Whose, total=False):

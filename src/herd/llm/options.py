@@ -56,6 +56,8 @@ class CallOptions:
     """A file that gets the routing, as JSON lines."""
     n: int = 1
     """Answers to one prompt, which is computed once; answer i draws with seed + i."""
+    progress: bool = False
+    """Whether a stream tells how much of the prompt is read, before the answer begins."""
     client: str = ""
     """Whose it is; clients share the engine fairly."""
     tenant: str = ""
@@ -83,6 +85,7 @@ class CallOptions:
         if self.trace is not None and not isinstance(self.trace, str | Path):
             fail(UsageError, "trace", got=type(self.trace).__name__, expected="the path of a file")
         whole("n", self.n, 1, MOST_SAMPLES)
+        flag("progress", self.progress)
         if self.adapter is not None:
             check_name(self.adapter)
         check_whose(self.client, self.priority, self.timeout_s)
@@ -175,10 +178,18 @@ def of_completion(arguments: Mapping[str, Any]) -> tuple[CallOptions, dict[str, 
 
 
 def one_answer(arguments: Mapping[str, Any]) -> None:
-    """Raise UsageError for a call that gives one answer and is asked for several."""
+    """Raise UsageError for a call that gives one whole answer and is asked for several, or to tell of progress."""
     n = arguments.get("n", 1)
     if type(n) is not int or n != 1:
         fail(UsageError, "n", got=shown(n), expected="1", do="use chat_samples or stream for several answers")
+    whole_answers(arguments)
+
+
+def whole_answers(arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for a call that gives whole answers and is asked to tell of progress."""
+    progress = arguments.get("progress", False)
+    if progress is not False:
+        fail(UsageError, "progress", got=shown(progress), expected="False", do="use stream to be told of it")
 
 
 def for_each(

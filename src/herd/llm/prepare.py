@@ -203,6 +203,7 @@ class Requests:
             timeout_s=asked.timeout_s,
             salt=_salt(asked.tenant),
             adapter=asked.adapter,
+            progress=asked.progress,
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
         samples = self._samples(jobs, asked, instead)
