@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from herd.chat_model import ChatModel, ChatStream, Turns
 from herd.errors import HerdError, Interrupted, NotReady, PassFailed, TooLarge, Withheld, fail
-from herd.events import DoneEvent, Event, Note, Reply
+from herd.events import DoneEvent, Event, Note, ProgressEvent, Reply
 from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
 from herd.policies import Policy
@@ -39,6 +39,7 @@ from herd.server.requests.generate_request import (
     most_tokens,
     prompt_of,
     start_stream,
+    without_effect,
 )
 from herd.server.requests.media import Images
 from herd.server.requests.policed import checked_texts
@@ -138,6 +139,7 @@ class Service:
             model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
             ask = self._settled(ask)
             num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
+            without_effect(model, ask, strict=self.strict)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids))
@@ -332,6 +334,7 @@ class Service:
             "ceiling": ask.ceiling,
             "priority": key.priority,
             "n": ask.n,
+            **({"progress": True} if ask.progress and model.tells_progress else {}),
         }
         if policy is None or model.applies_policies:
             return start_stream(model, ask, {**whose, "policy": policy})
@@ -395,6 +398,9 @@ class ReplyInProgress:
     ) -> None:
         self.n = ask.n
         """Samples."""
+        self.ignored = without_effect(model, ask, strict=service.strict)
+        """Fields of the request that have no effect on its model."""
+        self._progress = ask.progress
         self.model = model
         self.caller = caller
         self.replies: list[Reply] = []
@@ -428,6 +434,8 @@ class ReplyInProgress:
         """All events of the reply. An error ends it, and the reply is closed then."""
         try:
             async for event in self._stream:
+                if isinstance(event, ProgressEvent) and not self._progress:
+                    continue  # whatever a model tells of itself: nobody asked
                 self._spend()
                 if isinstance(event, DoneEvent):
                     self._count(event.reply)

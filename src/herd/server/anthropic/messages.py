@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, ProgressEvent, Reply, TextEvent
 from herd.server.anthropic.turns import AnthropicMessage, Choice, Text, Tool, choice_of, dialog_of, tools_of
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
@@ -21,7 +21,7 @@ from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
-from herd.server.shared.replies import json_reply, json_response
+from herd.server.shared.replies import json_reply, json_response, progress_of
 
 PING = sse(b'{"type":"ping"}', "ping")
 EMPTY = {"type": "text", "text": "", "citations": None}
@@ -62,6 +62,8 @@ class MessagesRequest(Counted, kw_only=True):
 
     max_tokens: int
     stream: bool | None = None
+    return_progress: bool | None = None
+    """llama.cpp's: whether a stream tells how much of the prompt is read."""
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -102,7 +104,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
     """Answer a dialog."""
     asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
     answer = await service.open(caller, ask)
-    headers = told(ignored)
+    headers = told((*ignored, *answer.ignored))
     if not asked.stream:
         (reply,) = await answer.whole(request)
         return await json_reply(service, caller, lambda: whole(reply, asked.model), [reply], headers)
@@ -131,6 +133,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tupl
         schema=form.schema if form is not None else None,
         options={**options, "max_tokens": asked.max_tokens},
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
+        progress=bool(asked.stream and asked.return_progress),
     )
     return asked, ignored, ask
 
@@ -204,6 +207,8 @@ async def stream(answer: ReplyInProgress, model: str) -> AsyncGenerator[bytes, N
         yield PING
         async for event in answer.events():
             match event:
+                case ProgressEvent():
+                    yield _event("ping", **progress_of(event))
                 case TextEvent():
                     yield blocks.text(event.text)
                 case CallStartEvent():

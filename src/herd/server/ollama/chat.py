@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.events import CallEndEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.events import CallEndEvent, DoneEvent, Logprob, ProgressEvent, Reply, TextEvent
 from herd.media.encoded import image_of
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
@@ -34,7 +34,7 @@ from herd.server.requests.media import check_count
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.logprobs import listed
-from herd.server.shared.replies import json_reply, json_response
+from herd.server.shared.replies import json_reply, json_response, progress_of
 
 LINES = "application/x-ndjson"
 REPORTED = {
@@ -80,6 +80,8 @@ class Shared(msgspec.Struct, kw_only=True):
     model: Name
     stream: bool | None = None
     """None: true."""
+    return_progress: bool | None = None
+    """llama.cpp's: whether a stream tells how much of the prompt is read."""
     format: Any = None
     options: Options | None = None
     keep_alive: float | str | None = None
@@ -183,6 +185,7 @@ def _asking(caller: Caller, asked: Shared, ignored: tuple[str, ...], **what: Any
         options=options,
         keep_alive_s=keep_alive_s,
         ceiling=asked.options.num_ctx if asked.options is not None else None,
+        progress=bool(asked.stream is not False and asked.return_progress),
         **what,
     )
     return _Read(asked, ask, (*without_effect, *ignored))
@@ -227,7 +230,7 @@ async def _answer(
 ) -> Response | Stream:
     began_s = time.monotonic()
     answer = await service.open(caller, ask)
-    headers = told(ignored)
+    headers = told((*ignored, *answer.ignored))
     if asked.stream is False:
         (reply,) = await answer.whole(request)
         took_s = time.monotonic() - began_s
@@ -257,6 +260,8 @@ async def _lines(answer: ReplyInProgress, model: str, said: Said, began_s: float
     try:
         async for event in answer.events():
             match event:
+                case ProgressEvent():
+                    yield line("", **progress_of(event))
                 case TextEvent():
                     yield line(event.text, **_likely(event.logprobs))
                 case CallEndEvent():

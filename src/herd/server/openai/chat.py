@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from herd import __version__
 from herd.errors import HerdError
-from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.events import CallArgumentsEvent, CallStartEvent, DoneEvent, Logprob, ProgressEvent, Reply, TextEvent
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
@@ -23,7 +23,7 @@ from herd.server.requests.media import Images
 from herd.server.service import Caller, Embeddings, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.logprobs import listed
-from herd.server.shared.replies import json_reply
+from herd.server.shared.replies import json_reply, progress_of
 
 FINISH = {"policy": "content_filter", "interrupted": "stop"}
 """Reasons that have another name here."""
@@ -57,6 +57,8 @@ class SamplingFields(FormFields, kw_only=True):
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    return_progress: bool | None = None
+    """llama.cpp's: whether a stream tells how much of the prompt is read."""
     user: str | None = None
 
 
@@ -133,7 +135,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
     """Answer a dialog."""
     asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
     answer = await service.open(caller, ask)
-    headers = told(ignored)
+    headers = told((*ignored, *answer.ignored))
     writer = ChatWriter(asked.model, answer.created)
     if not asked.stream:
         replies = await answer.whole(request)
@@ -169,6 +171,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         n=1 if asked.n is None else asked.n,
         options=options,
         user=asked.user or "",
+        progress=bool(asked.stream and asked.return_progress),
     )
     return asked, ignored, ask
 
@@ -211,6 +214,8 @@ class ChatWriter:
                 yield chunk(index, {})
             async for event in answer.events():
                 match event:
+                    case ProgressEvent():
+                        yield chunk(event.index, {}, **progress_of(event))
                     case TextEvent():
                         yield chunk(event.index, {"content": event.text}, logprobs=logprobs_of(event.logprobs))
                     case CallStartEvent():

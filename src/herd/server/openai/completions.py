@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError
-from herd.events import DoneEvent, Likely, Logprob, Reply, TextEvent, Timings
+from herd.events import DoneEvent, Likely, Logprob, ProgressEvent, Reply, TextEvent, Timings
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
@@ -33,7 +33,7 @@ from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.logprobs import name_of
-from herd.server.shared.replies import json_reply
+from herd.server.shared.replies import json_reply, progress_of
 from herd.server.shared.scoring import Scored, score_prompt, spelt_out
 from herd.text.stream import Offsets
 
@@ -79,7 +79,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
         both = zip(answers, asks, strict=True) if asked.echo else ()
         prompts = [await _echoed(service, answer, ask) for answer, ask in both]
         writer = CompletionWriter(asked.model, answers[0].created, prompts, scored)
-        headers = told(ignored)
+        headers = told((*ignored, *answers[0].ignored))
         size = answers[0].n * (sum(map(len, prompts)) + sum(map(_json_bytes, scored)))
         if not asked.stream:
             replies = [await answer.whole(request) for answer in answers]
@@ -120,6 +120,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
                 n=n,
                 options=options,
                 user=asked.user or "",
+                progress=bool(asked.stream and asked.return_progress),
             )
             for prompt in prompts
         ],
@@ -232,6 +233,9 @@ class CompletionWriter:
                     logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
                     choice = _choice(event.index, event.text, None, logprobs)
                     yield sse(encode({**self._head, "choices": [choice], **more}))
+                elif isinstance(event, ProgressEvent):
+                    choice = _choice(event.index, "", None, None)
+                    yield sse(encode({**self._head, "choices": [choice], **more, **progress_of(event)}))
                 elif isinstance(event, DoneEvent):
                     logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
                     choice = _choice(event.index, "", finish_of(event.reply), logprobs)

@@ -13,7 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.errors import HerdError, Interrupted, TooLarge, UsageError, fail
-from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Logprob, Reply, TextEvent
+from herd.events import (
+    CallArgumentsEvent,
+    CallEndEvent,
+    CallStartEvent,
+    DoneEvent,
+    Logprob,
+    ProgressEvent,
+    Reply,
+    TextEvent,
+)
 from herd.messages import ToolCall
 from herd.server.http.error_bodies import body_of, words_of
 from herd.server.http.streams import Stream
@@ -43,7 +52,7 @@ from herd.server.requests.media import Images
 from herd.server.response_store import Items, StoredResponse
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import VALUE_BYTES, read_as
-from herd.server.shared.replies import json_response, size_of
+from herd.server.shared.replies import json_response, progress_of, size_of
 
 
 class Function(msgspec.Struct, tag_field="type", tag="function"):
@@ -107,6 +116,8 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     store: bool | None = None
     background: bool | None = None
     stream: bool | None = None
+    return_progress: bool | None = None
+    """llama.cpp's: whether a stream tells how much of the prompt is read."""
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -177,6 +188,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
     if asked.stream:
+        headers = told((*ignored, *answer.ignored))
         chunks = _stream(service, answer, kept, spaces)
         return service.streamed(
             answer,
@@ -337,6 +349,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
         schema=schema,
         options=options,
         user=asked.user or "",
+        progress=bool(asked.stream and asked.return_progress),
     )
 
 
@@ -501,6 +514,8 @@ async def _stream(
         yield writer.event("response.in_progress", response=Raw(kept.json))
         async for event in answer.events():
             match event:
+                case ProgressEvent():
+                    yield writer.event("response.prompt_progress", **progress_of(event))
                 case TextEvent():
                     _hold_told(caller, event.logprobs)
                     yield writer.text(event.text, event.logprobs)

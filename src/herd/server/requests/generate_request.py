@@ -38,6 +38,8 @@ class GenerateRequest:
     keep_alive_s: float | None = None
     ceiling: int | None = None
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
+    progress: bool = False
+    """Whether a stream tells how much of the prompt is read, where the model does."""
 
     @property
     def has_form(self) -> bool:
@@ -65,6 +67,16 @@ def check_able(model: ChatModel, ask: GenerateRequest) -> int:
         if needed:
             model.capabilities.require(model.name, capability)
     return num_images
+
+
+def without_effect(model: ChatModel, ask: GenerateRequest, *, strict: bool) -> tuple[str, ...]:
+    """Fields of a request that its model does nothing about. strict: raises Refused for the first."""
+    if not ask.progress or model.tells_progress:
+        return ()
+    if strict:
+        why = f"{model.name} does not tell how much of a prompt it has read"
+        raise Refused(f"return_progress: {why}", "return_progress")
+    return ("return_progress",)
 
 
 def check_ids(model: ChatModel, ids: Sequence[int]) -> None:

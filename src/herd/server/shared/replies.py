@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from herd.events import Reply
+from herd.events import ProgressEvent, Reply
 from herd.server.http.wire import encode
 from herd.server.service import Caller, Service
 
@@ -28,6 +28,18 @@ async def json_reply(
     size = more_bytes + sum(size_of(reply) for reply in replies)
     data = await service.soon(caller, lambda: encode(build()), size)
     return Response(data, media_type="application/json", headers=headers)
+
+
+def progress_of(event: ProgressEvent) -> dict[str, Any]:
+    """How much of a prompt is read, as a member of a stream's chunk: llama.cpp's, in all dialects."""
+    return {
+        "prompt_progress": {
+            "total": event.prompt_tokens,
+            "cache": event.cached_tokens,
+            "processed": event.read_tokens,
+            "time_ms": round(event.prefill_s * 1e3),
+        }
+    }
 
 
 def size_of(reply: Reply) -> int:
