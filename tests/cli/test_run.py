@@ -57,6 +57,29 @@ def test_the_answer_alone_goes_to_stdout(answering: Loader, capsys: pytest.Captu
     assert out.err == ""
 
 
+def test_a_terminal_says_how_much_is_read_until_the_answer_begins(
+    answering: Loader, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering("yes")
+    for quiet in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stderr, "isatty", lambda: True)
+            patch.setenv("NO_COLOR", "1")
+            assert main(["run", "m", "x" * 1200, *(["-q"] if quiet else [])]) == 0
+        out = capsys.readouterr()
+        assert out.out == "yes\n"
+        lines = [] if quiet else out.err.split("\r\x1b[K")
+        assert lines[-1:] == [""] * bool(lines), "nothing is left of it"
+        told = [re.fullmatch(r"reading ([\d,]+) of ([\d,]+)", line) for line in lines[1:-1]]
+        read = [int(found[1].replace(",", "")) for found in told if found]
+        assert len(read) == len(told) and read == sorted(set(read))
+        if quiet:
+            assert out.err == ""
+        else:
+            assert (read[0], lines[-2].split()[1]) == (0, lines[-2].split()[3])
+            assert "reading 1,0" in out.err, "read by people"
+
+
 def test_an_answer_with_its_own_line_end_gets_no_second(answering: Loader, capsys: pytest.CaptureFixture[str]) -> None:
     answering("line\n")
     main(["run", "m", "hi"])

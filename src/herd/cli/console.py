@@ -67,25 +67,43 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
-@contextmanager
-def running(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
-    """For work whose end is not known: on a terminal a line with the bytes so far, which then goes; else nothing."""
-    live = not quiet and sys.stderr.isatty()
-    drawn_s = 0.0
+def is_live(*, quiet: bool) -> bool:
+    """Whether a line may be drawn that changes and goes again: on a terminal, unless no notes are wanted."""
+    return not quiet and sys.stderr.isatty()
 
-    def show(what: str, done: int) -> None:
-        nonlocal drawn_s
-        if live and time.monotonic() - drawn_s >= 0.1:
-            drawn_s = time.monotonic()
-            sys.stderr.write(f"\r\x1b[K{size(done)} {what}")
+
+@contextmanager
+def fleeting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line that changes and then goes, on a terminal; else nothing. An empty text takes it away meanwhile."""
+    live = is_live(quiet=quiet)
+    shown = ""
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if live and text != shown:
+            shown = text
+            sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
 
     try:
         yield show
     finally:
-        if live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        show("")
+
+
+@contextmanager
+def running(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """For work whose end is not known: on a terminal a line with the bytes so far, which then goes; else nothing."""
+    drawn_s = 0.0
+
+    def show(what: str, done: int) -> None:
+        nonlocal drawn_s
+        if time.monotonic() - drawn_s >= 0.1:
+            drawn_s = time.monotonic()
+            line(f"{size(done)} {what}")
+
+    with fleeting(quiet=quiet) as line:
+        yield show
 
 
 def progress(*, quiet: bool) -> Progress:

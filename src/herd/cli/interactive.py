@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from herd.cli import console, options
-from herd.cli.replies import after, find_images
+from herd.cli.replies import after, find_images, while_reading
 from herd.disk.atomic import new_file
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, HerdError, NotFound, UsageError, fail
@@ -116,7 +116,9 @@ class Session:
         said: list[str] = []
         reply: Reply | None = None
         turns = _seen([*self.messages, turn])
-        events = self.llm.stream(turns, system=self.system, trace=self.trace, **self.options)
+        told = console.is_live(quiet=self.quiet)
+        stream = self.llm.stream(turns, system=self.system, trace=self.trace, progress=told, **self.options)
+        events = while_reading(stream, quiet=self.quiet)
         try:
             for event in events:
                 if event.type == "done":

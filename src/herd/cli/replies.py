@@ -1,13 +1,16 @@
-"""What an answer and a conversation on the terminal share: images that a text names, and what is told after a reply."""
+"""What an answer and a conversation on the terminal share: images that a text names, what is told while a prompt is
+read, and after a reply."""
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from herd.cli import console
 
 if TYPE_CHECKING:
-    from herd.events import Reply
+    from herd.events import Event, Reply
 
 IMAGE_PATH = re.compile(
     r"""'([^'\n]+\.(?:png|jpe?g|webp|gif|bmp))'|"([^"\n]+\.(?:png|jpe?g|webp|gif|bmp))\"|"""
@@ -16,6 +19,24 @@ IMAGE_PATH = re.compile(
 )
 """A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file. The latter begins after a
 space that is not escaped: no word is looked at from its middle."""
+
+
+def while_reading(events: "Iterator[Event]", *, quiet: bool) -> "Iterator[Event]":
+    """The events of an answer but for those of progress: of these, a terminal has a line that says how much of the
+    prompt is read, and that is gone when the answer begins."""
+    try:
+        with console.fleeting(quiet=quiet) as show:
+            for event in events:
+                if event.type == "progress":
+                    read = f"reading {event.read_tokens:,} of {event.prompt_tokens:,}"
+                    show(console.dim(read, sys.stderr))
+                else:
+                    show("")
+                    yield event
+    finally:
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
 
 
 def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:

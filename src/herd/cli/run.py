@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli import console, options
-from herd.cli.replies import after, find_images
+from herd.cli.replies import after, find_images, while_reading
 from herd.errors import BadFile, Interrupted, NotFound, UsageError, fail
 
 if TYPE_CHECKING:
@@ -104,14 +104,15 @@ def _one_shot(
     llm: "LLM", text: str, images: Sequence[str], raw: bool, as_json: bool, values: Mapping[str, Any]
 ) -> None:
     chosen, trace, system = options.given(values), values["trace"], values["system"]
+    told = console.is_live(quiet=values["quiet"])
     if raw:
         if images or system:
             fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
-        events = llm.stream_complete(text, trace=trace, **chosen)
+        events = llm.stream_complete(text, trace=trace, progress=told, **chosen)
     else:
         paths = [Path(image) for image in images]
-        events = llm.stream(text, system=system, images=paths, trace=trace, **chosen)
-    reply = follow(events, show=not as_json)
+        events = llm.stream(text, system=system, images=paths, trace=trace, progress=told, **chosen)
+    reply = follow(while_reading(events, quiet=values["quiet"]), show=not as_json)
     if as_json:
         console.print_json("run", {"model": llm.name, **reply.to_dict()})
     else:
