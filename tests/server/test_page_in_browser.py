@@ -42,11 +42,19 @@ def slowly(text: str, seconds: float, before: Callable[[int], object] | None = N
 
 
 def test_an_answer_streams_and_says_how_fast_it_was(visit):
-    goes_on = threading.Event()
+    goes_on, reads_on = threading.Event(), threading.Event()
     text = "One sentence. " * 8
-    seen = visit(slowly(text, 0.01, lambda said: said < 20 or goes_on.wait(PATIENCE_S))).ready()
+    answer = slowly(text, 0.01, lambda said: said < 20 or goes_on.wait(PATIENCE_S))
+    light = looked_at("light", 1280)
+    seen = visit(answer, cost=lambda rows: 0.0 * reads_on.wait(PATIENCE_S), context=light).ready()
     seen.say("Hello", wait=False)
+    seen.expect(seen.page.locator(".message.writing .wait")).to_contain_text(re.compile(r"^Reading 0 of \d+ tokens"))
+    seen.expect(seen.page.get_by_role("progressbar", name="Reading")).to_have_attribute("value", "0")
+    assert seen.page.locator("#speaker").inner_text() == "", "it is not read out"
+    assert violations(seen) == []
+    reads_on.set()
     seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("One sentence.")
+    seen.expect(seen.page.locator(".wait")).to_have_count(0)
     seen.expect(seen.page.locator("#send")).to_have_attribute("aria-label", "Stop")
     goes_on.set()
     seen.expect(seen.answer()).to_have_text(text.strip())

@@ -33,11 +33,11 @@ export class Api {
   }
 
   /**
-   * Stream an answer: {text} pieces, {usage, timings}, and at the end {finish}: the service's reason, null if it gave
-   * none. Raises ApiError, and AbortError when the signal aborts.
+   * Stream an answer: {progress} while the prompt is read ({total, processed}, in tokens), {text} pieces, {usage,
+   * timings}, and at the end {finish}: the service's reason, null if it gave none. Raises ApiError, and AbortError when the signal aborts.
    */
   async *chat(body, signal) {
-    const whole = { ...body, stream: true, stream_options: { include_usage: true } };
+    const whole = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
     const reply = await this.request("/v1/chat/completions", { method: "POST", body: JSON.stringify(whole), signal });
     let ended = false;
     let finish = null;
@@ -48,6 +48,7 @@ export class Api {
       }
       const chunk = chunkOf(data);
       if (chunk.error) throw new ApiError(chunk.error.message, 500);
+      if (chunk.prompt_progress) yield { progress: chunk.prompt_progress };
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) yield { text: choice.delta.content };
       finish = choice?.finish_reason ?? finish;

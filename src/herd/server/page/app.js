@@ -224,7 +224,7 @@ class Page {
     if (kept) {
       this.refresh();
       this.speaker.begin();
-      const ticks = this.tellWaiting(message);
+      const ticks = this.tellWaiting(message, writer);
       await writer.run(body, this.models.context);
       clearInterval(ticks);
     }
@@ -247,15 +247,19 @@ class Page {
     else if (message.state !== "writing") this.speaker.hear(body, true);
   }
 
-  /** Say what goes on until the first word comes. Returns the timer. */
-  tellWaiting(message) {
+  /** Say what goes on until the first word comes, each second and when more of the prompt is read. Returns the timer. */
+  tellWaiting(message, writer) {
     const loaded = this.models.loaded;
     const began = Date.now();
     const tell = () => {
       if (message.text) return;
+      const { processed, total } = writer.progress ?? {};
+      const reading = total ? `Reading ${grouped(processed)} of ${grouped(total)} tokens` : "Reading";
       const waited = Math.round((Date.now() - began) / 1000);
-      this.list.grown(message, `${loaded ? "Reading" : "Loading the model"}${waited > 1 ? `, ${waited} s` : ""} …`);
+      const what = loaded || total ? reading : "Loading the model";
+      this.list.grown(message, `${what}${waited > 1 ? `, ${waited} s` : ""} …`, total && processed / total);
     };
+    writer.reads = tell;
     tell();
     return setInterval(tell, 1000);
   }
@@ -292,6 +296,10 @@ class Page {
     else return;
     event.preventDefault();
   }
+}
+
+function grouped(count) {
+  return count.toLocaleString("en");
 }
 
 function listenToTheme() {

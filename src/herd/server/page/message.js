@@ -26,8 +26,8 @@ export class MessageView {
     this.markdown = mine ? null : new Markdown(this.body);
   }
 
-  /** The text as it is now; `note`: what goes on while there is none. */
-  write(note) {
+  /** The text as it is now; `note`: what goes on while there is none; `part`: how far that is, 0 to 1, where known. */
+  write(note, part) {
     const { text } = this.message;
     if (this.shown !== text) {
       if (this.markdown) this.markdown.show(text);
@@ -35,11 +35,14 @@ export class MessageView {
       this.body.hidden = !text;
       this.shown = text;
     }
-    if (note !== undefined) this.noteNode(note);
+    if (note !== undefined) this.noteNode(note, part);
   }
 
-  noteNode(note) {
-    this.wait ??= h("p", { class: "wait" }, h("span", { class: "dot" }), h("span"));
+  noteNode(note, part) {
+    this.bar ??= h("progress", { "aria-label": "Reading" });
+    this.wait ??= h("p", { class: "wait" }, h("span", { class: "dot" }), this.bar, h("span"));
+    this.bar.hidden = part === undefined;
+    if (part !== undefined) this.bar.value = part;
     this.wait.lastChild.textContent = note;
     if (note && !this.message.text) this.body.before(this.wait);
     else this.wait.remove();

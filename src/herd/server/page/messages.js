@@ -80,13 +80,13 @@ export class MessageList {
     return this.views.find((view) => view.message === message);
   }
 
-  /** The text of a message has grown: show it in the next frame. */
-  grown(message, note = "") {
-    this.note = note;
+  /** The text of a message has grown: show it in the next frame. note, part: see MessageView. */
+  grown(message, note = "", part = undefined) {
+    this.note = [note, part];
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
       const view = this.viewOf(message);
-      view?.write(this.note);
+      view?.write(...this.note);
       if (view) this.heard(message, view.body);
       this.follow();
     });

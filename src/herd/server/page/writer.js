@@ -12,6 +12,8 @@ export class Writer {
   /** grown(): there is more text; save(): a promise, to keep what there is. */
   constructor(api, conversation, message, { grown, save }) {
     Object.assign(this, { api, conversation, message, grown, save });
+    this.progress = null; // how much of the prompt is read: {total, processed}, once that is known
+    this.reads = () => {}; // called when that has changed
     this.control = new AbortController();
     this.saveEvery = SAVE_MS;
   }
@@ -40,7 +42,11 @@ export class Writer {
     let [saved, rested] = [began, began];
     let first;
     let [finish, counts] = [null, undefined];
-    for await (const { text, usage, timings, finish: reason } of this.api.chat(body, this.control.signal)) {
+    for await (const { progress, text, usage, timings, finish: reason } of this.api.chat(body, this.control.signal)) {
+      if (progress) {
+        this.progress = progress;
+        this.reads();
+      }
       if (text) {
         first ??= (performance.now() - began) / 1000;
         this.message.text += text;
