@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from herd.errors import UsageError
 from herd.messages import ToolCall
 from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, call_grammar, parameters_of
-from herd.text.tools import call_text
+from herd.text.calls_or_answer import calls_or_answer_grammar
+from herd.text.message_checks import check_name
+from herd.text.tools import call_text, definitions_text, hermes_text
 
 TOOLS = {"f": ("a", "b"), "g.h": (), "code-2": ("x",)}
 Found = tuple[str, list[tuple[str, dict[str, Any]]]]
@@ -198,3 +200,58 @@ def test_arguments_of_a_forced_call_are_an_object() -> None:
     assert '"type": "object"' in text.split("%json")[1]
     with pytest.raises(UsageError, match="type of parameters"):
         call_grammar([{"name": "f", "parameters": {"type": "integer"}}], hermes=False, only=None, parallel=False)
+
+
+SCRIPTS = (
+    "wetter_\u00e4\u00df",
+    "\u043f\u043e\u0433\u043e\u0434\u0430",
+    "\u5929\u6c14",
+    "\u0645\u0637\u0631-1",
+    "\u092e\u094c\u0938\u092e",
+    "\u0e2d\u0e32\u0e01\u0e32\u0e28",
+    "\ub0a0\uc528.v2",
+)
+"""Names in Latin, Cyrillic, Chinese, Arabic, Devanagari and Thai letters (both with marks), Hangul."""
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_tool_may_be_called_by_a_name_in_any_script(name: str) -> None:
+    assert check_name(name, "a") == name
+    for answer in (
+        f"[{name}(a=1)]",
+        json.dumps({"name": name, "parameters": {"a": 1}}),
+        json.dumps({"name": name, "parameters": {"a": 1}}, ensure_ascii=False),
+        f'<function={name}>{{"a": 1}}</function>',
+        f'<tool_call>{{"name": "{name}", "arguments": {{"a": 1}}}}</tool_call>',
+    ):
+        parser = CallParser({name: ("a",)})
+        pieces = [*parser.push(None, answer), *parser.finish()]
+        assert [(p.call.name, p.call.arguments) for p in pieces if isinstance(p, CallEnd)] == [(name, {"a": 1})], answer
+
+
+@pytest.mark.parametrize("hermes", [True, False])
+def test_grammars_of_calls_spell_names_as_the_prompt_does(hermes: bool) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    tokenizer = llguidance.LLTokenizer("byte")
+    for name in SCRIPTS:
+        tool = {"name": name, "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}
+        assert f'"name": "{name}"' in (hermes_text([tool]) if hermes else definitions_text([tool], "json"))
+        key, kind = ("arguments", "") if hermes else ("parameters", '"type": "function", ')
+        said = f'{{{kind}"name": "{name}", "{key}": {{}}}}'
+        said = f"<tool_call>\n{said}\n</tool_call>" if hermes else said
+        for text in (
+            call_grammar([tool], hermes=hermes, only=None, parallel=False),
+            calls_or_answer_grammar([tool], {"type": "null"}, hermes=hermes, parallel=False),
+        ):
+            matcher = llguidance.LLMatcher(tokenizer, llguidance.grammar_from("lark", text))
+            assert all(matcher.consume_token(byte) for byte in said.encode()), (text, matcher.get_error())
+            assert matcher.is_accepting()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "a b", "a\n", "a\u2028", 'a"', "a<", "\u202ea", "a\u200b", "\U0001f600", "a/b", "\uff5c", "x" * 500, 3],
+)
+def test_signs_blanks_and_hidden_characters_are_in_no_name(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="letters, digits"):
+        check_name(wrong, "a")

@@ -8,6 +8,8 @@ knows at once that what was held back is plain text. Reading is linear: no chara
 from collections.abc import Generator
 from typing import Any
 
+from herd.text.message_checks import in_name
+
 END = ""
 """Sent after the last character."""
 MOST_DEPTH = 64
@@ -40,7 +42,7 @@ def literal(text: str, char: str) -> Reader:
 def word(char: str) -> Reader:
     """A name: letters, digits, `_`, `.`, `-`."""
     found = []
-    while char and (char.isalnum() or char in "_.-"):
+    while char and in_name(char):
         found.append(char)
         if len(found) > 64:
             raise NoCall

@@ -89,7 +89,7 @@ class CallParser:
 
     def __init__(self, tools: Mapping[str, Sequence[str]], markers: Collection[int] = ()) -> None:
         self._tools = tools
-        self._names = tuple(json.dumps(name) for name in tools)
+        self._names = tuple(dict.fromkeys(dumps(name, ascii_only=a) for name in tools for a in (True, False)))
         self._markers = frozenset(markers)
         self._index = 0
         self._text: list[str] = []
@@ -419,9 +419,9 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], *, hermes: bool, only: str 
             continue
         key = "arguments" if hermes else "parameters"
         kind = "" if hermes else '"type": "function", '
-        head = f'{{{kind}"name": {json.dumps(inner["name"])}, "{key}": '
+        head = f'{{{kind}"name": {dumps(inner["name"], ascii_only=False)}, "{key}": '
         schema = object_schema(inner)
-        rules += [f'call_{i}: {json.dumps(head)} args_{i} "}}"', f"args_{i}: %json {json.dumps(schema)}"]
+        rules += [f'call_{i}: {dumps(head, ascii_only=False)} args_{i} "}}"', f"args_{i}: %json {json.dumps(schema)}"]
         names.append(f"call_{i}")
     assert names, "no such tool"
     one = f"({' | '.join(names)})"

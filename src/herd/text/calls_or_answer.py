@@ -19,12 +19,17 @@ def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, *, 
     """
     rules = []
     for i, tool in enumerate(tools):
-        heads = (" ".join(map(json.dumps, head)) for head in _heads(tool["name"], hermes))
+        heads = (" ".join(map(_literal, head)) for head in _heads(tool["name"], hermes))
         rules += [f"call_{i}: ({' | '.join(heads)}) args_{i} {json.dumps(_TAIL[hermes])}"]
         rules += [f"args_{i}: %json {json.dumps(object_schema(tool))}"]
     one = f"({' | '.join(f'call_{i}' for i in range(len(tools)))})"
     more = f' ("\\n" {one})*' if parallel else ""
     return "\n".join([f"start: {one}{more} | answer", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
+
+
+def _literal(text: str) -> str:
+    """A text in quotes, as JSON and Lark have it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 _TAIL = {False: "}", True: "}\n</tool_call>"}
@@ -33,7 +38,7 @@ _TAIL = {False: "}", True: "}\n</tool_call>"}
 def _heads(name: str, hermes: bool) -> Iterator[list[str]]:
     """How a call of a tool begins, up to its arguments: in the pieces that JSON is made of, since the answer may begin
     with some of the same."""
-    named = ['"name"', ": ", json.dumps(name), ", ", '"arguments"' if hermes else '"parameters"', ": "]
+    named = ['"name"', ": ", _literal(name), ", ", '"arguments"' if hermes else '"parameters"', ": "]
     if hermes:
         yield ["<tool_call>\n", "{", *named]
     else:

@@ -1,6 +1,6 @@
 """Which messages a chat format can say: their roles, names and kinds of content. `chat.py` turns them into ids."""
 
-import re
+import unicodedata
 from collections.abc import Sequence
 
 from herd.errors import UsageError, fail
@@ -8,7 +8,7 @@ from herd.messages import Content, ImagePart, Message, TextPart
 
 ROLES = ("system", "user", "assistant", "tool")
 MOST_NAME = 64
-_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MOST_NAME}}}")
+_SIGNS = "_.-"
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -46,7 +46,13 @@ def _has_image(content: Content) -> bool:
 
 
 def check_name(name: object, what: str) -> str:
-    """A tool's or a speaker's name, if it is one: letters, digits, `_`, `.`, `-`, at most 64. Raises UsageError."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        fail(UsageError, what, got=name, expected=f"1 to {MOST_NAME} of A-Z a-z 0-9 _ . -")
+    """A tool's or a speaker's name, if it is one: letters and digits of any script, `_`, `.`, `-`, at most 64. Raises
+    UsageError."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MOST_NAME or not all(map(in_name, name)):
+        fail(UsageError, what, got=name, expected=f"1 to {MOST_NAME} letters, digits, or _ . -")
     return name
+
+
+def in_name(char: str) -> bool:
+    """Whether a character may stand in a name: a letter with its marks, a digit, or one of three signs."""
+    return char in _SIGNS or unicodedata.category(char)[0] in "LMN"

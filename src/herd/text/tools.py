@@ -49,13 +49,14 @@ def call_text(call: ToolCall, form: str) -> str:
 
 def definitions_text(tools: Sequence[Tool], form: str) -> str:
     """What a system turn says about the tools: a JSON list of name, description, parameters; how to call them."""
-    listed = dumps([function_of(tool) for tool in tools], indent=4)
+    listed = dumps([function_of(tool) for tool in tools], indent=4, ascii_only=False)
     return f"You can call these functions:\n{listed}\n{_HOW[form]} If none of them helps, answer in words."
 
 
 def hermes_text(tools: Sequence[Tool]) -> str:
     """The same in the form that ChatML models know (Nous Research's Hermes function calling)."""
-    listed = "\n".join(dumps({"type": "function", "function": function_of(tool)}) for tool in tools)
+    written = (dumps({"type": "function", "function": function_of(tool)}, ascii_only=False) for tool in tools)
+    listed = "\n".join(written)
     return (
         f"You can call these functions:\n<tools>\n{listed}\n</tools>\n"
         'To call one, answer with <tool_call>\n{"name": its name, "arguments": its arguments}\n</tool_call>. '
