@@ -29,20 +29,11 @@ def whole(name: str, value: object, low: int, high: int) -> None:
         fail(UsageError, name, got=shown(value), expected=f"a whole number from {low} to {high}")
 
 
-def number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raise UsageError unless it is a number from low to high (open_low: above low)."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not low <= value <= high  # NaN compares false
-        or (open_low and value == low)
-    ):
-        fail(
-            UsageError,
-            name,
-            got=shown(value),
-            expected=f"a number {'above' if open_low else 'from'} {low:g} to {high:g}",
-        )
+def number(name: str, value: object, low: float, high: float) -> None:
+    """Raise UsageError unless it is a number from low to high."""
+    # NaN compares false
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        fail(UsageError, name, got=shown(value), expected=f"a number from {low:g} to {high:g}")
 
 
 def flag(name: str, value: object) -> None:

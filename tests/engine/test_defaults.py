@@ -16,7 +16,7 @@ def test_without_a_recommendation_advice_stands() -> None:
     assert sampling_defaults({"temperature": 0.0}, LLAMA).greedy
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0.0}, {"top_k": 1.5}])
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": -0.1}, {"top_k": 1.5}])
 def test_a_bad_recommendation_is_named(bad: dict) -> None:
     with pytest.raises(BadConfig, match=rf"the checkpoint's sampling advice: {next(iter(bad))}: got"):
         sampling_defaults(bad, LLAMA)

@@ -55,7 +55,7 @@ logits_lists = st.lists(st.floats(-20, 20).map(lambda x: round(x, 3)), min_size=
     logits=logits_lists,
     temperature=st.floats(0.05, 5),
     top_k=st.integers(0, 35),
-    top_p=st.floats(0.01, 1),
+    top_p=st.just(0.0) | st.floats(0.01, 1),
     min_p=st.floats(0, 1),
     repetition=st.floats(0.1, 3),
     presence=st.floats(-2, 2),

@@ -41,7 +41,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
     top_k: int = 0
     """Keep the k most likely; 0: all."""
     top_p: float = 1.0
-    """Keep the smallest set of most likely tokens whose probabilities reach this sum; above 0, to 1."""
+    """Keep the smallest set of most likely tokens whose probabilities reach this sum, one at least; 0 to 1."""
     min_p: float = 0.0
     """Keep tokens at least this fraction as likely as the likeliest; 0 to 1."""
     repetition_penalty: float = 1.0
@@ -80,7 +80,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
         """Raise UsageError naming the first field whose type or value is not allowed."""
         number("temperature", self.temperature, 0.0, 100.0)
         whole("top_k", self.top_k, 0, 1 << 24)
-        number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        number("top_p", self.top_p, 0.0, 1.0)
         number("min_p", self.min_p, 0.0, 1.0)
         number("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         number("presence_penalty", self.presence_penalty, -2.0, 2.0)

@@ -60,7 +60,8 @@ class Counted(msgspec.Struct, kw_only=True):
 class MessagesRequest(Counted, kw_only=True):
     """The fields that have an effect."""
 
-    max_tokens: int
+    max_tokens: int | None
+    """None, or -1: to the end of the context. It has to be said."""
     stream: bool | None = None
     return_progress: bool | None = None
     """llama.cpp's: whether a stream tells how much of the prompt is read."""
@@ -114,7 +115,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
 def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tuple[str, ...], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
     asked, ignored = MESSAGES.read(body, strict=service.strict)
-    names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop_sequences": "stop"}
+    names = {name: name for name in ("temperature", "top_p", "top_k", "max_tokens")} | {"stop_sequences": "stop"}
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
     images = Images(remote=service.remote_media)
     tools = tools_of(asked.tools)
@@ -131,7 +132,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tupl
         tool_choice=choice_of(choice, tools),
         parallel_tool_calls=not (choice is not None and choice.disable_parallel_tool_use),
         schema=form.schema if form is not None else None,
-        options={**options, "max_tokens": asked.max_tokens},
+        options=options,
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
         progress=bool(asked.stream and asked.return_progress),
     )

@@ -30,7 +30,7 @@ class Options(msgspec.Struct, kw_only=True):
     num_ctx: int | None = None
     """A ceiling of prompt and answer; memory grows with use alone."""
     num_predict: int | None = None
-    """Negative: to the end of the context."""
+    """0 or negative: to the end of the context, as Ollama's runners have it."""
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -82,7 +82,7 @@ def sampling_of(options: Options | None) -> dict[str, Any]:
         "frequency_penalty": "frequency_penalty",
     }
     found = {ours: value for theirs, ours in names.items() if (value := getattr(options, theirs)) is not None}
-    if options.num_predict is not None and options.num_predict >= 0:
+    if options.num_predict is not None and options.num_predict > 0:
         found["max_tokens"] = options.num_predict
     if options.seed is not None and options.seed >= 0:
         found["seed"] = options.seed

@@ -20,7 +20,8 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
     model: Name
-    input: str | list[str]
+    input: str | list[str] | None = None
+    """Nothing has no vectors."""
     dimensions: int | None = None
     truncate: bool | None = None
     """Of a text that is too long, take the beginning; unless said, it is an error."""
@@ -31,7 +32,8 @@ class OldRequest(msgspec.Struct, kw_only=True):
     """The fields that have an effect."""
 
     model: Name
-    prompt: str
+    prompt: str | None = None
+    """Of nothing the vector is empty."""
     keep_alive: float | str | None = None
 
 
@@ -73,19 +75,18 @@ async def embed(service: Service, request: Request, caller: Caller) -> Response:
 def _read(service: Service, body: dict[str, Any]) -> tuple[EmbedRequest, tuple[str, ...], list[str]]:
     """What is asked. Raises Refused."""
     asked, ignored = EMBED.read(body, strict=service.strict)
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    texts = asked.input if isinstance(asked.input, list) else [asked.input] if asked.input else []
     within("input", len(texts), service.limits.embed_inputs)
-    if not texts or not all(texts):
-        raise Refused("input: got an empty text, expected at least one character", "input")
+    if not all(texts):
+        where = f"input[{texts.index('')}]"
+        raise Refused(f"{where}: got an empty text beside others, expected at least one character", "input")
     return asked, ignored, texts
 
 
 async def embed_old(service: Service, request: Request, caller: Caller) -> Response:
     """One vector."""
     asked, ignored = await read_as(service, request, caller, lambda body: OLD.read(body, strict=service.strict))
-    if not asked.prompt:
-        raise Refused("prompt: got an empty text, expected at least one character", "prompt")
     keep_alive_s, without_effect = keep_alive_for(caller, asked.keep_alive)
-    embedded = await service.embed(caller, asked.model, [asked.prompt], keep_alive_s)
-    found = {"embedding": embedded.vectors[0].tolist(), **notes_of(embedded)}
+    embedded = await service.embed(caller, asked.model, [asked.prompt] if asked.prompt else [], keep_alive_s)
+    found = {"embedding": embedded.vectors.ravel().tolist(), **notes_of(embedded)}
     return Response(encode(found), media_type="application/json", headers=told((*without_effect, *ignored)))

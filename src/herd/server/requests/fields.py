@@ -19,6 +19,10 @@ NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 """Values that ask for nothing; 0 is false."""
 MOST_NAME = 256
 """Characters of a model's name, before anybody looks for it or quotes it."""
+STOPS = ("stop", "stop_sequences")
+"""Fields with strings that end an answer: empty ones are none."""
+MINUS_ONE = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx", "top_k", "seed")
+"""Fields in which -1 stands for nothing, as servers of these names have it."""
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
 """The name by which a client calls a model."""
 
@@ -46,11 +50,12 @@ class FieldTable(Generic[S]):
 
     def read(self, body: Mapping[str, Any], *, strict: bool = False) -> tuple[S, tuple[str, ...]]:
         """Read a body: returns the typed request, and the fields that have no effect. strict: such a field is refused
-        as well.
+        as well. Values are read as their kind of field means them (see `meant`), whatever the dialect.
 
         Raises Refused (a UsageError) naming the field.
         """
         extra = [*_unknown(body, _info(self.honoured), "")]
+        body = meant(body, _info(self.honoured))
         for path, value in extra:
             if path in self.refused and value not in self.harmless.get(path, NOTHING):
                 raise Refused(f"{path}: not supported: {self.refused[path]}", path)
@@ -111,6 +116,37 @@ def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[tuple[str, A
             yield from _unknown(element, kind.item_type, f"{path}[]")
 
 
+def meant(value: Any, kind: inspect.Type, name: str = "") -> Any:
+    """A value as clients mean it in a field of this kind and name; a copy where it says something otherwise.
+
+    A whole number may be written as 4.0; -1 is nothing in MINUS_ONE; of STOPS empty strings are none.
+    """
+    if name in MINUS_ONE and type(value) in (int, float) and value == -1:
+        return None
+    if name in STOPS and isinstance(value, str | list):
+        value = [one for one in value if one != ""] if isinstance(value, list) else value or None
+    if isinstance(kind, inspect.UnionType):
+        kind = _chosen(value, kind)
+    if isinstance(kind, inspect.IntType):
+        return whole_of(value)
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        types = {f.encode_name: f.type for f in kind.fields}
+        return {key: meant(one, types[key], key) if key in types else one for key, one in value.items()}
+    if isinstance(kind, inspect.ListType | inspect.VarTupleType) and isinstance(value, list):
+        return [meant(one, kind.item_type) for one in value]
+    return value
+
+
+def whole_of(value: Any) -> Any:
+    """A float that stands for a whole number as that number; anything else as it is."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MOST_WHOLE
+    return int(value) if is_whole else value
+
+
+MOST_WHOLE = 1 << 63
+"""A float beyond it stands for no number that anybody would count with."""
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -123,6 +159,8 @@ def _chosen(value: Any, union: inspect.UnionType) -> inspect.Type:
                 return one
         elif isinstance(one, inspect.ListType) and isinstance(value, list):
             return one
+    if isinstance(value, float) and not any(isinstance(one, inspect.FloatType) for one in union.types):
+        return next((one for one in union.types if isinstance(one, inspect.IntType)), inspect.AnyType())
     return inspect.AnyType()
 
 
