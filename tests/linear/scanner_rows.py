@@ -537,10 +537,12 @@ def _keep(count: int) -> None:
     """Responses that go on from each other."""
     store, key, items = ResponseStore(1 << 40, 1 << 40, 1 << 40), Key("a"), None
     for i in range(count):
-        items = Items(items, [{"type": "message"}])
+        items = Items(items, [{"type": "message", "id": "a"}, {"type": "message", "id": str(i)}])
         store.keep(key, StoredResponse({"id": str(i), "status": "completed"}, items))
     if items is not None:
         items.all()
+    for i in range(count):
+        store.drop(key, str(i))
 
 
 FIELDS: dict[str, Make] = {

@@ -30,6 +30,7 @@ BESIDES = {
 """Fields that a route gets besides those that it must have."""
 INSIDE: dict[str, dict[str, Any]] = {
     "POST /v1/responses": {"input": list[response_items.Item]},
+    "POST /v1/responses/input_tokens": {"input": list[response_items.Item]},
     "POST /v1/moderations": {"input": list[moderations.Part]},
     "POST /v1/completions": {"prompt": list[str]},
 }

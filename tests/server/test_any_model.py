@@ -99,6 +99,7 @@ ASKED: dict[str, tuple[dict[str, Any] | None, int]] = {
     "POST /v1/embeddings": ({"model": "fake", "input": "Hi"}, 501),
     "POST /v1/moderations": ({"input": "Hi"}, 200),
     "POST /v1/responses": ({"model": "fake", "input": "Hi"}, 200),
+    "POST /v1/responses/input_tokens": ({"model": "fake", "input": "Hi"}, 501),
     "GET /v1/responses/{id}": (None, 404),
     "DELETE /v1/responses/{id}": (None, 404),
     "POST /v1/responses/{id}/cancel": (None, 404),

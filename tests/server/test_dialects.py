@@ -294,8 +294,8 @@ def test_ollama_embed(client: httpx.Client) -> None:
 def test_messages(client: httpx.Client) -> None:
     body = {"model": "fake", "max_tokens": 50, "messages": TURNS, "system": [{"type": "text", "text": "Be kind."}]}
     found = ok(client.post("/v1/messages", json=body))
-    assert found["content"] == [{"type": "text", "text": "Hello there.", "citations": None}]
-    assert (found["stop_reason"], found["stop_sequence"]) == ("end_turn", None)
+    assert found["content"] == [{"type": "text", "text": "Hello there."}]
+    assert found["stop_reason"] == "end_turn" and "stop_sequence" not in found
     stopped = ok(client.post("/v1/messages", json={**body, "stop_sequences": ["there"]}))
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "there")
     counted = ok(client.post("/v1/messages/count_tokens", json={"model": "fake", "messages": TURNS}))
@@ -367,7 +367,7 @@ def test_responses_are_stored_followed_and_forgotten(client: httpx.Client) -> No
     )
     assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
     listed = ok(client.get(f"/v1/responses/{second['id']}/input_items"))["data"]
-    assert [x.get("role") for x in listed] == ["user", "assistant", "user", "assistant"]
+    assert [x.get("role") for x in listed] == ["user", "assistant", "user"], "the latest first, the answer not"
     assert ok(client.delete(f"/v1/responses/{first['id']}"))["deleted"]
     assert client.get(f"/v1/responses/{first['id']}").status_code == 404
     unstored = ok(client.post("/v1/responses", json={"model": "fake", "input": "Hi", "store": False}))
@@ -431,7 +431,7 @@ def test_responses_names_of_namespaces_are_kept_apart(tmp_path: Path) -> None:
         tools = [{"type": "function", **WEATHER, "name": f} for f in functions]
         return {"type": "namespace", "name": name, "description": said, "tools": tools}
 
-    long = space("mcp__" + 30 * "s", 30 * "t")
+    long = space("mcp__" + 70 * "s", 70 * "t")
     with client_of(fake_service(tmp_path, "Hello.")) as client:
 
         def asked(*tools: Any) -> httpx.Response:
@@ -447,7 +447,7 @@ def test_responses_names_of_namespaces_are_kept_apart(tmp_path: Path) -> None:
         assert ok(asked(long))["usage"]["input_tokens"] > 0
         told, plain = (ok(asked(space("sky", "a", "b", said=x)))["usage"]["input_tokens"] for x in ("W" * 400, ""))
         assert told == plain + 400 + len(r"\n\n"), "what is said of a namespace is said once (a byte is a token here)"
-    choice = {"type": "function", "name": 30 * "t", "namespace": "mcp__" + 30 * "s"}
+    choice = {"type": "function", "name": 70 * "t", "namespace": "mcp__" + 70 * "s"}
     called = f'[{name_in(choice["namespace"], choice["name"])}(city="Oslo")]'
     with client_of(fake_service(tmp_path, called)) as client:
         body = {"model": "fake", "input": "Hi", "tools": [long, space("other", "x")]}
@@ -465,8 +465,8 @@ def test_responses_offered_a_search_of_the_web_say_that_there_is_none(tmp_path: 
     body = {"model": "fake", "input": "Hi", "tools": searches}
     with client_of(fake_service(tmp_path)) as client:
         reply = client.post("/v1/responses", json=body)
-        assert [tool["type"] for tool in ok(reply)["tools"]] == ["web_search", "web_search_preview"]
-        assert "tools[].web_search" in reply.headers["x-herd-ignored"].split(", ")
+        assert ok(reply)["tools"] == []
+        assert {"tools[].web_search", "tools[].web_search_preview"} <= set(reply.headers["x-herd-ignored"].split(", "))
     with client_of(fake_service(tmp_path, strict=True)) as client:
         plain = {**body, "tools": [{"type": "web_search"}]}
         assert client.post("/v1/responses", json=plain).status_code == 400

@@ -35,10 +35,11 @@ NOTED = {
     "options", "messages[].content[].image_url.detail", "messages[].refusal", "messages[].annotations",
     "messages[].reasoning_content", "messages[].thinking", "messages[].content[].source.media_type",
     "messages[].content[].citations", "messages[].content[].cache_control", "system[].cache_control",
-    "tools[].cache_control", "tools[].web_search", "include[]",
+    "tools[].cache_control", "tools[].type", "include[]", "personality", "container", "mcp_servers",
 }  # fmt: skip
 """Fields that are noted and change no answer's form: who asks, what is kept, how much a model thinks, what earlier
-answers were, how the service computes. A prompt that `truncate`, `truncation` or `shift` would cut is an error."""
+answers were, which tools run elsewhere, how the service computes. A prompt that `truncate`, `truncation` or `shift`
+would cut is an error."""
 SAMPLERS = re.compile(
     r"(?:options|parameters)\.(?:num_(?:keep|batch|gpu|thread|ctx|predict)|main_gpu|use_mmap|use_mlock|numa|low_vram"
     r"|f16_kv|tfs_z|typical_p|mirostat|mirostat_eta|mirostat_tau|penalize_newline|temperature|top_k|top_p|min_p|seed"

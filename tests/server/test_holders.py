@@ -372,6 +372,7 @@ STANDS_FOR = {
     "server/requests/fields.py": "types in the source",
     "server/shared/intake.py": "bodies",
     "server/response_store.py": "stored responses",
+    "server/response_log.py": "stored responses",
     "server/requests/fetcher.py": "bodies",
     "server/catalogue.py": "descriptions",
     "llm/streams.py": "answers",

@@ -31,7 +31,7 @@ from herd.server.openai.chat import CHAT
 from herd.server.openai.completions import COMPLETIONS
 from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
-from herd.server.openai.responses import RESPONSES
+from herd.server.openai.response_requests import INPUT_TOKENS, RESPONSES
 from herd.server.own_routes import DETOKENIZE, TOKENIZE
 from herd.server.requests.fetcher import fetch, is_public
 from herd.server.requests.media import Images
@@ -45,6 +45,7 @@ GOOD: dict[str, dict[str, Any]] = {
     COMPLETIONS.name: {"model": "fake", "prompt": "Hi", "max_tokens": 3},
     EMBEDDINGS.name: {"model": "fake", "input": "Hi"},
     RESPONSES.name: {"model": "fake", "input": "Hi"},
+    INPUT_TOKENS.name: {"model": "fake", "input": "Hi"},
     MODERATIONS.name: {"input": "Hi"},
     PULL.name: {"model": "none", "stream": False},
     OLLAMA_CHAT.name: {"model": "fake", "messages": TURNS, "stream": False},

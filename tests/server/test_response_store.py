@@ -16,22 +16,29 @@ from helpers import until
 from herd.errors import NotFound, TooLarge
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
-from herd.server.openai import responses
+from herd.server.openai import response_requests
 from herd.server.response_store import Items, ResponseStore, StoredResponse
 
 A, B = Key("a"), Key("b")
 
 
-def _kept(number: int, size: int, before: Items | None = None) -> StoredResponse:
+def _kept(number: int, size: int, before: Items | None = None, id_: str = "") -> StoredResponse:
     body = {"id": f"resp_{number}", "status": "in_progress"}
-    return StoredResponse(body, Items(before, [{"role": "user", "content": "x" * size}]))
+    return StoredResponse(
+        body, Items(before, [{"role": "user", "content": "x" * size, **({"id": id_} if id_ else {})}])
+    )
 
 
 def _counted(store: ResponseStore, key: Key) -> int:
     """What a key's responses take, counted anew: every link of a dialog once."""
     mine = store._keys[key.name]
-    links = {id(link): link for kept in mine.kept.values() for link in kept.items.chain()}
-    return sum(kept.size_bytes for kept in mine.kept.values()) + sum(link.size_bytes for link in links.values())
+    return sum(kept.size_bytes for kept in mine.kept.values()) + sum(link.size_bytes for link in _links(store, key))
+
+
+def _links(store: ResponseStore, key: Key) -> list[Items]:
+    """Every link of a key's dialogs, once."""
+    chains = [link for kept in store._keys[key.name].kept.values() for link in kept.items.chain()]
+    return [*{id(link): link for link in chains}.values()]
 
 
 def test_a_dialog_that_grows_is_held_once() -> None:
@@ -88,7 +95,7 @@ def test_counts_are_right_after_any_history() -> None:
         key = drawn.choice([A, B])
         held = [k for k in alive[key] if k.id in store._keys[key.name].kept] if alive[key] else []
         before = drawn.choice([None, *(k.items for k in held)])
-        kept = _kept(i, drawn.choice([10, 1000, 50_000]), before)
+        kept = _kept(i, drawn.choice([10, 1000, 50_000]), before, drawn.choice("abc"))
         match drawn.randrange(4):
             case 0 if held:
                 store.drop(key, drawn.choice(held).id)
@@ -109,16 +116,20 @@ def test_counts_are_right_after_any_history() -> None:
         for one in (A, B):
             if one.name in store._keys:
                 assert store._keys[one.name].size_bytes == _counted(store, one) <= 400_000
+                assert store._keys[one.name].having.keys() == {i for link in _links(store, one) for i in link.ids}
         assert store.size_bytes <= 600_000
 
 
-@pytest.mark.parametrize("size", [1, 100_000])
-def test_what_is_counted_is_what_is_held(size: int) -> None:
+@pytest.mark.parametrize(("size", "ids"), [(1, 0), (100_000, 0), (1, 1), (1, 60)])
+def test_what_is_counted_is_what_is_held(size: int, ids: int) -> None:
     store = ResponseStore(1000, 20 << 20, 20 << 20)
     tracemalloc.start()
     try:
         for i in range(1000):
-            store.keep(A, _kept(i, size))
+            items = [
+                {"role": "user", "content": "x" * size, **({"id": f"{i}_{j}"} if ids else {})} for j in range(ids or 1)
+            ]
+            store.keep(A, StoredResponse({"id": f"resp_{i}", "status": "in_progress"}, Items(None, items)))
         gc.collect()
         held = tracemalloc.get_traced_memory()[0]
     finally:
@@ -186,8 +197,8 @@ def test_items_of_a_dialog_are_told_in_their_order(tmp_path: Path) -> None:
         first = client.post("/v1/responses", json={"model": "fake", "input": "One"}).raise_for_status().json()
         body = {"model": "fake", "input": "Two", "previous_response_id": first["id"]}
         second = client.post("/v1/responses", json=body).raise_for_status().json()
-        items = client.get(f"/v1/responses/{second['id']}/input_items").json()["data"]
-        assert [item["role"] for item in items] == ["user", "assistant"] * 2
+        items = client.get(f"/v1/responses/{second['id']}/input_items?order=asc").json()["data"]
+        assert [item["role"] for item in items] == ["user", "assistant", "user"], "what led to it, not the answer"
 
 
 def test_a_long_dialog_is_read_beside_the_loop_and_held_as_if_it_had_come(
@@ -218,7 +229,9 @@ def test_a_long_dialog_is_read_beside_the_loop_and_held_as_if_it_had_come(
 
 def test_what_is_not_stored_keeps_none_of_its_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[StoredResponse] = []
-    monkeypatch.setattr(responses, "StoredResponse", lambda *given: made.append(StoredResponse(*given)) or made[-1])
+    monkeypatch.setattr(
+        response_requests, "StoredResponse", lambda *given: made.append(StoredResponse(*given)) or made[-1]
+    )
     with client_of(fake_service(tmp_path)) as client:
         body = {"model": "fake", "input": "a" * 1000, "store": False, "stream": True}
         client.post("/v1/responses", json=body).raise_for_status()

@@ -48,7 +48,8 @@ def test_every_route_that_takes_tools_and_a_schema_is_asked() -> None:
     both = {
         name
         for name, table in TABLES.items()
-        if "tools" in (fields := {row for row, how, _ in table.rows() if how == "honoured"}) and fields & SCHEMA_FIELDS
+        if {"tools", "stream"} <= (fields := {row for row, how, _ in table.rows() if how == "honoured"})
+        and fields & SCHEMA_FIELDS
     }
     assert both == BODIES.keys()
 

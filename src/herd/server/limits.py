@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     json_escapes: int = 8 << 20
     """Backslashes in a body: what they stand for is read one by one, and nothing else is done meanwhile."""
     messages: int = 10_000
-    tools: int = 128
+    tools: int = 1024
     grammar_s: int = 2
     """For trying a schema or grammar before the engine has it."""
     grammar_bytes: int = 256 << 20

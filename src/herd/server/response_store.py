@@ -1,12 +1,12 @@
 """The store of responses: in memory, for each key, bounded in number and bytes; the oldest go first.
 
 They are held as JSON, so that their size is known. A response that goes on from another one holds its own items alone:
-those before it are shared, however long the dialog grows.
+those before it are shared, however long the dialog grows. Items are found by their ids as well.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -15,15 +15,24 @@ from herd.errors import NotFound, TooLarge, fail
 from herd.server.http.body import values_of
 from herd.server.http.wire import encode
 from herd.server.keys import Key
+from herd.server.response_log import ResponseLog
 
+ID_BYTES = 512
+"""Bytes of one id of an item beside its characters: it, and its entry in the table of ids."""
 OVERHEAD_BYTES = 1024
 """Bytes of one response, and of one link of a dialog, beside their JSON: objects and entries of tables."""
+AFTERWARDS = ("usage", "herd")
+"""Members of a response that only an answer brings."""
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 def _json(value: Any) -> bytes:
     """JSON in a buffer of its own size: what an encoder returns may lie in half as many bytes again."""
     return bytes(memoryview(encode(value)))
+
+
+def _member(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, dict) else None
 
 
 class Items:
@@ -33,12 +42,16 @@ class Items:
     def __init__(self, before: "Items | None", own: list[Any]) -> None:
         self.before = before
         self._own = _json(own)
-        self.size_bytes = len(self._own) + OVERHEAD_BYTES
+        self.ids = tuple(dict.fromkeys(id_ for item in own if isinstance(id_ := _member(item, "id"), str)))
+        """Of its own items, those that have one."""
+        self.size_bytes = len(self._own) + OVERHEAD_BYTES + sum(ID_BYTES + 4 * len(id_) for id_ in self.ids)
         """Bytes of its own items."""
         self.whole_bytes: int = self.size_bytes + (0 if before is None else before.whole_bytes)
         """With all before it."""
-        self.whole_values: int = values_of(self._own) + (0 if before is None else before.whole_values)
-        """How many values of JSON that may be."""
+        self.num_values = values_of(self._own)
+        """How many values of JSON its own items may be."""
+        self.whole_values: int = self.num_values + (0 if before is None else before.whole_values)
+        """With all before it."""
         self.holders = 0
         """Kept responses and later items that hold it (see ResponseStore)."""
 
@@ -51,16 +64,26 @@ class Items:
 
     def all(self) -> list[Any]:
         """The items of the whole dialog."""
-        return [item for link in reversed([*self.chain()]) for item in msgspec.json.decode(link._own)]
+        return [item for link in reversed([*self.chain()]) for item in link.own()]
+
+    def own(self) -> list[Any]:
+        """Its own items."""
+        found: list[Any] = msgspec.json.decode(self._own)
+        return found
 
 
 class StoredResponse:
     """A stored response: its body as clients see it, and the items that led to it and came of it."""
 
-    def __init__(self, body: dict[str, Any], items: Items) -> None:
+    def __init__(self, body: dict[str, Any], items: Items, log: ResponseLog | None = None) -> None:
+        """log: of one that is made in the background."""
         self.id: str = body["id"]
+        self.model: str = body.get("model", "")
         self.items = items
         """Items of the whole dialog, from which a next response goes on."""
+        self.asked = items
+        """Those of them that led to it: all but what came of it."""
+        self.log = log
         self.task: asyncio.Task[None] | None = None
         """The task of a response that is made in the background."""
         self.status: Status = "in_progress"
@@ -79,6 +102,13 @@ class StoredResponse:
         if self.status not in ("queued", "in_progress"):
             self._body = {}  # it is read more often than changed
 
+    def begun(self, status: Status) -> bytes:
+        """The response as it was before its answer, as JSON."""
+        body = dict(self._body or msgspec.json.decode(self.json))
+        for name in AFTERWARDS:
+            body.pop(name, None)
+        return encode({**body, "status": status, "output": [], "error": None, "incomplete_details": None})
+
     @property
     def over(self) -> bool:
         """Whether the response is complete."""
@@ -86,8 +116,8 @@ class StoredResponse:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the body, without its items."""
-        return len(self.json) + OVERHEAD_BYTES
+        """Size of the body and the log, without its items."""
+        return len(self.json) + OVERHEAD_BYTES + (0 if self.log is None else self.log.size_bytes)
 
 
 class _KeyResponses:
@@ -98,6 +128,8 @@ class _KeyResponses:
         self.counted: dict[str, tuple[int, Items]] = {}
         """Id -> the size and the items that it was counted with."""
         self.size_bytes = 0
+        self.having: dict[str, dict[Items, None]] = {}
+        """Id of an item -> where it is, the latest last."""
 
     def count(self, kept: StoredResponse) -> None:
         """Count a response that is new or has changed."""
@@ -125,6 +157,8 @@ class _KeyResponses:
             if link.holders > 1:
                 break
             self.size_bytes += link.size_bytes
+            for id_ in link.ids:
+                self.having.setdefault(id_, {})[link] = None
 
     def _let_go(self, size_bytes: int, items: Items) -> None:
         self.size_bytes -= size_bytes
@@ -133,6 +167,10 @@ class _KeyResponses:
             if link.holders:
                 break
             self.size_bytes -= link.size_bytes
+            for id_ in link.ids:
+                del self.having[id_][link]
+                if not self.having[id_]:
+                    del self.having[id_]
 
 
 class ResponseStore:
@@ -168,18 +206,39 @@ class ResponseStore:
         self._make_room(mine, kept)
 
     def changed(self, key: Key, kept: StoredResponse) -> None:
-        """Count a response anew after a change; nothing happens when it is not stored. Raises TooLarge, and it is
-        removed then."""
+        """Count a response anew after a change; nothing happens when it is not stored. Where it has become too large
+        its log goes first. Raises TooLarge, and it is removed then."""
         mine = self._keys.get(key.name)
         if mine is None or mine.kept.get(kept.id) is not kept:
             return
         try:
-            self.check(kept)
+            self._check_changed(kept)
         except TooLarge:
             mine.forget(kept.id)
             raise
         mine.count(kept)
         self._make_room(mine, kept)
+
+    def _check_changed(self, kept: StoredResponse) -> None:
+        try:
+            self.check(kept)
+        except TooLarge:
+            if kept.log is None:
+                raise
+            kept.log.drop()
+            kept.log = None
+            self.check(kept)
+
+    def items(self, key: Key, ids: Iterable[str]) -> dict[str, Items]:
+        """Where items of this key's stored responses are, by their ids. Raises NotFound."""
+        mine = self._keys.get(key.name, _KeyResponses())
+        found = {}
+        for id_ in ids:
+            if id_ not in mine.having:
+                do = 'send the item itself; what is not stored ("store": false) or was let go has none'
+                fail(NotFound, "item_reference", got=id_, expected="the id of a stored item", do=do)
+            found[id_] = next(reversed(mine.having[id_]))
+        return found
 
     def find(self, key: Key, response_id: str) -> StoredResponse:
         """A response of this key. Raises NotFound."""

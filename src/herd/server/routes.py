@@ -83,7 +83,8 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
             hidden = service.log.mistake(request.state.request_id, error)
             told = of_machine(error) or hidden
         service.metrics.failed.labels(told.code).inc()
-        return problem(told, route.dialect)
+        dialect = dialect_of(route.path, request.headers) if route.dialect == "openai" else route.dialect
+        return problem(told, dialect, request.state.request_id)
 
     return answer
 
@@ -131,11 +132,12 @@ def elsewhere(service: Service, status: int, message: str) -> Callable[[Request,
     """The handler for paths without a route: that a path does not exist is told only to callers with a key."""
 
     async def answer(request: Request, _error: Exception) -> Response:
+        whose = dialect_of(request.url.path, request.headers), request.state.request_id
         try:
             caller_of(service, request)
         except HerdError as error:
-            return problem(error, dialect_of(request.url.path))
-        found = problem(NotFound(message), dialect_of(request.url.path))
+            return problem(error, *whose)
+        found = problem(NotFound(message), *whose)
         found.status_code = status
         return found
 

@@ -11,14 +11,14 @@ from herd.server.openai.chat import CHAT
 from herd.server.openai.completions import COMPLETIONS
 from herd.server.openai.embeddings import EMBEDDINGS
 from herd.server.openai.moderations import MODERATIONS
-from herd.server.openai.responses import RESPONSES
+from herd.server.openai.response_requests import INPUT_TOKENS, RESPONSES
 from herd.server.own_routes import DETOKENIZE, TOKENIZE
 from herd.server.requests.fields import FieldTable
 
 TABLES: dict[str, FieldTable[Any]] = {
     table.name: table
     for table in (
-        *(CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MODERATIONS),
+        *(CHAT, COMPLETIONS, RESPONSES, INPUT_TOKENS, EMBEDDINGS, MODERATIONS),
         *(OLLAMA_CHAT, GENERATE, EMBED, OLD, SHOW, CREATE, COPY, DELETE, PULL),
         *(MESSAGES, COUNT),
         *(TOKENIZE, DETOKENIZE),

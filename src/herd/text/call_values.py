@@ -8,7 +8,7 @@ knows at once that what was held back is plain text. Reading is linear: no chara
 from collections.abc import Generator
 from typing import Any
 
-from herd.text.message_checks import in_name
+from herd.text.message_checks import MOST_NAME, in_name
 
 END = ""
 """Sent after the last character."""
@@ -44,7 +44,7 @@ def word(char: str) -> Reader:
     found = []
     while char and in_name(char):
         found.append(char)
-        if len(found) > 64:
+        if len(found) > MOST_NAME:
             raise NoCall
         char = yield
     if not found:

@@ -7,7 +7,7 @@ from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
 
 ROLES = ("system", "user", "assistant", "tool")
-MOST_NAME = 64
+MOST_NAME = 128
 _SIGNS = "_.-"
 
 
@@ -46,7 +46,7 @@ def _has_image(content: Content) -> bool:
 
 
 def check_name(name: object, what: str) -> str:
-    """A tool's or a speaker's name, if it is one: letters and digits of any script, `_`, `.`, `-`, at most 64. Raises
+    """A tool's or a speaker's name, if it is one: letters and digits of any script, `_`, `.`, `-`, at most 128. Raises
     UsageError."""
     if not isinstance(name, str) or not 1 <= len(name) <= MOST_NAME or not all(map(in_name, name)):
         fail(UsageError, what, got=name, expected=f"1 to {MOST_NAME} letters, digits, or _ . -")

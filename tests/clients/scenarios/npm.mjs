@@ -195,6 +195,15 @@ async function call(model) {
   expect(asked && found.toolResults[0].output === `clear in ${asked}`, found.text, found.toolCalls);
 }
 
+// Of an earlier answer it sends the id alone.
+async function turns(model) {
+  const asked = [{ role: "user", content: QUESTION }];
+  const first = await generateText({ model, messages: asked, ...limits(16) });
+  const messages = [...asked, ...first.response.messages, { role: "user", content: "And of Italy?" }];
+  const { text, request } = await generateText({ model, messages, ...limits(16) });
+  expect(text && JSON.stringify(request.body).includes("item_reference"), text, request.body);
+}
+
 for (const [client, { chat, responses, embedding, settings }] of Object.entries(providers)) {
   const isOllama = client.startsWith("ollama");
   scenario(client, "generateText", (url) => text(chat(url), settings), [isOllama ? "message" : "choices"]);
@@ -207,6 +216,7 @@ for (const [client, { chat, responses, embedding, settings }] of Object.entries(
     scenario(client, "responses: generateText", (url) => text(responses(url)), ["output"]);
     scenario(client, "responses: streamText", (url) => stream(responses(url)));
     scenario(client, "responses: a tool that the SDK runs", (url) => call(responses(url)));
+    scenario(client, "responses: two turns", (url) => turns(responses(url)));
   }
   if (embedding) {
     scenario(client, "embedMany", async (url) => {

@@ -7,7 +7,9 @@ from typing import Literal
 import anthropic
 import ollama
 import openai
-from pydantic import BaseModel
+from anthropic.types import Message, ModelInfo
+from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 from report import MODEL, PIXEL, QUESTION, TIMEOUT_S, WEATHER, expect, refused, run, scenario
 
 TOO_LONG = "word " * 4000
@@ -182,6 +184,35 @@ def openai_responses_tools(url: str) -> None:
     expect(call.type == "function_call" and "city" in json.loads(call.arguments) and call.call_id, found)
     parsed = client.responses.parse(model=MODEL, input="Weather in Paris?", text_format=Weather, max_output_tokens=60)
     expect(isinstance(parsed.output_parsed, Weather), parsed)
+
+
+@scenario("openai", "responses, in the background, streamed and resumed")
+def openai_responses_background(url: str) -> None:
+    client = oai(url)
+    asked = {"model": MODEL, "input": QUESTION, "max_output_tokens": 16, "background": True, "stream": True}
+    with client.responses.create(**asked) as stream:
+        seen = [next(stream) for _ in range(4)]
+    id_, last = seen[0].response.id, seen[-1].sequence_number
+    seen += client.responses.retrieve(id_, stream=True, starting_after=last)
+    expect([event.sequence_number for event in seen] == list(range(len(seen))), seen)
+    expect(seen[-1].type in ("response.completed", "response.incomplete") and seen[-1].response.output_text, seen[-1])
+    for event in seen:
+        TypeAdapter(ResponseStreamEvent).validate_python(event.to_dict(), strict=True)
+
+
+@scenario("openai", "responses, items referred to, listed, counted")
+def openai_responses_items(url: str) -> None:
+    client = oai(url)
+    first = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=16)
+    reference = {"type": "item_reference", "id": first.output[0].id}
+    turns = [USER, reference, {"role": "user", "content": "And of Italy?"}]
+    second = client.responses.create(model=MODEL, input=turns, tools=[{"type": "web_search"}], max_output_tokens=16)
+    Response.model_validate(second.to_dict(), strict=True)
+    counted = client.responses.input_tokens.count(model=MODEL, input=turns)
+    expect(counted.input_tokens == second.usage.input_tokens, counted, second.usage)
+    listed = client.responses.input_items.list(second.id, order="asc", limit=1)
+    ResponseItemList.model_validate(listed.to_dict(), strict=True)
+    expect([item.role for item in listed] == ["user", "assistant", "user"], list(listed))
 
 
 @scenario("openai", "models", needs=("data.*.id",))
@@ -437,6 +468,32 @@ def anthropic_count(url: str) -> None:
     counted = client.messages.count_tokens(model=MODEL, messages=[USER])
     usage = client.messages.create(model=MODEL, max_tokens=1, messages=[USER]).usage
     expect(counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens, counted, usage)
+
+
+@scenario("anthropic", "blocks and tools of other types")
+def anthropic_foreign(url: str) -> None:
+    searched = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Paris"}}
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x"}
+    turns = [
+        USER,
+        {"role": "assistant", "content": [searched, {"type": "text", "text": "Paris."}]},
+        {"role": "user", "content": [{"type": "document", "source": pdf}, {"type": "text", "text": QUESTION}]},
+    ]
+    tools = [{"type": "bash_20250124", "name": "bash"}, {"type": "web_search_20250305", "name": "web_search"}]
+    reply = claude(url).messages.with_raw_response.create(model=MODEL, max_tokens=60, messages=turns, tools=tools)
+    told, found = reply.headers["x-herd-note"], reply.parse()
+    expect("server_tool_use" in told and "web_search_20250305" in told and "bash" not in told, told)
+    Message.model_validate(found.to_dict(), strict=True)
+    expect(found._request_id and found._request_id == reply.headers["request-id"], found)
+
+
+@scenario("anthropic", "models, in pages")
+def anthropic_models(url: str) -> None:
+    client = claude(url)
+    expect(MODEL in [model.id for model in client.models.list(limit=1)])
+    found = client.models.retrieve(MODEL)
+    ModelInfo.model_validate_json(found.to_json(), strict=True)
+    expect(found.max_input_tokens > 0 and not found.capabilities.pdf_input.supported, found)
 
 
 @scenario("anthropic", "parse into a pydantic model")

@@ -173,6 +173,7 @@ COSTS: dict[str, Callable[[dict[str, Any]], int]] = {
     "POST /v1/chat/completions": lambda r: r["usage"]["total_tokens"],
     "POST /v1/completions": lambda r: r["usage"]["total_tokens"],
     "POST /v1/responses": lambda r: r["usage"]["total_tokens"],
+    "POST /v1/responses/input_tokens": lambda r: r["input_tokens"],
     "POST /v1/embeddings": lambda r: r["usage"]["total_tokens"],
     "POST /v1/moderations": lambda r: 100,  # 400 characters
     "POST /api/chat": lambda r: r["prompt_eval_count"] + r["eval_count"],

@@ -1,8 +1,11 @@
-"""POST /v1/messages and /v1/messages/count_tokens."""
+"""POST /v1/messages and /v1/messages/count_tokens.
+
+What is null is left out of replies: some clients (AI SDK) take a member that is null for a broken one.
+"""
 
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -10,12 +13,13 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, ProgressEvent, Reply, TextEvent
+from herd.server.anthropic.foreign import without_foreign
 from herd.server.anthropic.turns import AnthropicMessage, Choice, Text, Tool, choice_of, dialog_of, tools_of
 from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, sse
 from herd.server.openai.chat import notes_of
-from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.fields import FieldTable, Name, Refused, noted, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
@@ -24,7 +28,8 @@ from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_reply, json_response, progress_of
 
 PING = sse(b'{"type":"ping"}', "ping")
-EMPTY = {"type": "text", "text": "", "citations": None}
+EMPTY = {"type": "text", "text": ""}
+C = TypeVar("C", bound="Counted")
 STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "policy": "refusal"}
 
 
@@ -86,16 +91,14 @@ WITHOUT_EFFECT = {
     "context_management": "the context is never cut",
     "betas": "there are none",
     "output_config.effort": "the model has no levels of effort",
+    "container": "there are none",
+    "mcp_servers": "the client calls tools",
 }
 MESSAGES: FieldTable[MessagesRequest] = FieldTable(
     "POST /v1/messages",
     MessagesRequest,
     reported=WITHOUT_EFFECT,
-    refused={
-        "container": "there are none",
-        "mcp_servers": "the client calls tools",
-        **forms_of_others(MessagesRequest, "use output_config.format"),
-    },
+    refused=forms_of_others(MessagesRequest, "use output_config.format"),
     harmless=HARMLESS,
 )
 COUNT: FieldTable[Counted] = FieldTable("POST /v1/messages/count_tokens", Counted, reported=WITHOUT_EFFECT)
@@ -103,18 +106,38 @@ COUNT: FieldTable[Counted] = FieldTable("POST /v1/messages/count_tokens", Counte
 
 async def messages(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Answer a dialog."""
-    asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
+    (asked, ignored, notes), ask = await read_as(
+        service, request, caller, lambda body: _read(service, body), media=True
+    )
     answer = await service.open(caller, ask)
-    headers = told((*ignored, *answer.ignored))
+    headers = {**told((*ignored, *answer.ignored)), **noted(notes)}
     if not asked.stream:
         (reply,) = await answer.whole(request)
         return await json_reply(service, caller, lambda: whole(reply, asked.model), [reply], headers)
     return service.streamed(answer, stream(answer, asked.model), "text/event-stream", headers=headers, ping=PING)
 
 
-def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tuple[str, ...], GenerateRequest]:
+class _Typed(NamedTuple, Generic[C]):
+    """A body as its table has it. ignored: what of it has no effect; notes: what was read otherwise, or left out."""
+
+    asked: C
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _typed(service: Service, table: FieldTable[C], body: dict[str, Any]) -> _Typed[C]:
+    """Raises Refused."""
+    known, notes = without_foreign(body)
+    if service.strict and notes:
+        raise Refused(f"messages, tools: {notes[0]}", "messages")
+    asked, ignored = table.read(known, strict=service.strict)
+    return _Typed(asked, ignored, notes)
+
+
+def _read(service: Service, body: dict[str, Any]) -> tuple[_Typed[MessagesRequest], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
-    asked, ignored = MESSAGES.read(body, strict=service.strict)
+    typed = _typed(service, MESSAGES, body)
+    asked = typed.asked
     names = {name: name for name in ("temperature", "top_p", "top_k", "max_tokens")} | {"stop_sequences": "stop"}
     options = {ours: value for theirs, ours in names.items() if (value := getattr(asked, theirs)) is not None}
     images = Images(remote=service.remote_media)
@@ -136,29 +159,29 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[MessagesRequest, tupl
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
         progress=bool(asked.stream and asked.return_progress),
     )
-    return asked, ignored, ask
+    return typed, ask
 
 
 async def count_tokens(service: Service, request: Request, caller: Caller) -> Response:
     """Tokens that a dialog has as a prompt."""
     images = Images(remote=service.remote_media)
 
-    def read(body: dict[str, Any]) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
-        asked, _ = COUNT.read(body, strict=service.strict)
-        return asked.model, dialog_of(asked.messages, asked.system, images), tools_of(asked.tools)
+    def read(body: dict[str, Any]) -> tuple[_Typed[Counted], list[dict[str, Any]], list[dict[str, Any]]]:
+        typed = _typed(service, COUNT, body)
+        return typed, dialog_of(typed.asked.messages, typed.asked.system, images), tools_of(typed.asked.tools)
 
-    name, dialog, tools = await read_as(service, request, caller, read, media=True)
-    async with service.models.use(name) as model:
+    (asked, ignored, notes), dialog, tools = await read_as(service, request, caller, read, media=True)
+    async with service.models.use(asked.model) as model:
         count = await service.of_dialog(caller, model, dialog, images, model.count, tools)
         service.charge(caller, count)
-    return json_response({"input_tokens": count})
+    return json_response({"input_tokens": count}, headers={**told(ignored), **noted(notes)})
 
 
 def whole(reply: Reply, model: str) -> dict[str, Any]:
     """The answer as one object."""
     content: list[dict[str, Any]] = []
     if reply.text or not reply.tool_calls:
-        content.append({"type": "text", "text": reply.text, "citations": None})
+        content.append({"type": "text", "text": reply.text})
     content += [_tool_use(c.id, c.name, c.arguments) for c in reply.tool_calls]
     return {**_message(model), "content": content, **_ending(reply), "usage": usage_of(reply), **notes_of(reply)}
 
@@ -172,10 +195,9 @@ def _tool_use(id_: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
 
 
 def _ending(reply: Reply) -> dict[str, Any]:
-    found: dict[str, Any] = {"stop_sequence": None, "stop_details": None, "container": None}
     if reply.finish_reason == "stop" and reply.stop is not None:
-        return {**found, "stop_reason": "stop_sequence", "stop_sequence": reply.stop}
-    return {**found, "stop_reason": STOP.get(reply.finish_reason, "end_turn")}
+        return {"stop_reason": "stop_sequence", "stop_sequence": reply.stop}
+    return {"stop_reason": STOP.get(reply.finish_reason, "end_turn")}
 
 
 def usage_of(reply: Reply) -> dict[str, Any]:
@@ -190,19 +212,14 @@ def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
         "output_tokens": output,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
-        "cache_creation": None,
-        "output_tokens_details": None,
-        "server_tool_use": None,
         "service_tier": "standard",
-        "inference_geo": None,
     }
 
 
 async def stream(answer: ReplyInProgress, model: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events; an error comes as one, then the end."""
     blocks = Blocks()
-    ending = {"stop_reason": None, "stop_sequence": None, "stop_details": None, "container": None}
-    begun = {**_message(model), "content": [], **ending, "usage": _usage(answer.prompt_tokens, 0, 0)}
+    begun = {**_message(model), "content": [], "usage": _usage(answer.prompt_tokens, 0, 0)}
     try:
         yield _event("message_start", message=begun)
         yield PING
@@ -224,7 +241,7 @@ async def stream(answer: ReplyInProgress, model: str) -> AsyncGenerator[bytes, N
                     yield _event("message_delta", delta=_ending(reply), usage=usage_of(reply), **notes_of(reply))
         yield _event("message_stop")
     except HerdError as error:
-        yield sse(encode(body_of(error, "anthropic")), "error")
+        yield sse(encode(body_of(error, "anthropic", answer.caller.request_id)), "error")
     finally:
         await answer.aclose()
 

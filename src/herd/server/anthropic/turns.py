@@ -53,7 +53,7 @@ class ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
 
     id: str
     name: str
-    input: dict[str, Any]
+    input: dict[str, Any] | None = None
 
 
 class ToolResult(msgspec.Struct, tag_field="type", tag="tool_result"):
@@ -168,7 +168,7 @@ def _turns(turn: AnthropicMessage, where: str, names: dict[str, str], images: Im
                 results.append(_result(block, at, names, images))
             case ToolUse(id, name, arguments):
                 names[id] = name
-                calls.append({"name": name, "arguments": arguments, "id": id})
+                calls.append({"name": name, "arguments": arguments or {}, "id": id})
             case Thinking() | HiddenThinking():
                 pass
             case _:

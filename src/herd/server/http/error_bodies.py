@@ -57,8 +57,8 @@ def words_of(error: Exception) -> str:
     return without_paths(text if len(text) <= MOST_WORDS else text[:MOST_WORDS] + "…")
 
 
-def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
-    """The JSON object of an error, in the form of a dialect."""
+def body_of(error: HerdError, dialect: Dialect, request_id: str = "") -> dict[str, Any]:
+    """The JSON object of an error, in the form of a dialect. request_id: Anthropic's clients show it."""
     message, status = words_of(error), status_of(error)
     if isinstance(error, ContextTooLong):
         message = f"{TOO_LONG[dialect]}: {message}"
@@ -66,7 +66,8 @@ def body_of(error: HerdError, dialect: Dialect) -> dict[str, Any]:
         return {"error": message}
     if dialect == "anthropic":
         kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
+        told = {"type": "error", "error": {"type": kind, "message": message}}
+        return {**told, "request_id": request_id} if request_id else told
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": _param(error), "code": error.code}}
 
@@ -83,10 +84,10 @@ def headers_of(error: HerdError) -> dict[str, str]:
     return found
 
 
-def problem(error: HerdError, dialect: Dialect) -> Response:
+def problem(error: HerdError, dialect: Dialect, request_id: str = "") -> Response:
     """The reply for an error."""
     return Response(
-        encode(body_of(error, dialect)),
+        encode(body_of(error, dialect, request_id)),
         status_of(error),
         media_type="application/json",
         headers=headers_of(error),

@@ -35,6 +35,10 @@ HEADERS = {
     "cache-control": "no-store",
 }
 """Headers of every reply that does not set them itself."""
+EXPOSED = "x-request-id, request-id, x-herd-ignored, x-herd-note, retry-after"
+"""Headers that a page of an allowed origin may read. The id of a request has OpenAI's and Anthropic's name."""
+ANTHROPIC_VERSION = "anthropic-version"
+"""The header of every request of Anthropic's clients; on routes that two dialects share it says whose form is meant."""
 
 
 class HostCheck:
@@ -76,12 +80,12 @@ class HostCheck:
             else:
                 await self._app(scope, receive, reply)
         except HerdError as error:
-            await problem(error, dialect_of(scope["path"]))(scope, receive, reply)
+            await problem(error, dialect_of(scope["path"], headers), request_id)(scope, receive, reply)
         except Exception as error:
             hidden = self._log.mistake(request_id, error)
             if started:
                 raise
-            await problem(hidden, dialect_of(scope["path"]))(scope, receive, reply)
+            await problem(hidden, dialect_of(scope["path"], headers), request_id)(scope, receive, reply)
         finally:
             if scope["path"] not in ("/health", "/ready", "/metrics"):
                 facts = scope["state"].get("facts", {})
@@ -120,10 +124,10 @@ class HostCheck:
     def _finish_headers(self, headers: MutableHeaders, request_id: str, origin: str) -> None:
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
-        headers["x-request-id"] = request_id
+        headers["x-request-id"] = headers["request-id"] = request_id
         if origin:
             headers["access-control-allow-origin"] = origin
-            headers["access-control-expose-headers"] = "x-request-id, x-herd-ignored, x-herd-note, retry-after"
+            headers["access-control-expose-headers"] = EXPOSED
             headers.add_vary_header("Origin")
 
 
@@ -171,8 +175,9 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def dialect_of(path: str) -> Dialect:
-    """The dialect in which errors of this path are written."""
+def dialect_of(path: str, headers: Headers) -> Dialect:
+    """The dialect in which errors of this path are written for a request with these headers."""
     if path.startswith("/api/"):
         return "ollama"
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
+    is_theirs = path.startswith("/v1/messages") or (path.startswith("/v1/") and ANTHROPIC_VERSION in headers)
+    return "anthropic" if is_theirs else "openai"

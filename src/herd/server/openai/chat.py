@@ -15,6 +15,7 @@ from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.openai.forms import REFUSED_FORMS, USE, FormFields, form_of, without_empty
+from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
 from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
@@ -94,6 +95,7 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
         "messages[].refusal": "an earlier answer is its content",
         "messages[].annotations": "an earlier answer is its content",
         "messages[].reasoning_content": "an earlier answer is its content",
+        ELSEWHERE: WHY,
     },
     refused={
         "functions": "use tools",
@@ -148,7 +150,9 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
 
 def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[str, ...], GenerateRequest]:
     """What is asked. Raises Refused, BadMedia."""
-    asked, ignored = CHAT.read(without_empty(body), strict=service.strict)
+    known, others = without_others(without_empty(body), ("function",))
+    asked, ignored = CHAT.read(known, strict=service.strict)
+    ignored = (*told_others(others, strict=service.strict), *ignored)
     options = options_of(asked)
     if asked.max_completion_tokens is not None:
         if asked.max_tokens not in (None, asked.max_completion_tokens):

@@ -1,9 +1,8 @@
 """Items of /v1/responses -> turns as `herd.dialogs` reads them, and replies -> items."""
 
 import hashlib
-import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Raw
@@ -15,6 +14,7 @@ from herd.server.openai.chat import dumps
 from herd.server.openai.turns import ImageAddress, arguments_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
+from herd.server.response_store import Items
 from herd.server.shared.logprobs import listed
 from herd.text.message_checks import MOST_NAME
 
@@ -94,12 +94,92 @@ def name_in(namespace: str | None, name: str) -> str:
     return f"{whole[: MOST_NAME - 9]}_{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
+REFERENCE = "item_reference"
+_KNOWN = frozenset(one.__struct_config__.tag for one in get_args(Item))
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+"""How ids of items begin."""
+MOST_ID = 256
+"""Characters of an item's id."""
+
+
 def with_kinds(items: list[Any]) -> list[Any]:
-    """Items with the type that OpenAI lets clients leave out: a role makes a message."""
+    """Items with the type that OpenAI lets clients leave out: a role makes a message, an id alone a reference."""
+    return [_with_kind(item) if isinstance(item, dict) and item.get("type") is None else item for item in items]
+
+
+def _with_kind(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "type": "message"} if "role" in item else {**item, "type": REFERENCE} if "id" in item else item
+
+
+def references(items: Sequence[Any]) -> list[str]:
+    """Ids of stored items that stand for them, each once. Raises Refused for one that is no id."""
+    found: dict[str, None] = {}
+    for i, item in enumerate(items):
+        if _type(item) == REFERENCE:
+            if not isinstance(item.get("id"), str):
+                raise Refused(f"input[{i}].id: expected the id of a stored item", f"input[{i}].id")
+            found[item["id"]] = None
+    return [*found]
+
+
+def resolved(items: Sequence[Any], having: Mapping[str, Items], before: Items | None) -> list[Any]:
+    """Items with those that references stand for. having: where these are. What the dialog has already, before or by
+    another reference, is there once."""
+    links = {id(link): link for link in having.values()}
+    known = {item["id"]: item for link in links.values() for item in link.own() if _has_id(item, having)}
+    there = {id_ for link in (() if before is None else before.chain()) for id_ in link.ids}
+    found = []
+    for item in items:
+        if _type(item) != REFERENCE:
+            found.append(item)
+        elif item["id"] not in there:
+            there.add(item["id"])
+            found.append(known[item["id"]])
+    return found
+
+
+def _has_id(item: Any, ids: Collection[str]) -> bool:
+    return isinstance(item, dict) and item.get("id") in ids
+
+
+def without_foreign(items: Sequence[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    """Items of types that are known here, and the types of the others. What is no object with a type stays as it is, to
+    be refused."""
+    kept = [item for item in items if not isinstance(_type(item), str) or _type(item) in (*_KNOWN, REFERENCE)]
+    others = {_type(item): None for item in items if isinstance(_type(item), str)}
+    return kept, tuple(kind for kind in others if kind not in (*_KNOWN, REFERENCE))
+
+
+def _type(item: Any) -> Any:
+    return item.get("type") if isinstance(item, dict) else None
+
+
+def with_ids(items: Sequence[Any], response_id: str) -> list[Any]:
+    """Items that are stored, each with an id by which a later request may mean it: its own, or one that is made."""
     return [
-        {"type": "message", **item} if isinstance(item, dict) and "type" not in item and "role" in item else item
-        for item in items
+        {**item, "id": f"{_prefix(item)}_{response_id.removeprefix('resp_')}_i{i}"}
+        if isinstance(item, dict) and not _is_id(item.get("id"))
+        else item
+        for i, item in enumerate(items)
     ]
+
+
+def _prefix(item: dict[str, Any]) -> str:
+    kind = item.get("type")
+    return _PREFIXES.get(kind, "item") if isinstance(kind, str) else "item"
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MOST_ID and value.isascii()
+
+
+def listed_item(item: dict[str, Any]) -> dict[str, Any]:
+    """A stored item as a list of them tells it: with a status, and texts as parts."""
+    found = {**item, "status": item.get("status") or "completed"}
+    if item.get("type") == "message" and isinstance(item.get("content"), str):
+        theirs = {"type": "input_text", "text": item["content"]}
+        found["content"] = [text_part(item["content"]) if item.get("role") == "assistant" else theirs]
+    return found
 
 
 def turns_of(items: Sequence[Item], images: Images) -> list[dict[str, Any]]:
@@ -148,12 +228,24 @@ def _content(content: str | Sequence[Part], where: str, images: Images) -> Any:
     return found
 
 
-def output_of(reply: Reply, spaces: Spaces) -> list[dict[str, Any]]:
-    """The items of an answer."""
+def output_of(reply: Reply, spaces: Spaces, response_id: str) -> list[dict[str, Any]]:
+    """The items of an answer. One that was cut says so of its text; calls are there only when they are complete."""
     found = []
     if reply.text or not reply.tool_calls:
-        found.append(message_item(message_id(), reply.text, "completed", Likelihoods(_of_text(reply))))
-    return found + [call_item(item_id(), call, "completed", spaces) for call in reply.tool_calls]
+        status, likely = status_of(reply), Likelihoods(_of_text(reply))
+        found.append(message_item(output_id("msg", response_id, 0), reply.text, status, likely))
+    for call in reply.tool_calls:
+        found.append(call_item(output_id("fc", response_id, len(found)), call, "completed", spaces))
+    return found
+
+
+def status_of(reply: Reply) -> str:
+    """The status of what an answer ended with."""
+    return "incomplete" if reply.finish_reason in CUT else "completed"
+
+
+CUT = {"length": "max_output_tokens", "policy": "content_filter"}
+"""Why an answer is not whole -> as a response tells it."""
 
 
 def _of_text(reply: Reply) -> Sequence[Logprob] | None:
@@ -172,10 +264,13 @@ class Likelihoods:
 
     def add(self, found: Sequence[Logprob] | None) -> Raw:
         """Some more; returns them alone, as a list."""
-        piece = encode(listed(found))[1:-1] if found else b""
-        if piece:
+        return self.add_json(_list(encode(listed(found))[1:-1] if found else b""))
+
+    def add_json(self, found: Raw) -> Raw:
+        """Some more, which are a list in JSON; returns them."""
+        if piece := bytes(found)[1:-1]:
             self._pieces.append(piece)
-        return _list(piece)
+        return found
 
     @property
     def all(self) -> Raw:
@@ -194,14 +289,9 @@ def bare(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "content": [{**part, "logprobs": []} for part in item["content"]]}
 
 
-def message_id() -> str:
-    """A fresh one."""
-    return "msg_" + secrets.token_hex(16)
-
-
-def item_id() -> str:
-    """A fresh one, of a call."""
-    return "fc_" + secrets.token_hex(16)
+def output_id(prefix: str, response_id: str, index: int) -> str:
+    """The id of the item at a place of a response's output; the same whenever it is told."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}_{index}"
 
 
 def message_item(id_: str, text: str | None, status: str, likely: Likelihoods | None = None) -> dict[str, Any]:
@@ -218,7 +308,10 @@ def text_part(text: str, likely: Likelihoods | None = None) -> dict[str, Any]:
 
 def call_item(id_: str, call: ToolCall, status: str, spaces: Spaces) -> dict[str, Any]:
     """A call as an item, with the names that the client knows."""
-    namespace, name = spaces.get(call.name, ("", call.name))
-    arguments = dumps(call.arguments) if status == "completed" else ""
-    item = {"id": id_, "type": "function_call", "status": status, "call_id": call.id, "name": name}
-    return {**item, "arguments": arguments, **({"namespace": namespace} if namespace else {})}
+    return named_call_item(id_, call.id or "", spaces.get(call.name, ("", call.name)), dumps(call.arguments), status)
+
+
+def named_call_item(id_: str, call_id: str, name: tuple[str, str], arguments: str, status: str) -> dict[str, Any]:
+    """A call as an item. name: its namespace or "", and its name there."""
+    item = {"id": id_, "type": "function_call", "status": status, "call_id": call_id, "name": name[1]}
+    return {**item, "arguments": arguments, **({"namespace": name[0]} if name[0] else {})}

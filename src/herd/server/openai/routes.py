@@ -3,9 +3,9 @@
 from herd.server.openai.chat import chat
 from herd.server.openai.completions import complete
 from herd.server.openai.embeddings import embed
-from herd.server.openai.models import list_models, show_model
 from herd.server.openai.moderations import moderations
-from herd.server.openai.responses import cancel, delete, input_items, respond, retrieve
+from herd.server.openai.responses import count_input, respond
+from herd.server.openai.stored_responses import cancel, delete, input_items, retrieve
 from herd.server.routes import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -14,10 +14,9 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/embeddings", embed, "embed"),
     Route("POST", "/v1/moderations", moderations, "chat"),
     Route("POST", "/v1/responses", respond, "chat"),
+    Route("POST", "/v1/responses/input_tokens", count_input, "chat"),
     Route("GET", "/v1/responses/{id}", retrieve, "chat"),
     Route("DELETE", "/v1/responses/{id}", delete, "chat"),
     Route("POST", "/v1/responses/{id}/cancel", cancel, "chat"),
     Route("GET", "/v1/responses/{id}/input_items", input_items, "chat"),
-    Route("GET", "/v1/models", list_models, "models"),
-    Route("GET", "/v1/models/{model:path}", show_model, "models"),
 )

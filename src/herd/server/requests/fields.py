@@ -4,7 +4,7 @@ A `FieldTable` is a route's fields as data: the struct of those that are honoure
 others why they are not. It validates, it is the documentation (docs/clients.md) and it is what tests walk through.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
@@ -168,6 +168,19 @@ def told(ignored: Sequence[str]) -> dict[str, str]:
     """The header that names the fields without effect. Names are a client's: what a header cannot hold is left out."""
     kept = ("".join(c for c in name[:64] if "!" <= c <= "~" and c != ",") for name in ignored[:32])
     return {"x-herd-ignored": ", ".join(name or "?" for name in kept)} if ignored else {}
+
+
+def noted(notes: Iterable[str]) -> dict[str, str]:
+    """The header that says what became of a prompt otherwise than it may be meant."""
+    found = "; ".join(dict.fromkeys(note for note in notes if note))
+    return {"x-herd-note": found} if found else {}
+
+
+def kinds(names: Collection[str]) -> str:
+    """Names that a client gave, for a note: what a header cannot hold is left out, and so are all but the first."""
+    kept = ("".join(c for c in name[:64] if " " <= c <= "~" and c not in ",;") for name in [*names][:16])
+    more = f" and {len(names) - 16} more" if len(names) > 16 else ""
+    return ", ".join(name or "?" for name in kept) + more
 
 
 def within(name: str, value: int, most: int) -> None:

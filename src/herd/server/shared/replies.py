@@ -10,9 +10,9 @@ from herd.server.http.wire import encode
 from herd.server.service import Caller, Service
 
 
-def json_response(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An object as a reply."""
-    return Response(encode(value), status, media_type="application/json")
+    return Response(encode(value), status, media_type="application/json", headers=headers)
 
 
 async def json_reply(
