@@ -54,6 +54,7 @@ ELSEWHERE = {
     "herd.server.response_store.ResponseStore.keep": "lets the oldest go",
     "herd.server.http.turns.Turns._turn": "starts what waits",
     "herd.server.service._gone": "waits for a message",
+    "herd.server.shared.merged.merged": "waits for events",
     "herd.server.http.streams.Stream._watch": "waits for a message",
     "herd.grammar.json_schema.blame": "at most 100 tries, when a compiler has refused",
 }

@@ -266,7 +266,7 @@ class Service:
 
     def streamed(
         self,
-        answer: "ReplyInProgress",
+        answers: "ReplyInProgress | Sequence[ReplyInProgress]",
         chunks: AsyncGenerator[bytes, None],
         media_type: str,
         *,
@@ -274,11 +274,13 @@ class Service:
         ping: bytes | None = None,
         left: Callable[[], None] = lambda: None,
     ) -> Stream:
-        """A reply as a stream, which is dropped when its reader is gone or falls behind. left: called when it is
-        over."""
+        """A reply, or several, as a stream, which is dropped when its reader is gone or falls behind. left: called when
+        it is over."""
+        found = [answers] if isinstance(answers, ReplyInProgress) else answers
 
         async def ended() -> None:
-            await answer.aclose()
+            for answer in found:
+                await answer.aclose()
             left()
 
         return Stream(
@@ -287,7 +289,7 @@ class Service:
             headers=headers,
             write_timeout_s=self.limits.write_timeout_s,
             ping=ping,
-            is_behind=lambda: answer.unread_bytes > self.limits.unread_bytes,
+            is_behind=lambda: sum(answer.unread_bytes for answer in found) > self.limits.unread_bytes,
             ended=ended,
         )
 

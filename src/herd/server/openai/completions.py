@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Any
 
@@ -26,13 +26,14 @@ from herd.server.openai.chat import (
     usage_of,
 )
 from herd.server.openai.forms import REFUSED_FORMS, USE, form_of, without_empty
-from herd.server.requests.fields import FieldTable, Refused, told, within
+from herd.server.requests.fields import FieldTable, Refused, told, whole_of, within
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.logprobs import name_of
+from herd.server.shared.merged import merged
 from herd.server.shared.replies import json_reply, progress_of
 from herd.server.shared.scoring import Scored, score_prompt, spelt_out
 from herd.text.stream import Offsets
@@ -86,10 +87,10 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
             flat = [reply for found in replies for reply in found]
             return await json_reply(service, caller, lambda: writer.whole(replies), flat, headers, size)
         usage = asked.stream_options is not None and asked.stream_options.include_usage is True
-        begun = await service.soon(caller, lambda: writer.begun(answers[0].n, usage=usage), size)
-        stack.pop_all()  # the stream closes it
-        chunks = writer.stream(answers[0], begun, usage=usage)
-        return service.streamed(answers[0], chunks, "text/event-stream", headers=headers, ping=SSE_PING)
+        begun = await service.soon(caller, lambda: writer.begun(answers, usage=usage), size)
+        stack.pop_all()  # the stream closes them
+        chunks = writer.stream(answers, begun, usage=usage)
+        return service.streamed(answers, chunks, "text/event-stream", headers=headers, ping=SSE_PING)
 
 
 def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tuple[str, ...], list[GenerateRequest]]:
@@ -101,13 +102,12 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
         why = "expected at least 1, or echo with logprobs and without stream"
         raise Refused(f"max_tokens: got 0, {why}", "max_tokens")
     options = options_of(asked)
-    options.setdefault("max_tokens", 16)  # OpenAI's default of this route
-    if asked.max_tokens == 0:
+    if body.get("max_tokens") is None:
+        options["max_tokens"] = 16  # OpenAI's default of this route; -1 is none
+    elif asked.max_tokens == 0:
         del options["max_tokens"]
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
-    if asked.stream and len(prompts) > 1:
-        raise Refused("prompt: got several with stream, expected one", "prompt")
     n = 1 if asked.n is None else asked.n
     return (
         asked,
@@ -164,18 +164,24 @@ def _spelt(answer: ReplyInProgress, ask: GenerateRequest) -> str:
 
 def prompts_of(prompt: str | Sequence[Any]) -> list[str | list[int]]:
     """One or several prompts out of the four forms. Raises Refused for none, or empty ones."""
-    if isinstance(prompt, str):
-        found: list[Any] = [prompt]
-    elif prompt and all(type(one) is int for one in prompt):
-        found = [list(prompt)]
+    given = prompt if isinstance(prompt, str) else [_whole(one) for one in prompt]
+    if isinstance(given, str):
+        found: list[Any] = [given]
+    elif given and all(type(one) is int for one in given):
+        found = [given]
     else:
-        found = list(prompt)
+        found = given
     for one in found:
         if not isinstance(one, str) and not (isinstance(one, list) and all(type(i) is int for i in one)):
             raise Refused("prompt: expected a text, texts, ids, or lists of ids", "prompt")
     if not found or any(not one for one in found):
         raise Refused("prompt: got nothing, expected text or ids", "prompt")
     return found
+
+
+def _whole(one: Any) -> Any:
+    """An id, or a list of them, with floats that stand for whole numbers as these."""
+    return [whole_of(i) for i in one] if isinstance(one, list) else whole_of(one)
 
 
 class CompletionWriter:
@@ -200,54 +206,59 @@ class CompletionWriter:
             for reply in found:
                 logprobs = joined(self._likely(i), logprobs_of(reply.logprobs, len(before)))
                 choices.append(_choice(len(choices), before + reply.text, finish_of(reply), logprobs))
-        usages = [usage_of(found) for found in replies]
-        total = {name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
         return {
             **self._head,
             "choices": choices,
-            "usage": total,
+            "usage": _usage(replies),
             "timings": timings_of(replies[0][0]),
             **notes_of(*(r for found in replies for r in found)),
         }
 
-    def begun(self, n: int, *, usage: bool) -> list[bytes]:
-        """Server-sent events of the prompt, for so many answers; none where it is not asked back."""
+    def begun(self, answers: Sequence[ReplyInProgress], *, usage: bool) -> list[bytes]:
+        """Server-sent events of the prompts, for each of their answers; none where they are not asked back."""
         if not self._echoed:
             return []
         more: dict[str, Any] = {"usage": None} if usage else {}
-        before, likely = self._before(0), self._likely(0)
-        return [sse(encode({**self._head, "choices": [_choice(i, before, None, likely)], **more})) for i in range(n)]
+        choices = (
+            _choice(answer.n * i + sample, self._before(i), None, self._likely(i))
+            for i, answer in enumerate(answers)
+            for sample in range(answer.n)
+        )
+        return [sse(encode({**self._head, "choices": [choice], **more})) for choice in choices]
 
     async def stream(
-        self, answer: ReplyInProgress, begun: Sequence[bytes], *, usage: bool
+        self, answers: Sequence[ReplyInProgress], begun: Sequence[bytes], *, usage: bool
     ) -> AsyncGenerator[bytes, None]:
-        """Server-sent events, those of the prompt first."""
+        """Server-sent events, those of the prompts first. Samples count from the first prompt's first to the last's."""
         more: dict[str, Any] = {"usage": None} if usage else {}
-        before = self._before(0)
-        places = [Offsets() for _ in range(answer.n)]
+        places = [[Offsets() for _ in range(answer.n)] for answer in answers]
         try:
             for chunk in begun:
                 yield chunk
-            async for event in answer.events():
-                if isinstance(event, TextEvent):
-                    logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
-                    choice = _choice(event.index, event.text, None, logprobs)
-                    yield sse(encode({**self._head, "choices": [choice], **more}))
-                elif isinstance(event, ProgressEvent):
-                    choice = _choice(event.index, "", None, None)
-                    yield sse(encode({**self._head, "choices": [choice], **more, **progress_of(event)}))
-                elif isinstance(event, DoneEvent):
-                    logprobs = logprobs_of(event.logprobs, len(before), places[event.index])
-                    choice = _choice(event.index, "", finish_of(event.reply), logprobs)
-                    yield sse(encode({**self._head, "choices": [choice], **more, **notes_of(event.reply)}))
+            async with aclosing(merged(answers)) as events:
+                async for i, event in events:
+                    index, before = answers[i].n * i + event.index, len(self._before(i))
+                    if isinstance(event, TextEvent):
+                        logprobs = logprobs_of(event.logprobs, before, places[i][event.index])
+                        choice = _choice(index, event.text, None, logprobs)
+                        yield sse(encode({**self._head, "choices": [choice], **more}))
+                    elif isinstance(event, ProgressEvent):
+                        choice = _choice(index, "", None, None)
+                        yield sse(encode({**self._head, "choices": [choice], **more, **progress_of(event)}))
+                    elif isinstance(event, DoneEvent):
+                        logprobs = logprobs_of(event.logprobs, before, places[i][event.index])
+                        choice = _choice(index, "", finish_of(event.reply), logprobs)
+                        yield sse(encode({**self._head, "choices": [choice], **more, **notes_of(event.reply)}))
             if usage:
-                last = {"usage": usage_of(answer.replies), "timings": timings_of(answer.replies[0])}
+                replies = [answer.replies for answer in answers]
+                last = {"usage": _usage(replies), "timings": timings_of(replies[0][0])}
                 yield sse(encode({**self._head, "choices": [], **last}))
             yield SSE_DONE
         except HerdError as error:
             yield sse(encode(body_of(error, "openai")))
         finally:
-            await answer.aclose()
+            for answer in answers:
+                await answer.aclose()
 
     def _likely(self, prompt: int) -> dict[str, Any] | None:
         """Log-probabilities of a prompt, where they are asked for."""
@@ -257,6 +268,14 @@ class CompletionWriter:
     def _before(self, prompt: int) -> str:
         """A prompt, where it is asked back."""
         return self._echoed[prompt] if self._echoed else ""
+
+
+def _usage(replies: Sequence[Sequence[Reply]]) -> dict[str, Any]:
+    """Token counts of the answers to one prompt, or to several."""
+    usages = [usage_of(found) for found in replies]
+    if len(usages) == 1:
+        return usages[0]
+    return {name: sum(u[name] for u in usages) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
 
 
 def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[str, Any]:
