@@ -1,12 +1,16 @@
 """`herd bench` on a tiny file: which figures it gives, that they hang together, what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers import TINY_TEXT, hf_folder
+from herd.bench import Sweeps
 from herd.checkpoint.open import open_checkpoint
 from herd.cli import main
+from herd.errors import UsageError
 from herd.machine import probe
 from herd.planning import work
 
@@ -33,9 +37,29 @@ def test_figures_hang_together(capsys):
         assert f["share_of_read"] == pytest.approx(f["bytes_s"] / read)
 
 
-def test_a_sweep_past_the_context_is_refused(capsys):
-    assert main(["bench", str(FIXTURE), "--prompts", "100M"]) == 2
-    assert "tokens of a sweep: got 104857600" in capsys.readouterr().err.replace("100000000", "104857600")
+def test_sweeps_are_clipped_to_what_the_context_holds(capsys, tmp_path):
+    model = hf_folder(tmp_path / "small", replace(TINY_TEXT, max_context=64))
+    words = ["bench", str(model), "--prompts", "32,64,128,4K", "--batch", "1", "--depths", "8,4096", "--repeats", "1"]
+    assert main([*words, "--threads", "1", "--json"]) == 0
+    said = capsys.readouterr()
+    out = json.loads(said.out)
+    assert [(f["test"], f["tokens"], f["depth"]) for f in out["figures"]] == [
+        ("prefill", 32, 0), ("prefill", 64, 0), ("decode", 16, 16), ("decode", 16, 8), ("decode", 16, 48),
+    ]  # fmt: skip
+    notes = [
+        "prompts 32, 64 instead of 32, 64, 128, 4096: the context holds 64 tokens",
+        "depths 8, 48 instead of 8, 4096: the context holds 64 tokens",
+    ]
+    assert out["loaded"]["notes"] == said.err.splitlines() == notes
+
+
+def test_the_usual_sweeps_fit_every_context_and_change_none_that_holds_them():
+    for context in (32, 100, 512, 2048, 4096, 8192, 10 << 20):
+        made = Sweeps().clipped(context)
+        assert max(made.prompts) <= context and max(made.depths) + 16 <= context
+        assert (made == Sweeps()) == (context >= 4096 + 16)
+    with pytest.raises(UsageError, match="32 tokens or more"):
+        Sweeps().clipped(31)
 
 
 def test_a_count_that_is_none_is_a_usage_error(capsys):

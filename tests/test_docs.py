@@ -106,3 +106,18 @@ def test_commands_of_the_pages_have_the_options_that_are_shown(page: str, words:
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
     shown = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
     assert shown <= known, f"{page}: herd {' '.join(words)}: {sorted(shown - known)}"
+
+
+def test_scripts_of_the_pages_have_the_options_that_are_shown() -> None:
+    for page in PAGES:
+        for name, option in re.findall(r"scripts/(\w+) (--[a-z]+)", page.read_text(encoding="utf-8")):
+            text = (REPO / "scripts" / name).read_text(encoding="utf-8")
+            assert f"scripts/{name} {option}" in text or f" {option}" in text.partition("set -euo")[0], (
+                f"{page.name}: {option}"
+            )
+
+
+def test_nobody_is_told_to_put_a_copy_in_the_place_of_the_sources() -> None:
+    """`pip install .` in the environment of scripts/setup would: what is changed afterwards has no effect."""
+    for page in PAGES:
+        assert not re.search(r"pip install (?!-)['\"]?\.", page.read_text(encoding="utf-8")), page.name

@@ -7,7 +7,7 @@ figure is the median of its repeats. What it is not: a comparison with another e
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,15 @@ class Sweeps:
     depths: Sequence[int] = (4096,)
     repeats: int = 3
 
+    def clipped(self, context: int) -> "Sweeps":
+        """The sweeps as a model's context holds them: what is longer becomes as long as that, once. Raises UsageError
+        for a context in which nothing can be measured."""
+        if context < SHORT + TOKENS:
+            fail(UsageError, "context of the model", got=context, expected=f"{SHORT + TOKENS} tokens or more")
+        prompts = tuple(dict.fromkeys(min(n, context) for n in self.prompts))
+        depths = tuple(dict.fromkeys(min(n, context - TOKENS) for n in self.depths))
+        return replace(self, prompts=prompts, depths=depths)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -69,22 +78,23 @@ class Loaded:
     size_bytes: int
     load_s: float
     limits: MachineRates
+    notes: tuple[str, ...] = ()
+    """Which sweeps were clipped."""
 
 
 def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True) -> Iterator[Loaded | Figure]:
     """First what was loaded, then each figure as it is measured.
 
-    Raises what opening a model raises, DoesNotFit before anything is loaded, UsageError for a sweep longer than the
-    model's context.
+    Sweeps are clipped to what the model's context holds, which `Loaded` tells. Raises what opening a model raises,
+    DoesNotFit before anything is packed or loaded.
     """
     from herd.ops.native import NativeOps
 
     checkpoint = open_checkpoint(stored.resolve(model))
     try:
         c = checkpoint.config
+        asked, sweeps = sweeps, sweeps.clipped(c.max_context)
         longest = max([*sweeps.prompts, *(d + max(PIECE, TOKENS) for d in sweeps.depths), SHORT + TOKENS])
-        if longest > c.max_context:
-            fail(UsageError, "tokens of a sweep", got=longest, expected=f"at most the model's context, {c.max_context}")
         room = longest * max(1, len(sweeps.depths)) + (SHORT + TOKENS + 256) * max(sweeps.batches)
         available = available_bytes()
         if available is not None:
@@ -105,10 +115,19 @@ def bench(model: str | Path, sweeps: Sweeps, threads: int, *, pack: bool = True)
         )
         load_s = time.monotonic() - began_s
         here = rates(threads)
-        yield Loaded(str(model), checkpoint.size_bytes, load_s, here)
+        yield Loaded(str(model), checkpoint.size_bytes, load_s, here, _clippings(asked, sweeps, c.max_context))
         yield from _Run(runner, here, sweeps).figures()
     finally:
         checkpoint.close()
+
+
+def _clippings(asked: Sweeps, made: Sweeps, context: int) -> tuple[str, ...]:
+    pairs = (("prompts", asked.prompts, made.prompts), ("depths", asked.depths, made.depths))
+    return tuple(
+        f"{name} {', '.join(map(str, new))} instead of {', '.join(map(str, old))}: the context holds {context} tokens"
+        for name, old, new in pairs
+        if tuple(old) != new
+    )
 
 
 class _Run:

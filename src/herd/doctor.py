@@ -17,10 +17,10 @@ from herd.planning.memory import gb
 from herd.store import registry
 
 EXTRAS = {
-    "torch": ("torch", "training, GPUs, the reference operations"),
-    "hub": ("huggingface_hub", "herd pull ORG/NAME"),
+    "torch": ("torch", "training, GPUs, the reference operations", "pip install 'llama-herd[torch]'"),
+    "hub": ("huggingface_hub", "herd pull ORG/NAME", "scripts/setup --hub"),
 }
-"""Extra of the distribution -> the module that shows it is there, and what it is for."""
+"""Extra of the distribution -> the module that shows it is there, what it is for, and how it comes."""
 
 SPEEDS = {
     "avx2": "two to twenty times the portable kernels",
@@ -134,9 +134,9 @@ def _store() -> DoctorLine:
 
 def _extras() -> list[DoctorLine]:
     found = []
-    for extra, (module, purpose) in EXTRAS.items():
+    for extra, (module, purpose, how) in EXTRAS.items():
         there = find_spec(module) is not None
-        remedy = "" if there else f"optional: pip install 'llama-herd[{extra}]'"
+        remedy = "" if there else f"optional: {how}"
         found.append(DoctorLine(extra, f"{'installed' if there else 'not installed'} ({purpose})", remedy=remedy))
     return found
 

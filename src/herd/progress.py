@@ -10,3 +10,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """A Progress that tells nobody."""
+
+
+def part_of(progress: Progress, what: str, before: int, total: int) -> Progress:
+    """A Progress for one part of work that has several: what of it is done counts beside what was done before, of the
+    total."""
+    return lambda _part, done, _whole: progress(what, min(before + done, total), total)

@@ -1,12 +1,16 @@
 """The conversation in the terminal: its rules in this process, its keys in a process behind a pseudo-terminal."""
 
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
+import struct
+import termios
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +135,42 @@ def test_save_and_load_keep_everything(session: Session, tmp_path: Path) -> None
     assert len(other.messages) == 4
 
 
+@pytest.mark.parametrize("content", [b"", b"notes of mine", b'{"herd": "chat", "version": 99}', None])
+def test_save_replaces_nothing_but_a_kept_conversation(
+    session: Session, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session.take("one")
+    path = tmp_path / "notes.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"notes\.txt is there and is no kept conversation; /save under another name"):
+        session.take(f"/save {path}")
+    assert sorted(tmp_path.rglob("*")) == before and (content is None or path.read_bytes() == content)
+    session.take(f"/save {tmp_path / 'chat'}")
+    session.take("two")
+    session.take(f"/save {tmp_path / 'chat'}")
+    assert len(read_chat(tmp_path / "chat")[2]) == 4
+
+
+def test_a_full_context_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session(talker.talker("x" * 500, context=96))
+    session.take("hi")
+    said = capsys.readouterr().err
+    assert "the context of 96 tokens is full; /save FILE keeps the conversation, /clear makes room" in said
+    assert "begin with --ctx auto" in said
+    with pytest.raises(ContextTooLong, match=r"2 messages before; /save FILE keeps .*, /clear makes room; begin with"):
+        session.take("and more?")
+    session.take("/clear")
+    with pytest.raises(ContextTooLong, match=r"the context holds 96; begin with --ctx auto, or up to"):
+        session.take("y" * 200)
+    session.take("/set max_tokens 3")
+    session.take("hi")
+    assert "a larger max_tokens allows more, /set max_tokens N" in capsys.readouterr().err
+    session.llm.config = replace(session.llm.config, max_context=96)
+    with pytest.raises(ContextTooLong, match="the model holds no more"):
+        Session(session.llm).take("y" * 200)
+
+
 def good_chat() -> dict[str, Any]:
     return {"herd": "chat", "version": 1, "system": None, "options": {}, "messages": []}
 
@@ -206,6 +246,9 @@ class Terminal:
             os.execvpe(command[0], command, environment)
         self.shown = b""
         self.status: int | None = None
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def type(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
@@ -304,3 +347,20 @@ def test_ctrl_c_stops_an_answer_keeps_it_and_goes_on(terminal: Any, tmp_path: Pa
     assert kept[0] == {"role": "user", "content": "talk"}
     assert kept[1]["content"].startswith("abcdefghijabc")
     assert len(kept[1]["content"]) < 3000
+
+
+def test_words_wrap_at_the_margin_of_the_terminal_as_it_is_now(terminal: Any) -> None:
+    words = [*(f"word{'s' * (i % 9)}" for i in range(60)), "end."]
+    t = terminal(" ".join(words), "chat", "m")
+    at = t.wait_for(">>>")
+    for columns in (30, 50):
+        t.resize(columns)
+        t.type("say it\r")
+        begin = t.wait_for("word words", at) - len("word words")
+        at = t.wait_for("end.\r\n", begin)
+        lines = t.shown[begin:at].decode().split("\r\n")
+        assert " ".join(lines).split() == words
+        assert columns - 14 < max(map(len, lines)) < columns
+        at = t.wait_for(">>>", at)
+    t.type("\x04")
+    assert t.end() == 0

@@ -1,7 +1,8 @@
 """Commands about models, files and the machine: what they print, as text and as JSON."""
 
+import hashlib
 import json
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,26 @@ def test_pull_shows_progress_once_a_phase_off_a_terminal(
     assert json.loads(out.out)["id"] == version.id
 
 
-def test_progress_on_a_terminal_is_one_changing_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_model_run_by_its_path_is_listed_verified_and_freed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    show = console.progress(quiet=False)
-    for done in (0, 50, 100):
-        show("downloading", done, 100)
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert err.endswith("100% of 100 bytes\n")
+    from herd.checkpoint import open_checkpoint
+    from herd.store.auto_pack import packed_for
+
+    file = Path(shutil.copy(Path(__file__).parent.parent / "fixtures/gguf/llama-q4_0.gguf", tmp_path / "one.gguf"))
+    packed_for(open_checkpoint(file)).close()
+    [told_of] = told(capsys, "list")["packed"]
+    assert (told_of["path"], told_of["there"]) == (str(file), True)
+    assert main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["NAME", str(file)]
+    assert main(["verify", str(file), "-q"]) == 0
+    out = capsys.readouterr().out
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in out and "equal     packed form" in out
+    assert told(capsys, "verify", str(file), "-q")["unknown"].keys() == {"one.gguf"}
+    assert main(["rm", str(file)]) == 0
+    said = capsys.readouterr().err
+    assert f"removed the packed form of {file}" in said and f"left in place: {file}" in said
+    assert told(capsys, "list") == {"herd": "list", "version": 1, "models": {}, "packed": []}
 
 
 @pytest.mark.parametrize("target", ["out.gguf", "out"])

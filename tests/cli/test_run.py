@@ -146,6 +146,9 @@ def test_a_cut_answer_is_said_to_be_cut(answering: Loader, capsys: pytest.Captur
     assert "cut off" in out.err
     assert main(["run", "m", "hi", "-m", "3", "-q"]) == 0
     assert capsys.readouterr().err == ""
+    answering("a long answer" * 100, context=64)
+    assert main(["run", "m", "hi"]) == 0
+    assert "the context of 64 tokens is full; begin with --ctx auto, or up to --ctx " in capsys.readouterr().err
 
 
 def test_flags_of_loading_reach_load(answering: Loader) -> None:
@@ -169,11 +172,13 @@ def test_flags_of_loading_reach_load(answering: Loader) -> None:
     )
     model, how = loader.asked[0]
     assert model == "scout"
-    assert callable(how.pop("progress"))
+    assert callable(how.pop("progress")) and callable(how.pop("check"))
     assert how.pop("device") == "cuda"
     assert how.pop("kv") == "int8"
     assert how.pop("mmproj") is None
     assert how == {"context": 32768, "threads": 3, "chat_format": "llama4", "ops": "auto", "force": False, "pack": True}
+    main(["run", "scout", "hi", "--ctx", "auto"])
+    assert loader.asked.pop()[1]["context"] == "auto"
     main(["run", "scout", "hi", "--no-pack", "--force"])
     assert (loader.asked[1][1]["pack"], loader.asked[1][1]["force"]) == (False, True)
 

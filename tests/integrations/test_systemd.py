@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers import PATIENCE_S
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder
 from herd.cli import main
 from herd.errors import UsageError
 from herd.integrations import systemd
+from herd.store import stored
 
 KEY = "a-key-that-is-long-enough"
 
@@ -39,6 +40,13 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     return log
+
+
+@pytest.fixture(autouse=True)
+def _model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model to serve, without which nothing is installed."""
+    monkeypatch.setenv("HERD_HOME", str(tmp_path / "store"))
+    stored.import_path(hf_folder(tmp_path / "model", TINY_TEXT), "smollm2")
 
 
 def test_a_life(asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +99,9 @@ def test_without_systemd_one_line_says_what_to_run(
         (["--port", "x"], "--port"),
         (["--prot", "9000"], "--prot"),
         (["--limits"], "--limits"),
+        (["smollm2", "--ctx", "100M"], "--ctx"),
+        (["smollm2", "--chat-format", "x"], "--chat-format"),
+        (["--host", "203.0.113.7"], "without a key"),
         (["a\nExecStartPre=b"], "argument"),
     ],
 )

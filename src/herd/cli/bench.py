@@ -44,7 +44,8 @@ def bench(
 ) -> None:
     """Measure MODEL here: prompts, decoding, sequences together, depth; with bytes and operations a second beside.
 
-    Shares are of what this machine was measured to read and to multiply in the same minute.
+    Shares are of what this machine was measured to read and to multiply in the same minute. Lengths that the model's
+    context does not hold become as long as it is.
     """
     from herd.bench import Loaded, Sweeps
     from herd.bench import bench as measure
@@ -56,6 +57,8 @@ def bench(
     for found in measure(model, sweeps, threads or num_processors(), pack=not no_pack):
         if isinstance(found, Loaded):
             loaded = found
+            for text in found.notes:
+                console.note(text)
             if not as_json:
                 _head(found)
             continue

@@ -3,12 +3,29 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from herd.cli.progress_line import ProgressLine, columns, size
+from herd.cli.wrapping import wrapped
 from herd.progress import Progress, silent
+
+__all__ = [
+    "ago",
+    "count",
+    "dim",
+    "fleeting",
+    "has_colour",
+    "is_live",
+    "line",
+    "note",
+    "phases",
+    "print_json",
+    "progress",
+    "size",
+    "table",
+]
 
 JSON_VERSION = 1
 """Counted up when a key of any --json output changes its meaning or goes; new keys do not count."""
@@ -17,7 +34,12 @@ JSON_VERSION = 1
 def note(text: str, *, quiet: bool = False) -> None:
     """A line for the person, beside the answer."""
     if not quiet:
-        print(dim(text, sys.stderr), file=sys.stderr, flush=True)
+        print(dim(wrapped(text, columns(sys.stderr)), sys.stderr), file=sys.stderr, flush=True)
+
+
+def line(text: str, indent: int = 0) -> None:
+    """Text on stdout; where it goes on after the margin of a terminal it is indented."""
+    print(wrapped(text, columns(sys.stdout), indent))
 
 
 def dim(text: str, stream: TextIO) -> str:
@@ -40,15 +62,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for people, powers of 1000 as disks are sold: 98.4 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
 
 
 def count(number: int) -> str:
@@ -92,45 +105,19 @@ def fleeting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def running(*, quiet: bool) -> Iterator[Callable[[str, int], None]]:
-    """For work whose end is not known: on a terminal a line with the bytes so far, which then goes; else nothing."""
-    drawn_s = 0.0
-
-    def show(what: str, done: int) -> None:
-        nonlocal drawn_s
-        if time.monotonic() - drawn_s >= 0.1:
-            drawn_s = time.monotonic()
-            line(f"{size(done)} {what}")
-
-    with fleeting(quiet=quiet) as line:
-        yield show
-
-
-def progress(*, quiet: bool) -> Progress:
-    """A Progress that draws one changing line on a terminal, and one line a phase elsewhere."""
+def progress(*, quiet: bool, units: Mapping[str, str] | None = None) -> Iterator[Progress]:
+    """A Progress as long as the block runs: one changing line on a terminal, one line a phase elsewhere. units: see
+    ProgressLine."""
     if quiet:
-        return silent
-    live = sys.stderr.isatty()
-    last, drawn_s = "", 0.0
+        yield silent
+        return
+    drawn = ProgressLine(units)
+    try:
+        yield drawn.show
+    finally:
+        drawn.end()
 
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal last, drawn_s
-        ended = done >= total
-        if not live:
-            if what != last:
-                print(f"{what} ({size(total)})", file=sys.stderr, flush=True)
-                last = what
-            return
-        if not ended and what == last and time.monotonic() - drawn_s < 0.1:
-            return
-        if last not in ("", what):
-            sys.stderr.write("\n")
-        last, drawn_s = what, time.monotonic()
-        bar = "#" * (24 * done // max(total, 1))
-        sys.stderr.write(f"\r\x1b[K{what} [{bar:<24}] {100 * done // max(total, 1):3d}% of {size(total)}")
-        if ended:
-            sys.stderr.write("\n")
-            last = ""
-        sys.stderr.flush()
 
-    return show
+def phases() -> Progress:
+    """A Progress of a line for each phase, where other lines come between."""
+    return ProgressLine(live=False).show

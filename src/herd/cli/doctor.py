@@ -20,8 +20,7 @@ def doctor(ctx: click.Context, as_json: bool, no_bandwidth: bool) -> None:
         console.print_json("doctor", {"findings": [asdict(f) for f in found]})
     else:
         for f in found:
-            print(
-                f"{'ok     ' if f.ok else 'MISSING'}  {f.subject:<13}{f.fact}" + (f"; {f.remedy}" if f.remedy else "")
-            )
+            remedy = f"; {f.remedy}" if f.remedy else ""
+            console.line(f"{'ok     ' if f.ok else 'MISSING'}  {f.subject:<13}{f.fact}{remedy}", 22)
     if not all(f.ok for f in found):
         ctx.exit(1)

@@ -24,13 +24,13 @@ def convert(
     """Write the model SRC (a name or a path) to DST: a .gguf file, or a folder of safetensors."""
     from herd.convert import convert as write
 
-    with console.running(quiet=quiet) as show:
+    with console.progress(quiet=quiet) as tell:
 
-        def tell(_tensor: str, done: int, _total: int) -> None:
-            show("written", done)
+        def written(_tensor: str, done: int, total: int) -> None:
+            tell("write", done, total)
 
         made = write(
-            stored.resolve(source), Path(target), type=type_, mmproj=mmproj, overwrite=overwrite, progress=tell
+            stored.resolve(source), Path(target), type=type_, mmproj=mmproj, overwrite=overwrite, progress=written
         )
     for line in made.notes:
         console.note(line, quiet=quiet)

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from herd.cli import ALIASES, COMMANDS
+from herd.cli.progress_line import columns
+from herd.cli.wrapping import wrapped
 from herd.errors import HerdError, Interrupted
 
 INTERRUPTED = 130
@@ -126,7 +128,7 @@ def _open_standard_streams() -> None:
 
 def _say(line: str, status: int) -> int:
     try:
-        print("herd: " + " ".join(line.split()), file=sys.stderr, flush=True)
+        print(wrapped("herd: " + " ".join(line.split()), columns(sys.stderr)), file=sys.stderr, flush=True)
     except OSError:
         return status
     return status

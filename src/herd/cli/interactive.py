@@ -5,15 +5,17 @@ Ctrl-C stops an answer and keeps what was said; at the prompt it only gives a hi
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from herd.cli import console, options
-from herd.cli.replies import after, find_images, while_reading
+from herd.cli.replies import after, find_images, more_context, room_in_chat, while_reading
+from herd.cli.wrapping import on_screen
 from herd.disk.atomic import new_file
 from herd.engine.request import SamplingOptions
-from herd.errors import BadFile, HerdError, NotFound, UsageError, fail
+from herd.errors import BadFile, ContextTooLong, HerdError, NotFound, UsageError, fail
 from herd.store import registry
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 CHAT_VERSION = 1
 MAX_CHAT_BYTES = 256 << 20
 ROLES = ("user", "assistant")
+HELP_INDENT = 18
 HELP = """\
 /set NAME VALUE   change an option (temperature, top_p, max_tokens, ...) or the system text; /set alone lists them
 /show             the model, its settings, and how full the context is
@@ -96,7 +99,17 @@ class Session:
         elif word.startswith("/") and not Path(word).exists() and "/" not in word[1:]:
             fail(UsageError, "command", got=word, expected=", ".join(self.commands) + " or /bye")
         else:
-            self.answer(line)
+            self._answer_or_say_what_to_do(line)
+
+    def _answer_or_say_what_to_do(self, text: str) -> None:
+        try:
+            self.answer(text)
+        except ContextTooLong as error:
+            what = str(error).partition("; ")[0]
+            if not self.messages:
+                most = self.llm.config.max_context
+                fail(ContextTooLong, what, do=more_context(self.llm.context, most))
+            fail(ContextTooLong, f"{what}, with {len(self.messages)} messages before", do=room_in_chat(self.llm))
 
     # -- answering ------------------------------------------------------------------------------------------------
 
@@ -114,6 +127,7 @@ class Session:
             names = ", ".join(path for _, path in found)
             console.note(f"{self.llm.name} cannot see images: {names} stays text", quiet=self.quiet)
         said: list[str] = []
+        screen = on_screen(sys.stdout)
         reply: Reply | None = None
         turns = _seen([*self.messages, turn])
         told = console.is_live(quiet=self.quiet)
@@ -125,12 +139,14 @@ class Session:
                     reply = event.reply
                 elif event.type == "text":
                     said.append(event.text)
-                    print(event.text, end="", flush=True)
+                    screen.add(event.text)
         except KeyboardInterrupt:
             # Ctrl-C between two pieces; inside one, the stream ends by itself as "interrupted".
             close = getattr(events, "close", None)
             if close is not None:
                 close()
+        finally:
+            screen.end()
         answer = reply.text if reply is not None else "".join(said)
         if not answer.endswith("\n"):
             print(flush=True)
@@ -138,7 +154,8 @@ class Session:
             console.note("(stopped)", quiet=self.quiet)
         self.messages += [turn, {"role": "assistant", "content": answer}]
         if reply is not None:
-            after(reply, verbose=self.verbose, quiet=self.quiet)
+            most = self.llm.defaults.with_(self.options).max_tokens
+            after(reply, self.llm, verbose=self.verbose, quiet=self.quiet, most=most, chat=True)
 
     # -- slash commands -------------------------------------------------------------------------------------------
 
@@ -174,6 +191,7 @@ class Session:
     def save(self, rest: str) -> None:
         """/save FILE"""
         path = _path("/save", rest)
+        _check_replaceable(path)
         chat = {
             "herd": "chat",
             "version": CHAT_VERSION,
@@ -199,7 +217,7 @@ class Session:
 
     def help(self, _rest: str) -> None:
         """/?"""
-        print(HELP)
+        console.line(HELP, HELP_INDENT)
 
 
 def _seen(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -239,6 +257,16 @@ def read_chat(path: Path) -> tuple[str | None, dict[str, Any], list[dict[str, An
         chosen["logit_bias"] = {int(k): v for k, v in chosen["logit_bias"].items() if k.lstrip("-").isdigit()}
     SamplingOptions().with_(chosen)
     return system, chosen, messages
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise UsageError where something else than a kept conversation would be lost."""
+    if not os.path.lexists(path):
+        return
+    try:
+        read_chat(path)
+    except HerdError:
+        fail(UsageError, f"{path} is there and is no kept conversation", do="/save under another name")
 
 
 def _path(command: str, rest: str) -> Path:

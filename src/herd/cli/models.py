@@ -8,7 +8,8 @@ import click
 
 from herd.cli import console
 from herd.store import packed_copies, registry, stored
-from herd.store.registry import Version
+from herd.store.packed_copies import PackedCopy
+from herd.store.registry import ModelEntry, Version
 
 if TYPE_CHECKING:
     from herd.store.about import About
@@ -25,7 +26,8 @@ quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no p
 @as_json
 def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json: bool) -> None:
     """Fetch a model: smollm2, or ORG/NAME of a Hugging Face hub. Goes on where an interrupted one stopped."""
-    name, version = stored.pull(name, revision=revision, file=file, progress=console.progress(quiet=quiet))
+    with console.progress(quiet=quiet) as progress:
+        name, version = stored.pull(name, revision=revision, file=file, progress=progress)
     _tell("pull", name, version, as_json)
 
 
@@ -42,28 +44,47 @@ def import_(path: str, name: str | None, as_json: bool) -> None:
 @click.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """Show the models on this machine; * marks the version in use where there are several."""
-    models = stored.entries()
+    """Show the models on this machine; * marks the version in use where there are several. A path in the place of a
+    name: the store holds the packed form of a model that was run by it."""
+    models, nameless = stored.entries(), stored.nameless()
     for name, broken in registry.read().broken.items():
         console.note(f"{name}: its record in models.json is broken ({broken.why}); herd rm {name} forgets it")
     if as_json:
         data = {
             name: {"current": e.current, "versions": [_version(v) for v in e.versions]} for name, e in models.items()
         }
-        console.print_json("list", {"models": data})
+        by_path = [
+            {"path": str(c.place), "packed_bytes": c.size_bytes, "there": _is_there(c), "folder": str(c.folder)}
+            for c in nameless
+        ]
+        console.print_json("list", {"models": data, "packed": by_path})
         return
-    rows = []
-    for name, entry in models.items():
-        for v in entry.versions:
-            mark = " *" if len(entry.versions) > 1 and v.id == entry.current else ""
-            place = str(v.location) if v.in_place else v.source
-            packed = packed_copies.size_of(v.location)
-            sizes = (console.size(v.size_bytes), console.size(packed) if packed else "-")
-            rows.append((name + mark, v.id, *sizes, console.ago(time.time() - v.added_s), place))
+    rows = [row for name, entry in models.items() for row in _rows(name, entry)]
+    rows += [_packed_row(copy) for copy in nameless]
     if rows:
         console.table(("NAME", "ID", "SIZE", "PACKED", "ADDED", "FROM"), rows)
     else:
         console.note("no models yet; herd pull smollm2 (98 MB), or herd import PATH")
+
+
+def _rows(name: str, entry: ModelEntry) -> Iterator[tuple[str, ...]]:
+    for v in entry.versions:
+        mark = " *" if len(entry.versions) > 1 and v.id == entry.current else ""
+        place = str(v.location) if v.in_place else v.source
+        packed = packed_copies.size_of(v.location)
+        sizes = (console.size(v.size_bytes), console.size(packed) if packed else "-")
+        yield (name + mark, v.id, *sizes, console.ago(time.time() - v.added_s), place)
+
+
+def _packed_row(copy: PackedCopy) -> tuple[str, ...]:
+    """A model without a name, of which the store has the packed form: its path is what `herd rm` takes."""
+    origin = "run by its path" if _is_there(copy) else "its files are gone; herd rm frees the packed form"
+    age = console.ago(time.time() - copy.folder.stat().st_mtime)
+    return (str(copy.place), "-", "-", console.size(copy.size_bytes), age, origin)
+
+
+def _is_there(copy: PackedCopy) -> bool:
+    return copy.place != copy.folder and copy.place.exists()
 
 
 @click.command("show")
@@ -78,46 +99,55 @@ def show(model: str, as_json: bool) -> None:
         console.print_json("show", about.to_dict(facts))
         return
     for label, text in _lines(facts):
-        print(f"{label:<12}{text}")
+        console.line(f"{label:<12}{text}", 12)
 
 
 @click.command("rm")
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 @as_json
 def rm(name: str, as_json: bool) -> None:
-    """Forget NAME, or one version NAME@DIGEST, and delete what was pulled. Imported files stay where they are."""
+    """Forget NAME, or one version NAME@DIGEST, and delete what was pulled and packed. Imported files stay where they
+    are. Of a PATH that has no name the packed form is deleted."""
     removed = stored.rm(name)
     kept = [str(p) for p in removed.kept]
     if as_json:
         console.print_json("rm", {"name": removed.name, "freed_bytes": removed.freed_bytes, "kept": kept})
         return
     left = f"; left in place: {', '.join(kept)}" if kept else ""
-    console.note(f"removed {name}, {console.size(removed.freed_bytes)} freed{left}")
+    what = f"the packed form of {removed.name}" if removed.by_path else name
+    console.note(f"removed {what}, {console.size(removed.freed_bytes)} freed{left}")
 
 
 @click.command("verify")
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 @quiet_flag
 @as_json
 def verify(name: str, quiet: bool, as_json: bool) -> None:
-    """Read every file of a model and compare it with its SHA-256.
+    """Read every file of a model (a name or a path) and compare it with its SHA-256.
 
-    An imported model's digests are recorded by the first run.
+    An imported model's digests are recorded by the first run; of a path nothing is recorded, and the SHA-256 of files
+    that say nothing of themselves is shown.
     """
-    found = stored.verify(name, console.progress(quiet=quiet))
+    with console.progress(quiet=quiet) as progress:
+        found = stored.verify(name, progress)
     if as_json:
         data = {"name": found.name, "digest": found.version.digest, "equal": found.equal, "recorded": found.recorded}
-        console.print_json("verify", {**data, "packed": found.packed})
+        digests = {file: record.sha256 for file, record in found.version.files.items()}
+        unknown = {file: digests[file] for file in found.unknown}
+        console.print_json("verify", {**data, "unknown": unknown, "packed": found.packed})
         return
     for file in found.equal:
         print(f"equal     {file}")
     for file in found.recorded:
         print(f"recorded  {file} (no digest was known; from now on changes are found)")
+    for file in found.unknown:
+        console.line(f"unknown   {file}  {found.version.files[file].sha256} (no digest of it is known here)", 10)
     if found.packed is not None:
         print(
             "equal     packed form" if found.packed else "damaged   packed form: removed, the next load makes it again"
         )
-    print(f"digest    {found.version.digest}")
+    if found.version.digest is not None:
+        print(f"digest    {found.version.digest}")
 
 
 @click.command("use")

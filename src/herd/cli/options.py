@@ -58,6 +58,21 @@ class Size(click.ParamType[int]):
         return int(number)
 
 
+class ContextSize(click.ParamType[int | str]):
+    """A count of tokens, or auto."""
+
+    name = "count|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what someone typed."""
+        if value == "auto":
+            return "auto"
+        try:
+            return Size().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or auto", param, ctx)
+
+
 class Bias(click.ParamType[tuple[int, float]]):
     """ID=VALUE."""
 
@@ -156,7 +171,12 @@ def loading(command: F) -> F:
         click.option("--ops", type=click.Choice(["auto", "native", "torch"]), default="auto", hidden=True),
         click.option("--chat-format", metavar="NAME", help="llama4, llama3, chatml, plain: when a file's is unknown."),
         click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with."),
-        click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together: 8192, 32K."),
+        click.option(
+            "--ctx",
+            "context",
+            type=ContextSize(),
+            help="Tokens of prompt and answer together: 8192, 32K; auto: as many as fit in memory.",
+        ),
         click.option(
             "--kv",
             type=click.Choice(["auto", *KV_DTYPES]),

@@ -1,9 +1,6 @@
 """The command quantize."""
 
 import signal
-import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,25 +83,24 @@ def quantize(
         except UnicodeDecodeError:
             fail(UsageError, calibrate, got="bytes that are not UTF-8", expected="a plain text")
     before = signal.signal(signal.SIGTERM, _interrupt)
-    line = _Line(quiet, UNITS)
     try:
-        made = quantize(
-            stored.resolve(source),
-            Path(target),
-            type_,
-            size_bytes=size,
-            bits=bits,
-            calibrate=text,
-            pure=pure,
-            threads=threads or 0,
-            resume=resume,
-            overwrite=overwrite,
-            compare=compare,
-            mmproj=mmproj,
-            progress=line.show,
-        )
+        with console.progress(quiet=quiet, units=UNITS) as progress:
+            made = quantize(
+                stored.resolve(source),
+                Path(target),
+                type_,
+                size_bytes=size,
+                bits=bits,
+                calibrate=text,
+                pure=pure,
+                threads=threads or 0,
+                resume=resume,
+                overwrite=overwrite,
+                compare=compare,
+                mmproj=mmproj,
+                progress=progress,
+            )
     finally:
-        line.end()
         signal.signal(signal.SIGTERM, before)
     for note in made.notes:
         console.note(note, quiet=quiet)
@@ -117,51 +113,6 @@ def quantize(
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     """SIGTERM ends a run as Ctrl-C does: files closed, what is finished kept."""
     raise KeyboardInterrupt
-
-
-class _Line:
-    """Progress: on a terminal one changing line with what is left to wait, elsewhere a line a phase."""
-
-    def __init__(self, quiet: bool, units: Mapping[str, str]) -> None:
-        self._quiet, self._live, self._units = quiet, sys.stderr.isatty(), units
-        self._phase, self._began_s, self._drawn_s = "", 0.0, 0.0
-
-    def show(self, phase: str, done: int, total: int) -> None:
-        """A Progress; see herd.quantize.UNITS."""
-        if self._quiet:
-            return
-        now, unit = time.monotonic(), self._units[phase]
-        if phase != self._phase:
-            self.end()
-            self._phase, self._began_s, self._drawn_s = phase, now, 0.0
-            if not self._live:
-                print(f"{phase} ({_amount(total, unit)})", file=sys.stderr, flush=True)
-        if not self._live or (now - self._drawn_s < 0.1 and done < total):
-            return
-        self._drawn_s = now
-        left_s = (now - self._began_s) * (total - done) / done if done else 0.0
-        wait = f", {_wait(left_s)} left" if done < total and now - self._began_s > 1 else ""
-        bar = "#" * (24 * done // max(total, 1))
-        amounts = f"{_amount(done, unit)} of {_amount(total, unit)}"
-        sys.stderr.write(f"\r\x1b[K{phase:<9} [{bar:<24}] {amounts}{wait}")
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """Leave the line as it stands."""
-        if self._live and self._phase and not self._quiet:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
-        self._phase = ""
-
-
-def _amount(number: int, unit: str) -> str:
-    return console.size(number) if unit == "bytes" else f"{number} {unit}"
-
-
-def _wait(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _print(made: Any) -> None:

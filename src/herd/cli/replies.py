@@ -11,6 +11,7 @@ from herd.cli import console
 
 if TYPE_CHECKING:
     from herd.events import Event, Reply
+    from herd.llm import LLM
 
 IMAGE_PATH = re.compile(
     r"""'([^'\n]+\.(?:png|jpe?g|webp|gif|bmp))'|"([^"\n]+\.(?:png|jpe?g|webp|gif|bmp))\"|"""
@@ -39,11 +40,14 @@ def while_reading(events: "Iterator[Event]", *, quiet: bool) -> "Iterator[Event]
             close()
 
 
-def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:
-    """What the person may want to know once the answer is there."""
+def after(
+    reply: "Reply", llm: "LLM", *, verbose: bool, quiet: bool, most: int | None = None, chat: bool = False
+) -> None:
+    """What the person may want to know once the answer is there. most: the max_tokens that held, None: no other than
+    the context; chat: it is a conversation."""
     if reply.finish_reason == "length":
         console.note(
-            f"(cut off after {reply.usage.output_tokens} tokens; --max-tokens or --ctx allows more)", quiet=quiet
+            f"(cut off after {reply.usage.output_tokens} tokens: {_why_cut(reply, llm, most, chat)})", quiet=quiet
         )
     if verbose:
         u, t = reply.usage, reply.timings
@@ -55,6 +59,26 @@ def after(reply: "Reply", *, verbose: bool, quiet: bool) -> None:
         )
         console.note(f"answer  {u.output_tokens} tokens, {t.decode_s:.2f} s, {t.decode_tps:.1f} tokens/s")
         console.note(f"seed    {reply.seed}")
+
+
+def _why_cut(reply: "Reply", llm: "LLM", most: int | None, chat: bool) -> str:
+    if most is not None and reply.usage.output_tokens >= most:
+        return "a larger max_tokens allows more, /set max_tokens N" if chat else "a larger --max-tokens allows more"
+    full = f"the context of {llm.context} tokens is full; "
+    return full + (room_in_chat(llm) if chat else more_context(llm.context, llm.config.max_context))
+
+
+def room_in_chat(llm: "LLM") -> str:
+    """What to do in a conversation whose context is full."""
+    more = f"; {more_context(llm.context, llm.config.max_context)}" if llm.context < llm.config.max_context else ""
+    return f"/save FILE keeps the conversation, /clear makes room{more}"
+
+
+def more_context(context: int, most: int) -> str:
+    """What to do for a context larger than so many tokens, of a model that holds `most`."""
+    if context >= most:
+        return "the model holds no more"
+    return f"begin with --ctx auto, or up to --ctx {most}, for more"
 
 
 def find_images(text: str) -> list[tuple[str, str]]:

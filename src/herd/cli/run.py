@@ -3,19 +3,22 @@
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd.cli import console, options
+from herd.cli.checks import check_flags, for_model
 from herd.cli.replies import after, find_images, while_reading
+from herd.cli.wrapping import on_screen
 from herd.errors import BadFile, Interrupted, NotFound, UsageError, fail
 
 if TYPE_CHECKING:
     from herd.events import Event, Reply
     from herd.llm import LLM
+    from herd.llm.loading import Opened
 
 MAX_PROMPT_BYTES = 64 << 20
 
@@ -60,7 +63,11 @@ def run(
             fail(UsageError, "no prompt", do='herd run MODEL "PROMPT", or pipe one in')
         _chat(model, values)
         return
-    with _load(model, values) as llm:
+    if raw and (images or values["system"]):
+        fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
+    chosen = check_flags(values, images)
+    check = for_model(chosen, images=images, trace=values["trace"], text=text, raw=raw)
+    with _load(model, values, check) as llm:
         if not raw:
             text, images = _with_images(llm, text, typed, images, quiet=values["quiet"])
         _one_shot(llm, text, images, raw, as_json, values)
@@ -80,16 +87,18 @@ def _is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _load(model: str, values: Mapping[str, Any]) -> "LLM":
+def _load(model: str, values: Mapping[str, Any], check: "Callable[[Opened], None]") -> "LLM":
     from herd.llm import load
 
-    return load(model, **options.load_arguments(values), progress=console.progress(quiet=values["quiet"]))
+    with console.progress(quiet=values["quiet"]) as progress:
+        return load(model, **options.load_arguments(values), progress=progress, check=check)
 
 
 def _chat(model: str, values: Mapping[str, Any]) -> None:
     from herd.cli.interactive import Session
 
-    with _load(model, values) as llm:
+    check = for_model(check_flags(values), trace=values["trace"])
+    with _load(model, values, check) as llm:
         Session(
             llm,
             system=values["system"],
@@ -106,8 +115,6 @@ def _one_shot(
     chosen, trace, system = options.given(values), values["trace"], values["system"]
     told = console.is_live(quiet=values["quiet"])
     if raw:
-        if images or system:
-            fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
         events = llm.stream_complete(text, trace=trace, progress=told, **chosen)
     else:
         paths = [Path(image) for image in images]
@@ -116,24 +123,26 @@ def _one_shot(
     if as_json:
         console.print_json("run", {"model": llm.name, **reply.to_dict()})
     else:
-        after(reply, verbose=values["verbose"], quiet=values["quiet"])
+        most = llm.defaults.with_(chosen).max_tokens
+        after(reply, llm, verbose=values["verbose"], quiet=values["quiet"], most=most)
     if reply.finish_reason == "interrupted":
         raise Interrupted("interrupted")
 
 
 def follow(events: "Iterator[Event]", *, show: bool) -> "Reply":
     """Print a stream as it comes and give back the whole reply; the answer always ends its line."""
-    last = "\n"
+    last, screen = "\n", on_screen(sys.stdout)
     try:
         for event in events:
             if event.type == "done":
                 return event.reply
             if show and event.type == "text" and event.text:
                 last = event.text
-                print(last, end="", flush=True)
+                screen.add(last)
     finally:
-        if not last.endswith("\n") and not isinstance(sys.exception(), OSError):
-            print(flush=True)
+        if not isinstance(sys.exception(), OSError):
+            screen.end()
+            print("" if last.endswith("\n") else "\n", end="", flush=True)
     raise AssertionError("a stream ended without its DoneEvent")
 
 
@@ -185,9 +194,6 @@ def _utf8(text: str, what: str) -> str:
 
 def _with_images(llm: "LLM", text: str, typed: str, images: Sequence[str], *, quiet: bool) -> tuple[str, Sequence[str]]:
     """Take the paths of images out of the typed prompt, when the model can see."""
-    for path in images:
-        if not Path(path).is_file():
-            fail(NotFound, f"no image {path}")
     found = find_images(typed)
     if not found:
         return text, images

@@ -1,18 +1,20 @@
 """`herd serve`: the service over HTTP."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd.cli import console, options
-from herd.errors import UsageError, fail
+from herd.errors import NotFound, UsageError, fail
+from herd.progress import silent
 
 if TYPE_CHECKING:
     from herd.llm import LLM
     from herd.server.keys import Key
+    from herd.server.options import ServerOptions
 
 DURATION = re.compile(r"(-?+[0-9]++(?:\.[0-9]++)?+)(ms|s|m|h|d)?")
 UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -84,51 +86,75 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
     The first MODEL is loaded at once; without one, the only model that there is. Without --ctx each gets the largest
     context that fits in memory. Ctrl-C lets answers end, twice: stops.
     """
-    from herd.server.holders import holders, sum_of
-    from herd.server.limits import Limits, table
-    from herd.server.options import ServerOptions
+    if show_limits:
+        _show_limits()
+        return
     from herd.server.run import serve as run_service
+
+    made, first = prepared(models, values)
+    secrets: Sequence[str] = values["api_keys"]
+    file: Path | None = values["keys_file"]
+    run_service(
+        made,
+        lambda path: _load(path, values if path == str(first) else {**values, "mmproj": None}),
+        console.note,
+        None if file is None else lambda tell: _keys(secrets, file, tell),
+    )
+
+
+def prepared(models: Sequence[str], values: Mapping[str, Any]) -> "tuple[ServerOptions, Path | None]":
+    """What the flags make of a service, and the model of the start where one is named: checked as far as that can be
+    done before anything is packed, loaded or bound. Raises HerdError."""
+    from herd.llm.load_options import LoadOptions
+    from herd.llm.loading import check_load
+    from herd.server.options import ServerOptions
     from herd.store import stored
 
-    if show_limits:
-        console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
-        print()
-        held = [(one.name, str(one.most_bytes), one.of) for one in holders(Limits())]
-        said = "all that clients can fill in the service's process; a model and its cache are beside it"
-        console.table(("IN MEMORY", "BYTES", "OF"), [*held, ("sum", str(sum_of(Limits())), said)])
-        return
     served, preload = _models(models)
     first = stored.resolve(models[0]) if models else None
     if values["mmproj"] and first is None:
         fail(UsageError, "--mmproj", do="name the model that it belongs to")
-    if models and values["context"]:
-        _check_context(models[0], values["context"])
-    file: Path | None = values["keys_file"]
-    run_service(
-        ServerOptions(
-            host=values["host"],
-            port=values["port"],
-            ollama_port=None if values["no_ollama_port"] else values["ollama_port"],
-            keys=_keys(values["api_keys"], file),
-            served=served,
-            preload=preload,
-            aliases=dict(values["aliases"]),
-            keep_alive_s=values["keep_alive"],
-            context=values["context"] or "auto",
-            allow_hosts=values["hosts"],
-            allow_origins=values["origins"],
-            remote_media=values["remote_media"],
-            strict=values["strict"],
-            policy=values["policy"],
-            guard=None if values["guard"] is None else stored.resolve(values["guard"]),
-            audit=values["audit"],
-            page=not values["no_page"],
-            log=values["log"],
-        ),
-        lambda path: _load(path, values if path == str(first) else {**values, "mmproj": None}),
-        console.note,
-        None if file is None else lambda tell: _keys(values["api_keys"], file, tell),
+    made = ServerOptions(
+        host=values["host"],
+        port=values["port"],
+        ollama_port=None if values["no_ollama_port"] else values["ollama_port"],
+        keys=_keys(values["api_keys"], values["keys_file"]),
+        served=served,
+        preload=preload,
+        aliases=dict(values["aliases"]),
+        keep_alive_s=values["keep_alive"],
+        context=values["context"] or "auto",
+        allow_hosts=values["hosts"],
+        allow_origins=values["origins"],
+        remote_media=values["remote_media"],
+        strict=values["strict"],
+        policy=values["policy"],
+        guard=None if values["guard"] is None else stored.resolve(values["guard"]),
+        audit=values["audit"],
+        page=not values["no_page"],
+        log=values["log"],
     )
+    if models and isinstance(values["context"], int):
+        _check_context(models[0], values["context"])
+    if preload:
+        start = first or stored.resolve(preload[0])
+        check_load(start, LoadOptions(**{**options.load_arguments(values), "context": None}))
+    if made.guard is not None:
+        check_load(made.guard, LoadOptions())
+    if made.audit is not None and not made.audit.absolute().parent.is_dir():
+        fail(NotFound, f"--audit: no folder {made.audit.absolute().parent}", do="make it first")
+    return made, first
+
+
+def _show_limits() -> None:
+    from herd.server.holders import holders, sum_of
+    from herd.server.limits import Limits, table
+
+    console.table(("LIMIT", "VALUE", "OF"), [(row.name, str(row.value), row.where) for row in table(Limits())])
+    print()
+    held = [(one.name, str(one.most_bytes), one.of) for one in holders(Limits())]
+    said = "all that clients can fill in the service's process; a model and its cache are beside it"
+    console.table(("IN MEMORY", "BYTES", "OF"), [*held, ("sum", str(sum_of(Limits())), said)])
 
 
 def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -139,11 +165,11 @@ def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
     served: dict[str, Path] = {}
     names = []
     for model in models:
-        path = stored.resolve(model)
+        place = stored.look_up(model)
         name = model
-        if Path(model).expanduser().exists():
-            name = stem_of(path.resolve())
-            served[name] = path
+        if place.name is None:
+            name = stem_of(place.path.resolve())
+            served[name] = place.path
         names.append(name)
     if not names:
         known = list(stored.entries())
@@ -187,4 +213,5 @@ def _load(path: str, values: dict[str, Any]) -> "LLM":
         queue=limits.queue,
         grammar_s=limits.grammar_s,
         grammar_bytes=limits.grammar_bytes,
+        progress=console.phases() if values["log"] == "text" else silent,
     )

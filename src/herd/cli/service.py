@@ -26,6 +26,7 @@ def install(arguments: Sequence[str]) -> None:
     """
     from herd.integrations import systemd
 
+    systemd.unit(arguments, Path.cwd())  # words that no unit can hold
     check(arguments)
     systemd.install(arguments, Path.cwd(), os.environ)
     console.note(f"wrote {systemd.unit_path()}")
@@ -68,13 +69,14 @@ def remove() -> None:
 
 def check(arguments: Sequence[str]) -> None:
     """Raise what `herd serve` would say of its arguments now, not in a log line after the start."""
-    from herd.cli.serve import serve
+    from herd.cli.serve import prepared, serve
 
     if any(word.startswith("--api-key") for word in arguments):
         fail(UsageError, "--api-key in a unit would show the key to everybody", do="set HERD_API_KEY and install again")
     with serve.make_context("herd serve", list(arguments)) as parsed:
         if parsed.params["show_limits"]:
             fail(UsageError, "--limits prints and stops", do="install without it")
+        prepared(parsed.params["models"], parsed.params)
 
 
 def systemctl(*words: str) -> bool:

@@ -127,7 +127,8 @@ def checked_target(target: Path, overwrite: bool) -> Path:
     if not target.parent.is_dir():
         fail(NotFound, f"no folder {target.parent}", do="make it first")
     if os.path.lexists(target) and not overwrite and not _is_empty_folder(target):
-        fail(UsageError, f"{target} exists already", do="ask for it to be overwritten, or choose another name")
+        do = "give --overwrite (in Python overwrite=True), or choose another name"
+        fail(UsageError, f"{target} exists already", do=do)
     return target
 
 

@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from herd.disk.hashing import sha256
 from herd.disk.small_files import MAX_INDEX_BYTES, read_json, safe_path
 from herd.errors import BadCheckpoint, fail
-from herd.progress import Progress, silent
+from herd.progress import Progress, part_of, silent
 
 MANIFEST = "herd.manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,18 +33,17 @@ def check_manifest(folder: Path, progress: Progress = silent) -> bool:
 
     Raises BadCheckpoint naming the first file that is missing, of another size or of another content.
     """
-    if not (folder / MANIFEST).exists():
+    files = read_manifest(folder)
+    if files is None:
         return False
-    files = read_json(safe_path(folder, MANIFEST), BadCheckpoint, MAX_INDEX_BYTES).get("files")
-    if not isinstance(files, dict):
-        fail(BadCheckpoint, f"{MANIFEST}: files", got=type(files).__name__, expected="an object: name -> size, sha256")
+    total = sum(record["size"] for record in files.values())
+    done = 0
     for name, record in files.items():
-        if not isinstance(record, dict) or not _SHA256.fullmatch(str(record.get("sha256"))):
-            fail(BadCheckpoint, f"{MANIFEST}: record of a file", got=f"{name}: {record}", expected="size and sha256")
         path = safe_path(folder, name)
-        if path.stat().st_size != record.get("size"):
-            fail(BadCheckpoint, f"{path}: size", got=path.stat().st_size, expected=record.get("size"))
-        found = sha256(path, progress)
+        if path.stat().st_size != record["size"]:
+            fail(BadCheckpoint, f"{path}: size", got=path.stat().st_size, expected=record["size"])
+        found = sha256(path, part_of(progress, f"checking {folder.name}", done, total))
+        done += record["size"]
         if found != record["sha256"]:
             fail(
                 BadCheckpoint,
@@ -53,3 +53,18 @@ def check_manifest(folder: Path, progress: Progress = silent) -> bool:
                 do="fetch or convert it again",
             )
     return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Of each file {"size": bytes, "sha256": hexadecimal digits}, by its name; None where there is no manifest. Raises
+    BadCheckpoint."""
+    if not (folder / MANIFEST).exists():
+        return None
+    files = read_json(safe_path(folder, MANIFEST), BadCheckpoint, MAX_INDEX_BYTES).get("files")
+    if not isinstance(files, dict):
+        fail(BadCheckpoint, f"{MANIFEST}: files", got=type(files).__name__, expected="an object: name -> size, sha256")
+    for name, record in files.items():
+        size = record.get("size") if isinstance(record, dict) else None
+        if type(size) is not int or size < 0 or not _SHA256.fullmatch(str(record.get("sha256"))):
+            fail(BadCheckpoint, f"{MANIFEST}: record of a file", got=f"{name}: {record}", expected="size and sha256")
+    return files

@@ -123,6 +123,8 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
         mmproj          None. The file with the vision part of a GGUF model; None: the one beside it that belongs to it,
                         of several F16, BF16, F32 in this order
         progress        Told of what takes a while: called with stage, done and total
+        check           Called with `herd.llm.loading.Opened` (config, tokenizer, context) before anything is packed or
+                        loaded; what it raises ends the load
         device          "cpu". Or "cuda" ("cuda:1", ...) through PyTorch, in bfloat16: quantised weights stay packed on
                         the card and are decoded as operations want them; one that is not there raises UsageError
         parallel        8. Most answers at once; they share the cache, in which one fits with all of its context
@@ -135,7 +137,8 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
     fields: dict[str, Any] = {**options}
     known("option of load", fields, LoadKeywords.__annotations__)
     progress = fields.pop("progress", silent)
-    return LLM(**vars(read_model(model, LoadOptions(**fields), progress)))
+    check = fields.pop("check", None)
+    return LLM(**vars(read_model(model, LoadOptions(**fields), progress, check)))
 
 
 class LLM:

@@ -3,13 +3,14 @@
 `herd.LLM.chat` says what each means. What it is not: values, defaults or checks of them (`herd.llm.options`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from herd.dialogs import ImageLike
 from herd.llm.function_tools import ToolLike
 from herd.llm.load_options import Context
+from herd.llm.loading import Opened
 from herd.policies import Policy
 from herd.progress import Progress
 from herd.request_options import Answer, CompletionRequest, ToolChoice, Whose
@@ -70,3 +71,4 @@ class LoadKeywords(TypedDict, total=False):
     grammar_s: float
     grammar_bytes: int
     progress: Progress
+    check: Callable[[Opened], None]

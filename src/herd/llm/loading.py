@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -77,7 +78,36 @@ class ModelParts:
     """What computes, by name."""
 
 
-def read_model(model: str | Path, options: LoadOptions, progress: Progress = silent) -> ModelParts:
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a model before anything of it is packed or loaded."""
+
+    name: str
+    config: Llama4Config
+    tokenizer: Tokenizer
+    chat: ChatFormat | UsageError
+    """The error: none is known, so that it cannot chat."""
+    context: int
+    """Tokens that it is going to hold."""
+
+
+def check_load(model: str | Path, options: LoadOptions) -> None:
+    """Raise what of `options` is wrong for a model, from its headers alone. What is left to a load is whether memory is
+    there."""
+    from herd.store import stored
+
+    with open_checkpoint(stored.resolve(model), mmproj=options.mmproj) as checkpoint:
+        _check_context(options.context, checkpoint.config)
+        if options.chat_format is not None:
+            _chat_format(checkpoint.load_tokenizer(), checkpoint.template, options.chat_format)
+
+
+def read_model(
+    model: str | Path,
+    options: LoadOptions,
+    progress: Progress = silent,
+    check: Callable[[Opened], None] | None = None,
+) -> ModelParts:
     """What `options` make of a name or a path; see `herd.load` for what is raised."""
     from herd.store import stored
 
@@ -85,8 +115,8 @@ def read_model(model: str | Path, options: LoadOptions, progress: Progress = sil
     if not callable(progress):
         fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
     _check_name(model)
-    path = stored.resolve(model)
-    name = str(model) if not Path(model).exists() else stem_of(path)
+    place = stored.look_up(model)
+    path, name = place.path, stem_of(place.path) if place.name is None else str(model)
     checkpoint = open_checkpoint(path, mmproj=options.mmproj)
     try:
         config = checkpoint.config
@@ -95,8 +125,6 @@ def read_model(model: str | Path, options: LoadOptions, progress: Progress = sil
         chat = _chat_format(tokenizer, checkpoint.template, options.chat_format)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": options.seed})
         op_set = _op_set(options.ops, options.threads, options.device)
-        pack = options.pack and op_set.name == "native" and native_pack() is not None
-        checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
         kv_dtype = _kv_dtype(options, op_set)
         on_cpu = options.device == "cpu"
         available = available_bytes() if on_cpu else card_bytes(options.device)
@@ -107,6 +135,10 @@ def read_model(model: str | Path, options: LoadOptions, progress: Progress = sil
         size = context_for(options.context, config, held, available, kv_dtype, options.parallel)
         if available is not None and not options.force:
             check_fits(name, config, held, size, available, kv_dtype, PIECE, options.parallel)
+        if check is not None:
+            check(Opened(name, config, tokenizer, chat, size))
+        pack = options.pack and op_set.name == "native" and native_pack() is not None
+        checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
         runner: Runner | ChildExecutor
         if options.engine == "child":
             runner = _start(ChildLoad(str(path), replace(options, context=size, pack=pack)), progress)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
+from herd.config import Llama4Config
 from herd.convert import folder_companions, gguf_companions
+from herd.disk.atomic import checked_target
+from herd.disk.staging import StagingFolder
 from herd.errors import DoesNotFit, HerdError, NotFound, UsageError, fail
 from herd.machine.memory import available_bytes
 from herd.model import place_weights
@@ -24,7 +27,7 @@ from herd.passes.importance import Importances
 from herd.passes.likelihood import Comparison, Reference, logits, windows
 from herd.planning.memory import ROOM, gb, work_bytes
 from herd.progress import Progress, silent
-from herd.quantize.format_choice import FormatPlan, plan_budget, plan_type
+from herd.quantize.format_choice import FormatPlan, check_budget, plan_budget, plan_type
 from herd.quantize.parts import parts_of
 from herd.quantize.writing import Book, Encoder, write_gguf_mixed, write_packed
 from herd.weights import count
@@ -105,16 +108,21 @@ def quantize(
     target = Path(target)
     if sum(x is not None for x in (type, size_bytes, bits)) != 1:
         fail(UsageError, "what to quantise to", do="give one of a type, a size, bits a weight")
+    if pure and type is None:
+        fail(UsageError, "pure", got="a size or bits a weight", expected="a type", do="leave it out")
     ops = NativeOps(threads)
     with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         config = checkpoint.config
         _refuse_self(Path(source), target)
+        _check_targets(target, config, overwrite)
+        budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
+        if type is None:
+            check_budget(config, budget)
+        else:
+            plan = plan_type(config, type, pure)
         with checkpoint.reading():
             importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, progress)
-            if type is not None:
-                plan = plan_type(config, type, pure)
-            else:
-                budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
+            if type is None:
                 plan = plan_budget(
                     config,
                     checkpoint.source(),
@@ -151,6 +159,16 @@ def quantize(
 def _refuse_self(source: Path, target: Path) -> None:
     if target.exists() and (source.samefile(target) or (source.is_file() and source.parent.samefile(target))):
         fail(UsageError, f"{target} is the source", do="name another target")
+
+
+def _check_targets(target: Path, config: Llama4Config, overwrite: bool) -> None:
+    """Raise UsageError or NotFound now, not after a calibration, where nothing may be written. What an interrupted run
+    left is looked at by whoever takes it up."""
+    if StagingFolder(target.absolute(), resume=True).path.exists():
+        return
+    checked_target(target, overwrite)
+    if target.suffix == ".gguf" and config.vision is not None:
+        checked_target(target.with_name(f"mmproj-{target.name}"), overwrite)
 
 
 def _files(target: Path) -> list[Path]:

@@ -66,6 +66,17 @@ def plan_type(config: Llama4Config, type: str, pure: bool = False) -> FormatPlan
     return FormatPlan(chosen, total)
 
 
+def check_budget(config: Llama4Config, budget_bytes: int) -> None:
+    """Raise DoesNotFit where not even the smallest types stay within `budget_bytes`: before any weight is read."""
+    least = float_bytes(config)
+    for part in parts_of(config):
+        names = [n for c in CANDIDATES if (n := fitting(c, part.inputs)) is not None]
+        least += min((part.num_bytes(n) for n in names), default=_bytes(part, None))
+    if budget_bytes < least:
+        need, have = f"{least / 1e9:.3f} GB", f"{budget_bytes / 1e9:.3f} GB"
+        fail(DoesNotFit, f"the smallest formats take {need}, {have} are asked for", do="allow more bytes")
+
+
 def plan_budget(
     config: Llama4Config,
     source: Source,

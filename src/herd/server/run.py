@@ -109,9 +109,13 @@ def serve(
     """
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(*COLLECT)
-    service = service_of(options, load, registered)
-    main = bind(options.host, options.port)
+    main = bind(options.host, options.port)  # before a guard is loaded, which takes a while
     sockets = [main]
+    try:
+        service = service_of(options, load, registered)
+    except BaseException:
+        main.close()
+        raise
     if options.ollama_port is not None and options.ollama_port != options.port:
         try:
             sockets.append(bind(options.host, options.ollama_port))

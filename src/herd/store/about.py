@@ -49,20 +49,16 @@ class About:
 
 def describe(model: str | Path) -> About:
     """Describe a model, by name or path, from its headers. Raises NotFound, BadFile and its kinds."""
-    path = stored.resolve(model)
-    name: str | None = None
-    version: Version | None = None
-    versions: tuple[Version, ...] = ()
-    if not Path(model).expanduser().exists():
-        name, version = stored.find(str(model))
-        versions = stored.entries()[name].versions
-    with open_checkpoint(path) as checkpoint:
+    place = stored.look_up(model)
+    name, version = place.name, place.version
+    versions = stored.entries()[name].versions if name is not None else ()
+    with open_checkpoint(place.path) as checkpoint:
         config = checkpoint.config
         family = "llama" if is_dense_llama(config) else "llama4"
         stated = (version.licence if version else None) or _stated(checkpoint)
         return About(
             name=name,
-            path=path,
+            path=place.path,
             versions=versions,
             current=version.id if version else None,
             format=checkpoint.format,

@@ -31,7 +31,7 @@ from herd.store.packed_over import PackedOver, packable
 
 log = logging.getLogger(__name__)
 
-LARGE = 1 << 30
+LARGE = 1 << 28
 """Bytes of strips from which on the progress of packing is told."""
 ROOM = 1 << 28
 """Bytes of disk that packing leaves free."""
@@ -115,7 +115,7 @@ def _pack(
             digests = shards.finish()
         finally:
             shards.close()
-        packed_copies.record(temp, state)
+        packed_copies.record(temp, state, checkpoint.path)
         write_manifest(temp, digests)
     tell(what, needed, needed)
 

@@ -6,10 +6,13 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from herd.disk.hashing import BLOCK
+from herd.disk.manifest import check_manifest, read_manifest
 from herd.errors import BadCheckpoint, NotFound, fail
+from herd.progress import Progress, silent
 from herd.store.registry import FileRecord
 
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".json", ".model", ".txt", ".md")
@@ -39,6 +42,23 @@ def scan(path: Path) -> dict[str, FileRecord]:
     if not any(name.endswith((".safetensors", ".gguf", ".pth")) for name in files):
         fail(BadCheckpoint, str(path), got="no weights", expected="a .gguf file, or a folder with .safetensors or .pth")
     return files
+
+
+def check_own(path: Path, progress: Progress = silent) -> dict[str, str | None]:
+    """Compare a model's files with what they say of themselves: a manifest that Herd wrote beside them, the sums in
+    torch's archives. The names of those that are as they were written -> their SHA-256, None where another sum was
+    compared; nothing for files that say nothing. Raises BadCheckpoint."""
+    if not path.is_dir():
+        return {}
+    if check_manifest(path, progress):
+        return {name: record["sha256"] for name, record in (read_manifest(path) or {}).items()}
+    from herd.containers.torch_file import TorchFile  # numpy, which listing models does without
+
+    archives = sorted(path.glob("consolidated.*.pth"))
+    for archive in archives:
+        with closing(TorchFile(archive)) as file:
+            file.check_sums()
+    return dict.fromkeys(archive.name for archive in archives)
 
 
 def digest_of(files: Mapping[str, FileRecord]) -> str | None:

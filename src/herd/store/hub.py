@@ -20,7 +20,7 @@ from herd.checkpoint.gguf.vision_parts import is_vision_part, parts_for
 from herd.disk.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
-from herd.progress import Progress, silent
+from herd.progress import Progress, part_of, silent
 from herd.store import registry
 from herd.store.fetch import clear, present, watch
 from herd.store.files import digest_of
@@ -84,7 +84,10 @@ def pull_hub(
         with watch(partial, f"downloading {repo}", total, progress):
             for f in chosen:
                 _fetch(hub, repo, commit, f, partial)
-        records = {f.name: _checked(partial / f.name, f, progress) for f in chosen}
+        records, done = {}, 0
+        for f in chosen:
+            records[f.name] = _checked(partial / f.name, f, part_of(progress, f"checking {repo}", done, total))
+            done += f.size
         digest = digest_of(records)
         assert digest is not None, "every file was hashed above"
         target = registry.folder(repo) / digest[:12]
@@ -150,7 +153,7 @@ def _library() -> Any:
         fail(
             MissingExtra,
             "pulling ORG/NAME needs huggingface_hub",
-            do="pip install 'llama-herd[hub]', or fetch the files yourself and use: herd import PATH",
+            do="scripts/setup --hub, or fetch the files yourself and use: herd import PATH",
         )
     return huggingface_hub
 

@@ -1,0 +1,96 @@
+"""What is wrong with a command's flags and files, found before anything is packed or loaded.
+
+Some flags are wrong by themselves (`check_flags`), others for a model: `for_model` looks at them when its headers are
+open. What it is not: what the parser finds, a rule of its own (`SamplingOptions`, `Grammars` and the model have those).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from herd.chat_model import refuse
+from herd.cli import options
+from herd.cli.replies import more_context
+from herd.engine.request import SamplingOptions
+from herd.errors import ContextTooLong, NotFound, UsageError, fail
+from herd.grammars import Grammar
+
+if TYPE_CHECKING:
+    from herd.llm.loading import Opened
+
+ROUTING = b'{"position": '
+"""What a file of --trace begins with."""
+
+
+def check_flags(values: Mapping[str, Any], images: Sequence[str] = ()) -> SamplingOptions:
+    """Check what was typed by itself: sampling options, a grammar, the files that are read or written; returns the
+    options. Raises UsageError, NotFound."""
+    chosen = SamplingOptions().with_(options.given(values))
+    if chosen.grammar is not None:
+        check_grammar(chosen.grammar)
+    for path in images:
+        if not Path(path).is_file():
+            fail(NotFound, f"no image {path}")
+    if values["trace"] is not None:
+        check_trace(Path(values["trace"]))
+    return chosen
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Compile it over single bytes: what is wrong with it hangs on no vocabulary. Raises UsageError."""
+    from herd.grammar.masks import Grammars
+    from herd.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.bytes_only()
+    Grammars(tokenizer, tokenizer.specials.values()).matcher(grammar)
+
+
+def check_trace(path: Path) -> None:
+    """Raise unless a trace can be written there: into a folder that is there, over nothing but an older trace."""
+    if not path.parent.is_dir():
+        fail(NotFound, f"--trace: no folder {path.parent}", do="make it first")
+    if path.is_dir():
+        fail(UsageError, f"--trace: {path} is a folder", do="name a file")
+    if not path.is_file():  # not there, or a device
+        return
+    with path.open("rb") as file:
+        begins = file.read(len(ROUTING))
+    if begins not in (b"", ROUTING):
+        fail(UsageError, f"--trace: {path} is there and is no trace", do="name another file")
+
+
+def for_model(
+    chosen: SamplingOptions,
+    *,
+    images: Sequence[str] = (),
+    trace: str | None = None,
+    text: str = "",
+    raw: bool = False,
+) -> "Callable[[Opened], None]":
+    """What looks at the same flags, and at the prompt, beside a model's config and vocabulary (the `check` of
+    `herd.load`). raw: no chat format is needed. Raises UsageError and its kinds."""
+
+    def check(model: "Opened") -> None:
+        if isinstance(model.chat, UsageError) and not raw:
+            raise model.chat
+        chosen.fits(min(model.tokenizer.vocab_size, model.config.vocab_size))
+        if images and model.config.vision is None:
+            refuse(model.name, "images")
+        if trace is not None and not any(layer.moe for layer in model.config.layers):
+            fail(UsageError, "--trace", got="a dense model", expected="a model with experts")
+        if chosen.max_tokens is not None and chosen.max_tokens > model.context:
+            expected = f"at most the context, {model.context}"
+            fail(
+                UsageError,
+                "max_tokens",
+                got=chosen.max_tokens,
+                expected=expected,
+                do=more_context(model.context, model.config.max_context),
+            )
+        if len(text.encode()) > model.context:  # each token has a byte or more
+            used = len(model.tokenizer.encode(text))
+            if used > model.context:
+                what = f"the prompt has {used} tokens, the context holds {model.context}"
+                fail(ContextTooLong, what, do=more_context(model.context, model.config.max_context))
+
+    return check

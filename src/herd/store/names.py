@@ -1,0 +1,109 @@
+"""Names to places: which file or folder on this machine a name or a path means.
+
+What it is not: a change of the registry (`stored`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from herd.errors import BadFile, NotFound, UsageError, fail
+from herd.store import fetch, registry
+from herd.store.registry import ModelEntry, Version
+
+MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies that was given by a name or a path."""
+
+    path: Path
+    """The file or folder to load."""
+    name: str | None = None
+    """Its name in the store; None: it was given by its path."""
+    version: Version | None = None
+
+
+def look_up(name_or_path: str | Path) -> Place:
+    """The place of a model: NAME or NAME@DIGEST of the store, else an existing file or folder. A file that is called
+    as a model is (`smollm2`) does not hide it; a path with a `/` in it, such as ./smollm2, means the file.
+
+    Raises NotFound with the nearest names and how to get the model.
+    """
+    if (path := as_path(name_or_path)) is not None:
+        return Place(path)
+    name, version = find(str(name_or_path))
+    if not version.location.exists():
+        do = f"herd import its new place, or herd rm {name}" if version.in_place else f"herd pull {name}"
+        fail(NotFound, f"{name}: its files are gone from {version.location}", do=do)
+    return Place(version.location, name, version)
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file or folder to load; see `look_up`. Raises NotFound."""
+    return look_up(name_or_path).path
+
+
+def find(name: str) -> tuple[str, Version]:
+    """Look up NAME or NAME@DIGEST: the name alone, and the version that it means. Raises NotFound, UsageError."""
+    base, _, digest = name.partition("@")
+    entry = registry.read().models.get(base)
+    if entry is None:
+        unknown(name)
+    if not digest:
+        return base, entry.now
+    return base, one_of(base, entry, digest)
+
+
+def one_of(name: str, entry: ModelEntry, digest: str) -> Version:
+    """The version whose digest begins so. Raises NotFound, UsageError."""
+    found = [v for v in entry.versions if v.called(digest.lower())]
+    if len(found) != 1:
+        have = ", ".join(v.id for v in entry.versions)
+        kind = NotFound if not found else UsageError
+        fail(kind, f"{name}: {len(found)} versions begin with {digest}", expected=f"one of {have}")
+    return found[0]
+
+
+def as_path(name_or_path: str | Path) -> Path | None:
+    """The existing file or folder that is meant; None: a name is, see `look_up`."""
+    path, written = Path(name_or_path).expanduser(), str(name_or_path)
+    if not path.exists():
+        return None
+    may_be_name = isinstance(name_or_path, str) and ("/" not in written or _is_other_folder(path))
+    return None if may_be_name and _known_name(written) else path
+
+
+def owner_of(path: Path) -> tuple[str, Version] | None:
+    """The name and version that lie at a path; None: it has no name."""
+    place = path.resolve()
+    found = ((name, v) for name, entry in registry.read().models.items() for v in entry.versions)
+    return next(((name, v) for name, v in found if v.location.resolve() == place), None)
+
+
+def _known_name(name: str) -> bool:
+    return name.partition("@")[0] in registry.read().models
+
+
+def _is_other_folder(path: Path) -> bool:
+    """Whether this is a folder that holds no model: one called `smollm2` must not hide the model of that name."""
+    return path.is_dir() and not any(p.suffix in MODEL_SUFFIXES for p in path.iterdir())
+
+
+def unknown(name: str) -> NoReturn:
+    """Raise NotFound with the nearest names and how to get the model."""
+    from difflib import get_close_matches
+
+    base = name.partition("@")[0]
+    broken = registry.read().broken.get(base)
+    if broken is not None:
+        fail(BadFile, f"{base}: its record in models.json is broken: {broken.why}", do="import or pull it again")
+    near = get_close_matches(base, {*registry.read().models, *fetch.KNOWN}, n=3, cutoff=0.5)
+    if base in fetch.KNOWN:
+        do = f"herd pull {base}"
+    elif "/" in base and registry.NAME.fullmatch(base) and not base.endswith(MODEL_SUFFIXES):
+        do = f"herd pull {base}, or herd import PATH"
+    else:
+        do = "herd list shows what there is; herd pull smollm2, or herd import PATH"
+    fail(NotFound, "no model or file of this name", got=name, expected=" or ".join(near) or None, do=do)
