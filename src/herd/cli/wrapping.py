@@ -11,7 +11,8 @@ from typing import TextIO
 
 from herd.cli.progress_line import columns
 
-FENCE = "```"
+TICKS = 3
+"""Backticks at the beginning of a line that begin or end what is left as it is."""
 TAB = 8
 JOINER = "\u200d"
 TONES = ("\U0001f3fb", "\U0001f3ff")
@@ -37,9 +38,11 @@ class Wrapping:
     def __init__(self, write: Callable[[str], object], width: Callable[[], int], indent: int = 0) -> None:
         self._write, self._width, self._indent = write, width, indent
         self._out: list[str] = []
-        self._gap = self._word = self._head = ""
-        self._cells = 0
-        """Of the word that is held back."""
+        self._gap: list[str] = []
+        self._word: list[str] = []
+        """Characters that are held back, and the white space before them."""
+        self._cells = self._ticks = 0
+        """Of the word; backticks that its line begins with, more than TICKS once something else came."""
         self._column = 0
         self._too_long = self._fenced = False
         self._room = 0
@@ -59,8 +62,8 @@ class Wrapping:
     def end(self) -> None:
         """Write what is held back."""
         self._flush()
-        self._out.append(self._gap)
-        self._gap = ""
+        self._out += self._gap
+        self._gap.clear()
         self._show()
 
     def _show(self) -> None:
@@ -73,24 +76,25 @@ class Wrapping:
             self._end_line()
         elif not self._room or self._fenced:
             self._flush()
-            self._put(character, cells(character))
+            self._put("".join((*self._gap, character)), self._gap_cells() + cells(character))
+            self._gap.clear()
         elif character in " \t":
             self._flush()
-            self._gap += character
+            self._gap.append(character)
         else:
             if self._may_break(character):
                 self._flush()
             self._hold(character)
-        if character not in " \t\n" and len(self._head) < len(FENCE):
-            self._head += character
-            if self._head == FENCE:
+        if character not in " \t\n" and self._ticks <= TICKS:
+            self._ticks = self._ticks + 1 if character == "`" else TICKS + 1
+            if self._ticks == TICKS:
                 self._fenced = not self._fenced
 
     def _end_line(self) -> None:
         self._flush()
-        self._out.append(self._gap + "\n")
-        self._gap = self._head = ""
-        self._column = 0
+        self._out += (*self._gap, "\n")
+        self._gap.clear()
+        self._column = self._ticks = 0
 
     def _may_break(self, character: str) -> bool:
         """Whether a line may end between the word that is held back and this character: beside wide ones."""
@@ -103,7 +107,7 @@ class Wrapping:
         if self._too_long:
             self._put(character, size)
             return
-        self._word += character
+        self._word.append(character)
         self._cells += size
         if self._cells > self._room - self._indent:
             self._flush()
@@ -119,9 +123,10 @@ class Wrapping:
             self._out.append("\n" + " " * self._indent)
             self._column = self._indent
         else:
-            self._put(self._gap, gap)
-        self._put(self._word, self._cells)
-        self._gap = self._word = ""
+            self._put("".join(self._gap), gap)
+        self._put("".join(self._word), self._cells)
+        self._gap.clear()
+        self._word.clear()
         self._cells = 0
 
     def _gap_cells(self) -> int:
