@@ -271,6 +271,82 @@ def test_llama4_hf_has_the_ids_of_transformers_template(llama4):
         assert chat.encode(dialog, tools) == expected, rendered[0]
 
 
+def _begun_dialogs():
+    """Dialogs that end with a begun answer; half of them in the middle of a word, or with white space."""
+    rng = random.Random(43)
+    for dialog in _hf_dialogs():
+        if dialog[-1].role == "assistant" and not dialog[-1].tool_calls:
+            text = dialog[-1].content
+            begun = rng.choice([text, text[: len(text) // 2].strip(), text + " ", text + "\n\n", ""])
+            yield [*dialog[:-1], Message("assistant", begun)]
+
+
+def test_a_begun_answer_has_the_ids_of_transformers_template(llama4):
+    template = pytest.importorskip("transformers.models.llama4.processing_llama4").chat_template
+    render = pytest.importorskip("transformers.utils.chat_template_utils").render_jinja_template
+    meta = pytest.importorskip("llama_models.llama4.tokenizer").Tokenizer(_package_file("llama4"))
+    chat, count = choose_format(llama4, template), 0
+    for dialog in _begun_dialogs():
+        if any(message.tool_calls for message in dialog):
+            continue
+        plain = [{"role": message.role, "content": message.content} for message in dialog]
+        rendered, _ = render(
+            [plain], chat_template=template, continue_final_message=True, bos_token="<|begin_of_text|>"
+        )
+        expected = meta.encode(rendered[0], bos=False, eos=False, allowed_special="all")
+        assert chat.encode(dialog, begun=True) == expected, rendered[0]
+        count += 1
+    assert count > 100
+
+
+LLAMA_TURNS = (
+    "{{ bos_token }}{% for m in messages %}{{ 'START' + m.role + 'STOP\n\n' + m.content + '<|eot|>' }}{% endfor %}"
+)
+LLAMA4_TURNS = LLAMA_TURNS.replace("START", "<|header_start|>").replace("STOP", "<|header_end|>")
+BEGUN_TEMPLATES = {
+    "chatml": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}",
+    "llama3": LLAMA_TURNS.replace("START", "<|start_header_id|>")
+    .replace("STOP", "<|end_header_id|>")
+    .replace("eot", "eot_id"),
+    "llama4": LLAMA4_TURNS,
+    "llama4-hf": LLAMA4_TURNS,
+    "plain": "{% for m in messages %}{{ m.content }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_leaves_a_begun_answer_open_as_its_template_does(name):
+    render = pytest.importorskip("transformers.utils.chat_template_utils").render_jinja_template
+    kind = FORMATS[name]
+    tokenizer = _byte_tokenizer(*dict.fromkeys(("<|begin_of_text|>", *kind.needs, "<|eom|>", "<|eom_id|>")))
+    for begun in ("Yes, and", "Yes ", "", "<|eot|> is <|im_end|> text\n\n"):
+        dialog = [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", begun)]
+        plain = [{"role": message.role, "content": message.content} for message in dialog]
+        template = BEGUN_TEMPLATES[name]
+        rendered, _ = render(
+            [plain], chat_template=template, continue_final_message=True, bos_token="<|begin_of_text|>"
+        )
+        ids = kind(tokenizer).encode(dialog, begun=True)
+        assert tokenizer.decode(ids).removeprefix("" if name != "plain" else "<|begin_of_text|>") == rendered[0], begun
+        opened = kind(tokenizer).encode(dialog[:-1])
+        assert name == "plain" or ids == [*opened, *begun.encode()], "control ids are the format's own alone"
+
+
+@pytest.mark.parametrize(
+    ("last", "match"),
+    [
+        (Message("user", "Hi"), r"messages\[1\].role: got user, expected assistant"),
+        (Message("assistant", "", (ToolCall("f", {}),)), r"messages\[1\]: got an answer with tool calls.*role tool"),
+        (Message("assistant", "Yes", end_of_message=True), r"messages\[1\].end_of_message"),
+    ],
+)
+def test_only_an_answer_that_is_not_over_is_gone_on_with(last, match):
+    for kind in FORMATS.values():
+        tokenizer = _byte_tokenizer(*dict.fromkeys(("<|begin_of_text|>", *kind.needs, "<|eom|>", "<|eom_id|>")))
+        with pytest.raises(UsageError, match=match):
+            kind(tokenizer).encode([Message("user", "Hi"), last], begun=True)
+
+
 def test_llama4_hf_gives_tools_to_no_turn_of_the_system(llama4):
     """The template would write a second system text as the user's, with the tools."""
     chat = choose_format(llama4, None, "llama4-hf")

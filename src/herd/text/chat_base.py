@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
-from herd.text.message_checks import check_messages
+from herd.text.message_checks import check_begun, check_messages
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
 
@@ -53,18 +53,23 @@ class ChatFormat(ABC):
         tools: Sequence[Tool] | None = None,
         open_assistant: bool = True,
         tokens_per_tile: int = 144,
+        begun: bool = False,
     ) -> list[int]:
         """The dialog as ids; with `open_assistant` the model's answer comes next.
 
         tools are objects with name, description, parameters (JSON schema); tokens_per_tile is how many `<|patch|>` ids
-        one tile of an image takes (Llama 4: 144). Raises UsageError: an unknown role, a bad name, an image in a format
-        without image tokens.
+        one tile of an image takes (Llama 4: 144); begun: the last turn, the assistant's, stays open, and what comes
+        next goes on with it (`continue_final_message` of Hugging Face's templates). Raises UsageError: an unknown role,
+        a bad name, an image in a format without image tokens, a last turn that cannot be gone on with.
         """
         check_messages(messages)
         if tokens_per_tile < 1:
             fail(UsageError, "tokens_per_tile", got=tokens_per_tile, expected="at least 1")
         for tool in tools or ():
             function_of(tool)
+        if begun:
+            check_begun(messages)
+            return self._begun(messages, tools or (), tokens_per_tile)
         ids = self._dialog(messages, tools or (), tokens_per_tile)
         return [*ids, *self._open()] if open_assistant else ids
 
@@ -89,6 +94,16 @@ class ChatFormat(ABC):
     @abstractmethod
     def _open(self) -> list[int]:
         """The header of the assistant's next turn."""
+
+    @abstractmethod
+    def _close(self) -> list[int]:
+        """What ends a turn of the assistant's without calls."""
+
+    def _begun(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
+        """All turns of a checked dialog, the last one without its end."""
+        ids, close = self._dialog(messages, tools, tokens_per_tile), self._close()
+        assert ids[len(ids) - len(close) :] == close, "a turn that has another end"
+        return ids[: len(ids) - len(close)]
 
     def _said(self, message: Message, tokens_per_tile: int) -> list[int]:
         """A turn's content and context, as whoever the role names may write them."""

@@ -13,6 +13,7 @@ from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, plain_text
 from herd.text.chat_base import ChatFormat, check_tiles, with_system
 from herd.text.message_checks import ROLES
+from herd.text.special import IMAGES
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import FORMS, Tool, call_text, definitions_text, dumps
 
@@ -46,6 +47,9 @@ class _Turns(ChatFormat):
     def _open(self) -> list[int]:
         return list(self._roles["assistant"])
 
+    def _close(self) -> list[int]:
+        return self._special(self.eot)
+
     def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
         if tools:
             messages = with_system(messages, self.definitions(tools))
@@ -76,10 +80,7 @@ class Llama4(_Turns):
     start, stop, eom, eot = "<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>"
     needs = ("<|begin_of_text|>", start, stop, eom, eot)
     ends = (eom, eot)
-    writes = (
-        *("<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
-        *("<|python_start|>", "<|python_end|>"),
-    )
+    writes = (*IMAGES, "<|python_start|>", "<|python_end|>")
 
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """`<|image_start|>`, local tiles row by row with separators if several, `<|image|>`, one tile, the end.
@@ -87,10 +88,9 @@ class Llama4(_Turns):
         Exactly `image.num_tiles * tokens_per_tile` ids are `<|patch|>`; features fill them in order.
         """
         check_tiles(image)
-        names = ("image_start", "image_end", "image", "patch", "tile_x_separator", "tile_y_separator")
-        if missing := [name for name in names if f"<|{name}|>" not in self.tokenizer.added]:
-            fail(UsageError, f"this vocabulary has no <|{missing[0]}|>", got="an image", do="use a model with vision")
-        start, end, whole, patch, column, row = (self.tokenizer.added[f"<|{name}|>"] for name in names)
+        if missing := [name for name in IMAGES if name not in self.tokenizer.added]:
+            fail(UsageError, f"this vocabulary has no {missing[0]}", got="an image", do="use a model with vision")
+        start, end, whole, patch, column, row = (self.tokenizer.added[name] for name in IMAGES)
         tile = [patch] * tokens_per_tile
         ids = [start]
         if image.tiles_wide * image.tiles_high > 1:

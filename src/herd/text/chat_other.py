@@ -41,7 +41,7 @@ class ChatML(ChatFormat):
             for call in message.tool_calls:
                 text = dumps({"name": call.name, "arguments": dict(call.arguments)})
                 ids += self._written("<tool_call>\n") + encode(text) + self._written("\n</tool_call>")
-            ids += [self.tokenizer.added["<|im_end|>"], *encode("\n")]
+            ids += self._close()
         return ids
 
     def definitions(self, tools: Sequence[Tool]) -> str:
@@ -53,6 +53,9 @@ class ChatML(ChatFormat):
 
     def _open(self) -> list[int]:
         return self._header("assistant")
+
+    def _close(self) -> list[int]:
+        return [self.tokenizer.added["<|im_end|>"], *self.tokenizer.encode("\n")]
 
 
 class Plain(ChatFormat):
@@ -70,4 +73,7 @@ class Plain(ChatFormat):
         return ids
 
     def _open(self) -> list[int]:
+        return []
+
+    def _close(self) -> list[int]:
         return []

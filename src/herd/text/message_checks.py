@@ -41,6 +41,19 @@ def check_messages(messages: Sequence[Message]) -> None:
             )
 
 
+def check_begun(messages: Sequence[Message]) -> None:
+    """Raise UsageError unless the last turn is one that a model can go on with: the assistant's, without calls, and not
+    over."""
+    last, where = messages[-1], f"messages[{len(messages) - 1}]"
+    if last.role != "assistant":
+        fail(UsageError, f"{where}.role", got=last.role, expected="assistant, to go on with what it has begun")
+    if last.tool_calls:
+        do = "give their results as turns of role tool"
+        fail(UsageError, where, got="an answer with tool calls", expected="text: calls are not gone on with", do=do)
+    if last.end_of_message:
+        fail(UsageError, f"{where}.end_of_message", got="true", expected="an answer that is not over")
+
+
 def _has_image(content: Content) -> bool:
     return not isinstance(content, str) and any(isinstance(part, ImagePart) for part in content)
 

@@ -15,6 +15,12 @@ SMALL = (
     *("<|python_start|>", "<|python_end|>"),
 )
 
+# Those of them that stand for images, in every family.
+IMAGES = (
+    *("<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>"),
+    *("<|tile_x_separator|>", "<|tile_y_separator|>"),
+)
+
 # Tokens that end an answer, in every family that Herd speaks. `<|endoftext|>` is GPT-2's.
 ENDS = (
     "<|end_of_text|>",
