@@ -299,6 +299,18 @@ def test_a_chat_format_finds_its_markers_among_them(trained: Any) -> None:
     assert [name[i] for i in chat.encode(turns) if i in name] == expected
 
 
+def test_a_begun_answer_may_hold_what_an_assistant_writes_and_a_raw_prompt_all(trained: Any) -> None:
+    chat = choose_format(_ours(_with(trained("llama-bpe"), [{"content": text} for text in MARKERS])), None)
+    text = "<think>Hm</think> <tool_call>{<|im_end|><|im_start|>"
+    asked, opened = [Message("user", text)], chat.tokenizer.for_assistant().encode(text)
+    assert chat.encode([*asked, Message("assistant", text)], begun=True) == [*chat.encode(asked), *opened]
+    held = {i: name for name, i in chat.tokenizer.added.items()}
+    assert [held[i] for i in opened if i in held] == ["<think>", "</think>", "<tool_call>"]
+    assert [held[i] for i in chat.tokenizer.spelt(text)] == ["<tool_call>", "<|im_end|>", "<|im_start|>"]
+    raw = [held[i] for i in chat.tokenizer.for_author().encode(text) if i in held]
+    assert raw == ["<think>", "</think>", "<tool_call>", "<|im_end|>", "<|im_start|>"]
+
+
 def test_gguf_and_tokenizer_json_are_made_of_each_other_with_their_added_tokens(trained: Any, tmp_path: Path) -> None:
     file = _with(trained("llama-bpe"), [{"content": text} for text in ("<think>", "   ", "qu")])
     (tmp_path / "tokenizer.json").write_text(json.dumps(file))

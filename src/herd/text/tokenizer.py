@@ -165,6 +165,11 @@ class Tokenizer:
         ordinary = (len(text) for i, text in enumerate(self._bytes) if i not in self._hidden)
         return max(ordinary, default=1) or 1
 
+    @cached_property
+    def image_ids(self) -> frozenset[int]:
+        """Ids of tokens that stand for images."""
+        return frozenset(self.added[text] for text in special.IMAGES if text in self.added)
+
     def with_markers(self, texts: Iterable[str]) -> "Tokenizer":
         """The vocabulary for a chat format that writes these added tokens as markers: they are control, too."""
         one, known = copy.copy(self), [text for text, i in self.added.items() if i in self.control_ids]
@@ -182,6 +187,12 @@ class Tokenizer:
         one = copy.copy(self)
         one._bar(frozenset(barred))
         return one
+
+    def spelt(self, text: str) -> list[int]:
+        """The control tokens that a text spells, in order: those that it becomes where its author may write all."""
+        cutter = self._added.cutter(frozenset())
+        pieces = () if cutter is None else cutter.cut(text)
+        return [piece for piece in pieces if isinstance(piece, int) and piece in self.control_ids]
 
     def encode(self, text: str, most: int = MAX_IDS) -> list[int]:
         """Ids of plain text: what looks like a control token is text too. A text of more than `most` ids is not read to
