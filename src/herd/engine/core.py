@@ -120,7 +120,7 @@ class Core:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def add(self, request: Request, matcher: Matcher | None = None) -> None:
-        """Queue a request, and its further samples with it. matcher: at the beginning of the request's grammar.
+        """Queue a request, and its further samples with it. matcher: in the request's grammar, behind what is begun.
 
         Raises Busy when the queue is full, NotFound for an unknown adapter, and UsageError for a request that no front
         should have let in: nothing has changed then.

@@ -235,13 +235,14 @@ class Engine:
         """The request with plain ids, and digests of its tiles. Raises UsageError or ContextTooLong."""
         if not isinstance(request, Request):
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
-        request = msgspec.structs.replace(request, ids=self._checker.check(request))
+        ids, begun = self._checker.check(request), self._checker.begun(request)
+        request = msgspec.structs.replace(request, ids=ids, begun=begun)
         self._checker.check_context(request.ids, request.options)
         check_known(request.adapter, self.executor.adapters)
         if request.options.grammar is not None:
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
-            self._grammars.matcher(request.options.grammar, request.salt, request.client)
+            self._grammars.matcher(request.options.grammar, request.salt, request.client, request.begun)
         tiles = () if request.pixels_I3SS is None else request.pixels_I3SS
         return request, tuple(hashlib.sha256(np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles)
 

@@ -247,6 +247,8 @@ class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
     want: Want = TOKENS
     progress: bool = False
     """Whether it is told how much of its prompt is read, pass by pass, until its first token."""
+    begun: tuple[int, ...] = ()
+    """Ids of the text that the answer goes on with: it is in the prompt, and options.grammar begins before it."""
     # what `Engine` adds when it is submitted
     number: int = 0
     """Unique, growing: the order of arrival."""

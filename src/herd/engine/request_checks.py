@@ -80,6 +80,10 @@ class RequestChecker:
         _check_want(asked, len(ids))
         return ids
 
+    def begun(self, asked: Request) -> tuple[int, ...]:
+        """The ids that an answer goes on with, as plain integers. Raises UsageError for what is none."""
+        return tuple(token_ids("begun", asked.begun, self.num_tokens))
+
     def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
         """Raise ContextTooLong for a prompt, UsageError for a max_tokens, that is longer than the context."""
         if len(ids) > self.context:

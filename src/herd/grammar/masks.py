@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,10 @@ LIMITS: dict[str, Any] = {
 """Of llguidance (`LLParserLimits`)."""
 BLAME_S = 0.5
 """How long the place of what cannot be compiled is searched for; a coarser one is told then."""
+BEGUN_S = 1.0
+"""Of a processor: how long it may take to follow what an answer has begun."""
+AT_ONCE = 16
+"""Ids of it between two looks at the clock: an ambiguous grammar took 17 ms for one."""
 STUCK = "grammar: no token of this model can continue the text as it demands"
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 NO_SECOND_SPELLING: Any = {"json_allowed_escapes": 'nrbtf\\"'}
@@ -84,9 +88,10 @@ class Grammars:
         with self._lock:
             self._built()
 
-    def matcher(self, grammar: Grammar, tenant: bytes = b"", client: str = "") -> "Matcher":
-        """A matcher at the beginning of the text. tenant: within which what is compiled is shared; client: whose it is,
-        where there are no tenants. Raises UsageError that says what is wrong with the grammar."""
+    def matcher(self, grammar: Grammar, tenant: bytes = b"", client: str = "", begun: Sequence[int] = ()) -> "Matcher":
+        """A matcher at the beginning of the text, or behind what is begun of it. tenant: within which what is compiled
+        is shared; client: whose it is, where there are no tenants. Raises UsageError that says what is wrong with the
+        grammar, or where what is begun leaves it."""
         with self._lock:
             found = self._compiled.get(tenant, grammar)
         if found is None:
@@ -99,7 +104,34 @@ class Grammars:
             found = compiled(trie, grammar)
             with self._lock:
                 self._compiled.keep(tenant, grammar, found)
-        return Matcher(found, self._vocabulary.vocab_size, self._end_ids[0]).copy()
+        matcher = Matcher(found, self._vocabulary.vocab_size, self._end_ids[0]).copy()
+        self._follow(matcher, grammar, begun)
+        return matcher
+
+    def _follow(self, matcher: "Matcher", grammar: Grammar, begun: Sequence[int]) -> None:
+        """Take a matcher to the end of what is begun. Raises UsageError."""
+        until_s = time.thread_time() + BEGUN_S
+        for at in range(0, len(begun), AT_ONCE):
+            some = begun[at : at + AT_ONCE]
+            try:
+                fit = matcher.follow(some)
+            except GrammarStuck:
+                _too_hard("one that meets a limit of the grammar")
+            if fit < len(some):
+                self._leaves(grammar, begun, at + fit)
+            if time.thread_time() > until_s:
+                _too_hard(f"one that takes over {BEGUN_S:g} s to follow")
+
+    def _leaves(self, grammar: Grammar, begun: Sequence[int], at: int) -> NoReturn:
+        """Raise UsageError: what is begun leaves its grammar at an id."""
+        before, there = self._text(begun[:at]), self._text(begun[at:])
+        is_json = grammar.kind in ("json", "schema")
+        do = "write JSON on one line, with one space at most after , and :" if is_json else ""
+        got = f"an answer begun with {there[:40]!r} at character {len(before)}"
+        fail(UsageError, grammar.kind, got=got, expected="one that fits it so far", do=do)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self._vocabulary.token_bytes, ids)).decode("utf-8", "replace")
 
     def _built(self) -> Any:
         if self._trie is None:
@@ -180,6 +212,13 @@ class Matcher:
         """How many of these ids could follow, one after another."""
         return int(self._state.validate_tokens(list(ids)))
 
+    def follow(self, ids: Sequence[int]) -> int:
+        """Go on with as many of these ids as may come next, one after another; how many. Raises GrammarStuck when a
+        limit is met."""
+        count = int(self._state.try_consume_tokens(list(ids)))
+        self._check()
+        return count
+
     def accept(self, token_id: int) -> None:
         """Go on with an allowed id."""
         self._state.consume_token(token_id)
@@ -206,6 +245,10 @@ class _Words:
     def __call__(self, text: str) -> list[int]:
         """Ids of a text: where a grammar leaves one continuation, masks allow the tokens that spell it as usual."""
         return self._encode(text)
+
+
+def _too_hard(got: str) -> NoReturn:
+    fail(UsageError, "the answer that is begun", got=got, expected="less of it, or a simpler grammar")
 
 
 def compiled(trie: Any, grammar: Grammar) -> Any:

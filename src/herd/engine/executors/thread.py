@@ -97,7 +97,7 @@ class ThreadExecutor(Executor):
             if self._grammars is None:
                 fail(UsageError, "grammar", got="an engine that knows no vocabulary", expected="one with `grammars`")
             self._matchers[request.number] = self._grammars.matcher(
-                request.options.grammar, request.salt, request.client
+                request.options.grammar, request.salt, request.client, request.begun
             )
         if routing is not None:
             self._routes[request.number] = routing
