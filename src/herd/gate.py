@@ -27,12 +27,15 @@ NO_ID = -1
 class GatedAnswer:
     """One answer: what has come of it, what of that is shown."""
 
-    def __init__(self, policy: Policy | None, index: int = 0, parse: Callable[[str], Any] | None = None) -> None:
-        """parse: what a whole text means, for `Reply.parsed`."""
+    def __init__(
+        self, policy: Policy | None, index: int = 0, parse: Callable[[str], Any] | None = None, begun: str = ""
+    ) -> None:
+        """parse: what a whole text means, for `Reply.parsed`. begun: what the answer goes on with: a policy reads both
+        as one, what is shown is the answer alone."""
         self.index = index
         self.over = False
-        self._policy, self._parse = policy, parse
-        self._gate = Gate(policy)
+        self._policy, self._parse, self._begun_text = policy, parse, begun
+        self._gate = Gate(policy, begun)
         self._called: list[ToolCall] = []
         self._shown: list[str] = []
         self._ids: list[int] = []
@@ -94,7 +97,8 @@ class GatedAnswer:
     def _judged(self, reply: Reply) -> Reply:
         """The reply after the policy's last look, with what it means."""
         refused = self._gate.refused
-        instead = self._policy.after(reply) if self._policy is not None and not refused else None
+        whole = replace(reply, text=self._begun_text + reply.text)
+        instead = self._policy.after(whole) if self._policy is not None and not refused else None
         if instead is not None:
             logprobs = None if reply.logprobs is None else ()
             reply = replace(
@@ -103,7 +107,7 @@ class GatedAnswer:
         if isinstance(self._policy, Editor):
             reply = replace(reply, notes=self._policy.notes(reply, self._gate.said))
         if self._parse is not None and reply.finish_reason == "stop" and reply.stop is None and not self._gate.stop_cut:
-            reply = replace(reply, parsed=self._parse(reply.text))
+            reply = replace(reply, parsed=self._parse(self._begun_text + reply.text))
         return reply
 
     def _show(self, text: str, tokens: "Sequence[GateToken]") -> TextEvent:
@@ -152,7 +156,8 @@ class Called(NamedTuple):
 class Gate:
     """Output on its way to people: what waits, and what of it the policy lets through."""
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: Policy | None, begun: str = "") -> None:
+        """begun: what was shown before anything of the output."""
         self._policy = policy
         self._editor = policy if isinstance(policy, Editor) else None
         self._hold = 0 if policy is None else policy.hold_tokens
@@ -163,16 +168,16 @@ class Gate:
         """Whether the stop string that ended it may not be told."""
         self.notes: list[Note] = []
         self.held = HoldStats() if self._hold > 1 else None
-        self.said = Said()
+        self.said = Said(begun)
         self._fresh: list[str] = []  # text that has come since the last look
-        self._settled = 0  # characters of it that are decided
+        self._settled = len(begun)  # characters that are decided
         self._cuts: tuple[Cut, ...] = ()  # of the last look
         self._gone: deque[Cut] = deque([Cut(0, self._settled, "")])  # of all looks, and calls, before tokens to come
         self._shift = 0  # from a place in what is said to that in what is shown, behind what was gone
         self._calls: deque[Called] = deque()
         self._waiting: deque[GateToken] = deque()
         self._unplaced: list[tuple[int, Logprob | None]] = []  # tokens whose text is still to come
-        self._placed = 0  # characters whose tokens are known
+        self._placed = len(begun)  # characters whose tokens are known
         self._next = self._hold + self._every - 1 if self._editor is not None else self._hold
         self._longer = 0  # characters from which another look is worth it
         self._since: float | None = None  # when the first token came, until text has left
@@ -201,7 +206,7 @@ class Gate:
             self._waiting += [GateToken(*token, start, self._placed) for token in self._unplaced]
             self._unplaced.clear()
         if self.held is not None:
-            if not self._settled and self._since is None:
+            if self._settled == self.said.begun and self._since is None:
                 self._since = time.perf_counter()
             if self._num_waiting > self.held.tokens:
                 self.held = replace(self.held, tokens=self._num_waiting)

@@ -39,8 +39,8 @@ class Looked(NamedTuple):
 class GatedStreamAnswer(GatedAnswer):
     """One answer of any stream."""
 
-    def __init__(self, policy: Policy, index: int) -> None:
-        super().__init__(policy, index)
+    def __init__(self, policy: Policy, index: int, begun: str = "") -> None:
+        super().__init__(policy, index, begun=begun)
         self._begun: list[Event] = []  # what is told of the call that is being made
 
     def take(self, event: Event, usage: Usage) -> list[Event]:
@@ -91,7 +91,7 @@ class GatedStream(EventStream):
 
     read: the prompt, as messages and tools; called on a thread. begin: the request, with what the policy shows of its
     prompt, or None for all of it. owner: in whose lane the policy works. answers: samples that are asked for. is_text:
-    whether the prompt is a text or ids.
+    whether the prompt is a text or ids. begun: what the answers go on with.
     """
 
     def __init__(
@@ -103,11 +103,12 @@ class GatedStream(EventStream):
         owner: str = "",
         answers: int = 1,
         is_text: bool = False,
+        begun: str = "",
     ) -> None:
         super().__init__(self._past())
         self._policy, self._read, self._begin = policy, read, begin
         self._owner, self._is_text = owner, is_text
-        self._answers = {i: GatedStreamAnswer(policy, i) for i in range(answers)}
+        self._answers = {i: GatedStreamAnswer(policy, i, begun) for i in range(answers)}
         self._inner: ChatStream | None = None
         self._refusal: str | None = None
 

@@ -27,7 +27,8 @@ class Prompt:
 
 class Policy(Protocol):
     """Checks of what goes in and what comes out. Each method returns None to go on, or the text to answer instead;
-    then the reply ends with finish_reason "policy"."""
+    then the reply ends with finish_reason "policy". Where an answer goes on with one that is begun, the output is both
+    as one, and the begun part is already out."""
 
     hold_tokens: int
     """How many tokens of output are held back until `window` has seen them; 0 or 1: each piece as it comes."""
@@ -70,9 +71,10 @@ class Editor(Policy, Protocol):
     tokens whose text was changed or withheld are withheld, too."""
 
     def edit(self, said: Said, shown: int, ready: int) -> Edit:
-        """said: the model's own output so far; what is before character `shown` is settled, what is before `ready` has
-        `hold_tokens` tokens behind it, or is the whole at the end. Settles at most shown to ready; what it leaves comes
-        again. A call leaves whole once all of it is settled, and no cut may touch one."""
+        """said: the output so far, `said.begun` characters of it begun by others; what is before character `shown` is
+        settled, what is before `ready` has `hold_tokens` tokens behind it, or is the whole at the end. Settles at most
+        shown to ready; what it leaves comes again. A call leaves whole once all of it is settled, and no cut may touch
+        one."""
 
     def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
         """All notes of a reply: those of the request, then `reply.notes`. Called last, after `after`."""

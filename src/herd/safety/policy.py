@@ -133,10 +133,16 @@ class Layers:
             self._look(Prompt(messages), may_mark=False)
         self._cleaned = False
         blocked = next((note for note in self._seen if note.decision == "block"), None)
-        if blocked is None and (blocked := self._judge(self._turns, "input")) is not None:
+        if blocked is None and (blocked := self._judge_input()) is not None:
             self._seen.append(blocked)
         self._record("input", self._seen)
         return None if blocked is None or blocked.decision != "block" else refusal(blocked)
+
+    def _judge_input(self) -> Note | None:
+        """What a guard says of the last turn; where that is the assistant's, of the one before it, too: it is what is
+        asked."""
+        asked = self._turns[:-1] if self._turns and self._turns[-1].role == "assistant" else []
+        return self._judge(asked, "input") or self._judge(self._turns, "input")
 
     def _look(self, prompt: Prompt, *, may_mark: bool) -> Prompt:
         """Find, decide and do it; notes are made of what is done."""
@@ -180,12 +186,13 @@ class Layers:
             return _stop(shown, note)
         leaving = [f for f in found if f.start < limit]
         notes = tuple(f.note("redact") for f in leaving[:MOST_NOTES])
-        return Edit(limit, tuple(_cuts(leaving, shown, limit)), notes)
+        return Edit(limit, tuple(_cuts(leaving, shown, limit, said.begun)), notes)
 
     def _judge_output(self, said: Said) -> Note | None:
         if self._guard is None:
             return None
-        return self._judge([*self._turns, GuardTurn("assistant", _aloud(said.all()))], "output")
+        before = self._turns[:-1] if said.begun else self._turns  # what is begun is in the answer
+        return self._judge([*before, GuardTurn("assistant", _aloud(said.all()))], "output")
 
     def after(self, reply: Reply) -> str | None:
         """Nothing more: `edit` has seen the whole."""
@@ -195,8 +202,8 @@ class Layers:
         """Of the input, of the output; under observe the output is looked at now. Written to the audit log."""
         output = list(reply.notes[:MOST_NOTES])
         if self.mode == "observe" and said.length:
-            found = islice(_finds(said.all(), self.settings.rules), MOST_NOTES)
-            output += [f.note("observe") for f in found]
+            finds = (f for f in _finds(said.all(), self.settings.rules) if f.end > said.begun)
+            output += [f.note("observe") for f in islice(finds, MOST_NOTES)]
             if (note := self._judge_output(said)) is not None:
                 output.append(note)
         self._record("output", output, reply.text)
@@ -284,9 +291,8 @@ class _Find:
         rule, passage = self.rule, self.passage
         if passage.kind == "text":
             at = passage.own - passage.start  # notes leave calls out
-            return Note(
-                "rules", rule.id, rule.kind, decision, "output", None, self.start + at, min(self.end, passage.end) + at
-            )
+            start, end = max(0, self.start + at), min(self.end, passage.end) + at
+            return Note("rules", rule.id, rule.kind, decision, "output", None, start, end)
         place = "stop" if passage.kind == "stop" else f"calls[{passage.call}]"
         return Note("rules", rule.id, rule.kind, decision, "output", place=place)
 
@@ -307,13 +313,14 @@ def _aloud(passages: Sequence[Passage]) -> str:
     return "".join(p.text if p.kind in ("text", "stop") else f"\n{p.text}\n" for p in passages)
 
 
-def _cuts(leaving: Sequence[_Find], shown: int, limit: int) -> Iterator[Cut]:
-    """What is left out up to `limit`, apart; of finds that overlap, the first one's mark."""
+def _cuts(leaving: Sequence[_Find], shown: int, limit: int, begun: int) -> Iterator[Cut]:
+    """What is left out up to `limit`, apart; of finds that overlap, the first one's mark. begun: characters that are no
+    output; the mark of a find that begins in them stands behind them."""
     at = shown
     for find in leaving:
         start, end = max(find.start, at), min(find.end, limit)
         if start < end:
-            yield Cut(start, end, find.rule.mark if find.start >= at else "")
+            yield Cut(start, end, find.rule.mark if find.start >= at or start == begun else "")
         at = max(at, end)
 
 

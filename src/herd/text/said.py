@@ -16,7 +16,7 @@ class Passage(NamedTuple):
     """text: the model's own; stop: the stop string that ended it, which is not shown; the others: of a call.
 
     start   characters before it
-    own     those of them that are the model's own text
+    own     those of them that are the model's own text; below 0 in a part that was begun before it
     call    which of the calls, from 0; None: no call's
     """
 
@@ -35,16 +35,20 @@ class Passage(NamedTuple):
 class Said:
     """All passages. Text that follows text is one passage."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: str = "") -> None:
+        """begun: what somebody has begun, with which the model goes on; its passages come first."""
         self.length = 0
         """Characters so far."""
+        self.begun = len(begun)
+        """Characters of them that are not the model's own."""
         self.num_calls = 0
         self._closed: list[Passage] = []
-        self._others = 0  # characters of closed passages that are no text
+        self._others = len(begun)  # characters that are not the model's own text
         self._text: list[str] = []
         self._text_from = 0
         self._joined: list[str] = []  # of the open text, one piece from _joined_from on, and what came since
         self._joined_from = 0
+        self.add(begun)
 
     def add(self, text: str) -> None:
         """More text of the model."""
