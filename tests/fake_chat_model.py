@@ -104,6 +104,7 @@ class DoesAll:
     capabilities: Capabilities = ALL
     sizes: Sizes = SIZES
     control_ids: frozenset[int] = frozenset({CONTROL_ID})
+    image_ids: frozenset[int] = frozenset()
     applies_policies: bool = False
     tells_progress: bool = True
     alive: bool = True
@@ -130,15 +131,29 @@ class DoesAll:
         return self.astream([Message("user", text)], **options)
 
     def tokenize(
-        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+        self,
+        messages: str | Turns,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
+        raw: bool = False,
     ) -> list[int]:
         return ids_of(messages if isinstance(messages, str) else "".join(turn.text for turn in turns_of(messages)))
+
+    def spellings(self, text: str, *, raw: bool = False) -> Sequence[str]:
+        return ()
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return "".join("<|control|>" if i == CONTROL_ID else chr(i - 1) for i in ids)
 
     def count(
-        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+        self,
+        messages: str | Turns,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
     ) -> int:
         return len(self.tokenize(messages))
 

@@ -21,6 +21,7 @@ OTHERS = {
     "Reply": "what chat gives",
     "applies_policies": "asked by services",
     "control_ids": "asked by services",
+    "image_ids": "asked by services",
     "sizes": "asked by services",
     "tells_progress": "asked by services",
 }

@@ -22,7 +22,7 @@ from herd.errors import NoVision, Unsupported, fail
 from herd.events import Counters, DoneEvent, Event, Reply, Score
 from herd.lanes import waiting
 from herd.messages import Message
-from herd.request_options import CompletionRequest, DialogRequest
+from herd.request_options import DialogRequest, TextRequest
 
 Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """A dialog: messages, or objects with role and content (`herd.dialogs`), whose images are bytes."""
@@ -42,6 +42,8 @@ class Capabilities:
     """Take images in a dialog."""
     tools: bool = False
     """Call tools."""
+    begun: bool = False
+    """Go on with an answer that is begun: the last turn of a dialog, where that is the assistant's."""
     schemas: bool = False
     """Keep to a JSON schema."""
     logprobs: bool = False
@@ -71,12 +73,14 @@ SILENT: Mapping[str, Any] = {
     "parallel_tool_calls": True,
     "schema": False,
     "progress": False,
+    "continue_final_message": True,
 }
 """Values of options that ask for nothing; None asks for nothing in any of them."""
 CANNOT: Mapping[str, str] = {
     "completion": "go on with a text outside of a dialog",
     "images": "take images",
     "tools": "call tools",
+    "begun": "go on with a begun answer",
     "schemas": "keep to a schema",
     "logprobs": "tell log-probabilities",
     "ids": "take or tell token ids",
@@ -180,6 +184,11 @@ class ChatModel(Protocol):
         return frozenset()
 
     @property
+    def image_ids(self) -> frozenset[int]:
+        """Those of them that stand for images, which nobody may write."""
+        return frozenset()
+
+    @property
     def applies_policies(self) -> bool:
         """Whether `astream` and `astream_complete` apply the `policy` that they are given, before and after. Where they
         do not, a service does, and gives them none."""
@@ -224,26 +233,44 @@ class ChatModel(Protocol):
             await stream.aclose()
         raise AssertionError("a stream ended without its DoneEvent")
 
-    def astream_complete(self, prompt: str | Sequence[int], **options: Unpack[CompletionRequest]) -> ChatStream:
-        """Go on with a text, or with ids, without a chat format. Options: see `astream`; none about tools."""
+    def astream_complete(self, prompt: str | Sequence[int], **options: Unpack[TextRequest]) -> ChatStream:
+        """Go on with a text, or with ids, without a chat format. Options: see `astream`, none about tools; raw: control
+        tokens that a text spells become those tokens."""
         refuse(self.name, "completion")
 
     def tokenize(
-        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+        self,
+        messages: str | Turns,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
+        raw: bool = False,
     ) -> list[int]:
-        """Ids of a plain text, without control tokens; or of turns, as `astream` would send them. fits: raise
-        ContextTooLong for turns that are far too long for the context, before they are made tokens to their end."""
+        """Ids of a plain text, without control tokens (raw: with those that it spells); or of turns, as `astream` would
+        send them with these options. fits: raise ContextTooLong for turns that are far too long for the context, before
+        they are made tokens to their end."""
         refuse(self.name, "ids")
+
+    def spellings(self, text: str, *, raw: bool = False) -> Sequence[str]:
+        """Control tokens that a text spells and that stay text where it is a prompt, in order; raw: of one that is
+        asked for with `raw`. A model that makes no tokens of spellings knows none."""
+        return ()
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens spelt out."""
         refuse(self.name, "ids")
 
     def count(
-        self, messages: str | Turns, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+        self,
+        messages: str | Turns,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
     ) -> int:
         """Tokens of what `tokenize` would give; a model may know these without the ids."""
-        return len(self.tokenize(messages, tools=tools, fits=fits))
+        return len(self.tokenize(messages, tools=tools, fits=fits, continue_final_message=continue_final_message))
 
     def score(
         self,

@@ -19,6 +19,7 @@ from herd.errors import NoVision, UsageError, fail
 from herd.events import Reply
 from herd.media.encoded import encoded_bytes
 from herd.messages import ImagePart, Message, TextPart
+from herd.text.message_checks import check_begun, check_messages
 from herd.turns import Turn, images_of, message_of, opened
 from herd.value_checks import shown
 from herd.value_checks import text as check_text
@@ -59,6 +60,18 @@ def turns_of(dialog: Dialog) -> list[Message]:
     turns = _turns(dialog)
     _check_images(list(_raw_images(turns)))
     return [message_of(turn, f"messages[{i}]", _untouched) for i, turn in enumerate(turns)]
+
+
+def begun_in(messages: Sequence[Message], goes_on: bool = True) -> str | None:
+    """The text of a begun answer: the last turn's, where it is the assistant's and not over; None where there is none.
+    goes_on: False: whoever asks wants another turn after it. Raises UsageError for what is no dialog, or where it is
+    one with calls of tools."""
+    check_messages(messages)
+    last = messages[-1]
+    if not goes_on or last.role != "assistant" or last.end_of_message:
+        return None
+    check_begun(messages)
+    return last.text
 
 
 def tiles_of(messages: Sequence[Message]) -> Any | None:

@@ -3,8 +3,10 @@
     Sampling           how tokens are chosen, and when to stop
     Whose              whose a request is, and how long it may take
     Answer             both, and what an answer must be
-    CompletionRequest  that, and how many answers: of a text that goes on
+    CompletionRequest  that, and how many answers
+    TextRequest        that, of a text that goes on
     ToolChoice         how tools are called
+    Begun              whether a begun answer is gone on with
     DialogRequest      all of them, and tools: of a dialog
 
 What it is not: values, defaults or checks of them (`herd.engine.request`, `herd.llm.options`), which say what each
@@ -57,10 +59,16 @@ class Answer(Sampling, Whose, total=False):
 
 
 class CompletionRequest(Answer, total=False):
-    """Options of a text that goes on."""
+    """Options of answers to one prompt."""
 
     n: int
     progress: bool
+
+
+class TextRequest(CompletionRequest, total=False):
+    """Options of a text that goes on."""
+
+    raw: bool
 
 
 class ToolChoice(TypedDict, total=False):
@@ -70,7 +78,13 @@ class ToolChoice(TypedDict, total=False):
     parallel_tool_calls: bool
 
 
-class DialogRequest(CompletionRequest, ToolChoice, total=False):
+class Begun(TypedDict, total=False):
+    """Whether a begun answer is gone on with."""
+
+    continue_final_message: bool
+
+
+class DialogRequest(CompletionRequest, ToolChoice, Begun, total=False):
     """Options of a dialog."""
 
     tools: Sequence[Mapping[str, Any]] | None

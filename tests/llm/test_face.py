@@ -22,7 +22,7 @@ from herd.errors import EXPECTED, UsageError, fail
 from herd.llm import LLM, ChatOptions, LoadKeywords, LoadOptions, SamplingOptions
 from herd.llm.keywords import CompleteOptions, EmbedOptions, SamplesOptions, ScoreOptions
 from herd.llm.options import CallOptions
-from herd.request_options import CompletionRequest, DialogRequest
+from herd.request_options import DialogRequest, TextRequest
 
 WIDER = {"stop", "stop_ids", "logit_bias", "grammar"}
 """Fields that callers may write in more ways than they are kept in."""
@@ -39,7 +39,8 @@ def test_keywords_of_a_chat_are_the_fields_of_its_structs_with_their_types() -> 
     structs = {**get_type_hints(CallOptions), **get_type_hints(SamplingOptions)}
     names = {f.name for f in fields(CallOptions)} | set(SamplingOptions.__struct_fields__)
     keywords = get_type_hints(ChatOptions)
-    assert set(keywords) == names
+    assert names - set(keywords) == {"raw"}, "of a text, that goes on without a dialog"
+    assert set(keywords) < names
     for name, kind in keywords.items():
         if name in WIDER:
             assert members(structs[name]) < members(kind), name
@@ -90,15 +91,16 @@ def test_every_method_has_the_keywords_of_its_kind() -> None:
     }
     assert all(METHODS[name] is ChatOptions for name in chats)
     assert all(METHODS[name] is CompleteOptions for name in completes)
-    of_dialogs = {"system", "images", "tools", "tool_choice", "parallel_tool_calls"}
+    of_dialogs = {"system", "images", "tools", "tool_choice", "parallel_tool_calls", "continue_final_message"}
     assert set(ChatOptions.__annotations__) - set(CompleteOptions.__annotations__) == of_dialogs
+    assert set(CompleteOptions.__annotations__) - set(ChatOptions.__annotations__) == {"raw"}
     assert set(ChatOptions.__annotations__) - set(SamplesOptions.__annotations__) == {"n", "progress"}
 
 
 def test_what_any_model_takes_an_llm_takes() -> None:
     """The types of it: mypy compares LLM with the protocol."""
     assert DialogRequest.__annotations__.keys() <= ChatOptions.__annotations__.keys()
-    assert CompletionRequest.__annotations__.keys() <= CompleteOptions.__annotations__.keys()
+    assert TextRequest.__annotations__.keys() <= CompleteOptions.__annotations__.keys()
 
 
 def named(doc: str | None) -> set[str]:

@@ -69,9 +69,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "acomplete_many": {"prompts": ["x"], "per_prompt": [{}], "return_errors": False},
     "stream_complete": {"prompt": "x"},
     "astream_complete": {"prompt": "x"},
-    "tokenize": {"messages": DIALOG, "system": None, "tools": None, "fits": True},
+    "tokenize": {"messages": DIALOG, "system": None, "tools": None, "fits": True}
+    | {"continue_final_message": True, "raw": False},
     "detokenize": {"ids": [1]},
-    "count": {"messages": DIALOG, "tools": None, "fits": True},
+    "spellings": {"text": "Hi", "raw": False},
+    "count": {"messages": DIALOG, "tools": None, "fits": True, "continue_final_message": True},
     "logits": {"ids": [1, 2]},
     "perplexity": {"text": "xyz", "context": 8, "stride": 4},
     "embed": {"texts": ["x"]},
@@ -85,7 +87,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
-    *("capabilities", "sizes", "control_ids", "applies_policies", "tells_progress", "adapters", "counters"),
+    *("capabilities", "sizes", "control_ids", "image_ids", "applies_policies", "tells_progress", "adapters", "counters"),
 }
 """Without arguments."""
 OPTIONS = ["top", *ChatOptions.__annotations__]

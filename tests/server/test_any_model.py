@@ -36,6 +36,7 @@ from herd.server.service import Service
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 TURNS = [{"role": "user", "content": "Hi"}]
+BEGUN = [*TURNS, {"role": "assistant", "content": "He"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 KEY = "sk-" + "a1B2c3D4e5F6g7H8i9J0k1L2"
 MAIL = "jane.doe@mail.example.org"
@@ -194,6 +195,13 @@ NEEDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("/api/chat", {"messages": TURNS, "tools": [TOOL], "stream": False}),
         ("/v1/messages", {"max_tokens": 9, "messages": TURNS, "tools": [{"name": "weather", "input_schema": {}}]}),
     ],
+    "begun": [
+        ("/v1/chat/completions", {"messages": BEGUN, "continue_final_message": True}),
+        ("/api/chat", {"messages": BEGUN, "stream": False}),
+        ("/v1/messages", {"max_tokens": 9, "messages": BEGUN}),
+        ("/v1/messages/count_tokens", {"messages": BEGUN}),
+        ("/tokenize", {"messages": BEGUN, "continue_final_message": True}),
+    ],
     "schemas": [
         ("/v1/chat/completions", {"messages": TURNS, "response_format": SCHEMA}),
         ("/v1/chat/completions", {"messages": TURNS, "response_format": {"type": "json_object"}}),
@@ -321,9 +329,12 @@ def test_streams_of_all_dialects_say_it_piece_by_piece(client: Callable[..., htt
     ).text  # fmt: skip
 
 
-def test_ids_of_control_tokens_are_refused_as_the_model_names_them(client: Callable[..., httpx.Client]) -> None:
-    reply = client(DoesAll()).post("/v1/completions", json={"model": "fake", "prompt": [5, CONTROL_ID]})
-    assert reply.status_code == 400
+def test_ids_of_control_tokens_are_refused_as_the_model_names_them() -> None:
+    key = Key("k", digest_of("s" * 20))
+    with client_of(service_of(DoesAll(), keys=(key,))) as asked:
+        body = {"model": "fake", "prompt": [5, CONTROL_ID]}
+        reply = asked.post("/v1/completions", json=body, headers={"x-api-key": "s" * 20})
+    assert reply.status_code == 403
     assert "the id 0 of a control token" in reply.text
 
 
@@ -581,3 +592,30 @@ def test_a_row_that_cannot_be_made_says_why_and_is_tried_again() -> None:
         first = asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS})
         assert (first.status_code, first.json()["error"]["message"]) == (400, "no key for that host")
         assert asked.post("/v1/chat/completions", json={"model": "host", "messages": TURNS}).status_code == 200
+
+
+def test_a_begun_answer_is_gone_on_with_where_that_is_asked_for_or_the_dialect_means_it(
+    client: Callable[..., httpx.Client],
+) -> None:
+    model = DoesAll()
+    asked = client(model)
+    for path, body, over in (
+        ("/v1/chat/completions", {"continue_final_message": True}, {}),
+        ("/v1/chat/completions", {}, {"continue_final_message": False}),
+        ("/api/chat", {"stream": False}, {}),
+        ("/v1/messages", {"max_tokens": 9}, {}),
+    ):
+        assert asked.post(path, json={"model": "fake", "messages": BEGUN, **body}).status_code == 200
+        assert {k: v for k, v in model.asked[-1][1].items() if k == "continue_final_message"} == over, (path, body)
+
+
+@pytest.mark.parametrize("mode", ["redact", "block"])
+def test_a_policy_around_a_model_reads_its_begun_part_and_its_answer_as_one(mode: str) -> None:
+    """Neither half is an address by itself."""
+    dialog = [*TURNS, {"role": "assistant", "content": "Write to jane.doe@exam"}]
+    with client_of(service_of(DoesAll("ple.org now"), mode=mode)) as asked:
+        body = {"model": "fake", "messages": dialog, "max_tokens": 99}
+        reply = asked.post("/v1/messages", json=body).json()
+    text = reply["content"][0]["text"]
+    assert "ple" not in text.split("policy")[-1]
+    assert text == "[EMAIL] now" if mode == "redact" else reply["stop_reason"] == "refusal"

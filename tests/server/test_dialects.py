@@ -129,8 +129,8 @@ def test_completions(client: httpx.Client, tmp_path: Path) -> None:
         assert found["usage"]["completion_tokens"] == 6
         streamed = events(plain.post("/v1/completions", json={"model": "fake", "prompt": [66, 66], "stream": True}))
         assert "".join(x["choices"][0]["text"] for x in streamed[:-1]) == "A" * 16
-        special = plain.post("/v1/completions", json={"model": "fake", "prompt": [300]})
-        assert special.status_code == 400
+        image = plain.post("/v1/completions", json={"model": "fake", "prompt": [BYTES.specials["<|image|>"]]})
+        assert image.status_code == 400
 
 
 def key_of(token_id: int) -> str:

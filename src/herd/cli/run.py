@@ -40,7 +40,11 @@ def _shared(command: options.F) -> options.F:
 @click.argument("prompt", nargs=-1)
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(), help="Put this file's text before the prompt.")
 @click.option("-i", "--image", "images", multiple=True, type=click.Path(), help="Show an image.")
-@click.option("--raw", is_flag=True, help="Go on with the text as it is, without a chat format.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Go on with the text as it is, without a chat format; control tokens may be spelt in it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as one JSON object.")
 @_shared
 def run(
@@ -115,7 +119,7 @@ def _one_shot(
     chosen, trace, system = options.given(values), values["trace"], values["system"]
     told = console.is_live(quiet=values["quiet"])
     if raw:
-        events = llm.stream_complete(text, trace=trace, progress=told, **chosen)
+        events = llm.stream_complete(text, trace=trace, raw=True, progress=told, **chosen)
     else:
         paths = [Path(image) for image in images]
         events = llm.stream(text, system=system, images=paths, trace=trace, progress=told, **chosen)

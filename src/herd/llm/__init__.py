@@ -26,7 +26,7 @@ import numpy.typing as npt
 from herd.chat_model import Capabilities, ChatModel, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config, is_dense_llama
-from herd.dialogs import Dialog, ImageLike, read_dialog
+from herd.dialogs import Dialog, ImageLike, begun_in, read_dialog
 from herd.engine.defaults import LLAMA
 from herd.engine.engine import MOST_WAITING, Engine
 from herd.engine.executors.executor import Executor
@@ -230,6 +230,11 @@ class LLM:
         return self.tokenizer.control_ids - {self.tokenizer.bos_id}
 
     @property
+    def image_ids(self) -> frozenset[int]:
+        """Ids of tokens that stand for images."""
+        return self.tokenizer.image_ids
+
+    @property
     def applies_policies(self) -> bool:
         """It does: before the first token, and on each piece of what is said."""
         return True
@@ -268,6 +273,8 @@ class LLM:
                                  description and parameters (a JSON schema), or OpenAI's form of them
             tool_choice          "auto", "none" (shown, but calls stay text), "required", or the name of one tool
             parallel_tool_calls  whether one answer may hold several calls; True unless said
+            continue_final_message  whether a last turn of the assistant's is begun, and gone on with: the reply holds
+                                 what is new; True unless said
             schema               True for any JSON object, a JSON schema, or a type that has one (`Reply.parsed`)
             grammar              what the text must be: "json", "schema:...", "lark:...", "regex:..."
             n                    answers to one prompt (`stream`, `astream`); see `chat_samples`
@@ -403,8 +410,9 @@ class LLM:
     # -- raw text ----------------------------------------------------------------------------------------------------
 
     def complete(self, prompt: str | Sequence[int], **options: Unpack[CompleteOptions]) -> Reply:
-        """Go on with a text, or with ids as they are; no chat format. Options: those of `chat` that need no dialog; a
-        policy sees the prompt as a user's turn. Raises what `chat` raises."""
+        """Go on with a text, or with ids as they are; no chat format. Options: those of `chat` that need no dialog, and
+        `raw`: whether control tokens that a text spells become those tokens (images never); else they are text. A
+        policy sees the prompt as a user's turn, spellings and all. Raises what `chat` raises."""
         one_answer(options)
         return last(self.stream_complete(prompt, **options))
 
@@ -489,30 +497,52 @@ class LLM:
         system: str | None = None,
         tools: Sequence[ToolLike] | None = None,
         fits: bool = False,
+        continue_final_message: bool = True,
+        raw: bool = False,
     ) -> list[int]:
-        """Ids of a plain text, without specials; or of turns as `chat` would send them, with the open header of the
-        answer. system, tools: of turns. fits: raise ContextTooLong for turns that are far too long for the context,
-        before they are made tokens to their end. Raises UsageError, for a lone surrogate too.
+        """Ids of a plain text, without specials (raw: with those that it spells); or of turns as `chat` would send
+        them, with the open header of the answer. system, tools, continue_final_message: of turns. fits: raise
+        ContextTooLong for turns that are far too long for the context, before they are made tokens to their end. Raises
+        UsageError, for a lone surrogate too.
         """
-        shown = CallOptions(system=system, tools=tools).definitions
+        asked = CallOptions(system=system, tools=tools, continue_final_message=continue_final_message)
         flag("fits", fits)
+        flag("raw", raw)
         if isinstance(messages, str):
             if system is not None or tools is not None:
                 fail(UsageError, "system or tools", got="them with a plain text", do='give [{"role": "user", ...}]')
             check_text("text", messages)
-            return self.tokenizer.encode(messages)
+            whose = self.tokenizer.for_author(self.image_ids) if raw else self.tokenizer
+            return whose.encode(messages)
+        if raw:
+            fail(UsageError, "raw", got="it with turns", expected="a plain text")
         turns = read_dialog(messages, system=system, images=(), vision=self.config.vision)
         if fits:
-            self._requests.check_dialog_fits(turns, shown, self.context)
-        return self._requests.ids(turns, shown, self.context if fits else None)
+            self._requests.check_dialog_fits(turns, asked.definitions, self.context)
+        begun = begun_in(turns, asked.continue_final_message) is not None
+        return self._requests.ids(turns, asked.definitions, self.context if fits else None, begun=begun)
+
+    def spellings(self, text: str, *, raw: bool = False) -> list[str]:
+        """Control tokens that a text spells and that stay text where it is a prompt, in order; raw: of a raw one, those
+        of images. Raises UsageError."""
+        check_text("text", text)
+        flag("raw", raw)
+        return self._requests.spelt(text, raw=raw)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of ids, special ones spelt out. Raises UsageError for one that is none."""
         return self.tokenizer.decode(self._requests.given(ids, "ids"))
 
-    def count(self, messages: Dialog, *, tools: Sequence[ToolLike] | None = None, fits: bool = False) -> int:
+    def count(
+        self,
+        messages: Dialog,
+        *,
+        tools: Sequence[ToolLike] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
+    ) -> int:
         """Tokens of a plain text, or of turns as `chat` would send them. Arguments: see `tokenize`."""
-        return len(self.tokenize(messages, tools=tools, fits=fits))
+        return len(self.tokenize(messages, tools=tools, fits=fits, continue_final_message=continue_final_message))
 
     # -- the model as a measure --------------------------------------------------------------------------------------
 

@@ -73,10 +73,13 @@ class Sample(GatedAnswer):
         calls: CallParser | CallsOrAnswer | None = None,
         one_call: bool = False,
         parse: Callable[[str], Any] | None = None,
+        begun: str = "",
     ) -> None:
         """named: a log-probability with its tokens by name. calls: finds calls of tools in the text; None: none are.
-        one_call: the answer ends with its first call. parse: what a whole text means, for `Reply.parsed`."""
-        super().__init__(policy, index, parse)
+        one_call: the answer ends with its first call. parse, begun: see `GatedAnswer`."""
+        super().__init__(policy, index, parse, begun)
+        if calls is not None:
+            calls.begin(begun)
         self.job = job
         self._named, self._load_s = named, load_s
         self._calls, self._one_call = calls, one_call

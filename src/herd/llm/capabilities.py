@@ -18,6 +18,7 @@ def capabilities(config: Llama4Config) -> Capabilities:
         completion=True,
         images=config.vision is not None,
         tools=True,
+        begun=True,
         schemas=True,
         logprobs=True,
         ids=True,

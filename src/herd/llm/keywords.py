@@ -13,7 +13,7 @@ from herd.llm.load_options import Context
 from herd.llm.loading import Opened
 from herd.policies import Policy
 from herd.progress import Progress
-from herd.request_options import Answer, CompletionRequest, ToolChoice, Whose
+from herd.request_options import Answer, Begun, TextRequest, ToolChoice, Whose
 
 
 class Watched(TypedDict, total=False):
@@ -23,11 +23,11 @@ class Watched(TypedDict, total=False):
     trace: str | Path | None
 
 
-class CompleteOptions(CompletionRequest, Watched, total=False):
+class CompleteOptions(TextRequest, Watched, total=False):
     """Of `complete` and its twins. `herd.LLM.chat` says what each means."""
 
 
-class SamplesOptions(Answer, ToolChoice, Watched, total=False):
+class SamplesOptions(Answer, ToolChoice, Begun, Watched, total=False):
     """Of `chat_samples`: all of `chat` but `n`, which has a place of its own, and `progress`."""
 
     system: str | None

@@ -68,6 +68,10 @@ class CallOptions:
     """After which it fails with TimedOut."""
     adapter: str | None = None
     """Name of the adapter that answers (`LLM.add_adapter`); None: the model's own weights alone."""
+    continue_final_message: bool = True
+    """Whether a last turn of the assistant's is gone on with; else it is over, and another one is opened."""
+    raw: bool = False
+    """Of a text to go on with: whether control tokens that it spells become those tokens."""
     ceiling: int | None = None
     """Most tokens of prompt and answer together; None: the context. Memory grows with use in any case."""
 
@@ -80,6 +84,8 @@ class CallOptions:
         if self.tools is not None:
             object.__setattr__(self, "tools", definitions(many("tools", self.tools)))
         flag("parallel_tool_calls", self.parallel_tool_calls)
+        flag("raw", self.raw)
+        flag("continue_final_message", self.continue_final_message)
         if self.policy is not None and not _is_policy(self.policy):
             fail(UsageError, "policy", got=type(self.policy).__name__, expected="a Policy")
         if self.trace is not None and not isinstance(self.trace, str | Path):

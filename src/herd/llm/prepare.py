@@ -13,7 +13,7 @@ import numpy as np
 
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
-from herd.dialogs import Dialog, read_dialog, tiles_of
+from herd.dialogs import Dialog, begun_in, read_dialog, tiles_of
 from herd.engine.engine import Engine, RequestHandle
 from herd.engine.request import Request, SamplingOptions, TokenLogprob, TokenScore, Want
 from herd.engine.trace import RoutingLog
@@ -57,15 +57,34 @@ class Requests:
         return self.chat
 
     def ids(
-        self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, context: int | None = None
+        self,
+        turns: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        context: int | None = None,
+        *,
+        begun: bool = False,
     ) -> list[int]:
-        """A dialog, and the open header of its answer. Raises ContextTooLong for what is far beyond `context`."""
+        """A dialog, and the open header of its answer; or its last turn open, where the answer is begun. Raises
+        ContextTooLong for what is far beyond `context`."""
         chat = self.format() if context is None else self.format().within(max(context, TOLD))
-        return chat.encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1))
+        return chat.encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1), begun=begun)
 
     def text_ids(self, text: str, context: int) -> list[int]:
         """A text with what the vocabulary wants before it. Raises ContextTooLong for what is far beyond `context`."""
         return [*self.bos(), *self.tokenizer.within(max(context, TOLD)).encode(text)]
+
+    def spelt(self, text: str, *, raw: bool) -> list[str]:
+        """Control tokens that a text spells and that stay text; raw: those that stay text even so."""
+        images = self.tokenizer.image_ids
+        return [self.tokenizer.decode((i,)) for i in self.tokenizer.spelt(text) if not raw or i in images]
+
+    def raw_ids(self, text: str, context: int, *, whole: bool = False) -> list[int]:
+        """A text with the control tokens that it spells. whole: nothing comes before it; else what the vocabulary wants
+        there, unless it is spelt. Raises ContextTooLong for what is far beyond `context`."""
+        images = self.tokenizer.image_ids
+        ids = self.tokenizer.within(max(context, TOLD)).for_author(images).encode(text)
+        bos = self.bos()
+        return ids if whole or ids[: len(bos)] == bos else [*bos, *ids]
 
     def bos(self) -> list[int]:
         """What the vocabulary wants before a text."""
@@ -98,25 +117,46 @@ class Requests:
         asked, options = CallOptions.of(arguments)
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
         self.check_dialog_fits(turns, asked.definitions, engine.executor.context)
+        begun = begun_in(turns, asked.continue_final_message)
         shown = _shown(asked.policy, Prompt(turns, asked.definitions))
-        ids = self.ids(shown.messages, shown.tools, engine.executor.context)
-        return self._submit(engine, ids, options, asked, turns, tiles_of(turns))
+        ids = self.ids(shown.messages, shown.tools, engine.executor.context, begun=begun is not None)
+        return self._submit(engine, ids, options, asked, turns, tiles_of(turns), begun or "")
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
         check_prompt("prompt", prompt)
         asked, options = of_completion(arguments)
         context = engine.executor.context
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and not asked.raw:
             self.check_fits(prompt, context)
-        ids = self.text_ids(prompt, context) if isinstance(prompt, str) else self.given(prompt)
+        if isinstance(prompt, str):
+            ids = self.raw_ids(prompt, context) if asked.raw else self.text_ids(prompt, context)
+        else:
+            ids = self.given(prompt)
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
         (shown,) = _shown(asked.policy, Prompt((turn,))).messages
         if shown == turn:
             return self._submit(engine, ids, options, asked, (turn,))
-        ids = self.text_ids(shown.text, context)
+        controls = self._controls(prompt, raw=asked.raw)
+        ids = self._changed(controls, shown.text, context, is_text=isinstance(prompt, str))
         return replace(self._submit(engine, ids, options, asked, (turn,)), shown=shown.text)
+
+    def _controls(self, prompt: str | Sequence[int], *, raw: bool) -> list[int]:
+        """The control tokens of a prompt."""
+        if not isinstance(prompt, str):
+            return [i for i in prompt if i in self.tokenizer.control_ids]
+        return self.tokenizer.spelt(prompt) if raw else []
+
+    def _changed(self, controls: Sequence[int], text: str, context: int, *, is_text: bool) -> list[int]:
+        """Ids of what a policy shows of a prompt, which had these control tokens. Raises UsageError where it would have
+        others: what is text must not become one."""
+        if not controls:
+            return self.text_ids(text, context)
+        if self.tokenizer.spelt(text) != controls:
+            do = "send what people wrote as a dialog"
+            fail(UsageError, "prompt", got="control tokens that a policy's changes would not leave as they are", do=do)
+        return self.raw_ids(text, context, whole=not is_text)
 
     def check_dialog_options(self, arguments: Mapping[str, Any], whole: bool) -> None:
         """Raise UsageError for what is wrong with arguments of a chat, whatever its dialog; whole: and no others come
@@ -182,7 +222,9 @@ class Requests:
         asked: CallOptions,
         turns: Sequence[Message],
         tiles: Any = None,
+        begun: str = "",
     ) -> Prepared:
+        """begun: the text that the answer goes on with; it is at the end of the ids."""
         self._check_files()
         if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
@@ -204,9 +246,10 @@ class Requests:
             salt=_salt(asked.tenant),
             adapter=asked.adapter,
             progress=asked.progress,
+            begun=() if chosen.grammar is None else tuple(self.tokenizer.for_assistant().encode(begun)),
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
-        samples = self._samples(jobs, asked, instead)
+        samples = self._samples(jobs, asked, instead, begun)
         # opened last, so that a refused request leaves an old trace as it is
         jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
         policy = asked.policy
@@ -221,7 +264,9 @@ class Requests:
             options = {**options, "grammar": grammar}
         return self.defaults.with_(options)
 
-    def _samples(self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None) -> list[Sample]:
+    def _samples(
+        self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None, begun: str
+    ) -> list[Sample]:
         """instead: the format, where an answer may be calls in place of what its grammar asks for."""
         parser = asked.calls(self.tokenizer, instead)
         return [
@@ -234,6 +279,7 @@ class Requests:
                 calls=None if parser is None else parser(),
                 one_call=not asked.parallel_tool_calls,
                 parse=asked.parse(),
+                begun=begun,
             )
             for i, job in enumerate(jobs)
         ]

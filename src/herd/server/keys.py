@@ -21,9 +21,11 @@ from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, Usa
 from herd.strict_json import first_twice
 from herd.text.message_checks import check_name
 
-Right = Literal["chat", "embed", "models", "manage", "metrics"]
-"""chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics."""
+Right = Literal["chat", "embed", "models", "manage", "metrics", "raw"]
+"""chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics; raw:
+prompts with control tokens."""
 RIGHTS: tuple[Right, ...] = ("chat", "embed", "models", "manage", "metrics")
+"""All but raw, which is in no key that does not name it."""
 POLICIES = ("", "off", "observe", "redact", "block")
 SHORTEST = 16
 """Characters of a key: shorter ones can be guessed."""
@@ -169,7 +171,7 @@ class Keyring:
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         _check(keys)
         self._keys = tuple(keys)
-        self._local = Key("local")
+        self._local = Key("local", rights=frozenset((*RIGHTS, "raw")))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -241,7 +243,7 @@ def digest_of(secret: str) -> bytes:
 
 
 def plain_key(secret: str, name: str = "key") -> Key:
-    """A key with all rights. Raises UsageError for one that could be guessed."""
+    """A key with all rights but raw. Raises UsageError for one that could be guessed."""
     if len(secret) < SHORTEST or not secret.isascii() or not secret.isprintable() or " " in secret:
         fail(UsageError, "API key", got=f"{len(secret)} characters", expected=f"{SHORTEST} or more of printable ASCII")
     return Key(name, digest_of(secret))

@@ -12,7 +12,7 @@ from herd.chat_model import ID_BYTES, ChatModel
 from herd.server.http.error_bodies import words_of
 from herd.server.http.wire import encode
 from herd.server.metrics import CONTENT_TYPE
-from herd.server.openai.turns import OpenAIMessage, dialog_of
+from herd.server.openai.turns import OpenAIMessage, dialog_of, goes_on
 from herd.server.requests.fields import FieldTable, Name
 from herd.server.requests.media import Images
 from herd.server.requests.sizes import spelt_bytes
@@ -64,6 +64,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     content: str | None = None
     """llama.cpp's name of prompt."""
     messages: list[OpenAIMessage] | None = None
+    continue_final_message: bool | None = None
+    """Of messages: as /v1/chat/completions has it."""
+    add_generation_prompt: bool | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
@@ -90,7 +93,8 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
     async with service.models.use(asked.model) as model:
         model.capabilities.require(model.name, "ids")
         if asked.messages is not None:
-            ids = await service.of_dialog(caller, model, dialog, images, model.tokenize)
+            begun = goes_on(asked.messages, asked.continue_final_message, asked.add_generation_prompt)
+            ids = await service.of_dialog(caller, model, dialog, images, model.tokenize, continue_final_message=begun)
             service.charge(caller, len(ids))
             data = await service.compute(caller, lambda: _counted(model, ids)[1], size)
         else:

@@ -34,11 +34,14 @@ from herd.server.requests.beginnings import beginning
 from herd.server.requests.fields import within
 from herd.server.requests.generate_request import (
     GenerateRequest,
+    begun_of,
     check_able,
     check_ids,
     most_tokens,
     prompt_of,
+    raw_prompt,
     start_stream,
+    turn_options,
     without_effect,
 )
 from herd.server.requests.media import Images
@@ -142,8 +145,9 @@ class Service:
             without_effect(model, ask, strict=self.strict)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
-                await self.compute(caller, lambda: check_ids(model, ids))
-            stream = self._stream(model, caller, ask)
+                await self.compute(caller, lambda: check_ids(model, ids, caller.key))
+            raw = await self.soon(caller, lambda: raw_prompt(model, ask, caller.key), caller.admission.size_bytes)
+            stream = self._stream(model, caller, ask, raw.options)
             stack.push_async_callback(stream.aclose)
             async with until_disconnect(caller.request):
                 await self._prepare(caller, model, ask, stream, num_images)
@@ -153,7 +157,7 @@ class Service:
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        return ReplyInProgress(self, caller, ask, model, stream, spending, stack)
+        return ReplyInProgress(self, caller, ask, model, stream, spending, stack, raw.note)
 
     async def embed(
         self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None, *, cut: bool = False
@@ -227,18 +231,23 @@ class Service:
         images: Images,
         make: "DialogMethod[T]",
         tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        continue_final_message: bool = True,
     ) -> T:
         """The result of `make`, a method of the model (tokenize, count), for a dialog. Raises what reading it raises,
         ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
         self._check_counts(messages, tools)
-        ask = GenerateRequest(model=model.name, messages=messages, tools=tools)
+        ask = GenerateRequest(
+            model=model.name, messages=messages, tools=tools, continue_final_message=continue_final_message
+        )
         num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
         await images.fetch(self.lane_of(caller), caller.admission)
         tiles = num_images * model.sizes.image_bytes
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(model, text))
-        return await self.compute(caller, lambda: make(messages, tools=tools or None, fits=True), size)
+        more = turn_options(model, ask)
+        return await self.compute(caller, lambda: make(messages, tools=tools or None, fits=True, **more), size)
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Charge tokens that were read, for a request that makes none. Raises QuotaSpent."""
@@ -327,7 +336,7 @@ class Service:
             messages = [{"role": "system", "content": profile.system}, *messages]
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
-    def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest) -> ChatStream:
+    def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest, raw: Mapping[str, Any]) -> ChatStream:
         """The events of a request, checked by the caller's policy, whether or not the model applies one itself."""
         key, policy = caller.key, self.policies(caller, ask)
         whose: dict[str, Any] = {
@@ -337,6 +346,7 @@ class Service:
             "priority": key.priority,
             "n": ask.n,
             **({"progress": True} if ask.progress and model.tells_progress else {}),
+            **raw,
         }
         if policy is None or model.applies_policies:
             return start_stream(model, ask, {**whose, "policy": policy})
@@ -347,6 +357,7 @@ class Service:
             owner=self.lane_of(caller),
             answers=ask.n,
             is_text=ask.prompt is not None,
+            begun=begun_of(ask),
         )
 
 
@@ -354,7 +365,13 @@ class DialogMethod(Protocol[Out]):
     """What a model's `tokenize` and `count` have in common, as a type."""
 
     def __call__(
-        self, messages: Turns, /, *, tools: Sequence[Mapping[str, Any]] | None = None, fits: bool = False
+        self,
+        messages: Turns,
+        /,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        fits: bool = False,
+        continue_final_message: bool = True,
     ) -> Out:
         """Compute something of a dialog."""
 
@@ -397,7 +414,10 @@ class ReplyInProgress:
         stream: ChatStream,
         spending: Spending,
         stack: AsyncExitStack,
+        note: str = "",
     ) -> None:
+        self.note = note
+        """What became of its prompt otherwise than it may be meant, in one line; empty: nothing."""
         self.n = ask.n
         """Samples."""
         self.ignored = without_effect(model, ask, strict=service.strict)

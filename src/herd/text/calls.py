@@ -104,6 +104,12 @@ class CallParser:
         """Whether something that was pushed has come out as neither text nor call yet."""
         return self._reader is not None or bool(self._space)
 
+    def begin(self, text: str) -> None:
+        """Read what the answer goes on with, before anything of the answer: it never comes out as text, and of its
+        calls only one that the answer goes on with does."""
+        self.push(None, text)
+        self._held, self._space, self._index = [], [], 0
+
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """One more token, or some text."""
         found: list[Piece] = []

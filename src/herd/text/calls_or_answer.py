@@ -57,12 +57,20 @@ class CallsOrAnswer:
         self._heads = ["".join(head) for name in names for head in _heads(name, hermes)]
         self._head = ""
         """The beginning, while it may be one of either."""
+        self._begun = 0
+        """Characters of it that the answer goes on with."""
         self._is_calls: bool | None = None
 
     @property
     def holding(self) -> bool:
         """Whether something that was pushed has come out as neither text nor call yet."""
         return bool(self._head) or self._calls.holding
+
+    def begin(self, text: str) -> None:
+        """See `CallParser`."""
+        self.push(None, text)
+        self._calls.begin("")
+        self._begun = len(self._head)
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """One more token, or some text."""
@@ -75,11 +83,14 @@ class CallsOrAnswer:
             else:
                 self._is_calls = False
             self._head = ""
+            if self._is_calls:
+                self._calls.begin(text[: self._begun])
+            text = text[self._begun :]
         if self._is_calls:
             return self._calls.push(token_id, text)
         return [TextPiece(text)] if text else []
 
     def finish(self, *, cut: bool = False) -> list[Piece]:
         """The end of the answer. cut: by a limit or by somebody, not by the model."""
-        text, self._head = self._head, ""
+        text, self._head = self._head[self._begun :], ""
         return [TextPiece(text)] if text else self._calls.finish(cut=cut)

@@ -27,7 +27,7 @@ from herd.server.ollama.common import (
 )
 from herd.server.openai.chat import notes_of
 from herd.server.openai.turns import Tool, tools_of
-from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.fields import FieldTable, Name, Refused, noted, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import check_count
@@ -168,7 +168,7 @@ def _read_generate(service: Service, caller: Caller, body: dict[str, Any]) -> _R
     if asked.raw:
         if asked.images or asked.system:
             raise Refused("raw: images and system need a chat format", "raw")
-        return _asking(caller, asked, ignored, prompt=prompt)
+        return _asking(caller, asked, ignored, prompt=prompt, raw=True)
     turns = [{"role": "system", "content": asked.system}] if asked.system else []
     turn = {"role": "user", "content": _content(prompt, asked.images, "images")}
     return _asking(caller, asked, ignored, messages=[*turns, turn])
@@ -230,7 +230,7 @@ async def _answer(
 ) -> Response | Stream:
     began_s = time.monotonic()
     answer = await service.open(caller, ask)
-    headers = told((*ignored, *answer.ignored))
+    headers = {**told((*ignored, *answer.ignored)), **noted([answer.note])}
     if asked.stream is False:
         (reply,) = await answer.whole(request)
         took_s = time.monotonic() - began_s

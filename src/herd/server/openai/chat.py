@@ -16,7 +16,7 @@ from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.openai.forms import REFUSED_FORMS, USE, FormFields, form_of, without_empty
 from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
-from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, tools_of
+from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, goes_on, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
@@ -73,6 +73,10 @@ class ChatRequest(SamplingFields, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+    """Go on with the last message, the assistant's, as vLLM does; unless said, another answer is opened."""
+    add_generation_prompt: bool | None = None
+    """vLLM's: false beside continue_final_message says the same once more."""
 
 
 NOT_KEPT = "nothing is stored here"
@@ -172,6 +176,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         tool_choice=choice_of(asked.tool_choice, tools),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         schema=form_of(asked).schema,
+        continue_final_message=goes_on(asked.messages, asked.continue_final_message, asked.add_generation_prompt),
         n=1 if asked.n is None else asked.n,
         options=options,
         user=asked.user or "",

@@ -26,7 +26,7 @@ from herd.server.openai.chat import (
     usage_of,
 )
 from herd.server.openai.forms import REFUSED_FORMS, USE, form_of, without_empty
-from herd.server.requests.fields import FieldTable, Refused, told, whole_of, within
+from herd.server.requests.fields import FieldTable, Refused, noted, told, whole_of, within
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.sizes import spelt_bytes
@@ -49,6 +49,8 @@ class CompletionRequest(SamplingFields, kw_only=True):
     """A text, texts, ids, or lists of ids."""
     logprobs: int | None = None
     echo: bool | None = None
+    raw: bool | None = None
+    """Control tokens that a text prompt spells become those tokens, where the key has the right raw."""
 
 
 COMPLETIONS: FieldTable[CompletionRequest] = FieldTable(
@@ -71,7 +73,8 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
     answered = asked.max_tokens != 0
     scored = [] if likely is None else [await score_prompt(service, caller, x, likely, answered=answered) for x in asks]
     if not answered:
-        return await _unanswered(service, caller, asked, [x for x in scored if x is not None], told(ignored))
+        found = [x for x in scored if x is not None]
+        return await _unanswered(service, caller, asked, found, {**told(ignored), **noted(x.note for x in found)})
     async with AsyncExitStack() as stack:
         answers: list[ReplyInProgress] = []
         for ask in asks:
@@ -80,7 +83,7 @@ async def complete(service: Service, request: Request, caller: Caller) -> Respon
         both = zip(answers, asks, strict=True) if asked.echo else ()
         prompts = [await _echoed(service, answer, ask) for answer, ask in both]
         writer = CompletionWriter(asked.model, answers[0].created, prompts, scored)
-        headers = told((*ignored, *answers[0].ignored))
+        headers = {**told((*ignored, *answers[0].ignored)), **noted(answer.note for answer in answers)}
         size = answers[0].n * (sum(map(len, prompts)) + sum(map(_json_bytes, scored)))
         if not asked.stream:
             replies = [await answer.whole(request) for answer in answers]
@@ -116,6 +119,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
             GenerateRequest(
                 model=asked.model,
                 prompt=prompt,
+                raw=asked.raw is True,
                 schema=form_of(asked).schema,
                 n=n,
                 options=options,

@@ -303,6 +303,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
     if asked.top_logprobs or LOGPROBS in (asked.include or ()):
         options["logprobs"] = asked.top_logprobs or 0
     return GenerateRequest(
+        continue_final_message=False,  # an item that is there is over
         model=asked.model,
         messages=turns,
         images=images,

@@ -108,6 +108,23 @@ def dialog_of(turns: Sequence[OpenAIMessage], images: Images) -> list[dict[str, 
     return [_turn(turn, f"messages[{i}]", images) for i, turn in enumerate(turns)]
 
 
+def goes_on(turns: Sequence[OpenAIMessage], wanted: bool | None, opened: bool | None) -> bool:
+    """Whether the last turn is gone on with. wanted, opened: `continue_final_message` and `add_generation_prompt`.
+    Raises Refused for both, for neither, or where there is nothing to go on with."""
+    if wanted and opened:
+        raise Refused("add_generation_prompt: got true beside continue_final_message; give one of them", OPENED)
+    if opened is False and not wanted:
+        raise Refused("add_generation_prompt: got false, expected continue_final_message to be true with it", OPENED)
+    if wanted and (not turns or turns[-1].role != "assistant"):
+        got = f"a last message of the {turns[-1].role}" if turns else "no messages"
+        raise Refused(f"{GOES_ON}: got {got}, expected one of the assistant", GOES_ON)
+    return wanted is True
+
+
+GOES_ON = "continue_final_message"
+OPENED = "add_generation_prompt"
+
+
 def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
     """Definitions for `ChatModel.astream`."""
     found = []

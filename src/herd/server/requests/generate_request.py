@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from herd.chat_model import ChatModel, ChatStream, Turns
-from herd.dialogs import turns_of
+from herd.dialogs import begun_in, turns_of
+from herd.errors import Forbidden, fail
 from herd.messages import Message
 from herd.policies import Prompt
+from herd.server.keys import Key
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images
 from herd.server.requests.sizes import images_in
@@ -24,10 +26,14 @@ class GenerateRequest:
     """The images of the turns, some of which may have to be fetched."""
     prompt: str | Sequence[int] | None = None
     """Text or ids to go on with, without a chat format."""
+    raw: bool = False
+    """Whether control tokens that a text spells are to become those tokens, where the key has the right."""
     tools: Sequence[Mapping[str, Any]] = ()
     tool_choice: str = "auto"
     """auto, none, required, or a tool's name."""
     parallel_tool_calls: bool = True
+    continue_final_message: bool = True
+    """Whether a last turn of the assistant's is gone on with; else another one is opened."""
     schema: Mapping[str, Any] | bool | None = None
     """The form that the answer must have: a JSON schema, or True for any JSON object."""
     n: int = 1
@@ -60,12 +66,16 @@ def check_able(model: ChatModel, ask: GenerateRequest) -> int:
         ),
         "images": num_images > 0,
         "tools": bool(ask.tools),
+        "begun": ask.continue_final_message and ends_with_answer(ask.messages),
         "schemas": ask.has_form,
         "logprobs": options.get("logprobs") is not None,
     }
     for capability, needed in needs.items():
         if needed:
             model.capabilities.require(model.name, capability)
+    if needs["begun"] and ask.messages and ask.messages[-1].get("tool_calls"):
+        why = "got an answer with tool calls, expected text, or the calls' results after it"
+        raise Refused(f"messages[{len(ask.messages) - 1}]: {why}", "messages")
     return num_images
 
 
@@ -79,13 +89,70 @@ def without_effect(model: ChatModel, ask: GenerateRequest, *, strict: bool) -> t
     return ("return_progress",)
 
 
-def check_ids(model: ChatModel, ids: Sequence[int]) -> None:
-    """Raise Refused for ids of control tokens: they would let a client write a system turn."""
-    control = model.control_ids
+def ends_with_answer(messages: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether the last turn of a dialog, if it is one, is the assistant's."""
+    return messages is not None and len(messages) > 0 and messages[-1].get("role") == "assistant"
+
+
+def turn_options(model: ChatModel, ask: GenerateRequest) -> dict[str, Any]:
+    """What a model is told of a dialog that ends with an answer, where that is not to be gone on with."""
+    over = not ask.continue_final_message and ends_with_answer(ask.messages)
+    return {"continue_final_message": False} if over and model.capabilities.begun else {}
+
+
+def begun_of(ask: GenerateRequest) -> str:
+    """The text of the answer that a checked request goes on with, if it goes on with one."""
+    if not ask.continue_final_message or not ends_with_answer(ask.messages):
+        return ""
+    assert ask.messages is not None
+    return begun_in(turns_of(ask.messages[-1:])) or ""
+
+
+def check_ids(model: ChatModel, ids: Sequence[int], key: Key) -> None:
+    """Raise Forbidden for ids of control tokens that a key may not send, since with them a client writes whatever turn
+    it likes; Refused for those of images."""
+    control, images = model.control_ids, model.image_ids
+    may = "raw" in key.rights
     for i in ids:
-        if i in control:
-            why = "specials are the service's own; send them as a dialog"
-            raise Refused(f"prompt: got the id {i} of a control token; {why}", "prompt")
+        if i in images:
+            raise Refused(f"prompt: got the id {i} of a token of images; show them in a dialog", "prompt")
+        if i in control and not may:
+            what = f"prompt: got the id {i} of a control token, which key {key.name} may not send"
+            fail(Forbidden, what, do="send a dialog, or use a key with the right raw")
+
+
+class RawPrompt(NamedTuple):
+    """What becomes of the control tokens that a text prompt spells."""
+
+    options: Mapping[str, Any]
+    """Keyword arguments of the model."""
+    note: str
+    """What stays text, in one line; empty: nothing."""
+
+
+def raw_prompt(model: ChatModel, ask: GenerateRequest, key: Key) -> RawPrompt:
+    """Whether a prompt's spellings become tokens, and what the client is told of those that do not. Takes as long as
+    the prompt is."""
+    if not isinstance(ask.prompt, str) or not (spelt := model.spellings(ask.prompt)):
+        return RawPrompt({}, "")
+    may = "raw" in key.rights
+    if ask.raw and may:
+        spelt = model.spellings(ask.prompt, raw=True)
+        return RawPrompt({"raw": True}, _note(spelt, "images are shown in a dialog") if spelt else "")
+    missing = [*(() if ask.raw else ("raw: true",)), *(() if may else ("a key with the right raw",))]
+    return RawPrompt({}, _note(spelt, f"as tokens they take {' and '.join(missing)}"))
+
+
+def _note(spelt: Sequence[str], why: str) -> str:
+    """A line for a header, which holds ASCII alone."""
+    names = list(dict.fromkeys(spelt))
+    shown = [name.encode("ascii", "backslashreplace").decode() for name in names[:NOTED]]
+    more = f" and {len(names) - NOTED} more" if len(names) > NOTED else ""
+    return f"prompt: {' '.join(shown)}{more} stay text; {why}"
+
+
+NOTED = 4
+"""Tokens that a note names."""
 
 
 def start_stream(
@@ -104,6 +171,7 @@ def start_stream(
         tool_choice=ask.tool_choice,
         parallel_tool_calls=ask.parallel_tool_calls,
         schema=ask.schema,
+        **turn_options(model, ask),
         **whose,
         **ask.options,
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from herd.chat_model import ChatModel
 from herd.engine.request import SamplingOptions
@@ -15,8 +15,9 @@ from herd.errors import TooLarge, UsageError, Withheld, fail
 from herd.event_stream import EVENT_BYTES, LIKELY_BYTES
 from herd.events import Likely, Logprob, Note, Usage
 from herd.policies import Policy
+from herd.server.keys import Key
 from herd.server.requests.fields import within
-from herd.server.requests.generate_request import GenerateRequest, check_ids
+from herd.server.requests.generate_request import GenerateRequest, check_ids, raw_prompt
 from herd.server.requests.policed import CheckedTexts, checked_texts
 from herd.server.requests.sizes import prompt_bytes, spelt_bytes
 from herd.server.service import Caller, Service, until_disconnect
@@ -36,6 +37,8 @@ class Scored(NamedTuple):
     """The others."""
     usage: Usage
     notes: tuple[Note, ...] = ()
+    note: str = ""
+    """See `ReplyInProgress`."""
 
 
 async def score_prompt(
@@ -67,7 +70,7 @@ async def score_prompt(
         if not answered:
             service.count_notes(seen.passed.notes)
             service.charge(caller, usage.prompt_tokens)
-        return Scored(seen.passed.texts[0], first, rest, usage, seen.passed.notes)
+        return Scored(seen.passed.texts[0], first, rest, usage, seen.passed.notes, seen.note)
 
 
 class _Seen(NamedTuple):
@@ -77,6 +80,9 @@ class _Seen(NamedTuple):
     is_text: bool
     ids: Ids
     """Without the token that the vocabulary may want before a text."""
+    raw: bool = False
+    """Whether control tokens that a text spells are among them."""
+    note: str = ""
 
 
 async def _seen(service: Service, caller: Caller, model: ChatModel, ask: GenerateRequest) -> _Seen:
@@ -88,22 +94,36 @@ async def _seen(service: Service, caller: Caller, model: ChatModel, ask: Generat
     made.hold(needs)
     try:
         policy = service.policies(caller, ask)
-        return await service.compute(caller, partial(_look, model, policy, prompt), caller.admission.size_bytes)
+        look = partial(_look, model, policy, ask, caller.key)
+        return await service.compute(caller, look, caller.admission.size_bytes)
     finally:
         made.let_go(needs)
 
 
-def _look(model: ChatModel, policy: Policy | None, prompt: str | Ids) -> _Seen:
+def _look(model: ChatModel, policy: Policy | None, ask: GenerateRequest, key: Key) -> _Seen:
+    prompt = ask.prompt
+    assert prompt is not None
     if isinstance(prompt, str):
         text = prompt
     else:
-        check_ids(model, prompt)
+        check_ids(model, prompt, key)
         text = model.detokenize(prompt)
     passed = checked_texts(policy, [text])
     (shown,) = passed.texts
     if isinstance(prompt, str) or shown != text:
-        return _Seen(passed, True, model.tokenize(shown) if passed.refusal is None else ())
+        found = raw_prompt(model, ask, key)
+        raw = bool(found.options) or (not isinstance(prompt, str) and not model.control_ids.isdisjoint(prompt))
+        if raw and model.spellings(shown) != model.spellings(text):
+            fail(UsageError, "prompt", got="control tokens that a policy's changes would not leave as they are")
+        spelt: dict[str, Any] = {"raw": True} if raw else {}
+        ids = model.tokenize(shown, **spelt) if passed.refusal is None else ()
+        return _Seen(passed, not (raw and _begins_a_text(model, ids)), ids, raw, found.note)
     return _Seen(passed, False, prompt)
+
+
+def _begins_a_text(model: ChatModel, ids: Ids) -> bool:
+    """Whether the first id is the special one that begins a text, which need not come before it then."""
+    return bool(ids) and ids[0] not in model.control_ids and bool(model.spellings(model.detokenize(ids[:1])))
 
 
 def _hold(service: Service, caller: Caller, count: int) -> None:
@@ -128,7 +148,7 @@ async def _likely(
     )
     if seen.is_text:
         with suppress(UsageError):  # the vocabulary wants no token before a text: the first one is its prompt
-            (found,) = await score([("", seen.passed.texts[0])])
+            (found,) = await score([("", seen.ids if seen.raw else seen.passed.texts[0])])
             return found.tokens[0], found.tokens[1:], found.usage
     rest: tuple[Logprob, ...] = ()
     usage = Usage(len(seen.ids), 0)

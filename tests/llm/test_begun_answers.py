@@ -1,0 +1,164 @@
+"""Answers that are begun: the model goes on with the last turn, and the reply holds what is new alone."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from speaking import BYTES, saying
+
+from herd.errors import UsageError
+from herd.llm import Message, Reply, TextEvent
+from herd.messages import ToolCall
+from herd.text.chat import Llama4
+
+SAID = "Once upon a time there was a herd."
+ASK = {"role": "user", "content": "Tell"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+JSON = '{"city": "Rome", "degrees": 12}'
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+CALL = '{"type": "function", "name": "weather", "parameters": {"city": "Oslo"}}'
+
+
+def begun(text: str) -> list[dict[str, Any]]:
+    return [ASK, {"role": "assistant", "content": text}]
+
+
+def ways(answer: str, dialog: Any, **options: Any) -> dict[str, Reply]:
+    """The reply of every method that answers a dialog."""
+    llm = saying(answer)
+    events = list(llm.stream(dialog, **options))
+    done = events[-1].reply  # type: ignore[union-attr]
+    assert "".join(e.text for e in events if isinstance(e, TextEvent)) == done.text
+
+    async def coroutines() -> dict[str, Reply]:
+        return {"achat": await llm.achat(dialog, **options), "amany": (await llm.achat_many([dialog], **options))[0]}
+
+    return {
+        "chat": llm.chat(dialog, **options),
+        "stream": done,
+        "samples": llm.chat_samples(dialog, 2, **options)[1],
+        "many": llm.chat_many([dialog], **options)[0],
+        **asyncio.run(coroutines()),
+    }
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 17, len(SAID)])
+def test_every_method_goes_on_and_says_what_is_new_alone(cut: int) -> None:
+    for name, reply in ways(SAID, begun(SAID[:cut])).items():
+        assert (reply.text, reply.finish_reason) == (SAID[cut:], "stop"), name
+
+
+def test_its_ids_are_the_dialog_s_with_the_last_turn_open() -> None:
+    llm, turns = saying(SAID), [Message("user", "Tell"), Message("assistant", "Once")]
+    wanted = [*Llama4(BYTES).encode(turns[:1]), *b"Once"]
+    assert llm.tokenize(begun("Once")) == llm.tokenize(turns) == wanted
+    assert llm.count(turns) == len(wanted) == llm.chat(turns).usage.prompt_tokens
+    parts = [ASK, {"role": "assistant", "content": [{"type": "text", "text": "On"}, {"type": "text", "text": "ce"}]}]
+    assert llm.tokenize(parts) == wanted
+
+
+def test_another_answer_is_opened_where_that_is_asked_for_or_the_turn_is_over() -> None:
+    turns = [Message("user", "Tell"), Message("assistant", "Once")]
+    opened = Llama4(BYTES).encode(turns)
+    for name, reply in ways(SAID, turns, continue_final_message=False).items():
+        assert (reply.text, reply.usage.prompt_tokens) == (SAID, len(opened)), name
+    llm = saying(SAID)
+    assert llm.tokenize(turns, continue_final_message=False) == opened
+    assert llm.count(turns, continue_final_message=False) == len(opened)
+    over = [turns[0], Message("assistant", "Once", end_of_message=True)]
+    assert llm.chat(over).text == SAID
+    with pytest.raises(UsageError, match="continue_final_message: got 1"):
+        llm.chat(turns, continue_final_message=1)  # type: ignore[arg-type]
+
+
+def test_a_turn_with_tool_calls_is_not_gone_on_with() -> None:
+    turns = [Message("user", "Tell"), Message("assistant", "", (ToolCall("weather", {}),))]
+    llm = saying(SAID)
+    for call in (llm.chat, llm.tokenize, llm.count, lambda dialog: list(llm.stream(dialog))):
+        with pytest.raises(UsageError, match=r"messages\[1\]: got an answer with tool calls.*role tool"):
+            call(turns)
+    assert llm.chat(turns, continue_final_message=False).text == SAID
+    assert llm.chat([*turns, Message("tool", "sunny")]).text == SAID
+
+
+@pytest.mark.parametrize("cut", range(len(JSON) + 1))
+def test_a_schema_holds_for_begun_part_and_answer_together(cut: int) -> None:
+    reply = saying(JSON).chat(begun(JSON[:cut]), schema=SCHEMA)
+    assert (reply.text, reply.finish_reason) == (JSON[cut:], "stop")
+    assert reply.parsed == json.loads(JSON)
+
+
+def test_a_model_that_would_say_something_else_is_held_to_the_schema_behind_its_begun_part() -> None:
+    reply = saying("X" * 99).chat(begun('{"city": "'), schema=SCHEMA, max_tokens=200, stop=None)
+    assert reply.text.startswith("X")
+    text = saying('{"city": "XX').chat(begun('{"city":"R", '), schema=SCHEMA, max_tokens=12).text
+    assert text.startswith('"degrees":')
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "match"),
+    [
+        ('{"town": 1', {"schema": SCHEMA}, "schema: got .*'town.*at character 2.*one line"),
+        ("Sure: {", {"schema": True}, "json: got .*'Sure: {' at character 0"),
+        ("ax", {"grammar": "regex:a+b"}, "regex: got .*'x' at character 1"),
+        (JSON + " ", {"schema": SCHEMA}, f"schema: got .*' ' at character {len(JSON)}"),
+    ],
+)
+def test_a_begun_part_that_leaves_its_grammar_is_refused_with_the_place(text: str, options: Any, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        saying(JSON).chat(begun(text), **options)
+
+
+def test_a_begun_part_that_is_too_hard_to_follow_is_refused_in_time() -> None:
+    grammar = 'lark:start: (a | b)*\na: "a" start? "x"?\nb: "b" start?\n'
+    with pytest.raises(
+        UsageError, match=r"begun: got one that (takes over 1 s to follow|meets a limit of the grammar)"
+    ):
+        saying("a").chat(begun("ab" * 1500), grammar=grammar)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9, 30, len(CALL) - 1, len(CALL)])
+@pytest.mark.parametrize("choice", ["auto", "required", "weather"])
+def test_a_call_that_is_begun_is_gone_on_with_and_comes_whole(cut: int, choice: str) -> None:
+    for name, reply in ways(CALL, begun(CALL[:cut]), tools=[TOOL], tool_choice=choice).items():
+        assert reply.text == "", name
+        assert [(c.name, c.arguments) for c in reply.tool_calls] == [("weather", {"city": "Oslo"})], name
+        assert reply.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("answer", ['{"name": "weat, no call', "[1, 2] is a list", "<b>bold</b> text", "Text, {open"])
+def test_what_turns_out_to_be_no_call_says_nothing_of_its_begun_part(answer: str) -> None:
+    for cut in range(len(answer) + 1):
+        reply = saying(answer).chat(begun(answer[:cut]), tools=[TOOL])
+        assert (reply.text, reply.tool_calls) == (answer[cut:], ()), cut
+
+
+def test_calls_of_the_begun_part_are_not_told_again() -> None:
+    answer = f"{CALL}\n{CALL.replace('Oslo', 'Rome')}"
+    reply = saying(answer).chat(begun(answer[: len(CALL) + 3]), tools=[TOOL])
+    assert [c.arguments for c in reply.tool_calls] == [{"city": "Rome"}]
+
+
+def test_it_holds_in_the_engine_s_own_process_too() -> None:
+    """A request crosses there with what it goes on with."""
+    import msgspec
+
+    from herd.engine.request import Request, SamplingOptions
+
+    request = Request([1, 2], SamplingOptions(), begun=(2,))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Request).begun == (2,)
+
+
+@pytest.mark.parametrize("answer", [CALL, JSON])
+def test_where_an_answer_may_be_calls_or_fit_a_schema_it_goes_on_as_either(answer: str) -> None:
+    for cut in (0, 1, 9, len(answer)):
+        reply = saying(answer).chat(begun(answer[:cut]), tools=[TOOL], schema=SCHEMA)
+        calls = [(c.name, c.arguments) for c in reply.tool_calls]
+        assert calls == ([("weather", {"city": "Oslo"})] if answer == CALL else []), cut
+        assert reply.text == ("" if answer == CALL else JSON[cut:]), cut
