@@ -82,6 +82,30 @@ def test_stop_keeps_the_text_and_frees_the_model(visit):
     seen.page.keyboard.press("Escape")
 
 
+def test_an_answer_that_was_cut_goes_on_where_it_ended(visit):
+    said = "One two three four five six seven eight nine ten."
+    seen = visit(said).ready()
+    seen.page.locator("#parameters").click()
+    seen.page.get_by_label("Most tokens").fill("12")
+    seen.page.keyboard.press("Escape")
+    seen.say("Count")
+    seen.expect(seen.answer()).to_have_text(said[:12])
+    seen.page.get_by_label("Go on").click()
+    seen.expect(seen.answer()).to_have_text(said[:24].strip())
+    seen.page.get_by_label("Go on").click()
+    seen.expect(seen.answer()).to_have_text(said[:36])
+    sent = seen.sent()
+    assert [body.get("continue_final_message") for body in sent] == [None, True, True]
+    assert sent[2]["messages"] == [{"role": "user", "content": "Count"}, {"role": "assistant", "content": said[:24]}]
+    seen.expect(seen.page.locator(ANSWER)).to_have_count(1)
+    for end in (48, 49):
+        seen.page.get_by_label("Go on").click()
+        seen.expect(seen.answer()).to_have_text(said[:end])
+    seen.expect(seen.page.get_by_label("Go on")).to_have_count(0)
+    seen.say("And now?")
+    assert [m["content"] for m in seen.sent()[-1]["messages"]] == ["Count", said, "And now?"]
+
+
 def test_answer_again_and_edit_make_branches(visit):
     seen = visit().ready()
     seen.say("First question")

@@ -54,10 +54,12 @@ class Page {
     return {
       edit: (message, fields) => this.branch(message, fields),
       again: (message) => this.again(message),
+      goOn: (message) => this.goOn(message),
       choose: (message) => this.choose(message),
       remove: (message) => this.remove(message),
       withhold: (message, kind, out) => this.withhold(message, kind, out),
       without: (message, kind) => this.without(message, kind),
+      isLast: (message) => message.id === this.conversation.head,
       carried: (message, kind) => talk.carries(this.conversation, kind, message.parent),
     };
   }
@@ -168,6 +170,12 @@ class Page {
     this.answer();
   }
 
+  /** More of an answer that is not whole. */
+  goOn(message) {
+    if (this.busy() || message.id !== this.conversation.head) return;
+    this.answer();
+  }
+
   /** Again, without the pictures or files of all messages so far. */
   without(message, kind) {
     if (this.busy()) return;
@@ -206,13 +214,15 @@ class Page {
     notice("Message removed.", { label: "Undo", act: back });
   }
 
-  /** Let the model answer the message at the head. */
+  /** Let the model answer the message at the head, or go on with it where it is an answer. */
   async answer() {
     const { conversation } = this;
     talk.setFields(conversation, { model: this.models.name });
     const body = talk.requestOf(conversation);
-    const question = talk.pathOf(conversation).at(-1);
-    const message = talk.addMessage(conversation, conversation.head, { role: "assistant", state: "writing" });
+    const last = talk.pathOf(conversation).at(-1);
+    const begun = last.role === "assistant";
+    const message = begun ? last : talk.addMessage(conversation, conversation.head, { role: "assistant", state: "writing" });
+    if (begun) talk.setMessage(message, { state: "writing", ending: undefined, error: undefined });
     const writer = new Writer(this.api, conversation, message, {
       grown: () => this.grown(message),
       save: () => this.shared.save(conversation),
@@ -223,13 +233,14 @@ class Page {
     const kept = await this.shared.save(conversation);
     if (kept) {
       this.refresh();
-      this.speaker.begin();
+      this.speaker.begin(begun ? this.list.viewOf(message)?.body : undefined);
       const ticks = this.tellWaiting(message, writer);
       await writer.run(body, this.models.context);
       clearInterval(ticks);
     }
     this.writer = this.shared.tabs.writing = null;
-    await (kept ? this.shared.save(conversation) : this.composer.giveBack(question));
+    if (kept) await this.shared.save(conversation);
+    else if (!begun) await this.composer.giveBack(last);
     if (this.conversation === conversation) {
       this.list.done(message);
       this.refresh();

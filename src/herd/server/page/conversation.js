@@ -138,13 +138,14 @@ export function withhold(conversation, kind, head) {
   }
 }
 
-/** The body of a request that asks for the next answer. */
+/** The body of a request that asks for the next answer, or goes on with the last message where that is one. */
 export function requestOf(conversation) {
   const { system, ...sampling } = conversation.parameters;
   const messages = pathOf(conversation).filter((message) => message.role === "user" || message.text);
   const turns = messages.map((message) => ({ role: message.role, content: contentOf(message) }));
+  const begun = turns.at(-1)?.role === "assistant" && { continue_final_message: true };
   if (system) turns.unshift({ role: "system", content: system });
-  return { model: conversation.model, messages: turns, ...sampling };
+  return { model: conversation.model, messages: turns, ...begun, ...sampling };
 }
 
 function contentOf(message) {

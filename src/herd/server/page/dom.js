@@ -29,6 +29,7 @@ const PATHS = {
   check: "M5 12.5l4.5 4.5L19 7.5",
   edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   again: "M19 12a7 7 0 1 1-2.1-5M19 4v4h-4",
+  on: "M5 12h12M12 6l6 6-6 6",
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",
   close: "M6 6l12 12M18 6L6 18",

@@ -1,7 +1,7 @@
 // One message on the screen: its text, what hangs on it, why it is not whole, and what can be done with it.
 
 import { copyButton, h, icon, iconButton } from "./dom.js";
-import { lineOf } from "./endings.js";
+import { isBegun, lineOf } from "./endings.js";
 import { Markdown } from "./markdown.js";
 
 const KINDS = { images: "pictures", files: "files" };
@@ -55,7 +55,8 @@ export class MessageView {
     this.write(writing ? undefined : "");
     this.element.classList.toggle("writing", writing);
     const { state, ending, error, withheld, stats } = message;
-    const seen = JSON.stringify([state, ending, error, withheld, stats, message.text !== "", siblings.map(({ id }) => id)]);
+    const begun = isBegun(message) && this.actions.isLast(message);
+    const seen = JSON.stringify([begun, state, ending, error, withheld, stats, message.text !== "", siblings.map(({ id }) => id)]);
     if (seen === this.seen) return;
     this.seen = seen;
     this.showAttached();
@@ -63,7 +64,7 @@ export class MessageView {
     this.problem = writing ? null : this.problemNode();
     if (this.problem) this.foot.before(this.problem);
     const focused = this.foot.contains(document.activeElement);
-    this.foot.replaceChildren(...(writing ? [] : this.buttons(siblings)));
+    this.foot.replaceChildren(...(writing ? [] : this.buttons(siblings, begun)));
     if (focused) this.foot.querySelector("button")?.focus();
   }
 
@@ -105,7 +106,8 @@ export class MessageView {
     );
   }
 
-  buttons(siblings) {
+  /** begun: whether the answer can go on. */
+  buttons(siblings, begun) {
     const { message, actions } = this;
     const mine = message.role === "user";
     return [
@@ -114,6 +116,7 @@ export class MessageView {
       mine
         ? iconButton("edit", "Edit message", () => this.edit())
         : iconButton("again", "Answer again", () => actions.again(message)),
+      begun && iconButton("on", "Go on", () => actions.goOn(message)),
       iconButton("bin", mine ? "Remove message and what follows" : "Remove answer and what follows", () => actions.remove(message)),
       message.state === "stopped" && h("span", { class: "stats", text: "stopped" }),
       message.stats && h("span", { class: "stats", text: statsText(message.stats) }),

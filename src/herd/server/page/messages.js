@@ -12,9 +12,9 @@ const NEAR_PX = 64; // so close to the end counts as the end
 
 export class MessageList {
   /**
-   * actions, what the buttons of a message do: edit(message, {text, images, files}), again(message), choose(message),
-   * remove(message), withhold(message, kind, out), without(message, kind); and carried(message, kind), whether what led
-   * to it has any of a kind. heard(message, body): more of a message is on the screen.
+   * actions, what the buttons of a message do: edit(message, {text, images, files}), again(message), goOn(message),
+   * choose(message), remove(message), withhold(message, kind, out), without(message, kind); and carried(message, kind),
+   * whether what led to it has any of a kind, and isLast(message), whether nothing follows it. heard(message, body): more of a message is on the screen.
    */
   constructor(actions, heard) {
     this.actions = { ...actions, editAbove: (message) => this.views.find((view) => view.message.id === message.parent)?.edit() };

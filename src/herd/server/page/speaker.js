@@ -14,9 +14,12 @@ export class Speaker {
     this.begin();
   }
 
-  begin() {
-    this.block = 0; // how many blocks have been said whole
-    this.said = 0; // characters of the next one, without those that may turn out to be marks
+  /** root: blocks that are there already, of an answer that goes on. */
+  begin(root) {
+    const known = root?.children ?? [];
+    this.block = Math.max(0, known.length - 1); // how many blocks have been said whole
+    const text = known.length ? plainText(known[this.block]) : "";
+    this.said = text.split("").filter((sign) => !MARKS.includes(sign)).length; // characters of the next one but for marks
     this.region.replaceChildren();
   }
 
