@@ -39,6 +39,8 @@ Answer = str | Callable[[list[Message]], str]
 ALL = Capabilities(**dict.fromkeys(Capabilities().to_dict(), True))
 CONTROL_ID = 0
 """What begins nothing, and no text becomes."""
+CONTROL = "<|control|>"
+"""How it is spelt."""
 SIZES = Sizes(token_bytes=4, spelt_bytes=4, image_bytes=1000, vector_size=2)
 CALL = ToolCall("weather", {"city": "Oslo"}, "call_1")
 WORDS = re.compile(r"\s*\S+|\s+")
@@ -142,10 +144,10 @@ class DoesAll:
         return ids_of(messages if isinstance(messages, str) else "".join(turn.text for turn in turns_of(messages)))
 
     def spellings(self, text: str, *, raw: bool = False) -> Sequence[str]:
-        return ()
+        return [] if raw else [CONTROL] * text.count(CONTROL)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        return "".join("<|control|>" if i == CONTROL_ID else chr(i - 1) for i in ids)
+        return "".join(CONTROL if i == CONTROL_ID else chr(i - 1) for i in ids)
 
     def count(
         self,

@@ -96,9 +96,9 @@ class GatedAnswer:
 
     def _judged(self, reply: Reply) -> Reply:
         """The reply after the policy's last look, with what it means."""
-        refused = self._gate.refused
-        whole = replace(reply, text=self._begun_text + reply.text)
-        instead = self._policy.after(whole) if self._policy is not None and not refused else None
+        instead = None
+        if self._policy is not None and not self._gate.refused:
+            instead = self._policy.after(replace(reply, text=self._begun_text + reply.text))
         if instead is not None:
             logprobs = None if reply.logprobs is None else ()
             reply = replace(

@@ -90,8 +90,9 @@ class GatedStream(EventStream):
     """Events of a request past a policy; what the policy withholds never leaves.
 
     read: the prompt, as messages and tools; called on a thread. begin: the request, with what the policy shows of its
-    prompt, or None for all of it. owner: in whose lane the policy works. answers: samples that are asked for. is_text:
-    whether the prompt is a text or ids. begun: what the answers go on with.
+    prompt, or None for all of it. check: raises what is wrong with what it shows; called on a thread. owner: in whose
+    lane the policy works. answers: samples that are asked for. is_text: whether the prompt is a text or ids. begun:
+    what the answers go on with.
     """
 
     def __init__(
@@ -100,13 +101,14 @@ class GatedStream(EventStream):
         read: Callable[[], Prompt],
         begin: Callable[[Prompt | None], ChatStream],
         *,
+        check: Callable[[Prompt], None] = lambda shown: None,
         owner: str = "",
         answers: int = 1,
         is_text: bool = False,
         begun: str = "",
     ) -> None:
         super().__init__(self._past())
-        self._policy, self._read, self._begin = policy, read, begin
+        self._policy, self._read, self._begin, self._check = policy, read, begin, check
         self._owner, self._is_text = owner, is_text
         self._answers = {i: GatedStreamAnswer(policy, i, begun) for i in range(answers)}
         self._inner: ChatStream | None = None
@@ -155,7 +157,10 @@ class GatedStream(EventStream):
         prompt = self._read()
         shown = self._policy.cleaned(prompt) if isinstance(self._policy, Cleaner) else prompt
         same = list(shown.messages) == list(prompt.messages) and list(shown.tools) == list(prompt.tools)
-        return Looked(None if same else shown, self._policy.before(prompt.messages))
+        looked = Looked(None if same else shown, self._policy.before(prompt.messages))
+        if looked.shown is not None and looked.refusal is None:
+            self._check(looked.shown)
+        return looked
 
     async def _past(self) -> AsyncGenerator[Event, None]:
         if self._refusal is not None:

@@ -2,15 +2,26 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from speaking import BYTES, saying
 
+from herd.config import TINY
+from herd.engine.fake import FakeModel
+from herd.engine.request import Request, SamplingOptions
+from herd.engine.runner import Runner
 from herd.errors import UsageError
-from herd.llm import Message, Reply, TextEvent
+from herd.llm import LLM, LoadOptions, Message, Reply, TextEvent, child, loading
 from herd.messages import ToolCall
+from herd.progress import silent
+from herd.text.added import AddedToken
 from herd.text.chat import Llama4
+from herd.text.chat_other import ChatML
+from herd.text.special import SMALL
+from herd.text.tokenizer import Tokenizer
 
 SAID = "Once upon a time there was a herd."
 ASK = {"role": "user", "content": "Tell"}
@@ -145,14 +156,51 @@ def test_calls_of_the_begun_part_are_not_told_again() -> None:
     assert [c.arguments for c in reply.tool_calls] == [{"city": "Rome"}]
 
 
+@pytest.mark.parametrize("choice", ["auto", "required", "weather"])
+def test_a_marker_that_is_special_begins_a_call_under_a_grammar_too(choice: str) -> None:
+    """The prompt has its id, the grammar its text."""
+    chat = ChatML(Tokenizer.bytes_only(("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")))
+    added, call = chat.tokenizer.added, '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    dialogs = [[Message("user", "Tell"), Message("assistant", call[:cut])] for cut in (0, 11, 12, 20, len(call))]
+    for dialog in dialogs:
+        ids, said = chat.encode(dialog, [TOOL], begun=True), call[len(dialog[1].text) :].encode()
+
+        def next_id(seen: list[int], ids: list[int] = ids, said: bytes = said) -> int:
+            return [*said, added["<|im_end|>"]][min(len(seen) - len(ids), len(said))]
+
+        llm = LLM(TINY, FakeModel(next_id), chat.tokenizer, chat, name="fake")
+        assert (added["<tool_call>"] in ids) == bool(dialog[1].text)
+        reply = llm.chat(dialog, tools=[TOOL], tool_choice=choice)
+        assert [(c.name, c.arguments) for c in reply.tool_calls] == [("weather", {"city": "Oslo"})], dialog
+        assert reply.text == ""
+
+
 def test_it_holds_in_the_engine_s_own_process_too() -> None:
     """A request crosses there with what it goes on with."""
-    import msgspec
-
-    from herd.engine.request import Request, SamplingOptions
-
     request = Request([1, 2], SamplingOptions(), begun=(2,))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Request).begun == (2,)
+
+
+def test_the_engine_s_own_process_compiles_grammars_over_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat format's markers are control there, too, where the file does not call them special."""
+    texts = [bytes([b]) for b in range(256)] + [name.encode() for name in SMALL]
+    added = [AddedToken(256 + i, name, special="python" not in name) for i, name in enumerate(SMALL)]
+    specials = {token.text: token.id for token in added if token.special}
+    words = Tokenizer(
+        lambda text, most: list(text.encode()), texts, specials, bos_id=None, eos_ids=(), split="", added=added
+    )
+    chat = Llama4(words)
+    runner = object.__new__(Runner)
+    parts = SimpleNamespace(runner=runner, tokenizer=words, chat=chat, config=TINY, pack=False)
+    monkeypatch.setattr(loading, "read_model", lambda *arguments: parts)
+    monkeypatch.setattr(child, "_loaded", [])
+    _, arguments = child._load(msgspec.msgpack.encode(loading.ChildLoad("x", LoadOptions())), silent)
+    theirs = arguments["grammars"]._vocabulary
+    ours = LLM(TINY, FakeModel(lambda ids: 65), words, chat)._grammars._vocabulary
+    ids = range(words.vocab_size)
+    assert [*map(theirs.is_special, ids)] == [*map(ours.is_special, ids)]
+    assert sum(map(theirs.is_special, ids)) == len(SMALL)
+    assert theirs.encode("<|python_start|><think>") == ours.encode("<|python_start|><think>")
 
 
 @pytest.mark.parametrize("answer", [CALL, JSON])

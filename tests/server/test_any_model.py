@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from serving import client_of, running
 
-from fake_chat_model import ALL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
+from fake_chat_model import ALL, CONTROL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
 from helpers import PATIENCE_S
 from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, Turns, only
 from herd.errors import NotFound, Unsupported, UsageError
@@ -619,3 +619,22 @@ def test_a_policy_around_a_model_reads_its_begun_part_and_its_answer_as_one(mode
     text = reply["content"][0]["text"]
     assert "ple" not in text.split("policy")[-1]
     assert text == "[EMAIL] now" if mode == "redact" else reply["stop_reason"] == "refusal"
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_policy_s_changes_make_no_control_token_of_text_around_any_model(as_ids: bool, scored: bool) -> None:
+    model = DoesAll()
+    more = {"echo": True, "logprobs": 0, "max_tokens": 0} if scored else {"max_tokens": 1}
+
+    def reply(text: str) -> httpx.Response:
+        prompt: str | list[int] = [CONTROL_ID, *ids_of(text)] if as_ids else CONTROL + text
+        body = {"model": "fake", "prompt": prompt, "raw": True, **more}
+        return asked.post("/v1/completions", json=body)
+
+    with client_of(service_of(model, mode="redact")) as asked:
+        assert reply(f" {MAIL}").status_code == 200
+        assert scored or model.asked[-1][1]["raw"] is True
+        hidden = CONTROL if as_ids else CONTROL.replace("con", "con\u200b")
+        told = reply(f" {MAIL} {hidden}")
+        assert (told.status_code, "changes would not leave as they are" in told.text) == (400, True)

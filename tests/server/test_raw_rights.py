@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import BYTES, client_of, fake_service
+from serving import BYTES, client_of, fake_llm, fake_service
 
 from herd.server.keys import RIGHTS, Key, KeyOptions, Keyring, digest_of, plain_key
+from herd.server.requests.raw_prompts import raw_prompt
 from herd.server.run import policies_of
 from herd.text.special import IMAGES
 
@@ -131,6 +132,30 @@ def test_a_policy_sees_the_text_with_its_spellings(tmp_path: Path) -> None:
         assert seen.ids == []
         start = "Mail <|eot|> jane.doe@example.org".index("jane")
         assert reply["herd"]["policy"][0]["start"] == start
+
+
+def test_a_prompt_of_ids_that_a_policy_changes_is_scored_with_the_same_tokens(tmp_path: Path) -> None:
+    seen = Seen(tmp_path)
+    seen.service.policies = policies_of("redact", None)
+    more = {"echo": True, "logprobs": 0, "max_tokens": 1}
+    with client_of(seen.service) as client:
+        mail = [*b"jane.doe@example.org "]
+        for before in ([], [BOS]):
+            reply = seen.ask(client, "/v1/completions", {"prompt": [*before, EOT, *mail], **more}).json()
+            shown = [*before, EOT, *b"[EMAIL] "]
+            assert seen.ids == shown
+            assert reply["choices"][0]["logprobs"]["tokens"][:-1] == [BYTES.decode([i]) for i in shown]
+        reply = seen.ask(client, "/v1/completions", {"prompt": [EOT, *mail, *b"<|eot|>"], **more})
+        assert (reply.status_code, "would not leave as they are" in reply.text) == (400, True)
+
+
+def test_what_is_told_of_a_token_is_a_line_for_a_header_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fake_llm("x")
+    names = ["<|a\r\nb: c|>", "<|\u00e9\uff5c|>", "<|" + "x" * 999, "<|\x00\x7f|>"]
+    monkeypatch.setattr(model, "spellings", lambda text, raw=False: names)
+    note = raw_prompt(model, "x", False, AUTHOR).note
+    assert note.isascii() and note.isprintable() and len(note) < 500
+    assert note.startswith(r"prompt: <|a\r\nb: c|> <|\xe9\uff5c|> <|xxx")
 
 
 def test_no_key_has_the_right_that_does_not_name_it() -> None:

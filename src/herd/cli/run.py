@@ -119,6 +119,8 @@ def _one_shot(
     chosen, trace, system = options.given(values), values["trace"], values["system"]
     told = console.is_live(quiet=values["quiet"])
     if raw:
+        if left := " ".join(dict.fromkeys(llm.spellings(text, raw=True))):
+            console.note(f"{left} stay text: images are shown without --raw", quiet=values["quiet"])
         events = llm.stream_complete(text, trace=trace, raw=True, progress=told, **chosen)
     else:
         paths = [Path(image) for image in images]

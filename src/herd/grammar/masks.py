@@ -113,10 +113,7 @@ class Grammars:
         until_s = time.thread_time() + BEGUN_S
         for at in range(0, len(begun), AT_ONCE):
             some = begun[at : at + AT_ONCE]
-            try:
-                fit = matcher.follow(some)
-            except GrammarStuck:
-                _too_hard("one that meets a limit of the grammar")
+            fit = _followed(matcher, some)
             if fit < len(some):
                 self._leaves(grammar, begun, at + fit)
             if time.thread_time() > until_s:
@@ -245,6 +242,16 @@ class _Words:
     def __call__(self, text: str) -> list[int]:
         """Ids of a text: where a grammar leaves one continuation, masks allow the tokens that spell it as usual."""
         return self._encode(text)
+
+
+def _followed(matcher: Matcher, ids: Sequence[int]) -> int:
+    """How many of these ids a matcher has taken. Raises UsageError, also for whatever llguidance raises."""
+    try:
+        return matcher.follow(ids)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        _too_hard("one that meets a limit of the grammar")
 
 
 def _too_hard(got: str) -> NoReturn:

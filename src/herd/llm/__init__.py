@@ -55,7 +55,7 @@ from herd.llm.function_tools import ToolLike
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
 from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKeywords, SamplesOptions, ScoreOptions
 from herd.llm.load_options import PARALLEL, LoadOptions
-from herd.llm.loading import PIECE, end_ids, open_same, read_model
+from herd.llm.loading import PIECE, end_ids, open_same, read_model, words_of
 from herd.llm.measuring import Measured, ameasured, measured
 from herd.llm.options import CallOptions, for_each, one_answer, whole_answers
 from herd.llm.prepare import Many, Requests, characters_of, check_dialog, check_length, check_prompt
@@ -170,8 +170,7 @@ class LLM:
         wait for a place; one client may have half of it. pack: see `update_weights`. grammar_s, grammar_bytes: see
         `load`, which makes an LLM as a rule. ops: what computes, by name.
         """
-        if isinstance(chat, ChatFormat):
-            tokenizer = chat.tokenizer  # in which its markers are control
+        tokenizer = words_of(tokenizer, chat)
         self.config = config
         self.name = name
         self.path = path

@@ -221,6 +221,11 @@ def end_ids(config: Llama4Config, tokenizer: Tokenizer, chat: ChatFormat | Usage
     return ends | chat.stop_ids if isinstance(chat, ChatFormat) else ends
 
 
+def words_of(tokenizer: Tokenizer, chat: ChatFormat | UsageError) -> Tokenizer:
+    """A vocabulary, in which the markers of its chat format are control."""
+    return chat.tokenizer if isinstance(chat, ChatFormat) else tokenizer
+
+
 def card_bytes(device: str) -> int | None:
     """Free memory of a CUDA card."""
     import torch

@@ -66,25 +66,28 @@ class Requests:
     ) -> list[int]:
         """A dialog, and the open header of its answer; or its last turn open, where the answer is begun. Raises
         ContextTooLong for what is far beyond `context`."""
-        chat = self.format() if context is None else self.format().within(max(context, TOLD))
+        chat = self.format() if context is None else self.format().within(most_ids(context))
         return chat.encode(turns, tools, tokens_per_tile=max(self.config.tokens_per_tile, 1), begun=begun)
 
     def text_ids(self, text: str, context: int) -> list[int]:
         """A text with what the vocabulary wants before it. Raises ContextTooLong for what is far beyond `context`."""
-        return [*self.bos(), *self.tokenizer.within(max(context, TOLD)).encode(text)]
+        return [*self.bos(), *self._within(context).encode(text)]
 
     def spelt(self, text: str, *, raw: bool) -> list[str]:
         """Control tokens that a text spells and that stay text; raw: those that stay text even so."""
-        images = self.tokenizer.image_ids
-        return [self.tokenizer.decode((i,)) for i in self.tokenizer.spelt(text) if not raw or i in images]
+        found, images = self.tokenizer.spelt(text), self.tokenizer.image_ids
+        names = {i: self.tokenizer.decode((i,)) for i in set(found)}
+        return [names[i] for i in found if not raw or i in images]
 
     def raw_ids(self, text: str, context: int, *, whole: bool = False) -> list[int]:
         """A text with the control tokens that it spells. whole: nothing comes before it; else what the vocabulary wants
         there, unless it is spelt. Raises ContextTooLong for what is far beyond `context`."""
-        images = self.tokenizer.image_ids
-        ids = self.tokenizer.within(max(context, TOLD)).for_author(images).encode(text)
-        bos = self.bos()
+        ids, bos = self._within(context).for_author(self.tokenizer.image_ids).encode(text), self.bos()
         return ids if whole or ids[: len(bos)] == bos else [*bos, *ids]
+
+    def _within(self, context: int) -> Tokenizer:
+        """The vocabulary for one text, of which not many more ids are made than may be asked for."""
+        return self.tokenizer.within(most_ids(context))
 
     def bos(self) -> list[int]:
         """What the vocabulary wants before a text."""
@@ -199,8 +202,8 @@ class Requests:
             ids = self.text_ids(prompt + continuation, context)
         else:
             before = self.text_ids(prompt, context) if isinstance(prompt, str) else self.given(prompt, name)
-            within = self.tokenizer.within(max(context, TOLD))
-            more = within.encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
+            encode = self._within(context).encode
+            more = encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
             ids = [*before, *more]
         if not before:
             fail(UsageError, name, got="nothing before the continuation", expected="a prompt of at least one token")
@@ -246,7 +249,8 @@ class Requests:
             salt=_salt(asked.tenant),
             adapter=asked.adapter,
             progress=asked.progress,
-            begun=() if chosen.grammar is None else tuple(self.tokenizer.for_assistant().encode(begun)),
+            # grammars are of texts: markers in it are spelt
+            begun=() if chosen.grammar is None else tuple(self.tokenizer.encode(begun)),
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
         samples = self._samples(jobs, asked, instead, begun)
@@ -316,6 +320,11 @@ class Many(NamedTuple):
     def name(self) -> str:
         """The argument that holds them."""
         return f"{self.kind}s"
+
+
+def most_ids(context: int) -> int:
+    """The most ids that are made of one text, or dialog, for a context."""
+    return max(context, TOLD)
 
 
 def check_dialog(name: str, dialog: object) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -36,16 +37,16 @@ from herd.server.requests.generate_request import (
     GenerateRequest,
     begun_of,
     check_able,
-    check_ids,
+    check_shown,
     most_tokens,
     prompt_of,
-    raw_prompt,
     start_stream,
     turn_options,
     without_effect,
 )
 from herd.server.requests.media import Images
 from herd.server.requests.policed import checked_texts
+from herd.server.requests.raw_prompts import RawPrompt, check_ids, raw_prompt
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
 from herd.server.response_store import ResponseStore
 
@@ -146,7 +147,7 @@ class Service:
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids, caller.key))
-            raw = await self.soon(caller, lambda: raw_prompt(model, ask, caller.key), caller.admission.size_bytes)
+            raw = await self._raw(caller, model, ask)
             stream = self._stream(model, caller, ask, raw.options)
             stack.push_async_callback(stream.aclose)
             async with until_disconnect(caller.request):
@@ -218,6 +219,19 @@ class Service:
         finally:
             made.let_go(needs)
         made.hold(stream.asked_bytes)
+
+    async def _raw(self, caller: Caller, model: ChatModel, ask: GenerateRequest) -> RawPrompt:
+        """See `raw_prompt`. Raises Busy, TooLarge."""
+        prompt = ask.prompt
+        if not isinstance(prompt, str):
+            return RawPrompt({}, "")
+        made, needs = caller.admission.made, prompt_bytes(model, await self.text_size(caller, prompt))
+        made.hold(needs)
+        try:
+            work = partial(raw_prompt, model, prompt, ask.raw, caller.key)
+            return await self.soon(caller, work, caller.admission.size_bytes)
+        finally:
+            made.let_go(needs)
 
     async def text_size(self, caller: Caller, *values: Any) -> int:
         """See `sizes.text_size`; computed beside the event loop where there is much to look at."""
@@ -354,6 +368,7 @@ class Service:
             policy,
             lambda: prompt_of(model, ask),
             lambda shown: start_stream(model, ask, whose, shown),
+            check=lambda shown: check_shown(model, ask, shown, raw="raw" in raw),
             owner=self.lane_of(caller),
             answers=ask.n,
             is_text=ask.prompt is not None,

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from herd.chat_model import ChatModel, ChatStream, Turns
 from herd.dialogs import begun_in, turns_of
-from herd.errors import Forbidden, fail
 from herd.messages import Message
 from herd.policies import Prompt
-from herd.server.keys import Key
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images
+from herd.server.requests.raw_prompts import check_changed, has_control
 from herd.server.requests.sizes import images_in
 
 
@@ -108,51 +107,10 @@ def begun_of(ask: GenerateRequest) -> str:
     return begun_in(turns_of(ask.messages[-1:])) or ""
 
 
-def check_ids(model: ChatModel, ids: Sequence[int], key: Key) -> None:
-    """Raise Forbidden for ids of control tokens that a key may not send, since with them a client writes whatever turn
-    it likes; Refused for those of images."""
-    control, images = model.control_ids, model.image_ids
-    may = "raw" in key.rights
-    for i in ids:
-        if i in images:
-            raise Refused(f"prompt: got the id {i} of a token of images; show them in a dialog", "prompt")
-        if i in control and not may:
-            what = f"prompt: got the id {i} of a control token, which key {key.name} may not send"
-            fail(Forbidden, what, do="send a dialog, or use a key with the right raw")
-
-
-class RawPrompt(NamedTuple):
-    """What becomes of the control tokens that a text prompt spells."""
-
-    options: Mapping[str, Any]
-    """Keyword arguments of the model."""
-    note: str
-    """What stays text, in one line; empty: nothing."""
-
-
-def raw_prompt(model: ChatModel, ask: GenerateRequest, key: Key) -> RawPrompt:
-    """Whether a prompt's spellings become tokens, and what the client is told of those that do not. Takes as long as
-    the prompt is."""
-    if not isinstance(ask.prompt, str) or not (spelt := model.spellings(ask.prompt)):
-        return RawPrompt({}, "")
-    may = "raw" in key.rights
-    if ask.raw and may:
-        spelt = model.spellings(ask.prompt, raw=True)
-        return RawPrompt({"raw": True}, _note(spelt, "images are shown in a dialog") if spelt else "")
-    missing = [*(() if ask.raw else ("raw: true",)), *(() if may else ("a key with the right raw",))]
-    return RawPrompt({}, _note(spelt, f"as tokens they take {' and '.join(missing)}"))
-
-
-def _note(spelt: Sequence[str], why: str) -> str:
-    """A line for a header, which holds ASCII alone."""
-    names = list(dict.fromkeys(spelt))
-    shown = [name.encode("ascii", "backslashreplace").decode() for name in names[:NOTED]]
-    more = f" and {len(names) - NOTED} more" if len(names) > NOTED else ""
-    return f"prompt: {' '.join(shown)}{more} stay text; {why}"
-
-
-NOTED = 4
-"""Tokens that a note names."""
+def check_shown(model: ChatModel, ask: GenerateRequest, shown: Prompt, *, raw: bool) -> None:
+    """`check_changed` of a request, if it is one to go on with a text."""
+    if ask.prompt is not None:
+        check_changed(model, ask.prompt, shown.messages[0].text, raw=raw)
 
 
 def start_stream(
@@ -162,6 +120,8 @@ def start_stream(
     prompt in place of its own."""
     if ask.prompt is not None:
         prompt = ask.prompt if shown is None else shown.messages[0].text
+        if shown is not None and not isinstance(ask.prompt, str) and has_control(model, ask.prompt):
+            whose = {**whose, "raw": True}
         return model.astream_complete(prompt, schema=ask.schema, **whose, **ask.options)
     messages: Turns | None = ask.messages if shown is None else shown.messages
     assert messages is not None

@@ -17,8 +17,16 @@ from herd.events import Likely, Logprob, Note, Usage
 from herd.policies import Policy
 from herd.server.keys import Key
 from herd.server.requests.fields import within
-from herd.server.requests.generate_request import GenerateRequest, check_ids, raw_prompt
+from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.policed import CheckedTexts, checked_texts
+from herd.server.requests.raw_prompts import (
+    RawPrompt,
+    begins_a_text,
+    check_changed,
+    check_ids,
+    has_control,
+    raw_prompt,
+)
 from herd.server.requests.sizes import prompt_bytes, spelt_bytes
 from herd.server.service import Caller, Service, until_disconnect
 
@@ -74,7 +82,8 @@ async def score_prompt(
 
 
 class _Seen(NamedTuple):
-    """A prompt as its model may see it. is_text: it is not given as ids, or a policy has changed it."""
+    """A prompt as its model may see it. is_text: what the vocabulary wants before a text comes before it: it is not
+    given as ids and does not begin with that, or a policy has made other ids of it."""
 
     passed: CheckedTexts
     is_text: bool
@@ -110,20 +119,16 @@ def _look(model: ChatModel, policy: Policy | None, ask: GenerateRequest, key: Ke
         text = model.detokenize(prompt)
     passed = checked_texts(policy, [text])
     (shown,) = passed.texts
-    if isinstance(prompt, str) or shown != text:
-        found = raw_prompt(model, ask, key)
-        raw = bool(found.options) or (not isinstance(prompt, str) and not model.control_ids.isdisjoint(prompt))
-        if raw and model.spellings(shown) != model.spellings(text):
-            fail(UsageError, "prompt", got="control tokens that a policy's changes would not leave as they are")
-        spelt: dict[str, Any] = {"raw": True} if raw else {}
-        ids = model.tokenize(shown, **spelt) if passed.refusal is None else ()
-        return _Seen(passed, not (raw and _begins_a_text(model, ids)), ids, raw, found.note)
-    return _Seen(passed, False, prompt)
-
-
-def _begins_a_text(model: ChatModel, ids: Ids) -> bool:
-    """Whether the first id is the special one that begins a text, which need not come before it then."""
-    return bool(ids) and ids[0] not in model.control_ids and bool(model.spellings(model.detokenize(ids[:1])))
+    if not isinstance(prompt, str) and shown == text:
+        return _Seen(passed, False, prompt)
+    found = raw_prompt(model, prompt, ask.raw, key) if isinstance(prompt, str) else RawPrompt({}, "")
+    raw = bool(found.options) if isinstance(prompt, str) else has_control(model, prompt)
+    if shown != text and passed.refusal is None:
+        check_changed(model, prompt, shown, raw=raw)
+    spelt: dict[str, Any] = {"raw": True} if raw else {}
+    ids = model.tokenize(shown, **spelt) if passed.refusal is None else ()
+    whole = raw and (not isinstance(prompt, str) or begins_a_text(model, ids))
+    return _Seen(passed, not whole, ids, raw, found.note)
 
 
 def _hold(service: Service, caller: Caller, count: int) -> None:
