@@ -87,7 +87,16 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 OTHERS = {
     *("close", "warm_up", "alive", "chat_format", "defaults"),
-    *("capabilities", "sizes", "control_ids", "image_ids", "applies_policies", "tells_progress", "adapters", "counters"),
+    *(
+        "capabilities",
+        "sizes",
+        "control_ids",
+        "image_ids",
+        "applies_policies",
+        "tells_progress",
+        "adapters",
+        "counters",
+    ),
 }
 """Without arguments."""
 OPTIONS = ["top", *ChatOptions.__annotations__]

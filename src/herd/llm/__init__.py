@@ -190,7 +190,7 @@ class LLM:
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
-        self._grammars = Grammars(tokenizer.for_assistant(), ends, self._trials.judge)
+        self._grammars = Grammars(tokenizer.for_grammar(), ends, self._trials.judge)
         self._engine: Engine | None = Engine(
             runner,
             lambda: StreamDecoder(tokenizer),

@@ -47,7 +47,7 @@ def _load(setup: bytes, progress: Progress) -> tuple[ModelRunner, dict[str, Any]
     _loaded.append(parts)
     assert isinstance(parts.runner, Runner)
     tokenizer = words_of(parts.tokenizer, parts.chat)
-    grammars = Grammars(tokenizer.for_assistant(), end_ids(parts.config, tokenizer, parts.chat))
+    grammars = Grammars(tokenizer.for_grammar(), end_ids(parts.config, tokenizer, parts.chat))
     return parts.runner, {
         "piece": PIECE,
         "places": options.parallel,

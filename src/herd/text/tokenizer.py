@@ -182,6 +182,12 @@ class Tokenizer:
         one._bar(self.control_ids - self.spoken_ids)
         return one
 
+    def for_grammar(self) -> "Tokenizer":
+        """The vocabulary for what a grammar spells out: a text there, so that only what shows in answers is its id."""
+        one = copy.copy(self)
+        one._bar(self._hidden)
+        return one
+
     def for_author(self, barred: Iterable[int] = ()) -> "Tokenizer":
         """The vocabulary for texts of whoever may write control tokens: every added token is its id, but `barred`."""
         one = copy.copy(self)
