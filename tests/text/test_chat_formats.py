@@ -210,7 +210,7 @@ def test_special_strings_in_any_text_yield_no_special_id(llama4):
 
 def test_special_strings_as_roles_and_names_are_refused(llama4):
     chat = Llama4(llama4)
-    for text in [*special.LLAMA4, "ipython", "System", "user\n", "", "a b", "x" * 65, "na\u200bve", "a/b", "f\x00"]:
+    for text in [*special.LLAMA4, "ipython", "System", "user\n", "", "a b", "x" * 129, "na\u200bve", "a/b", "f\x00"]:
         with pytest.raises(UsageError, match="role"):
             chat.encode([Message(text, "hi")])
         if text in ("ipython", "System"):

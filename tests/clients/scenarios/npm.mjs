@@ -196,12 +196,15 @@ async function call(model) {
 }
 
 // Of an earlier answer it sends the id alone.
-async function turns(model) {
+async function turns(url) {
+  const sent = [];
+  const seen = (address, asked) => { sent.push(asked.body); return fetch(address, asked); };
+  const model = createOpenAI({ baseURL: `${url}/v1`, apiKey: "none", fetch: seen })(MODEL);
   const asked = [{ role: "user", content: QUESTION }];
   const first = await generateText({ model, messages: asked, ...limits(16) });
   const messages = [...asked, ...first.response.messages, { role: "user", content: "And of Italy?" }];
-  const { text, request } = await generateText({ model, messages, ...limits(16) });
-  expect(text && JSON.stringify(request.body).includes("item_reference"), text, request.body);
+  const { text } = await generateText({ model, messages, ...limits(16) });
+  expect(text && sent.at(-1).includes("item_reference"), text, sent);
 }
 
 for (const [client, { chat, responses, embedding, settings }] of Object.entries(providers)) {
@@ -216,7 +219,7 @@ for (const [client, { chat, responses, embedding, settings }] of Object.entries(
     scenario(client, "responses: generateText", (url) => text(responses(url)), ["output"]);
     scenario(client, "responses: streamText", (url) => stream(responses(url)));
     scenario(client, "responses: a tool that the SDK runs", (url) => call(responses(url)));
-    scenario(client, "responses: two turns", (url) => turns(responses(url)));
+    scenario(client, "responses: two turns", turns);
   }
   if (embedding) {
     scenario(client, "embedMany", async (url) => {

@@ -103,7 +103,7 @@ def _finish(service: Service, caller: Caller, kept: StoredResponse, reply: Reply
     reason = CUT.get(reply.finish_reason)
     counts = {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
