@@ -1,4 +1,4 @@
-"""What clients write in ways of their own is understood alike in every dialect."""
+"""What clients write in ways of their own is understood alike in every dialect, and told where it comes to less."""
 
 import json
 from collections.abc import Iterator
@@ -43,6 +43,18 @@ def ask(client: httpx.Client, name: str, value: Any, *place: str, stream: bool =
     return found
 
 
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_context_is_a_ceiling_for_the_tokens_of_an_answer_and_that_is_told(client: httpx.Client, name: str) -> None:
+    place = LIMITS[name][2]
+    for stream in (False, True):
+        for most in (CONTEXT + 1, 10_485_760, 2**63, 4096.0):
+            found = ask(client, name, most, *place, stream=stream)
+            assert f"context of {CONTEXT} tokens" in found.headers["x-herd-note"]
+            assert SAID in "".join(texts(found.text)) or SAID in found.text
+        for most in (CONTEXT, 100, 40.0, -1, -1.0):
+            assert "x-herd-note" not in ask(client, name, most, *place, stream=stream).headers
+
+
 def texts(body: str) -> Iterator[str]:
     """All pieces of text in a stream."""
     for line in body.split("\n"):
@@ -83,6 +95,32 @@ def test_nothing_has_no_vectors(client: httpx.Client) -> None:
     assert client.post("/api/embed", json={"model": "none", "input": ""}).status_code == 404
     beside = client.post("/api/embed", json={"model": "fake", "input": ["a", ""]})
     assert (beside.status_code, "input[1]" in beside.text) == (400, True)
+
+
+def test_what_a_schema_asks_in_vain_is_told(client: httpx.Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "a\n\u00e9": {"type": "array", "items": {"type": "string", "format": "zip"}, "uniqueItems": True}
+        },
+    }
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        },
+        "/v1/completions": {"prompt": "Hi", "guided_json": json.dumps(schema)},
+        "/v1/responses": {"input": "Hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}},
+        "/v1/messages": {"output_config": {"format": {"type": "json_schema", "schema": schema}}, "max_tokens": 9},
+        "/api/chat": {"format": schema, "stream": False, "options": {"num_predict": 9}},
+    }
+    for path, more in asked.items():
+        dialog = {} if "prompt" in more or "input" in more else {"messages": TURNS}
+        for stream in (False, True):
+            body = {"model": "fake", **dialog, **more, "stream": stream}
+            with client.stream("POST", path, json=body) as found:
+                assert found.status_code == 200, (path, found.read())
+                note = found.headers["x-herd-note"]
+            assert "/uniqueItems" in note and "/items/format" in note, (path, note)
 
 
 # -- several prompts of one request --------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from herd.server.requests.generate_request import (
     without_effect,
 )
 from herd.server.requests.media import Images
+from herd.server.requests.notes import note_of_schemas, within_context
 from herd.server.requests.policed import checked_texts
 from herd.server.requests.raw_prompts import RawPrompt, check_ids, raw_prompt
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
@@ -141,13 +142,15 @@ class Service:
         stack = AsyncExitStack()
         try:
             model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
-            ask = self._settled(ask)
-            num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
+            ask, shorter = within_context(self._settled(ask), model.context)
+            size = caller.admission.size_bytes
+            num_images = await self.soon(caller, lambda: check_able(model, ask), size)
             without_effect(model, ask, strict=self.strict)
             if ask.prompt is not None and not isinstance(ask.prompt, str):
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids, caller.key))
             raw = await self._raw(caller, model, ask)
+            in_vain = await self.soon(caller, lambda: note_of_schemas(ask), size)
             stream = self._stream(model, caller, ask, raw.options)
             stack.push_async_callback(stream.aclose)
             async with until_disconnect(caller.request):
@@ -158,7 +161,8 @@ class Service:
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        return ReplyInProgress(self, caller, ask, model, stream, spending, stack, raw.note)
+        note = "; ".join(filter(None, (raw.note, shorter, in_vain)))
+        return ReplyInProgress(self, caller, ask, model, stream, spending, stack, note)
 
     async def embed(
         self, caller: Caller, name: str, texts: Sequence[str], keep_alive_s: float | None = None, *, cut: bool = False
@@ -432,7 +436,7 @@ class ReplyInProgress:
         note: str = "",
     ) -> None:
         self.note = note
-        """What became of its prompt otherwise than it may be meant, in one line; empty: nothing."""
+        """What became of its request otherwise than it may be meant, in one line; empty: nothing."""
         self.n = ask.n
         """Samples."""
         self.ignored = without_effect(model, ask, strict=service.strict)

@@ -110,7 +110,7 @@ async def messages(service: Service, request: Request, caller: Caller) -> Respon
         service, request, caller, lambda body: _read(service, body), media=True
     )
     answer = await service.open(caller, ask)
-    headers = {**told((*ignored, *answer.ignored)), **noted(notes)}
+    headers = {**told((*ignored, *answer.ignored)), **noted((*notes, answer.note))}
     if not asked.stream:
         (reply,) = await answer.whole(request)
         return await json_reply(service, caller, lambda: whole(reply, asked.model), [reply], headers)

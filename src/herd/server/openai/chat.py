@@ -17,7 +17,7 @@ from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.openai.forms import REFUSED_FORMS, USE, FormFields, form_of, without_empty
 from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
 from herd.server.openai.turns import OpenAIMessage, Tool, ToolChoice, choice_of, dialog_of, goes_on, tools_of
-from herd.server.requests.fields import FieldTable, Name, Refused, told
+from herd.server.requests.fields import FieldTable, Name, Refused, noted, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.media import Images
@@ -141,7 +141,7 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
     """Answer a dialog."""
     asked, ignored, ask = await read_as(service, request, caller, lambda body: _read(service, body), media=True)
     answer = await service.open(caller, ask)
-    headers = told((*ignored, *answer.ignored))
+    headers = {**told((*ignored, *answer.ignored)), **noted([answer.note])}
     writer = ChatWriter(asked.model, answer.created)
     if not asked.stream:
         replies = await answer.whole(request)

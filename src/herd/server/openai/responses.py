@@ -52,6 +52,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
         return _begin(service, caller, ask, kept, spaces, stream=asked.stream is True, headers=headers)
     caller.admission.made.hold(len(kept.json))
     answer = await service.open(caller, ask)
+    headers |= noted((*notes, answer.note))
     if asked.store is not False:
         service.responses.keep(caller.key, kept)
     if asked.stream:

@@ -171,7 +171,7 @@ def told(ignored: Sequence[str]) -> dict[str, str]:
 
 
 def noted(notes: Iterable[str]) -> dict[str, str]:
-    """The header that says what became of a prompt otherwise than it may be meant."""
+    """The header that says what became of a request otherwise than it may be meant."""
     found = "; ".join(dict.fromkeys(note for note in notes if note))
     return {"x-herd-note": found} if found else {}
 
