@@ -7,7 +7,7 @@ import pytest
 from simulation import Day
 
 DAYS, SHARDS = 2_000, 8
-SLOW_DAYS = int(os.environ.get("HERD_SIMULATED_DAYS", "20000"))
+SLOW_DAYS = int(os.environ.get("HERD_SIMULATED_DAYS", "7500"))
 """Of the slow tier; 100,000 take about 12 minutes of one core."""
 SHARD_DAYS = 2_500
 

@@ -207,7 +207,7 @@ def test_what_is_no_schema_at_all_is_refused(text: str, said: str) -> None:
         json_schema.enforceable(text)
 
 
-SHARDS = 10
+RANDOM_SCHEMAS, SHARDS = 3_000, 3
 
 
 def check_random_schemas(seeds: range) -> int:
@@ -236,8 +236,8 @@ def test_texts_of_random_schemas_are_valid() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_texts_of_ten_thousand_random_schemas_are_valid(shard: int) -> None:
-    assert check_random_schemas(range(150 + shard, 10_150, SHARDS)) > 1_000
+def test_texts_of_thousands_of_random_schemas_are_valid(shard: int) -> None:
+    assert check_random_schemas(range(150 + shard, 150 + RANDOM_SCHEMAS, SHARDS)) > 1_000
 
 
 @pytest.mark.parametrize("listed", [{"properties": {"a": {"type": "integer"}}}, {"patternProperties": {"^a": False}}])
