@@ -50,9 +50,9 @@ def asked(client: httpx.Client, name: str, salt: str, **fields: Any) -> httpx.Re
 
 
 def chunks(reply: httpx.Response) -> list[Any]:
-    """Its objects, in order."""
+    """Its objects, in order, but for those that only keep a connection alive."""
     found = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith(("data: ", "{"))]
-    return [json.loads(data) for data in found if data != "[DONE]"]
+    return [json.loads(data) for data in found if data not in ("[DONE]", '{"type":"ping"}')]
 
 
 def progress_in(found: list[Any]) -> list[dict[str, int]]:

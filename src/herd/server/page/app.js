@@ -258,12 +258,13 @@ class Page {
     else if (message.state !== "writing") this.speaker.hear(body, true);
   }
 
-  /** Say what goes on until the first word comes, each second and when more of the prompt is read. Returns the timer. */
+  /** Say what goes on until the next word comes, each second and when more of the prompt is read. Returns the timer. */
   tellWaiting(message, writer) {
     const loaded = this.models.loaded;
     const began = Date.now();
+    const { text } = message; // an answer that goes on has some
     const tell = () => {
-      if (message.text) return;
+      if (message.text !== text) return;
       const { processed, total } = writer.progress ?? {};
       const reading = total ? `Reading ${grouped(processed)} of ${grouped(total)} tokens` : "Reading";
       const waited = Math.round((Date.now() - began) / 1000);

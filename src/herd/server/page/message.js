@@ -26,7 +26,7 @@ export class MessageView {
     this.markdown = mine ? null : new Markdown(this.body);
   }
 
-  /** The text as it is now; `note`: what goes on while there is none; `part`: how far that is, 0 to 1, where known. */
+  /** The text as it is now; `note`: what goes on until more comes; `part`: how far that is, 0 to 1, where known. */
   write(note, part) {
     const { text } = this.message;
     if (this.shown !== text) {
@@ -44,8 +44,8 @@ export class MessageView {
     this.bar.hidden = part === undefined;
     if (part !== undefined) this.bar.value = part;
     this.wait.lastChild.textContent = note;
-    if (note && !this.message.text) this.body.before(this.wait);
-    else this.wait.remove();
+    if (!note) this.wait.remove();
+    else if (!this.wait.isConnected) this.body.after(this.wait);
   }
 
   /** All of it, beside which other branches there are. What is as it was stays untouched. */
