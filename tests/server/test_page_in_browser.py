@@ -84,13 +84,19 @@ def test_stop_keeps_the_text_and_frees_the_model(visit):
 
 def test_an_answer_that_was_cut_goes_on_where_it_ended(visit):
     said = "One two three four five six seven eight nine ten."
-    seen = visit(said).ready()
+    reads_on = threading.Event()
+    reads_on.set()
+    seen = visit(said, cost=lambda rows: 0.0 * reads_on.wait(PATIENCE_S)).ready()
     seen.page.locator("#parameters").click()
     seen.page.get_by_label("Most tokens").fill("12")
     seen.page.keyboard.press("Escape")
     seen.say("Count")
     seen.expect(seen.answer()).to_have_text(said[:12])
+    reads_on.clear()
     seen.page.get_by_label("Go on").click()
+    seen.expect(seen.page.locator(".message.writing .wait")).to_contain_text(re.compile(r"^Reading \d+ of \d+ tokens"))
+    seen.expect(seen.page.locator(".message.writing .body")).to_have_text(said[:12])
+    reads_on.set()
     seen.expect(seen.answer()).to_have_text(said[:24].strip())
     seen.page.get_by_label("Go on").click()
     seen.expect(seen.answer()).to_have_text(said[:36])

@@ -114,6 +114,16 @@ def test_each_choice_tells_its_own(client: httpx.Client) -> None:
         assert {json.dumps(c["choices"][0]["delta"]) for c in own if "prompt_progress" in c} == {"{}"}
 
 
+def test_each_of_several_prompts_tells_its_own(client: httpx.Client) -> None:
+    prompts = ["first" + QUESTION, "and another" + QUESTION]
+    found = chunks(asked(client, "POST /v1/completions", "", prompt=prompts, return_progress=True))
+    for index, prompt in enumerate(prompts):
+        told = progress_in([c for c in found if c["choices"] and c["choices"][0]["index"] == index])
+        assert {one["total"] for one in told} == {told[-1]["processed"]}
+        assert told[0]["processed"] == told[0]["cache"] < 100
+        assert len(prompt) <= told[-1]["total"] <= len(prompt) + 1, "a byte is a token here, and one may begin the text"
+
+
 # -- models that are no files ------------------------------------------------------------------------------------------
 
 
