@@ -48,10 +48,10 @@ def test_keywords_of_a_chat_are_the_fields_of_its_structs_with_their_types() -> 
             assert kind == structs[name], name
 
 
-def test_keywords_of_a_load_are_the_fields_of_its_struct_and_its_progress() -> None:
+def test_keywords_of_a_load_are_the_fields_of_its_struct_and_what_it_calls() -> None:
     structs, keywords = get_type_hints(LoadOptions), get_type_hints(LoadKeywords)
-    assert keywords.keys() - structs.keys() == {"progress"}
-    assert set(LoadOptions.__struct_fields__) == keywords.keys() - {"progress"}
+    assert keywords.keys() - structs.keys() == {"progress", "check"}
+    assert set(LoadOptions.__struct_fields__) == keywords.keys() - {"progress", "check"}
     for name in LoadOptions.__struct_fields__:
         if name in OF_LOAD:
             assert structs[name] is str
