@@ -323,6 +323,7 @@ def test_a_request_is_counted_as_it_is_charged(client: httpx.Client) -> None:
         {"input": "Hi", "instructions": "Be kind.", "tools": [SPACE, WEATHER]},
         {"input": [{"role": "user", "content": "a"}, reference, {"role": "user", "content": "b"}]},
         {"input": "b", "previous_response_id": first["id"]},
+        {"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
     ):
         whole = client.post("/v1/responses", json={"model": "fake", **body}).json()
         assert counted(model="fake", **body) == whole["usage"]["input_tokens"]

@@ -87,7 +87,8 @@ async def count_input(service: Service, request: Request, caller: Caller) -> Res
         caller, lambda: counting(service, asked, known, images), caller.admission.size_bytes
     )
     async with service.models.use(asked.model or known.model) as model:
-        count = await service.of_dialog(caller, model, turns, images, model.count, tools)
+        over = {"continue_final_message": False}  # as an answer to it would be begun
+        count = await service.of_dialog(caller, model, turns, images, model.count, tools, **over)
         service.charge(caller, count)
     found = {"object": "response.input_tokens", "input_tokens": count}
     return json_response(found, headers={**told(ignored), **noted(notes)})
