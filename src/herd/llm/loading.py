@@ -114,6 +114,8 @@ def read_model(
     began_s = time.monotonic()
     if not callable(progress):
         fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
+    if check is not None and not callable(check):
+        fail(UsageError, "check", got=type(check).__name__, expected="what is called with what was opened")
     _check_name(model)
     place = stored.look_up(model)
     path, name = place.path, stem_of(place.path) if place.name is None else str(model)
