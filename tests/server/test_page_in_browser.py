@@ -50,7 +50,7 @@ def test_an_answer_streams_and_says_how_fast_it_was(visit):
     seen.say("Hello", wait=False)
     seen.expect(seen.page.locator(".message.writing .wait")).to_contain_text(re.compile(r"^Reading 0 of \d+ tokens"))
     seen.expect(seen.page.get_by_role("progressbar", name="Reading")).to_have_attribute("value", "0")
-    assert seen.page.locator("#speaker").inner_text() == "", "it is not read out"
+    seen.expect(seen.page.locator("#speaker")).to_have_text("")  # it is not read out
     assert violations(seen) == []
     reads_on.set()
     seen.expect(seen.page.locator(".message.writing .body")).to_contain_text("One sentence.")
