@@ -1,6 +1,6 @@
 """pip install on a terminal: each download and the build of the native module on the line that Herd draws itself.
 
-What pip says is kept back, and shown where it fails.
+What pip says is kept back, and shown where it fails. A pip that tells no numbers (before 24.1) draws its own bars.
 """
 
 import re
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "src/herd/cli"))
@@ -18,6 +19,7 @@ KEPT = 60
 BUILD = "building"
 DOWNLOAD = re.compile(r" *Downloading (?:\S*/)?([^/\s]+) \(")
 BYTES = re.compile(r"Progress (\d+) of (\d+)")
+CHATTER = re.compile(r" *(?:Link requires|Skipping link|Found link)")
 STEP = re.compile(r" *\[(\d+)/(\d+)\] ")
 
 
@@ -29,7 +31,8 @@ def follow(lines: Iterable[str], line: ProgressLine) -> list[str]:
         if found := BYTES.match(text):
             line.show(phase, int(found[1]), int(found[2]))
             continue
-        said.append(text)
+        if not CHATTER.match(text):
+            said.append(text)
         if found := DOWNLOAD.match(text):
             phase = found[1].partition("-")[0]
         elif found := STEP.match(text):
@@ -38,9 +41,17 @@ def follow(lines: Iterable[str], line: ProgressLine) -> list[str]:
     return list(said)
 
 
+def tells_numbers(pip_version: str) -> bool:
+    """Whether this pip knows --progress-bar=raw."""
+    return tuple(int(part) for part in re.findall(r"\d+", pip_version)[:2]) >= (24, 1)
+
+
 def main(arguments: list[str]) -> int:
     """pip's exit status."""
-    command = [sys.executable, "-m", "pip", "install", "--verbose", "--progress-bar=raw", *arguments]
+    pip_install = [sys.executable, "-m", "pip", "install"]
+    if not tells_numbers(version("pip")):
+        return subprocess.run([*pip_install, *arguments], check=False).returncode
+    command = [*pip_install, "--verbose", "--progress-bar=raw", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as pip:
         assert pip.stdout is not None
         said = follow(pip.stdout, ProgressLine({BUILD: "steps"}))

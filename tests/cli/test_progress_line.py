@@ -135,3 +135,5 @@ def test_setup_draws_the_same_line_of_what_pip_says(screen: Screen) -> None:
     assert told[0].startswith("numpy") and told[0].endswith("0 bytes of 16.6 MB")
     assert told[-1].startswith("building") and told[-1].endswith("3 steps")
     assert kept[-1] == "ERROR: it failed\n" and not any("Progress" in text for text in kept)
+    told_by = {"23.0.1": False, "24.0": False, "24.1": True, "24.1b1": True, "26.0.1": True}
+    assert {pip: module.tells_numbers(pip) for pip in told_by} == told_by
