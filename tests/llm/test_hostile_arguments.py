@@ -268,6 +268,7 @@ def test_no_argument_of_load_is_more_than_refused(tmp_path: Path, name: str) -> 
         raised = outcome(lambda a=arguments, to=loaded: to.append(load(**a)))  # type: ignore[misc]
         for one in loaded:
             one.close()
-        if raised is not None and not isinstance(raised, HerdError):
+        of_the_caller = name == "check" and callable(value)  # whatever it raises when it is called
+        if raised is not None and not isinstance(raised, HerdError) and not of_the_caller:
             found.append(f"load({name}={_short(value)}): {type(raised).__name__}: {raised}")
     assert not found, "\n".join(found)
