@@ -38,6 +38,8 @@ def base64_image(text: str, where: str) -> bytes:
     """The bytes of an image in base64, in one line or in lines (RFC 2045). Raises BadMedia for too many of them or bad
     ones."""
     text = _joined(text)
+    if not text:
+        fail(BadMedia, where, got="nothing", expected="an image in base64")
     if encoded_bytes(text) > IMAGE_LIMITS.file_bytes + 3:
         fail(BadMedia, where, got=f"about {encoded_bytes(text)} bytes", expected=f"at most {IMAGE_LIMITS.file_bytes}")
     try:
