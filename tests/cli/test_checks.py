@@ -190,6 +190,11 @@ def test_what_costs_something_is_noticed(name: str, filled: Callable[[list[str]]
         main(filled(BASE[name]))
 
 
+def test_a_grammar_may_name_tokens_of_the_model(filled: Callable[[list[str]], list[str]]) -> None:
+    with pytest.raises(Worked):
+        main(filled(["run", MODEL, "hi", "--grammar", 'lark:start: "a" <|python_start|> "b"']))
+
+
 def words_of(name: str, one: click.Parameter, value: str, command: click.Command) -> list[str]:
     """The command line with this value in the place of a right one."""
     words = list(BASE[name])
@@ -235,6 +240,7 @@ def test_what_is_wrong_is_said_first(
         (["quantize", MODEL, OUT, "--bits", "8", "--pure"], "pure"),
         (["quantize", MODEL, MODEL, "--type", "q4_0", "--overwrite"], "is the source"),
         (["tokenize", MODEL], "no text"),
+        (["run", MODEL, "hi", "--grammar", "lark:start: <|no_such_token|>"], "lark"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told_first(

@@ -4,7 +4,7 @@ Some flags are wrong by themselves (`check_flags`), others for a model: `for_mod
 open. What it is not: what the parser finds, a rule of its own (`SamplingOptions`, `Grammars` and the model have those).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from herd.grammars import Grammar
 
 if TYPE_CHECKING:
     from herd.llm.loading import Opened
+    from herd.text.tokenizer import Tokenizer
 
 ROUTING = b'{"position": '
 """What a file of --trace begins with."""
@@ -26,8 +27,11 @@ def check_flags(values: Mapping[str, Any], images: Sequence[str] = ()) -> Sampli
     """Check what was typed by itself: sampling options, a grammar, the files that are read or written; returns the
     options. Raises UsageError, NotFound."""
     chosen = SamplingOptions().with_(options.given(values))
-    if chosen.grammar is not None:
-        check_grammar(chosen.grammar)
+    if chosen.grammar is not None and not names_tokens(chosen.grammar):
+        from herd.text.tokenizer import Tokenizer
+
+        plain = Tokenizer.bytes_only()
+        check_grammar(chosen.grammar, plain, plain.specials.values())
     for path in images:
         if not Path(path).is_file():
             fail(NotFound, f"no image {path}")
@@ -36,13 +40,16 @@ def check_flags(values: Mapping[str, Any], images: Sequence[str] = ()) -> Sampli
     return chosen
 
 
-def check_grammar(grammar: Grammar) -> None:
-    """Compile it over single bytes: what is wrong with it hangs on no vocabulary. Raises UsageError."""
-    from herd.grammar.masks import Grammars
-    from herd.text.tokenizer import Tokenizer
+def names_tokens(grammar: Grammar) -> bool:
+    """Whether a grammar may name tokens of a vocabulary (<|eot|>): any other one is as right over single bytes."""
+    return grammar.kind == "lark" and "<" in grammar.text
 
-    tokenizer = Tokenizer.bytes_only()
-    Grammars(tokenizer, tokenizer.specials.values()).matcher(grammar)
+
+def check_grammar(grammar: Grammar, tokenizer: "Tokenizer", end_ids: Collection[int]) -> None:
+    """Compile it over a vocabulary. Raises UsageError."""
+    from herd.grammar.masks import Grammars
+
+    Grammars(tokenizer, end_ids).matcher(grammar)
 
 
 def check_trace(path: Path) -> None:
@@ -73,6 +80,9 @@ def for_model(
     def check(model: "Opened") -> None:
         if isinstance(model.chat, UsageError) and not raw:
             raise model.chat
+        ends = model.tokenizer.eos_ids | frozenset(model.config.eos_ids)
+        if chosen.grammar is not None and names_tokens(chosen.grammar) and ends:
+            check_grammar(chosen.grammar, model.tokenizer, ends)
         chosen.fits(min(model.tokenizer.vocab_size, model.config.vocab_size))
         if images and model.config.vision is None:
             refuse(model.name, "images")

@@ -150,7 +150,7 @@ def _rm_path(name: str) -> Removed:
     path = Path(name).expanduser()
     if (owner := owner_of(path)) is not None:
         fail(UsageError, f"{name} is {owner[0]} in the store", do=f"herd rm {owner[0]}")
-    found = packed_copies.copies_of(path)
+    found = packed_copies.copies_of(path, nameless())
     if not found and not path.exists():
         unknown(name)
     if not found:
