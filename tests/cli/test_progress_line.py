@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-import herd
 from herd.cli.progress_line import ProgressLine
 
-REPO = Path(herd.__file__).parents[2]
+REPO = Path(__file__).parents[2]
 
 
 class Screen(io.StringIO):

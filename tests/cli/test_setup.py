@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import herd
 
-REPO = Path(herd.__file__).parents[2]
+REPO = Path(__file__).parents[2]
 PYTHON = """\
 #!/usr/bin/env bash
 # Stands in for an interpreter: it notes what pip is told, and says yes to whatever it is asked.
