@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 REPO = Path(__file__).parents[2]
 PYTHON = """\
 #!/usr/bin/env bash
