@@ -362,14 +362,16 @@ def test_a_request_has_so_many_items_at_most(tmp_path: Path) -> None:
             assert refused.status_code == 400 and "input: got 4, expected at most 3" in refused.text
 
 
-def test_chat_completions_leave_out_tools_of_other_types_and_tell_them(client: httpx.Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_chats_leave_out_tools_of_other_types_and_tell_them(path: str, client: httpx.Client, tmp_path: Path) -> None:
     function = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
     tools = [{"type": "custom", "custom": {"name": "a"}}, {"type": "web_search_preview"}, function]
-    body = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "tools": tools}
-    reply = client.post("/v1/chat/completions", json=body)
+    body = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "stream": False}
+    reply = client.post(path, json=body)
     assert reply.status_code == 200, reply.text
     assert reply.headers["x-herd-ignored"] == "tools[].custom, tools[].web_search_preview"
-    refused = client.post("/v1/chat/completions", json={**body, "tools": tools[:2], "tool_choice": "required"})
-    assert refused.status_code == 400 and "tool_choice" in refused.text
+    if path.startswith("/v1"):
+        refused = client.post(path, json={**body, "tools": tools[:2], "tool_choice": "required"})
+        assert refused.status_code == 400 and "tool_choice" in refused.text
     with client_of(fake_service(tmp_path, strict=True)) as strict:
-        assert strict.post("/v1/chat/completions", json=body).status_code == 400
+        assert strict.post(path, json=body).status_code == 400

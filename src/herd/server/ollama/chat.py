@@ -26,6 +26,7 @@ from herd.server.ollama.common import (
     sampling_of,
 )
 from herd.server.openai.chat import notes_of
+from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
 from herd.server.openai.turns import Tool, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, noted, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
@@ -108,7 +109,7 @@ class GenerateBody(Shared, kw_only=True):
 CHAT: FieldTable[ChatBody] = FieldTable(
     "POST /api/chat",
     ChatBody,
-    reported={**REPORTED, "messages[].thinking": "an earlier answer is its content"},
+    reported={**REPORTED, "messages[].thinking": "an earlier answer is its content", ELSEWHERE: WHY},
     refused=forms_of_others(ChatBody, USE),
     harmless=HARMLESS,
 )
@@ -143,7 +144,9 @@ async def chat(service: Service, request: Request, caller: Caller) -> Response |
 
 
 def _read_chat(service: Service, caller: Caller, body: dict[str, Any]) -> _Read:
-    asked, ignored = CHAT.read(body, strict=service.strict)
+    known, others = without_others(body, ("function",))
+    asked, ignored = CHAT.read(known, strict=service.strict)
+    ignored = (*told_others(others, strict=service.strict), *ignored)
     if not asked.messages:
         return _Read(asked, None, ignored)
     check_count(sum(len(turn.images or ()) for turn in asked.messages))
