@@ -20,6 +20,7 @@ OTHERS = {
     "LoadOptions": "what a load was told",
     "Reply": "what chat gives",
     "applies_policies": "asked by services",
+    "chat_note": "shown by the terminal",
     "control_ids": "asked by services",
     "image_ids": "asked by services",
     "sizes": "asked by services",

@@ -266,7 +266,7 @@ def test_a_model_without_a_chat_format_is_told_before_it_is_packed(
             main(filled(["run", MODEL, "hi", "--raw"]))
 
 
-def _no_format(*_: Any) -> Any:
+def _no_format(*_: Any, **__: Any) -> Any:
     from herd.errors import UsageError
 
     return UsageError("no chat format is known")

@@ -50,6 +50,8 @@ from herd.text.leaves import leaves
 from herd.text.message_checks import check_name
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
+from herd.text.template_turns import plain_messages
+from herd.text.templates import Task, Writer
 from herd.text.tokenizer import Tokenizer
 from herd.value_checks import MAX_IDS
 
@@ -605,6 +607,16 @@ def _lark(data: str) -> None:
     lark.enforceable(data, lambda _: {})
 
 
+_TOKENS = ("<|im_start|>", "<|im_end|>", "</s>", "<think>")
+_WRITER = Writer(
+    "{% for m in messages %}<s>{{ m.content }}{% if '</t>' in m.content %}-{% endif %}{% endfor %}", _TOKENS, _TOKENS
+)
+
+
+def _written(said: str) -> None:
+    _WRITER.pieces(Task([{"role": "user", "content": said}]))
+
+
 ROWS: dict[str, Row] = {
     "a body": Row(lambda data: body.parse(data, WIDE), _encoded(JSON), 1 << 16),
     "a body within limits": Row(lambda data: body.parse(data, Limits()), _encoded(JSON), 1 << 16),
@@ -660,6 +672,10 @@ ROWS: dict[str, Row] = {
     "rules": Row(lambda data: scan(data, RULES), TEXTS, 1 << 12),
     "texts beside each other": Row(lambda data: reading.read(data, RULES), READINGS, 1 << 10),
     "texts in a value": Row(leaves, VALUES),
+    "arguments as a chat template gets them": Row(
+        lambda value: plain_messages([Message("assistant", "", (ToolCall("f", {"a": value}),))], parts=False), VALUES
+    ),
+    "a dialog that a chat template writes": Row(_written, TEXTS),
     "size of a value": Row(sizes.text_size, VALUES),
     "paths in an error": Row(
         machine_paths.without_paths,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from speaking import BYTES, saying
+from speaking import BYTES, END, saying
 
 from herd.config import TINY
 from herd.engine.fake import FakeModel
@@ -199,11 +199,11 @@ def test_the_engine_s_own_process_compiles_grammars_over_the_same_words(monkeypa
         lambda text, most: list(text.encode()), texts, specials, bos_id=None, eos_ids=(), split="", added=added
     )
     chat = Llama4(words)
-    runner = object.__new__(Runner)
-    parts = SimpleNamespace(runner=runner, tokenizer=words, chat=chat, config=TINY, pack=False)
-    monkeypatch.setattr(loading, "read_model", lambda *arguments: parts)
+    told = loading.ChildLoad("x", LoadOptions(), [END], loading.control_of(chat.tokenizer))
+    parts = SimpleNamespace(runner=object.__new__(Runner), tokenizer=words, config=TINY, pack=False)
+    monkeypatch.setattr(loading, "read_model", lambda *arguments, **options: parts)
     monkeypatch.setattr(child, "_loaded", [])
-    _, arguments = child._load(msgspec.msgpack.encode(loading.ChildLoad("x", LoadOptions())), silent)
+    _, arguments = child._load(msgspec.msgpack.encode(told), silent)
     theirs = arguments["grammars"]._vocabulary
     ours = LLM(TINY, FakeModel(lambda ids: 65), words, chat)._grammars._vocabulary
     ids = range(words.vocab_size)

@@ -92,6 +92,7 @@ def test_every_method_has_the_keywords_of_its_kind() -> None:
     assert all(METHODS[name] is ChatOptions for name in chats)
     assert all(METHODS[name] is CompleteOptions for name in completes)
     of_dialogs = {"system", "images", "tools", "tool_choice", "parallel_tool_calls", "continue_final_message"}
+    of_dialogs |= {"chat_template_kwargs"}
     assert set(ChatOptions.__annotations__) - set(CompleteOptions.__annotations__) == of_dialogs
     assert set(CompleteOptions.__annotations__) - set(ChatOptions.__annotations__) == {"raw"}
     assert set(ChatOptions.__annotations__) - set(SamplesOptions.__annotations__) == {"n", "progress"}

@@ -86,7 +86,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "drop_adapter": {"name": "a"},
 }
 OTHERS = {
-    *("close", "warm_up", "alive", "chat_format", "defaults"),
+    *("close", "warm_up", "alive", "chat_format", "chat_note", "defaults"),
     *(
         "capabilities",
         "sizes",

@@ -381,6 +381,7 @@ STANDS_FOR = {
     "llm/loading.py": "models that are loaded",
     "llm/measuring.py": "requests of one call, TOGETHER of them",
     "llm/grammar_trials.py": "digests, KNOWN each model",
+    "llm/dialog_writing.py": "bodies",
     "gate.py": "answers",
     "engine/outputs.py": "answers",
     "engine/engine.py": "a thread that waits, none in the service",

@@ -113,7 +113,7 @@ class Checkpoint(ABC):
 
     @property
     def template(self) -> str | None:
-        """The chat template as text, to recognise it by; never executed. Raises as `load_tokenizer`."""
+        """The chat template as text. Raises as `load_tokenizer`."""
         return self._tokenizer.template
 
     @cached_property

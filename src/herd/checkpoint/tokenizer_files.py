@@ -1,7 +1,7 @@
 """Convert the files of a byte-level BPE tokenizer: GGUF keys <-> tokenizer.json and its config.
 
 What it is: the same tokens, merges, split rule, special tokens and template under the other form's names. What it is
-not: encoding (`herd.text`); vocabularies of another kind are refused there. Templates are carried as text, never run.
+not: encoding (`herd.text`); vocabularies of another kind are refused there. Templates are carried as text.
 """
 
 import json

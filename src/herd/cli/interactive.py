@@ -184,7 +184,7 @@ class Session:
         used = self.llm.count(_seen([*system, *self.messages])) if self.messages else 0
         print(f"{'model':<12}{self.llm.name}")
         print(f"{'context':<12}{used} of {self.llm.context} tokens, {len(self.messages)} messages")
-        print(f"{'format':<12}{self.llm.chat_format}")
+        print(f"{'format':<12}{self.llm.chat_format}" + (f" ({self.llm.chat_note})" if self.llm.chat_note else ""))
         print(f"{'options':<12}" + (", ".join(f"{k} {v}" for k, v in self.options.items()) or "the model's defaults"))
         print(f"{'system':<12}{self.system or ''}")
 

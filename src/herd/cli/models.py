@@ -96,9 +96,9 @@ def show(model: str, as_json: bool) -> None:
 
     facts = about.describe(model)
     if as_json:
-        console.print_json("show", about.to_dict(facts))
+        console.print_json("show", {**about.to_dict(facts), "chat_format": about.chat_format(facts.path)})
         return
-    for label, text in _lines(facts):
+    for label, text in (*_lines(facts), ("chat", about.chat_format(facts.path))):
         console.line(f"{label:<12}{text}", 12)
 
 

@@ -169,7 +169,11 @@ def loading(command: F) -> F:
             "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
         ),
         click.option("--ops", type=click.Choice(["auto", "native", "torch"]), default="auto", hidden=True),
-        click.option("--chat-format", metavar="NAME", help="llama4, llama3, chatml, plain: when a file's is unknown."),
+        click.option(
+            "--chat-format",
+            metavar="NAME",
+            help="llama4, llama4-hf, llama3, chatml, plain, or template: the file's own.",
+        ),
         click.option("--threads", type=click.IntRange(1, 4096), help="Threads to compute with."),
         click.option(
             "--ctx",

@@ -1,26 +1,17 @@
-"""The main loop of the process that compiles grammars of requests on trial: `herd.llm.grammar_trials` starts it.
+"""Grammars of requests on trial, in a process that can be killed and limited (`herd.engine.side_process`).
 
-    in    TrialVocabulary, then TrialRequests, until the parent is gone: then this process leaves at once
-    out   TrialReady, then a TrialVerdict for each
-
-Compiling may take any time and any memory, whatever is counted before; a process can be killed and limited. What is
-compiled cannot cross to the engine: what passes here is compiled again there, with the same work. How long that takes
-does not depend on the words of a vocabulary, so the one here has the 256 bytes and the special tokens.
+Compiling may take any time and any memory, whatever is counted before. What is compiled cannot cross to the engine:
+what passes here is compiled again there, with the same work. How long that takes does not depend on the words of a
+vocabulary, so the one here has the 256 bytes and the special tokens.
 """
 
-import os
-import queue
 import random
-import sys
-import threading
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 
-from herd.engine.executors.wire import Channel
 from herd.errors import GrammarStuck, HerdError, UsageError, fail
 from herd.grammar.masks import STUCK, Matcher, compiled
 from herd.grammars import Grammar
@@ -35,14 +26,10 @@ OVER = ("too many", "too big", "max is", "limit", "fuel")
 """How llguidance tells that a limit of its own is met, and not that a text came to where nothing can follow."""
 STEPS = 32
 """Bytes of each of them: what meets a limit so soon is of no use to anybody."""
-_RESERVED = 256 << 20
-"""Addresses that allocators reserve for threads and do not use."""
-_KEPT = 8
-"""A process that has grown by this part of its limit makes place for a new one."""
 
 
 class TrialVocabulary(msgspec.Struct, frozen=True, tag=True):
-    """The first message: the special tokens and the size of the vocabulary."""
+    """The first message to a process that tries grammars: the special tokens and the size of the vocabulary."""
 
     vocab_size: int
     specials: dict[int, bytes]
@@ -58,10 +45,6 @@ class TrialRequest(msgspec.Struct, frozen=True, tag=True):
     grammar: Grammar
 
 
-class TrialReady(msgspec.Struct, frozen=True, tag=True):
-    """The process has started and takes grammars."""
-
-
 class TrialVerdict(msgspec.Struct, frozen=True, tag=True):
     """Whether a grammar compiled, and if not why."""
 
@@ -69,31 +52,21 @@ class TrialVerdict(msgspec.Struct, frozen=True, tag=True):
     """None: it passes."""
     cpu_s: float
     """Processor seconds of the trial."""
-    grown: bool
+    grown: bool = False
     """Whether this process has kept much memory, and is to be replaced."""
 
 
-Down = TrialVocabulary | TrialRequest
-Up = TrialReady | TrialVerdict
-
-
-def main() -> None:
-    """Run as the trial process. Never returns: the process ends with its parent."""
-    channel = Channel(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"), Down)
-    os.dup2(2, 1)  # whatever prints must not speak between the frames
-    alphabet = channel.receive()
+def judge(alphabet: TrialVocabulary) -> Callable[[TrialRequest], TrialVerdict]:
+    """What tries grammars over these tokens."""
     words = _Bytes(alphabet.vocab_size, alphabet.specials, alphabet.end_ids[0])
     trie = _trie(words, alphabet.end_ids)
-    inbox: queue.SimpleQueue[TrialRequest] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
-    base = _limit(alphabet.memory_bytes)
-    channel.send(TrialReady())
-    while True:
-        grammar = inbox.get().grammar
+
+    def verdict(request: TrialRequest) -> TrialVerdict:
         began_s = time.process_time()
-        refusal = refusal_of(trie, grammar, words.byte_of)
-        took_s = time.process_time() - began_s
-        channel.send(TrialVerdict(refusal, took_s, _data_bytes() - base > alphabet.memory_bytes // _KEPT))
+        refusal = refusal_of(trie, request.grammar, words.byte_of)
+        return TrialVerdict(refusal, time.process_time() - began_s)
+
+    return verdict
 
 
 def refusal_of(trie: Any, grammar: Grammar, byte_of: Mapping[int, int]) -> str | None:
@@ -124,9 +97,6 @@ def _walk(matcher: Matcher, grammar: Grammar, byte_of: Mapping[int, int], liked:
             fail(UsageError, grammar.kind, got=f"too large a one to follow ({why[:160]})", expected="a smaller one")
 
 
-# -- the process ------------------------------------------------------------------------------------------------------
-
-
 class _Bytes:
     """A vocabulary of bytes as llguidance reads it (its TokenizerWrapper). Ids that are neither bytes nor special stand
     for nothing: a grammar may name them by number."""
@@ -150,38 +120,3 @@ def _trie(words: Any, end_ids: list[int]) -> Any:
     import llguidance
 
     return llguidance.LLTokenizer(words, eos_token=end_ids)
-
-
-def _listen(channel: Channel, inbox: "queue.SimpleQueue[TrialRequest]") -> None:
-    """Keep reading grammars into the inbox, so that the end of the parent is seen even during a trial."""
-    try:
-        while True:
-            inbox.put(channel.receive())
-    except BaseException:
-        os._exit(0)
-
-
-def _limit(memory_bytes: int) -> int:
-    """Bound the memory of this process from now on, where the system can; returns what it uses now, in bytes."""
-    base = _data_bytes()
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for kind, held in ((resource.RLIMIT_DATA, base), (resource.RLIMIT_AS, _pages(0) + _RESERVED)):
-            if base:
-                resource.setrlimit(kind, (held + memory_bytes, held + memory_bytes))
-    return base
-
-
-def _data_bytes() -> int:
-    return _pages(5)
-
-
-def _pages(field: int) -> int:
-    """Bytes of a field of /proc/self/statm: 0 total size, 5 data; 0 where there is no such file."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[field]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

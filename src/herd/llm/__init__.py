@@ -111,7 +111,8 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
 
         context         None. Tokens a sequence may have, prompt and answer. None: the model's own, at most 8192;
                         "auto": the most, up to the model's own, that fits in memory beside the weights
-        chat_format     None. A name of `herd.text.chat.FORMATS`, for a model whose own is unknown
+        chat_format     None. A name of `herd.text.chat.FORMATS`, or "template": the model's own; None: as
+                        `herd.text.chat` chooses
         threads         None. Of the operations; None: one a processor
         ops             "auto". What computes: "native" (auto), "torch"
         kv              "auto". Numbers of the cache: "f32", "f16", "bf16", "int8", "int4"; auto: bf16 under native, f32
@@ -251,9 +252,16 @@ class LLM:
 
     @property
     def chat_format(self) -> str:
-        """The name of the chat format; "none" when it is not known (then `complete` works, `chat` does not)."""
+        """The name of the chat format, "template" for the model's own; "none" when it is not known (then `complete`
+        works, `chat` does not)."""
         chat = self._requests.chat
         return chat.name if isinstance(chat, ChatFormat) else "none"
+
+    @property
+    def chat_note(self) -> str:
+        """Why that is not what the model's file asks for; empty as a rule."""
+        chat = self._requests.chat
+        return chat.note if isinstance(chat, ChatFormat) else str(chat)
 
     # -- a dialog ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +282,8 @@ class LLM:
             parallel_tool_calls  whether one answer may hold several calls; True unless said
             continue_final_message  whether a last turn of the assistant's is begun, and gone on with: the reply holds
                                  what is new; True unless said
+            chat_template_kwargs  {name: text, number or flag} for the model's own chat template ("enable_thinking"); a
+                                 format that is no template has no use for it
             schema               True for any JSON object, a JSON schema, or a type that has one (`Reply.parsed`)
             grammar              what the text must be: "json", "schema:...", "lark:...", "regex:..."
             n                    answers to one prompt (`stream`, `astream`); see `chat_samples`
@@ -748,6 +758,8 @@ class LLM:
             self._engine.close()
             self._engine = None
         self._trials.close()
+        if isinstance(self._requests.chat, ChatFormat):
+            self._requests.chat.close()
         if self._checkpoint is not None:
             self._checkpoint.close()
             self._checkpoint = None

@@ -39,15 +39,15 @@ def _weights(checkpoint: Checkpoint) -> tuple[Model, Callable[[], None]]:
 def _load(setup: bytes, progress: Progress) -> tuple[ModelRunner, dict[str, Any]]:
     from herd.engine.runner import Runner
     from herd.grammar.masks import Grammars
-    from herd.llm.loading import PIECE, ChildLoad, end_ids, open_same, read_model, words_of
+    from herd.llm.loading import PIECE, ChildLoad, open_same, read_model
 
     told = msgspec.msgpack.decode(setup, type=ChildLoad)
     options = replace(told.options, engine="thread", force=True)  # whoever started it has checked that it fits
-    parts = read_model(told.path, options, progress)
+    parts = read_model(told.path, options, progress, run_template=False)
     _loaded.append(parts)
     assert isinstance(parts.runner, Runner)
-    tokenizer = words_of(parts.tokenizer, parts.chat)
-    grammars = Grammars(tokenizer.for_grammar(), end_ids(parts.config, tokenizer, parts.chat))
+    tokenizer = parts.tokenizer.with_markers(told.control)
+    grammars = Grammars(tokenizer.for_grammar(), told.end_ids)
     return parts.runner, {
         "piece": PIECE,
         "places": options.parallel,

@@ -3,7 +3,7 @@
 `herd.LLM.chat` says what each means. What it is not: values, defaults or checks of them (`herd.llm.options`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -33,6 +33,7 @@ class SamplesOptions(Answer, ToolChoice, Begun, Watched, total=False):
     system: str | None
     images: Sequence[ImageLike]
     tools: Sequence[ToolLike] | None
+    chat_template_kwargs: Mapping[str, str | int | float | bool | None] | None
 
 
 class ChatOptions(SamplesOptions, total=False):

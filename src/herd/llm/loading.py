@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from herd.engine.executors.child import ChildExecutor
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
+from herd.llm.dialog_writing import DialogWriting
 from herd.llm.load_options import PARALLEL, Context, LoadOptions
 from herd.machine.memory import available_bytes
 from herd.model import place_weights
@@ -33,8 +35,9 @@ from herd.planning.memory import check_fits, need, weights_bytes
 from herd.progress import Progress, silent
 from herd.store.auto_pack import packed_for
 from herd.store.registry import stem_of
-from herd.text.chat import ChatFormat, choose_format
+from herd.text.chat import TEMPLATE, ChatFormat, choose_format
 from herd.text.chat_other import SMOLLM2_SYSTEM, ChatML
+from herd.text.chat_template import templates_of
 from herd.text.tokenizer import Tokenizer
 
 PIECE = 512
@@ -52,6 +55,10 @@ class ChildLoad(msgspec.Struct, frozen=True):
 
     path: str
     options: LoadOptions
+    end_ids: list[int]
+    """Ids that end an answer."""
+    control: list[str]
+    """Tokens that are control."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,9 @@ def check_load(model: str | Path, options: LoadOptions) -> None:
     with open_checkpoint(stored.resolve(model), mmproj=options.mmproj) as checkpoint:
         _check_context(options.context, checkpoint.config)
         if options.chat_format is not None:
-            _chat_format(checkpoint.load_tokenizer(), checkpoint.template, options.chat_format)
+            tokenizer = checkpoint.load_tokenizer()
+            if options.chat_format != TEMPLATE or tokenizer.template is None:  # one that is there runs as it is loaded
+                _chat_format(tokenizer, options.chat_format, run=False)
 
 
 def read_model(
@@ -107,8 +116,11 @@ def read_model(
     options: LoadOptions,
     progress: Progress = silent,
     check: Callable[[Opened], None] | None = None,
+    *,
+    run_template: bool = True,
 ) -> ModelParts:
-    """What `options` make of a name or a path; see `herd.load` for what is raised."""
+    """What `options` make of a name or a path; see `herd.load` for what is raised. run_template: whether the model's
+    own chat template may run: never where the engine computes."""
     from herd.store import stored
 
     began_s = time.monotonic()
@@ -124,7 +136,7 @@ def read_model(
         config = checkpoint.config
         _check_context(options.context, config)
         tokenizer = checkpoint.load_tokenizer()
-        chat = _chat_format(tokenizer, checkpoint.template, options.chat_format)
+        chat = _chat_format(tokenizer, options.chat_format, run=run_template)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": options.seed})
         op_set = _op_set(options.ops, options.threads, options.device)
         kv_dtype = _kv_dtype(options, op_set)
@@ -143,7 +155,15 @@ def read_model(
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
         runner: Runner | ChildExecutor
         if options.engine == "child":
-            runner = _start(ChildLoad(str(path), replace(options, context=size, pack=pack)), progress)
+            runner = _start(
+                ChildLoad(
+                    str(path),
+                    replace(options, context=size, pack=pack, chat_format=None),
+                    sorted(end_ids(config, tokenizer, chat)),
+                    control_of(words_of(tokenizer, chat)),
+                ),
+                progress,
+            )
         else:
             with checkpoint.reading():
                 weights = place_weights(op_set, checkpoint.load())
@@ -228,6 +248,11 @@ def words_of(tokenizer: Tokenizer, chat: ChatFormat | UsageError) -> Tokenizer:
     return chat.tokenizer if isinstance(chat, ChatFormat) else tokenizer
 
 
+def control_of(words: Tokenizer) -> list[str]:
+    """The texts of a vocabulary's control tokens."""
+    return [text for text, i in words.added.items() if i in words.control_ids]
+
+
 def card_bytes(device: str) -> int | None:
     """Free memory of a CUDA card."""
     import torch
@@ -272,10 +297,12 @@ def _check_context(asked: object, config: Llama4Config) -> None:
         fail(UsageError, "context", got=asked, expected=f"1 to the model's own, {config.max_context}{why}")
 
 
-def _chat_format(tokenizer: Tokenizer, template: str | None, name: str | None) -> ChatFormat | UsageError:
-    """The format; an unknown one is no obstacle to `complete`, so the error is kept for the first chat."""
+def _chat_format(tokenizer: Tokenizer, name: str | None, *, run: bool) -> ChatFormat | UsageError:
+    """The format; an unknown one is no obstacle to `complete`, so the error is kept for the first chat. run: whether a
+    template may run."""
+    writes = partial(DialogWriting, templates_of(tokenizer)) if run else None
     try:
-        return choose_format(tokenizer, template, name)
+        return choose_format(tokenizer, tokenizer.template, name, writes)
     except UsageError as error:
         if name is not None:
             raise

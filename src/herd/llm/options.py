@@ -21,6 +21,7 @@ from herd.policies import Policy
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.calls_or_answer import CallsOrAnswer, calls_or_answer_grammar
 from herd.text.chat import ChatFormat
+from herd.text.template_turns import check_variables
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import function_of
 from herd.value_checks import flag, known, many, shown, text, whole
@@ -48,6 +49,8 @@ class CallOptions:
     one tool that it must call."""
     parallel_tool_calls: bool = True
     """Whether one answer may hold several calls."""
+    chat_template_kwargs: Mapping[str, str | int | float | bool | None] | None = None
+    """What the model's own chat template is told besides (`enable_thinking`); other formats have no use for it."""
     schema: Any = None
     """What the answer must be: True for any JSON object, a JSON schema, or a type that has one (dataclass, msgspec,
     pydantic). With tools, the answer is calls or fits it."""
@@ -86,6 +89,8 @@ class CallOptions:
         flag("parallel_tool_calls", self.parallel_tool_calls)
         flag("raw", self.raw)
         flag("continue_final_message", self.continue_final_message)
+        if self.chat_template_kwargs is not None:
+            check_variables("chat_template_kwargs", self.chat_template_kwargs)
         if self.policy is not None and not _is_policy(self.policy):
             fail(UsageError, "policy", got=type(self.policy).__name__, expected="a Policy")
         if self.trace is not None and not isinstance(self.trace, str | Path):
@@ -227,7 +232,7 @@ def for_each(
 
 def _is_hermes(chat: ChatFormat) -> bool:
     """Whether a format's models write calls in Hermes' form."""
-    return chat.name == "chatml"
+    return chat.hermes
 
 
 def _schema(schema: Any) -> Grammar | None:

@@ -14,9 +14,11 @@ from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.config import Llama4Config, is_dense_llama
+from herd.errors import HerdError
 from herd.store import licences, stored
 from herd.store.licences import Licence
 from herd.store.registry import Version
+from herd.text.chat import how_chosen
 from herd.weights import ParameterCounts
 
 MAX_CARD_BYTES = 64 << 10
@@ -70,6 +72,15 @@ def describe(model: str | Path) -> About:
             licence=licences.find(stated) or (licences.LLAMA4 if family == "llama4" and stated is None else None),
             licence_name=stated,
         )
+
+
+def chat_format(path: Path) -> str:
+    """What a chat with a model is written by, in words. Raises NotFound, BadFile and its kinds."""
+    with open_checkpoint(path) as checkpoint:
+        try:
+            return how_chosen(checkpoint.load_tokenizer())
+        except HerdError as error:
+            return f"none: {error}"
 
 
 def _types(checkpoint: Checkpoint) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
@@ -18,22 +18,28 @@ class ChatFormat(ABC):
     """One way of writing a dialog as ids.
 
     The list of ids is built directly: control ids come from this package's code, every outside string (content, tool
-    result, tool definition) is encoded by itself as plain text. So no text can close a turn or open another. Templates
-    found in files are never executed. The assistant's own text alone may hold markers that an assistant writes
-    (`<think>`, `<tool_call>`).
+    result, tool definition) is encoded by itself as plain text. So no text can close a turn or open another. What a
+    template found in a file writes is held to the same by `herd.text.templates`. The assistant's own text alone may
+    hold markers that an assistant writes (`<think>`, `<tool_call>`).
 
     name       as in `--chat-format`
     needs      added tokens without which it says nothing, special or not
     ends       those that end the assistant's turn
     writes     others that it writes, where the vocabulary has them
+    spelt      a token that every template of this form spells out
     tokenizer  the vocabulary, in which all of these are control
     stop_ids   ids that end the assistant's turn
+    hermes     whether calls stand in `<tool_call>`, as ChatML models write them; else in Llama's JSON
+    note       why it is not what the model's file asks for; empty as a rule
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     ends: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
+    spelt: ClassVar[str] = ""
+    hermes: bool = False
+    note: str = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         for text in self.needs:
@@ -54,13 +60,16 @@ class ChatFormat(ABC):
         open_assistant: bool = True,
         tokens_per_tile: int = 144,
         begun: bool = False,
+        owner: str = "",
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The dialog as ids; with `open_assistant` the model's answer comes next.
 
         tools are objects with name, description, parameters (JSON schema); tokens_per_tile is how many `<|patch|>` ids
         one tile of an image takes (Llama 4: 144); begun: the last turn, the assistant's, stays open, and what comes
-        next goes on with it (`continue_final_message` of Hugging Face's templates). Raises UsageError: an unknown role,
-        a bad name, an image in a format without image tokens, a last turn that cannot be gone on with.
+        next goes on with it (`continue_final_message` of Hugging Face's templates). owner: whose it is, where it may
+        have to wait; variables: what a template is told besides: other formats have no use for them. Raises UsageError:
+        an unknown role, a bad name, an image in a format without image tokens, a last turn that cannot be gone on with.
         """
         check_messages(messages)
         if tokens_per_tile < 1:
@@ -82,6 +91,9 @@ class ChatFormat(ABC):
         one = copy.copy(self)
         one.tokenizer = self.tokenizer.within(most)
         return one
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what it needs besides memory: nothing, as a rule."""
 
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """The ids that stand for one image. Raises UsageError where the format has none."""

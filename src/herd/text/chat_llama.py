@@ -81,27 +81,33 @@ class Llama4(_Turns):
     needs = ("<|begin_of_text|>", start, stop, eom, eot)
     ends = (eom, eot)
     writes = (*IMAGES, "<|python_start|>", "<|python_end|>")
+    spelt = start
 
     def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
         """`<|image_start|>`, local tiles row by row with separators if several, `<|image|>`, one tile, the end.
 
         Exactly `image.num_tiles * tokens_per_tile` ids are `<|patch|>`; features fill them in order.
         """
-        check_tiles(image)
-        if missing := [name for name in IMAGES if name not in self.tokenizer.added]:
-            fail(UsageError, f"this vocabulary has no {missing[0]}", got="an image", do="use a model with vision")
-        start, end, whole, patch, column, row = (self.tokenizer.added[name] for name in IMAGES)
-        tile = [patch] * tokens_per_tile
-        ids = [start]
-        if image.tiles_wide * image.tiles_high > 1:
-            one_row = [*tile, *(image.tiles_wide - 1) * [column, *tile], row]
-            ids += image.tiles_high * one_row
-        ids += [whole, *tile, end]
-        assert ids.count(patch) == image.num_tiles * tokens_per_tile, (image, tokens_per_tile)
-        return ids
+        return image_ids(self.tokenizer, image, tokens_per_tile)
 
     def _goes_on(self, message: Message) -> bool:
         return message.role == "tool" or bool(message.tool_calls) or message.end_of_message
+
+
+def image_ids(tokenizer: Tokenizer, image: ImagePart, tokens_per_tile: int) -> list[int]:
+    """See `Llama4.encode_image`. Raises UsageError for a vocabulary without image tokens."""
+    check_tiles(image)
+    if missing := [name for name in IMAGES if name not in tokenizer.added]:
+        fail(UsageError, f"this vocabulary has no {missing[0]}", got="an image", do="use a model with vision")
+    start, end, whole, patch, column, row = (tokenizer.added[name] for name in IMAGES)
+    tile = [patch] * tokens_per_tile
+    ids = [start]
+    if image.tiles_wide * image.tiles_high > 1:
+        one_row = [*tile, *(image.tiles_wide - 1) * [column, *tile], row]
+        ids += image.tiles_high * one_row
+    ids += [whole, *tile, end]
+    assert ids.count(patch) == image.num_tiles * tokens_per_tile, (image, tokens_per_tile)
+    return ids
 
 
 class Llama4HF(Llama4):
@@ -177,6 +183,7 @@ class Llama3(_Turns):
     needs = ("<|begin_of_text|>", start, stop, eot)
     ends = (eom, eot)
     writes = ("<|python_tag|>",)
+    spelt = start
 
     def _before(self, message: Message) -> list[int]:
         runs_code = message.tool_calls and message.tool_calls[0].name == "code_interpreter"

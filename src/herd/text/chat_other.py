@@ -21,6 +21,8 @@ class ChatML(ChatFormat):
     needs = ("<|im_start|>", "<|im_end|>")
     ends = ("<|im_end|>",)
     writes = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+    spelt = "<|im_start|>"
+    hermes = True
 
     def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         super().__init__(tokenizer)

@@ -1,8 +1,8 @@
 """The tokenizer of a GGUF file: its `tokenizer.ggml.*` keys, model "gpt2" (byte-level BPE by merge list).
 
 Keys as llama.cpp's converter writes them (ggml/docs/gguf.md): tokens, token_type, merges, pre, bos_token_id,
-eos_token_id, eot_token_id, eom_token_id, add_bos_token. `tokenizer.chat_template` is kept for its digest and never
-executed.
+eos_token_id, eot_token_id, eom_token_id, add_bos_token. `tokenizer.chat_template` and
+`tokenizer.chat_template.NAME` are kept as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,8 @@ _PREFIX = "tokenizer.ggml."
 # Token types: normal tokens come from text by merging, user-defined ones wherever they stand in it. The others are
 # special, and unused ones are looked for by nobody.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
+_NAMES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding"}
+"""What templates call a token -> what its key does (GGUF spells it so)."""
 
 
 def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -42,8 +44,9 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     eos_ids = {_id(keys, key, len(tokens), where) for key in ("eos_token_id", "eot_token_id", "eom_token_id")}
     add_bos = keys.get(_PREFIX + "add_bos_token")
     template = keys.get("tokenizer.chat_template")
+    named = {f"{name}_token": _id(keys, f"{key}_token_id", len(tokens), where) for name, key in _NAMES.items()}
     made = in_merges(tokens, types, merges)
-    return build(
+    found = build(
         tokens,
         bytes(kind == _NORMAL or i in made for i, kind in enumerate(types)),
         merges,
@@ -63,6 +66,16 @@ def load(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
         ],
         where=where,
     )
+    texts = {name: tokens[i] for name, i in named.items() if i is not None}
+    return {**found, "named": texts, "templates": _templates(keys)}
+
+
+def _templates(keys: Mapping[str, Any]) -> dict[str, str]:
+    """Templates by name, but for the one without."""
+    start = "tokenizer.chat_template."
+    return {
+        key.removeprefix(start): text for key, text in keys.items() if key.startswith(start) and isinstance(text, str)
+    }
 
 
 def in_merges(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]) -> frozenset[int]:

@@ -1,7 +1,8 @@
 """The tokenizer of a Hugging Face folder: tokenizer.json with its config, or Meta's rank file; and the chat template.
 
 tokenizer_config.json says which token begins and ends a text; generation_config.json may add more that end an answer.
-The chat template is in chat_template.jinja, or in tokenizer_config.json; it is kept for its digest and never executed.
+The chat template is in chat_template.jinja, or in tokenizer_config.json; others
+by name beside them. What becomes of it: `herd.text.chat`.
 """
 
 from pathlib import Path
@@ -13,12 +14,15 @@ from herd.text.files import parse_json, read_bounded
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
+MOST_TEMPLATES = 16
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Of special tokens in tokenizer_config.json, as templates use them."""
 
 
 def load(folder: Path) -> dict[str, Any]:
     """The tokenizer in a folder, as arguments of `Tokenizer`. Raises NotFound, BadTokenizer."""
     config = _object(folder / "tokenizer_config.json")
-    template = _template(folder, config)
+    template, others = _templates(folder, config)
     if (folder / "tokenizer.json").exists():
         found = tokenizer_json.load(folder / "tokenizer.json", {**config, "chat_template": template})
     elif (folder / "tokenizer.model").exists():
@@ -26,7 +30,7 @@ def load(folder: Path) -> dict[str, Any]:
     else:
         fail(NotFound, f"{folder} has no tokenizer", expected="tokenizer.json or tokenizer.model")
     ends = frozenset(found["eos_ids"]) | _eos_ids(folder, len(found["token_bytes"]))
-    return {**found, "eos_ids": ends, "template": template}
+    return {**found, "eos_ids": ends, "template": template, "templates": others, "named": _named(config, found)}
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -37,17 +41,33 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        try:
-            return read_bounded(path, MAX_TEMPLATE_BYTES).decode()
-        except UnicodeDecodeError:
-            fail(BadTokenizer, f"{path} is not UTF-8")
+def _templates(folder: Path, config: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The template, and others by name."""
     value = config.get("chat_template")
-    if isinstance(value, list):  # several, by name
-        value = next((t.get("template") for t in value if isinstance(t, dict) and t.get("name") == "default"), None)
-    return value if isinstance(value, str) else None
+    listed = value if isinstance(value, list) else [{"name": "default", "template": value}]
+    found = {t.get("name"): t.get("template") for t in listed if isinstance(t, dict)}
+    others = folder / "additional_chat_templates"
+    paths = {"default": folder / "chat_template.jinja"}
+    paths |= {path.stem: path for path in sorted(others.glob("*.jinja"))[:MOST_TEMPLATES]} if others.is_dir() else {}
+    found |= {name: _text(path) for name, path in paths.items() if path.exists()}
+    texts = {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
+    return texts.pop("default", None), texts
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bounded(path, MAX_TEMPLATE_BYTES).decode()
+    except UnicodeDecodeError:
+        fail(BadTokenizer, f"{path} is not UTF-8")
+
+
+def _named(config: dict[str, Any], found: dict[str, Any]) -> dict[str, str]:
+    """Special tokens by the names that tokenizer_config.json gives them; the first token has one in any case."""
+    given = {name: config.get(name) for name in NAMES}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
+    bos_id = found["bos_id"]
+    first = next((text for text, i in found["specials"].items() if i == bos_id), None)
+    return {name: text for name, text in {"bos_token": first, **texts}.items() if isinstance(text, str)}
 
 
 def _eos_ids(folder: Path, vocab_size: int) -> frozenset[int]:

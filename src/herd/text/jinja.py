@@ -1,7 +1,7 @@
 """One chat template as a program: minijinja with what transformers gives to templates, bounded.
 
-It is somebody's program: it is to run in a process that can be killed, with fuel, over copies of plain values.
-minijinja does not see what callbacks do, so their arguments have bounds of their own.
+It is somebody's program: it runs in a process that can be killed (`herd.engine.side_process`), with fuel, over copies
+of plain values. minijinja does not see what callbacks do, so their arguments have bounds of their own.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Text to ids and back. Plain text never becomes a control token: only `text/chat.py` places those.
 
-Control is what is special, and of the other added tokens (`herd.text.added`) what a chat format or the chat template
+Control is what is special, and of the other added tokens (`herd.text.added`) what a chat format or a chat template
 writes as a marker. Whose text it is makes a difference: users', systems' and tools' holds no control token; the
 assistant's own (`for_assistant`) may hold those around what it thinks and calls; an author's (`for_author`) all.
 
@@ -30,13 +30,15 @@ class Tokenizer:
     vocab_size    number of ids, special ones included; 0 to vocab_size - 1 all exist
     specials      text of a special token -> its id
     added         text of an added token, special or not, -> its id
-    control_ids   ids that no text of users, systems and tools becomes: special, or a marker of the chat template
+    control_ids   ids that no text of users, systems and tools becomes: special, or a marker of a chat template
     spoken_ids    those of them that the assistant's own text becomes
     bos_id        id that starts a text, or None
     add_bos       whether a bare text (no chat) starts with it, as the file says
     eos_ids       ids that end an answer
     split         name of the split pattern (`text/splits.py`); "bytes" for the test tokenizer
-    template      chat template found beside the vocabulary: compared by digest, never executed
+    template      chat template found beside the vocabulary (`herd.text.chat` says what becomes of it)
+    templates     further ones by name ("tool_use")
+    named         special tokens by what the file calls them ("bos_token"), as templates use them
     missing_bytes bytes of UTF-8 that have no token; text that needs one loses it, as in the file's own tokenizer
     """
 
@@ -51,6 +53,8 @@ class Tokenizer:
         add_bos: bool = False,
         split: str,
         template: str | None = None,
+        templates: Mapping[str, str] = MappingProxyType({}),
+        named: Mapping[str, str] = MappingProxyType({}),
         missing_bytes: Iterable[int] = (),
         added: Sequence[AddedToken] | None = None,
     ) -> None:
@@ -64,6 +68,7 @@ class Tokenizer:
         self.eos_ids = frozenset(eos_ids)
         self.split = split
         self.template = template
+        self.templates, self.named = templates, named
         self.missing_bytes = frozenset(missing_bytes)
         self._left: _Left | None = None
         self._added = AddedTokens(
@@ -72,7 +77,8 @@ class Tokenizer:
         self.added: Mapping[str, int] = MappingProxyType(
             {**{text: token.id for text, token in self._added.by_text.items()}, **self.specials}
         )
-        self._mark(text for text in self._added.held(template or "") if not text.isspace())
+        written = set[str]().union(*map(self._added.held, (template or "", *templates.values())))
+        self._mark(text for text in written if not text.isspace())
 
     def _mark(self, markers: Iterable[str]) -> None:
         """Set what is control: what is special or ends an answer, and these; but no single characters, which any text

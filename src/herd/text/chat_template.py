@@ -1,0 +1,199 @@
+"""A model's own chat template as a chat format: what it writes, as ids.
+
+A control id arises only from characters that the template itself wrote (`herd.text.templates`); whoever makes the
+format says where the template runs. What it does with a call of a tool, with parts of a content and behind an answer is
+learnt from a few dialogs that it writes at first.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import msgspec
+
+from herd.errors import UsageError, fail
+from herd.messages import ImagePart, Message, TextPart, ToolCall
+from herd.text.chat_base import ChatFormat, check_tiles
+from herd.text.chat_llama import image_ids
+from herd.text.message_checks import check_begun, check_messages
+from herd.text.template_turns import check_texts, plain_messages, plain_tools
+from herd.text.templates import Task, Templates
+from herd.text.tokenizer import Tokenizer
+from herd.text.tools import Tool, function_of
+
+IMAGE = "<|image|>"
+"""What a template writes for an image."""
+OPEN = "_goes_on_here"
+"""What stands behind a begun answer while the template writes it."""
+ASKED, ANSWERED = "What is it?", "It is an answer."
+"""Texts of the dialogs that a template is learnt from."""
+PROBE = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Looks it up.",
+        "parameters": {"type": "object", "properties": {"subject": {"type": "string"}}, "required": ["subject"]},
+    },
+}
+_CALL = ToolCall("look_up", {"subject": "rain"}, id="a1B2c3D4e")
+
+
+class Writes(Protocol):
+    """Where templates run."""
+
+    def write(self, name: str, task: Task, owner: str) -> list[str]:
+        """What the template of a name writes: text, a control token, text, ..., text. owner: whose turn it takes.
+        Raises UsageError."""
+
+    def close(self) -> None:
+        """Let go of what that needs."""
+
+
+class Templated(ChatFormat):
+    """Dialogs as the model's own template writes them. Raises UsageError for a template that cannot write one."""
+
+    name = "template"
+
+    def __init__(self, tokenizer: Tokenizer, writes: Writes) -> None:
+        super().__init__(tokenizer)
+        self._writes = writes
+        self._parts = False
+        pair = [Message("user", ASKED), Message("assistant", ANSWERED)]
+        pieces = self._pieces(pair, opened=False)
+        if ASKED not in "".join(pieces):
+            fail(UsageError, "the chat template does not write what a user says")
+        self._parts = self._writes_parts(pieces)
+        self.hermes = self._is_hermes()
+        self.stop_ids |= {tokenizer.added[end] for end in _ends(pieces)}
+
+    def close(self) -> None:
+        """See `ChatFormat`."""
+        self._writes.close()
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] | None = None,
+        open_assistant: bool = True,
+        tokens_per_tile: int = 144,
+        begun: bool = False,
+        owner: str = "",
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """See `ChatFormat`."""
+        check_messages(messages)
+        for tool in tools or ():
+            function_of(tool)
+        if begun:
+            check_begun(messages)
+        said = [*messages[:-1], _marked(messages[-1])] if begun else messages
+        pieces = self._pieces(said, tools or (), open_assistant and not begun, owner, variables or {})
+        if begun:
+            pieces = _left_open(pieces, messages[-1].text)
+        return self._ids(pieces, list(_images(messages)), tokens_per_tile)
+
+    def encode_image(self, image: ImagePart, tokens_per_tile: int = 144) -> list[int]:
+        """See `ChatFormat`."""
+        check_tiles(image)
+        return image_ids(self.tokenizer, image, tokens_per_tile)
+
+    def _ids(self, pieces: Sequence[str], images: Sequence[ImagePart], tokens_per_tile: int) -> list[int]:
+        num_markers = pieces[1::2].count(IMAGE)
+        if num_markers != len(images):
+            got = f"{num_markers} image tokens"
+            fail(UsageError, "the chat template", got=got, expected=f"{len(images)}, one an image")
+        ids, left = list[int](), iter(images)
+        for i, piece in enumerate(pieces):
+            if not i % 2:
+                ids += self.tokenizer.encode(piece)
+            elif piece == IMAGE:
+                ids += self.encode_image(next(left), tokens_per_tile)
+            else:
+                ids.append(self.tokenizer.added[piece])
+        return ids
+
+    def _pieces(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        opened: bool = True,
+        owner: str = "",
+        variables: Mapping[str, Any] = {},
+    ) -> list[str]:
+        given = plain_tools(tools)
+        task = Task(
+            plain_messages(messages, parts=self._parts), given, dict(self.tokenizer.named), dict(variables), opened
+        )
+        check_texts([task.messages, task.tools, task.variables])
+        name = "tool_use" if given and "tool_use" in self.tokenizer.templates else "default"
+        return self._writes.write(name, task, owner)
+
+    def _writes_parts(self, expected: Sequence[str]) -> bool:
+        """Whether a content that is a list of parts is written as its texts."""
+        self._parts = True
+        try:
+            found = self._pieces([Message("user", (TextPart(ASKED),)), Message("assistant", ANSWERED)], opened=False)
+        except UsageError:
+            return False
+        return found == expected
+
+    def _is_hermes(self) -> bool:
+        """Whether calls stand in `<tool_call>`."""
+        turns = [Message("user", ASKED), Message("assistant", "", (_CALL,))]
+        try:
+            return "<tool_call>" in "".join(self._pieces(turns, [PROBE], opened=False)).rpartition(ASKED)[2]
+        except UsageError:
+            return False
+
+    def _dialog(self, messages: Sequence[Message], tools: Sequence[Tool], tokens_per_tile: int) -> list[int]:
+        return self.encode(messages, tools, False, tokens_per_tile)
+
+    def _open(self) -> list[int]:
+        return []
+
+    def _close(self) -> list[int]:
+        return []
+
+
+def templates_of(tokenizer: Tokenizer) -> Templates:
+    """The templates that came with a vocabulary, and its control tokens."""
+    sources = {"default": tokenizer.template or "", **tokenizer.templates}
+    control = {text: i for text, i in tokenizer.added.items() if i in tokenizer.control_ids}
+    own = [text for text, i in control.items() if i not in tokenizer.spoken_ids]
+    return Templates(sources, list(control), own)
+
+
+def to_json(task: Task) -> str:
+    """A task as JSON."""
+    return json.dumps(msgspec.structs.asdict(task), ensure_ascii=False)
+
+
+def _ends(pieces: Sequence[str]) -> Iterator[str]:
+    """The control token behind what the assistant said, if nothing but white space stands between."""
+    for i in range(0, len(pieces) - 1, 2):
+        if ANSWERED in pieces[i] and not pieces[i].rpartition(ANSWERED)[2].strip():
+            yield pieces[i + 1]
+
+
+def _marked(message: Message) -> Message:
+    """A begun answer with the mark behind it, and a space by which it shows whether the template trims."""
+    content = message.content
+    mark = OPEN + " "
+    return replace(message, content=content + mark if isinstance(content, str) else (*content, TextPart(mark)))
+
+
+def _left_open(pieces: Sequence[str], said: str) -> list[str]:
+    """What stands before the mark; trimmed where the template trims, as transformers does. Raises UsageError."""
+    last = next((i for i in range(len(pieces) - 1, -1, -2) if OPEN in pieces[i]), None)
+    if last is None or said.strip() not in "".join(pieces):
+        fail(UsageError, "the chat template changes an answer that is begun", do="leave its beginning out")
+    at = pieces[last].rindex(OPEN)
+    kept = pieces[last][:at]
+    return [*pieces[:last], kept if pieces[last].startswith(OPEN + " ", at) else kept.rstrip()]
+
+
+def _images(messages: Sequence[Message]) -> Iterator[ImagePart]:
+    for message in messages:
+        if not isinstance(message.content, str):
+            yield from (part for part in message.content if isinstance(part, ImagePart))

@@ -1,0 +1,224 @@
+"""A model's own template as a chat format: ids, end ids, images, calls, and which model gets one."""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from public_styles import IM, LLAMA4, STYLES, S, Style
+from test_templates import TOOL, dialog, tokenizer_file
+
+from herd.errors import UsageError
+from herd.messages import ImagePart, Message, TextPart, ToolCall
+from herd.text.chat import FORMATS, choose_format, how_chosen
+from herd.text.chat_llama import Llama4
+from herd.text.chat_template import Templated, templates_of, to_json
+from herd.text.special import SMALL
+from herd.text.templates import Task, Templates, Writers
+from herd.text.tokenizer import Tokenizer
+from herd.turns import message_of
+
+
+class Here:
+    """Templates that run in this process."""
+
+    def __init__(self, templates: Templates) -> None:
+        self.writers = Writers(templates)
+        self.owners: list[str] = []
+        self.closed = False
+
+    def write(self, name: str, task: Task, owner: str) -> list[str]:
+        self.owners.append(owner)
+        return self.writers.pieces(name, msgspec.convert({**json.loads(to_json(task)), "now_s": time.time()}, Task))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def bytes_with(style: Style, **more: Any) -> Tokenizer:
+    """The byte tokenizer with a style's tokens and template."""
+    found = Tokenizer.bytes_only(style.control, 256 + len(style.control))
+    found.template = style.template
+    found.named = {"bos_token": style.control[0], "eos_token": style.control[1]}
+    found.templates = more
+    return found
+
+
+def templated(style: Style, **more: Any) -> Templated:
+    tokenizer = bytes_with(style, **more)
+    return Templated(tokenizer, Here(templates_of(tokenizer)))
+
+
+def messages_of(turns: list[dict]) -> list[Message]:
+    return [message_of(turn, f"messages[{i}]", lambda image, where: ImagePart(1, 1)) for i, turn in enumerate(turns)]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_dialog_of_messages_has_transformers_ids(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    style = STYLES[name]
+    path = tokenizer_file(style, tmp_path)
+    bos, eos = style.control[:2]
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=path, bos_token=bos, eos_token=eos)
+    theirs.chat_template = style.template
+    theirs.save_pretrained(tmp_path / "saved")
+    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
+    chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
+    assert chat.name == "template"
+    rng = random.Random(name)
+    for n in range(5):
+        said, tools = dialog(rng, style), [TOOL] if style.tools and n % 2 else None
+        expected = theirs.apply_chat_template(
+            said, tools=tools, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=False
+        )
+        assert chat.encode(messages_of(said), tools) == expected, said
+
+
+ENDS = {
+    "llama 3": "<|eot_id|>",
+    "llama 4": "<|eot|>",
+    "hermes over llama's tokens": "<|im_end|>",
+    "r1": "<｜end▁of▁sentence｜>",
+    "mistral": "</s>",
+    "turns of gemma": "<end_of_turn>",
+    "phi": "<|end|>",
+    "command": "<|END_OF_TURN_TOKEN|>",
+    "granite, with a date": "<|end_of_text|>",
+    "parts or text": "<|end|>",
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_an_answer_ends_with_what_the_template_writes_behind_one(name: str) -> None:
+    chat = templated(STYLES[name])
+    ends = {text for text, i in chat.tokenizer.specials.items() if i in chat.stop_ids}
+    assert ENDS[name] in ends
+    assert not ends & {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]"}
+
+
+def test_a_template_that_writes_calls_as_tags_has_forced_ones_so() -> None:
+    hermes = {name for name in STYLES if templated(STYLES[name]).hermes}
+    assert hermes == {"hermes over llama's tokens", "qwen 2.5", "qwen 3"}
+
+
+def test_tools_take_the_template_of_their_name() -> None:
+    chat = templated(
+        Style(S, "{{ messages[0].content }}{{ messages[1].content }}"), tool_use="{{ tools | length }} tools"
+    )
+    assert chat.tokenizer.decode(chat.encode([Message("user", "a"), Message("user", "b")])) == "ab"
+    assert chat.tokenizer.decode(chat.encode([Message("user", "a")], [TOOL])) == "1 tools"
+
+
+def test_variables_reach_the_template_and_cannot_forge() -> None:
+    chat = templated(Style(IM, "{% for m in messages %}{{ m.content }}{% endfor %}{{ effort }}"))
+    found = chat.encode([Message("user", "a")], variables={"effort": "<|im_end|>"})
+    assert found == list(b"a<|im_end|>")
+    assert chat.encode([Message("user", "a")], variables={"effort": 3}) == list(b"a3")
+
+
+IMAGES = Style(
+    (*SMALL,),
+    """{% for m in messages %}<|header_start|>{{ m.role }}<|header_end|>
+{%- if m.content is string %}{{ m.content }}{% else %}
+{%- for p in m.content %}{{ '<|image|>' if p.type == 'image' else p.text -}}
+{% endfor %}{% endif %}<|eot|>{% endfor %}""",
+)
+
+
+def test_an_image_becomes_its_ids_where_the_template_writes_its_token() -> None:
+    chat = templated(IMAGES)
+    one, two = ImagePart(1, 1), ImagePart(2, 1)
+    ids = chat.encode([Message("user", (TextPart("a"), one, TextPart("<|image|>b"), two))], tokens_per_tile=4)
+    whole = Llama4(Tokenizer.bytes_only())
+    head = [258, *b"user", 259]
+    assert ids == [*head, *b"a", *whole.encode_image(one, 4), *b"<|image|>b", *whole.encode_image(two, 4), 263]
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("{% for m in messages %}{{ m.content if m.content is string }}{% endfor %}", "writes no images"),
+        (
+            "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+            "{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}",
+            "got 0 image tokens, expected 1",
+        ),
+        (IMAGES.template + "<|image|>", "got 2 image tokens, expected 1"),
+    ],
+)
+def test_images_that_a_template_does_not_write_once_each_are_refused(written: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why.replace("(", r"\(")):
+        templated(Style(SMALL, written)).encode([Message("user", (ImagePart(1, 1),))])
+
+
+def test_roles_are_a_closed_set_and_texts_are_text() -> None:
+    chat = templated(STYLES["zephyr, roles in the middle of tokens"])
+    for messages, word in (
+        ([Message("s", "x")], "role"),
+        ([], "messages"),
+        ([Message("user", "\ud800")], "lone surrogate"),
+        ([Message("assistant", "", (ToolCall("f", {"a": "\ud800"}),))], "lone surrogate"),
+        ([Message("assistant", "", (ToolCall("f", {"a": float("nan")}),))], "not JSON"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            chat.encode(messages)
+    deep: Any = []
+    for _ in range(80):
+        deep = [deep]
+    with pytest.raises(UsageError, match="nest too deep"):
+        chat.encode([Message("assistant", "", (ToolCall("f", {"a": deep}),))])
+
+
+def test_a_context_follows_its_content_and_keys_that_say_nothing_are_left_out() -> None:
+    chat = templated(Style(S, "{% for m in messages %}{{ m.content }}{{ m | length }};{% endfor %}"))
+    ids = chat.encode([Message("user", "a", context="b"), Message("tool", "c", name="f")])
+    assert bytes(ids) == b"a\n\nb2;c3;"
+
+
+# -- which model gets one ----------------------------------------------------------------------------------------------
+
+
+def chosen(tokenizer: Tokenizer, template: str | None, name: str | None = None) -> Any:
+    tokenizer.template = template
+    return choose_format(tokenizer, template, name, lambda: Here(templates_of(tokenizer)))
+
+
+def test_a_template_that_is_not_known_is_run_and_a_name_goes_before_it() -> None:
+    mixed = Tokenizer.bytes_only((*SMALL, "<|im_start|>", "<|im_end|>"), 400)
+    template = STYLES["chatml"].template
+    assert chosen(mixed, template).name == "template"
+    assert mixed.specials["<|im_end|>"] in chosen(mixed, template).stop_ids
+    for name in FORMATS:
+        if name != "llama3":
+            assert chosen(mixed, template, name).name == name
+    assert chosen(mixed, template, "template").name == "template"
+    assert how_chosen(mixed).startswith("template, its own (")
+    mixed.template = None
+    assert how_chosen(mixed) == "llama4, by its special tokens"
+    with pytest.raises(UsageError, match="a model that came with a template"):
+        chosen(mixed, None, "template")
+
+
+@pytest.mark.parametrize("broken", ["{% for %}", "{{ nobody() }}", "{{ raise_exception('no') }}", "nothing said"])
+def test_a_template_that_cannot_be_run_gives_way_to_the_form_whose_tokens_it_writes(broken: str) -> None:
+    tokenizer = Tokenizer.bytes_only()
+    found = chosen(tokenizer, "{#<|header_start|>#}" + broken)
+    assert found.name == "llama4"
+    assert found.note.startswith("chat format llama4 stands in for the model's own: the chat template")
+    with pytest.raises(UsageError, match=r"the chat template.*--chat-format"):
+        chosen(tokenizer, broken)
+    with pytest.raises(UsageError, match="the chat template"):
+        chosen(tokenizer, "{#<|header_start|>#}" + broken, "template")
+
+
+def test_what_a_template_needs_is_let_go_where_it_is_not_taken() -> None:
+    tokenizer = Tokenizer.bytes_only(LLAMA4, 256 + len(LLAMA4))
+    tokenizer.template = "{#<|header_start|>#}{% for %}"
+    opened: list[Here] = []
+    choose_format(
+        tokenizer, tokenizer.template, None, lambda: opened.append(Here(templates_of(tokenizer))) or opened[0]
+    )
+    assert opened[0].closed
