@@ -13,6 +13,7 @@ from test_templates import TOOL, dialog, tokenizer_file
 
 from herd.errors import UsageError
 from herd.messages import ImagePart, Message, TextPart, ToolCall
+from herd.text.added import AddedToken
 from herd.text.chat import FORMATS, choose_format, how_chosen
 from herd.text.chat_llama import Llama4
 from herd.text.chat_template import Templated, templates_of, to_json
@@ -75,6 +76,90 @@ def test_a_dialog_of_messages_has_transformers_ids(name: str, tmp_path: Path) ->
             said, tools=tools, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=False
         )
         assert chat.encode(messages_of(said), tools) == expected, said
+
+
+MORE = ("<think>", "</think>", "<tool_call>", "</tool_call>", "  ", "    ", "\n\n", "\t\t")
+"""Added tokens that are not special, besides a style's."""
+
+
+def with_added(path: str, style: Style, rng: random.Random) -> Any:
+    """A style's tokenizer with such tokens, and special ones that take white space beside them."""
+    tokenizers = pytest.importorskip("tokenizers")
+    found = tokenizers.Tokenizer.from_file(path)
+    texts = dict.fromkeys((*style.markers, *MORE))
+    found.add_tokens([tokenizers.AddedToken(text, special=False, normalized=False) for text in texts])
+    whole = json.loads(found.to_str())
+    for token in whole["added_tokens"]:
+        if token["special"]:
+            token.update(lstrip=rng.random() < 0.2, rstrip=rng.random() < 0.4)
+    return tokenizers.Tokenizer.from_str(json.dumps(whole))
+
+
+def beside(said: list[dict]) -> list[dict]:
+    """A dialog in which the assistant alone thinks and calls."""
+    for message in said:
+        if message["role"] != "assistant":
+            for text in ("<think>", "</think>", "<tool_call>", "</tool_call>"):
+                message["content"] = message["content"].replace(text, "")
+    return said
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_ids_are_transformers_among_added_tokens_of_all_kinds(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    style, rng = STYLES[name], random.Random(name)
+    bos, eos = style.control[:2]
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=with_added(tokenizer_file(style, tmp_path), style, rng), bos_token=bos, eos_token=eos
+    )
+    theirs.chat_template = style.template
+    theirs.save_pretrained(tmp_path / "saved")
+    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
+    chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
+    for n in range(5):
+        said, tools = beside(dialog(rng, style)), [TOOL] if style.tools and n % 2 else None
+        expected = theirs.apply_chat_template(
+            said, tools=tools, add_generation_prompt=True, return_dict=False, sanitize_control_tokens=False
+        )
+        assert chat.encode(messages_of(said), tools) == expected, said
+
+
+@pytest.mark.parametrize("name", ["r1", "qwen 3", "hermes over llama's tokens"])
+def test_markers_that_are_not_special_are_text_where_others_say_them(name: str, tmp_path: Path) -> None:
+    style, rng = STYLES[name], random.Random(name)
+    bos, eos = style.control[:2]
+    source = with_added(tokenizer_file(style, tmp_path), style, rng).to_str().encode()
+    ours = Tokenizer.from_tokenizer_json(
+        source, {"bos_token": bos, "eos_token": eos, "chat_template": style.template, "tokenizer_class": "x"}
+    )
+    markers = [text for text in (*style.markers, *MORE) if text in style.template and not text.isspace()]
+    assert markers
+    chat = Templated(ours, Here(templates_of(ours)))
+    for text in (*markers, *style.control):
+        harmless, hostile = (
+            [{"role": "user", "content": f"a{said}b"}, {"role": "tool", "name": "f", "content": said}]
+            for said in ("x", text)
+        )
+        found = [[i for i in chat.encode(messages_of(turns)) if i in ours.control_ids] for turns in (harmless, hostile)]
+        assert found[0] == found[1], text
+
+
+def test_markers_of_a_named_template_are_control_too() -> None:
+    chat = templated(Style(S, "{{ messages[0].content }}"), tool_use="<call>{{ messages[0].content }}")
+    made = Tokenizer(
+        lambda text, most: list(text.encode()),
+        [bytes([b]) for b in range(256)] + [b"<call>"],
+        {},
+        bos_id=None,
+        eos_ids=(),
+        split="bytes",
+        template=chat.tokenizer.template,
+        templates=chat.tokenizer.templates,
+        added=[AddedToken(256, "<call>")],
+    )
+    assert made.control_ids == {256}
+    chat = Templated(made, Here(templates_of(made)))
+    assert chat.encode([Message("user", "<call>")], [TOOL]) == [256, *b"<call>"]
 
 
 ENDS = {

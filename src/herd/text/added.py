@@ -72,6 +72,11 @@ class AddedTokens:
         """Those that stand anywhere in a text, inside of others too."""
         return set[str]().union(*(finder.held(text) for finder in self._finders if text))
 
+    def takes(self, text: str) -> tuple[bool, bool]:
+        """Whether a token takes white space before it, and behind it."""
+        token = self.by_text.get(text)
+        return (token.lstrip, token.rstrip) if token else (False, False)
+
     def cutter(self, barred: frozenset[int]) -> "Cutter | None":
         """What finds those that are not barred; None where all are."""
         finders = [finder for finder in self._finders if not finder.ids <= barred]
@@ -85,19 +90,20 @@ class Cutter:
         self._finders = finders
         self._barred = barred
 
-    def cut(self, text: str) -> Iterator[str | int]:
-        """A text in its order: what is no added token, and the ids of those that stand between."""
-        return self._by(0, text)
+    def cut(self, text: str, taken: tuple[bool, bool] = (False, False)) -> Iterator[str | int]:
+        """A text in its order: what is no added token, and the ids of those that stand between. taken: whether tokens
+        around the text take white space at its beginning, and at its end."""
+        return self._by(0, text, taken)
 
-    def _by(self, number: int, text: str) -> Iterator[str | int]:
+    def _by(self, number: int, text: str, taken: tuple[bool, bool]) -> Iterator[str | int]:
         if number == len(self._finders):
             yield text
             return
-        for piece in self._finders[number].cut(text, self._barred):
+        for piece in self._finders[number].cut(text, self._barred, taken):
             if isinstance(piece, int):
                 yield piece
             else:
-                yield from self._by(number + 1, piece)
+                yield from self._by(number + 1, piece, (False, False))
 
 
 class _Finder:
@@ -107,9 +113,9 @@ class _Finder:
         self._tokens = {token.text: token for token in tokens}
         self.ids = frozenset(token.id for token in tokens)
 
-    def cut(self, text: str, barred: frozenset[int]) -> Iterator[str | int]:
+    def cut(self, text: str, barred: frozenset[int], taken: tuple[bool, bool]) -> Iterator[str | int]:
         """As `Cutter.cut`."""
-        done = spaces_end = 0
+        done = spaces_end = _spaces_end(text, 0) if taken[0] else 0
         for at, token in self._found(text):
             start, stop = at, at + len(token.text)
             if token.id in barred or (token.single_word and not _alone(text, start, stop)):
@@ -118,7 +124,7 @@ class _Finder:
                 start = _spaces_begin(text, done, start)
             if token.rstrip:
                 if stop > spaces_end:
-                    spaces_end = _SPACES.match(text, stop).end()  # type: ignore[union-attr]
+                    spaces_end = _spaces_end(text, stop)
                 stop = spaces_end
             if start >= stop:
                 continue  # the token before it has taken it as white space
@@ -126,8 +132,9 @@ class _Finder:
                 yield text[done:start]
             yield token.id
             done = stop
-        if done < len(text):
-            yield text[done:]
+        end = _spaces_begin(text, done, len(text)) if taken[1] else len(text)
+        if done < end:
+            yield text[done:end]
 
     def _found(self, text: str) -> Iterator[tuple[int, AddedToken]]:
         """All that stand in a text, with their places; none overlaps another."""
@@ -200,6 +207,12 @@ def _heads(texts: Iterable[str], depth: int) -> set[str]:
     return {text[:depth] for text in texts}
 
 
+def bare(text: str, taken: tuple[bool, bool]) -> str:
+    """A text without the white space that tokens around it take."""
+    text = text.lstrip(_WHITE) if taken[0] else text
+    return text.rstrip(_WHITE) if taken[1] else text
+
+
 def _alone(text: str, start: int, stop: int) -> bool:
     """Whether no character of a word stands beside a place."""
     in_word = _in_word().match
@@ -209,6 +222,11 @@ def _alone(text: str, start: int, stop: int) -> bool:
 @cache
 def _in_word() -> "regex.Pattern[str]":
     return regex.compile(_WORD)
+
+
+def _spaces_end(text: str, start: int) -> int:
+    """Where the white space behind a place ends."""
+    return _SPACES.match(text, start).end()  # type: ignore[union-attr]
 
 
 def _spaces_begin(text: str, least: int, stop: int) -> int:

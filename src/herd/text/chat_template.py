@@ -104,9 +104,10 @@ class Templated(ChatFormat):
             got = f"{num_markers} image tokens"
             fail(UsageError, "the chat template", got=got, expected=f"{len(images)}, one an image")
         ids, left = list[int](), iter(images)
+        around = ["", *pieces, ""]
         for i, piece in enumerate(pieces):
             if not i % 2:
-                ids += self.tokenizer.encode(piece)
+                ids += self.tokenizer.encode(piece, between=(around[i], around[i + 2]))
             elif piece == IMAGE:
                 ids += self.encode_image(next(left), tokens_per_tile)
             else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.text import special
-from herd.text.added import AddedToken, AddedTokens
+from herd.text.added import AddedToken, AddedTokens, bare
 from herd.text.stream import StreamDecoder
 from herd.value_checks import MAX_IDS
 
@@ -206,26 +206,28 @@ class Tokenizer:
         pieces = () if cutter is None else cutter.cut(text)
         return [piece for piece in pieces if isinstance(piece, int) and piece in self.control_ids]
 
-    def encode(self, text: str, most: int = MAX_IDS) -> list[int]:
+    def encode(self, text: str, most: int = MAX_IDS, *, between: tuple[str, str] = ("", "")) -> list[int]:
         """Ids of plain text: what looks like a control token is text too. A text of more than `most` ids is not read to
-        its end: the first of them come, more than `most`. Raises UsageError on lone surrogates."""
+        its end: the first of them come, more than `most`. between: added tokens around it, which may take white space
+        of its ends. Raises UsageError on lone surrogates."""
         if not text:
             return []
         left = self._left
+        taken = self._added.takes(between[0])[1], self._added.takes(between[1])[0]
         try:
-            ids = self._ids(text, most if left is None else min(most, left.ids))
+            ids = self._ids(text, most if left is None else min(most, left.ids), taken)
         except UnicodeEncodeError as error:
             fail(UsageError, f"text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}")
         if left is not None:
             left.take(len(ids))
         return ids
 
-    def _ids(self, text: str, most: int) -> list[int]:
+    def _ids(self, text: str, most: int, taken: tuple[bool, bool]) -> list[int]:
         if self._cutter is None:
-            return self._merged(text, most)
+            return self._merged(bare(text, taken), most)
         text.encode()  # a lone surrogate fails here, with its place in the whole
         ids: list[int] = []
-        for piece in self._cutter.cut(text):
+        for piece in self._cutter.cut(text, taken):
             if isinstance(piece, int):
                 ids.append(piece)
             else:
