@@ -44,6 +44,8 @@ class Capabilities:
     """Call tools."""
     begun: bool = False
     """Go on with an answer that is begun: the last turn of a dialog, where that is the assistant's."""
+    template: bool = False
+    """Write dialogs by a chat template that may be told more than the dialog (`chat_template_kwargs`)."""
     schemas: bool = False
     """Keep to a JSON schema."""
     logprobs: bool = False
@@ -81,6 +83,7 @@ CANNOT: Mapping[str, str] = {
     "images": "take images",
     "tools": "call tools",
     "begun": "go on with a begun answer",
+    "template": "tell a chat template more than the dialog",
     "schemas": "keep to a schema",
     "logprobs": "tell log-probabilities",
     "ids": "take or tell token ids",

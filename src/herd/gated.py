@@ -157,7 +157,8 @@ class GatedStream(EventStream):
         prompt = self._read()
         shown = self._policy.cleaned(prompt) if isinstance(self._policy, Cleaner) else prompt
         same = list(shown.messages) == list(prompt.messages) and list(shown.tools) == list(prompt.tools)
-        looked = Looked(None if same else shown, self._policy.before(prompt.messages))
+        same = same and shown.variables == prompt.variables
+        looked = Looked(None if same else shown, self._policy.before(prompt.turns))
         if looked.shown is not None and looked.refusal is None:
             self._check(looked.shown)
         return looked

@@ -7,9 +7,9 @@
 `herd.safety` has some; this module knows none.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from herd.events import Note, Reply
 from herd.messages import Message
@@ -19,10 +19,17 @@ from herd.text.tools import Tool
 
 @dataclass(frozen=True)
 class Prompt:
-    """All that a model is to read: a dialog, and definitions of tools."""
+    """All that a model is to read: a dialog, definitions of tools, and what its chat template is told besides."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def turns(self) -> Sequence[Message]:
+        """The dialog for who reads turns alone: what the template is told is a user's turn before it."""
+        told = "\n".join(f"{name}: {value}" for name, value in self.variables.items())
+        return [Message("user", told), *self.messages] if told else self.messages
 
 
 class Policy(Protocol):

@@ -7,6 +7,7 @@
     TextRequest        that, of a text that goes on
     ToolChoice         how tools are called
     Begun              whether a begun answer is gone on with
+    ForTemplate        what the chat template is told besides
     DialogRequest      all of them, and tools: of a dialog
 
 What it is not: values, defaults or checks of them (`herd.engine.request`, `herd.llm.options`), which say what each
@@ -84,7 +85,13 @@ class Begun(TypedDict, total=False):
     continue_final_message: bool
 
 
-class DialogRequest(CompletionRequest, ToolChoice, Begun, total=False):
+class ForTemplate(TypedDict, total=False):
+    """What a model's own chat template is told besides the dialog."""
+
+    chat_template_kwargs: Mapping[str, str | int | float | bool | None] | None
+
+
+class DialogRequest(CompletionRequest, ToolChoice, Begun, ForTemplate, total=False):
     """Options of a dialog."""
 
     tools: Sequence[Mapping[str, Any]] | None

@@ -2,11 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import herd
+from helpers import TINY_TEXT, hf_folder
 from herd.errors import UsageError
 from herd.llm.dialog_writing import DialogWriting
+from herd.safety.policy import Layers, Settings
 from herd.text.templates import Task, Templates
 
 SAID = Task([{"role": "user", "content": "a<|x|>" * 1000}])
@@ -52,3 +57,53 @@ def test_one_clock_tells_every_date() -> None:
 def test_a_refusal_is_the_templates_own_line() -> None:
     with writing("{{ raise_exception('only users') }}") as found, pytest.raises(UsageError, match="got only users"):
         found.write("default", SAID, "a")
+
+
+# -- a model with one --------------------------------------------------------------------------------------------------
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|header_start|>{{ m.role }}<|header_end|>{{ m.content }}<|eot|>{% endfor %}"
+    "{% if tone is defined %}{{ tone }}<|eom|>{% endif %}"
+    "{% if add_generation_prompt %}<|header_start|>assistant<|header_end|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[herd.LLM]:
+    folder = hf_folder(tmp_path_factory.mktemp("models") / "own", TINY_TEXT, **{"chat_template.jinja": TEMPLATE})
+    with herd.load(folder, threads=1, context=256) as found:
+        yield found
+
+
+def test_a_model_s_own_template_writes_what_is_said_to_it(llm: herd.LLM) -> None:
+    assert (llm.chat_format, llm.chat_note, llm.capabilities.template) == ("template", "", True)
+    ids = llm.tokenize([{"role": "user", "content": "a<|eot|>"}])
+    start, stop, end = (llm.tokenizer.specials[f"<|{name}|>"] for name in ("header_start", "header_end", "eot"))
+    assert ids == [256, start, *b"user", stop, *b"a<|eot|>", end, start, *b"assistant", stop]
+    assert llm.chat("a<|eot|>", max_tokens=1).usage.prompt_tokens == len(ids)
+
+
+def test_what_the_template_is_told_is_in_the_prompt_and_few_plain_values(llm: herd.LLM) -> None:
+    plain = llm.chat("a", max_tokens=1).usage.prompt_tokens
+    told = llm.chat("a", max_tokens=1, chat_template_kwargs={"tone": "warm"}).usage.prompt_tokens
+    assert told == plain + len("warm") + 1
+    for wrong in ({"messages": "x"}, {"bos_token": "x"}, {"a": [1]}, {"a": "x" * 65}, {"a b": 1}, "tone"):
+        with pytest.raises(UsageError, match="chat_template_kwargs"):
+            llm.chat("a", chat_template_kwargs=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["redact", "block"])
+def test_a_policy_reads_what_the_template_is_told(mode: Any, llm: herd.LLM) -> None:
+    """No mark may stand there, so that redact is block."""
+    told = {"tone": "jane.doe@mail.example.org"}
+    reply = llm.chat("a", policy=Layers(Settings(mode)), max_tokens=1, chat_template_kwargs=told)
+    assert reply.finish_reason == "policy"
+    assert llm.chat("a", policy=Layers(Settings(mode)), max_tokens=1).finish_reason != "policy"
+
+
+def test_a_form_that_stands_in_for_a_broken_template_is_told(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "m", TINY_TEXT, **{"chat_template.jinja": "{#<|header_start|>#}{% for %}"})
+    with herd.load(folder, threads=1, context=64) as found:
+        assert found.chat_format == "llama4"
+        assert found.chat_note.startswith("chat format llama4 stands in for the model's own: the chat template")
+        assert found.capabilities.template is False

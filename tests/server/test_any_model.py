@@ -48,14 +48,14 @@ def png() -> str:
     return base64.b64encode(data.getvalue()).decode()
 
 
-def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off") -> Service:
+def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off", strict: bool = False) -> Service:
     """A service whose catalogue holds these, and no file."""
     catalogue = StoreCatalogue(aliases={"alias": models[0].name})
     for model in models:
         catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
     log = Log("off")
     held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
-    return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None))
+    return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None), strict=strict)
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +224,7 @@ NEEDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("/api/embed", {"input": "Hi"}),
         ("/api/embeddings", {"prompt": "Hi"}),
     ],
+    "template": [],  # without one, what it would be told is told to have no effect
     "scores": [],
 }  # fmt: skip
 """Requests that need each capability, and no other but these."""
@@ -251,6 +252,39 @@ def test_what_a_model_lacks_is_refused_by_name_and_with_that_alone_it_answers(
     assert f"{lacking.name} cannot {CANNOT[capability]}" in reply.text
     assert lacking.asked == [], "the model was not even asked"
     assert shared.client.post(path, json={"model": able.name, **body}).status_code == 200
+
+
+def test_what_a_chat_template_is_told_reaches_a_model_that_has_one_and_is_told_to_have_no_effect_else(
+    client: Callable[..., httpx.Client],
+) -> None:
+    body = {"messages": TURNS, "chat_template_kwargs": {"enable_thinking": False}}
+    for stream in (False, True):
+        able, lacking = DoesAll(), DoesAll(capabilities=replace(ALL, template=False))
+        for model, told in ((able, None), (lacking, "chat_template_kwargs")):
+            reply = client(model).post("/v1/chat/completions", json={"model": "fake", "stream": stream, **body})
+            assert (reply.status_code, reply.headers.get("x-herd-ignored")) == (200, told)
+        assert able.asked[0][1]["chat_template_kwargs"] == {"enable_thinking": False}
+        assert "chat_template_kwargs" not in lacking.asked[0][1]
+
+
+def test_a_strict_service_refuses_what_no_chat_template_is_told(client: Callable[..., httpx.Client]) -> None:
+    body = {"model": "fake", "messages": TURNS, "chat_template_kwargs": {"enable_thinking": False}}
+    lacking = DoesAll(capabilities=replace(ALL, template=False))
+    reply = client(lacking, strict=True).post("/v1/chat/completions", json=body)
+    assert reply.status_code == 400
+    assert f"chat_template_kwargs: fake cannot {CANNOT['template']}" in reply.text
+    assert lacking.asked == []
+
+
+@pytest.mark.parametrize("mode", ["redact", "block"])
+def test_a_policy_reads_what_a_chat_template_is_told(mode: str) -> None:
+    """No mark may stand there, so that redact is block."""
+    model = DoesAll()
+    body = {"model": "fake", "messages": TURNS, "chat_template_kwargs": {"tone": MAIL, "n": 3}}
+    with client_of(service_of(model, mode=mode)) as asked:
+        reply = asked.post("/v1/chat/completions", json=body).json()
+    assert reply["choices"][0]["finish_reason"] == "content_filter"
+    assert model.asked == []
 
 
 def test_what_models_can_do_stands_in_the_lists_in_each_dialect_s_words(client: Callable[..., httpx.Client]) -> None:

@@ -30,7 +30,7 @@ ASKS: dict[str, dict[str, Any]] = {
 NOTED = {
     "metadata", "store", "service_tier", "user", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "best_of", "prediction", "betas", "reasoning", "reasoning_effort", "verbosity",
-    "text.verbosity", "think", "thinking", "output_config.effort", "chat_template_kwargs", "truncation",
+    "text.verbosity", "think", "thinking", "output_config.effort", "truncation",
     "truncate", "shift", "context_management", "max_tool_calls", "stream_options", "insecure", "verbose",
     "options", "messages[].content[].image_url.detail", "messages[].refusal", "messages[].annotations",
     "messages[].reasoning_content", "messages[].thinking", "messages[].content[].source.media_type",

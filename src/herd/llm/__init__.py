@@ -65,7 +65,7 @@ from herd.messages import Message
 from herd.ops.contract import LowRank
 from herd.policies import Policy
 from herd.progress import silent
-from herd.text.chat import ChatFormat
+from herd.text.chat import TEMPLATE, ChatFormat
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 from herd.value_checks import flag, known, many, whole
 from herd.value_checks import text as check_text
@@ -211,7 +211,7 @@ class LLM:
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; of what every model of Herd can, images alone are a matter of the model."""
-        return capabilities(self.config)
+        return capabilities(self.config, template=self.chat_format == TEMPLATE)
 
     @property
     def counters(self) -> Counters | None:

@@ -12,13 +12,14 @@ CHARACTER_BYTES = 4
 """The most that a character of UTF-8 has."""
 
 
-def capabilities(config: Llama4Config) -> Capabilities:
-    """What a model of this shape can do."""
+def capabilities(config: Llama4Config, *, template: bool = False) -> Capabilities:
+    """What a model of this shape can do. template: whether its own chat template writes its dialogs."""
     return Capabilities(
         completion=True,
         images=config.vision is not None,
         tools=True,
         begun=True,
+        template=template,
         schemas=True,
         logprobs=True,
         ids=True,

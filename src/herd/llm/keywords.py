@@ -3,7 +3,7 @@
 `herd.LLM.chat` says what each means. What it is not: values, defaults or checks of them (`herd.llm.options`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -13,7 +13,7 @@ from herd.llm.load_options import Context
 from herd.llm.loading import Opened
 from herd.policies import Policy
 from herd.progress import Progress
-from herd.request_options import Answer, Begun, TextRequest, ToolChoice, Whose
+from herd.request_options import Answer, Begun, ForTemplate, TextRequest, ToolChoice, Whose
 
 
 class Watched(TypedDict, total=False):
@@ -27,13 +27,12 @@ class CompleteOptions(TextRequest, Watched, total=False):
     """Of `complete` and its twins. `herd.LLM.chat` says what each means."""
 
 
-class SamplesOptions(Answer, ToolChoice, Begun, Watched, total=False):
+class SamplesOptions(Answer, ToolChoice, Begun, ForTemplate, Watched, total=False):
     """Of `chat_samples`: all of `chat` but `n`, which has a place of its own, and `progress`."""
 
     system: str | None
     images: Sequence[ImageLike]
     tools: Sequence[ToolLike] | None
-    chat_template_kwargs: Mapping[str, str | int | float | bool | None] | None
 
 
 class ChatOptions(SamplesOptions, total=False):

@@ -64,9 +64,10 @@ class Requests:
         *,
         begun: bool = False,
         asked: CallOptions | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """A dialog, and the open header of its answer; or its last turn open, where the answer is begun. asked: whose
-        it is, and what a template is told. Raises ContextTooLong for what is far beyond `context`."""
+        it is; variables: what a template is told. Raises ContextTooLong for what is far beyond `context`."""
         chat = self.format() if context is None else self.format().within(most_ids(context))
         whose = CallOptions() if asked is None else asked
         return chat.encode(
@@ -75,7 +76,7 @@ class Requests:
             tokens_per_tile=max(self.config.tokens_per_tile, 1),
             begun=begun,
             owner=whose.tenant or whose.client,
-            variables=whose.chat_template_kwargs,
+            variables=variables,
         )
 
     def text_ids(self, text: str, context: int) -> list[int]:
@@ -130,11 +131,17 @@ class Requests:
         turns = read_dialog(messages, system=asked.system, images=asked.images, vision=self.config.vision)
         self.check_dialog_fits(turns, asked.definitions, engine.executor.context)
         begun = begun_in(turns, asked.continue_final_message)
-        shown = _shown(asked.policy, Prompt(turns, asked.definitions))
-        ids = self.ids(shown.messages, shown.tools, engine.executor.context, begun=begun is not None, asked=asked)
-        told = [f"{name}: {value}" for name, value in (asked.chat_template_kwargs or {}).items()]
-        seen = [Message("user", "\n".join(told)), *turns] if told else turns  # by a policy: all that was sent
-        return self._submit(engine, ids, options, asked, seen, tiles_of(turns), begun or "")
+        prompt = Prompt(turns, asked.definitions, asked.chat_template_kwargs or {})
+        shown = _shown(asked.policy, prompt)
+        ids = self.ids(
+            shown.messages,
+            shown.tools,
+            engine.executor.context,
+            begun=begun is not None,
+            asked=asked,
+            variables=shown.variables,
+        )
+        return self._submit(engine, ids, options, asked, prompt.turns, tiles_of(turns), begun or "")
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""

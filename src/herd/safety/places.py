@@ -50,9 +50,15 @@ def places(prompt: Prompt) -> list[TextPlace]:
 
 def rewritten(prompt: Prompt, change: Change) -> Prompt:
     """The request with the text of every place as `change` has it, asked for in order."""
+    variables = {name: _variable(name, value, change) for name, value in prompt.variables.items()}
     tools = [_tool(tool, i, change) for i, tool in enumerate(prompt.tools)]
     messages = [_message(message, i, change) for i, message in enumerate(prompt.messages)]
-    return Prompt(messages, tools)
+    return Prompt(messages, tools, variables)
+
+
+def _variable(name: str, value: Any, change: Change) -> Any:
+    """What a chat template is told: it may look for one value or another, so that no mark may stand there."""
+    return change(TextPlace(value, place=f"variables.{name}", markable=False)) if isinstance(value, str) else value
 
 
 def _tool(tool: Tool, index: int, change: Change) -> Tool:

@@ -77,6 +77,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     """Go on with the last message, the assistant's, as vLLM does; unless said, another answer is opened."""
     add_generation_prompt: bool | None = None
     """vLLM's: false beside continue_final_message says the same once more."""
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 NOT_KEPT = "nothing is stored here"
@@ -94,7 +95,6 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
         "prompt_cache_key": "prefixes are found by their content",
         "prompt_cache_retention": "prefixes stay as long as memory allows",
         "safety_identifier": "see user",
-        "chat_template_kwargs": "chat formats are built in",
         "messages[].content[].image_url.detail": "images are cut into tiles by their size",
         "messages[].refusal": "an earlier answer is its content",
         "messages[].annotations": "an earlier answer is its content",
@@ -175,6 +175,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         tools=tools,
         tool_choice=choice_of(asked.tool_choice, tools),
         parallel_tool_calls=asked.parallel_tool_calls is not False,
+        variables=asked.chat_template_kwargs or {},
         schema=form_of(asked).schema,
         continue_final_message=goes_on(asked.messages, asked.continue_final_message, asked.add_generation_prompt),
         n=1 if asked.n is None else asked.n,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from herd.chat_model import ChatModel, ChatStream, Turns
+from herd.chat_model import CANNOT, ChatModel, ChatStream, Turns
 from herd.dialogs import begun_in, turns_of
 from herd.messages import Message
 from herd.policies import Prompt
@@ -33,6 +33,8 @@ class GenerateRequest:
     parallel_tool_calls: bool = True
     continue_final_message: bool = True
     """Whether a last turn of the assistant's is gone on with; else another one is opened."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """What the model's own chat template is told besides the dialog; a model without one is told nothing."""
     schema: Mapping[str, Any] | bool | None = None
     """The form that the answer must have: a JSON schema, or True for any JSON object."""
     n: int = 1
@@ -80,12 +82,14 @@ def check_able(model: ChatModel, ask: GenerateRequest) -> int:
 
 def without_effect(model: ChatModel, ask: GenerateRequest, *, strict: bool) -> tuple[str, ...]:
     """Fields of a request that its model does nothing about. strict: raises Refused for the first."""
-    if not ask.progress or model.tells_progress:
-        return ()
-    if strict:
-        why = f"{model.name} does not tell how much of a prompt it has read"
-        raise Refused(f"return_progress: {why}", "return_progress")
-    return ("return_progress",)
+    found: dict[str, str] = {}
+    if ask.progress and not model.tells_progress:
+        found["return_progress"] = "does not tell how much of a prompt it has read"
+    if ask.variables and not model.capabilities.template:
+        found["chat_template_kwargs"] = f"cannot {CANNOT['template']}"
+    for name, why in found.items() if strict else ():
+        raise Refused(f"{name}: {model.name} {why}", name)
+    return tuple(found)
 
 
 def ends_with_answer(messages: Sequence[Mapping[str, Any]] | None) -> bool:
@@ -125,6 +129,8 @@ def start_stream(
         return model.astream_complete(prompt, schema=ask.schema, **whose, **ask.options)
     messages: Turns | None = ask.messages if shown is None else shown.messages
     assert messages is not None
+    variables = told_to(model, ask) if shown is None else shown.variables
+    more: dict[str, Any] = {"chat_template_kwargs": variables} if variables else {}
     return model.astream(
         messages,
         tools=(ask.tools if shown is None else shown.tools) or None,
@@ -132,9 +138,15 @@ def start_stream(
         parallel_tool_calls=ask.parallel_tool_calls,
         schema=ask.schema,
         **turn_options(model, ask),
+        **more,
         **whose,
         **ask.options,
     )
+
+
+def told_to(model: ChatModel, ask: GenerateRequest) -> Mapping[str, Any]:
+    """What the chat template of a model is told."""
+    return ask.variables if model.capabilities.template else {}
 
 
 def most_tokens(model: ChatModel, ask: GenerateRequest) -> int:
@@ -145,6 +157,6 @@ def most_tokens(model: ChatModel, ask: GenerateRequest) -> int:
 def prompt_of(model: ChatModel, ask: GenerateRequest) -> Prompt:
     """The prompt of a request as a policy reads it; a text or ids count as a user's turn."""
     if ask.messages is not None:
-        return Prompt(turns_of(ask.messages), ask.tools)
+        return Prompt(turns_of(ask.messages), ask.tools, told_to(model, ask))
     assert ask.prompt is not None
     return Prompt((Message("user", ask.prompt if isinstance(ask.prompt, str) else model.detokenize(ask.prompt)),))
