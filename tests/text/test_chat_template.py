@@ -124,6 +124,32 @@ def test_ids_are_transformers_among_added_tokens_of_all_kinds(name: str, tmp_pat
         assert chat.encode(messages_of(said), tools) == expected, said
 
 
+@pytest.mark.parametrize("name", STYLES)
+def test_a_begun_answer_has_transformers_ids_or_is_refused_as_there(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    style, rng = STYLES[name], random.Random(name)
+    bos, eos = style.control[:2]
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=tokenizer_file(style, tmp_path), bos_token=bos, eos_token=eos
+    )
+    theirs.chat_template = style.template
+    theirs.save_pretrained(tmp_path / "saved")
+    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
+    chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
+    for begun in ("Yes, and", "Yes ", " \n", "", "a\n\n", "<think>\nhm", "<think>\nhm\n</think>\n\nyes, "):
+        said = [*dialog(rng, style), {"role": "user", "content": "a"}, {"role": "assistant", "content": begun}]
+        said = said[-2:] if said[-3]["role"] == "user" else said
+        try:
+            expected = theirs.apply_chat_template(
+                said, continue_final_message=True, return_dict=False, sanitize_control_tokens=False
+            )
+        except ValueError:  # it does not appear in what the template writes
+            with pytest.raises(UsageError, match="changes an answer that is begun"):
+                chat.encode(messages_of(said), begun=True)
+        else:
+            assert chat.encode(messages_of(said), begun=True) == expected, said
+
+
 @pytest.mark.parametrize("name", ["r1", "qwen 3", "hermes over llama's tokens"])
 def test_markers_that_are_not_special_are_text_where_others_say_them(name: str, tmp_path: Path) -> None:
     style, rng = STYLES[name], random.Random(name)
