@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <random>
 #include <stdexcept>
@@ -134,11 +135,15 @@ class PairRankBpe {
 public:
     // tokens[id] is the text of a token in GPT-2's alphabet; ordinary[id] is 0 for tokens that text never becomes.
     // merges are "left right" in order of rank. whole_pieces: a piece that is itself a token is that token, unmerged.
+    // ranks: of each merge, uint32, where several have one; of those the leftmost in a text is joined first.
     PairRankBpe(std::vector<std::string> tokens, const nb::bytes& ordinary, const std::vector<std::string>& merges,
-                bool whole_pieces)
+                bool whole_pieces, const nb::bytes& ranks)
         : pairs_(merges.size()), whole_pieces_(whole_pieces) {
         const std::string_view is_ordinary(ordinary.c_str(), ordinary.size());
         if (tokens.size() != is_ordinary.size()) throw std::invalid_argument("tokens and their types differ in number");
+        if (ranks.size() != 0 && ranks.size() != merges.size() * sizeof(uint32_t)) {
+            throw std::invalid_argument("merges and their ranks differ in number");
+        }
         std::unordered_map<std::string_view, int32_t> id_of;  // by text in the alphabet
         id_of.reserve(tokens.size());
         bytes_.resize(tokens.size());
@@ -169,7 +174,9 @@ public:
             if (left == kNone || right == kNone || id == kNone) {
                 throw std::invalid_argument("merge " + std::to_string(rank) + " names a token that is not in the vocabulary");
             }
-            if (!pairs_.insert(left, right, {static_cast<uint32_t>(rank), id})) {
+            auto own = static_cast<uint32_t>(rank);
+            if (ranks.size() != 0) std::memcpy(&own, ranks.c_str() + rank * sizeof own, sizeof own);
+            if (!pairs_.insert(left, right, {own, id})) {
                 throw std::invalid_argument("merge " + std::to_string(rank) + " repeats an earlier one");
             }
         }
@@ -314,8 +321,10 @@ private:
 
 void register_bpe(nb::module_& m) {
     nb::class_<PairRankBpe>(m, "PairRankBpe", "Byte-level BPE by a merge list. Private: use herd.text.")
-        .def(nb::init<std::vector<std::string>, const nb::bytes&, const std::vector<std::string>&, bool>(),
-             nb::arg("tokens"), nb::arg("ordinary"), nb::arg("merges"), nb::arg("whole_pieces"))
+        .def(nb::init<std::vector<std::string>, const nb::bytes&, const std::vector<std::string>&, bool,
+                      const nb::bytes&>(),
+             nb::arg("tokens"), nb::arg("ordinary"), nb::arg("merges"), nb::arg("whole_pieces"),
+             nb::arg("ranks") = nb::bytes("", 0))
         .def("ids_of", &PairRankBpe::ids_of, nb::arg("pieces"))
         .def("token_bytes", &PairRankBpe::token_bytes)
         .def("missing_bytes", &PairRankBpe::missing_bytes);

@@ -4,7 +4,7 @@
 
 namespace herd {
 
-// Registers `PairRankBpe` in herd._native; herd.text.merge_list is its only user.
+// Registers `PairRankBpe` in herd._native; herd.text.merge_list and herd.text.sentencepiece are its users.
 void register_bpe(nanobind::module_& m);
 
 }  // namespace herd

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from herd.text import splits
+from herd.text import split_names, splits
 
 TEXT = ["the quick brown fox jumps over the lazy dog, 12 times in 2024; it's naïve!"] * 20
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot|>")
@@ -17,9 +17,9 @@ def write_tokenizer(folder: Path, split: str = "llama4", vocab_size: int = 300) 
     tokenizers = pytest.importorskip("tokenizers")
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-    whole = split in splits.WHOLE_PIECES
+    whole = split_names.from_gguf(split, (), "").whole
     tok = tokenizers.Tokenizer(models.BPE(ignore_merges=whole))
-    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split in ("gpt-2", "smollm"))
     if split == "gpt-2":
         tok.pre_tokenizer = bytes_only
     elif split == "smollm":

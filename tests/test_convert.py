@@ -3,6 +3,7 @@
 llama.cpp's view of the GGUF files is benchmarks/convert_check.py's, as it needs llama-cpp-python.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from herd.checkpoint.opened import GgufCheckpoint
 from herd.config import TINY, Llama4Config
 from herd.containers.gguf import open_gguf
 from herd.convert import convert
-from herd.errors import BadTokenizer, DoesNotFit, NotFound, UsageError
+from herd.errors import DoesNotFit, NotFound, UsageError
 from herd.model import forward, place_weights
+from herd.text import split_names
+from sentencepiece_bytes import BYTES, START, model
 
 FIXTURES = Path(__file__).parent / "fixtures" / "gguf"
 IDS = list(range(1, 41))
@@ -198,6 +201,33 @@ def test_transformers_reads_the_tokenizer_of_a_converted_folder(tmp_path: Path, 
     assert (b.bos_token_id, b.chat_template) == (297, TEMPLATE)
 
 
+def test_a_vocabulary_of_sentencepiece_goes_to_gguf_and_to_tokenizer_json(tmp_path: Path) -> None:
+    gguf, transformers = pytest.importorskip("gguf"), pytest.importorskip("transformers")
+    words = ["\u2581", "a", "b", "c", "\u2581a", "ab", "\u2581ab", "abc"]
+    (tmp_path / "files").mkdir()
+    pieces = [*START, *BYTES, *((word, float(-n), 1) for n, word in enumerate(words)), ("<sep>", 0.0, 4)]
+    (tmp_path / "files" / "tokenizer.model").write_bytes(model(pieces))
+    (tmp_path / "files" / "added_tokens.json").write_text(json.dumps({"[PAD]": len(pieces)}))
+    c = replace(TEXT, bos_id=1, eos_ids=(2,))
+    folder = save_hf(tmp_path / "hf", c, RandomSource(c), files=sorted((tmp_path / "files").iterdir()))
+    assert not [note for note in convert(folder, tmp_path / "m.gguf").notes if "takes" not in note]
+    convert(tmp_path / "m.gguf", tmp_path / "back")
+    ours = [open_checkpoint(p).load_tokenizer() for p in (folder, tmp_path / "m.gguf", tmp_path / "back")]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    for text in ("abc", " abcab  a", "caf\u00e9 [PAD]a", "\u65e5\n", "", "<s>"):
+        ids = ours[0].encode(text)
+        assert [t.encode(text) for t in ours] == [ids] * 3
+        if "<s>" not in text:
+            assert theirs(text).input_ids == [1, *ids]
+            assert theirs.decode(ids) == ours[2].decode(ids) == text.replace("]a", "] a")
+    assert [(t.bos_id, t.add_bos, 2 in t.eos_ids) for t in ours] == [(1, True, True)] * 3
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    get: Any = lambda name: fields[f"tokenizer.ggml.{name}"].contents()  # noqa: E731
+    assert (get("model"), get("add_space_prefix"), get("unknown_token_id")) == ("llama", True, 0)
+    assert get("token_type")[:5] == [2, 3, 3, 6, 6] and get("token_type")[len(pieces) - 1 :][:3] == [4, 4, 5]
+    assert get("scores")[259:262] == [0.0, -1.0, -2.0]
+
+
 def test_advice_and_licence_come_along(tmp_path: Path) -> None:
     folder = with_tokenizer(tmp_path, "llama4")
     (folder / "generation_config.json").write_text('{"temperature": 0.25, "top_p": 0.5, "top_k": 7}')
@@ -215,13 +245,29 @@ def test_a_folder_without_tokenizer_is_told(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "m.gguf").load_tokenizer()
 
 
-def test_a_tokenizer_that_gguf_cannot_say(tmp_path: Path) -> None:
+def test_ignore_merges_is_written_as_gguf_has_it_and_told_where_it_cannot(tmp_path: Path) -> None:
     folder = with_tokenizer(tmp_path, "llama4")
     path = folder / "tokenizer.json"
-    path.write_text(path.read_text().replace('"ignore_merges": true', '"ignore_merges": false'))
-    with pytest.raises(BadTokenizer, match="ignore_merges"):
-        convert(folder, tmp_path / "m.gguf")
-    assert not (tmp_path / "m.gguf").exists()
+    whole = json.loads(path.read_text())
+    cases = {("llama4", False): "gpt-4o", ("llama-bpe", False): "smaug-bpe", ("gpt-2", True): "gpt-2"}
+    for (split, whole_pieces), pre in cases.items():
+        for odd in (False, True):
+            file = {**whole, "pre_tokenizer": split_names.to_pre_tokenizer(split)}
+            vocab = dict(file["model"]["vocab"])
+            if odd:  # a token that no merge makes, in the place of one that some make
+                last = file["model"]["merges"][-1]
+                vocab = {"qzzq" if text == "".join(last) else text: i for text, i in vocab.items()}
+            merges = file["model"]["merges"][: -1 if odd else None]
+            file["model"] = {**file["model"], "vocab": vocab, "merges": merges, "ignore_merges": whole_pieces}
+            path.write_text(json.dumps(file))
+            notes = [
+                note for note in convert(folder, tmp_path / "m.gguf", overwrite=True).notes if "ignore_merges" in note
+            ]
+            ours = [open_checkpoint(p).load_tokenizer() for p in (folder, tmp_path / "m.gguf")]
+            assert open_gguf(tmp_path / "m.gguf").keys["tokenizer.ggml.pre"] == pre
+            lost = whole_pieces and odd
+            assert ([t.encode("qzzq x") for t in ours].count(ours[0].encode("qzzq x")) == 1) == lost
+            assert len(notes) == lost and all("gpt-2" in note and "1 tokens" in note for note in notes)
 
 
 # -- what goes wrong ----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ _COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -173,12 +174,9 @@ def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
         keys |= {f"general.sampling.{_SAMPLING[k]}": v for k, v in checkpoint.advice.items()}
         try:
             tokenizer = checkpoint.load_tokenizer()
-            keys |= gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
-            if flagged := tokenizer.flagged:
-                notes.append(
-                    f"GGUF cannot say lstrip, rstrip and single_word of added tokens ({', '.join(flagged[:3])}): "
-                    "texts with one of them get other ids beside it"
-                )
+            found, told = gguf_tokenizer_keys(checkpoint.folder, tokenizer, checkpoint.config)
+            keys |= found
+            notes += told
         except NotFound:
             notes.append("the source has no tokenizer.json: the file gets none")
     if "tokenizer.ggml.model" not in keys:

@@ -41,13 +41,14 @@ from herd.server.requests import sizes
 from herd.server.requests.fields import told
 from herd.server.response_store import Items, ResponseStore, StoredResponse
 from herd.server.tables import TABLES
-from herd.text import merge_list, rank_file, splits, tokenizer_json
+from herd.text import merge_list, rank_file, sentencepiece, sentencepiece_file, split_steps, splits, tokenizer_json
 from herd.text.added import AddedToken, AddedTokens
 from herd.text.calls import CallParser
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
 from herd.text.leaves import leaves
 from herd.text.message_checks import check_name
+from herd.text.spaces import Spaces
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
 from herd.text.template_turns import plain_messages
@@ -332,6 +333,49 @@ _MERGES = merge_list.build(
     **{"template": None, "added": (), "where": "a"},
 )
 _TINY_BYTES = Tokenizer.bytes_only()
+_RUNS_OF = (
+    [chr(0x2581) * n for n in (1, 2, 4, 8)] + [c * n for c in "a漢" for n in (1, 2, 3, 4, 8)] + ["a" + chr(0x2581)]
+)
+
+
+def _scored(texts: list[str], each: bool) -> Callable[[str], object]:
+    """What encodes texts with a vocabulary of these pieces and all bytes."""
+    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
+    pieces = sentencepiece.Pieces(
+        [*bytes_, *texts],
+        [sentencepiece.BYTE] * 256 + [sentencepiece.NORMAL] * len(texts),
+        [0.0] * 256 + [1.0] * len(texts),
+        each=each,
+    )
+    options: dict[str, Any] = {"bos_id": None, "eos_ids": set(), "add_bos": False, "template": None, "added": ()}
+    found = Tokenizer(**sentencepiece.build(pieces, Spaces("each"), **options, where="a"))
+    return lambda data: found.encode(data, MAX_IDS)
+
+
+def _pieces_of(texts: list[str]) -> object:
+    return _scored(texts, each=False)
+
+
+def _run(size: int) -> list[str]:
+    """Pieces a, aa, aaa, ... of together about so many characters, none longer than a piece may be."""
+    return [chr(0x4E00 + i // 64) * (i % 64 + 1) for i in range(size // 32)]
+
+
+PIECES: dict[str, Make] = {
+    "pieces": lambda n: b"".join(b"\n\x0a\n\x08%08d" % i for i in range(n // 12)),
+    "empty fields": lambda n: b"\n\x00" * (n // 2),
+    "numbers": lambda n: b"\x08\x01" * (n // 2),
+    "long numbers": lambda n: (b"\x08" + b"\xff" * 9 + b"\x01") * (n // 11),
+    "specifications": lambda n: b"\x12\x02\x18\x02" * (n // 4),
+    "a large field": lambda n: b"\x12" + _varint(n) + b"\x08\x01" * (n // 2),
+    "no end": lambda n: b"\n\x03\n\x01a" + b"\xff" * n,
+}
+
+
+def _varint(number: int) -> bytes:
+    return bytes(
+        (number >> 7 * i & 0x7F) | (0x80 if number >> 7 * (i + 1) else 0) for i in range(5) if number >> 7 * i or not i
+    )
 
 
 _HARD = {
@@ -365,7 +409,7 @@ def _cut_once(tokens: list[AddedToken]) -> None:
 
 
 def _split(name: str) -> Callable[[str], object]:
-    return lambda data: splits.compiled(name).findall(data)
+    return lambda data: list(splits.batches(name, data))
 
 
 def _encode_ranks(name: str) -> Callable[[str], object]:
@@ -631,6 +675,16 @@ ROWS: dict[str, Row] = {
     "a table of tensors": Row(lambda data: read_tensors("a", data), PICKLES),
     "tokenizer.json": Row(lambda data: tokenizer_json.load(data, {}), TOKENIZERS),
     "tokenizer.model": Row(lambda data: rank_file.parse(data, "a"), RANKS),
+    "SentencePiece's tokenizer.model": Row(lambda data: sentencepiece_file.read(data, "a"), PIECES),
+    "pieces": Row(_pieces_of, {"runs": lambda n: _run(n), "words": lambda n: [f"{i}" for i in range(n // 4)]}, 1 << 12),
+    **{
+        f"scores, {name}": Row(encode, TEXTS, 1 << 15)
+        for name, encode in (
+            ("words", _scored(_RUNS_OF[:-1], each=False)),
+            ("spaces inside", _scored(_RUNS_OF, each=False)),
+            ("each space", _scored(_RUNS_OF, each=True)),
+        )
+    },
     "config.json": Row(lambda data: from_hf(small_files.parse_object(data, "a")), CONFIGS),
     "an image's header": Row(_measure, MEDIA, 1 << 16),
     "an image's address": Row(
@@ -639,7 +693,7 @@ ROWS: dict[str, Row] = {
         | {f"data:{u}": lambda n, u=u: "data:" + text(u)(n) for u in (";a", "a", "a/a;", ";base64", ";base64,", "=")},
     ),
     "base64": Row(lambda data: encoded.base64_image(data, "a"), TEXTS),
-    **{f"split {name}": Row(_split(name), TEXTS, 1 << 15) for name in splits.PATTERNS},
+    **{f"split {name}": Row(_split(name), TEXTS, 1 << 15) for name in (*splits.PATTERNS, *split_steps.STEPS)},
     **{f"ranks of {name}": Row(_encode_ranks(name), TEXTS, 1 << 16) for name in _CORES},
     "added tokens": Row(_cut, ADDED),
     "a table of added tokens": Row(

@@ -26,6 +26,8 @@ APART = {
     "herd.grammar.lark._PIECES": "whatever begins is taken whole; what has no end ends the search",
     "herd.strict_json._TOKENS": "a string that has no end ends the search",
     "herd.text.rank_file._RUNS": "every place begins a run, which is taken whole",
+    "herd.text.sentencepiece._WORDS": "every place begins a word or spaces, which are taken whole",
+    "herd.text.sentencepiece._EACH": "every place begins a word, which is taken whole",
 }
 """Why the attempts of a search are together linear, where one attempt may look at all of a text."""
 SHORT = {"herd.server.ollama.common._DURATION": 64, "herd.server.http.framing._EXTENSION": 256}
@@ -50,6 +52,7 @@ INLINE = {
     "herd.containers.safetensors_header._pattern: re.compile": "",
     "herd.safety.rules.Pattern.compiled: re.compile": "",
     "herd.text.splits.compiled: regex.compile": "",
+    "herd.text.split_steps._compiled: regex.compile": "",
     "herd.text.templates._any_of: re.compile": "(a|b)",
     "herd.text.added._in_word: regex.compile": "",
     "herd.text.added._Finder._begins: re.compile": "",

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from bpe_folder import write_tokenizer
-from herd.checkpoint.tokenizer_files import NORMAL, USER_DEFINED, gguf_tokenizer_keys, hf_tokenizer_texts
+from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
 from herd.config import TINY
 from herd.errors import BadTokenizer, ContextTooLong
 from herd.messages import Message, ToolCall
 from herd.text import splits
 from herd.text.chat import choose_format
 from herd.text.chat_other import ChatML
+from herd.text.sentencepiece import NORMAL, USER_DEFINED
 from herd.text.tokenizer import Tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -316,7 +317,8 @@ def test_gguf_and_tokenizer_json_are_made_of_each_other_with_their_added_tokens(
     (tmp_path / "tokenizer.json").write_text(json.dumps(file))
     ours = Tokenizer.from_hf_folder(tmp_path)
     config = replace(TINY, vocab_size=ours.vocab_size + 3)
-    keys = gguf_tokenizer_keys(tmp_path, ours, config)
+    keys, notes = gguf_tokenizer_keys(tmp_path, ours, config)
+    assert not notes
     again = Tokenizer.from_gguf(keys)
     back = json.loads(hf_tokenizer_texts(keys, again, config, {}, "a")["tokenizer.json"])
     texts = _near(6, file, 100)

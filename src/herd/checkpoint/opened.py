@@ -118,7 +118,9 @@ class Checkpoint(ABC):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        tokenizer = self._read_tokenizer()
+        tokenizer = self._read_tokenizer().with_rows(self.config.vocab_size)
+        for note in tokenizer.notes:
+            tell(f"{self.path}: {note}")
         rows, tokens = self.config.vocab_size, tokenizer.vocab_size
         if tokens > rows or rows - tokens > max(_PADDING, rows // 50):
             fail(

@@ -1,4 +1,4 @@
-"""Convert the files of a byte-level BPE tokenizer: GGUF keys <-> tokenizer.json and its config.
+"""Convert the files of a BPE tokenizer: GGUF keys <-> tokenizer.json and its config.
 
 What it is: the same tokens, merges, split rule, special tokens and template under the other form's names. What it is
 not: encoding (`herd.text`); vocabularies of another kind are refused there. Templates are carried as text.
@@ -6,63 +6,80 @@ not: encoding (`herd.text`); vocabularies of another kind are refused there. Tem
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from herd.checkpoint import sentencepiece_files
 from herd.config import Llama4Config
 from herd.errors import BadTokenizer, fail
-from herd.text import splits
+from herd.text import split_names
 from herd.text.files import parse_json, read_bounded
-from herd.text.gguf_keys import in_merges
+from herd.text.gguf_keys import in_merges, types_of
+from herd.text.merge_list import unreached
+from herd.text.sentencepiece import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
 from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import MAX_FILE_BYTES
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
-"""GGUF's token types."""
 _PAD = re.compile(r"\[PAD[0-9]++\]")
 _TURN_ENDS = {"eot": ("<|eot|>", "<|eot_id|>"), "eom": ("<|eom|>", "<|eom_id|>")}
 
 
-def gguf_tokenizer_keys(folder: Path, tokenizer: Tokenizer, config: Llama4Config) -> dict[str, Any]:
-    """The `tokenizer.*` keys for the tokenizer.json in `folder`, which `tokenizer` was read from.
+def gguf_tokenizer_keys(folder: Path, tokenizer: Tokenizer, config: Llama4Config) -> tuple[dict[str, Any], list[str]]:
+    """The `tokenizer.*` keys for the vocabulary in `folder`, which `tokenizer` was read from; and notes: what GGUF
+    cannot say of it.
 
     Vocabularies shorter than the embedding table are filled up with unused tokens, as llama.cpp wants one a row.
     Raises NotFound, BadTokenizer.
     """
     path = folder / "tokenizer.json"
-    where = str(path)
-    file = parse_json(read_bounded(path, MAX_FILE_BYTES), dict[str, Any], where)
-    model, added = file["model"], file.get("added_tokens") or []
-    ignore_merges = bool(model.get("ignore_merges"))
-    if ignore_merges != (tokenizer.split in splits.WHOLE_PIECES):
-        fail(
-            BadTokenizer,
-            f"{where}: ignore_merges",
-            got=ignore_merges,
-            expected=f"{not ignore_merges}: GGUF cannot say it",
+    if tokenizer.pieces is not None:
+        keys, notes = sentencepiece_files.gguf_keys(tokenizer, tokenizer.pieces, config.vocab_size, str(folder))
+    else:
+        keys, notes = _byte_keys(
+            parse_json(read_bounded(path, MAX_FILE_BYTES), dict[str, Any], str(path)), tokenizer, config
         )
-    rows = config.vocab_size
-    tokens = [f"[PAD{i}]" for i in range(rows)]
-    types = [UNUSED] * rows
+    if flagged := tokenizer.flagged:
+        notes.append(
+            f"GGUF cannot say lstrip, rstrip and single_word of added tokens ({', '.join(flagged[:3])}): "
+            "texts with one of them get other ids beside it"
+        )
+    keys |= {"tokenizer.ggml.add_bos_token": tokenizer.add_bos, **_end_keys(tokenizer, config)}
+    if tokenizer.template is not None:
+        keys["tokenizer.chat_template"] = tokenizer.template
+    return keys, notes
+
+
+def _byte_keys(file: Mapping[str, Any], tokenizer: Tokenizer, config: Llama4Config) -> tuple[dict[str, Any], list[str]]:
+    """The keys of a byte-level vocabulary but for special tokens, and what they cannot say."""
+    model, added = file["model"], file.get("added_tokens") or []
+    tokens = [f"[PAD{i}]" for i in range(config.vocab_size)]
+    types = [UNUSED] * config.vocab_size
     for text, i in model["vocab"].items():
         tokens[i], types[i] = text, NORMAL
     for token in added:
-        tokens[token["id"]] = token["content"]
-        types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
+        i = token["id"]
+        if tokenizer.added.get(token["content"]) == i:
+            tokens[i], types[i] = token["content"], CONTROL if token.get("special") else USER_DEFINED
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    keys: dict[str, Any] = {
+    pre, exact = split_names.gguf_name(tokenizer.split, tokenizer.whole_pieces)
+    keys = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": tokenizer.split,
+        "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.add_bos_token": tokenizer.add_bos,
-        **_end_keys(tokenizer, config),
     }
-    if tokenizer.template is not None:
-        keys["tokenizer.chat_template"] = tokenizer.template
-    return keys
+    made = in_merges(tokens, types, merges)
+    ordinary = bytes(kind == NORMAL or i in made for i, kind in enumerate(types))
+    count = 0 if exact else unreached(tokens, ordinary, merges)
+    if not count:
+        return keys, []
+    said, read = (str(one).lower() for one in (tokenizer.whole_pieces, not tokenizer.whole_pieces))
+    return keys, [
+        f"ignore_merges is {said} in the source, programs read GGUF's {pre} as if it were {read}: {count} tokens that "
+        "no merge makes are concerned"
+    ]
 
 
 def _end_keys(tokenizer: Tokenizer, config: Llama4Config) -> dict[str, int]:
@@ -81,48 +98,28 @@ def hf_tokenizer_texts(
     """The content of tokenizer.json, tokenizer_config.json and generation_config.json, by name, from the GGUF keys that
     `tokenizer` was made of. Raises BadTokenizer when two ordinary tokens have the same text."""
     tokens: list[str] = list(keys["tokenizer.ggml.tokens"])
-    types = [int(t) for t in keys["tokenizer.ggml.token_type"]]
+    types = types_of(keys, where)
     while tokens and types[-1] == UNUSED and _PAD.fullmatch(tokens[-1]):
         tokens.pop()
         types.pop()
-    merges = list(keys["tokenizer.ggml.merges"])
-    ordinary = [i for i, kind in enumerate(types) if kind == NORMAL]
-    ordinary += sorted(in_merges(tokens, types, merges))
-    vocab = {tokens[i]: i for i in ordinary}
-    if len(vocab) != len(ordinary):
-        fail(BadTokenizer, f"{where}: two ordinary tokens are one text", do="tokenizer.json cannot say that")
-    added = [_added(i, text, types[i]) for i, text in enumerate(tokens) if types[i] != NORMAL]
-    whole = tokenizer.split in splits.WHOLE_PIECES
     first = tokens[tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else None
-    file = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer(tokenizer.split),
-        "post_processor": _post_processor(first, tokenizer.bos_id),
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": whole,
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
+    if tokenizer.pieces is not None:
+        added = _added_tokens(tokenizer, tokens, types)
+        file = sentencepiece_files.hf_file(tokenizer, tokenizer.pieces, len(tokens), added, where)
+    else:
+        file = _byte_file(tokenizer, tokens, types, list(keys["tokenizer.ggml.merges"]), where)
+    file["post_processor"] = _with_first(first, tokenizer.bos_id, file["post_processor"])
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.max_context,
     }
-    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding")):
-        i = keys.get(f"tokenizer.ggml.{key}_token_id")
+    for name, key, usual in (
+        ("bos_token", "bos", tokenizer.bos_id),
+        ("eos_token", "eos", None),
+        ("pad_token", "padding", None),
+    ):
+        i = keys.get(f"tokenizer.ggml.{key}_token_id", usual)
         if i is not None and 0 <= i < len(tokens) and types[i] != NORMAL:
             settings[name] = tokens[i]
     if tokenizer.template is not None:
@@ -137,34 +134,62 @@ def hf_tokenizer_texts(
     }
 
 
-def _added(i: int, text: str, kind: int) -> dict[str, Any]:
+def _byte_file(
+    tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], where: str
+) -> dict[str, Any]:
+    """The tokenizer.json of a byte-level vocabulary but for its first token."""
+    ordinary = [i for i, kind in enumerate(types) if kind == NORMAL]
+    ordinary += sorted(in_merges(tokens, types, merges))
+    vocab = {tokens[i]: i for i in ordinary}
+    if len(vocab) != len(ordinary):
+        fail(BadTokenizer, f"{where}: two ordinary tokens are one text", do="tokenizer.json cannot say that")
     return {
-        "id": i,
-        "content": text,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": kind != USER_DEFINED,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added_tokens(tokenizer, tokens, types),
+        "normalizer": None,
+        "pre_tokenizer": split_names.to_pre_tokenizer(tokenizer.split),
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": tokenizer.whole_pieces,
+            "vocab": vocab,
+            "merges": merges,
+        },
     }
 
 
-def _pre_tokenizer(split: str) -> dict[str, Any]:
-    bytes_step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    if split == "gpt-2":
-        return {**bytes_step, "use_regex": True}
-    if split == "smollm":
-        steps = [{"type": "Digits", "individual_digits": True}, {**bytes_step, "use_regex": True}]
-    else:
-        pattern = {"type": "Split", "pattern": {"Regex": splits.PATTERNS[split]}, "behavior": "Isolated"}
-        steps = [{**pattern, "invert": False}, {**bytes_step, "use_regex": False}]
-    return {"type": "Sequence", "pretokenizers": steps}
+def _added_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> list[dict[str, Any]]:
+    """Tokens that are found in texts and special ones; of two with one text the first."""
+    known = {**tokenizer.specials, **tokenizer.added}
+    kinds = (NORMAL, BYTE)
+    return [
+        {
+            "id": i,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": types[i] != USER_DEFINED,
+        }
+        for i, text in enumerate(tokens)
+        if types[i] not in kinds and known.get(text) == i
+    ]
 
 
-def _post_processor(first: str | None, first_id: int | None) -> dict[str, Any]:
-    bytes_step = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+def _with_first(first: str | None, first_id: int | None, step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A post-processor that puts a token before a text, behind another step."""
     if first is None:
-        return bytes_step
+        return step
     start = {"SpecialToken": {"id": first, "type_id": 0}}
     a, b = ({"Sequence": {"id": x, "type_id": 0}} for x in "AB")
     template = {
@@ -173,4 +198,4 @@ def _post_processor(first: str | None, first_id: int | None) -> dict[str, Any]:
         "pair": [start, a, start, b],
         "special_tokens": {first: {"id": first, "ids": [first_id], "tokens": [first]}},
     }
-    return {"type": "Sequence", "processors": [bytes_step, template]}
+    return template if step is None else {"type": "Sequence", "processors": [step, template]}

@@ -194,7 +194,7 @@ class LLM:
         self._grammars = Grammars(tokenizer.for_grammar(), ends, self._trials.judge)
         self._engine: Engine | None = Engine(
             runner,
-            lambda: StreamDecoder(tokenizer),
+            lambda: StreamDecoder(tokenizer, begins=False),
             ends,
             piece=PIECE,
             places=parallel,

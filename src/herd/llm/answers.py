@@ -74,15 +74,18 @@ class Sample(GatedAnswer):
         one_call: bool = False,
         parse: Callable[[str], Any] | None = None,
         begun: str = "",
+        opens: bool = False,
     ) -> None:
         """named: a log-probability with its tokens by name. calls: finds calls of tools in the text; None: none are.
-        one_call: the answer ends with its first call. parse, begun: see `GatedAnswer`."""
+        one_call: the answer ends with its first call. parse, begun: see `GatedAnswer`. opens: a space at its beginning
+        is what the vocabulary puts before any text, and not shown."""
         super().__init__(policy, index, parse, begun)
         if calls is not None:
             calls.begin(begun)
         self.job = job
         self._named, self._load_s = named, load_s
         self._calls, self._one_call = calls, one_call
+        self._opens = opens
         self._id = ""
         self._begun: list[Event] = []  # what is told of the call that is being made
 
@@ -100,12 +103,14 @@ class Sample(GatedAnswer):
     def add(self, step: Step) -> None:
         """One more step, to the gate."""
         logprob = None if step.logprob is None else self._named(step.logprob)
-        finish = step.finish
-        holding = not step.text or self.job.reading.holding
+        finish, text = step.finish, step.text
+        if self._opens and text:
+            text, self._opens = text.removeprefix(" "), False
+        holding = not text or self.job.reading.holding
         if self._calls is None:
-            self._gate.add(step.text)
+            self._gate.add(text)
         else:
-            pieces = self._calls.push(step.token_id, step.text)
+            pieces = self._calls.push(step.token_id, text)
             if finish is not None:
                 pieces += self._calls.finish(cut=finish.reason != "stop" or finish.stop is not None)
             for piece in pieces:

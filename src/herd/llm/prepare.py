@@ -141,7 +141,8 @@ class Requests:
             asked=asked,
             variables=shown.variables,
         )
-        return self._submit(engine, ids, options, asked, prompt.turns, tiles_of(turns), begun or "")
+        opens = begun is None and self.tokenizer.begins_with_space
+        return self._submit(engine, ids, options, asked, prompt.turns, tiles_of(turns), begun or "", opens)
 
     def text(self, engine: Engine, prompt: str | Sequence[int], arguments: Mapping[str, Any]) -> Prepared:
         """A checked request to go on with a text."""
@@ -221,7 +222,9 @@ class Requests:
         else:
             before = self.text_ids(prompt, context) if isinstance(prompt, str) else self.given(prompt, name)
             encode = self._within(context).encode
-            more = encode(continuation) if isinstance(continuation, str) else self.given(continuation, name)
+            more = (
+                encode(continuation, place="text") if isinstance(continuation, str) else self.given(continuation, name)
+            )
             ids = [*before, *more]
         if not before:
             fail(UsageError, name, got="nothing before the continuation", expected="a prompt of at least one token")
@@ -244,8 +247,9 @@ class Requests:
         turns: Sequence[Message],
         tiles: Any = None,
         begun: str = "",
+        opens: bool = False,
     ) -> Prepared:
-        """begun: the text that the answer goes on with; it is at the end of the ids."""
+        """begun: the text that the answer goes on with; it is at the end of the ids. opens: see `Sample`."""
         self._check_files()
         if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
@@ -268,10 +272,10 @@ class Requests:
             adapter=asked.adapter,
             progress=asked.progress,
             # grammars are of texts: markers in it are spelt
-            begun=() if chosen.grammar is None else tuple(self.tokenizer.encode(begun)),
+            begun=() if chosen.grammar is None else tuple(self.tokenizer.encode(begun, place="text")),
         )
         jobs = engine.submit_samples(request, asked.n, start=False)
-        samples = self._samples(jobs, asked, instead, begun)
+        samples = self._samples(jobs, asked, instead, begun, opens)
         # opened last, so that a refused request leaves an old trace as it is
         jobs[0].routing = None if asked.trace is None else RoutingLog(asked.trace)
         policy = asked.policy
@@ -287,7 +291,7 @@ class Requests:
         return self.defaults.with_(options)
 
     def _samples(
-        self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None, begun: str
+        self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None, begun: str, opens: bool
     ) -> list[Sample]:
         """instead: the format, where an answer may be calls in place of what its grammar asks for."""
         parser = asked.calls(self.tokenizer, instead)
@@ -302,6 +306,7 @@ class Requests:
                 one_call=not asked.parallel_tool_calls,
                 parse=asked.parse(),
                 begun=begun,
+                opens=opens,
             )
             for i, job in enumerate(jobs)
         ]

@@ -10,12 +10,15 @@ characters; at the others the longest is found among all in order, in steps that
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import regex  # type: ignore[import-untyped]
 
+from herd.text.spaces import Place
+
+Put: TypeAlias = Callable[[str, Place], str]
 MAX_ADDED = 1024
 """Characters of an added token that is looked for in texts."""
 _MOST_HEADS = 64
@@ -50,16 +53,23 @@ class AddedToken(NamedTuple):
 
 
 class AddedTokens:
-    """All added tokens of a vocabulary; of two with one text the first counts. Immutable."""
+    """All added tokens of a vocabulary; of two with one text the first counts. Immutable.
 
-    def __init__(self, tokens: Iterable[AddedToken]) -> None:
+    put: what becomes of a text, by what comes before it, before those that are `normalized` are looked for. own: and of
+    these themselves.
+    """
+
+    def __init__(self, tokens: Iterable[AddedToken], put: Put | None = None, own: bool = False) -> None:
         self.by_text: dict[str, AddedToken] = {}
         for token in tokens:
             if token.text:
                 self.by_text.setdefault(token.text, token)
         first = [token for token in self.by_text.values() if not token.normalized]
         second = [token for token in self.by_text.values() if token.normalized]
-        self._finders = (_Finder(first), _Finder(second))
+        found = second if put is None or not own else [t._replace(text=put(t.text, "start")) for t in second]
+        self.put, self.own = put, own
+        self._finders = (_Finder(first), _Finder(found))
+        self._written = (_Finder(first), _Finder(second))
         self.merged = frozenset(token.id for token in self.by_text.values() if token.merged)
         """Ids that merging makes, too."""
 
@@ -70,7 +80,7 @@ class AddedTokens:
 
     def held(self, text: str) -> set[str]:
         """Those that stand anywhere in a text, inside of others too."""
-        return set[str]().union(*(finder.held(text) for finder in self._finders if text))
+        return set[str]().union(*(finder.held(text) for finder in self._written if text))
 
     def takes(self, text: str) -> tuple[bool, bool]:
         """Whether a token takes white space before it, and behind it."""
@@ -79,31 +89,32 @@ class AddedTokens:
 
     def cutter(self, barred: frozenset[int]) -> "Cutter | None":
         """What finds those that are not barred; None where all are."""
-        finders = [finder for finder in self._finders if not finder.ids <= barred]
-        return Cutter(finders, barred) if finders else None
+        first, second = (None if finder.ids <= barred else finder for finder in self._finders)
+        return Cutter(first, second, barred, self.put) if first or second else None
 
 
 class Cutter:
-    """Cuts texts at added tokens. barred: ids that stay text."""
+    """Cuts texts at added tokens. barred: ids that stay text; put: see `AddedTokens`."""
 
-    def __init__(self, finders: Sequence["_Finder"], barred: frozenset[int]) -> None:
-        self._finders = finders
+    def __init__(
+        self, first: "_Finder | None", second: "_Finder | None", barred: frozenset[int], put: Put | None = None
+    ) -> None:
+        """first: those that are looked for in a text as it is; second: in what these leave of it."""
+        self._first, self._second = first, second
         self._barred = barred
+        self._put = put
 
-    def cut(self, text: str, taken: tuple[bool, bool] = (False, False)) -> Iterator[str | int]:
+    def cut(self, text: str, taken: tuple[bool, bool] = (False, False), place: Place = "start") -> Iterator[str | int]:
         """A text in its order: what is no added token, and the ids of those that stand between. taken: whether tokens
-        around the text take white space at its beginning, and at its end."""
-        return self._by(0, text, taken)
-
-    def _by(self, number: int, text: str, taken: tuple[bool, bool]) -> Iterator[str | int]:
-        if number == len(self._finders):
-            yield text
-            return
-        for piece in self._finders[number].cut(text, self._barred, taken):
+        around the text take white space at its beginning, and at its end; place: what comes before it."""
+        for piece in (text,) if self._first is None else self._first.cut(text, self._barred, taken):
             if isinstance(piece, int):
                 yield piece
             else:
-                yield from self._by(number + 1, piece, (False, False))
+                text = piece if self._put is None else self._put(piece, place)
+                rest = (False, False) if self._first else taken
+                yield from (text,) if self._second is None else self._second.cut(text, self._barred, rest)
+            place = "token" if isinstance(piece, int) else "text"
 
 
 class _Finder:

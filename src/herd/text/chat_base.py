@@ -76,11 +76,13 @@ class ChatFormat(ABC):
             fail(UsageError, "tokens_per_tile", got=tokens_per_tile, expected="at least 1")
         for tool in tools or ():
             function_of(tool)
+        inner = copy.copy(self)
+        inner.tokenizer = self.tokenizer.placed("text")  # of these texts all but a few stand behind others
         if begun:
             check_begun(messages)
-            return self._begun(messages, tools or (), tokens_per_tile)
-        ids = self._dialog(messages, tools or (), tokens_per_tile)
-        return [*ids, *self._open()] if open_assistant else ids
+            return inner._begun(messages, tools or (), tokens_per_tile)
+        ids = inner._dialog(messages, tools or (), tokens_per_tile)
+        return [*ids, *inner._open()] if open_assistant else ids
 
     def definitions(self, tools: Sequence[Tool]) -> str:
         """What a dialog says about tools, at least: how long that is depends on the format. Raises UsageError."""

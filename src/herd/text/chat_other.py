@@ -1,5 +1,6 @@
 """ChatML (SmolLM2, Qwen and many others) and plain text (models without a chat format)."""
 
+import copy
 from collections.abc import Sequence
 
 from herd.errors import UsageError, fail
@@ -51,13 +52,13 @@ class ChatML(ChatFormat):
         return hermes_text(tools)
 
     def _header(self, role: str) -> list[int]:
-        return [self.tokenizer.added["<|im_start|>"], *self.tokenizer.encode(role + "\n")]
+        return [self.tokenizer.added["<|im_start|>"], *self.tokenizer.encode(role + "\n", place="token")]
 
     def _open(self) -> list[int]:
         return self._header("assistant")
 
     def _close(self) -> list[int]:
-        return [self.tokenizer.added["<|im_end|>"], *self.tokenizer.encode("\n")]
+        return [self.tokenizer.added["<|im_end|>"], *self.tokenizer.encode("\n", place="token")]
 
 
 class Plain(ChatFormat):
@@ -69,9 +70,11 @@ class Plain(ChatFormat):
         if tools or any(message.tool_calls for message in messages):
             fail(UsageError, "chat format plain cannot say tools", do="choose another with --chat-format")
         ids = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+        first = copy.copy(self)
+        first.tokenizer = self.tokenizer.placed("start")
         for i, message in enumerate(messages):
             ids += self.tokenizer.encode("\n\n") if i else []
-            ids += self._said(message, tokens_per_tile)
+            ids += (self if i else first)._said(message, tokens_per_tile)
         return ids
 
     def _open(self) -> list[int]:

@@ -1,4 +1,5 @@
-"""The tokenizer of a Hugging Face folder: tokenizer.json with its config, or Meta's rank file; and the chat template.
+"""The tokenizer of a Hugging Face folder: tokenizer.json with its config, or tokenizer.model, which is SentencePiece's
+file or Meta's rank file; and the chat template.
 
 tokenizer_config.json says which token begins and ends a text; generation_config.json may add more that end an answer.
 The chat template is in chat_template.jinja, or in tokenizer_config.json; others
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import BadTokenizer, NotFound, fail
-from herd.text import rank_file, tokenizer_json
+from herd.text import rank_file, sentencepiece_file, tokenizer_json
+from herd.text.added import AddedToken
 from herd.text.files import parse_json, read_bounded
 
 MAX_CONFIG_BYTES = 4 << 20
+MAX_ID = 1 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 MOST_TEMPLATES = 16
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -25,12 +28,32 @@ def load(folder: Path) -> dict[str, Any]:
     template, others = _templates(folder, config)
     if (folder / "tokenizer.json").exists():
         found = tokenizer_json.load(folder / "tokenizer.json", {**config, "chat_template": template})
-    elif (folder / "tokenizer.model").exists():
-        found = rank_file.load(folder / "tokenizer.model", None)
+    elif (path := folder / "tokenizer.model").exists():
+        if sentencepiece_file.is_sentencepiece(path):
+            found = sentencepiece_file.load(path, config, _further(folder, config))
+        else:
+            found = rank_file.load(path, None)
     else:
         fail(NotFound, f"{folder} has no tokenizer", expected="tokenizer.json or tokenizer.model")
     ends = frozenset(found["eos_ids"]) | _eos_ids(folder, len(found["token_bytes"]))
     return {**found, "eos_ids": ends, "template": template, "templates": others, "named": _named(config, found)}
+
+
+def _further(folder: Path, config: dict[str, Any]) -> list[AddedToken]:
+    """Tokens that tokenizer_config.json or added_tokens.json add to a tokenizer.model."""
+    listed, where = config.get("added_tokens_decoder"), str(folder / "tokenizer_config.json")
+    if not isinstance(listed, dict):
+        path = folder / "added_tokens.json"
+        listed, where = {i: {"content": text} for text, i in _object(path).items()}, str(path)
+    return [_token(key, value, where) for key, value in listed.items()]
+
+
+def _token(key: Any, value: Any, where: str) -> AddedToken:
+    i = int(key) if str(key).isdecimal() and len(str(key)) < 8 else MAX_ID
+    if not i < MAX_ID or not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        fail(BadTokenizer, f"{where}: added token", got=str(key)[:20], expected="an id, and a text for it")
+    flags = {name: value.get(name) is True for name in ("special", "normalized", "lstrip", "rstrip", "single_word")}
+    return AddedToken(i, value["content"], **flags)
 
 
 def _object(path: Path) -> dict[str, Any]:

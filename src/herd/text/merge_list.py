@@ -14,8 +14,8 @@ from herd.text.added import MAX_ADDED, AddedToken
 
 MAX_TOKENS = 1 << 20
 MAX_MERGES = 1 << 21
-SENTENCEPIECE = "is a SentencePiece vocabulary, which Herd does not read"
-SENTENCEPIECE_DO = "use a model with a byte-level BPE vocabulary (Llama 3 and later)"
+UNIGRAM = "is a SentencePiece vocabulary of kind unigram, which Herd does not read"
+UNIGRAM_DO = "use a model with a BPE vocabulary (all Llamas have one)"
 
 
 def build(
@@ -32,11 +32,13 @@ def build(
     template: str | None,
     added: Sequence[AddedToken],
     where: str,
+    unused: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The arguments of `Tokenizer` for a vocabulary by merge list.
 
     tokens[id] is text in GPT-2's alphabet, or as it is where ordinary[id] is 0 (special and unused tokens: text never
-    becomes them); merges are "left right", the first merged first. Raises BadTokenizer, naming `where`.
+    becomes them); merges are "left right", the first merged first; unused are ids without a token. Raises BadTokenizer,
+    naming `where`.
     """
     if not 256 // 2 <= len(tokens) <= MAX_TOKENS:
         fail(BadTokenizer, f"{where}: number of tokens", got=len(tokens), expected=f"128 to {MAX_TOKENS}")
@@ -47,10 +49,7 @@ def build(
     except (ValueError, TypeError) as error:
         why = str(error) if isinstance(error, ValueError) else "tokens and merges must be lists of strings"
         fail(BadTokenizer, f"{where}: {why}")
-    for token in added:
-        if len(token.text) > MAX_ADDED:
-            got = f"{len(token.text)} characters"
-            fail(BadTokenizer, f"{where}: added token {token.id}", got=got, expected=f"at most {MAX_ADDED}")
+    check_added(added, where)
     missing = bpe.missing_bytes()
     printable = [b for b in missing if 0x20 <= b < 0x7F or b == 0x0A]
     if printable:
@@ -63,13 +62,38 @@ def build(
         "eos_ids": eos_ids | special.ends(specials),
         "add_bos": add_bos,
         "split": split,
+        "whole_pieces": whole_pieces,
+        "unused": unused,
         "template": template,
         "added": added,
         "missing_bytes": missing,
     }
 
 
-_STEP = 1 << 16
+def unreached(tokens: Sequence[str], ordinary: bytes, merges: Sequence[str]) -> int:
+    """How many ordinary tokens merging does not make of their own bytes: whether pieces are taken whole changes what
+    text with one of them becomes."""
+    bpe = _native.PairRankBpe(tokens, ordinary, merges, False)
+    data, missing = bpe.token_bytes(), frozenset(bpe.missing_bytes())
+    ours = [i for i, one in enumerate(ordinary) if one and missing.isdisjoint(data[i])]
+    texts = {i: data[i].decode("utf-8", "surrogateescape") for i in ours}
+    plain = [i for i in ours if _is_text(texts[i])]  # what is no text is no piece
+    return sum(memoryview(bpe.ids_of([texts[i]])).cast("i").tolist() != [i] for i in plain)
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def check_added(added: Sequence[AddedToken], where: str) -> None:
+    """Raise BadTokenizer for an added token that is too long to be looked for."""
+    for token in added:
+        if len(token.text) > MAX_ADDED:
+            got = f"{len(token.text)} characters"
+            fail(BadTokenizer, f"{where}: added token {token.id}", got=got, expected=f"at most {MAX_ADDED}")
+
+
+STEP = 1 << 16
 """Ids that become a list in one call: other threads wait for no more."""
 
 
@@ -79,8 +103,8 @@ def _encoder(bpe: Any, split: str) -> Callable[[str, int], list[int]]:
         ids: list[int] = []
         for pieces in splits.batches(split, text):
             found = memoryview(bpe.ids_of(pieces)).cast("i")
-            for at in range(0, len(found), _STEP):
-                ids += found[at : at + _STEP].tolist()
+            for at in range(0, len(found), STEP):
+                ids += found[at : at + STEP].tolist()
             if len(ids) > most:
                 break
         return ids

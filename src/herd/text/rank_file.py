@@ -19,7 +19,6 @@ import tiktoken
 from herd.errors import BadTokenizer, UsageError, fail
 from herd.text import special, splits
 from herd.text.files import read_bounded
-from herd.text.merge_list import SENTENCEPIECE, SENTENCEPIECE_DO
 
 MAX_FILE_BYTES = 16 << 20  # Llama 4's has 3.6 MB
 MAX_LINE_BYTES = 1024  # its longest line has 181 bytes
@@ -74,7 +73,7 @@ def load(path: Path, family: str | None) -> dict[str, Any]:
 def parse(data: bytes, where: str) -> dict[bytes, int]:
     """Bytes of a token -> its rank, in order of rank. Raises BadTokenizer naming the line."""
     if data[:1] == b"\n" and b"<unk>" in data[:64]:
-        fail(BadTokenizer, f"{where} {SENTENCEPIECE}", do=SENTENCEPIECE_DO)
+        fail(BadTokenizer, f"{where} is a SentencePiece vocabulary", expected="Meta's rank file", do="name its folder")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(data.splitlines()):
         if len(line) > MAX_LINE_BYTES:

@@ -28,11 +28,14 @@ class StreamDecoder:
     """One answer's decoder: the texts of `push` and `flush`, joined, are `tokenizer.decode(ids)`.
 
     Tokens of byte-level BPE end anywhere inside a UTF-8 sequence, so a character is held back until it is whole. Bytes
-    that are not UTF-8 become U+FFFD. Special tokens are left out unless `hide_specials` is false.
+    that are not UTF-8 become U+FFFD. Special tokens are left out unless `hide_specials` is false. A text that goes on
+    with another (`begins` false) keeps its first space, whatever the vocabulary puts before a text.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", *, hide_specials: bool = True) -> None:
+    def __init__(self, tokenizer: "Tokenizer", *, hide_specials: bool = True, begins: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._begins = begins and tokenizer.begins_with_space
+        self._at_start = self._begins
         self._hide_specials = hide_specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -41,13 +44,21 @@ class StreamDecoder:
         data = self._tokenizer.token_bytes(token_id)
         if self._hide_specials and self._tokenizer.is_special(token_id):
             return ""
-        return self._utf8.decode(data)
+        return self._shown(self._utf8.decode(data))
 
     def flush(self) -> str:
         """What is left at the end: nothing, or U+FFFD for a character that was cut off. The decoder is then as new."""
         text = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        text, self._at_start = self._shown(text), self._begins
         return text
+
+    def _shown(self, text: str) -> str:
+        """A part of the text, without the space that begins the whole."""
+        if not self._at_start or not text:
+            return text
+        self._at_start = False
+        return text.removeprefix(" ")
 
     @property
     def held_bytes(self) -> int:

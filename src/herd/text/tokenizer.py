@@ -4,12 +4,12 @@ Control is what is special, and of the other added tokens (`herd.text.added`) wh
 writes as a marker. Whose text it is makes a difference: users', systems' and tools' holds no control token; the
 assistant's own (`for_assistant`) may hold those around what it thinks and calls; an author's (`for_author`) all.
 
-`Tokenizer` is one face over two rules of byte-pair merging: rank files (`rank_file.py`, tiktoken's core) and merge
-lists (`merge_list.py`, Herd's own in C++). A third, `bytes_only`, is for tests: one id a byte.
+`Tokenizer` is one face over rank files (`rank_file.py`, tiktoken's core), merge lists over bytes (`merge_list.py`,
+Herd's own merging in C++) and over characters (`sentencepiece.py`). `bytes_only` is for tests: one id a byte.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ from typing import Any
 from herd.errors import ContextTooLong, UsageError, fail
 from herd.text import special
 from herd.text.added import AddedToken, AddedTokens, bare
+from herd.text.sentencepiece import Pieces
+from herd.text.spaces import Place, Spaces
 from herd.text.stream import StreamDecoder
 from herd.value_checks import MAX_IDS
 
@@ -35,7 +37,11 @@ class Tokenizer:
     bos_id        id that starts a text, or None
     add_bos       whether a bare text (no chat) starts with it, as the file says
     eos_ids       ids that end an answer
-    split         name of the split pattern (`text/splits.py`); "bytes" for the test tokenizer
+    split         name of the split (`text/splits.py`); "sentencepiece"; "bytes" for the test tokenizer
+    whole_pieces  a piece of a split that is itself a token is that token, whatever the merges say
+    spaces        where a SentencePiece vocabulary puts a space before a text; None in others
+    pieces        what such a vocabulary's file says of its tokens; None in others
+    notes         what was assumed that the file does not say
     template      chat template found beside the vocabulary (`herd.text.chat` says what becomes of it)
     templates     further ones by name ("tool_use")
     named         special tokens by what the file calls them ("bos_token"), as templates use them
@@ -55,10 +61,15 @@ class Tokenizer:
         template: str | None = None,
         templates: Mapping[str, str] = MappingProxyType({}),
         named: Mapping[str, str] = MappingProxyType({}),
+        whole_pieces: bool = False,
+        spaces: Spaces | None = None,
+        pieces: Pieces | None = None,
+        notes: Sequence[str] = (),
         missing_bytes: Iterable[int] = (),
         added: Sequence[AddedToken] | None = None,
+        unused: Iterable[int] = (),
     ) -> None:
-        """added: all added tokens; None: the special ones, without flags."""
+        """added: all added tokens; None: the special ones, without flags. unused: ids without a token."""
         self._encode = encode
         self._bytes = tuple(token_bytes)
         self.vocab_size = len(self._bytes)
@@ -66,13 +77,19 @@ class Tokenizer:
         self.bos_id = bos_id
         self.add_bos = add_bos and bos_id is not None
         self.eos_ids = frozenset(eos_ids)
-        self.split = split
+        self.split, self.whole_pieces = split, whole_pieces
+        self.spaces, self.pieces = spaces, pieces
+        self.notes = tuple(notes)
         self.template = template
         self.templates, self.named = templates, named
         self.missing_bytes = frozenset(missing_bytes)
         self._left: _Left | None = None
+        self._place: Place = "start"
+        self._unused = frozenset(unused)
         self._added = AddedTokens(
-            (AddedToken(i, text, special=True) for text, i in specials.items()) if added is None else added
+            (AddedToken(i, text, special=True) for text, i in specials.items()) if added is None else added,
+            spaces.put if spaces is not None and spaces.normalizing else None,
+            own=spaces is not None and spaces.in_tokens,
         )
         self.added: Mapping[str, int] = MappingProxyType(
             {**{text: token.id for text, token in self._added.by_text.items()}, **self.specials}
@@ -85,7 +102,7 @@ class Tokenizer:
         may hold."""
         found = {self.added[text] for text in markers if len(text) > 1}
         ends = self.eos_ids.intersection(self.added.values())
-        self.control_ids = frozenset({*self.specials.values(), *found, *ends})
+        self.control_ids = frozenset({*self.specials.values(), *found, *ends, *self._unused})
         self.spoken_ids = self.control_ids & {self.added[text] for text in special.SPOKEN if text in self.added}
         self._hidden = self.control_ids - (self.spoken_ids - frozenset(self.specials.values()))
         self._bar(self.control_ids)
@@ -192,6 +209,7 @@ class Tokenizer:
         """The vocabulary for what a grammar spells out: a text there, so that only what shows in answers is its id."""
         one = copy.copy(self)
         one._bar(self._hidden)
+        one._place = "text"
         return one
 
     def for_author(self, barred: Iterable[int] = ()) -> "Tokenizer":
@@ -206,28 +224,34 @@ class Tokenizer:
         pieces = () if cutter is None else cutter.cut(text)
         return [piece for piece in pieces if isinstance(piece, int) and piece in self.control_ids]
 
-    def encode(self, text: str, most: int = MAX_IDS, *, between: tuple[str, str] = ("", "")) -> list[int]:
+    def encode(
+        self, text: str, most: int = MAX_IDS, *, between: tuple[str, str] | None = None, place: Place | None = None
+    ) -> list[int]:
         """Ids of plain text: what looks like a control token is text too. A text of more than `most` ids is not read to
         its end: the first of them come, more than `most`. between: added tokens around it, which may take white space
-        of its ends. Raises UsageError on lone surrogates."""
+        of its ends; empty: none. place: what comes before it, which says whether a vocabulary puts a space there; by
+        default one of these tokens, or nothing (`placed`). Raises UsageError on lone surrogates."""
         if not text:
             return []
         left = self._left
-        taken = self._added.takes(between[0])[1], self._added.takes(between[1])[0]
+        before, behind = between or ("", "")
+        taken = self._added.takes(before)[1], self._added.takes(behind)[0]
+        if place is None:
+            place = self._place if between is None else "token" if before else "start"
         try:
-            ids = self._ids(text, most if left is None else min(most, left.ids), taken)
+            ids = self._ids(text, most if left is None else min(most, left.ids), taken, place)
         except UnicodeEncodeError as error:
             fail(UsageError, f"text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}")
         if left is not None:
             left.take(len(ids))
         return ids
 
-    def _ids(self, text: str, most: int, taken: tuple[bool, bool]) -> list[int]:
-        if self._cutter is None:
+    def _ids(self, text: str, most: int, taken: tuple[bool, bool], place: Place) -> list[int]:
+        if self._cutter is None and self.spaces is None:
             return self._merged(bare(text, taken), most)
         text.encode()  # a lone surrogate fails here, with its place in the whole
         ids: list[int] = []
-        for piece in self._cutter.cut(text, taken):
+        for piece in self._pieces(text, taken, place):
             if isinstance(piece, int):
                 ids.append(piece)
             else:
@@ -236,14 +260,50 @@ class Tokenizer:
                 break
         return ids
 
+    def _pieces(self, text: str, taken: tuple[bool, bool], place: Place) -> Iterator[str | int]:
+        """Ids of added tokens, and what stands between them as merging sees it."""
+        pieces = iter((bare(text, taken),)) if self._cutter is None else self._cutter.cut(text, taken, place)
+        if self.spaces is None or (self.spaces.normalizing and self._cutter is not None):
+            yield from pieces
+            return
+        for piece in pieces:
+            yield piece if isinstance(piece, int) else self.spaces.put(piece, place)
+            place = "token" if isinstance(piece, int) else "text"
+
     def _merged(self, text: str, most: int) -> list[int]:
         """Ids of a text without added tokens. What merging makes a barred one is spelt out."""
         ids = self._encode(text, most)
         barred = self._barred_merged.intersection(ids) if self._barred_merged else ()
         if not barred:
             return ids
-        spelt = {i: [j for char in self.decode((i,)) for j in self._encode(char, most)] for i in barred}
+        spelt = {i: [j for char in self._text((i,)) for j in self._encode(char, most)] for i in barred}
         return [j for i in ids for j in spelt.get(i, (i,))]
+
+    def placed(self, place: Place) -> "Tokenizer":
+        """The vocabulary for texts before which such stands, where `encode` is not told."""
+        one = copy.copy(self)
+        one._place = place
+        return one
+
+    def with_rows(self, rows: int) -> "Tokenizer":
+        """The vocabulary without ids that have no row of embeddings, if nothing but added tokens has one: it may have
+        been given tokens for padding that the model never saw. Else the vocabulary as it is."""
+        spare = {*(t.id for t in self._added.by_text.values() if not t.merged), *self.specials.values(), *self._unused}
+        if rows >= self.vocab_size or not spare.issuperset(range(rows, self.vocab_size)):
+            return self
+        one, kept = copy.copy(self), [t for t in self._added.by_text.values() if t.id < rows]
+        gone = self.vocab_size - rows
+        one.notes = (*self.notes, f"{gone} added tokens have no row of embeddings: no text becomes them")
+        one._bytes, one.vocab_size = self._bytes[:rows], rows
+        one.specials = MappingProxyType({text: i for text, i in self.specials.items() if i < rows})
+        one.added = MappingProxyType({text: i for text, i in self.added.items() if i < rows})
+        one._added = AddedTokens(kept, self._added.put, self._added.own)
+        one._unused = frozenset(i for i in self._unused if i < rows)
+        one.eos_ids = frozenset(i for i in self.eos_ids if i < rows)
+        one.bos_id = self.bos_id if self.bos_id is not None and self.bos_id < rows else None
+        one.add_bos = self.add_bos and one.bos_id is not None
+        one._mark(text for text, i in one.added.items() if i in self.control_ids)
+        return one
 
     def within(self, most: int) -> "Tokenizer":
         """The vocabulary for the texts of one prompt, on one thread: `encode` raises ContextTooLong as soon as it has
@@ -253,9 +313,19 @@ class Tokenizer:
         return one
 
     def decode(self, ids: Iterable[int], *, hide_specials: bool = False) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD. Raises UsageError for an id outside the vocabulary."""
+        """Text of ids; bytes that are not UTF-8 become U+FFFD. The space that the vocabulary puts before a text is no
+        part of it. Raises UsageError for an id outside the vocabulary."""
         hidden = self._hidden if hide_specials else frozenset()
-        return b"".join(self.token_bytes(i) for i in ids if i not in hidden).decode("utf-8", "replace")
+        text = self._text(i for i in ids if i not in hidden)
+        return text.removeprefix(" ") if self.begins_with_space else text
+
+    def _text(self, ids: Iterable[int]) -> str:
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    @property
+    def begins_with_space(self) -> bool:
+        """Whether the vocabulary puts a space before a text."""
+        return self.spaces is not None and self.spaces.before != "none"
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes an ordinary id stands for; of a special id, its text in UTF-8."""
