@@ -119,7 +119,7 @@ def test_a_dialog_as_servers_get_it() -> None:
         ({"tool_call_id": ["x"]}, r"messages\[0\].tool_call_id: got \['x'\], expected a text"),
         ({"tool_calls": "abc"}, r"messages\[0\].tool_calls: got str, expected a list"),
         (
-            {"tool_calls": [{"name": "a", "arguments": {}}, {"name": "b", "arguments": "[]"}]},
+            {"tool_calls": [{"name": "a", "arguments": {}}, {"name": "b", "arguments": []}]},
             r"tool_calls\[1\].arguments: got",
         ),
         ({"tool_calls": [{"name": "a", "arguments": {}, "id": 3}]}, r"messages\[0\].tool_calls\[0\].id: got 3"),

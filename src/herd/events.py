@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from herd.messages import Message, ToolCall
+from herd.messages import CutCall, Message, ToolCall
 
 SHOWN = 60
 """Characters of an answer's text in its `repr`."""
@@ -151,6 +151,8 @@ class Reply:
     """None: no policy held anything back."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of the tools that it was given, each with an id; `text` holds what stood around them."""
+    cut_call: CutCall | None = None
+    """The call that was being written when the answer ended, or that broke off; it is in no other field."""
     parsed: Any = field(default=None, compare=False)
     """What `text` holds, where a schema was asked for: plain values, or an object of the type that was the schema. None
     where it did not end by "stop", a stop string cut it, or the type's own checks refuse it. No part of `to_dict`."""
@@ -190,6 +192,7 @@ class Reply:
             notes=tuple(Note(**x) for x in data.get("notes", ())),
             held=None if data.get("held") is None else HoldStats(**data["held"]),
             tool_calls=tuple(ToolCall(**call) for call in data.get("tool_calls", ())),
+            cut_call=None if data.get("cut_call") is None else CutCall(**data["cut_call"]),
         )
 
 
@@ -243,7 +246,8 @@ class TextEvent:
 
 @dataclass(frozen=True)
 class CallStartEvent:
-    """A tool is called. call_index: which of the answer's calls."""
+    """A tool is being called; a CallEndEvent follows once the call is whole, and none of one that is cut
+    (`Reply.cut_call`). call_index: which of the answer's calls."""
 
     call_index: int
     id: str
@@ -255,7 +259,8 @@ class CallStartEvent:
 
 @dataclass(frozen=True)
 class CallArgumentsEvent:
-    """A piece of a call's arguments; the pieces, joined, are one JSON object."""
+    """A piece of a call's arguments; the pieces, joined, are one JSON object, or of a call that was cut the beginning
+    of one."""
 
     call_index: int
     fragment: str

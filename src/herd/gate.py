@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from herd.events import DoneEvent, Event, FinishReason, HoldStats, Logprob, Note, Reply, TextEvent, Timings, Usage
-from herd.messages import ToolCall
+from herd.messages import CutCall, ToolCall
 from herd.policies import Cut, Edit, Editor, Policy
 from herd.text.said import Passage, Said
 from herd.text.stream import Offsets
@@ -37,6 +37,7 @@ class GatedAnswer:
         self._policy, self._parse, self._begun_text = policy, parse, begun
         self._gate = Gate(policy, begun)
         self._called: list[ToolCall] = []
+        self._cut_call: CutCall | None = None
         self._shown: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
@@ -63,9 +64,12 @@ class GatedAnswer:
         for one in self._gate.release(last=last):
             if isinstance(one, Shown):
                 found.append(self._show(one.text, one.tokens))
-            else:
+                continue
+            found += one.events
+            if isinstance(one.call, ToolCall):
                 self._called.append(one.call)
-                found += one.events
+            else:
+                self._cut_call = one.call or self._cut_call
         return found
 
     def _ended(
@@ -88,6 +92,7 @@ class GatedAnswer:
             ids=tuple(self._ids),
             stop=None if gate.refused or gate.stop_cut else stop,
             tool_calls=tuple(self._called),
+            cut_call=self._cut_call,
             notes=tuple(gate.notes),
             held=gate.held,
         )
@@ -101,9 +106,8 @@ class GatedAnswer:
             instead = self._policy.after(replace(reply, text=self._begun_text + reply.text))
         if instead is not None:
             logprobs = None if reply.logprobs is None else ()
-            reply = replace(
-                reply, text=instead, finish_reason="policy", tool_calls=(), ids=(), logprobs=logprobs, stop=None
-            )
+            reply = replace(reply, text=instead, finish_reason="policy", ids=(), logprobs=logprobs, stop=None)
+            reply = replace(reply, tool_calls=(), cut_call=None)
         if isinstance(self._policy, Editor):
             reply = replace(reply, notes=self._policy.notes(reply, self._gate.said))
         if self._parse is not None and reply.finish_reason == "stop" and reply.stop is None and not self._gate.stop_cut:
@@ -146,9 +150,10 @@ class Shown(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A call, the events that tell of it, and where it ends in the output."""
+    """A call, whole or cut, the events that tell of it, and where it ends in the output. call: None: it is being made,
+    and this is what is new of it."""
 
-    call: ToolCall
+    call: ToolCall | CutCall | None
     events: Sequence[Event]
     end: int
 
@@ -175,6 +180,7 @@ class Gate:
         self._gone: deque[Cut] = deque([Cut(0, self._settled, "")])  # of all looks, and calls, before tokens to come
         self._shift = 0  # from a place in what is said to that in what is shown, behind what was gone
         self._calls: deque[Called] = deque()
+        self._telling: list[Event] = []  # of the call that is being made
         self._waiting: deque[GateToken] = deque()
         self._unplaced: list[tuple[int, Logprob | None]] = []  # tokens whose text is still to come
         self._placed = len(begun)  # characters whose tokens are known
@@ -188,10 +194,16 @@ class Gate:
             self.said.add(text)
             self._fresh.append(text)
 
-    def add_call(self, call: ToolCall, events: Sequence[Event]) -> None:
-        """A whole call, and what is told of it."""
+    def tell(self, event: Event) -> None:
+        """What is told of a call that is being made: as soon as all before it has left where nobody may keep a call
+        back, else with the whole of it."""
+        self._telling.append(event)
+
+    def add_call(self, call: ToolCall | CutCall) -> None:
+        """The call is whole, or cut."""
         self.said.add_call(call)
-        self._calls.append(Called(call, events, self.said.length))
+        self._calls.append(Called(call, self._telling, self.said.length))
+        self._telling = []
 
     def add_stop(self, stop: str) -> None:
         """A stop string has come."""
@@ -213,6 +225,14 @@ class Gate:
 
     def release(self, *, last: bool) -> list[Shown | Called]:
         """What may be shown now, in order."""
+        found = self._release(last=last)
+        if self._free and self._telling and not self.refused and self._settled == self.said.length:
+            found.append(Called(None, self._telling, self._settled))
+            self._telling = []
+        return found
+
+    def _release(self, *, last: bool) -> list[Shown | Called]:
+        """The same, but for what is told of a call that is being made."""
         if self.refused or self._settled == self.said.length:
             return []
         fresh = "".join(self._fresh)

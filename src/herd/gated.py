@@ -41,7 +41,6 @@ class GatedStreamAnswer(GatedAnswer):
 
     def __init__(self, policy: Policy, index: int, begun: str = "") -> None:
         super().__init__(policy, index, begun=begun)
-        self._begun: list[Event] = []  # what is told of the call that is being made
 
     def take(self, event: Event, usage: Usage) -> list[Event]:
         """What may be shown after one more event; with its last one a DoneEvent. usage: so far, if a policy ends it."""
@@ -49,11 +48,11 @@ class GatedStreamAnswer(GatedAnswer):
             case TextEvent():
                 self._say(event)
             case CallStartEvent() | CallArgumentsEvent():
-                self._begun.append(event)
+                self._gate.tell(event)
             case CallEndEvent():
-                self._gate.add_call(event.call, [*self._begun, event])
+                self._gate.tell(event)
+                self._gate.add_call(event.call)
                 self._gate.add_token(NO_ID, None, placed=True)
-                self._begun = []
             case DoneEvent():
                 return self._finish(event)
         found = self._release(last=False)
@@ -76,6 +75,8 @@ class GatedStreamAnswer(GatedAnswer):
 
     def _finish(self, event: DoneEvent) -> list[Event]:
         reply = event.reply
+        if reply.cut_call is not None:
+            self._gate.add_call(reply.cut_call)
         if reply.stop is not None:
             self._gate.add_stop(reply.stop)
         self._tell(event.logprobs or ())

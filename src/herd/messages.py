@@ -44,13 +44,28 @@ class ToolCall:
     arguments: Mapping[str, Any]
     id: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """In OpenAI's form, arguments as JSON text. Raises UsageError for arguments that are no JSON."""
+    @property
+    def arguments_text(self) -> str:
+        """The arguments as JSON text, the same whether a call was streamed or came whole. Raises UsageError for
+        arguments that are no JSON."""
         try:
-            arguments = json.dumps(dict(self.arguments), ensure_ascii=False, allow_nan=False)
+            return json.dumps(dict(self.arguments), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             fail(UsageError, f"arguments of a call of {self.name}", got=str(error), expected="JSON values")
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """In OpenAI's form, arguments as JSON text. Raises UsageError for arguments that are no JSON."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments_text}}
+
+
+@dataclass(frozen=True)
+class CutCall:
+    """A call that was begun and not written to its end: arguments are their JSON text as far as it came, which is never
+    whole. Nothing should be done for it."""
+
+    name: str
+    arguments: str
+    id: str = ""
 
 
 @dataclass(frozen=True)

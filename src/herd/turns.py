@@ -4,6 +4,7 @@
     an object with `model_dump()`               the message that a client of theirs returned (pydantic)
 
 What a key of a turn says is read, or nothing (null, empty), or refused by name: nothing of a dialog is lost in silence.
+A call whose arguments are JSON that was cut is put in as text: so it was said, and nobody can call it.
 What it is not: limits and pixels of images, which whoever reads a whole dialog brings (`herd.dialogs`).
 """
 
@@ -14,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 
 from herd.errors import BadMedia, UsageError, fail
 from herd.media.encoded import image_of
-from herd.messages import Content, ImagePart, Message, TextPart, ToolCall
+from herd.messages import Content, CutCall, ImagePart, Message, TextPart, ToolCall
 from herd.text.message_checks import ROLES
 from herd.value_checks import flag, many, nearest, shown
 
@@ -87,12 +88,16 @@ def message_of(turn: Message | Mapping[str, Any], where: str, read: ImageReader)
     role = "system" if turn.get("role") == "developer" else turn.get("role")
     if role not in ROLES:
         fail(UsageError, f"{where}.role", got=shown(role), expected="one of " + ", ".join((*ROLES, "developer")))
-    calls = _list(turn.get("tool_calls"), f"{where}.tool_calls")
+    given = _list(turn.get("tool_calls"), f"{where}.tool_calls")
+    calls = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(given)]
+    cut = [_cut_text(call) for call in calls if isinstance(call, CutCall)]
+    if cut and role != "assistant":
+        fail(UsageError, f"{where}.tool_calls", got=f"role {role}", expected="role assistant")
     context = turn.get("context")
     return Message(
         role,
-        _whole_content(turn, where, read, may_be_null=bool(calls)),
-        tool_calls=tuple(_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
+        _with_text(_whole_content(turn, where, read, may_be_null=bool(calls)), cut),
+        tool_calls=tuple(call for call in calls if isinstance(call, ToolCall)),
         name=_name(turn, where),
         tool_call_id=_text_or_none(turn.get("tool_call_id"), f"{where}.tool_call_id"),
         context=None if context is None else _content(context, f"{where}.context", read),
@@ -138,16 +143,14 @@ def _checked_call(call: ToolCall, where: str) -> ToolCall:
     return call
 
 
-def call_arguments(text: str, where: str) -> dict[str, Any]:
-    """The arguments of a call, of the JSON text that OpenAI's clients hold; an empty text holds none. Raises
-    UsageError."""
+def call_arguments(text: str) -> dict[str, Any] | None:
+    """The arguments of a call, of the JSON text that OpenAI's clients hold; an empty text or null holds none. None:
+    they are no JSON object, as those of a call that was cut."""
     try:
         found = json.loads(text, parse_constant=_no_number, parse_float=_finite) if text.strip() else {}
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        fail(UsageError, where, got=text, expected="a JSON object, as text")
-    return found
+        return None
+    return {} if found is None else found if isinstance(found, dict) else None
 
 
 def _no_number(name: str) -> NoReturn:
@@ -203,7 +206,22 @@ def _image(image: Any, where: str, read: ImageReader) -> ImagePart:
     return read(image_of(image, where) if isinstance(image, str) else image, where)
 
 
-def _call(given: object, where: str) -> ToolCall:
+def _with_text(content: Content, more: Sequence[str]) -> Content:
+    """A content and some texts, on lines of their own."""
+    if not more:
+        return content
+    text = "\n".join(more)
+    if isinstance(content, str):
+        return f"{content}\n{text}" if content else text
+    return (*content, TextPart(f"\n{text}"))
+
+
+def _cut_text(call: CutCall) -> str:
+    """A call that was cut, as a model may have begun it."""
+    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}'
+
+
+def _call(given: object, where: str) -> ToolCall | CutCall:
     if isinstance(given, ToolCall):
         return _checked_call(given, where)
     call = opened(given)
@@ -220,15 +238,13 @@ def _call(given: object, where: str) -> ToolCall:
         _check_keys(function, at, _FUNCTION)
     name = _text(function.get("name"), f"{at}.name")
     call_id = _text_or_none(call.get("id"), f"{where}.id")
-    return ToolCall(name, _arguments(function.get("arguments"), f"{at}.arguments"), call_id or "")
-
-
-def _arguments(arguments: object, where: str) -> Mapping[str, Any]:
+    arguments = function.get("arguments")
     if isinstance(arguments, str):
-        return call_arguments(arguments, where)
-    if not isinstance(arguments, Mapping):
-        fail(UsageError, where, got=shown(arguments), expected="an object, or a JSON object as text")
-    return arguments
+        found = call_arguments(arguments)
+        return CutCall(name, arguments, call_id or "") if found is None else ToolCall(name, found, call_id or "")
+    if not isinstance(arguments, Mapping | None):
+        fail(UsageError, f"{at}.arguments", got=shown(arguments), expected="an object, or a JSON object as text")
+    return ToolCall(name, arguments or {}, call_id or "")
 
 
 def _content(content: object, where: str, read: ImageReader) -> Content:

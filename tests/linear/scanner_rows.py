@@ -43,6 +43,7 @@ from herd.server.response_store import Items, ResponseStore, StoredResponse
 from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, sentencepiece, sentencepiece_file, split_steps, splits, tokenizer_json
 from herd.text.added import AddedToken, AddedTokens
+from herd.text.call_arguments import said_so_far
 from herd.text.calls import CallParser
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
@@ -458,6 +459,15 @@ CALLS: dict[str, Make] = TEXTS | {
     "JSON calls": lambda size: '{"name":"f","parameters":{}}' * (size // 28),
     "a text that does not end": lambda size: '[f(a="' + "\\'" * (size // 2),
     "three quotes": lambda size: '[f(a="""' + '"" ' * (size // 3),
+    "two quotes": lambda size: '[f(a="""' + '""x' * (size // 3) + '""")]',
+    "a long call": lambda size: '[f(a="' + "x" * size + '")]',
+    "a long call in JSON": lambda size: '{"name":"f","parameters":{"a":"' + "x" * size + '"}}',
+    "JSON in JSON": lambda size: '{"name":"f","arguments":"{' + '\\"a\\":1,' * (size // 8) + '\\"a\\":1}"}',
+    "arguments before their name": lambda size: '{"arguments":{"a":"' + "x" * size + '"},"name":"f"}',
+    "a call that breaks off": lambda size: '[f(a="x", 1, 2, 3)' + "[f(a=1)]" * (size // 8),
+    "other names": lambda size: '{"name":"f","parameters":{' + "".join(f'"{i}":1,' for i in range(size // 8)),
+    "functions in functions": lambda size: '{"function":' * (size // 12),
+    "nearly names": lambda size: '{"name":"tool_99x' * (size // 16),
     "half pairs": lambda size: '[f(a="' + "\\ud83d" * (size // 6),
     "a list that does not end": lambda size: "[f(a=[" + "1," * (size // 2),
     "lists": lambda size: "[f(a=" + "[" * size,
@@ -490,6 +500,20 @@ def _call_at_once(data: str) -> None:
     parser = CallParser(_CALL)
     parser.push(None, data)
     parser.finish()
+
+
+CUT: dict[str, Make] = JSON | {
+    "a text": lambda size: '{"a": "' + "x" * size,
+    "escapes": lambda size: '{"a": "' + "\\u0041" * (size // 6) + "\\u00",
+    "objects": lambda size: '{"a":' * min(size // 5, 500),
+    "members": lambda size: "{" + ",".join(f'"{i}": [1, {{"a": 1}}]' for i in range(size // 20)) + ',"b":',
+}
+
+
+def _say_so_far(data: str) -> None:
+    for open_too in (True, False):
+        with contextlib.suppress(ValueError):
+            said_so_far(data, open_too=open_too)
 
 
 DIALOGS: dict[str, Make] = {
@@ -712,7 +736,8 @@ ROWS: dict[str, Row] = {
     "calls": Row(_call_at_once, CALLS),
     "calls by characters": Row(_call_by_characters, CALLS),
     "calls or an answer": Row(_call_or_answer, CALLS),
-    "past arguments": Row(lambda data: arguments_of(data, "a"), dict(JSON)),
+    "arguments that were cut": Row(_say_so_far, CUT),
+    "past arguments": Row(arguments_of, dict(JSON)),
     "a tool's name": Row(lambda data: check_name(data, "a"), TEXTS),
     **{f"dialog {name}": Row(_say(name, None), DIALOGS) for name in FORMATS},
     **{f"dialog {name} with tools": Row(_say(name, _TOOLS), DIALOGS) for name in FORMATS},

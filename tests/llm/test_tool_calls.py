@@ -1,14 +1,18 @@
 """Calls of tools: found, forced, or left as the text they are; the same for threads and coroutines."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
 import pytest
 from speaking import saying
 
+from call_forms import FORCED, FORMS
+from call_forms import TOOLS as FORM_TOOLS
 from herd.errors import UsageError
-from herd.llm import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, TextEvent
+from herd.llm import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Reply, TextEvent
+from herd.messages import CutCall
 
 WEATHER = {
     "name": "weather",
@@ -90,10 +94,38 @@ def test_a_model_that_would_rather_talk_has_to_call(choice: str, names: set[str]
     assert [c.name for c in forced.tool_calls][:1] == ["clock"]
 
 
-def test_an_answer_that_is_cut_in_a_call_has_made_none() -> None:
-    reply = saying(TWO).chat("weather?", tools=TOOLS, max_tokens=len('I look. [weather(city="Ro'))
-    assert (reply.finish_reason, reply.tool_calls) == ("length", ())
-    assert reply.text == 'I look. [weather(city="Ro'
+def test_an_answer_that_is_cut_in_a_call_has_begun_one_and_made_none() -> None:
+    events = list(saying(TWO).stream("weather?", tools=TOOLS, max_tokens=len('I look. [weather(city="Ro')))
+    reply = events[-1].reply  # type: ignore[union-attr]
+    assert (reply.finish_reason, reply.tool_calls, reply.text) == ("length", (), "I look. ")
+    assert reply.cut_call == CutCall("weather", '{"city": "Ro', reply.cut_call.id)
+    assert "".join(e.fragment for e in events if isinstance(e, CallArgumentsEvent)) == reply.cut_call.arguments
+    assert [e.id for e in events if isinstance(e, CallStartEvent)] == [reply.cut_call.id]
+    assert Reply.from_dict(json.loads(json.dumps(reply.to_dict()))) == reply
+    assert reply.message.tool_calls == (), "nobody goes on from a call that was not made"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fragments_of_a_call_are_its_arguments_in_every_form(form: str) -> None:
+    answer, text, calls = FORMS[form]
+    llm = saying(answer)
+    events = list(llm.stream("weather?", tools=FORM_TOOLS, max_tokens=1000))
+    reply = events[-1].reply  # type: ignore[union-attr]
+    assert (reply.text, [(c.name, dict(c.arguments)) for c in reply.tool_calls], reply.cut_call) == (text, calls, None)
+    for i, call in enumerate(reply.tool_calls):
+        fragments = [e.fragment for e in events if isinstance(e, CallArgumentsEvent) and e.call_index == i]
+        assert "".join(fragments) == call.arguments_text
+    assert llm.chat("weather?", tools=FORM_TOOLS, max_tokens=1000).text == text
+
+
+def test_a_forced_call_that_is_cut_leaves_none_of_its_signs_in_the_text() -> None:
+    llm = saying(FORCED)
+    for at in range(1, len(FORCED), 3):
+        for choice in ("required", "weather"):
+            reply = llm.chat("weather?", tools=FORM_TOOLS, tool_choice=choice, max_tokens=at, temperature=0)
+            assert reply.text == ""
+            assert reply.finish_reason == ("length" if not reply.tool_calls else reply.finish_reason)
+            assert FORCED.partition('"parameters": ')[2].startswith(reply.cut_call.arguments if reply.cut_call else "")
 
 
 @pytest.mark.parametrize(

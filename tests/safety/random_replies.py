@@ -167,13 +167,16 @@ def leave(random: Random, written: str, layers: Layers, *, reason: str = "stop",
 def left(events: list[Any], spelt: list[str]) -> Left:
     text, calls, everything = "", [], []
     reply: Reply | None = None
+    fragments: dict[int, str] = {}
     for event in events:
         match event:
             case TextEvent():
                 text += event.text
                 everything.append("".join(x.text for x in event.logprobs or ()))
-            case CallStartEvent() | CallArgumentsEvent():
-                everything.append(str(event))
+            case CallStartEvent():
+                everything.append(event.name)
+            case CallArgumentsEvent():
+                fragments[event.call_index] = fragments.get(event.call_index, "") + event.fragment
             case CallEndEvent():
                 calls.append((event.call.name, dict(event.call.arguments)))
                 everything += decoded(event.call.arguments)
@@ -181,6 +184,7 @@ def left(events: list[Any], spelt: list[str]) -> Left:
                 reply = event.reply
     assert reply is not None
     everything += [
+        *fragments.values(),
         text,
         reply.text,
         "".join(spelt[i] for i in reply.ids),

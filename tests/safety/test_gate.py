@@ -15,6 +15,7 @@ from herd.llm import LLM, Message, Reply, TextEvent
 from herd.messages import TextPart, ToolCall
 from herd.policies import Prompt
 from herd.safety import Layers, Settings, reading
+from herd.text.call_arguments import said_so_far
 from herd.text.chat import Llama4
 
 MAIL = "jane.doe@mail.example.org"
@@ -39,6 +40,7 @@ def heard(text: str, policy: Layers, **options: Any) -> tuple[str, Reply]:
 
     llm = LLM(TINY, FakeModel(next_id), BYTES, Llama4(BYTES))
     out: list[str] = []
+    fragments: dict[int, str] = {}
     for event in llm.stream("hi", policy=policy, temperature=0, max_tokens=4000, **{"tools": TOOLS, **options}):
         match event:
             case TextEvent():
@@ -46,11 +48,13 @@ def heard(text: str, policy: Layers, **options: Any) -> tuple[str, Reply]:
             case CallStartEvent():
                 out.append(event.name)
             case CallArgumentsEvent():
-                out += [event.fragment, str(json.loads(event.fragment))]
+                fragments[event.call_index] = fragments.get(event.call_index, "") + event.fragment
             case DoneEvent():
                 reply = event.reply
                 out += [json.dumps(reply.to_dict(), ensure_ascii=False), BYTES.decode(reply.ids), str(reply.parsed)]
                 out.append("".join(x.text for x in reply.logprobs or ()))
+    for text in fragments.values():
+        out += [text, str(said_so_far(text, open_too=True))]
     return "\n".join(out), reply
 
 

@@ -3,6 +3,8 @@
 import ast
 import json
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -10,26 +12,75 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from call_forms import BROKEN, FORCED, FORMS
+from call_forms import TOOLS as FORMS_TOOLS
 from herd.errors import UsageError
-from herd.messages import ToolCall
-from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, call_grammar, parameters_of
+from herd.messages import CutCall, ToolCall
+from herd.text.call_arguments import said_so_far
+from herd.text.calls import (
+    CallArguments,
+    CallCut,
+    CallEnd,
+    CallParser,
+    CallStart,
+    Piece,
+    TextPiece,
+    call_grammar,
+    parameters_of,
+)
 from herd.text.calls_or_answer import calls_or_answer_grammar
 from herd.text.message_checks import check_name
 from herd.text.tools import call_text, definitions_text, hermes_text
 
 TOOLS = {"f": ("a", "b"), "g.h": (), "code-2": ("x",)}
 Found = tuple[str, list[tuple[str, dict[str, Any]]]]
+FORM_TOOLS = parameters_of(FORMS_TOOLS)
 
 
-def read(text: str, splits: list[int] | None = None) -> Found:
-    """(text, calls) of an answer that comes in pieces."""
-    parser = CallParser(TOOLS)
-    borders = [0, *sorted(splits or []), len(text)]
+def pieces_of(text: str, splits: Sequence[int] = (), *, tools: Any = TOOLS, **options: Any) -> list[Piece]:
+    """What a parser makes of an answer that comes in pieces. options: of its end, and `forced`."""
+    parser = CallParser(tools, forced=options.pop("forced", False))
+    borders = [0, *sorted(splits), len(text)]
     pieces = [p for a, b in pairwise(borders) for p in parser.push(None, text[a:b])]
-    pieces += parser.finish()
-    calls = [p.call for p in pieces if isinstance(p, CallEnd)]
-    assert [p.index for p in pieces if isinstance(p, CallStart)] == list(range(len(calls)))
-    return "".join(p.text for p in pieces if isinstance(p, TextPiece)), [(c.name, dict(c.arguments)) for c in calls]
+    pieces += parser.finish(**options)
+    assert not parser.holding
+    return pieces
+
+
+def told(pieces: Sequence[Piece]) -> tuple[str, list[ToolCall], CutCall | None]:
+    """Text, calls, and the call that was cut; fragments of each call in their order are its arguments."""
+    calls: list[ToolCall] = []
+    cut: CutCall | None = None
+    open_: list[str] | None = None
+    for piece in pieces:
+        match piece:
+            case TextPiece(text):
+                assert text and open_ is None, "a call is told without text amid it"
+            case CallStart(index, _):
+                assert open_ is None and cut is None and index == len(calls)
+                open_ = []
+            case CallArguments(index, fragment):
+                assert open_ is not None and fragment and index == len(calls)
+                open_.append(fragment)
+            case CallEnd(index, call):
+                assert open_ is not None and index == len(calls)
+                assert "".join(open_) == call.arguments_text == json.dumps(dict(call.arguments), ensure_ascii=False)
+                calls.append(call)
+                open_ = None
+            case CallCut(index, cut):
+                assert open_ is not None and index == len(calls) and cut.arguments == "".join(open_)
+                with pytest.raises(json.JSONDecodeError):
+                    json.loads(cut.arguments)
+                open_ = None
+    assert open_ is None, "a call that has begun ends, or is cut"
+    return "".join(p.text for p in pieces if isinstance(p, TextPiece)), calls, cut
+
+
+def read(text: str, splits: Sequence[int] = ()) -> Found:
+    """(text, calls) of an answer that comes in pieces, none of which is cut."""
+    said, calls, cut = told(pieces_of(text, splits))
+    assert cut is None
+    return said, [(c.name, dict(c.arguments)) for c in calls]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +104,15 @@ def read(text: str, splits: list[int] | None = None) -> Found:
         ('<function=f>{"a": 2}</function> ok', (" ok", [("f", {"a": 2})])),
         ('```json\n{"name": "f", "parameters": {}}\n```', ("", [("f", {})])),
         ("[[f(a=1)]]", ("[]", [("f", {"a": 1})])),
+        ('{"name": "f", "parameters": null}', ("", [("f", {})])),
+        ('{"name": "f", "parameters": {"a": 1}, "id": null}', ("", [("f", {"a": 1})])),
+        # what has begun with a call and goes on with none
+        ("[f(a=1), h()]", (", h()]", [("f", {"a": 1})])),
+        ('[{"name": "f"}, {"name": "h"}]', (', {"name": "h"}]', [("f", {})])),
+        ("[f(a=1) and so on]", (" and so on]", [("f", {"a": 1})])),
+        ('<tool_call>{"name": "f"}</tool_calls> [g.h()]', ("</tool_calls> ", [("f", {}), ("g.h", {})])),
+        ('{"name": "f", "parameters": {}, "mood": 1}', (', "mood": 1}', [("f", {})])),
+        ("[f(a=1, a=2)]", ("", [("f", {"a": 1})])),
         # what the end of the answer makes up for
         ("[f(a=1)", ("", [("f", {"a": 1})])),
         ('{"name": "f", "parameters": {"a": [1, 2]}', ("", [("f", {"a": [1, 2]})])),
@@ -71,11 +131,11 @@ def test_forms(answer: str, expected: Found) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "", "Hello.", "[1, 2]", '{"x": 1}', "[h(a=1)]", "f(1)", '{"name": "h", "parameters": {}}', "[f(a=1", "[f(a='x",
-        '{"name": "f", "parameters": {"a": "', "[f(a=1, a=2)]", "[f(1, 2, 3)]", "[f(a=b)]", "[f(a=1}]", "[f(a=1e999)]",
+        "", "Hello.", "[1, 2]", '{"x": 1}', "[h(a=1)]", "f(1)", '{"name": "h", "parameters": {}}', "[f(a=1", "[f(a=",
+        '{"name": "f", "parameters": {"a": "', "[f(a=b)]", "[f(a=1}]", "[f(a=1e999)]",
         "<tool_call>nothing</tool_call>", "<function=h>{}</function>", "<b>hi</b>", "```python\nprint([1])\n```",
         '{"name": 1}', '{"name": "f", "parameters": [1]}', "<|python_start|>[x(1)]<|python_end|>", "`f`", "[f]", "[f(",
-        '{"name": "f", "parameters": {"a": 10', '{"name": "f", "parameters": {"a": [1, 2', '{"name": "f"',
+        '{"name": "f", "parameters": {"a": 10', '{"name": "f", "parameters": {"a": [1', '{"name": "f"',
         '<function=f>{"a": 2',
         '{"name": "f", "parameters": {"a": NaN}}', '{"name": "f", "parameters": {"a": 1e400}}',
         '{"name": "f", "parameters": {"a": "\\ud800"}}', '[f(a="\\ud800")]', '{"name": "f", "description": "x"}',
@@ -105,11 +165,15 @@ FRAGMENTS = (
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.randoms(use_true_random=False))
 def test_any_split_gives_the_same_and_nothing_is_lost(parts: list[str], rng: random.Random) -> None:
     answer = "".join(parts)
-    whole = read(answer)
-    assert read(answer, list(range(1, len(answer)))) == whole
-    assert read(answer, [rng.randrange(len(answer) + 1) for _ in range(5)]) == whole
-    if not whole[1]:
+    whole = told(pieces_of(answer))
+    assert told(pieces_of(answer, range(1, len(answer)))) == whole
+    assert told(pieces_of(answer, [rng.randrange(len(answer) + 1) for _ in range(5)])) == whole
+    if not whole[1] and whole[2] is None:
         assert whole[0] == answer
+    at = rng.randrange(len(answer) + 1)
+    cut = told(pieces_of(answer[:at], cut=True))
+    assert told(pieces_of(answer[:at], range(1, at), cut=True)) == cut
+    assert whole[1][: len(cut[1])] == cut[1], "a call that has come stays"
 
 
 VALUES = st.recursive(
@@ -130,20 +194,26 @@ def test_values_are_those_of_python_and_of_json(arguments: dict[str, Any]) -> No
         assert read(call_text(ToolCall("f", arguments), form)) == ("", [("f", json.loads(json.dumps(arguments)))])
 
 
-@pytest.mark.parametrize("text", ["[" * 10**6, '[f(a="' + "x" * 2 * 10**6, '{"name": ' * 10**5, "[f(a=1), " * 10**5])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 3 * 10**5, '[f(a="' + "x" * 3 * 10**5, '{"name": ' * 3 * 10**4, "[f(a=1), " * 3 * 10**4,
+        '{"arguments": {"a": "' + "x" * 11 * 10**5,
+    ],
+)  # fmt: skip
 def test_a_megabyte_of_brackets_is_text_read_once(text: str) -> None:
     reads = 0
 
     class Counting(CallParser):
-        def _send(self, char: str, found: list[Any]) -> bool:
+        def _send(self, char: str, found: list[Any], **options: Any) -> bool:
             nonlocal reads
             reads += 1
-            return super()._send(char, found)
+            return super()._send(char, found, **options)
 
     parser = Counting(TOOLS)
-    pieces = [*parser.push(None, text), *parser.finish()]
-    assert "".join(p.text for p in pieces if isinstance(p, TextPiece)) == text
+    said, calls, cut = told([*parser.push(None, text), *parser.finish()])
     assert reads <= 2 * len(text) + 2
+    assert said == text if cut is None and not calls else len(calls) == 3 * 10**4 or cut is not None
 
 
 @pytest.mark.parametrize("hermes", [True, False])
@@ -182,11 +252,96 @@ def test_forced_calls_are_calls_valid_under_their_schemas(hermes: bool, only: st
             jsonschema.validate(dict(call.arguments), schemas[call.name])
 
 
-def test_an_answer_that_was_cut_is_not_added_to() -> None:
-    for answer in ("[f(a=1)", '{"name": "f", "parameters": {"a": 1}', '<tool_call>{"name": "f"}'):
-        parser = CallParser(TOOLS)
-        pieces = [*parser.push(None, answer), *parser.finish(cut=True)]
-        assert pieces == [TextPiece(answer)], answer
+@pytest.mark.parametrize("form", FORMS)
+def test_any_cut_of_an_answer_has_its_first_calls_and_the_beginning_of_the_next(form: str) -> None:
+    """What is told of a cut answer is what is told of the whole one up to there; of one that can be nothing but calls,
+    none of their signs is text."""
+    answer, _, calls = FORMS[form]
+    for at in range(len(answer) + 1):
+        for forced in (False, True):
+            said, made, cut = told(pieces_of(answer[:at], tools=FORM_TOOLS, cut=True, forced=forced))
+            assert [(c.name, dict(c.arguments)) for c in made] == calls[: len(made)]
+            if cut is not None:
+                name, arguments = calls[len(made)]
+                whole = ToolCall(name, arguments).arguments_text
+                assert cut.name == name and whole.startswith(cut.arguments) and cut.arguments != whole
+            if forced and form not in ("a tag of a function", "Python's"):
+                assert not said, at
+            if cut is not None:
+                assert said == told(pieces_of(answer, tools=FORM_TOOLS))[0][: len(said)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arguments_are_told_as_they_are_written(form: str) -> None:
+    answer, text, calls = FORMS[form]
+    by_character = pieces_of(answer, range(1, len(answer)), tools=FORM_TOOLS)
+    said, made, cut = told(by_character)
+    assert (said, [(c.name, dict(c.arguments)) for c in made], cut) == (text, calls, None)
+    assert told(pieces_of(answer, tools=FORM_TOOLS)) == (said, made, None)
+    city = made[0].arguments.get("city")
+    if city is not None and "its name last" not in form:
+        waiting = city.count('"')  # for the third that would end a long string
+        assert sum(isinstance(p, CallArguments) and p.index == 0 for p in by_character) >= len(city) - waiting
+
+
+def test_no_character_of_a_text_waits_for_the_next() -> None:
+    for begun in ('[weather(city="', '{"name": "weather", "parameters": {"city": "', '<function=weather>{"city": "'):
+        parser = CallParser(FORM_TOOLS)
+        parser.push(None, begun)
+        for char in "Oslo":
+            assert parser.push(None, char)[-1] == CallArguments(0, char if char != "O" else '{"city": "O')
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_call_that_breaks_off_is_cut_and_the_rest_is_text(what: str) -> None:
+    answer, text, (name, arguments) = BROKEN[what]
+    for splits in ((), range(1, len(answer)), (len(answer) // 2,)):
+        said, calls, cut = told(pieces_of(answer, splits, tools=FORM_TOOLS))
+        assert (said, calls, cut) == (text, [], CutCall(name, arguments))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_call_that_an_answer_goes_on_with_is_told_whole(form: str) -> None:
+    answer, _, calls = FORMS[form]
+    for at in range(len(answer) + 1):
+        parser = CallParser(FORM_TOOLS)
+        parser.begin(answer[:at])
+        _, made, cut = told([*parser.push(None, answer[at:]), *parser.finish()])
+        assert cut is None
+        assert [(c.name, dict(c.arguments)) for c in made] == calls[len(calls) - len(made) :]
+
+
+def test_a_cut_call_of_a_forced_answer_has_no_text_from_its_first_character_on() -> None:
+    for at in range(len(FORCED) + 1):
+        assert told(pieces_of(FORCED[:at], tools=FORM_TOOLS, cut=True, forced=True))[0] == ""
+        free = told(pieces_of(FORCED[:at], tools=FORM_TOOLS, cut=True))
+        assert free[0] == (FORCED[:at] if not free[1] and free[2] is None else "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), VALUES, min_size=1, max_size=3), st.integers(0, 400))
+def test_what_a_cut_text_says_so_far_is_a_part_of_the_whole(value: dict[str, Any], at: int) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    cut = text[: max(1, at % len(text))]
+    with suppress(ValueError):  # inside a number, or a word such as true
+        assert part_of(said_so_far(cut, open_too=True), value)
+        assert part_of(said_so_far(cut, open_too=False), value)
+    assert said_so_far(text, open_too=False) == said_so_far(text, open_too=True) == json.loads(text)
+
+
+def part_of(found: Any, whole: Any) -> bool:
+    """Whether one value is the beginning of another."""
+    if isinstance(found, dict):
+        return all(
+            (name in whole and part_of(member, whole[name]))
+            or (member is None and any(x.startswith(name) for x in whole))
+            for name, member in found.items()
+        )
+    if isinstance(found, list):
+        return len(found) <= len(whole) and all(map(part_of, found, whole))
+    if isinstance(found, str):
+        return isinstance(whole, str) and whole.startswith(found)
+    return found is None or isinstance(whole, bool | float | int)
 
 
 def test_an_answer_in_json_is_shown_while_it_comes() -> None:

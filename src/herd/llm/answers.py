@@ -21,7 +21,7 @@ from herd.events import (
 )
 from herd.gate import GatedAnswer
 from herd.policies import Policy
-from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart, Piece, TextPiece
+from herd.text.calls import CallArguments, CallCut, CallEnd, CallParser, CallStart, Piece, TextPiece
 from herd.text.calls_or_answer import CallsOrAnswer
 
 _LETTERS = string.ascii_letters + string.digits
@@ -87,7 +87,6 @@ class Sample(GatedAnswer):
         self._calls, self._one_call = calls, one_call
         self._opens = opens
         self._id = ""
-        self._begun: list[Event] = []  # what is told of the call that is being made
 
     def take(self, step: Step) -> list[Event]:
         """What may be shown after one more step; with its last one a DoneEvent."""
@@ -134,12 +133,16 @@ class Sample(GatedAnswer):
                 self._gate.add(text)
             case CallStart(index, name):
                 self._id = "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
-                self._begun = [CallStartEvent(index, self._id, name, self.index)]
+                self._gate.tell(CallStartEvent(index, self._id, name, self.index))
             case CallArguments(index, fragment):
-                self._begun.append(CallArgumentsEvent(index, fragment, self.index))
+                self._gate.tell(CallArgumentsEvent(index, fragment, self.index))
             case CallEnd(index, call):
                 call = replace(call, id=self._id)
-                self._gate.add_call(call, [*self._begun, CallEndEvent(index, call, self.index)])
+                self._gate.tell(CallEndEvent(index, call, self.index))
+                self._gate.add_call(call)
+                self._gate.add_token(None, None, placed=not self.job.reading.holding)  # those before this step's
+            case CallCut(_, cut):
+                self._gate.add_call(replace(cut, id=self._id))
                 self._gate.add_token(None, None, placed=not self.job.reading.holding)  # those before this step's
 
     def is_long(self, step: Step) -> bool:

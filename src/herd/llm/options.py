@@ -158,9 +158,10 @@ class CallOptions:
         tools = parameters_of([function_of(tool) for tool in self.definitions])
         markers = [tokenizer.added[name] for name in MARKERS if name in tokenizer.added]
         if chat is None:
-            return lambda: CallParser(tools, markers)
+            forced = self.tool_choice != "auto"
+            return lambda: CallParser(tools, markers, forced=forced)
         hermes = _is_hermes(chat)
-        return lambda: CallsOrAnswer(CallParser(tools, markers), list(tools), hermes=hermes)
+        return lambda: CallsOrAnswer(CallParser(tools, markers, forced=True), list(tools), hermes=hermes)
 
     def parse(self) -> Callable[[str], Any] | None:
         """What reads a whole answer that was to fit a schema; None without one."""

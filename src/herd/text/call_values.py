@@ -1,21 +1,30 @@
-"""Values in calls, read a character at a time: JSON objects by their brackets, Python's literals by a small grammar.
+"""Values in calls, read a character at a time: Python's literals and JSON's, by one small grammar.
 
 Each reader is a generator that is sent characters and returns what it read together with the character after it, END at
-the end of the text. It raises NoCall at the first character that cannot belong to a call, so that whoever feeds it
-knows at once that what was held back is plain text. Reading is linear: no character is looked at twice.
+the end of the text. Values are not returned but written down as they are read (`herd.text.call_arguments`). It raises
+NoCall at the first character that cannot belong to a call, so that whoever feeds it knows at once what is plain text.
+Reading is linear: no character is looked at twice.
 """
 
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from herd.text.call_arguments import Arguments
 from herd.text.message_checks import MOST_NAME, in_name
 
 END = ""
 """Sent after the last character."""
 MOST_DEPTH = 64
+MOST_WORD = MOST_NAME + len(".call")
+MOST_DIGITS = 400
 Reader = Generator[None, str, tuple[Any, str]]
 SPACE = " \t\r\n"
+_HEX = frozenset("0123456789abcdefABCDEF")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}
+DIGITS = frozenset("0123456789+-.")
+"""What a number may begin with."""
+_IN_NUMBERS = DIGITS | frozenset("eE_")
 WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 
 
@@ -44,7 +53,7 @@ def word(char: str) -> Reader:
     found = []
     while char and in_name(char):
         found.append(char)
-        if len(found) > MOST_NAME:
+        if len(found) > MOST_WORD:
             raise NoCall
         char = yield
     if not found:
@@ -52,89 +61,88 @@ def word(char: str) -> Reader:
     return "".join(found), char
 
 
-def json_text(char: str, whole: bool = True) -> Reader:
-    """The text of a JSON object, from `{` to its `}`; is it JSON: json.loads knows. whole: its last `}` must be there;
-    else at the end of the text it may be missing, if a `}` stands before it: then everything inside is complete."""
-    if char != "{":
-        raise NoCall
-    found: list[str] = []
-    open_: list[str] = []
-    in_string = False
+def one_of(texts: Sequence[str], char: str) -> Reader:
+    """One of these texts, none of which begins another. Whatever is none of them is told at once."""
+    seen = 0
     while True:
-        if char == END:
-            if whole or len(open_) != 1 or "".join(found).rstrip()[-1:] != "}":
-                raise NoCall
-            return "".join(found) + "}", END
-        found.append(char)
-        if in_string:
-            if char == "\\":
-                char = yield
-                if char == END:
-                    raise NoCall
-                found.append(char)
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "{[":
-            open_.append("}" if char == "{" else "]")
-            if len(open_) > MOST_DEPTH:
-                raise NoCall
-        elif char in "}]":
-            if char != open_.pop():
-                raise NoCall
-            if not open_:
-                char = yield
-                return "".join(found), char
+        texts = [text for text in texts if text[seen] == char]
+        if not texts:
+            raise NoCall
+        seen += 1
         char = yield
+        if len(texts[0]) == seen:
+            return texts[0], char
 
 
-def value(char: str, depth: int = 0) -> Reader:
+def value(char: str, out: Arguments, depth: int = 0) -> Reader:
     """One of Python's or JSON's literals: text, number, true, false, none, list, tuple, dict."""
     if depth > MOST_DEPTH:
         raise NoCall
     if char and char in "\"'":
-        return (yield from string(char))
-    if char == "[":
-        return (yield from sequence("]", depth))
-    if char == "(":
-        return (yield from sequence(")", depth))
-    if char == "{":
-        return (yield from mapping(depth))
-    if char and (char.isdigit() or char in "+-."):
-        return (yield from number(char))
-    found, char = yield from word(char)
-    if found not in WORDS:
-        raise NoCall
-    return WORDS[found], char
+        out.begin_text()
+        _, char = yield from string(char, out.more_text)
+        out.end_text()
+    elif char == "[":
+        char = yield from _sequence("]", out, depth)
+    elif char == "(":
+        char = yield from _sequence(")", out, depth)
+    elif char == "{":
+        char = yield from mapping(out, depth)
+    elif char and char in DIGITS:
+        found, char = yield from number(char)
+        out.scalar(found)
+    else:
+        found, char = yield from word(char)
+        if found not in WORDS:
+            raise NoCall
+        out.scalar(WORDS[found])
+    return None, char
 
 
-def string(quote: str) -> Reader:
-    """A text in quotes, also in three of them; Python's escapes."""
+def string(quote: str, say: Callable[[str], None]) -> Reader:
+    """A text in quotes, also in three of them; Python's escapes and JSON's. say: is told its characters."""
     char = yield
     if char == quote:
         char = yield
-        if char != quote:
-            return "", char
-        return (yield from _long_string(quote))
-    found: list[str] = []
+        if char == quote:
+            char = yield from _long_string(quote, say)
+        return None, char
+    whole = _Characters(say)
     while char != quote:
         if char == END:
             raise NoCall
-        char = yield from _character(char, found)
+        char = yield from _character(char, whole)
+    whole.end()
     char = yield
-    return whole_characters("".join(found)), char
+    return None, char
 
 
-def whole_characters(text: str) -> str:
-    """The text, if it can be said in UTF-8. Raises NoCall for half of a surrogate pair."""
-    if not text.isascii() and any("\ud800" <= c < "\ue000" for c in text):
-        raise NoCall
-    return text
+class _Characters:
+    """Characters of a text on their way: those that JSON writes in two halves are joined."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._half = ""
+
+    def add(self, text: str) -> None:
+        """Some more. Raises NoCall for a half without the other, which no UTF-8 can say."""
+        is_first, is_second = "\ud800" <= text < "\udc00", "\udc00" <= text < "\ue000"
+        if is_second != bool(self._half):
+            raise NoCall
+        if is_second:
+            text = chr(0x10000 + (ord(self._half) - 0xD800 << 10) + ord(text) - 0xDC00)
+        self._half = text if is_first else ""
+        if text and not is_first:
+            self._say(text)
+
+    def end(self) -> None:
+        """The text is over. Raises NoCall for a half."""
+        if self._half:
+            raise NoCall
 
 
-def _long_string(quote: str) -> Reader:
-    found: list[str] = []
+def _long_string(quote: str, say: Callable[[str], None]) -> Generator[None, str, str]:
+    whole = _Characters(say)
     run = 0
     char = yield
     while True:
@@ -142,47 +150,48 @@ def _long_string(quote: str) -> Reader:
             raise NoCall
         if char == quote:
             run += 1
-            found.append(char)
             char = yield
             if run == 3:
-                return whole_characters("".join(found[:-3])), char
+                whole.end()
+                return char
             continue
+        for _ in range(run):
+            whole.add(quote)
         run = 0
-        char = yield from _character(char, found)
+        char = yield from _character(char, whole)
 
 
-def _character(char: str, found: list[str]) -> Generator[None, str, str]:
+def _character(char: str, whole: _Characters) -> Generator[None, str, str]:
     """One character of a text, an escape resolved; the one after it."""
     if char != "\\":
-        found.append(char)
+        whole.add(char)
         return (yield)
     char = yield
     if char and char in "xuU":
-        digits = ""
+        digits = []
         for _ in range({"x": 2, "u": 4, "U": 8}[char]):
-            digits += yield
-        try:
-            code = int(digits, 16)
-            if 0xDC00 <= code < 0xE000 and found and "\ud800" <= found[-1] < "\udc00":
-                code = 0x10000 + (ord(found.pop()) - 0xD800 << 10) + code - 0xDC00  # JSON's way of writing one
-            found.append(chr(code))
-        except (ValueError, OverflowError):
-            raise NoCall from None
+            digits.append((yield))
+            if digits[-1] not in _HEX:
+                raise NoCall
+        code = int("".join(digits), 16)
+        if code > sys.maxunicode:
+            raise NoCall
+        whole.add(chr(code))
     elif char in _ESCAPES and char:
-        found.append(_ESCAPES[char])
+        whole.add(_ESCAPES[char])
     elif char and char in "\\\"'/\n":
-        found.append("" if char == "\n" else char)
+        whole.add("" if char == "\n" else char)
     elif char:
-        found.append("\\" + char)  # as Python does
+        whole.add("\\" + char)  # as Python does
     return (yield)
 
 
 def number(char: str) -> Reader:
     """A whole number or a float."""
     found = []
-    while char and (char.isdigit() or char in "+-.eE_"):
+    while char and char in _IN_NUMBERS:
         found.append(char)
-        if len(found) > 400:
+        if len(found) > MOST_DIGITS:
             raise NoCall
         char = yield
     text = "".join(found)
@@ -197,40 +206,58 @@ def number(char: str) -> Reader:
     raise NoCall
 
 
-def sequence(close: str, depth: int) -> Reader:
+def _sequence(close: str, out: Arguments, depth: int) -> Generator[None, str, str]:
     """The elements of a list or a tuple, after its opening bracket."""
-    found: list[Any] = []
+    out.open("[")
     _, char = yield from spaces((yield))
     while char != close:
-        element, char = yield from value(char, depth + 1)
-        found.append(element)
+        out.element()
+        _, char = yield from value(char, out, depth + 1)
         _, char = yield from spaces(char)
         if char == ",":
             _, char = yield from spaces((yield))
         elif char != close:
             raise NoCall
-    char = yield
-    return found, char
+    out.close()
+    return (yield)
 
 
-def mapping(depth: int) -> Reader:
-    """The members of a dict, after `{`: `"key": value`, or `key=value` as Meta's code writes them."""
-    found: dict[str, Any] = {}
+def mapping(out: Arguments, depth: int = 0) -> Generator[None, str, str]:
+    """The members of a dict, after `{`: `"key": value`, or `key=value` as Meta's code writes them. Of a name that is
+    there twice the first counts: it has left."""
+    out.open("{")
+    names: set[str] = set()
     _, char = yield from spaces((yield))
     while char != "}":
-        if char and char in "\"'":
-            key, char = yield from string(char)
-        else:
-            key, char = yield from word(char)
+        name, char = yield from _name(char)
         _, char = yield from spaces(char)
         if char not in (":", "="):
             raise NoCall
         _, char = yield from spaces((yield))
-        found[key], char = yield from value(char, depth + 1)
+        _, char = yield from member(name, char, out, names, depth + 1)
         _, char = yield from spaces(char)
         if char == ",":
             _, char = yield from spaces((yield))
         elif char != "}":
             raise NoCall
-    char = yield
-    return found, char
+    out.close()
+    return (yield)
+
+
+def member(name: str, char: str, out: Arguments, names: set[str], depth: int = 0) -> Reader:
+    """The value of a member of an object whose other names are known; of a second one nothing is written down."""
+    if name in names:
+        out = Arguments()
+    else:
+        names.add(name)
+        out.key(name)
+    return (yield from value(char, out, depth))
+
+
+def _name(char: str) -> Reader:
+    """The name of a member, in quotes or without."""
+    if not (char and char in "\"'"):
+        return (yield from word(char))
+    found: list[str] = []
+    _, char = yield from string(char, found.append)
+    return "".join(found), char

@@ -8,31 +8,35 @@ Forms that are read, wherever they stand in the answer (Llama 4 writes several, 
     <tool_call>{...}</tool_call>                Hermes' form, which ChatML models write
     ```json ... ```                             around one of the first two
 
-Only names of tools that the request has make a call. Whatever turns out to be none comes out as the text it is. At the
-end of an answer that the model itself ended, a missing last `]`, `}`, `</...>` or fence is made up for, once all
-arguments are complete; an answer that was cut is not added to. What it is not: a judge of arguments; those are the
-caller's.
+Only names of tools that the request has make a call. It begins once a value in its arguments has begun, and what is
+sure of them is told from then on; its end is that of its arguments. Whatever turns out to be none before that comes out
+as the text it is. What turns out to be none later, or ends before its arguments do, is a call that was cut: it has
+begun, and nothing takes that back. Behind one that broke off all is text.
+
+At the end of an answer a missing last `]`, `}`, `</...>` or fence is made up for. Nothing is made up for in arguments.
+What it is not: a judge of arguments; those are the caller's.
 """
 
 import json
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from herd.errors import UsageError, fail
-from herd.messages import ToolCall
+from herd.messages import CutCall, ToolCall
+from herd.text.call_arguments import Arguments
 from herd.text.call_values import (
     END,
     SPACE,
     WORDS,
     NoCall,
-    Reader,
-    json_text,
     literal,
+    mapping,
+    member,
+    one_of,
     spaces,
+    string,
     value,
-    whole_characters,
     word,
 )
 from herd.text.tools import dumps
@@ -41,9 +45,11 @@ OPENERS = frozenset("[{<`")
 """Characters with which a call may begin."""
 MOST_HELD = 1 << 20
 """Characters that are held back while they may still be a call."""
-MEMBERS = {"name", "type", "function", "parameters", "arguments", "id"}
+MEMBERS = ("name", "type", "function", "parameters", "arguments", "id")
 """Of a call in JSON; an object with another one is an answer."""
-KEYS = tuple(f'"{name}"' for name in sorted(MEMBERS))
+KEYS = tuple(f'"{name}"' for name in MEMBERS)
+Rest: TypeAlias = Generator[None, str, str]
+"""Reads a form, and returns the character after it."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +83,63 @@ class CallEnd:
     call: ToolCall
 
 
-Piece: TypeAlias = TextPiece | CallStart | CallArguments | CallEnd
+@dataclass(frozen=True)
+class CallCut:
+    """It is not, and never will be: the pieces of its arguments are a beginning. No other call comes."""
+
+    index: int
+    call: CutCall
+
+
+Piece: TypeAlias = TextPiece | CallStart | CallArguments | CallEnd | CallCut
+
+
+class _Call:
+    """A call that is being read. index: None: nothing was told of it yet."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.arguments = Arguments()
+        self.has_arguments = name is not None  # else they are still to be found
+        self.index: int | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is a call, whatever comes."""
+        return self.name is not None and self.arguments.begun
 
 
 class CallParser:
     """Reads one answer.
 
     tools: name -> the names of its parameters in order (for arguments without a name). markers: ids of control tokens
-    around a call, which have no text of their own (`<|python_start|>`); text that spells one is text.
+    around a call, which have no text of their own (`<|python_start|>`); text that spells one is text. forced: the
+    answer can be nothing but calls, so that what is cut before one has begun is no text.
     """
 
-    def __init__(self, tools: Mapping[str, Sequence[str]], markers: Collection[int] = ()) -> None:
+    def __init__(
+        self, tools: Mapping[str, Sequence[str]], markers: Collection[int] = (), *, forced: bool = False
+    ) -> None:
         self._tools = tools
-        self._names = tuple(dict.fromkeys(dumps(name, ascii_only=a) for name in tools for a in (True, False)))
+        self._names = _spelt(tools)
         self._markers = frozenset(markers)
+        self._forced = forced
         self._index = 0
         self._text: list[str] = []
         self._space: list[str] = []
         """White space after a call: dropped before another call and at the end."""
         self._called = False
         self._held: list[str] = []
-        self._reader: Reader | None = None
+        """What came since something of it was told."""
+        self._reader: Rest | None = None
+        self._call: _Call | None = None
+        self._has_read = False
+        """Whether the reader has read a whole call."""
+        self._first = 0
+        """Which call is the reader's first."""
+        self._broken = False
+        self._late: list[Piece] = []
+        """Of a call that the answer goes on with: told with its first piece."""
 
     @property
     def holding(self) -> bool:
@@ -107,28 +149,34 @@ class CallParser:
     def begin(self, text: str) -> None:
         """Read what the answer goes on with, before anything of the answer: it never comes out as text, and of its
         calls only one that the answer goes on with does."""
-        self.push(None, text)
-        self._held, self._space, self._index = [], [], 0
+        found = self.push(None, text)
+        first = self._index if self._reader is None else self._first
+        for piece in found:
+            if not isinstance(piece, TextPiece) and piece.index >= first:
+                self._late.append(replace(piece, index=piece.index - first))
+        self._held, self._space, self._index = [], [], self._index - first
+        if self._call is not None and self._call.index is not None:
+            self._call.index -= first
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """One more token, or some text."""
-        found: list[Piece] = []
-        if token_id in self._markers:
-            return found  # it only says that a call is to come, or has come
-        if self._reader is None and not self._called and not OPENERS.intersection(text):
-            return [TextPiece(text)] if text else found
+        if token_id in self._markers or not text:
+            return []  # a marker only says that a call is to come, or has come
+        found, self._late = self._late, []
+        if self._reader is None and (self._broken or not (self._called or OPENERS.intersection(text))):
+            return [*found, TextPiece(text)]
         for char in text:
             self._char(char, found)
         self._flush(found)
+        self._tell(found)
         return found
 
     def finish(self, *, cut: bool = False) -> list[Piece]:
         """The end of the answer. cut: by a limit or by somebody, not by the model."""
-        found: list[Piece] = []
-        if self._reader is not None and cut:
-            self._give_up()
-        elif self._reader is not None:
-            self._send(END, found)
+        found, self._late = self._late, []
+        if self._reader is not None:
+            begun = self._call is not None and self._call.begun
+            self._send(END, found, dropped=begun or (cut and (self._forced or self._has_read)))
         self._space = []
         self._flush(found)
         return found
@@ -136,42 +184,78 @@ class CallParser:
     def _char(self, char: str, found: list[Piece]) -> None:
         if self._reader is not None and self._send(char, found):
             return
-        if char in OPENERS:
-            self._reader = self._call(char)
+        if self._broken:
+            self._say(char)
+        elif char in OPENERS:
+            self._reader = self._form(char)
             self._held = [char]
+            self._has_read, self._first = False, self._index
             next(self._reader)
         elif self._called and char in SPACE + ";,":
             self._space.append(char)
         else:
             self._say(char)
 
-    def _send(self, char: str, found: list[Piece]) -> bool:
-        """Give the reader a character; whether it took it."""
+    def _send(self, char: str, found: list[Piece], *, dropped: bool = False) -> bool:
+        """Give the reader a character; whether it took it. dropped: what is no call then is no text either."""
         assert self._reader is not None
+        self._held.append(char)
         try:
             self._reader.send(char)
         except NoCall:
-            self._give_up()
+            self._held.pop()
+            self._give_up(found, dropped=dropped)
             return False
         except StopIteration as done:
+            self._settle(found)
             self._reader = None
-            calls, after = done.value
-            self._space = []
-            self._flush(found)
-            for call in calls:
-                found += self._pieces(call)
+            self._held.clear()
             self._called = True
-            assert after in (char, END), (after, char)
-            return bool(after == END)  # else the character after the call is still to be read
-        self._held.append(char)
-        if len(self._held) > MOST_HELD:
-            self._give_up()
+            return bool(done.value == END)  # else the character after the call is still to be read
+        self._settle(found)
+        if char == END or len(self._held) > MOST_HELD:
+            self._give_up(found, dropped=dropped)
         return True
 
-    def _give_up(self) -> None:
-        """What was held back is text."""
-        self._reader = None
-        self._say("".join(self._held))
+    def _settle(self, found: list[Piece]) -> None:
+        """What was written down of a call is sure now."""
+        call = self._call
+        if call is None or not (call.arguments.settle() or call.arguments.over) or not call.begun:
+            return
+        self._held.clear()
+        if call.arguments.over:
+            index = self._tell(found)
+            assert index is not None and call.name is not None
+            found.append(CallEnd(index, ToolCall(call.name, json.loads(call.arguments.text))))
+            self._call, self._has_read = None, True
+
+    def _tell(self, found: list[Piece]) -> int | None:
+        """Tell what is sure of the call that has begun; its index."""
+        call = self._call
+        if call is None or not call.begun:
+            return None
+        assert call.name is not None
+        if call.index is None:
+            self._space = []
+            self._flush(found)
+            call.index, self._index = self._index, self._index + 1
+            found.append(CallStart(call.index, call.name))
+        fragment = call.arguments.take()
+        if fragment:
+            found.append(CallArguments(call.index, fragment))
+        return call.index
+
+    def _give_up(self, found: list[Piece], *, dropped: bool = False) -> None:
+        """What was held back is text, and a call that has begun is cut."""
+        index, call = self._tell(found), self._call
+        if index is not None:
+            assert call is not None and call.name is not None
+            found.append(CallCut(index, CutCall(call.name, call.arguments.text)))
+            self._broken = True
+        self._reader = self._call = None
+        if not dropped:
+            self._say("".join(self._held))
+        self._held.clear()
 
     def _say(self, text: str) -> None:
         self._text += [*self._space, text]
@@ -183,109 +267,121 @@ class CallParser:
         if text:
             found.append(TextPiece(text))
 
-    def _pieces(self, call: ToolCall) -> list[Piece]:
-        index, self._index = self._index, self._index + 1
-        arguments = dumps(dict(call.arguments), ascii_only=False)
-        return [CallStart(index, call.name), CallArguments(index, arguments), CallEnd(index, call)]
-
     # -- the forms ---------------------------------------------------------------------------------------------------
 
-    def _call(self, first: str) -> Reader:
-        """The calls that begin with `first`, and the character after them."""
+    def _form(self, first: str) -> Rest:
+        """The calls that begin with `first`."""
         if first == "<":
             return (yield from self._tagged())
         if first == "`":
             return (yield from self._fenced())
         return (yield from self._bare(first))
 
-    def _bare(self, char: str) -> Reader:
+    def _bare(self, char: str) -> Rest:
         """`[f()]`, `[{...}]` or `{...}`. At the text's end its last brackets may be missing."""
         if char == "{":
-            call, char = yield from self._json(char)
-            return [call], char
+            return (yield from self._json())
         _, char = yield from spaces((yield))
-        read = self._json if char == "{" else self._python
-        found = []
+        is_json = char == "{"
         while True:
-            call, char = yield from read(char)
-            found.append(call)
+            if is_json and char != "{":
+                raise NoCall
+            char = yield from self._json() if is_json else self._python(char)
             _, char = yield from spaces(char)
             if char == "]":
-                char = yield
-                return found, char
+                self._held.clear()
+                return (yield)
             if char == END:
-                return found, END
+                return END
             if char not in (",", ";"):
                 raise NoCall
             _, char = yield from spaces((yield))
 
-    def _tagged(self) -> Reader:
+    def _tagged(self) -> Rest:
         char = yield
         if char == "f":
             _, char = yield from literal("function=", char)
             name, char = yield from word(char)
+            if name not in self._tools:
+                raise NoCall
             _, char = yield from literal(">", char)
             _, char = yield from spaces(char)
-            text, char = yield from json_text(char)
-            call = self._known(name, _object(text))
-            _, char = yield from _closing("</function>", char)
-            return [call], char
+            if char != "{":
+                raise NoCall
+            self._call = _Call(name)
+            char = yield from mapping(self._call.arguments)
+            return (yield from _closing("</function>", char))
         _, char = yield from literal("tool_call>", char)
         _, char = yield from spaces(char)
-        found, char = yield from self._several(char)
-        _, char = yield from _closing("</tool_call>", char)
-        return found, char
+        char = yield from self._several(char)
+        return (yield from _closing("</tool_call>", char))
 
-    def _fenced(self) -> Reader:
+    def _fenced(self) -> Rest:
         _, char = yield from literal("``", (yield))
         while char and char.isalpha():
             char = yield
         _, char = yield from spaces(char)
-        found, char = yield from self._several(char)
-        _, char = yield from _closing("```", char)
-        return found, char
+        char = yield from self._several(char)
+        return (yield from _closing("```", char))
 
-    def _several(self, char: str) -> Reader:
+    def _several(self, char: str) -> Rest:
         """One or more of `_bare`, with white space, `;` or `,` between them."""
-        found: list[ToolCall] = []
+        if char not in ("{", "["):
+            raise NoCall
         while char in ("{", "["):
-            calls, char = yield from self._bare(char)
-            found += calls
+            char = yield from self._bare(char)
             while char and char in SPACE + ";,":
                 char = yield
-        if not found:
-            raise NoCall
-        return found, char
+        return char
 
-    def _json(self, char: str) -> Reader:
-        """{"name": ..., "parameters" or "arguments": {...}}, or OpenAI's {"type": "function", "function": {...}}."""
-        text = json_text(char, whole=False)
-        next(text)
-        head = _Head(self._names)
-        while True:
-            char = yield
-            head.push(char)
-            try:
-                text.send(char)
-            except StopIteration as done:
-                found, char = done.value
-                return self._from_json(_object(found)), char
-
-    def _from_json(self, found: dict[str, Any]) -> ToolCall:
-        inner = found.get("function")
-        if isinstance(inner, dict):
-            found = inner
-        name = found.get("name", inner)
-        if not found.keys() <= MEMBERS:
+    def _json(self) -> Rest:
+        """After `{`: "name": ..., "parameters" or "arguments": {...}, or OpenAI's "type": "function", "function":
+        {...}. At the text's end its last bracket may be missing, once a call is whole."""
+        call = self._call = _Call()
+        char = yield from self._members(call)
+        if call.name is None:
             raise NoCall
-        arguments = found.get("parameters", found.get("arguments", {}))
-        if isinstance(arguments, str):  # OpenAI's JSON in JSON
-            arguments = _object(arguments)
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise NoCall
-        return self._known(name, arguments)
+        if not call.has_arguments:
+            _no_arguments(call.arguments)
+        if char == END:
+            return END
+        self._held.clear()
+        return (yield)
 
-    def _python(self, char: str) -> Reader:
+    def _members(self, call: _Call, *, inner: bool = False) -> Rest:
+        """Members of a call up to their `}`, or to the END that may stand in its place."""
+        _, char = yield from spaces((yield))
+        while char != "}":
+            key, char = yield from one_of(KEYS, char)
+            _, char = yield from spaces(char)
+            _, char = yield from literal(":", char)
+            _, char = yield from spaces(char)
+            char = yield from self._member(key, char, call, inner=inner)
+            _, char = yield from spaces(char)
+            if char == END and call.name is not None and call.has_arguments:
+                return END
+            if char == ",":
+                _, char = yield from spaces((yield))
+            elif char != "}":
+                raise NoCall
+        return char
+
+    def _member(self, key: str, char: str, call: _Call, *, inner: bool) -> Rest:
+        """The value of a member of a call; of one that is there again nothing is taken."""
+        if key == '"function"' and char == "{" and not inner:
+            char = yield from self._members(call, inner=True)
+            return (yield) if char == "}" else END
+        if key in ('"name"', '"function"'):
+            spelt, char = yield from one_of(tuple(self._names), char)
+            call.name = call.name or self._names[spelt]
+        elif key in ('"parameters"', '"arguments"') and not call.has_arguments:
+            call.has_arguments = True
+            char = yield from _arguments(char, call.arguments)
+        else:
+            _, char = yield from value(char, Arguments())
+        return char
+
+    def _python(self, char: str) -> Rest:
         """f(a=1, b="x"); arguments without a name take the tool's parameters in order."""
         name, char = yield from word(char)
         name = name.removesuffix(".call")  # Meta's built-in tools are called so
@@ -295,100 +391,111 @@ class CallParser:
         if char != "(":
             raise NoCall
         _, char = yield from spaces((yield))
-        arguments: dict[str, Any] = {}
-        unnamed = iter(self._tools[name])
+        self._call = _Call(name)
+        out = self._call.arguments
+        out.open("{")
+        unnamed, names = iter(self._tools[name]), set[str]()
         while char != ")":
-            (key, found), char = yield from self._argument(char)
-            if key is None:
-                key = next(unnamed, None)
-            if key is None or key in arguments:
-                raise NoCall
-            arguments[key] = found
+            char = yield from _argument(char, out, unnamed, names)
             _, char = yield from spaces(char)
             if char == ",":
                 _, char = yield from spaces((yield))
             elif char != ")":
                 raise NoCall
-        char = yield
-        return ToolCall(name, arguments), char
+        out.close()
+        return (yield)
 
-    def _argument(self, char: str) -> Reader:
-        """(name or None, value) of one."""
-        if not (char and (char.isalpha() or char == "_")):
-            found, char = yield from value(char)
-            return (None, found), char
-        name, char = yield from word(char)
-        _, char = yield from spaces(char)
-        if char != "=":
-            if name not in WORDS:
-                raise NoCall
-            return (None, WORDS[name]), char
+
+def _argument(char: str, out: Arguments, unnamed: Iterator[str], names: set[str]) -> Rest:
+    """One argument of Python's form. unnamed: the parameters that are left for those without a name. names: of the
+    arguments before it."""
+    if not (char and (char.isalpha() or char == "_")):
+        out.key(_next(unnamed, names))
+        _, char = yield from value(char, out)
+        return char
+    name, char = yield from word(char)
+    _, char = yield from spaces(char)
+    if char == "=":
         _, char = yield from spaces((yield))
-        found, char = yield from value(char)
-        return (name, found), char
-
-    def _known(self, name: str, arguments: dict[str, Any]) -> ToolCall:
-        if name not in self._tools:
-            raise NoCall
-        return ToolCall(name, arguments)
-
-
-class _Head:
-    """The beginning of an object that may be a call: its first member's name, and if that is "name", its value. What is
-    no call is told at once, so that an answer in JSON is not held back to its end."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        """names: of tools, as JSON."""
-        self._seen = ""
-        self._names = names
-        self._wanted: tuple[str, ...] | None = KEYS
-
-    def push(self, char: str) -> None:
-        """One more character. Raises NoCall."""
-        if self._wanted is None or not char or (char in SPACE and not self._seen):
-            return
-        if self._wanted is self._names and not self._seen and char == ":":
-            return
-        self._seen += char
-        if not any(wanted.startswith(self._seen) for wanted in self._wanted):
-            raise NoCall
-        if self._seen in self._wanted:
-            self._wanted = self._names if self._seen == '"name"' else None
-            self._seen = ""
+        _, char = yield from member(name, char, out, names)
+    elif name in WORDS:
+        out.key(_next(unnamed, names))
+        out.scalar(WORDS[name])
+    else:
+        raise NoCall
+    return char
 
 
-def _closing(tag: str, char: str) -> Reader:
+def _next(unnamed: Iterator[str], names: set[str]) -> str:
+    """The parameter that an argument without a name is for. Raises NoCall where none is left."""
+    name = next(unnamed, None)
+    if name is None or name in names:
+        raise NoCall
+    names.add(name)
+    return name
+
+
+def _arguments(char: str, out: Arguments) -> Rest:
+    """Arguments in JSON: an object; null, which are none; or OpenAI's JSON in a text."""
+    if char == "{":
+        return (yield from mapping(out))
+    if char and char in "\"'":
+        return (yield from _in_text(char, out))
+    _, char = yield from literal("null", char)
+    _no_arguments(out)
+    return char
+
+
+def _in_text(quote: str, out: Arguments) -> Rest:
+    """An object in a text; an empty text holds one without members."""
+    inner = _alone(out)
+    next(inner)
+
+    def say(text: str) -> None:
+        for char in text:
+            inner.send(char)
+
+    _, char = yield from string(quote, say)
+    try:
+        inner.send(END)
+    except StopIteration:
+        return char
+    raise NoCall
+
+
+def _alone(out: Arguments) -> Generator[None, str, None]:
+    """An object, or nothing, up to END."""
+    _, char = yield from spaces((yield))
+    if char == END:
+        _no_arguments(out)
+    elif char == "{":
+        char = yield from mapping(out)
+        _, char = yield from spaces(char)
+    if char != END:
+        raise NoCall
+
+
+def _no_arguments(out: Arguments) -> None:
+    """An object without members."""
+    out.open("{")
+    out.close()
+
+
+def _closing(tag: str, char: str) -> Rest:
     """White space and a closing tag; at the end of the text it may be cut or missing."""
     _, char = yield from spaces(char)
     for wanted in tag:
         if char == END:
-            return None, END
+            return END
         if char != wanted:
             raise NoCall
         char = yield
-    return None, char
+    return char
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text, parse_constant=_constant, parse_float=_float)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise NoCall
-    if "\\u" in text:
-        whole_characters(json.dumps(found, ensure_ascii=False))
-    return found
-
-
-def _constant(name: str) -> float:
-    """NaN and infinities are Python's, not JSON's: no client could read them."""
-    raise NoCall
-
-
-def _float(text: str) -> float:
-    found = float(text)
-    return found if math.isfinite(found) else _constant(text)
+def _spelt(tools: Mapping[str, Any]) -> dict[str, str]:
+    """Names of tools, by how JSON may spell them."""
+    return {json.dumps(name, ensure_ascii=ascii_only): name for name in tools for ascii_only in (True, False)}
 
 
 def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[str]]:
@@ -405,7 +512,8 @@ def parameters_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[str]
 def object_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a tool's arguments, which are an object whether it says so or not. Raises UsageError for another
     type."""
-    given = tool.get("parameters") or {"properties": {}, "additionalProperties": False}
+    given = {name: said for name, said in (tool.get("parameters") or {}).items() if said is not None}
+    given = given or {"properties": {}, "additionalProperties": False}
     if given.get("type", "object") != "object":
         fail(UsageError, f"tool {tool['name']}: type of parameters", got=given["type"], expected="object")
     return {**given, "type": "object"}

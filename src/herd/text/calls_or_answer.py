@@ -68,9 +68,8 @@ class CallsOrAnswer:
 
     def begin(self, text: str) -> None:
         """See `CallParser`."""
+        self._begun = len(text)
         self.push(None, text)
-        self._calls.begin("")
-        self._begun = len(self._head)
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """One more token, or some text."""

@@ -4,9 +4,10 @@ Places are characters of all passages joined, one after the other. It grows at i
 its end costs no more for what came before.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from herd.messages import ToolCall
+from herd.messages import CutCall, ToolCall
+from herd.text.call_arguments import said_so_far
 from herd.text.leaves import leaves
 
 Kind: TypeAlias = Literal["text", "stop", "name", "key", "value", "number"]
@@ -60,11 +61,11 @@ class Said:
         self._joined.append(text)
         self.length += len(text)
 
-    def add_call(self, call: ToolCall) -> None:
-        """A whole call."""
+    def add_call(self, call: ToolCall | CutCall) -> None:
+        """A call, whole or as far as it came."""
         self._close()
         self._add("name", call.name, self.num_calls)
-        for leaf in leaves(call.arguments):
+        for leaf in leaves(_arguments(call)):
             self._add(leaf.kind, leaf.text, self.num_calls)
         self.num_calls += 1
 
@@ -117,6 +118,16 @@ class Said:
         self._closed.append(Passage(kind, text, self.length, self.length - self._others, call))
         self.length += len(text)
         self._others += len(text)
+
+
+def _arguments(call: ToolCall | CutCall) -> Any:
+    """What stands in a call. Of one that was cut, and whose text is no beginning of JSON, the text."""
+    if isinstance(call, ToolCall):
+        return call.arguments
+    try:
+        return said_so_far(call.arguments, open_too=True)
+    except ValueError:
+        return call.arguments
 
 
 def _from(passage: Passage, start: int) -> Passage:

@@ -73,7 +73,7 @@ def function_of(tool: Tool) -> dict[str, Any]:
     for key, kind, expected in _OF_FUNCTIONS:
         if not isinstance(inner.get(key), kind | None):
             fail(UsageError, f"tool {name}: {key}", got=type(inner[key]).__name__, expected=expected)
-    return {key: inner[key] for key in ("name", "description", "parameters") if key in inner}
+    return {key: inner[key] for key in ("name", "description", "parameters") if inner.get(key) is not None}
 
 
 def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:

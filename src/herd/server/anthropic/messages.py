@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from herd.errors import HerdError
 from herd.events import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, ProgressEvent, Reply, TextEvent
+from herd.messages import CutCall
 from herd.server.anthropic.foreign import without_foreign
 from herd.server.anthropic.turns import AnthropicMessage, Choice, Text, Tool, choice_of, dialog_of, tools_of
 from herd.server.http.error_bodies import body_of
@@ -26,6 +27,7 @@ from herd.server.requests.media import Images
 from herd.server.service import Caller, ReplyInProgress, Service
 from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_reply, json_response, progress_of
+from herd.text.call_arguments import said_so_far
 
 PING = sse(b'{"type":"ping"}', "ping")
 EMPTY = {"type": "text", "text": ""}
@@ -180,10 +182,21 @@ async def count_tokens(service: Service, request: Request, caller: Caller) -> Re
 def whole(reply: Reply, model: str) -> dict[str, Any]:
     """The answer as one object."""
     content: list[dict[str, Any]] = []
-    if reply.text or not reply.tool_calls:
+    if reply.text or not (reply.tool_calls or reply.cut_call):
         content.append({"type": "text", "text": reply.text})
     content += [_tool_use(c.id, c.name, c.arguments) for c in reply.tool_calls]
+    if reply.cut_call is not None:
+        content.append(_tool_use(reply.cut_call.id, reply.cut_call.name, _members(reply.cut_call)))
     return {**_message(model), "content": content, **_ending(reply), "usage": usage_of(reply), **notes_of(reply)}
+
+
+def _members(call: CutCall) -> Mapping[str, Any]:
+    """The arguments of a call that was cut that are whole, as clients read them off a stream."""
+    try:
+        found = said_so_far(call.arguments, open_too=False)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _message(model: str) -> dict[str, Any]:

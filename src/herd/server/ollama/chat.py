@@ -27,7 +27,7 @@ from herd.server.ollama.common import (
 )
 from herd.server.openai.chat import notes_of
 from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
-from herd.server.openai.turns import Tool, tools_of
+from herd.server.openai.turns import Tool, arguments_of, tools_of
 from herd.server.requests.fields import FieldTable, Name, Refused, noted, told
 from herd.server.requests.forms import HARMLESS, forms_of_others
 from herd.server.requests.generate_request import GenerateRequest
@@ -53,7 +53,8 @@ class CalledFunction(msgspec.Struct):
     """What an earlier answer called."""
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | str | None = None
+    """An object; JSON text is no form of Ollama's, but of some of its clients'."""
 
 
 class Call(msgspec.Struct):
@@ -291,7 +292,8 @@ def _turn(turn: OllamaMessage, where: str) -> dict[str, Any]:
     found: dict[str, Any] = {"role": turn.role, "content": _content(turn.content or "", turn.images, f"{where}.images")}
     if turn.tool_calls:
         found["tool_calls"] = [
-            {"name": c.function.name, "arguments": c.function.arguments, "id": c.id or ""} for c in turn.tool_calls
+            {"name": c.function.name, "arguments": arguments_of(c.function.arguments), "id": c.id or ""}
+            for c in turn.tool_calls
         ]
     if turn.tool_name is not None:
         found["name"] = turn.tool_name

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -167,13 +167,13 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
     elif asked.top_logprobs:
         raise Refused("top_logprobs: expected logprobs to be true with it", "top_logprobs")
     images = Images(remote=service.remote_media)
-    tools = tools_of(asked.tools)
+    choice, tools = choice_of(asked.tool_choice, tools_of(asked.tools))
     ask = GenerateRequest(
         model=asked.model,
         messages=dialog_of(asked.messages, images),
         images=images,
         tools=tools,
-        tool_choice=choice_of(asked.tool_choice, tools),
+        tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         variables=asked.chat_template_kwargs or {},
         schema=form_of(asked).schema,
@@ -269,14 +269,12 @@ def finish_of(reply: Reply) -> str:
 
 
 def _choice(index: int, reply: Reply) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
-    if reply.tool_calls:
-        message["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": dumps(c.arguments)}}
-            for c in reply.tool_calls
-        ]
-    else:
-        message["content"] = reply.text
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+    calls = [_called(c.id, c.name, c.arguments_text) for c in reply.tool_calls]
+    if reply.cut_call is not None:
+        calls.append(_called(reply.cut_call.id, reply.cut_call.name, reply.cut_call.arguments))
+    if calls:
+        message |= {"content": reply.text or None, "tool_calls": calls}
     return {
         "index": index,
         "message": message,
@@ -285,9 +283,8 @@ def _choice(index: int, reply: Reply) -> dict[str, Any]:
     }
 
 
-def dumps(arguments: Mapping[str, Any]) -> str:
-    """A call's arguments as the JSON text that clients parse."""
-    return encode(dict(arguments)).decode()
+def _called(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def logprobs_of(found: Sequence[Logprob] | None) -> dict[str, Any] | None:

@@ -25,7 +25,6 @@ from herd.events import (
 )
 from herd.server.http.error_bodies import body_of
 from herd.server.http.wire import encode, sse
-from herd.server.openai.chat import dumps
 from herd.server.openai.response_items import (
     CUT,
     Likelihoods,
@@ -105,7 +104,7 @@ def steps_of(event: Event, spaces: Spaces) -> Iterator[Step]:
         case CallArgumentsEvent():
             yield Argued(event.fragment)
         case CallEndEvent():
-            yield CallOver(dumps(event.call.arguments))
+            yield CallOver(event.call.arguments_text)
         case DoneEvent():
             yield Ended(event.reply.finish_reason in CUT, _likely(event.logprobs))
 
@@ -123,9 +122,10 @@ def steps_in(output: Sequence[dict[str, Any]]) -> Iterator[Step]:
         else:
             yield Called(item["call_id"], item.get("namespace", ""), item["name"])
             yield Argued(item["arguments"])
-            yield CallOver(item["arguments"])
+            if item["status"] == "completed":
+                yield CallOver(item["arguments"])
     if output:
-        yield Ended(any(item["status"] == "incomplete" for item in output))
+        yield Ended(output[-1]["status"] == "incomplete")
 
 
 class Writer:
@@ -170,7 +170,7 @@ class Writer:
                 self._pieces.append(fragment)
                 return self.event("response.function_call_arguments.delta", delta=fragment, **self._place())
             case CallOver(arguments):
-                return self._call_over(arguments, "completed")
+                return self._call_over(arguments)
             case Ended(cut, likely):
                 return self._last(likely, "incomplete" if cut else "completed")
         return b""
@@ -192,8 +192,8 @@ class Writer:
         self._open, self._call = "call", call
         return self._added(self._call_item("", "in_progress"))
 
-    def _call_over(self, arguments: str, status: str) -> bytes:
-        item = self._call_item(arguments, status)
+    def _call_over(self, arguments: str) -> bytes:
+        item = self._call_item(arguments, "completed")
         at = self._place()
         done = self.event("response.function_call_arguments.done", arguments=arguments, name=item["name"], **at)
         return done + self._done(item)
@@ -206,9 +206,9 @@ class Writer:
         return before + self._close(status)
 
     def _close(self, status: str = "completed") -> bytes:
-        """What is open is over."""
+        """What is open is over; a call that is open was cut."""
         if self._open == "call":
-            return self._call_over("".join(self._pieces), status)
+            return self._done(self._call_item("".join(self._pieces), "incomplete"))
         if self._open != "message":
             return b""
         place, text, likely = {**self._place(), "content_index": 0}, "".join(self._pieces), self._likely

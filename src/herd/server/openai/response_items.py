@@ -8,9 +8,8 @@ import msgspec
 from msgspec import Raw
 
 from herd.events import Logprob, Reply
-from herd.messages import ToolCall
+from herd.messages import CutCall, ToolCall
 from herd.server.http.wire import encode
-from herd.server.openai.chat import dumps
 from herd.server.openai.turns import ImageAddress, arguments_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
@@ -63,7 +62,7 @@ class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
 
     call_id: str
     name: str
-    arguments: str
+    arguments: str | None = None
     namespace: str | None = None
 
 
@@ -202,7 +201,7 @@ def turns_of(items: Sequence[Item], images: Images) -> list[dict[str, Any]]:
                 names[call_id] = name = name_in(namespace, name)
                 if not found or found[-1]["role"] != "assistant":
                     found.append({"role": "assistant", "content": ""})
-                call = {"name": name, "arguments": arguments_of(arguments, f"{where}.arguments"), "id": call_id}
+                call = {"name": name, "arguments": arguments_of(arguments), "id": call_id}
                 found[-1].setdefault("tool_calls", []).append(call)
             case FunctionCallOutput(call_id, output):
                 content_ = _content(output, where, images)
@@ -229,13 +228,16 @@ def _content(content: str | Sequence[Part], where: str, images: Images) -> Any:
 
 
 def output_of(reply: Reply, spaces: Spaces, response_id: str) -> list[dict[str, Any]]:
-    """The items of an answer. One that was cut says so of its text; calls are there only when they are complete."""
+    """The items of an answer. One that was cut says so of its text, or of the call that was being written."""
     found = []
-    if reply.text or not reply.tool_calls:
-        status, likely = status_of(reply), Likelihoods(_of_text(reply))
+    if reply.text or not (reply.tool_calls or reply.cut_call):
+        status = "completed" if reply.cut_call else status_of(reply)
+        likely = Likelihoods(_of_text(reply))
         found.append(message_item(output_id("msg", response_id, 0), reply.text, status, likely))
     for call in reply.tool_calls:
         found.append(call_item(output_id("fc", response_id, len(found)), call, "completed", spaces))
+    if reply.cut_call is not None:
+        found.append(call_item(output_id("fc", response_id, len(found)), reply.cut_call, "incomplete", spaces))
     return found
 
 
@@ -250,7 +252,7 @@ CUT = {"length": "max_output_tokens", "policy": "content_filter"}
 
 def _of_text(reply: Reply) -> Sequence[Logprob] | None:
     """Log-probabilities of a message's tokens; those of calls have no place in it."""
-    if reply.logprobs is None or not reply.tool_calls:
+    if reply.logprobs is None or not (reply.tool_calls or reply.cut_call):
         return reply.logprobs
     return [x for x in reply.logprobs if x.offset is None or x.offset < len(reply.text)]
 
@@ -306,9 +308,10 @@ def text_part(text: str, likely: Likelihoods | None = None) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def call_item(id_: str, call: ToolCall, status: str, spaces: Spaces) -> dict[str, Any]:
+def call_item(id_: str, call: ToolCall | CutCall, status: str, spaces: Spaces) -> dict[str, Any]:
     """A call as an item, with the names that the client knows."""
-    return named_call_item(id_, call.id or "", spaces.get(call.name, ("", call.name)), dumps(call.arguments), status)
+    arguments = call.arguments if isinstance(call, CutCall) else call.arguments_text
+    return named_call_item(id_, call.id or "", spaces.get(call.name, ("", call.name)), arguments, status)
 
 
 def named_call_item(id_: str, call_id: str, name: tuple[str, str], arguments: str, status: str) -> dict[str, Any]:

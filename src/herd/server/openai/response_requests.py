@@ -257,8 +257,7 @@ class Counting(NamedTuple):
 def counting(service: Service, asked: InputTokensRequest, known: Known, images: Images) -> Counting:
     """As `asking`, of what is counted alone. Raises Refused, BadMedia."""
     items, notes = _items(service, asked, known)
-    tools = definitions(asked.tools or ())
-    choice_of(asked.tool_choice, tools)
+    _, tools = choice_of(asked.tool_choice, definitions(asked.tools or ()))
     spaces_of(asked.tools or ())
     return Counting(_turns(asked, known.whole(items), images), tools, notes)
 
@@ -291,7 +290,7 @@ def _turns(asked: PromptRequest, items: list[Any], images: Images) -> list[dict[
 def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> GenerateRequest:
     images = Images(remote=service.remote_media)
     turns = _turns(asked, items, images)
-    tools = definitions(asked.tools or ())
+    choice, tools = choice_of(asked.tool_choice, definitions(asked.tools or ()))
     form = asked.text.format if asked.text is not None else None
     schema: Any = None
     if isinstance(form, JsonObject):
@@ -308,7 +307,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
         messages=turns,
         images=images,
         tools=tools,
-        tool_choice=choice_of(asked.tool_choice, tools),
+        tool_choice=choice,
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         schema=schema,
         options=options,

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.server.openai.response_items import Spaces, name_in
-from herd.server.openai.turns import NO_ARGUMENTS
+from herd.server.openai.turns import NO_ARGUMENTS, Asked, allowed
 from herd.server.requests.fields import Refused
 
 
@@ -37,7 +37,23 @@ class Chosen(msgspec.Struct, tag_field="type", tag="function"):
     namespace: str | None = None
 
 
-ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Chosen
+class Allowed(msgspec.Struct, tag_field="type", tag="allowed_tools"):
+    """Those that may be called; mode: whether one has to be. Tools that are no functions are none here."""
+
+    mode: Literal["auto", "required"]
+    tools: list[dict[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the functions among them, as the model has them. Raises Refused for one without a name."""
+        try:
+            named = msgspec.convert([x for x in self.tools if x.get("type", "function") == "function"], list[Chosen])
+        except msgspec.ValidationError:
+            raise Refused("tool_choice.tools: expected functions with a name", "tool_choice") from None
+        return [name_in(one.namespace, one.name) for one in named]
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Chosen | Allowed
 KNOWN = "function", "namespace"
 """Types of tools."""
 
@@ -67,12 +83,14 @@ def definitions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     ]
 
 
-def choice_of(choice: ToolChoice | None, tools: Sequence[dict[str, Any]]) -> str:
-    """auto, none, required, or the name of a tool as the model knows it. Raises Refused for one that must be called
-    where there is none."""
+def choice_of(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> Asked:
+    """What is asked of tools, by the names that the model knows. Raises Refused for one that must be called where there
+    is none, and for allowed ones that are not there."""
     if choice == "required" and not tools:
         raise Refused("tool_choice: got required, expected functions to choose from", "tool_choice")
-    return name_in(choice.namespace, choice.name) if isinstance(choice, Chosen) else choice or "auto"
+    if isinstance(choice, Allowed):
+        return allowed(choice.mode, choice.names, tools)
+    return Asked(name_in(choice.namespace, choice.name) if isinstance(choice, Chosen) else choice or "auto", tools)
 
 
 def spaces_of(tools: Sequence[Tool]) -> Spaces:
@@ -106,6 +124,8 @@ def shown(tool: Tool) -> dict[str, Any]:
 
 def shown_choice(choice: ToolChoice | None) -> Any:
     """What was chosen as the response tells it."""
+    if isinstance(choice, Allowed):
+        return msgspec.to_builtins(choice)
     if not isinstance(choice, Chosen):
         return choice or "auto"
     space = {"namespace": choice.namespace} if choice.namespace else {}

@@ -1,12 +1,11 @@
 """A dialog as OpenAI's clients write it -> turns and tools as `herd.dialogs` reads them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from herd.errors import UsageError
-from herd.server.http.error_bodies import words_of
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
 from herd.turns import call_arguments
@@ -48,8 +47,8 @@ class CalledFunction(msgspec.Struct):
     """What an earlier answer called."""
 
     name: str
-    arguments: str
-    """JSON."""
+    arguments: str | dict[str, Any] | None = None
+    """JSON. An object is no form of OpenAI's, but of some of its clients'."""
 
 
 class Call(msgspec.Struct):
@@ -92,11 +91,26 @@ class ChosenFunction(msgspec.Struct):
     name: str
 
 
-class Choice(msgspec.Struct):
-    """The one tool that has to be called."""
+class ChosenTool(msgspec.Struct):
+    """One of those that may be called."""
 
     function: ChosenFunction
     type: Literal["function"] = "function"
+
+
+class AllowedTools(msgspec.Struct):
+    """Those that may be called. mode: whether one has to be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[ChosenTool]
+
+
+class Choice(msgspec.Struct):
+    """The one tool that has to be called, or those that may be."""
+
+    type: Literal["function", "allowed_tools"] = "function"
+    function: ChosenFunction | None = None
+    allowed_tools: AllowedTools | None = None
 
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Choice
@@ -141,25 +155,52 @@ NO_ARGUMENTS = {"type": "object", "properties": {}}
 """Parameters of a tool that says none."""
 
 
-def choice_of(choice: ToolChoice | None, tools: Sequence[dict[str, Any]]) -> str:
-    """auto, none, required, or the name of a tool. Raises Refused for a name that no tool has."""
+class Asked(NamedTuple):
+    """auto, none, required, or the name of a tool; and the tools that a model sees."""
+
+    choice: str
+    tools: list[dict[str, Any]]
+
+
+def choice_of(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> Asked:
+    """What is asked of tools. Raises Refused for a name that no tool has."""
     if choice is None:
-        return "auto"
+        return Asked("auto", tools)
     if isinstance(choice, str):
         if choice == "required" and not tools:
             raise Refused("tool_choice: got required, expected tools to choose from", "tool_choice")
-        return choice
-    if choice.function.name not in [tool["name"] for tool in tools]:
-        raise Refused(f"tool_choice: no tool is called {choice.function.name!r}", "tool_choice")
-    return choice.function.name
+        return Asked(choice, tools)
+    inner = choice.function if choice.type == "function" else choice.allowed_tools
+    if inner is None:
+        raise Refused(f"tool_choice: got none, expected a member {choice.type}", "tool_choice")
+    if isinstance(inner, AllowedTools):
+        return allowed(inner.mode, [tool.function.name for tool in inner.tools], tools)
+    _check_known(inner.name, tools)
+    return Asked(inner.name, tools)
 
 
-def arguments_of(text: str, where: str) -> dict[str, Any]:
-    """The arguments of a past call. Raises Refused."""
-    try:
-        return call_arguments(text, where)
-    except UsageError as error:
-        raise Refused(words_of(error), where) from None
+def allowed(mode: str, names: Sequence[str], tools: Sequence[dict[str, Any]]) -> Asked:
+    """What `allowed_tools` asks for: the model sees the tools that it may call, and no others. Raises Refused for a
+    name that no tool has."""
+    for name in names:
+        _check_known(name, tools)
+    found = [tool for tool in tools if tool["name"] in frozenset(names)]
+    if mode == "required" and not found:
+        raise Refused("tool_choice: got required, expected tools to choose from", "tool_choice")
+    return Asked(mode, found)
+
+
+def _check_known(name: str, tools: Sequence[dict[str, Any]]) -> None:
+    if name not in [tool["name"] for tool in tools]:
+        raise Refused(f"tool_choice: no tool is called {name!r}", "tool_choice")
+
+
+def arguments_of(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """The arguments of a past call; as the text that they are, where that is no JSON object."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    found = call_arguments(arguments)
+    return arguments if found is None else found
 
 
 def _turn(turn: OpenAIMessage, where: str, images: Images) -> dict[str, Any]:
@@ -168,9 +209,8 @@ def _turn(turn: OpenAIMessage, where: str, images: Images) -> dict[str, Any]:
         content = [_part(part, f"{where}.content[{i}]", images) for i, part in enumerate(content)]
     found: dict[str, Any] = {"role": "system" if turn.role == "developer" else turn.role, "content": content}
     if turn.tool_calls:
-        at = f"{where}.tool_calls[].function.arguments"
         found["tool_calls"] = [
-            {"name": c.function.name, "arguments": arguments_of(c.function.arguments, at), "id": c.id}
+            {"name": c.function.name, "arguments": arguments_of(c.function.arguments), "id": c.id}
             for c in turn.tool_calls
         ]
     if turn.name is not None:
