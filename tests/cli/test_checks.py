@@ -71,7 +71,7 @@ SAMPLING: dict[str, tuple[str, ...]] = {
     "temperature": ("hot", "-1", "nan"), "top_k": ("-1",), "top_p": ("2",), "min_p": ("2",),
     "repetition_penalty": ("0",), "presence_penalty": ("3",), "frequency_penalty": ("-3",),
     "repetition_window": ("-1",), "logit_bias": ("5", "99999=1", "5=1000"), "seed": ("-1",),
-    "max_tokens": ("0", "x", "1M"), "stop": ("", "x" * 300), "stop_ids": ("99999", "x"), "logprobs": ("21",),
+    "max_tokens": ("0", "x", "1M"), "stop": ("", "x" * 300), "stop_ids": ("99999", "x"), "logprobs": ("21", "2"),
     "grammar": ("yaml:x", "schema:{", "schema:@nowhere.json", 'schema:{"type": "x"}', "regex:(", "lark:start"),
     "speculate": ("sometimes",), "trace": (MISSING, TEXT, "{folder}", "{new}"),
 }  # fmt: skip

@@ -87,7 +87,16 @@ def test_set_checks_and_keeps(session: Session, line: str, name: str, value: obj
 
 
 @pytest.mark.parametrize(
-    "line", ["/set temperature hot", "/set temperature -1", "/set nonsense 1", "/set nonsense", "/nonsense", "/save"]
+    "line",
+    [
+        "/set logprobs 2",
+        "/set temperature hot",
+        "/set temperature -1",
+        "/set nonsense 1",
+        "/set nonsense",
+        "/nonsense",
+        "/save",
+    ],
 )
 def test_what_makes_no_sense_changes_nothing(session: Session, line: str) -> None:
     with pytest.raises(UsageError) as error:

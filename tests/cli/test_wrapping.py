@@ -1,5 +1,6 @@
 """Words at the margin of a terminal: whole, streamed, wide, and on a terminal that changes its size."""
 
+import io
 import itertools
 import random
 import sys
@@ -8,7 +9,7 @@ import unicodedata
 import pytest
 import wcwidth
 
-from herd.cli.wrapping import Wrapping, cells, wrapped
+from herd.cli.wrapping import Wrapping, cells, for_screen, on_screen, visible, wrapped
 
 WORDS = [
     "a",
@@ -115,3 +116,28 @@ def test_where_no_terminal_is_nothing_is_changed_or_held_back() -> None:
     for piece in ("a very long", " line\nand ", "more   "):
         wrapping.add(piece)
     assert out == ["a very long", " line\nand ", "more   "]
+
+
+class Screen(io.StringIO):
+    """A terminal that does not say its size."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_control_character_reaches_a_terminal_and_none_is_lost_elsewhere() -> None:
+    codes = "".join(map(chr, (*range(32), *range(0x7F, 0xA0))))
+    text = f"a\x1b]52;c;aGk=\x07b\r\nc\x9b2J {codes}"
+    for stream in (Screen(), io.StringIO()):
+        screen = on_screen(stream)
+        for character in text:
+            screen.add(character)
+        screen.end()
+        for shown in (stream.getvalue(), for_screen(text, stream)):
+            if stream.isatty():
+                assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\t\n"]
+                assert shown.startswith("a\u241b]52;c;aGk=\u2407b\nc\ufffd2J ")
+            else:
+                assert shown == text
+    assert visible("plain\ttext\n") == "plain\ttext\n"
+    assert "\x1b" not in wrapped("\x1b[2Jwords that wrap", 10)

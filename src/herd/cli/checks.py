@@ -6,7 +6,7 @@ open. What it is not: what the parser finds, a rule of its own (`SamplingOptions
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from herd.chat_model import refuse
 from herd.cli import options
@@ -23,10 +23,12 @@ ROUTING = b'{"position": '
 """What a file of --trace begins with."""
 
 
-def check_flags(values: Mapping[str, Any], images: Sequence[str] = ()) -> SamplingOptions:
+def check_flags(values: Mapping[str, Any], images: Sequence[str] = (), *, as_json: bool = False) -> SamplingOptions:
     """Check what was typed by itself: sampling options, a grammar, the files that are read or written; returns the
-    options. Raises UsageError, NotFound."""
+    options. as_json: whether all of the answer is shown. Raises UsageError, NotFound."""
     chosen = SamplingOptions().with_(options.given(values))
+    if chosen.logprobs is not None and not as_json:
+        refuse_logprobs()
     if chosen.grammar is not None and not names_tokens(chosen.grammar):
         from herd.text.tokenizer import Tokenizer
 
@@ -43,6 +45,11 @@ def check_flags(values: Mapping[str, Any], images: Sequence[str] = ()) -> Sampli
 def names_tokens(grammar: Grammar) -> bool:
     """Whether a grammar may name tokens of a vocabulary (<|eot|>): any other one is as right over single bytes."""
     return grammar.kind == "lark" and "<" in grammar.text
+
+
+def refuse_logprobs() -> NoReturn:
+    """Raise UsageError: log-probabilities would be computed for nobody."""
+    fail(UsageError, "logprobs: an answer as text shows none", do="herd run MODEL PROMPT --json --logprobs N")
 
 
 def check_grammar(grammar: Grammar, tokenizer: "Tokenizer", end_ids: Collection[int]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from herd.cli.progress_line import ProgressLine, columns, size
-from herd.cli.wrapping import wrapped
+from herd.cli.progress_line import ProgressLine, size
+from herd.cli.wrapping import for_screen, visible
 from herd.progress import Progress, silent
 
 __all__ = [
@@ -34,12 +34,12 @@ JSON_VERSION = 1
 def note(text: str, *, quiet: bool = False) -> None:
     """A line for the person, beside the answer."""
     if not quiet:
-        print(dim(wrapped(text, columns(sys.stderr)), sys.stderr), file=sys.stderr, flush=True)
+        print(dim(for_screen(text, sys.stderr), sys.stderr), file=sys.stderr, flush=True)
 
 
 def line(text: str, indent: int = 0) -> None:
     """Text on stdout; where it goes on after the margin of a terminal it is indented."""
-    print(wrapped(text, columns(sys.stdout), indent))
+    print(for_screen(text, sys.stdout, indent))
 
 
 def dim(text: str, stream: TextIO) -> str:
@@ -59,6 +59,8 @@ def print_json(command: str, data: Mapping[str, Any]) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns, left-aligned, two spaces apart."""
+    if sys.stdout.isatty():
+        rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

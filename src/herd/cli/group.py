@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from herd.cli import ALIASES, COMMANDS
-from herd.cli.progress_line import columns
-from herd.cli.wrapping import wrapped
+from herd.cli.wrapping import for_screen
 from herd.errors import HerdError, Interrupted
 
 INTERRUPTED = 130
@@ -128,7 +127,7 @@ def _open_standard_streams() -> None:
 
 def _say(line: str, status: int) -> int:
     try:
-        print(wrapped("herd: " + " ".join(line.split()), columns(sys.stderr)), file=sys.stderr, flush=True)
+        print(for_screen("herd: " + " ".join(line.split()), sys.stderr), file=sys.stderr, flush=True)
     except OSError:
         return status
     return status

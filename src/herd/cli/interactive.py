@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from herd.cli import console, options
+from herd.cli.checks import refuse_logprobs
 from herd.cli.replies import after, find_images, more_context, room_in_chat, while_reading
 from herd.cli.wrapping import on_screen
 from herd.disk.atomic import new_file
@@ -170,6 +171,8 @@ class Session:
             print(f"{'system':<20}{self.system or ''}")
         elif name == "system":
             self.system = value or None
+        elif name == "logprobs" and value:
+            refuse_logprobs()
         elif not value:
             if name not in SamplingOptions.__struct_fields__:
                 SamplingOptions().with_({name: None})

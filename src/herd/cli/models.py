@@ -137,9 +137,9 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
         console.print_json("verify", {**data, "unknown": unknown, "packed": found.packed})
         return
     for file in found.equal:
-        print(f"equal     {file}")
+        console.line(f"equal     {file}", 10)
     for file in found.recorded:
-        print(f"recorded  {file} (no digest was known; from now on changes are found)")
+        console.line(f"recorded  {file} (no digest was known; from now on changes are found)", 10)
     for file in found.unknown:
         console.line(f"unknown   {file}  {found.version.files[file].sha256} (no digest of it is known here)", 10)
     if found.packed is not None:

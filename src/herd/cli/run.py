@@ -69,7 +69,7 @@ def run(
         return
     if raw and (images or values["system"]):
         fail(UsageError, "--raw takes neither images nor a system text", do="leave --raw out")
-    chosen = check_flags(values, images)
+    chosen = check_flags(values, images, as_json=as_json)
     check = for_model(chosen, images=images, trace=values["trace"], text=text, raw=raw)
     with _load(model, values, check) as llm:
         if not raw:

@@ -3,6 +3,9 @@
 A word is held back until it has ended: only then is it known which line it stands on. Nothing that is on the screen is
 taken back, so a terminal that measures a character otherwise shows a ragged margin and nothing worse. A word longer
 than a line is left to the terminal, as one that can be copied, and so is what stands between ``` fences.
+
+Control characters are shown and not sent: with escapes a text that a model says, or that stands in a file, could
+rewrite what is on the screen, or the clipboard.
 """
 
 import unicodedata
@@ -17,6 +20,9 @@ TAB = 8
 JOINER = "\u200d"
 TONES = ("\U0001f3fb", "\U0001f3ff")
 """First and last of the colours of skin, which change the picture before them."""
+SIGNS: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+SIGNS |= {ord("\r"): None, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+"""What is shown of control characters (C0, DEL, C1); carriage returns are left out."""
 STAYS = frozenset("、。，．：；？！）」』】〉》〕｝ー々ゝゞ・…‥’”")
 """Wide characters that no line begins with."""
 
@@ -31,12 +37,19 @@ def cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
+def visible(text: str) -> str:
+    """A text without control characters, but for line ends and tabs: their signs stand for them."""
+    return text.translate(SIGNS)
+
+
 class Wrapping:
     """Writes text that comes in pieces. width: columns of a line as it is now; 0: nothing is wrapped. indent: of what
-    goes on behind the margin."""
+    goes on behind the margin. plain: whether control characters are written as they are."""
 
-    def __init__(self, write: Callable[[str], object], width: Callable[[], int], indent: int = 0) -> None:
-        self._write, self._width, self._indent = write, width, indent
+    def __init__(
+        self, write: Callable[[str], object], width: Callable[[], int], indent: int = 0, *, plain: bool = False
+    ) -> None:
+        self._write, self._width, self._indent, self._plain = write, width, indent, plain
         self._out: list[str] = []
         self._gap: list[str] = []
         self._word: list[str] = []
@@ -49,6 +62,7 @@ class Wrapping:
 
     def add(self, text: str) -> None:
         """Take the next piece of the text."""
+        text = text if self._plain else visible(text)
         self._room = max(0, self._width() - 1)  # a character in the last column would leave it open where the next is
         if not self._room and not self._word and not self._gap:
             self._write(text)
@@ -151,6 +165,11 @@ def wrapped(text: str, width: int, indent: int = 0) -> str:
     return "".join(out)
 
 
+def for_screen(text: str, stream: TextIO, indent: int = 0) -> str:
+    """A whole text as the terminal that a stream writes to shows it; where it writes to none, as it is."""
+    return wrapped(text, columns(stream), indent) if stream.isatty() else text
+
+
 def on_screen(stream: TextIO) -> Wrapping:
     """A Wrapping at the margin of the terminal that a stream writes to; where it writes to none nothing is changed."""
 
@@ -158,4 +177,4 @@ def on_screen(stream: TextIO) -> Wrapping:
         stream.write(text)
         stream.flush()
 
-    return Wrapping(write, lambda: columns(stream))
+    return Wrapping(write, lambda: columns(stream), plain=not stream.isatty())
