@@ -153,7 +153,7 @@ class _Closer:
             node["patternProperties"] = {names: rest}
         else:
             allowed = {name: own.get(name, rest) for name in names}
-            node["properties"] = allowed | dict.fromkeys(own.keys() - allowed.keys(), False)
+            node["properties"] = allowed | {name: False for name in own if name not in allowed}
         node["additionalProperties"] = False
 
     def _ask(self, node: Node, form: Form) -> str:
