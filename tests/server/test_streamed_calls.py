@@ -276,3 +276,103 @@ def test_what_a_policy_keeps_back_does_not_leave_in_a_fragment(
             if most > 30:
                 assert "stopped by a safety policy" in told.text
     assert "jane" in str(DIALECTS[dialect](policed["observe"], answer, stream=True))
+
+
+CUT_CALL = '{"city": "Ro'
+PAST: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "/v1/chat/completions": lambda arguments: {
+        "messages": [
+            {"role": "user", "content": "weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "a", "content": "none"},
+            {"role": "user", "content": "SAY:Yes."},
+        ]
+    },
+    "/v1/responses": lambda arguments: {
+        "input": [
+            {"role": "user", "content": "weather?"},
+            {"type": "function_call", "call_id": "a", "name": "weather", "arguments": arguments},
+            {"type": "function_call_output", "call_id": "a", "output": "none"},
+            {"role": "user", "content": "SAY:Yes."},
+        ]
+    },
+    "/api/chat": lambda arguments: {
+        "messages": [
+            {"role": "user", "content": "weather?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "weather", "arguments": arguments}}],
+            },
+            {"role": "tool", "tool_name": "weather", "content": "none"},
+            {"role": "user", "content": "SAY:Yes."},
+        ],
+        "stream": False,
+    },
+}
+
+
+@pytest.mark.parametrize("path", PAST)
+def test_past_calls_without_arguments_or_with_cut_ones_refuse_nothing(path: str, client: httpx.Client) -> None:
+    for arguments in (None, CUT_CALL):
+        reply = posted(client, path, PAST[path](arguments))
+        assert "Yes." in reply.text
+        assert ("x-herd-note" in reply.headers) == (arguments == CUT_CALL)
+    assert "put in as text" in reply.headers["x-herd-note"]
+
+
+def test_what_was_cut_can_be_gone_on_from_by_its_id(client: httpx.Client) -> None:
+    body = {"input": "SAY:" + FORCED, "tools": [{"type": "function", **tool} for tool in TOOLS]}
+    first = posted(client, "/v1/responses", {**body, "max_output_tokens": FORCED.index("Rome") + 2}).json()
+    (call,) = first["output"]
+    assert (call["type"], call["status"]) == ("function_call", "incomplete")
+    second = posted(client, "/v1/responses", {**body, "input": "SAY:Yes.", "previous_response_id": first["id"]})
+    assert second.json()["output"][0]["content"][0]["text"] == "Yes."
+
+
+ONLY: dict[str, Callable[[str, list[str]], dict[str, Any]]] = {
+    "/v1/chat/completions": lambda mode, names: {
+        "messages": [{"role": "user", "content": "SAY:[clock()]"}],
+        "tools": [{"type": "function", "function": tool} for tool in TOOLS],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {
+                "mode": mode,
+                "tools": [{"type": "function", "function": {"name": name}} for name in names],
+            },
+        },
+    },
+    "/v1/responses": lambda mode, names: {
+        "input": "SAY:[clock()]",
+        "tools": [{"type": "function", **tool} for tool in TOOLS],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": mode,
+            "tools": [*({"type": "function", "name": name} for name in names), {"type": "mcp", "server_label": "x"}],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("path", ONLY)
+def test_of_allowed_tools_alone_calls_are_made(path: str, client: httpx.Client) -> None:
+    def called(mode: str, *names: str) -> list[str]:
+        found = posted(client, path, {**ONLY[path](mode, list(names)), "temperature": 0}).json()
+        if "output" in found:
+            assert found["tool_choice"]["mode"] == mode
+            return [item["name"] for item in found["output"] if item["type"] == "function_call"]
+        return [call["function"]["name"] for call in found["choices"][0]["message"].get("tool_calls", [])]
+
+    assert called("auto", "clock", "weather") == ["clock"]
+    assert called("auto", "weather") == called("auto") == []
+    assert called("required", "clock")[:1] == ["clock"]
+    for mode, names in (("auto", ["radio"]), ("required", [])):
+        refused = client.post(path, json={"model": "fake", **ONLY[path](mode, names)})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "tool_choice"

@@ -45,7 +45,7 @@ from herd.server.requests.generate_request import (
     without_effect,
 )
 from herd.server.requests.media import Images
-from herd.server.requests.notes import note_of_schemas, within_context
+from herd.server.requests.notes import note_of_calls, note_of_schemas, within_context
 from herd.server.requests.policed import checked_texts
 from herd.server.requests.raw_prompts import RawPrompt, check_ids, raw_prompt
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
@@ -150,7 +150,7 @@ class Service:
                 ids = ask.prompt
                 await self.compute(caller, lambda: check_ids(model, ids, caller.key))
             raw = await self._raw(caller, model, ask)
-            in_vain = await self.soon(caller, lambda: note_of_schemas(ask), size)
+            in_vain = await self.soon(caller, lambda: (note_of_schemas(ask), note_of_calls(ask)), size)
             stream = self._stream(model, caller, ask, raw.options)
             stack.push_async_callback(stream.aclose)
             async with until_disconnect(caller.request):
@@ -161,7 +161,7 @@ class Service:
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        note = "; ".join(filter(None, (raw.note, shorter, in_vain)))
+        note = "; ".join(filter(None, (raw.note, shorter, *in_vain)))
         return ReplyInProgress(self, caller, ask, model, stream, spending, stack, note)
 
     async def embed(

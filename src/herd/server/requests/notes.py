@@ -34,6 +34,13 @@ def note_of_schemas(ask: GenerateRequest) -> str:
     return f"schema: the answer is not held to {', '.join(shown)}{more}; check it" if found else ""
 
 
+def note_of_calls(ask: GenerateRequest) -> str:
+    """What becomes of past calls whose arguments were cut; empty: there are none."""
+    calls = (call for turn in ask.messages or () for call in turn.get("tool_calls") or ())
+    cut = any(isinstance(call.get("arguments"), str) for call in calls)
+    return "tool_calls: arguments that are no JSON object are put in as text" if cut else ""
+
+
 def _schemas(ask: GenerateRequest) -> Iterator[Any]:
     """The schemas that masks are made of."""
     yield ask.schema
