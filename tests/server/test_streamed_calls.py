@@ -376,3 +376,19 @@ def test_of_allowed_tools_alone_calls_are_made(path: str, client: httpx.Client) 
         refused = client.post(path, json={"model": "fake", **ONLY[path](mode, names)})
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "tool"),
+    [
+        ("/v1/chat/completions", {}, {"type": "function", "function": {"name": "clock", "parameters": None}}),
+        ("/api/chat", {"stream": False}, {"type": "function", "function": {"name": "clock", "parameters": None}}),
+        ("/v1/messages", {"max_tokens": 99}, {"name": "clock", "input_schema": None}),
+        ("/v1/responses", {}, {"type": "function", "name": "clock", "parameters": None}),
+    ],
+)
+def test_null_parameters_of_a_tool_are_none(path: str, body: Any, tool: Any, client: httpx.Client) -> None:
+    says = "SAY:[clock()]"
+    asked = {"input": says} if "responses" in path else {"messages": [{"role": "user", "content": says}]}
+    reply = posted(client, path, {**asked, **body, "tools": [tool]}).text
+    assert any(f'"{sign}"' in reply for sign in ("tool_calls", "tool_use", "function_call"))

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from herd.media.encoded import image_of
+from herd.server.openai.turns import NO_ARGUMENTS
 from herd.server.requests.fields import Refused
 from herd.server.requests.media import Images, check_count
 
@@ -91,7 +92,8 @@ class Tool(msgspec.Struct):
     """A tool that the client runs."""
 
     name: str
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None
+    """Null: it takes no arguments."""
     description: str | None = None
     type: Literal["custom"] | None = None
 
@@ -131,7 +133,7 @@ def tools_of(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
     """Definitions for `ChatModel.astream`."""
     found = []
     for tool in tools or ():
-        one: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+        one: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema or NO_ARGUMENTS}
         if tool.description is not None:
             one["description"] = tool.description
         found.append(one)
