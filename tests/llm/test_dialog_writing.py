@@ -96,9 +96,10 @@ def test_what_the_template_is_told_is_in_the_prompt_and_few_plain_values(llm: he
 def test_a_policy_reads_what_the_template_is_told(mode: Any, llm: herd.LLM) -> None:
     """No mark may stand there, so that redact is block."""
     told = {"tone": "jane.doe@mail.example.org"}
-    reply = llm.chat("a", policy=Layers(Settings(mode)), max_tokens=1, chat_template_kwargs=told)
+    policy = Settings(mode, kinds=("personal",))  # what random weights say may be hidden
+    reply = llm.chat("a", policy=Layers(policy), max_tokens=1, chat_template_kwargs=told)
     assert reply.finish_reason == "policy"
-    assert llm.chat("a", policy=Layers(Settings(mode)), max_tokens=1).finish_reason != "policy"
+    assert llm.chat("a", policy=Layers(policy), max_tokens=1).finish_reason != "policy"
 
 
 def test_a_form_that_stands_in_for_a_broken_template_is_told(tmp_path: Path) -> None:

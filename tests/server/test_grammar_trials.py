@@ -123,4 +123,4 @@ def processes(llm: LLM) -> int:
     listed = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
-    return sum("herd.engine.grammar_trial" in line for line in listed.stdout.splitlines())
+    return sum("herd.engine.side_process" in line for line in listed.stdout.splitlines())
