@@ -177,6 +177,7 @@ OTHERS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("text to judge", "moderations"): ("/v1/moderations", {"input": BOTH}),
     ("text to count", "tokenize"): ("/tokenize", {"prompt": BOTH}),
     ("text to count", "count_tokens"): ("/v1/messages/count_tokens", messages([Turn("user", (BOTH,))], [])),
+    ("text to count", "input_tokens"): ("/v1/responses/input_tokens", {"input": BOTH}),
     ("schema of the answer", "chat"): ("/v1/chat/completions", STRUCTURED),
     ("stop string", "chat"): ("/v1/chat/completions", {**chat([USER], []), "stop": [MAIL, KEY]}),
     ("metadata and users", "chat"): ("/v1/chat/completions", {**chat([USER], []), "user": BOTH}),
