@@ -410,7 +410,7 @@ def _cut_once(tokens: list[AddedToken]) -> None:
 
 
 def _split(name: str) -> Callable[[str], object]:
-    return lambda data: list(splits.batches(name, data))
+    return lambda data: list(splits.batches(name, data, 256))  # short texts, too, are cut in windows
 
 
 def _encode_ranks(name: str) -> Callable[[str], object]:
