@@ -20,6 +20,7 @@ BESIDES = {
     "POST /v1/chat/completions": {"max_tokens": 2},
     "POST /v1/completions": {"max_tokens": 2},
     "POST /v1/responses": {"max_output_tokens": 2, "store": False},
+    "POST /v1/responses/input_tokens": {"model": "fake", "input": "a"},
     "POST /api/chat": {"stream": False, "options": {"num_predict": 2}},
     "POST /api/generate": {"stream": False, "options": {"num_predict": 2}, "prompt": "a"},
     "POST /tokenize": {},
