@@ -128,3 +128,4 @@ def test_the_sources_import_nothing_that_the_project_does_not_name() -> None:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add((str(node.module).partition(".")[0], path.name))
     assert {one for one in found if one[0] not in modules | sys.stdlib_module_names} == set()
+    assert modules - {name for name, _ in found} == set(), "nothing is installed that is not used"
