@@ -77,7 +77,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), rest[-1].reply.usage.output
 model.close()
 """
 )
-WITHOUT_AN_ENGINE = {"tokenize", "detokenize", "count", "embed_tokens"}
+WITHOUT_AN_ENGINE = {"tokenize", "spellings", "detokenize", "count", "embed_tokens"}
 """What only the vocabulary answers."""
 
 
