@@ -20,8 +20,9 @@ TAB = 8
 JOINER = "\u200d"
 TONES = ("\U0001f3fb", "\U0001f3ff")
 """First and last of the colours of skin, which change the picture before them."""
-SIGNS: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-SIGNS |= {ord("\r"): None, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+TABULATOR, NEWLINE, RETURN = 0x09, 0x0A, 0x0D
+SIGNS: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if code not in (TABULATOR, NEWLINE)}
+SIGNS |= {RETURN: None, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 """What is shown of control characters (C0, DEL, C1); carriage returns are left out."""
 STAYS = frozenset("、。，．：；？！）」』】〉》〕｝ー々ゝゞ・…‥’”")
 """Wide characters that no line begins with."""
