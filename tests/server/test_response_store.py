@@ -16,7 +16,7 @@ from helpers import until
 from herd.errors import NotFound, TooLarge
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
-from herd.server.openai import response_requests
+from herd.server.openai import response_requests, stored_responses
 from herd.server.response_store import Items, ResponseStore, StoredResponse
 
 A, B = Key("a"), Key("b")
@@ -225,6 +225,28 @@ def test_a_long_dialog_is_read_beside_the_loop_and_held_as_if_it_had_come(
         until("the request is held for ever", lambda: not service.in_flight.held)
         client.get(f"/v1/responses/{first}/input_items").raise_for_status()
         assert all(thread.startswith("herd-prepare") for thread, _ in seen)
+        assert seen[-1][1] > 24 * 25_000, "its list as well"
+
+
+def test_a_long_answer_is_told_again_beside_the_loop_and_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long by its log-probabilities."""
+    service, seen = fake_service(tmp_path, "long " * 100), []
+    steps, begun = stored_responses.steps_in, StoredResponse.begun
+
+    def noted(found: Any) -> Any:
+        seen.append((threading.current_thread().name, service.answering.held))
+        return found
+
+    monkeypatch.setattr(stored_responses, "steps_in", lambda output: noted(steps(output)))
+    monkeypatch.setattr(StoredResponse, "begun", lambda *given: noted(begun(*given)))
+    with client_of(service) as client:
+        body = {"model": "fake", "input": "One", "include": ["message.output_text.logprobs"]}
+        whole = client.post("/v1/responses", json=body).raise_for_status()
+        told = client.get(f"/v1/responses/{whole.json()['id']}?stream=true").raise_for_status().text
+        assert "response.completed" in told and len(seen) == 3
+        assert all(thread.startswith("herd-prepare") for thread, _ in seen), seen
+        assert seen[-1][1] >= 5 * len(whole.content), "as often as it is told"
+        until("it is held for ever", lambda: not service.answering.held)
 
 
 def test_what_is_not_stored_keeps_none_of_its_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,8 @@ def test_whoever_leaves_a_background_stream_finds_the_rest_later(tmp_path: Path)
         assert gate.waits.wait(PATIENCE_S)
         id_ = seen[0]["response"]["id"]
         assert client.get(f"/v1/responses/{id_}").json()["status"] == "in_progress"
+        early = client.post("/v1/responses", json={"model": "fake", "input": "And?", "previous_response_id": id_})
+        assert early.status_code == 400 and "not come yet" in early.text, "a dialog without its answer is another one"
         rest: list[dict[str, Any]] = []
         reader = threading.Thread(target=lambda: rest.extend(streamed(client, id_, seen[-1]["sequence_number"])))
         reader.start()

@@ -19,6 +19,7 @@ from helpers import PATIENCE_S
 from herd.messages import ToolCall
 from herd.safety import Audit
 from herd.server.keys import Key, digest_of
+from herd.server.openai.turns import allowed
 from herd.server.run import policies_of
 from herd.server.tables import TABLES
 from herd.text.chat import Llama4
@@ -376,6 +377,27 @@ def test_of_allowed_tools_alone_calls_are_made(path: str, client: httpx.Client) 
         refused = client.post(path, json={"model": "fake", **ONLY[path](mode, names)})
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "tool_choice"
+
+
+def test_many_allowed_tools_are_looked_up_once_each() -> None:
+    """They are read before anybody counts tools."""
+    looked = 0
+
+    class Counted(str):
+        def __hash__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return hash(str(self))
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return str(self) == str(other)
+
+    names = [Counted(f"t{i}") for i in range(300)]
+    tools = [{"name": name} for name in names]
+    assert allowed("auto", names, tools).tools == tools
+    assert looked < 20 * len(names)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,9 @@ def known_of(service: Service, caller: Caller, asked: PromptRequest) -> Known:
     before, model = None, ""
     if asked.previous_response_id is not None:
         found = service.responses.find(caller.key, asked.previous_response_id)
+        if not found.over:
+            got = "a response whose answer has not come yet"
+            raise Refused(f"previous_response_id: got {got}, expected one that is over", "previous_response_id")
         before, model = found.items, found.model
         caller.admission.hold(before.whole_bytes + VALUE_BYTES * before.whole_values)
     items = with_kinds(asked.input) if isinstance(asked.input, list) else []

@@ -6,7 +6,7 @@ events with the same numbers. Of any other one a stream has one piece for each t
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -22,8 +22,9 @@ from herd.server.openai.response_events import NEVER, Opened, Writer, step_of, s
 from herd.server.openai.response_items import listed_item
 from herd.server.requests.admission import Holding
 from herd.server.requests.fields import Refused, within
-from herd.server.response_store import StoredResponse
+from herd.server.response_store import Status, StoredResponse
 from herd.server.service import Caller, Service
+from herd.server.shared.intake import VALUE_BYTES
 from herd.server.shared.replies import json_response
 
 PAGE, MOST_PAGE = 20, 100
@@ -69,8 +70,8 @@ def _last_number(kept: StoredResponse) -> int:
     writer = Writer(kept.id, NEVER)
     for _ in range(2):
         writer.event("response.created")
-    for step in steps_in(msgspec.json.decode(kept.json)["output"]):
-        writer.step(step)
+    for _ in _told(kept, writer):
+        pass
     return writer.number + 1
 
 
@@ -92,7 +93,7 @@ async def _events(service: Service, caller: Caller, kept: StoredResponse, after:
     writer, holding = Writer(kept.id, after), Holding(service.answering, caller.key)
     try:
         holding.hold(len(kept.json))
-        async with aclosing(_written(kept, writer, holding)) as pieces:
+        async with aclosing(_written(service, caller, kept, writer, holding)) as pieces:
             async for piece in pieces:
                 if piece:
                     yield piece
@@ -104,22 +105,27 @@ async def _events(service: Service, caller: Caller, kept: StoredResponse, after:
         holding.let_go()
 
 
-async def _written(kept: StoredResponse, writer: Writer, holding: Holding) -> AsyncGenerator[bytes, None]:
+async def _written(
+    service: Service, caller: Caller, kept: StoredResponse, writer: Writer, holding: Holding
+) -> AsyncGenerator[bytes, None]:
     """The events of a response. Raises TooLarge, Busy."""
-    log = kept.log
-    yield writer.event("response.created", response=Raw(kept.begun("in_progress" if log is None else "queued")))
+    log, size = kept.log, len(kept.json) if kept.over else 0
+    states: tuple[Status, Status] = "queued" if log is not None else "in_progress", "in_progress"
+    created, opened = await service.soon(caller, lambda: [Raw(kept.begun(state)) for state in states], size)
+    yield writer.event("response.created", response=created)
     if log is None:
-        yield writer.event("response.in_progress", response=Raw(kept.begun("in_progress")))
-        for step in steps_in(msgspec.json.decode(kept.json)["output"]):
-            yield writer.step(step)
+        yield writer.event("response.in_progress", response=opened)
+        holding.hold(TOLD_AGAIN * size)
+        for piece in await service.soon(caller, lambda: [*_told(kept, writer)], size):
+            yield piece
     else:
-        yield writer.event("response.queued", response=Raw(kept.begun("queued")))
+        yield writer.event("response.queued", response=created)
         async with aclosing(log.lines()) as lines:
             async for line in lines:
                 holding.hold(TOLD_AGAIN * len(line))
                 step = step_of(line)
                 if isinstance(step, Opened):
-                    yield writer.event("response.in_progress", response=Raw(kept.begun("in_progress")))
+                    yield writer.event("response.in_progress", response=opened)
                 else:
                     yield writer.step(step)
         if log.is_lost:
@@ -127,6 +133,11 @@ async def _written(kept: StoredResponse, writer: Writer, holding: Holding) -> As
     ended = kept.status if kept.status in ("completed", "incomplete") else "failed"
     holding.hold(len(kept.json))
     yield writer.event(f"response.{ended}", response=Raw(kept.json))
+
+
+def _told(kept: StoredResponse, writer: Writer) -> Iterator[bytes]:
+    """The events of one that is over and has no log."""
+    return map(writer.step, steps_in(msgspec.json.decode(kept.json)["output"]))
 
 
 async def delete(service: Service, request: Request, caller: Caller) -> Response:
@@ -175,6 +186,7 @@ async def input_items(service: Service, request: Request, caller: Caller) -> Res
         items = [item for item in kept.asked.all() if isinstance(item, dict)]
         return encode(_page(items[::-1] if order == "desc" else items, after, PAGE if limit < 0 else limit))
 
+    caller.admission.hold(kept.asked.whole_bytes + VALUE_BYTES * kept.asked.whole_values)
     data = await service.compute(caller, written, kept.asked.whole_bytes)
     return Response(data, media_type="application/json")
 

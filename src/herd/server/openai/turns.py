@@ -175,24 +175,26 @@ def choice_of(choice: ToolChoice | None, tools: list[dict[str, Any]]) -> Asked:
         raise Refused(f"tool_choice: got none, expected a member {choice.type}", "tool_choice")
     if isinstance(inner, AllowedTools):
         return allowed(inner.mode, [tool.function.name for tool in inner.tools], tools)
-    _check_known(inner.name, tools)
+    _check_known([inner.name], tools)
     return Asked(inner.name, tools)
 
 
 def allowed(mode: str, names: Sequence[str], tools: Sequence[dict[str, Any]]) -> Asked:
     """What `allowed_tools` asks for: the model sees the tools that it may call, and no others. Raises Refused for a
     name that no tool has."""
-    for name in names:
-        _check_known(name, tools)
-    found = [tool for tool in tools if tool["name"] in frozenset(names)]
+    _check_known(names, tools)
+    wanted = frozenset(names)
+    found = [tool for tool in tools if tool["name"] in wanted]
     if mode == "required" and not found:
         raise Refused("tool_choice: got required, expected tools to choose from", "tool_choice")
     return Asked(mode, found)
 
 
-def _check_known(name: str, tools: Sequence[dict[str, Any]]) -> None:
-    if name not in [tool["name"] for tool in tools]:
-        raise Refused(f"tool_choice: no tool is called {name!r}", "tool_choice")
+def _check_known(names: Sequence[str], tools: Sequence[dict[str, Any]]) -> None:
+    there = {tool["name"] for tool in tools}
+    for name in names:
+        if name not in there:
+            raise Refused(f"tool_choice: no tool is called {name!r}", "tool_choice")
 
 
 def arguments_of(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
