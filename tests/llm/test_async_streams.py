@@ -10,6 +10,7 @@ from speaking import endless, saying
 
 from helpers import PATIENCE_S
 from herd.engine.engine import Engine
+from herd.engine.messages import TokenEvent
 from herd.errors import Busy
 from herd.llm import LLM, AsyncStream, DoneEvent, Event, ProgressEvent, Reply
 
@@ -214,6 +215,29 @@ def test_closing_wakes_whoever_waits_for_an_event() -> None:
 
     assert within(talk()) == ([], 0)
     assert not llm._running()._table.jobs
+
+
+def test_for_what_comes_after_its_end_no_room_is_held() -> None:
+    """Tokens are on their way to the loop when it is closed, and whoever held room has given it back."""
+    llm = endless()
+
+    async def run() -> None:
+        held: list[int] = []
+        stream = llm.astream("hi")
+        stream.hold = held.append
+        await anext(stream)
+        assert stream._mailbox is not None and held
+        (number,) = stream._waiting
+        for _ in range(3):
+            stream._mailbox.put(TokenEvent(number, 65, None, 0.0, 0.0))
+        count = stream.made_tokens
+        await stream.aclose()
+        before = len(held)
+        while stream.made_tokens < count + 3:
+            await asyncio.sleep(0.001)
+        assert len(held) == before
+
+    within(run())
 
 
 def test_what_was_refused_is_refused_again() -> None:

@@ -13,10 +13,14 @@ import pytest
 from serving import client_of, fake_service
 
 from helpers import PATIENCE_S, until
+from herd.server.http.wire import encode
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
+from herd.server.openai.response_events import Said
+from herd.server.openai.stored_responses import _events
 from herd.server.response_log import ResponseLog
-from herd.server.service import Service
+from herd.server.response_store import Items, StoredResponse
+from herd.server.service import Caller, Service
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "name": "weather", "parameters": CITY}
@@ -137,6 +141,52 @@ def test_whoever_leaves_a_background_stream_finds_the_rest_later(tmp_path: Path)
         text = "".join(one["delta"] for one in seen + rest if one["type"] == "response.output_text.delta")
         assert text == "A" * 9 == rest[-1]["response"]["output"][0]["content"][0]["text"]
         settled(service)
+
+
+def test_a_long_log_is_told_again_between_other_work(tmp_path: Path) -> None:
+    """Its reader may take it as fast as it comes, or be gone."""
+    service = fake_service(tmp_path)
+
+    async def read() -> tuple[int, int]:
+        log = ResponseLog()
+        kept = StoredResponse({"id": "resp_1", "status": "queued"}, Items(None, []), log)
+        for text in ("a", "b") * 500:
+            log.add(encode(Said(text)))
+        kept.say(status="completed", output=[])
+        log.end()
+        turns = events = 0
+
+        async def work() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(work())
+        async for _ in _events(service, Caller(service.nobody, "req_1", "-"), kept, -1):
+            events += 1
+        working.cancel()
+        return events, turns
+
+    events, turns = asyncio.run(read())
+    assert turns >= events > 1000
+
+
+def test_a_background_response_that_was_cancelled_holds_nothing_but_itself(tmp_path: Path) -> None:
+    gate = Gate()
+    service = fake_service(tmp_path, gate)
+    with client_of(service) as client:
+        id_ = client.post("/v1/responses", json={"model": "fake", "input": "Hi", "background": True}).json()["id"]
+        assert gate.waits.wait(PATIENCE_S)
+        kept = service.responses.find(service.keyring.find("", ""), id_)
+        task = kept.task
+        assert task is not None
+        for _ in range(2):
+            assert client.post(f"/v1/responses/{id_}/cancel").json()["status"] == "cancelled"
+        gate.on.set()
+        until("it goes on", task.done)
+        until("its task is kept with all that it had", lambda: kept.task is None)
+        assert client.post(f"/v1/responses/{id_}/cancel").json()["status"] == "cancelled", "again"
 
 
 def settled(service: Service) -> None:

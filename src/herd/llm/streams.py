@@ -204,7 +204,10 @@ class AsyncStream(AsyncIterator[Event]):
         self._waiting = {sample.job.number: sample for sample in prepared.samples}
 
     def _room(self, count: int) -> None:
-        """Before a token is kept. Without room for it nothing more of the request is computed."""
+        """Before a token is kept. Without room for it nothing more of the request is computed. What still comes after
+        the end is nobody's: whoever held room for the request has given all of it back."""
+        if self._closed:
+            return
         try:
             self.hold(count)
         except HerdError:

@@ -84,8 +84,10 @@ class StoredResponse:
         self.asked = items
         """Those of them that led to it: all but what came of it."""
         self.log = log
+        self.in_background = False
+        """Whether it is made in the background, or was."""
         self.task: asyncio.Task[None] | None = None
-        """The task of a response that is made in the background."""
+        """What makes it there, until it is over: a task that was cancelled holds all that it had."""
         self.status: Status = "in_progress"
         self.json = b""
         """The response as it is now."""

@@ -121,7 +121,7 @@ def _finish(service: Service, caller: Caller, kept: StoredResponse, reply: Reply
     try:
         service.responses.changed(caller.key, kept)
     except TooLarge as error:
-        if kept.task is None:
+        if not kept.in_background:
             kept.say(store=False)
             return
         kept.items = asked
@@ -151,12 +151,14 @@ def _begin(
     headers: Mapping[str, str],
 ) -> Response | Stream:
     """Begin an answer in the background, which goes on whoever reads it. Raises TooLarge."""
+    kept.in_background = True
     kept.say(status="queued")
     service.responses.keep(caller.key, kept)
     admission = caller.admission
     admission.goes_on = True
 
     def over(_task: Any) -> None:
+        kept.task = None
         admission.close()
         left(service, caller, kept)  # it may have been cancelled before it began
 

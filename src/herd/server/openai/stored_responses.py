@@ -95,10 +95,9 @@ async def _events(service: Service, caller: Caller, kept: StoredResponse, after:
         holding.hold(len(kept.json))
         async with aclosing(_written(service, caller, kept, writer, holding)) as pieces:
             async for piece in pieces:
-                if piece:
+                if piece:  # else the reader has it already
                     yield piece
-                else:  # the reader has it already
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # nothing else waits: not even for a reader that is fast, or gone
     except HerdError as error:
         yield writer.failed(error)
     finally:
@@ -150,9 +149,10 @@ async def delete(service: Service, request: Request, caller: Caller) -> Response
 async def cancel(service: Service, request: Request, caller: Caller) -> Response:
     """End one that is answered in the background."""
     kept = service.responses.find(caller.key, request.path_params["id"])
-    if kept.task is None:
+    if not kept.in_background:
         fail(UsageError, "cancel", got="a response that was not made in the background", expected="one that was")
-    kept.task.cancel()
+    if kept.task is not None:
+        kept.task.cancel()
     left(service, caller, kept)
     return Response(kept.json, media_type="application/json")
 
