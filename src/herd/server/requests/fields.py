@@ -21,8 +21,12 @@ MOST_NAME = 256
 """Characters of a model's name, before anybody looks for it or quotes it."""
 STOPS = ("stop", "stop_sequences")
 """Fields with strings that end an answer: empty ones are none."""
-MINUS_ONE = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx", "top_k", "seed")
-"""Fields in which -1 stands for nothing, as servers of these names have it."""
+MINUS_ONE = {
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx", "seed")),
+    "top_k": 0,
+}
+"""Fields in which -1 stands for none, as servers of these names have it -> how that is written: null; of `top_k`, for
+which a model may recommend a number, 0."""
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MOST_NAME)]
 """The name by which a client calls a model."""
 
@@ -119,10 +123,10 @@ def _unknown(value: Any, kind: inspect.Type, path: str) -> Iterator[tuple[str, A
 def meant(value: Any, kind: inspect.Type, name: str = "") -> Any:
     """A value as clients mean it in a field of this kind and name; a copy where it says something otherwise.
 
-    A whole number may be written as 4.0; -1 is nothing in MINUS_ONE; of STOPS empty strings are none.
+    A whole number may be written as 4.0; -1 is what MINUS_ONE says; of STOPS empty strings are none.
     """
     if name in MINUS_ONE and type(value) in (int, float) and value == -1:
-        return None
+        return MINUS_ONE[name]
     if name in STOPS and isinstance(value, str | list):
         value = [one for one in value if one != ""] if isinstance(value, list) else value or None
     if isinstance(kind, inspect.UnionType):
