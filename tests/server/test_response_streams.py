@@ -13,6 +13,7 @@ import pytest
 from serving import client_of, fake_service
 
 from helpers import PATIENCE_S, until
+from herd.events import Reply
 from herd.server.http.wire import encode
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
@@ -170,6 +171,34 @@ def test_a_long_log_is_told_again_between_other_work(tmp_path: Path) -> None:
 
     events, turns = asyncio.run(read())
     assert turns >= events > 1000
+
+
+class LastWord:
+    """A policy that looks at the whole."""
+
+    hold_tokens = 1
+
+    def before(self, messages: Any) -> None:
+        return None
+
+    def window(self, text: str, shown: int) -> None:
+        return None
+
+    def after(self, reply: Reply) -> str:
+        return "Withheld."
+
+
+def test_a_policys_last_word_stands_for_all_of_a_background_response(tmp_path: Path) -> None:
+    service = fake_service(tmp_path, "the secret word")
+    service.policies = lambda caller, ask: LastWord()
+    with client_of(service) as client:
+        id_ = ask(client, background=True, tools=[])["id"]
+        place = f"/v1/responses/{id_}"
+        until("it goes on", lambda: client.get(place).json()["status"] not in ("queued", "in_progress"))
+        found = client.get(place).json()
+        assert found["output"][0]["content"][0]["text"] == "Withheld."
+        assert found["incomplete_details"] == {"reason": "content_filter"}
+        assert "secret" not in json.dumps(streamed(client, id_))
 
 
 def test_a_background_response_that_was_cancelled_holds_nothing_but_itself(tmp_path: Path) -> None:

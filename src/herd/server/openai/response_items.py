@@ -241,6 +241,11 @@ def output_of(reply: Reply, spaces: Spaces, response_id: str) -> list[dict[str, 
     return found
 
 
+def text_in(output: Sequence[dict[str, Any]]) -> str:
+    """The text of an answer's items."""
+    return "".join(part["text"] for item in output if item["type"] == "message" for part in item["content"])
+
+
 def status_of(reply: Reply) -> str:
     """The status of what an answer ended with."""
     return "incomplete" if reply.finish_reason in CUT else "completed"

@@ -21,7 +21,7 @@ from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_PING, encode
 from herd.server.openai.chat import notes_of
 from herd.server.openai.response_events import NEVER, Opened, Writer, steps_of
-from herd.server.openai.response_items import CUT, Spaces, bare, output_of
+from herd.server.openai.response_items import CUT, Spaces, bare, output_of, text_in
 from herd.server.openai.response_requests import asked_of, asking, counted_of, counting, known_of
 from herd.server.openai.stored_responses import following, left, recount
 from herd.server.requests.fields import noted, told
@@ -201,8 +201,12 @@ async def _logged(
             counted = log.size_bytes
             recount(service, caller, kept)
         if isinstance(event, DoneEvent):
+            output = writer.items
+            if event.reply.text != text_in(output):  # a policy's last word stands for all of it
+                log.drop()
+                kept.log, output = None, output_of(event.reply, spaces, kept.id)
             log.end()
-            _finish(service, caller, kept, event.reply, writer.items)
+            _finish(service, caller, kept, event.reply, output)
 
 
 async def _stream(
