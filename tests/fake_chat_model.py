@@ -109,6 +109,7 @@ class DoesAll:
     image_ids: frozenset[int] = frozenset()
     applies_policies: bool = False
     tells_progress: bool = True
+    tells_tools: bool = True
     alive: bool = True
     warm: bool = False
     counters: Counters | None = None

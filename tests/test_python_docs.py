@@ -25,6 +25,7 @@ OTHERS = {
     "image_ids": "asked by services",
     "sizes": "asked by services",
     "tells_progress": "asked by services",
+    "tells_tools": "asked by services",
 }
 """Names without an example, and why."""
 

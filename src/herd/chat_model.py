@@ -204,6 +204,11 @@ class ChatModel(Protocol):
         return False
 
     @property
+    def tells_tools(self) -> bool:
+        """Whether the model is told which tools a dialog has. Where it is not, a service says so."""
+        return True
+
+    @property
     def alive(self) -> bool:
         """Whether it still answers; one that does not is closed and loaded again."""
         return True

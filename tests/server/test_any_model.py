@@ -267,6 +267,15 @@ def test_what_a_chat_template_is_told_reaches_a_model_that_has_one_and_is_told_t
         assert "chat_template_kwargs" not in lacking.asked[0][1]
 
 
+@pytest.mark.parametrize(("path", "body"), NEEDS["tools"])
+def test_that_a_model_is_not_told_of_its_tools_is_said(path: str, body: dict[str, Any], shared: Shared) -> None:
+    for told in (True, False):
+        model = DoesAll(name=f"told{len(shared.catalogue.names())}", tells_tools=told)
+        shared.catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
+        note = shared.client.post(path, json={"model": model.name, **body}).headers.get("x-herd-note")
+        assert note == (None if told else "tools: the model's chat template leaves them out")
+
+
 def test_a_strict_service_refuses_what_no_chat_template_is_told(client: Callable[..., httpx.Client]) -> None:
     body = {"model": "fake", "messages": TURNS, "chat_template_kwargs": {"enable_thinking": False}}
     lacking = DoesAll(capabilities=replace(ALL, template=False))

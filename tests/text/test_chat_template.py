@@ -215,6 +215,12 @@ def test_a_template_that_writes_calls_as_tags_has_forced_ones_so() -> None:
     assert hermes == {"hermes over llama's tokens", "qwen 2.5", "qwen 3"}
 
 
+def test_a_template_that_leaves_tools_out_is_known() -> None:
+    told = {name for name in STYLES if templated(STYLES[name]).tells_tools}
+    assert told == {name for name, style in STYLES.items() if "for tool in tools" in style.template}
+    assert 1 < len(told) < len(STYLES)
+
+
 def test_tools_take_the_template_of_their_name() -> None:
     chat = templated(
         Style(S, "{{ messages[0].content }}{{ messages[1].content }}"), tool_use="{{ tools | length }} tools"

@@ -244,6 +244,12 @@ class LLM:
         """It does, pass by pass."""
         return True
 
+    @property
+    def tells_tools(self) -> bool:
+        """Whether the model is told which tools a dialog has; its own chat template may leave them out."""
+        chat = self._requests.chat
+        return isinstance(chat, UsageError) or chat.tells_tools
+
     def warm_up(self) -> None:
         """Build what requests need of the vocabulary now (a second for 200,000 tokens), so that none of them waits."""
         self._running()

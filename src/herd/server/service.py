@@ -45,7 +45,7 @@ from herd.server.requests.generate_request import (
     without_effect,
 )
 from herd.server.requests.media import Images
-from herd.server.requests.notes import note_of_calls, note_of_schemas, within_context
+from herd.server.requests.notes import note_of_calls, note_of_schemas, note_of_tools, within_context
 from herd.server.requests.policed import checked_texts
 from herd.server.requests.raw_prompts import RawPrompt, check_ids, raw_prompt
 from herd.server.requests.sizes import prompt_bytes, text_size, vectors_bytes
@@ -161,7 +161,7 @@ class Service:
         except BaseException:
             await stack.__aexit__(*sys.exc_info())
             raise
-        note = "; ".join(filter(None, (raw.note, shorter, *in_vain)))
+        note = "; ".join(filter(None, (raw.note, shorter, note_of_tools(model, ask), *in_vain)))
         return ReplyInProgress(self, caller, ask, model, stream, spending, stack, note)
 
     async def embed(

@@ -30,6 +30,7 @@ class ChatFormat(ABC):
     tokenizer  the vocabulary, in which all of these are control
     stop_ids   ids that end the assistant's turn
     hermes     whether calls stand in `<tool_call>`, as ChatML models write them; else in Llama's JSON
+    tells_tools  whether a dialog says which tools there are; a template may leave them out
     note       why it is not what the model's file asks for; empty as a rule
     """
 
@@ -39,6 +40,7 @@ class ChatFormat(ABC):
     writes: ClassVar[tuple[str, ...]] = ()
     spelt: ClassVar[str] = ""
     hermes: bool = False
+    tells_tools: bool = True
     note: str = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

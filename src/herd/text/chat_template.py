@@ -28,7 +28,7 @@ OPEN = "_goes_on_here"
 """What stands behind a begun answer while the template writes it."""
 ASKED, ANSWERED = "What is it?", "It is an answer."
 """Texts of the dialogs that a template is learnt from."""
-PROBE = {
+PROBE: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "look_up",
@@ -65,6 +65,7 @@ class Templated(ChatFormat):
             fail(UsageError, "the chat template does not write what a user says")
         self._parts = self._writes_parts(pieces)
         self.hermes = self._is_hermes()
+        self.tells_tools = self._writes_tools()
         self.stop_ids |= {tokenizer.added[end] for end in _ends(pieces)}
 
     def close(self) -> None:
@@ -144,6 +145,13 @@ class Templated(ChatFormat):
         turns = [Message("user", ASKED), Message("assistant", "", (_CALL,))]
         try:
             return "<tool_call>" in "".join(self._pieces(turns, [PROBE], opened=False)).rpartition(ASKED)[2]
+        except UsageError:
+            return False
+
+    def _writes_tools(self) -> bool:
+        """Whether a dialog names the tools that there are."""
+        try:
+            return PROBE["function"]["name"] in "".join(self._pieces([Message("user", ASKED)], [PROBE]))
         except UsageError:
             return False
 

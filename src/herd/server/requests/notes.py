@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
+from herd.chat_model import ChatModel
 from herd.errors import UsageError
 from herd.grammar.json_schema import parsed, unheld
 from herd.grammars import Grammar
@@ -39,6 +40,11 @@ def note_of_calls(ask: GenerateRequest) -> str:
     calls = (call for turn in ask.messages or () for call in turn.get("tool_calls") or ())
     cut = any(isinstance(call.get("arguments"), str) for call in calls)
     return "tool_calls: arguments that are no JSON object are put in as text" if cut else ""
+
+
+def note_of_tools(model: ChatModel, ask: GenerateRequest) -> str:
+    """That nobody tells the model which tools there are; empty: it is told, or there are none."""
+    return "tools: the model's chat template leaves them out" if ask.tools and not model.tells_tools else ""
 
 
 def _schemas(ask: GenerateRequest) -> Iterator[Any]:
