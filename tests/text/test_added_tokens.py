@@ -22,7 +22,7 @@ from herd.messages import Message, ToolCall
 from herd.text import splits
 from herd.text.chat import choose_format
 from herd.text.chat_other import ChatML
-from herd.text.sentencepiece import NORMAL, USER_DEFINED
+from herd.text.sentencepiece import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from herd.text.tokenizer import Tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -326,6 +326,33 @@ def test_gguf_and_tokenizer_json_are_made_of_each_other_with_their_added_tokens(
     assert [again.encode(text) for text in texts] == expected
     last = _ours(back)
     assert [last.encode(text) for text in texts] == expected
+    assert _ids(back, texts, ours.control_ids) == expected
+
+
+@pytest.mark.parametrize("order", ["SSOO", "OSDO", "OOSD", "SOODS", "DOSUOSUD", "OOUSUDU"])
+def test_a_tokenizer_json_made_of_gguf_has_its_ids_wherever_added_tokens_stand(order: str, trained: Any) -> None:
+    """O: half of the ordinary ones, S: a special one, D: one that is user-defined, U: an unused one."""
+    model = trained("llama-bpe")["model"]
+    ordinary = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    halves = iter((ordinary[: len(ordinary) // 2], ordinary[len(ordinary) // 2 :]))
+    blocks = [(kind, next(halves) if kind == "O" else [f"<{kind}{n}>"]) for n, kind in enumerate(order)]
+    kinds = {"O": NORMAL, "S": CONTROL, "D": USER_DEFINED, "U": UNUSED}
+    tokens = [(text, kinds[kind]) for kind, texts in blocks for text in texts]
+    keys = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": [text for text, _ in tokens],
+        "tokenizer.ggml.token_type": [kind for _, kind in tokens],
+        "tokenizer.ggml.merges": [one if isinstance(one, str) else " ".join(one) for one in model["merges"]],
+    }
+    ours, config = Tokenizer.from_gguf(keys), replace(TINY, vocab_size=len(tokens))
+    back = json.loads(hf_tokenizer_texts(keys, ours, config, {}, "a")["tokenizer.json"])
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(back))
+    named = {text: i for i, (text, kind) in enumerate(tokens) if kind != UNUSED}
+    assert {text: theirs.token_to_id(text) for text in named} == named
+    texts = _near(7, back)
+    expected = [ours.encode(text) for text in texts]
+    assert [_ours(back).encode(text) for text in texts] == expected
     assert _ids(back, texts, ours.control_ids) == expected
 
 

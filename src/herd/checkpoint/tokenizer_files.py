@@ -143,11 +143,13 @@ def _byte_file(
     vocab = {tokens[i]: i for i in ordinary}
     if len(vocab) != len(ordinary):
         fail(BadTokenizer, f"{where}: two ordinary tokens are one text", do="tokenizer.json cannot say that")
+    added = _added_tokens(tokenizer, tokens, types)
+    vocab |= _numbered_by_vocab(len(vocab), added)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(tokenizer, tokens, types),
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": split_names.to_pre_tokenizer(tokenizer.split),
         "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
@@ -165,6 +167,18 @@ def _byte_file(
             "merges": merges,
         },
     }
+
+
+def _numbered_by_vocab(size: int, added: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The added tokens that have to stand in a vocabulary of `size` others, by text: one that does not gets the next id
+    behind it from programs, whatever its own is. added: in the order of their ids."""
+    found = dict[str, int]()
+    for token in added:
+        if token["id"] < size + len(found):
+            found[token["content"]] = token["id"]
+    behind = [token["id"] for token in added[len(found) :]]
+    follow = behind == [*range(size + len(found), size + len(added))]
+    return found if follow else {token["content"]: token["id"] for token in added}
 
 
 def _added_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> list[dict[str, Any]]:
