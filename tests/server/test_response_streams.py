@@ -427,6 +427,12 @@ def test_a_request_is_counted_as_it_is_charged(client: httpx.Client) -> None:
     assert client.post("/v1/responses/input_tokens", json={"model": "none", "input": "Hi"}).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/input_tokens"])
+def test_an_earlier_response_that_is_not_there_is_told_by_its_field(path: str, client: httpx.Client) -> None:
+    reply = client.post(path, json={"model": "fake", "input": "Hi", "previous_response_id": "resp_none"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (404, "previous_response_id")
+
+
 def test_items_and_tools_of_other_types_are_left_out_and_told(client: httpx.Client, tmp_path: Path) -> None:
     others = [{"type": "mcp", "server_label": "a"}, {"type": "custom", "name": "b"}, {"type": "next\r\nyear"}]
     space = {**SPACE, "tools": [WEATHER, {"type": "custom", "name": "c"}]}

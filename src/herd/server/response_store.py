@@ -242,12 +242,12 @@ class ResponseStore:
             found[id_] = next(reversed(mine.having[id_]))
         return found
 
-    def find(self, key: Key, response_id: str) -> StoredResponse:
-        """A response of this key. Raises NotFound."""
+    def find(self, key: Key, response_id: str, where: str = "response") -> StoredResponse:
+        """A response of this key. where: what names it, for the error. Raises NotFound."""
         mine = self._keys.get(key.name)
         found = None if mine is None else mine.kept.get(response_id)
         if found is None:
-            fail(NotFound, "response", got=response_id, expected="the id of a stored one")
+            fail(NotFound, where, got=response_id, expected="the id of a stored one")
         return found
 
     def drop(self, key: Key, response_id: str) -> None:

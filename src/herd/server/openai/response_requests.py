@@ -211,7 +211,7 @@ def known_of(service: Service, caller: Caller, asked: PromptRequest) -> Known:
     TooLarge, Refused."""
     before, model = None, ""
     if asked.previous_response_id is not None:
-        found = service.responses.find(caller.key, asked.previous_response_id)
+        found = service.responses.find(caller.key, asked.previous_response_id, "previous_response_id")
         if not found.over:
             got = "a response whose answer has not come yet"
             raise Refused(f"previous_response_id: got {got}, expected one that is over", "previous_response_id")
