@@ -13,8 +13,9 @@ from typing import Any
 
 from herd.errors import UsageError, fail
 
-PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
-"""Code points that Unicode gives no meaning to: stand-ins are taken from them."""
+RARE = (range(0xA000, 0xA48D), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+"""Code points that stand-ins are taken from: syllables of Yi, which are shown as they are where a template writes a
+list or an object, then those that Unicode gives no meaning to."""
 WORDS = frozenset(
     (
         "type",
@@ -59,11 +60,15 @@ class StandIns:
         self._used = frozenset[str]().union(*texts)
         replaced = {char for spelling in spellings for char in spelling if not char.isspace()}
         replaced |= _cased(replaced, self._used)
-        free = (chr(code) for codes in PRIVATE for code in codes if chr(code) not in self._used)
+        free = (chr(code) for codes in RARE for code in codes if chr(code) not in self._used)
         self.of = dict(zip(sorted(replaced), free, strict=False))
         """Character -> its stand-in."""
         if len(self.of) < len(replaced):
-            fail(UsageError, "the dialog holds every private-use character of Unicode", do="leave some out")
+            fail(
+                UsageError,
+                "the dialog holds every syllable of Yi and every private-use character of Unicode",
+                do="leave some out",
+            )
         self.meant = {stand_in: char for char, stand_in in self.of.items()}
         """Stand-in -> the character."""
         self._back = str.maketrans(self.meant)
