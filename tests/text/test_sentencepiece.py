@@ -213,6 +213,15 @@ def test_equal_scores_and_pieces_without_their_parts_join_as_in_sentencepiece(se
         assert ours.encode(text) == theirs.encode(text), text
 
 
+def test_symbols_with_spaces_are_found_as_in_sentencepiece(tmp_path: Path) -> None:
+    pieces = [(MARK, -1.0, 1), ("a", -2.0, 1), (f"{MARK}a", -3.0, 1), ("a a", 0.0, 4), (f"a{MARK}{MARK}", 0.0, 4)]
+    data = model([*START, *BYTES, *pieces])
+    theirs = sp.SentencePieceProcessor(model_proto=data)
+    ours = Tokenizer.from_hf_folder(folder(tmp_path, data))
+    for text in ("a a", "a  a", "aa a a", f"a{MARK}a", f"a{MARK} a", "a   a", " a a"):
+        assert ours.encode(text) == theirs.encode(text), text
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_tokenizer_json_gives_the_ids_of_tokenizers(form: str, theirs: Any) -> None:
     added = [

@@ -116,12 +116,12 @@ def _check(trainer: Mapping[int, Value], normalizer: Mapping[int, Value], where:
 
 def _with(pieces: Pieces, further: Sequence[AddedToken], where: str) -> tuple[Pieces, list[AddedToken]]:
     """The pieces and those that were added to them; added tokens. Symbols that the trainer was given are found in a
-    text that has its spaces already."""
+    text that has its spaces already, as U+2581: those that hold a space are in none."""
     texts, types, scores = list(pieces.texts), list(pieces.types), list(pieces.scores or ())
     added = [
         AddedToken(i, text.replace(MARK, " "), normalized=True) if kind == USER_DEFINED else AddedToken(i, text, True)
         for i, (text, kind) in enumerate(zip(texts, types, strict=True))
-        if kind not in (NORMAL, BYTE)
+        if kind not in (NORMAL, BYTE) and not (kind == USER_DEFINED and " " in text)
     ]
     for token in sorted(further):
         if token.id < len(texts):
