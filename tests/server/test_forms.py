@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 from serving import BYTES, END, client_of, fake_service
+from test_hostile import GOOD
 
 from herd.server.requests.forms import FORMS, HARMLESS, SHAPES
 from herd.server.tables import TABLES
@@ -215,3 +216,26 @@ def test_strict_refuses_what_is_noted_and_still_takes_what_is_empty(tmp_path: Pa
         route = "POST /v1/chat/completions"
         assert ask(client, route, verbosity="low").status_code == 400
         assert ask(client, route, guided_json=None, response_format={}, grammar="").status_code == 200
+
+
+MANAGES = {
+    "POST /api/create": {"model": "made", "from": "fake"},
+    "POST /api/copy": {"source": "fake", "destination": "copied"},
+    "DELETE /api/delete": {"model": "copied"},
+}
+"""Good requests to the routes that keep what they are asked for, one after the other."""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_no_route_knows_is_told_by_all(stream: bool, tmp_path: Path) -> None:
+    with client_of(fake_service(tmp_path)) as client:
+        for name in TABLES:
+            method, path = name.split(" ")
+            more = {"stream": stream} if "stream" in {field for field, _, _ in TABLES[name].rows()} else {}
+            body = {**GOOD[name], **MANAGES.get(name, {}), **more, "of_the_future": 1}
+            reply = client.request(method, path, json=body)
+            if name == "POST /api/pull" and not stream:
+                assert reply.status_code == 404, "there is nothing to pull, which a stream says later"
+                continue
+            assert reply.status_code == 200, reply.text
+            assert "of_the_future" in reply.headers.get("x-herd-ignored", ""), name

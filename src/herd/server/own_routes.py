@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from herd.server.http.error_bodies import words_of
 from herd.server.http.wire import encode
 from herd.server.metrics import CONTENT_TYPE
 from herd.server.openai.turns import OpenAIMessage, dialog_of, goes_on
-from herd.server.requests.fields import FieldTable, Name
+from herd.server.requests.fields import FieldTable, Name, told
 from herd.server.requests.media import Images
 from herd.server.requests.sizes import spelt_bytes
 from herd.server.service import Caller, Service
@@ -84,11 +85,11 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
     """Ids of a text, special tokens never among them; or of a dialog as it would be sent."""
     images = Images(remote=service.remote_media)
 
-    def read(body: dict[str, Any]) -> tuple[TokenizeRequest, list[dict[str, Any]]]:
-        asked, _ = TOKENIZE.read(body, strict=service.strict)
-        return asked, dialog_of(asked.messages or (), images)
+    def read(body: dict[str, Any]) -> tuple[TokenizeRequest, Sequence[str], list[dict[str, Any]]]:
+        asked, ignored = TOKENIZE.read(body, strict=service.strict)
+        return asked, ignored, dialog_of(asked.messages or (), images)
 
-    asked, dialog = await read_as(service, request, caller, read, media=True)
+    asked, ignored, dialog = await read_as(service, request, caller, read, media=True)
     size = caller.admission.size_bytes
     async with service.models.use(asked.model) as model:
         model.capabilities.require(model.name, "ids")
@@ -102,7 +103,7 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
             caller.admission.made.hold(ID_BYTES * len(text if text.isascii() else text.encode()))
             count, data = await service.compute(caller, lambda: _counted(model, model.tokenize(text)), size)
             service.charge(caller, count)
-    return Response(data, media_type="application/json")
+    return Response(data, media_type="application/json", headers=told(ignored))
 
 
 def _counted(model: ChatModel, ids: Sequence[int]) -> tuple[int, bytes]:
@@ -112,7 +113,8 @@ def _counted(model: ChatModel, ids: Sequence[int]) -> tuple[int, bytes]:
 
 async def detokenize(service: Service, request: Request, caller: Caller) -> Response:
     """Text of ids, special ones spelt out."""
-    asked = await read_as(service, request, caller, lambda body: DETOKENIZE.read(body, strict=service.strict)[0])
+    read = partial(DETOKENIZE.read, strict=service.strict)
+    asked, ignored = await read_as(service, request, caller, read)
     service.charge(caller, len(asked.tokens))
 
     def written() -> bytes:
@@ -123,4 +125,4 @@ async def detokenize(service: Service, request: Request, caller: Caller) -> Resp
         model.capabilities.require(model.name, "ids")
         caller.admission.made.hold(spelt_bytes(model, len(asked.tokens)))
         data = await service.compute(caller, written, caller.admission.size_bytes)
-    return Response(data, media_type="application/json")
+    return Response(data, media_type="application/json", headers=told(ignored))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from herd.server.ollama.common import (
     tagged,
 )
 from herd.server.profiles import Profile, Profiles
-from herd.server.requests.fields import FieldTable, Name, Refused
+from herd.server.requests.fields import FieldTable, Name, Refused, told
 from herd.server.service import Caller, Service
 from herd.server.shared.facts import Facts, facts_of
 from herd.server.shared.intake import read_as
@@ -144,7 +144,7 @@ def _tag(listed: CatalogueEntry, facts: Facts) -> dict[str, Any]:
 
 async def show(service: Service, request: Request, caller: Caller) -> Response:
     """One model: shape, licence, what it can do."""
-    asked, _ = await read_as(service, request, caller, lambda body: SHOW.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: SHOW.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.chosen())
     facts = await service.compute(caller, lambda: _shown(service, listed))
     about = facts.about
@@ -161,7 +161,8 @@ async def show(service: Service, request: Request, caller: Caller) -> Response:
             "model_info": _unknown_info(listed, facts) if about is None else model_info(about),
             "capabilities": capabilities(facts.capabilities),
             "modified_at": stamp(listed.added_s),
-        }
+        },
+        headers=told(ignored),
     )
 
 
@@ -215,11 +216,11 @@ async def ps(service: Service, request: Request, caller: Caller) -> Response:
 
 async def copy(service: Service, request: Request, caller: Caller) -> Response:
     """Another name for a model; it takes no room."""
-    asked, _ = await read_as(service, request, caller, lambda body: COPY.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: COPY.read(body, strict=service.strict))
     listed = service.models.catalogue.find(asked.source)
     profile = listed.profile or Profile(listed.base)
     await _new_name(service, caller, asked.destination, profile)
-    return Response(status_code=200)
+    return Response(status_code=200, headers=told(ignored))
 
 
 async def _new_name(service: Service, caller: Caller, name: str, profile: Profile) -> None:
@@ -232,7 +233,7 @@ async def _new_name(service: Service, caller: Caller, name: str, profile: Profil
 
 async def create(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """A model made of another one, a system text and options."""
-    asked, _ = await read_as(service, request, caller, lambda body: CREATE.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: CREATE.read(body, strict=service.strict))
     if not asked.from_:
         raise Refused("from: missing: the model that it is made of", "from")
     listed = service.models.catalogue.find(asked.from_)
@@ -245,19 +246,19 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
         licence=licence or old.licence,
     )
     await _new_name(service, caller, asked.chosen(), profile)
-    return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
+    return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False, ignored=ignored)
 
 
 async def delete(service: Service, request: Request, caller: Caller) -> Response:
     """Forget a model: its files, if they were pulled; never files that were imported."""
-    asked, _ = await read_as(service, request, caller, lambda body: DELETE.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: DELETE.read(body, strict=service.strict))
     profiles, name = service.models.catalogue.profiles, asked.chosen().removesuffix(LATEST)
     if await service.wait(caller, lambda: _forgotten(profiles, name)):
-        return Response(status_code=200)
+        return Response(status_code=200, headers=told(ignored))
     listed = service.models.catalogue.find(asked.chosen())
     if listed.profile is not None:
         await service.wait(caller, lambda: profiles.remove(listed.name))
-        return Response(status_code=200)
+        return Response(status_code=200, headers=told(ignored))
     if listed.registered is not None:
         do = "whoever runs the service takes it out of its settings"
         fail(UsageError, f"{listed.name} is no model of the store", do=do)
@@ -267,7 +268,7 @@ async def delete(service: Service, request: Request, caller: Caller) -> Response
         fail(Busy, f"{listed.name} is answering requests", do="ask again when they are done")
     await service.models.unload(listed.name)
     await service.wait(caller, lambda: stored.rm(listed.name))
-    return Response(status_code=200)
+    return Response(status_code=200, headers=told(ignored))
 
 
 def _forgotten(profiles: Profiles, name: str) -> bool:
@@ -285,15 +286,17 @@ def _forgotten(profiles: Profiles, name: str) -> bool:
 
 async def pull(service: Service, request: Request, caller: Caller) -> Response | Stream:
     """Fetch a model into the store, with its progress."""
-    asked, _ = await read_as(service, request, caller, lambda body: PULL.read(body, strict=service.strict))
+    asked, ignored = await read_as(service, request, caller, lambda body: PULL.read(body, strict=service.strict))
     name = asked.chosen().removesuffix(LATEST)
     listed = service.models.catalogue.names().get(name)
     if listed is not None and listed.registered is not None:  # it is no file: nothing is missing
-        return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False)
+        return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False, ignored=ignored)
     if asked.stream is False:
         await service.wait(caller, lambda: stored.pull(name))
-        return json_response({"status": "success"})
-    return Stream(_pulling(service, caller, name), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
+        return json_response({"status": "success"}, headers=told(ignored))
+    return Stream(
+        _pulling(service, caller, name), LINES, headers=told(ignored), write_timeout_s=service.limits.write_timeout_s
+    )
 
 
 async def _pulling(service: Service, caller: Caller, name: str) -> AsyncGenerator[bytes, None]:
@@ -338,12 +341,14 @@ async def blob(service: Service, request: Request, caller: Caller) -> Response:
     fail(NotFound, "no blob of this digest")
 
 
-def _status_lines(service: Service, lines: list[dict[str, Any]], *, stream: bool) -> Response | Stream:
+def _status_lines(
+    service: Service, lines: list[dict[str, Any]], *, stream: bool, ignored: Sequence[str]
+) -> Response | Stream:
     if not stream:
-        return json_response(lines[-1])
+        return json_response(lines[-1], headers=told(ignored))
 
     async def written() -> AsyncGenerator[bytes, None]:
         for line in lines:
             yield json_line(encode(line))
 
-    return Stream(written(), LINES, headers={}, write_timeout_s=service.limits.write_timeout_s)
+    return Stream(written(), LINES, headers=told(ignored), write_timeout_s=service.limits.write_timeout_s)

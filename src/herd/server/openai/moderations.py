@@ -13,7 +13,7 @@ from starlette.responses import Response
 from herd.events import Note
 from herd.safety import Layers, Moderation, moderate
 from herd.safety.moderation import OPENAI
-from herd.server.requests.fields import FieldTable, Name, Refused, within
+from herd.server.requests.fields import FieldTable, Name, Refused, told, within
 from herd.server.requests.generate_request import GenerateRequest
 from herd.server.requests.policed import checked_texts
 from herd.server.requests.sizes import PREPARED_BYTES
@@ -46,25 +46,24 @@ MODERATIONS: FieldTable[ModerationRequest] = FieldTable("POST /v1/moderations", 
 
 async def moderations(service: Service, request: Request, caller: Caller) -> Response:
     """Judge texts, each by itself."""
-    texts = await read_as(service, request, caller, lambda body: _read(service, body))
+    texts, ignored = await read_as(service, request, caller, lambda body: _read(service, body))
     service.charge(caller, sum(len(text) for text in texts) // CHARACTERS)
     size = caller.admission.size_bytes
     caller.admission.made.hold(PREPARED_BYTES * await service.text_size(caller, texts))
     results = [await service.compute(caller, partial(_judged, service, caller, text), size) for text in texts]
-    return json_response(
-        {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD, "results": results}
-    )
+    found = {"id": "modr-" + secrets.token_hex(12), "model": RULES if service.guard is None else GUARD}
+    return json_response({**found, "results": results}, headers=told(ignored))
 
 
-def _read(service: Service, body: dict[str, Any]) -> list[str]:
-    """The texts to judge. Raises Refused."""
-    asked, _ = MODERATIONS.read(body, strict=service.strict)
+def _read(service: Service, body: dict[str, Any]) -> tuple[list[str], Sequence[str]]:
+    """The texts to judge, and fields without effect. Raises Refused."""
+    asked, ignored = MODERATIONS.read(body, strict=service.strict)
     texts = texts_of(asked.input)
     within("input", len(texts), service.limits.prompts)
     if (count := sum(map(len, texts))) > service.limits.moderated:
         expected = f"at most {service.limits.moderated} in one request"
         raise Refused(f"input: got {count} characters, expected {expected}", "input")
-    return texts
+    return texts, ignored
 
 
 def texts_of(given: str | list[Any]) -> list[str]:
