@@ -6,6 +6,7 @@
     waiting()       for what mostly waits: names of the network, an engine that is busy
 
     give_way()      between the parts of long work: lets an event loop go first
+    owner_here()    whose work a thread does
 
 Owners take turns. Large pieces of work have lanes of their own, one at a time for an owner and a few in all, so that
 small ones never wait for them. What it is not: an executor for asyncio's defaults, a scheduler of the model.
@@ -61,6 +62,20 @@ FIRST = FirstThread()
 give_way = FIRST.give_way
 
 
+class _Here(threading.local):
+    """What is known of the work on this thread."""
+
+    owner = ""
+
+
+_HERE = _Here()
+
+
+def owner_here() -> str:
+    """The owner of the work that lanes do on this thread; empty where they do none."""
+    return _HERE.owner
+
+
 class _Lane(NamedTuple):
     owner: str
     large: bool
@@ -114,6 +129,7 @@ class Lanes:
         return self._running[lane] < self._each and self._running.total() < self._threads
 
     def _work(self, lane: _Lane, future: "Future[Any]", work: Callable[[], Any]) -> None:
+        _HERE.owner = lane.owner
         try:
             if future.set_running_or_notify_cancel():
                 try:
@@ -123,6 +139,7 @@ class Lanes:
                 else:
                     future.set_result(found)
         finally:
+            _HERE.owner = ""
             with self._lock:
                 self._running[lane] -= 1
                 if not self._running[lane]:

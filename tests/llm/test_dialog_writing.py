@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import herd
-from helpers import TINY_TEXT, hf_folder
+from helpers import PATIENCE_S, TINY_TEXT, hf_folder
 from herd.errors import UsageError
+from herd.lanes import computing
 from herd.llm.dialog_writing import DialogWriting
+from herd.llm.side_processes import SideProcesses
 from herd.safety.policy import Layers, Settings
 from herd.text.templates import Task, Templates
 
@@ -36,6 +38,7 @@ def test_what_takes_too_long_is_refused_by_name_and_the_next_dialog_is_written()
     with writing("{% if kind == 'slow' %}" + SLOW + "{% endif %}<|x|>{{ messages[0].content }}", seconds=1.0) as found:
         with pytest.raises(UsageError, match=r"the chat template takes over 1 s for this dialog; .*--chat-format"):
             found.write("default", kind(SAID, "slow"), "a")
+        found._seconds = PATIENCE_S
         assert found.write("default", kind(SAID, "quick"), "a") == ["", "<|x|>", "a<|x|>" * 1000]
 
 
@@ -90,6 +93,22 @@ def test_what_the_template_is_told_is_in_the_prompt_and_few_plain_values(llm: he
     for wrong in ({"messages": "x"}, {"bos_token": "x"}, {"a": [1]}, {"a": "x" * 65}, {"a b": 1}, "tone"):
         with pytest.raises(UsageError, match="chat_template_kwargs"):
             llm.chat("a", chat_template_kwargs=wrong)  # type: ignore[arg-type]
+
+
+def test_dialogs_that_are_counted_wait_behind_their_owners_own(llm: herd.LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners: list[str] = []
+    in_turn = SideProcesses.in_turn
+
+    def seen(self: Any, owner: str, *rest: Any) -> Any:
+        owners.append(owner)
+        return in_turn(self, owner, *rest)
+
+    monkeypatch.setattr(SideProcesses, "in_turn", seen)
+    turns = [{"role": "user", "content": "a"}]
+    for make in (llm.tokenize, llm.count):
+        assert computing().submit("somebody", lambda make=make: make(turns)).result()  # type: ignore[misc]
+    assert llm.tokenize(turns)
+    assert owners == ["somebody", "somebody", ""]
 
 
 @pytest.mark.parametrize("mode", ["redact", "block"])

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from herd.engine.side_process import WritingRequest, WritingSetup, Written
 from herd.errors import UsageError
-from herd.lanes import Lanes
+from herd.lanes import Lanes, owner_here
 from herd.llm.side_processes import SideProcesses, side_lanes
 from herd.text.chat_template import to_json
 from herd.text.templates import Task, Templates
@@ -44,10 +44,10 @@ class DialogWriting(SideProcesses):
         self._templates, self._clock = templates, clock
 
     def write(self, name: str, task: Task, owner: str) -> list[str]:
-        """See `herd.text.chat_template.Writes`. Raises UsageError, Interrupted when whoever waits for it has gone away,
-        PassFailed where no process can be started."""
+        """See `herd.text.chat_template.Writes`; without an owner, whoever's work this thread does. Raises UsageError,
+        Interrupted when whoever waits for it has gone away, PassFailed where no process can be started."""
         request = WritingRequest(name, to_json(replace(task, now_s=self._clock())))
-        written: Written = self.in_turn(owner, lambda attempt: attempt.ask(request), len(request.task))
+        written: Written = self.in_turn(owner or owner_here(), lambda attempt: attempt.ask(request), len(request.task))
         if written.refusal is not None:
             raise UsageError(written.refusal)
         return written.pieces
