@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,12 @@ def test_every_test_file_stands_in_the_row_of_its_folder_and_no_other_does() -> 
         named = set(re.findall(r"`(test_\w+\.py)`", row))
         assert named == names or "`test_*.py`" in row, f"{folder}: {sorted(named ^ names)}"
     assert table.keys() == python_folders().keys()
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Python takes them for one module, and pytest leaves out the second of a run."""
+    names = Counter(name for folder in python_folders().values() for name in folder)
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_shared_helpers_are_told_of() -> None:
