@@ -94,6 +94,7 @@ OTHERS = {
         "image_ids",
         "applies_policies",
         "tells_progress",
+        "tells_tools",
         "adapters",
         "counters",
     ),
