@@ -11,10 +11,12 @@ from herd.checkpoint.gguf import write
 from herd.checkpoint.gguf.names import ALIASES, GATE_UP, TABLE, gguf_names, other_name
 from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.checkpoint.gguf.write import write_gguf
+from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.random_weights import RandomSource
 from herd.checkpoint.walk import walk
 from herd.config import BEHEMOTH, GUARD, MAVERICK, SCOUT, TINY, RopeDivisors
 from herd.containers.gguf import open_gguf
+from herd.containers.gguf_header import Keys
 from herd.errors import BadCheckpoint, BadConfig
 from herd.weights import Dense, Packed, Pair, build
 
@@ -115,6 +117,21 @@ def test_the_config_of_a_file_is_what_the_script_wrote():
     assert len(c.eos_ids) == 2
     _, c, _ = load(FIXTURES / "llama-f32.gguf")
     assert (c.num_experts, c.chunk, c.nope_interval, c.use_qk_norm, c.norm_eps) == (0, None, 0, False, 1e-6)
+
+
+def test_lists_of_a_file_are_read_once_and_by_the_tokenizer_alone(monkeypatch):
+    """Those of a vocabulary are most of a header: every command waits for them."""
+    read, real = [], Keys._strings
+
+    def spy(keys, name, at, count):
+        read.extend([name] * (count > 1))
+        return real(keys, name, at, count)
+
+    monkeypatch.setattr(Keys, "_strings", spy)
+    with open_checkpoint(FIXTURES / "llama-f32.gguf") as checkpoint:
+        assert read == []
+        checkpoint.load_tokenizer()
+    assert sorted(read) == ["tokenizer.ggml.merges", "tokenizer.ggml.tokens"]
 
 
 # -- vision ---------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ class GgufCheckpoint(Checkpoint):
 
     def tokenizer_keys(self) -> dict[str, Any]:
         """The `tokenizer.*` keys as Python values: arrays as lists."""
-        found = {name: value for name, value in self.reader.keys.items() if name.startswith("tokenizer.")}
+        found = {name: self.reader.keys[name] for name in self.reader.keys if name.startswith("tokenizer.")}
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in found.items()}
 
     def _read_tokenizer(self) -> Tokenizer:

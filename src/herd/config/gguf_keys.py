@@ -84,7 +84,7 @@ NEUTRAL_LLAMA4: dict[str, Values] = {"expert_shared_count": (None, 0, 1)}
 def check_gguf(keys: Mapping[str, Any], arch: str) -> list[str]:
     """The keys of a file that are on no list. Raises BadConfig naming a key that changes the arithmetic and is not
     computed."""
-    own = {key.removeprefix(f"{arch}."): value for key, value in keys.items() if key.startswith(f"{arch}.")}
+    own = {key.removeprefix(f"{arch}."): keys[key] for key in keys if key.startswith(f"{arch}.")}
     same = {  # said of some layers what is said of all
         "rope.freq_base_swa": own.get("rope.freq_base", 10000.0),
         "rope.dimension_count_swa": own.get("rope.dimension_count"),
