@@ -57,19 +57,28 @@ def messages_of(turns: list[dict]) -> list[Message]:
     return [message_of(turn, f"messages[{i}]", lambda image, where: ImagePart(1, 1)) for i, turn in enumerate(turns)]
 
 
-@pytest.mark.parametrize("name", STYLES)
-def test_a_dialog_of_messages_has_transformers_ids(name: str, tmp_path: Path) -> None:
+def theirs_and_ours(style: Style, folder: Path, tokenizer: Any = None) -> tuple[Any, Templated]:
+    """transformers' tokenizer with a style's template, and the format that is chosen for what it saves."""
     transformers = pytest.importorskip("transformers")
-    style = STYLES[name]
-    path = tokenizer_file(style, tmp_path)
+    tokenizers = pytest.importorskip("tokenizers")
     bos, eos = style.control[:2]
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=path, bos_token=bos, eos_token=eos)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer or tokenizers.Tokenizer.from_file(tokenizer_file(style, folder)),
+        bos_token=bos,
+        eos_token=eos,
+    )
     theirs.chat_template = style.template
-    theirs.save_pretrained(tmp_path / "saved")
-    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
+    theirs.save_pretrained(folder / "saved")
+    ours = Tokenizer.from_hf_folder(folder / "saved")
     chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
     assert chat.name == "template"
-    rng = random.Random(name)
+    return theirs, chat
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_dialog_of_messages_has_transformers_ids(name: str, tmp_path: Path) -> None:
+    style, rng = STYLES[name], random.Random(name)
+    theirs, chat = theirs_and_ours(style, tmp_path)
     for n in range(5):
         said, tools = dialog(rng, style), [TOOL] if style.tools and n % 2 else None
         expected = theirs.apply_chat_template(
@@ -106,16 +115,8 @@ def beside(said: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("name", STYLES)
 def test_ids_are_transformers_among_added_tokens_of_all_kinds(name: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     style, rng = STYLES[name], random.Random(name)
-    bos, eos = style.control[:2]
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=with_added(tokenizer_file(style, tmp_path), style, rng), bos_token=bos, eos_token=eos
-    )
-    theirs.chat_template = style.template
-    theirs.save_pretrained(tmp_path / "saved")
-    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
-    chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
+    theirs, chat = theirs_and_ours(style, tmp_path, with_added(tokenizer_file(style, tmp_path), style, rng))
     for n in range(5):
         said, tools = beside(dialog(rng, style)), [TOOL] if style.tools and n % 2 else None
         expected = theirs.apply_chat_template(
@@ -126,16 +127,8 @@ def test_ids_are_transformers_among_added_tokens_of_all_kinds(name: str, tmp_pat
 
 @pytest.mark.parametrize("name", STYLES)
 def test_a_begun_answer_has_transformers_ids_or_is_refused_as_there(name: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     style, rng = STYLES[name], random.Random(name)
-    bos, eos = style.control[:2]
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=tokenizer_file(style, tmp_path), bos_token=bos, eos_token=eos
-    )
-    theirs.chat_template = style.template
-    theirs.save_pretrained(tmp_path / "saved")
-    ours = Tokenizer.from_hf_folder(tmp_path / "saved")
-    chat = choose_format(ours, ours.template, None, lambda: Here(templates_of(ours)))
+    theirs, chat = theirs_and_ours(style, tmp_path)
     for begun in ("Yes, and", "Yes ", " \n", "", "a\n\n", "<think>\nhm", "<think>\nhm\n</think>\n\nyes, "):
         said = [*dialog(rng, style), {"role": "user", "content": "a"}, {"role": "assistant", "content": begun}]
         said = said[-2:] if said[-3]["role"] == "user" else said
