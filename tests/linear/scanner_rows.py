@@ -52,8 +52,9 @@ from herd.text.message_checks import check_name
 from herd.text.spaces import Spaces
 from herd.text.special import LLAMA3
 from herd.text.stream import StreamDecoder
+from herd.text.template_task import Task
 from herd.text.template_turns import plain_messages
-from herd.text.templates import Task, Writer
+from herd.text.templates import Writer
 from herd.text.tokenizer import Tokenizer
 from herd.value_checks import MAX_IDS
 

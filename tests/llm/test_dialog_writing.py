@@ -14,7 +14,7 @@ from herd.lanes import computing
 from herd.llm.dialog_writing import DialogWriting
 from herd.llm.side_processes import SideProcesses
 from herd.safety.policy import Layers, Settings
-from herd.text.templates import Task, Templates
+from herd.text.template_task import Task, Templates
 
 SAID = Task([{"role": "user", "content": "a<|x|>" * 1000}])
 SLOW = "{% for i in range(90000) %}{% set x = messages | tojson %}{% endfor %}"

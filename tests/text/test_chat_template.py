@@ -18,7 +18,8 @@ from herd.text.chat import FORMATS, choose_format, how_chosen
 from herd.text.chat_llama import Llama4
 from herd.text.chat_template import Templated, templates_of, to_json
 from herd.text.special import SMALL
-from herd.text.templates import Task, Templates, Writers
+from herd.text.template_task import Task, Templates
+from herd.text.templates import Writers
 from herd.text.tokenizer import Tokenizer
 from herd.turns import message_of
 

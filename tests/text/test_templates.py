@@ -12,7 +12,8 @@ from public_styles import STYLES, S, Style
 from text_samples import SENTENCES, random_text
 
 from herd.errors import UsageError
-from herd.text.templates import Task, Writer
+from herd.text.template_task import Task
+from herd.text.templates import Writer
 from herd.text.tokenizer import Tokenizer
 
 NOW_S = datetime.datetime(2026, 3, 4, 12).timestamp()

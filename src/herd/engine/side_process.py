@@ -23,7 +23,7 @@ import msgspec
 from herd.engine.executors.wire import Channel
 from herd.engine.grammar_trial import TrialRequest, TrialVerdict, TrialVocabulary, judge
 from herd.errors import UsageError
-from herd.text.templates import Task, Templates, Writers
+from herd.text.template_task import Task, Templates
 
 _RESERVED = 256 << 20
 """Addresses that allocators reserve for threads and do not use."""
@@ -84,6 +84,8 @@ def main() -> None:
 def _work(setup: Setup) -> Callable[[Any], TrialVerdict | Written]:
     if isinstance(setup, TrialVocabulary):
         return judge(setup)
+    from herd.text.templates import Writers  # whoever starts this process needs no renderer
+
     writers = Writers(setup.templates)
 
     def write(request: WritingRequest) -> Written:

@@ -16,7 +16,7 @@ from herd.errors import UsageError
 from herd.lanes import Lanes, owner_here
 from herd.llm.side_processes import SideProcesses, side_lanes
 from herd.text.chat_template import to_json
-from herd.text.templates import Task, Templates
+from herd.text.template_task import Task, Templates
 
 WRITING_S = 10.0
 """How long a dialog may take to be written; what anybody says takes a few thousandths."""

@@ -17,8 +17,8 @@ from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.chat_base import ChatFormat, check_tiles
 from herd.text.chat_llama import image_ids
 from herd.text.message_checks import check_begun, check_messages
+from herd.text.template_task import Task, Templates
 from herd.text.template_turns import check_texts, plain_messages, plain_tools
-from herd.text.templates import Task, Templates
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
 
