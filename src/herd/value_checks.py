@@ -4,12 +4,12 @@ What it is not: a check against a model (`engine.request_checks`).
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import numpy as np
 
-from herd.errors import UsageError, fail
+from herd.errors import ContextTooLong, UsageError, fail
 
 MAX_ID = 1 << 24
 NAME = 64
@@ -104,6 +104,11 @@ def token_ids(name: str, ids: Any, vocab_size: int, most: int = MAX_IDS) -> list
         wrong = next(i for i in found if not 0 <= i < vocab_size)
         fail(UsageError, name, got=f"id {_brief(wrong)}", expected=f"ids from 0 to {vocab_size - 1}")
     return found
+
+
+def too_long(what: str) -> NoReturn:
+    """Raise ContextTooLong: what is longer than what, in a half sentence with both counts."""
+    fail(ContextTooLong, what, do="shorten it, or load the model with a larger context")
 
 
 def _plain(name: str, token_id: object) -> int:

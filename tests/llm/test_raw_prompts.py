@@ -8,7 +8,7 @@ from speaking import BYTES, saying
 
 from herd.config import TINY
 from herd.engine.fake import FakeModel
-from herd.errors import UsageError
+from herd.errors import ContextTooLong, UsageError
 from herd.llm import LLM, Message
 from herd.policies import Prompt
 from herd.safety import Layers, Settings
@@ -82,6 +82,15 @@ def test_a_policy_sees_the_text_with_its_spellings_and_changes_leave_the_tokens(
     found = model.prompt(prompt, policy=policy, **({} if as_ids else {"raw": True}))
     assert policy.text == text
     assert found == [*([] if as_ids else [BOS]), EOT, *b"Mail [EMAIL] ", EOT]
+
+
+@pytest.mark.parametrize(("prompt", "raw"), [("a" * 200, False), ("a" * 200 + "<|eot|>", True), ([65] * 200, False)])
+def test_what_is_beyond_the_context_is_no_policy_s_to_read(prompt: str | list[int], raw: bool) -> None:
+    llm = LLM(TINY, FakeModel(lambda ids: 65, context=100), BYTES, Llama4(BYTES))
+    policy = Looks(Settings("redact"))
+    with pytest.raises(ContextTooLong, match=r"the prompt has 20\d tokens, the context holds 100"):
+        llm.complete(prompt, raw=raw, policy=policy)
+    assert not hasattr(policy, "text")
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u2060", "\u202e"])

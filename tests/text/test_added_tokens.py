@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_samples import random_texts
 
 from bpe_folder import write_tokenizer
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
@@ -368,10 +369,18 @@ def test_a_prompt_of_added_tokens_stops_at_its_bound(trained: Any) -> None:
 
 
 def test_white_space_that_a_token_takes_does_not_make_a_prompt_too_long(trained: Any) -> None:
-    assert not _ours(_with(trained("gpt-2"), [{"content": "<a>"}])).loses_text
+    assert not _ours(_with(trained("gpt-2"), [{"content": "<a>"}])).lost_bytes
     ours = _ours(_with(trained("gpt-2"), [{"content": "<a>", "lstrip": True}]))
-    assert ours.loses_text
-    assert ours.encode(" " * 1000 + "<a>") == [ours.added["<a>"]]
+    assert ours.encode(" \u3000\n" * 1000 + "<a>") == [ours.added["<a>"]]
+    assert ours.characters_of(" \u3000\n" * 1000 + "<a>b\u00e9\u4e00\ud800") == 7
+
+
+@pytest.mark.parametrize("flags", [{}, {"lstrip": True}, {"rstrip": True}, {"single_word": True}])
+def test_no_text_has_fewer_ids_than_its_characters_say(trained: Any, flags: dict[str, bool]) -> None:
+    file = _with(trained("gpt-2"), [{"content": text, **flags} for text in ("<a>", " b", "\u00e9\u00e9")])
+    ours = _ours(file)
+    texts = [*_near(11, file), *random_texts(seed=11, count=300), "<a>  " * 50, "   <a>" * 50]
+    assert all(ours.characters_of(text) <= ours.longest_bytes * len(ours.encode(text)) for text in texts)
 
 
 def test_an_added_token_without_end_is_refused(trained: Any) -> None:

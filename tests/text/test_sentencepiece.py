@@ -20,7 +20,8 @@ from herd.errors import BadTokenizer
 from herd.messages import Message
 from herd.text.chat_template import Templated, templates_of
 from herd.text.stream import StreamDecoder
-from herd.text.templates import Task, Writers
+from herd.text.template_task import Task
+from herd.text.templates import Writers
 from herd.text.tokenizer import Tokenizer
 from sentencepiece_bytes import BYTES, START, model
 
@@ -188,7 +189,11 @@ def test_what_is_no_piece_is_unknown_where_there_are_no_bytes(tmp_path: Path) ->
     texts = TEXTS[:1000]
     expected = theirs.encode(texts)
     assert [ours.encode(text) for text in texts] == expected
-    assert sum(0 in ids for ids in expected) > 100 and ours.loses_text
+    assert sum(0 in ids for ids in expected) > 100 and ours.lost_bytes
+    found = [(ours.characters_of(text), len(ids)) for text, ids in zip(texts, expected, strict=True)]
+    assert all(least <= ours.longest_bytes * count for least, count in found)
+    assert ours.characters_of("\u4e00" * 1000) == 0
+    assert ours.characters_of("ab " * 1000) >= 2000
 
 
 def test_without_a_space_before_texts(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from herd.engine.adapters import check_name
 from herd.engine.request import Request, SamplingOptions, Want
-from herd.errors import ContextTooLong, UsageError, fail
-from herd.value_checks import flag, number, text, token_ids, whole
+from herd.errors import UsageError, fail
+from herd.value_checks import flag, number, text, token_ids, too_long, whole
 
 MAX_PRIORITY = 1 << 31
 MAX_TIMEOUT_S = 1e9
@@ -87,11 +87,7 @@ class RequestChecker:
     def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
         """Raise ContextTooLong for a prompt, UsageError for a max_tokens, that is longer than the context."""
         if len(ids) > self.context:
-            fail(
-                ContextTooLong,
-                f"the prompt has {len(ids)} tokens, the context holds {self.context}",
-                do="shorten it, or load the model with a larger context",
-            )
+            too_long(f"the prompt has {len(ids)} tokens, the context holds {self.context}")
         if options.max_tokens is not None and options.max_tokens > self.context:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {self.context}")
 

@@ -26,7 +26,7 @@ from herd.messages import Message, TextPart
 from herd.policies import Cleaner, Policy, Prompt
 from herd.text.chat import ChatFormat
 from herd.text.tokenizer import Tokenizer
-from herd.value_checks import many, token_ids
+from herd.value_checks import many, token_ids, too_long
 from herd.value_checks import text as check_text
 
 SHORT = 1 << 16
@@ -106,16 +106,10 @@ class Requests:
     def check_fits(self, text: Any, context: int, what: str = "the prompt") -> None:
         """Raise ContextTooLong for what has more characters than a whole context of the longest token has bytes; before
         any of it is made tokens. text: a text, or messages, tools and lists that hold texts."""
-        if self.tokenizer.loses_text:
-            return
-        characters = characters_of(text)
+        characters = characters_of(text, self.tokenizer.characters_of)
         least = -(-characters // self.tokenizer.longest_bytes)
         if least > context and characters > SHORT:
-            fail(
-                ContextTooLong,
-                f"{what} has at least {least} tokens, the context holds {context}",
-                do="shorten it, or load the model with a larger context",
-            )
+            too_long(f"{what} has at least {least} tokens, the context holds {context}")
 
     def check_dialog_fits(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]], context: int) -> None:
         """`check_fits` of a dialog, with what the format says about its tools: JSON there may be set out on lines."""
@@ -155,6 +149,7 @@ class Requests:
             ids = self.raw_ids(prompt, context) if asked.raw else self.text_ids(prompt, context)
         else:
             ids = self.given(prompt)
+        check_length(ids, context, "the prompt")  # before policies read it
         text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids) if asked.policy is not None else ""
         turn = Message("user", text)
         (shown,) = _shown(asked.policy, Prompt((turn,))).messages
@@ -365,11 +360,7 @@ def check_prompt(name: str, prompt: object) -> None:
 def check_length(ids: Sequence[int], context: int, name: str) -> None:
     """Raise ContextTooLong for more ids than a context holds."""
     if len(ids) > context:
-        fail(
-            ContextTooLong,
-            f"{name} has {len(ids)} tokens, the context holds {context}",
-            do="shorten it, or load the model with a larger context",
-        )
+        too_long(f"{name} has {len(ids)} tokens, the context holds {context}")
 
 
 def _both(pair: Any, name: str) -> tuple[Any, Any]:
@@ -397,14 +388,15 @@ def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> Sa
     return options.with_({"max_tokens": min(options.max_tokens or ceiling, ceiling - num_prompt)})
 
 
-def characters_of(text: Any) -> int:
-    """Characters of a text, or of all texts in messages, objects and lists; a list that is there twice counts once."""
+def characters_of(text: Any, count: Callable[[str], int] = len) -> int:
+    """Characters of a text, or of all texts in messages, objects and lists, as `count` counts those of one; a list that
+    is there twice counts once."""
     found, waiting = 0, [text]
     seen: set[int] = set()
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
-            found += len(one)
+            found += count(one)
             continue
         if isinstance(one, int | float):
             found += 1  # a digit, at least
@@ -415,7 +407,7 @@ def characters_of(text: Any) -> int:
         if isinstance(one, Message):
             waiting += (one.content, one.context, [call.arguments for call in one.tool_calls])
         elif isinstance(one, TextPart):
-            found += len(one.text)
+            found += count(one.text)
         elif isinstance(one, Mapping):
             waiting += one.keys()
             waiting += one.values()

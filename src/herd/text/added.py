@@ -27,6 +27,8 @@ _WINDOW = 1 << 16
 """Characters that are searched at once: other threads wait for no more."""
 # What Unicode calls white space, and what may be part of a word; Python's own classes are others.
 _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+FIRST_OF_WHITE = frozenset(char.encode()[0] for char in _WHITE)
+"""Bytes that white space begins with, which a token may take."""
 _SPACES = re.compile(f"[{_WHITE}]*+")
 _WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]"
 

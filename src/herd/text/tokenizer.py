@@ -15,15 +15,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from herd.errors import ContextTooLong, UsageError, fail
+from herd.errors import UsageError, fail
 from herd.text import special
-from herd.text.added import AddedToken, AddedTokens, bare
+from herd.text.added import FIRST_OF_WHITE, AddedToken, AddedTokens, bare
 from herd.text.sentencepiece import Pieces
 from herd.text.spaces import Place, Spaces
 from herd.text.stream import StreamDecoder
-from herd.value_checks import MAX_IDS
+from herd.value_checks import MAX_IDS, too_long
 
 __all__ = ["StreamDecoder", "Tokenizer"]
+
+_FOLLOWING = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that begin no character."""
 
 
 class Tokenizer:
@@ -170,11 +173,18 @@ class Tokenizer:
             split="bytes",
         )
 
-    @property
-    def loses_text(self) -> bool:
-        """Whether any number of characters may have no id: some bytes have no token, or added tokens take white space
-        beside them."""
-        return bool(self.missing_bytes) or self._added.strip
+    @cached_property
+    def lost_bytes(self) -> bytes:
+        """Bytes of text that may have no id, however often they are there: those without a token, and of white space
+        the first of each character where added tokens take it. Empty where no text is lost."""
+        return bytes(self.missing_bytes | (FIRST_OF_WHITE if self._added.strip else frozenset()))
+
+    def characters_of(self, text: str) -> int:
+        """Characters of a text that have ids, at the least: each has a byte in one. Linear; makes no ids. text may hold
+        lone surrogates."""
+        if not self.lost_bytes:
+            return len(text)
+        return len(text.encode("utf-8", "surrogatepass").translate(None, self.lost_bytes + _FOLLOWING))
 
     @property
     def flagged(self) -> list[str]:
@@ -349,8 +359,4 @@ class _Left:
         """Count some. Raises ContextTooLong."""
         self.ids -= count
         if self.ids < 0:
-            fail(
-                ContextTooLong,
-                f"the prompt has more than {self._most} tokens",
-                do="shorten it, or load the model with a larger context",
-            )
+            too_long(f"the prompt has more than {self._most} tokens")

@@ -1,6 +1,7 @@
 """Keys are counted before the work: places, bytes and tokens, on every route."""
 
 import asyncio
+import copy
 import functools
 import json
 import socket
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import client_of, fake_llm, fake_service, running
+from serving import BYTES, client_of, fake_llm, fake_service, running
 from test_hostile import GOOD, TURNS
 
 from helpers import PATIENCE_S, until
@@ -32,6 +33,7 @@ from herd.server.routes import Route
 from herd.server.service import Service
 from herd.server.tables import TABLES
 from herd.text import special
+from herd.text.added import AddedToken, AddedTokens
 from herd.text.chat import ChatML, Llama3, Llama4, Llama4HF
 from herd.text.tokenizer import Tokenizer
 
@@ -419,11 +421,24 @@ def test_names_that_nobody_answers_keep_no_other_key_waiting(tmp_path: Path, mon
             thread.join(PATIENCE_S)
 
 
+def losing(kind: str) -> Tokenizer:
+    """The vocabulary of the fakes; or one of which some bytes have no token, or a token takes white space."""
+    tokenizer = copy.copy(BYTES)
+    if kind == "some bytes":
+        tokenizer.missing_bytes = frozenset({0xC0, 0xFF, ord("~")})
+    if kind == "white space":
+        tokenizer._added = AddedTokens([AddedToken(300, "<a>", lstrip=True)])
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["nothing", "some bytes", "white space"])
 @pytest.mark.parametrize("field", ["prompt", "content", "system", "tools"])
-def test_what_cannot_fit_is_refused_before_it_is_made_tokens(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_refused_before_it_is_made_tokens(
+    field: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from herd.errors import ContextTooLong
 
-    llm = fake_llm("x", context=1000)
+    llm = fake_llm("x", context=1000, tokenizer=losing(kind))
     monkeypatch.setattr(llm.tokenizer, "_encode", lambda text, most: pytest.fail("it was tokenised"))
     text = "a" * 100_000
     turn = {"role": "user", "content": [{"type": "text", "text": text}]}
