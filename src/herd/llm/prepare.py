@@ -107,8 +107,10 @@ class Requests:
         """Raise ContextTooLong for what has more characters than a whole context of the longest token has bytes; before
         any of it is made tokens. text: a text, or messages, tools and lists that hold texts."""
         characters = characters_of(text, self.tokenizer.characters_of)
+        if characters <= SHORT:
+            return
         least = -(-characters // self.tokenizer.longest_bytes)
-        if least > context and characters > SHORT:
+        if least > context:
             too_long(f"{what} has at least {least} tokens, the context holds {context}")
 
     def check_dialog_fits(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]], context: int) -> None:
