@@ -1,6 +1,7 @@
 """What importing costs, and who may import what: facts of a fresh interpreter."""
 
 import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import herd
 from helpers import PATIENCE_S
-from herd.cli import ALIASES, COMMANDS
+from herd.cli import ALIASES, COMMANDS, group
 
 PACKAGE = Path(herd.__file__).parent
 HEAVY = {"numpy", "torch", "starlette", "transformers", "PIL", "rich", "prompt_toolkit", "huggingface_hub", "asyncio"}
@@ -53,6 +54,27 @@ def test_herd_and_its_help_load_nothing_heavy(code: str) -> None:
 
 def test_import_herd_does_not_even_load_click() -> None:
     assert "click" not in loaded_by("import herd, herd.cli")
+
+
+@pytest.mark.parametrize("command", ["run", "ls"])
+def test_a_command_is_imported_where_few_calls_are_open(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    depths = []
+
+    def import_module(name: str) -> object:
+        frames, frame = [], sys._getframe(1)
+        while frame is not None and frame.f_code.co_name != "run":
+            frames.append(frame)
+            frame = frame.f_back  # type: ignore[assignment]
+        depths.append(len(frames))
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(group, "import_module", import_module)
+    assert group.run([command, "--help"]) == 0
+    assert depths[0] == 1, "the call that looks for the command, and none of click's"
+
+
+def test_a_model_that_runs_needs_no_renderer_of_templates() -> None:
+    assert "minijinja" not in loaded_by("import herd.cli.run, herd.llm")
 
 
 def test_commands_that_only_look_at_the_store_load_no_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
