@@ -121,7 +121,7 @@ async def _(t: Target, size: int) -> None:
 
 @kind("chunks of one byte")
 async def _(t: Target, size: int) -> None:
-    await t.raw(t.head(CHAT, None) + b"1\r\na\r\n" * (size // 6))
+    await t.raw(t.head(CHAT, None) + b"1\r\na\r\n" * (size // 6) + b"0\r\n\r\n")
 
 
 @kind("names of models")
