@@ -37,6 +37,8 @@ from typing import Any, NoReturn
 
 GOT = 120
 """Characters of a value that a message tells."""
+WORDS = 200
+"""Characters of another's error that a message tells."""
 EXPECTED = 4096
 """Characters of what would have been right: every list of names of Herd's own is told whole."""
 
@@ -210,7 +212,7 @@ class PassFailed(HerdError):
 
 
 class SomeFailed(HerdError):
-    """Of several requests of one call some failed; all have ended."""
+    """Some of the requests of one call failed; all have ended."""
 
     code = "some_failed"
 
@@ -218,7 +220,7 @@ class SomeFailed(HerdError):
         """replies: see there."""
         super().__init__(message)
         self.replies = list(replies)
-        """In the order of the requests: a Reply, or the HerdError that it failed with."""
+        """What came of each request, in their order: a Reply, or the HerdError that it failed with."""
 
 
 class GrammarStuck(HerdError):
@@ -258,11 +260,17 @@ def fail(error: type[HerdError], what: str, *, got: object = None, expected: obj
     raise error(f"{line}; {do}" if do else line)
 
 
+def kind_and_words(error: BaseException) -> str:
+    """An error that is none of this tree on one line, such as `ValueError: bad shape`; its words cut at 200
+    characters."""
+    return f"{type(error).__name__}: {_cut(' '.join(str(error).split()), WORDS)}"
+
+
 def herd_error(error: BaseException) -> HerdError:
     """An error as one of this tree: itself, or PassFailed with its kind and first words."""
     if isinstance(error, HerdError):
         return error
-    found = PassFailed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    found = PassFailed(kind_and_words(error))
     found.__cause__ = error
     return found
 
@@ -277,5 +285,8 @@ def _shown(value: object, most: int) -> str:
         text = value if isinstance(value, str) else repr(value)
     except Exception:  # a number of thousands of digits, a list within a list without end
         text = f"a value of {type(value).__name__}"
-    text = printable(text[: most + 1])
+    return _cut(printable(text[: most + 1]), most)
+
+
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -25,7 +25,7 @@ class Usage:
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int = 0
-    """Of the prompt: found in the cache."""
+    """Tokens of the prompt that were found in the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Timings:
 
     load_s: float = 0.0
     prefill_s: float = 0.0
-    """From the first row of the prompt to the logits after its last, images included."""
+    """Seconds from the first row of the prompt to the logits after its last, images included."""
     decode_s: float = 0.0
-    """From the first output token to the last."""
+    """Seconds from the first output token to the last."""
     first_token_s: float = 0.0
-    """From the request to its first token."""
+    """Seconds from the request to its first token."""
     prefill_tps: float = 0.0
     """Prompt tokens computed a second (cached ones do not count)."""
     decode_tps: float = 0.0
@@ -50,9 +50,9 @@ class Counters:
     """What has been computed since a model was loaded, all requests together."""
 
     passes: int = 0
-    """Through the model; one that failed, and was made again piece by piece, counts as its pieces."""
+    """Passes through the model; one that failed, and was made again piece by piece, counts as its pieces."""
     rows: int = 0
-    """Of those passes: tokens of prompts, of answers, and guessed ones."""
+    """Tokens in those passes: of prompts, of answers, and guessed ones."""
     admitted: int = 0
     """Times that a sequence got a place."""
     preempted: int = 0
@@ -60,13 +60,15 @@ class Counters:
     forked: int = 0
     """Further samples that shared what had been computed of their prompt."""
     cached_tokens: int = 0
-    """Of prompts, found in the cache."""
+    """Tokens of prompts that were found in the cache."""
+    evicted_pages: int = 0
+    """Pages of prompts in the cache that were given up for others: it is small for what is asked."""
     proposed: int = 0
     """Tokens that were guessed."""
     kept: int = 0
     """Guessed tokens that were right."""
     failed_passes: int = 0
-    """That raised an error."""
+    """Passes that raised an error."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Likely:
 
     token_id: int
     text: str
-    """By itself: a part of a character is U+FFFD; a control token is spelt out."""
+    """The token by itself: a part of a character is U+FFFD; a control token is spelt out."""
     logprob: float
     spelt: bytes | None = field(default=None, kw_only=True)
     """What it adds to a text, where `text` is not that: a part of a character, or nothing of a control token."""
@@ -112,10 +114,11 @@ class Note:
     """Which message of the dialog; None: the reply, or a tool's definition."""
     start: int = 0
     end: int = 0
-    """Characters of the text in that place; both 0: the whole. Of what goes on in another place, the part in this."""
+    """Characters of the text in that place; both 0: the whole. A find that goes on in another place is told as far as
+    it lies in this one."""
     place: str = "text"
-    """Of a message: text, context, name, calls[0] (its first call). Of a request: tools[0]. Of a reply: text (the
-    model's own, calls left out), calls[0], stop (the stop string that ended it)."""
+    """Which part that is. A message has text, context, name, calls[0] (its first call); a request tools[0]; a reply
+    text (the model's own, calls left out), calls[0], stop (the stop string that ended it)."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +224,10 @@ class ProgressEvent:
     answer tells of what was found in the cache, each of the others of more, the last one of all."""
 
     read_tokens: int
-    """Of the prompt, those found in the cache included."""
+    """Tokens of the prompt that are read, those found in the cache included."""
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt: found in the cache."""
+    """Tokens of the prompt that were found in the cache."""
     prefill_s: float
     """Seconds since the first row of the prompt, images included."""
     index: int = 0
@@ -238,7 +241,7 @@ class TextEvent:
 
     text: str
     logprobs: tuple[Logprob, ...] | None = None
-    """Of the tokens behind this piece, when asked for."""
+    """Log-probabilities of the tokens behind this piece, when asked for."""
     index: int = 0
     """Which of several answers to one prompt."""
     type: Literal["text"] = "text"
@@ -286,8 +289,8 @@ class DoneEvent:
     index: int = 0
     """Which of several answers to one prompt."""
     logprobs: tuple[Logprob, ...] | None = None
-    """Of the reply's tokens that came with no piece of text, such as the one that ended it, when asked for: after those
-    of its pieces they make the reply's."""
+    """Log-probabilities, when asked for, of tokens that came with no piece of text, such as the one that ended it;
+    behind those of its pieces they make the reply's."""
     type: Literal["done"] = "done"
 
     @property
@@ -314,25 +317,25 @@ class Score:
     """How likely a continuation was after its prompt; natural logarithms."""
 
     tokens: tuple[Logprob, ...]
-    """Of the continuation, each in the raw distribution after everything before it."""
+    """Tokens of the continuation, each in the raw distribution after everything before it."""
     is_greedy: bool
     """Whether an answer at temperature 0 would have begun with it."""
     usage: Usage
-    """Of prompt and continuation together; nothing was made."""
+    """Tokens of prompt and continuation together; nothing was made."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Of the continuation."""
+        """Ids of the continuation."""
         return tuple(token.token_id for token in self.tokens)
 
     @property
     def logprobs(self) -> tuple[float, ...]:
-        """One an id."""
+        """Log-probabilities of the continuation, one an id."""
         return tuple(token.logprob for token in self.tokens)
 
     @property
     def logprob(self) -> float:
-        """Of the whole continuation: their sum."""
+        """The log-probability of the whole continuation: their sum."""
         return sum(self.logprobs)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from histories import Sequence, World
 
-from herd.cache import nodes
+from herd.cache import PageCounts, nodes
 from herd.cache.keys import encode, shared
 
 Z, C = 4, 16
@@ -42,6 +42,11 @@ def found(w: World, keys: Items[Any], salt: bytes = b"a", most: int | None = Non
     return length
 
 
+def held(w: World) -> PageCounts:
+    """Pages that the tree holds, alone or with sequences."""
+    return PageCounts(*(len(list(w.tree.held(pool))) for pool in nodes.POOLS))
+
+
 @pytest.mark.parametrize("chunk", [None, C])
 @pytest.mark.parametrize("exact", [None, 16])
 def test_the_next_turn_of_a_chat_computes_only_what_is_new(chunk: int | None, exact: int | None) -> None:
@@ -75,8 +80,7 @@ def test_most_cuts_a_hit_token_exact() -> None:
 def test_chunk_edges_are_reused_without_chunk_pages() -> None:
     w = world()
     finish(w, run(w, range(2 * C + 6)))
-    held = w.tree.stats().tree
-    assert held.chunk == 2 and held.full == 10, "chunk pages of the last chunk alone"
+    assert (held(w).chunk, held(w).full) == (2, 10), "chunk pages of the last chunk alone"
     assert found(w, range(2 * C + 6)) == 2 * C + 6
     assert found(w, range(2 * C - 1)) == C
     assert found(w, range(C - 1)) == 0
@@ -100,7 +104,7 @@ def test_chunk_pages_go_alone_and_then_edges_remain() -> None:
     assert w.tree.evict(chunk=8)
     w.check()
     assert found(w, range(C + 10)) == C
-    assert w.tree.stats().tree.full == 6
+    assert held(w).full == 6
     finish(w, run(w, range(C + 10)))
     assert found(w, range(C + 10)) == C + 10, "the pages come back where they are computed again"
 
@@ -108,8 +112,7 @@ def test_chunk_pages_go_alone_and_then_edges_remain() -> None:
 def test_exact_pages_of_the_first_block_and_of_tails() -> None:
     w = world(None, exact=16)
     finish(w, run(w, range(14)))
-    held = w.tree.stats().tree
-    assert (held.full, held.exact) == (2, 2)
+    assert (held(w).full, held(w).exact) == (2, 2)
     assert [found(w, range(n)) for n in (3, 7, 8, 13, 14)] == [3, 4, 8, 13, 14]
 
 
@@ -184,7 +187,7 @@ def test_a_tenant_that_fills_the_cache_pushes_out_its_own() -> None:
         w.tree.evict(full=7)
         finish(w, run(w, range(100 * i, 100 * i + 26), b"big"))
     assert found(w, range(1000, 1024), b"small") == 24
-    assert w.tree.stats().evictions.full > 100
+    assert w.tree.evicted.full > 100
 
 
 def test_the_least_recently_used_leaf_goes_first() -> None:
@@ -220,16 +223,15 @@ def test_clear_frees_the_page_of_a_copy() -> None:
     w.check()
 
 
-def test_stats_count_holders_and_evictions() -> None:
+def test_pages_are_held_by_the_tree_and_by_leases() -> None:
     w = world(None, full=16)
     finish(w, run(w, range(10)))
     s = w.start(b"a", list(range(10)), 9)
     w.start(b"b", list(range(10)), 9)
-    stats = w.tree.stats()
     assert (s.lease.length, len(w.tree.blocks), len(w.tree.trees)) == (9, 3, 1)
-    assert (stats.free.full, stats.tree.full, stats.leases.full) == (13, 3, 0)
+    assert (w.pager.free.full, held(w).full) == (13, 3), "none is a lease's alone"
     w.step([(s, 1)], 1)
-    assert w.tree.stats().leases.full == 1
+    assert (w.pager.free.full, held(w).full) == (12, 3)
 
 
 def test_keys_are_told_apart_and_counted() -> None:

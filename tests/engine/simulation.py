@@ -311,7 +311,8 @@ class Day:
         cache.check()
         assert not self.core._entries
         assert not self.model.pager.leases
-        evicted = self.model.cache.tree.stats().evictions if self.model.cache.tree is not None else PageCounts()
+        evicted = self.model.cache.tree.evicted if self.model.cache.tree is not None else PageCounts()
+        assert self.core.counters.evicted_pages == sum(evicted)
         self.happened = {
             **vars(self.core.counters),
             "refused": self.busy,

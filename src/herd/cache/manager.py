@@ -97,6 +97,11 @@ class KVCacheManager:
             return True
         return self.tree is not None and self.tree.evict(*pages)
 
+    @property
+    def evicted_pages(self) -> int:
+        """Pages of cached prefixes, of all pools, that were given up for others since its start."""
+        return 0 if self.tree is None else sum(self.tree.evicted)
+
     def clear(self) -> None:
         """Evict all cached prefixes."""
         if self.tree is not None:

@@ -58,7 +58,7 @@ class Lease:
     """Chunk number -> pages of the chunk pool; committed sequences have at most one chunk, the one that `length` lies
     in."""
     exact_pages: dict[int, int] = field(default_factory=dict)
-    """With an exact pool: by place."""
+    """Its pages of the exact pool, where there is one, by place."""
     unchanged: int = 0
     """Finished pages of positions that are as they were when the prefix tree last saw this lease."""
 

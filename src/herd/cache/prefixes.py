@@ -17,29 +17,15 @@ What it is not: a cache of text or of keys; it holds integers. Blocks are at mos
 
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import starmap
 from weakref import WeakKeyDictionary
 
 from herd.cache.audit import check_blocks
 from herd.cache.keys import encode
-from herd.cache.nodes import POOLS, PrefixNode, Tree, by_code, child_digest, heads, root_of
+from herd.cache.nodes import PrefixNode, Tree, by_code, child_digest, heads, root_of
 from herd.cache.pages import Lease, PageCounts, Pager
 
 Keys = Sequence[Hashable]
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Statistics of the prefix cache: pages by holder now, and evictions since its start."""
-
-    free: PageCounts
-    tree: PageCounts
-    """Held by the tree, alone or with leases."""
-    leases: PageCounts
-    """Held by leases alone."""
-    evictions: PageCounts
-    """Pages that the tree gave up for others."""
 
 
 class PrefixTree:
@@ -53,7 +39,8 @@ class PrefixTree:
         self._seen: WeakKeyDictionary[Lease, PrefixNode] = WeakKeyDictionary()
         """The last full block in which a lease was met, so that a lease that grows is not hashed from its start."""
         self._tick = 0
-        self._evictions = dict.fromkeys(POOLS, 0)
+        self.evicted = PageCounts()
+        """Pages that were given up for others since its start."""
         pager.holders.append(self)
 
     def adopt(self, lease: Lease, keys: Keys, salt: bytes, most: int) -> int:
@@ -136,18 +123,6 @@ class PrefixTree:
             for node in reversed(nodes):
                 self._remove(tree, node)
             self._forget_empty(tree)
-
-    def stats(self) -> Stats:
-        """The statistics now."""
-        pager = self.pager
-        tree = PageCounts(*(sum(t.num_pages[pool] for t in self.trees.values()) for pool in POOLS))
-        used = [pager.pools[pool].size - free for pool, free in zip(POOLS, pager.free, strict=True)]
-        return Stats(
-            free=pager.free,
-            tree=tree,
-            leases=PageCounts(*(u - t for u, t in zip(used, tree, strict=True))),
-            evictions=PageCounts(**self._evictions),
-        )
 
     def held(self, pool: str) -> Iterable[int]:
         """See pages.PageHolder."""
@@ -295,8 +270,8 @@ class PrefixTree:
             before = self.pager.free
             if not self._evict_one(pool):
                 return False
-            for name, old, new in zip(POOLS, before, self.pager.free, strict=True):
-                self._evictions[name] += new - old
+            came_free = zip(self.evicted, before, self.pager.free, strict=True)
+            self.evicted = PageCounts(*(done + new - old for done, old, new in came_free))
         return True
 
     def _evict_one(self, pool: str) -> bool:

@@ -32,8 +32,8 @@ class RowTables:
         self.tables.append((table.array, -(-end // self.page_size)))
 
     def add_exact(self, table: PageTable, start: int, end: int, first: int, own: int) -> None:
-        """The same within one page of positions: `first` and `own` are the exact pages of the sequence's first page and
-        of this one; of the table only the places before this one have a meaning."""
+        """Add rows start to end, within one page of positions: `first` and `own` are the exact pages of the sequence's
+        first page and of this one; of the table only the places before this one have a meaning."""
         self.firsts.append(start)
         self.kv_lens.append(end)
         self.tables.append((table.array, start // self.page_size))

@@ -15,8 +15,8 @@ from typing import Any
 from herd.cache import Lease
 from herd.engine.adapters import Adapter, AdapterRegistry
 from herd.engine.device_draws import Chosen, DeviceLogits, DrawRequest, Row, drawn_rows
-from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, Reason, StartedEvent, TokenEvent
-from herd.engine.request import Request, TokenLogprob
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent
+from herd.engine.request import Reason, Request, TokenLogprob
 from herd.engine.request_checks import RequestChecker
 from herd.engine.runner import Chunk, Logits, ModelRunner, NotFinite
 from herd.engine.sampler import History, logprob, sample
@@ -26,7 +26,7 @@ from herd.engine.score import Measure, measure_of
 from herd.engine.speculative import DraftLength, PromptLookup, Proposer
 from herd.engine.step_times import StepTimes
 from herd.engine.tiles import Tiles
-from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail
+from herd.errors import BadCheckpoint, HerdError, PassFailed, UsageError, fail, kind_and_words
 from herd.events import Counters
 from herd.grammar.masks import Matcher
 
@@ -41,7 +41,7 @@ class Entry(Scheduled):
     request: Request
     """The request; its further samples have the same one."""
     seed: int = 0
-    """Its own, among the samples."""
+    """The seed of this sample, among those of its request."""
     ends: frozenset[int] = frozenset()
     history: History = field(default_factory=History)
     num_prompt: int = 0
@@ -148,13 +148,13 @@ class Core:
             self._close(entry, EndedEvent(number))
 
     def update_weights(self, use: Callable[[], None]) -> None:
-        """Between two steps: call `use`, which puts other weights in place (see ModelRunner.ready_weights).
+        """Call `use`, between two steps, which puts other weights in place (see ModelRunner.ready_weights).
 
         Running sequences keep the tokens that they have, give their pages back and wait; all of their ids are computed
         again. Everything that came of the old weights is forgotten: cached prefixes, features of images, half-done
         measurements, statistics of guesses.
         """
-        self.scheduler.clear()
+        self.scheduler.preempt_all()
         self.runner.cache.clear()
         for entry in self._entries.values():
             entry.draft_length = DraftLength()
@@ -213,6 +213,7 @@ class Core:
             plan = self.scheduler.schedule(self._clock(), self._step_times.beside(decodes))
             self.counters.admitted += len(plan.admitted)
             self.counters.preempted += len(plan.preempted)
+            self.counters.evicted_pages = self.runner.cache.evicted_pages
             for entry in plan.admitted:
                 self._began(entry)
             for entry, error in plan.ended:
@@ -553,7 +554,7 @@ class Core:
         if piece is not None and isinstance(error, BadCheckpoint | NotFinite):
             error = self._where(piece, error)
         if not isinstance(error, HerdError):
-            wrapped = PassFailed(f"a pass of this request failed: {type(error).__name__}: {_line(error)}")
+            wrapped = PassFailed(f"a pass of this request failed: {kind_and_words(error)}")
             wrapped.__cause__ = error
             error = wrapped
         self._close(entry, EndedEvent(entry.number, error))
@@ -588,11 +589,6 @@ def _not_ours(error: BaseException) -> BaseException:
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
     return error
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _keys(ids: list[int], request: Request, runner: ModelRunner) -> list[Any]:

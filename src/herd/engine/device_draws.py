@@ -55,7 +55,7 @@ def can_draw(options: SamplingOptions) -> bool:
 
 
 def drawn_rows(logits: DeviceLogits, requests_R: Sequence[Sequence[DrawRequest]], barred_B: Ints) -> list[Row]:
-    """For each row of logits: a `Row` that holds the drawn tokens, or the row itself on the host where the host has to
+    """A `Row` for each row of logits: it holds the drawn tokens, or is the row itself on the host where the host has to
     draw.
 
     requests_R: the tokens to draw of each row; several for a prompt with several samples, which have the same options.

@@ -50,8 +50,8 @@ class FakeCache:
             self.pools["full"][full.closing[:, 1]] = coarse(self.pools["exact"][full.closing[:, 0]])
 
     def read(self, context: Context, counts: Sequence[int]) -> list[list[int]]:
-        """For each piece of a pass (with so many new rows): all ids that its last row sees in the full-attention
-        layers. Asserts that its other rows and the chunked layers see the same."""
+        """All ids that the last row of each piece of a pass (with so many new rows) sees in the full-attention layers.
+        Asserts that its other rows and the chunked layers see the same."""
         full, chunk = context.full, context.chunk
         read = self._full(full, counts) if full.exact_pages is None else self._exact(full, counts)
         if chunk is not full:

@@ -3,15 +3,13 @@
 What goes to it is a `Request`. The core may live in a thread or in another process: both can be sent as MessagePack.
 """
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
-from herd.engine.request import TokenLogprob, TokenScore
+from herd.engine.request import Reason, TokenLogprob, TokenScore
 from herd.errors import HerdError
-
-Reason = Literal["stop", "length", "interrupted"]
 
 
 class StartedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from herd.engine.forks import OwnerProcess
-from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, Reason, StartedEvent, TokenEvent
-from herd.engine.request import Finish, Request, Step
+from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent
+from herd.engine.request import Finish, Reason, Request, Step
 from herd.engine.stop_strings import StopStrings
 from herd.errors import HerdError
 from herd.events import ProgressEvent, Timings, Usage

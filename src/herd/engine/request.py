@@ -6,7 +6,7 @@ settings all become it, and every limit is checked here, once. What it is not: t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -267,16 +267,20 @@ class Request(msgspec.Struct, frozen=True, tag=True, array_like=True):
         return self.number, *(number for number, _ in self.samples)
 
     def with_seed(self, seed: int) -> "Request":
-        """The same request with another seed."""
+        """This request with another seed."""
         return msgspec.structs.replace(self, seed=seed)
+
+
+Reason: TypeAlias = Literal["stop", "length", "interrupted"]
+"""Why a request ended. stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted:
+cancelled, Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class Finish:
     """How a request ended."""
 
-    reason: Literal["stop", "length", "interrupted"]
-    """stop: an end id or a stop string; length: max_tokens, or the context is full; interrupted: cancelled, Ctrl-C."""
+    reason: Reason
     usage: Usage
     timings: Timings
     stop: str | None = None

@@ -158,12 +158,10 @@ class Scheduler(Generic[S]):
         if sequence.deadline is not None:
             self._gone.add(sequence.number)
 
-    def clear(self) -> list[S]:
-        """Preempt all running sequences and return them: something else needs all pages."""
-        out = list(self.running)
-        for sequence in reversed(out):
+    def preempt_all(self) -> None:
+        """Let all running sequences wait again: what their pages hold is of no use any more."""
+        for sequence in reversed(list(self.running)):
             self._preempt(sequence, None)
-        return out
 
     @property
     def busy(self) -> bool:

@@ -47,7 +47,7 @@ class Proposer(Protocol):
     as none."""
 
     def propose(self, entries: Sequence[Guessable]) -> Sequence[Sequence[int]]:
-        """For each of these sequences, in their order, up to `wanted` ids that may follow; none without a guess."""
+        """Up to `wanted` ids that may follow, for each of these sequences in their order; none without a guess."""
 
     def drop(self, number: int) -> None:
         """Forget a sequence that has ended. One that it has never seen is no error."""

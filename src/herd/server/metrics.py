@@ -30,6 +30,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     "preempted": ("herd_num_preemptions", "Times that a sequence gave up its place and was computed again."),
     "forked": ("herd_engine_forks", "Further samples that shared what was computed of their prompt."),
     "cached_tokens": ("herd_engine_cached_tokens", "Tokens found in the cache, of scored and embedded texts, too."),
+    "evicted_pages": ("herd_engine_evicted_pages", "Pages of the prefix cache that were given up for others."),
     "proposed": ("herd_spec_decode_num_draft_tokens", "Tokens that were guessed."),
     "kept": ("herd_spec_decode_num_accepted_tokens", "Guessed tokens that were right."),
     "failed_passes": ("herd_engine_failed_passes", "Passes that raised an error."),

@@ -80,7 +80,7 @@ class ChildExecutor(Executor):
         self._routes: dict[int, RoutingTrace] = {}
         self._lock = threading.Lock()
         self._over: HerdError | None = None
-        self._single = threading.RLock()
+        self._changing = threading.Lock()
         self._asked: deque[queue.SimpleQueue[Done | Failed]] = deque()
         """Threads that wait for an answer, in the order in which they asked."""
         try:
@@ -131,23 +131,23 @@ class ChildExecutor(Executor):
         if not isinstance(weights, str | Path):
             expected = "the path of a checkpoint: arrays do not cross to another process"
             fail(UsageError, "new weights", got=type(weights).__name__, expected=expected)
-        with self._single:
-            self._ask(NewWeights(str(weights)), Done)
+        with self._changing:
+            self._ask(NewWeights(str(weights)))
 
     def add_adapter(self, name: str, tensors: Mapping[str, LowRank]) -> None:
         """See Executor. Its arrays cross to the process."""
         self._home.check()
         pairs = {weight: (pair.down, pair.up, pair.scale) for weight, pair in copied(name, tensors).items()}
-        with self._single:
-            self._ask(AddAdapter(name, pairs), Done)
+        with self._changing:
+            self._ask(AddAdapter(name, pairs))
             self._adapters = tuple(dict.fromkeys((*self._adapters, name)))
 
     def drop_adapter(self, name: str) -> None:
         """See Executor."""
         self._home.check()
         check_name(name)
-        with self._single:
-            self._ask(DropAdapter(name), Done)
+        with self._changing:
+            self._ask(DropAdapter(name))
             self._adapters = tuple(other for other in self._adapters if other != name)
 
     @property
@@ -209,8 +209,8 @@ class ChildExecutor(Executor):
         except (OSError, ValueError) as error:  # a closed pipe
             raise self._over or self._dead("before it could be asked", error) from None
 
-    def _ask(self, message: Down, wanted: type[Done]) -> Any:
-        """Send a message and wait for its answer; raises what failed in the child."""
+    def _ask(self, message: Down) -> None:
+        """Send a message that asks for a change and wait until it is made; raises what failed in the child."""
         inbox: queue.SimpleQueue[Done | Failed] = queue.SimpleQueue()
         with self._lock:
             if self._over is not None:
@@ -225,12 +225,6 @@ class ChildExecutor(Executor):
         answer = inbox.get()
         if isinstance(answer, Failed):
             raise answer.error
-        if not isinstance(answer, wanted):
-            with self._lock:
-                self._over = EngineDied(f"the engine's process answered {type(answer).__name__}; load the model again")
-            self._process.kill()  # its reader tells all others
-            raise self._over
-        return answer
 
     def _dead(self, when: str, error: Exception) -> EngineDied:
         """The error that says why the child is gone; a child that is still there is killed."""

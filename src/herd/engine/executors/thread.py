@@ -18,7 +18,7 @@ from herd.engine.messages import EndedEvent, Event, is_last
 from herd.engine.request import Request
 from herd.engine.runner import ModelRunner
 from herd.engine.trace import RoutingTrace
-from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error
+from herd.errors import EngineDied, HerdError, UsageError, fail, herd_error, kind_and_words
 from herd.events import Counters
 from herd.grammar.masks import Grammars, Matcher
 from herd.ops.contract import LowRank
@@ -189,7 +189,7 @@ class ThreadExecutor(Executor):
                 pass
         except BaseException as error:  # a mistake of ours: nobody may wait for ever
             with self._wake:
-                self._over = EngineDied(f"the engine stopped: {type(error).__name__}: {error}")
+                self._over = EngineDied(f"the engine stopped: {kind_and_words(error)}")
                 self._over.__cause__ = error
         with self._wake:
             self._live.update(n for x in self._sent if isinstance(x, Request) for n in x.numbers)

@@ -21,7 +21,7 @@ import numpy as np
 from herd import errors
 from herd.engine.messages import Event
 from herd.engine.request import Request
-from herd.errors import HerdError, PassFailed, UsageError, fail
+from herd.errors import HerdError, PassFailed, UsageError, fail, kind_and_words
 from herd.events import Counters
 
 HEADER = struct.Struct("<Q")
@@ -155,7 +155,7 @@ class Channel:
         try:
             return self._decoder.decode(data)
         except Exception as error:  # whatever the parts of a message make of hostile bytes
-            raise BadFrame(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+            raise BadFrame(kind_and_words(error)) from None
 
     def close(self, wait_s: float = 0.0) -> bool:
         """Close the writing end, so that the other side reads an end of file. Returns False when it was not closed: for
@@ -168,7 +168,7 @@ class Channel:
         return True
 
     def let_go(self) -> None:
-        """In a fork: drop both pipes, so that each side still sees when the other is gone, and nothing that the fork
+        """Drop both pipes, in a fork, so that each side still sees when the other is gone, and nothing that the fork
         writes or flushes comes between the frames of the original process."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for file in (self._source, self._target):
