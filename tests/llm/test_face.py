@@ -155,7 +155,8 @@ def test_a_misspelt_option_is_refused_with_the_nearest_and_all(name: str) -> Non
     with saying("x") as model, pytest.raises(UsageError) as raised:
         called(model, name, *FIRST.get(name, ("Hi",)), timout_s=1)
     own = ChatOptions if name == "chat_samples" else METHODS[name]  # where n has a place of its own
-    all_names = ", ".join(own.__annotations__)
+    places = [n for n in inspect.signature(getattr(LLM, name)).parameters if n.startswith(("per_", "return_"))]
+    all_names = ", ".join((*own.__annotations__, *places))
     assert str(raised.value) == f"option: got timout_s, expected one of {all_names}; did you mean timeout_s?"
 
 

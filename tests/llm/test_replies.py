@@ -155,6 +155,8 @@ def test_what_is_wrong_with_options_is_told_before_anything_is_computed(name: st
             ({"schema": 5}, "schema: got 5, expected True"),
             ({own: [{}, {"schema": {"x": {1}}}]}, rf"{own}\[1\]: schema: got what JSON cannot say"),
             ({"return_errors": 1}, "return_errors: got 1"),
+            ({"retrun_errors": True}, "expected one of .*, return_errors; did you mean return_errors?"),
+            ({own[:-1]: [{}, {}]}, f"expected one of .*, {own}, return_errors; did you mean {own}?"),
         ]
         for options, line in wrong:
             with pytest.raises(UsageError, match=line):

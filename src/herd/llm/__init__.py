@@ -57,7 +57,7 @@ from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKe
 from herd.llm.load_options import PARALLEL, LoadOptions
 from herd.llm.loading import PIECE, end_ids, open_same, read_model, words_of
 from herd.llm.measuring import Measured, ameasured, measured
-from herd.llm.options import CallOptions, for_each, one_answer, whole_answers
+from herd.llm.options import CallOptions, check_names, for_each, one_answer, whole_answers
 from herd.llm.prepare import Many, Requests, characters_of, check_dialog, check_length, check_prompt
 from herd.llm.replies import aanswer_all, alast, answer_all, at_once, last, run, settled
 from herd.llm.streams import AsyncStream, Prepared
@@ -99,7 +99,7 @@ __all__ = [
 ]
 
 STATE = Want(what="state", keep=False)
-"""Of a text as a vector: nothing that is said begins with it, as a rule."""
+"""What a text as a vector wants. It is not kept: nothing that is said begins with it, as a rule."""
 
 
 def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
@@ -180,7 +180,7 @@ class LLM:
         """Tokens a sequence may have."""
         self.tokenizer = tokenizer
         self.size_bytes = size_bytes
-        """Of the weight files."""
+        """Bytes of the weight files."""
         self.ops = ops
         """What computes, by name; empty where nobody said."""
         self.load_s = load_s
@@ -663,7 +663,7 @@ class LLM:
         return asked, top
 
     def _pairs(self, pairs: Any) -> list[tuple[list[int], int]]:
-        """Of each pair all ids and where its continuation begins, checked."""
+        """All ids of each pair and where its continuation begins, checked."""
         self._running()
         return [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
 
@@ -801,6 +801,7 @@ class LLM:
         for i, one in enumerate(many(asked.name, asked.all)):
             asked.check(f"{asked.name}[{i}]", one)
         flag("return_errors", return_errors)
+        check_names(asked.kind, options)
         self._running()
         return for_each(f"per_{asked.kind}", options, own, len(asked.all), asked.check_options)
 

@@ -100,7 +100,7 @@ class Sample(GatedAnswer):
         return [*found, self._done(finish)] if finish is not None else found
 
     def add(self, step: Step) -> None:
-        """One more step, to the gate."""
+        """Hand one more step to the gate."""
         logprob = None if step.logprob is None else self._named(step.logprob)
         finish, text = step.finish, step.text
         if self._opens and text:

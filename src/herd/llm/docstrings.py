@@ -37,7 +37,7 @@ def _indent(line: str) -> int:
 
 
 def _sphinx(lines: Sequence[str]) -> Iterator[tuple[list[str], str]]:
-    """Of `:param name: ...` and the lines under it that stand further in."""
+    """Names and what is said of them in `:param name: ...` and the lines under it that stand further in."""
     names: list[str] = []
     for line in lines:
         if line.startswith(":param "):
@@ -51,7 +51,8 @@ def _sphinx(lines: Sequence[str]) -> Iterator[tuple[list[str], str]]:
 
 
 def _sections(lines: Sequence[str]) -> Iterator[tuple[list[str], str]]:
-    """Of Google's "Args:" and NumPy's "Parameters": entries at one depth, what is said about them further in."""
+    """Names and what is said of them in Google's "Args:" and NumPy's "Parameters": entries at one depth, texts further
+    in."""
     names: list[str] = []
     numpy, inside, outer, depth = False, False, 0, -1
     for i, line in enumerate(lines):

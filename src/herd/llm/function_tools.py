@@ -194,7 +194,8 @@ def _components(hints: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, A
 
 
 def _enforceable(schema: Any) -> Any:
-    """Without what no mask holds a text to, and reading makes good: a set is made of a list that says a thing twice."""
+    """A schema without what no mask holds a text to, and reading makes good: a set is made of a list that says a thing
+    twice."""
     if isinstance(schema, list | tuple):
         return [_enforceable(one) for one in schema]
     if not isinstance(schema, dict):

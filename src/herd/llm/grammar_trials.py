@@ -28,7 +28,7 @@ KNOWN = 256
 KNOWN_S = 60.0
 """Outcomes that are known, and for how long: a busy machine may have been what took too long."""
 QUICK_S = 0.25
-"""Of a processor. What passed and took longer is tried again, so that trials bound how often it can be asked for."""
+"""Seconds of a processor. What passed and took longer is tried again: so trials bound how often it can be asked for."""
 
 
 class Trials(SideProcesses):

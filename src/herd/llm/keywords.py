@@ -24,11 +24,11 @@ class Watched(TypedDict, total=False):
 
 
 class CompleteOptions(TextRequest, Watched, total=False):
-    """Of `complete` and its twins. `herd.LLM.chat` says what each means."""
+    """Options of `complete` and its twins. `herd.LLM.chat` says what each means."""
 
 
 class SamplesOptions(Answer, ToolChoice, Begun, ForTemplate, Watched, total=False):
-    """Of `chat_samples`: all of `chat` but `n`, which has a place of its own, and `progress`."""
+    """Options of `chat_samples`: all of `chat` but `n`, which has a place of its own, and `progress`."""
 
     system: str | None
     images: Sequence[ImageLike]
@@ -36,24 +36,24 @@ class SamplesOptions(Answer, ToolChoice, Begun, ForTemplate, Watched, total=Fals
 
 
 class ChatOptions(SamplesOptions, total=False):
-    """Of `chat`, `stream` and their twins. `herd.LLM.chat` says what each means."""
+    """Options of `chat`, `stream` and their twins. `herd.LLM.chat` says what each means."""
 
     n: int
     progress: bool
 
 
 class EmbedOptions(Whose, total=False):
-    """Of `embed` and `aembed`. `herd.LLM.chat` says what each means."""
+    """Options of `embed` and `aembed`. `herd.LLM.chat` says what each means."""
 
 
 class ScoreOptions(Whose, total=False):
-    """Of `score` and `ascore`, which say what `top` means; `herd.LLM.chat` the rest."""
+    """Options of `score` and `ascore`, which say what `top` means; `herd.LLM.chat` the rest."""
 
     top: int
 
 
 class LoadKeywords(TypedDict, total=False):
-    """Of `herd.load`, which says what each means."""
+    """Options of `herd.load`, which says what each means."""
 
     context: Context
     chat_format: str | None

@@ -44,7 +44,7 @@ PIECE = 512
 """Prompt rows a pass."""
 
 FRONT_FIELDS = ("bos_id", "eos_ids", "pad_id", "max_context", "assumed")
-"""Of a config: what no weight and no pass has to do with."""
+"""Fields of a config with which no weight and no pass has to do."""
 
 _promised: "weakref.WeakKeyDictionary[Runner | ChildExecutor, int]" = weakref.WeakKeyDictionary()
 """What each loaded model may take in bytes. A mapped weight or an empty page of a cache does not count as used."""

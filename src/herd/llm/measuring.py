@@ -50,7 +50,7 @@ class Measuring:
         self._engine, self._requests, self._inbox = engine, requests, inbox
         self._next: Request | None = next(requests, None)
         self._found: dict[int, Measured] = {}
-        """By number, in their order; those at the front may have ended."""
+        """What came of each request, by its number, in their order; those at the front may have ended."""
 
     @property
     def going(self) -> bool:
@@ -96,7 +96,7 @@ class Measuring:
             fail(PassFailed, "what was measured", got="nothing", expected="numbers")
 
     def done(self) -> Iterator[Measured]:
-        """Those at the front that have ended, once."""
+        """The requests at the front that have ended, each once."""
         while self._found:
             number, found = next(iter(self._found.items()))
             if found.finish is None:
@@ -125,7 +125,7 @@ def measured(engine: Engine, requests: Iterator[Request]) -> Iterator[Measured]:
 
 
 def _started(run: Measuring) -> bool:
-    """All that may be under way is; whether anything is to come."""
+    """Start all that may be under way; returns whether anything is to come."""
     while run.start():
         pass
     return run.going

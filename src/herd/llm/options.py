@@ -28,7 +28,7 @@ from herd.value_checks import flag, known, many, shown, text, whole
 
 CHOICES = ("auto", "none", "required")
 JSON_KINDS = ("json", "schema")
-"""Of grammars: beside tools the answer is JSON or calls."""
+"""Kinds of grammars that ask for JSON: beside tools the answer is that or calls."""
 MARKERS = ("<|python_start|>", "<|python_end|>", "<|python_tag|>")
 """Control tokens that Llama models put around calls."""
 
@@ -68,13 +68,13 @@ class CallOptions:
     priority: int = 0
     """Higher goes first."""
     timeout_s: float | None = None
-    """After which it fails with TimedOut."""
+    """Seconds after which it fails with TimedOut."""
     adapter: str | None = None
     """Name of the adapter that answers (`LLM.add_adapter`); None: the model's own weights alone."""
     continue_final_message: bool = True
     """Whether a last turn of the assistant's is gone on with; else it is over, and another one is opened."""
     raw: bool = False
-    """Of a text to go on with: whether control tokens that it spells become those tokens."""
+    """Whether control tokens that a text to go on with spells become those tokens."""
     ceiling: int | None = None
     """Most tokens of prompt and answer together; None: the context. Memory grows with use in any case."""
 
@@ -202,6 +202,14 @@ def whole_answers(arguments: Mapping[str, Any]) -> None:
     progress = arguments.get("progress", False)
     if progress is not False:
         fail(UsageError, "progress", got=shown(progress), expected="False", do="use stream to be told of it")
+
+
+def check_names(kind: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for a keyword of a call with many dialogs or prompts (kind) that is neither an option of these
+    nor an argument of the call, with the nearest of both and all."""
+    names = (ChatOptions if kind == "dialog" else CompleteOptions).__annotations__
+    unknown = [name for name in arguments if name not in ChatOptions.__annotations__]
+    known("option", unknown, (*names, f"per_{kind}", "return_errors"))
 
 
 def for_each(

@@ -158,7 +158,7 @@ async def aanswer_all(count: int, open_stream: Callable[[int], AsyncStream], mos
 
 
 async def _fewer(running: set[asyncio.Future[Outcome]]) -> set[asyncio.Future[Outcome]]:
-    """Those that run once one of them has ended; where none does, others fill the queue, and it is a while later."""
+    """Wait until one has ended, and return those that still run; where none runs, others fill the queue: wait a bit."""
     if not running:
         await asyncio.sleep(RETRY_S)
         return running

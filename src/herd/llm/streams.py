@@ -33,7 +33,7 @@ class Prepared:
     refusal: Callable[[], str | None] = lambda: None
     """What the policy says before the first token."""
     shown: str | None = None
-    """Of a prompt that is a text or ids: what its policy made of it; None: nothing else."""
+    """What the policy made of a prompt that is a text or ids; None: nothing else."""
 
     def close(self) -> None:
         """Close what was opened for it."""
@@ -52,7 +52,7 @@ class AsyncStream(AsyncIterator[Event]):
         self._prepare = prepare
         self._owner = owner
         self.size_bytes = 0
-        """Of what there is to prepare, about; set before: large requests of an owner are prepared one at a time."""
+        """See ChatStream."""
         self.hold: Callable[[int], None] = lambda count: None
         """Asked for room before a token is kept; set before. What it raises ends the request."""
         self._prepared: Prepared | None = None
@@ -66,20 +66,19 @@ class AsyncStream(AsyncIterator[Event]):
 
     @property
     def prompt_tokens(self) -> int:
-        """Of its prompt, once it is ready."""
+        """Tokens of its prompt, once it is ready."""
         assert self._prepared is not None, "not ready yet"
         return len(self._prepared.samples[0].job.request.ids)
 
     @property
     def shown(self) -> str | None:
-        """Of a prompt that is a text or ids: what a policy let the model see of it; None: all of it. Once it is
-        prepared."""
+        """What a policy let the model see of a prompt that is a text or ids; None: all of it. Once it is prepared."""
         assert self._prepared is not None, "not ready yet"
         return self._prepared.shown if self._instead is None else ""
 
     @property
     def most_tokens(self) -> int:
-        """That its answers may take together, once it is prepared: max_tokens, or what the context leaves."""
+        """Tokens that its answers may take together, once it is prepared: max_tokens, or what the context leaves."""
         assert self._prepared is not None, "not ready yet"
         request = self._prepared.samples[0].job.request
         left = max(self._engine.executor.context - len(request.ids), 0)
@@ -88,7 +87,7 @@ class AsyncStream(AsyncIterator[Event]):
 
     @property
     def made_tokens(self) -> int:
-        """That have come of it so far, read or not."""
+        """Tokens that have come of it so far, read or not."""
         return 0 if self._mailbox is None else self._mailbox.num_tokens
 
     @property
@@ -98,12 +97,12 @@ class AsyncStream(AsyncIterator[Event]):
 
     @property
     def unread_bytes(self) -> int:
-        """Of those events."""
+        """Bytes of the events that nobody has read."""
         return 0 if self._mailbox is None or self._closed else self._mailbox.unread_bytes
 
     @property
     def asked_bytes(self) -> int:
-        """That its prompt keeps in memory until its end, once it is prepared: ids, and tiles of images."""
+        """Bytes that its prompt keeps in memory until its end, once it is prepared: ids, and tiles of images."""
         assert self._prepared is not None, "not ready yet"
         request = self._prepared.samples[0].job.request
         tiles = getattr(request.pixels_I3SS, "nbytes", 0)
@@ -204,8 +203,8 @@ class AsyncStream(AsyncIterator[Event]):
         self._waiting = {sample.job.number: sample for sample in prepared.samples}
 
     def _room(self, count: int) -> None:
-        """Before a token is kept. Without room for it nothing more of the request is computed. What still comes after
-        the end is nobody's: whoever held room for the request has given all of it back."""
+        """Ask for room before a token is kept. Without it nothing more of the request is computed. What still comes
+        after the end is nobody's: whoever held room for the request has given all of it back."""
         if self._closed:
             return
         try:
