@@ -67,7 +67,7 @@ class Figure:
     ops_s: float
     share_of_read: float
     share_of_int8: float | None
-    """Of the integer peak: operations of weights and of attention alike."""
+    """Share of the integer peak: operations of weights and of attention alike."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _Run:
         self.rng = np.random.default_rng(1)
 
     def figures(self) -> Iterator[Figure]:
-        """In order: prompts, sequences that decode together, depths."""
+        """Measure prompts, then sequences that decode together, then depths."""
         self._prefill(SHORT)  # threads, pages of files
         for n in self.sweeps.prompts:
             yield self._figure("prefill", n, 1, 0, self._prefill(n))

@@ -29,7 +29,7 @@ Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
 Pair: TypeAlias = tuple[str | Sequence[int], str | Sequence[int]]
 """A prompt and its continuation, as texts or ids."""
 ID_BYTES = 48
-"""Of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""
+"""Bytes in memory of one id of a prompt: a number, and its places in lists (measured: 44 with ids above 256)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Capabilities:
     """Make vectors of texts."""
 
     def to_dict(self) -> dict[str, bool]:
-        """By name."""
+        """Each capability by its name."""
         return asdict(self)
 
     def require(self, name: str, capability: str) -> None:
@@ -104,7 +104,7 @@ class Sizes:
     spelt_bytes: int = 16
     """The most bytes that one id spells in `detokenize`."""
     image_bytes: int = 0
-    """Of one image while it is prepared, at most, beside its own bytes."""
+    """The most bytes that one image takes while it is prepared, beside its own."""
     vector_size: int = 0
     """Numbers of the vector of a text."""
 
@@ -188,7 +188,7 @@ class ChatModel(Protocol):
 
     @property
     def image_ids(self) -> frozenset[int]:
-        """Those of them that stand for images, which nobody may write."""
+        """The control ids that stand for images, which nobody may write."""
         return frozenset()
 
     @property

@@ -54,7 +54,7 @@ class Converted:
     path: Path
     type: str
     num_bytes: int
-    """Of all files."""
+    """Bytes of all files together."""
     notes: tuple[str, ...] = ()
     """What is not the same as in the source, and where another program computes something else."""
 

@@ -10,11 +10,11 @@ from herd.errors import PassFailed, herd_error
 from herd.events import CallArgumentsEvent, DoneEvent, Event, TextEvent
 
 EVENT_BYTES = 256
-"""Of an event in memory, without what it says."""
+"""Bytes of an event in memory, without what it says."""
 CHARACTER_BYTES = 8
-"""Of a character of an answer: in its event, and in the reply."""
+"""Bytes of a character of an answer: in its event, and in the reply."""
 LIKELY_BYTES = 768
-"""Of a token that is told with its log-probability."""
+"""Bytes of a token that is told with its log-probability."""
 
 
 class EventStream(AsyncIterator[Event]):

@@ -21,7 +21,7 @@ from herd.text.stream import Offsets
 AT_ONCE = 1024
 """Characters that a policy's rules read, in every reading, in a few milliseconds."""
 NO_ID = -1
-"""Of a token whose id is not known."""
+"""Stands for the id of a token whose id is not known."""
 
 
 class GatedAnswer:
@@ -189,7 +189,7 @@ class Gate:
         self._since: float | None = None  # when the first token came, until text has left
 
     def add(self, text: str) -> None:
-        """More text."""
+        """Add text of the answer."""
         if text:
             self.said.add(text)
             self._fresh.append(text)
@@ -210,7 +210,7 @@ class Gate:
         self.said.add_stop(stop)
 
     def add_token(self, token_id: int | None, logprob: Logprob | None, *, placed: bool) -> None:
-        """One more. placed: the text of all tokens so far has come; else it is held back somewhere."""
+        """Add a token. placed: the text of all tokens so far has come; else it is held back somewhere."""
         if token_id is not None:
             self._unplaced.append((token_id, logprob))
         if placed and self._unplaced:
@@ -232,7 +232,7 @@ class Gate:
         return found
 
     def _release(self, *, last: bool) -> list[Shown | Called]:
-        """The same, but for what is told of a call that is being made."""
+        """What may be shown now, but for what is told of a call that is being made."""
         if self.refused or self._settled == self.said.length:
             return []
         fresh = "".join(self._fresh)

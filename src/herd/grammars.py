@@ -25,7 +25,7 @@ class Grammar(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, text: str) -> "Grammar":
-        """From one string: json, schema:TEXT, lark:TEXT or regex:TEXT. Raises UsageError."""
+        """A grammar from one string: json, schema:TEXT, lark:TEXT or regex:TEXT. Raises UsageError."""
         kind, _, rest = text.partition(":")
         return cls(cast(Kind, kind), rest)
 

@@ -54,7 +54,7 @@ class ToolCall:
             fail(UsageError, f"arguments of a call of {self.name}", got=str(error), expected="JSON values")
 
     def to_dict(self) -> dict[str, Any]:
-        """In OpenAI's form, arguments as JSON text. Raises UsageError for arguments that are no JSON."""
+        """The call in OpenAI's form, arguments as JSON text. Raises UsageError for arguments that are no JSON."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments_text}}
 
 

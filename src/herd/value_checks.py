@@ -70,7 +70,7 @@ def known(what: str, given: Iterable[object], names: Collection[str]) -> None:
 
 
 def nearest(name: object, names: Collection[str]) -> str | None:
-    """The one of these names that a name most likely stands for, where one is near."""
+    """The known name that a name most likely stands for, where one is near."""
     from difflib import get_close_matches  # wrong names alone need it
 
     near = get_close_matches(name[:NAME], names, n=1) if isinstance(name, str) else []
@@ -78,7 +78,7 @@ def nearest(name: object, names: Collection[str]) -> str | None:
 
 
 class KnownFields(msgspec.StructMeta):
-    """Of structs that callers make: an unknown field raises UsageError, as a wrong value does."""
+    """The type of structs that callers make: an unknown field raises UsageError, as a wrong value does."""
 
     if not TYPE_CHECKING:  # checkers know the fields themselves
 

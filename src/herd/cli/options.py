@@ -138,7 +138,7 @@ def _kind(name: str, type_: Any) -> dict[str, Any]:
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a command's arguments, the sampling options someone typed, in the struct's own types."""
+    """The sampling options that someone typed, in the struct's own types, out of a command's arguments."""
     options = {n: values[n] for n in SamplingOptions.__struct_fields__ if values.get(n) not in (None, ())}
     if "logit_bias" in options:
         options["logit_bias"] = dict(options["logit_bias"])

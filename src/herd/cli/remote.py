@@ -125,7 +125,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def headers() -> dict[str, str]:
-    """Of a request; of several keys in HERD_API_KEY (`herd serve` takes them so) the first."""
+    """Headers of a request; of several keys in HERD_API_KEY (`herd serve` takes them so) the first is sent."""
     keys = os.environ.get("HERD_API_KEY", "").split()
     given = {"content-type": "application/json"}
     return {**given, "authorization": f"Bearer {keys[0]}"} if keys else given

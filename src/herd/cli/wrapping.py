@@ -56,7 +56,7 @@ class Wrapping:
         self._word: list[str] = []
         """Characters that are held back, and the white space before them."""
         self._cells = self._ticks = 0
-        """Of the word; backticks that its line begins with, more than TICKS once something else came."""
+        """Cells of the word; and backticks that its line begins with, more than TICKS once something else came."""
         self._column = 0
         self._too_long = self._fenced = False
         self._room = 0

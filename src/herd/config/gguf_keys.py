@@ -32,7 +32,7 @@ HARMLESS = _words("""
     expert_gating_func expert_used_count interleave_moe_layer_step pooling_type rope.scaling.finetuned
     tensor_data_layout vocab_size
 """)
-"""Of the architecture. The gating of experts is the architecture's, whatever the key says."""
+"""Keys of the architecture that change nothing: the gating of experts is its own, whatever the key says."""
 
 OTHER = (
     "general.",
@@ -76,7 +76,7 @@ NEUTRAL: dict[str, Values] = {
 """Keys that change the arithmetic -> the values under which they do not. Every other value is refused."""
 
 NEUTRAL_LLAMA: dict[str, Values] = dict.fromkeys([*(READ_LLAMA4 - HARMLESS), "expert_shared_count"], OFF)
-"""The same, for what Llama 4 computes and a dense Llama has not."""
+"""Keys of what Llama 4 computes and a dense Llama has not -> the values under which they change nothing."""
 
 NEUTRAL_LLAMA4: dict[str, Values] = {"expert_shared_count": (None, 0, 1)}
 

@@ -25,13 +25,13 @@ READ = _words("""
     original_max_position_embeddings pad_token_id partial_rotary_factor quantization_config rms_norm_eps rope_parameters
     rope_scaling rope_theta tie_word_embeddings use_qk_norm vocab_size
 """)
-"""Of the object of a text model. A dense Llama has some of them neutral only (`DENSE`)."""
+"""Keys of the object of a text model. A dense Llama has some of them neutral only (`DENSE`)."""
 
 READ_TOP = _words("""
     boi_token_id boi_token_index bos_token_id compression_config eoi_token_id eoi_token_index eos_token_id
     image_token_id image_token_index model_type quantization_config text_config tie_word_embeddings vision_config
 """)
-"""Of the object around text_config."""
+"""Keys of the object around text_config."""
 
 READ_VISION = _words("""
     hidden_act hidden_size image_size intermediate_size model_type multi_modal_projector_bias norm_eps
@@ -43,7 +43,7 @@ READ_ROPE = _words("""
     attention_factor beta_fast beta_slow factor high_freq_factor long_factor low_freq_factor mscale mscale_all_dim
     original_max_position_embeddings rope_theta rope_type short_factor truncate type
 """)
-"""Of rope_scaling and rope_parameters."""
+"""Keys of rope_scaling and rope_parameters."""
 
 HARMLESS = _words("""
     activation_dropout add_bos_token add_eos_token architectures attention_dropout attn_implementation
@@ -110,7 +110,7 @@ DENSE: dict[str, Values] = {
     "moe_layers": (None,),
     "no_rope_layers": ONE,
 }
-"""The same, for what Llama 4 computes and a dense Llama has not."""
+"""Keys of what Llama 4 computes and a dense Llama has not -> the values under which they change nothing."""
 
 NEUTRAL_VISION: dict[str, Values] = {
     "hidden_act": (None, "gelu"),

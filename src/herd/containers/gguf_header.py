@@ -72,7 +72,7 @@ class Value:
     count: int = 0
     """Elements of an array."""
     element: int = 0
-    """Their type."""
+    """The number of the elements' type."""
 
 
 class Keys(Mapping[str, Any]):

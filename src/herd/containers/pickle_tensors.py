@@ -63,7 +63,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class _Word:
-    """One of the names in the table above."""
+    """A name of the table above."""
 
     name: str
 

@@ -147,7 +147,7 @@ class SafetensorsHeader:
         return tuple(int(part) for part in parts)
 
     def _fields(self, data: bytes, name: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """The same from any JSON object, for another order of keys or a precise complaint."""
+        """Read an entry from any JSON object, for another order of keys or a precise complaint."""
         found = parse_object(data, f"{self.file_name}: header entry", BadCheckpoint)
         if set(found) != {"dtype", "shape", "data_offsets"}:
             self._bad(name, "keys", sorted(found), "dtype, shape, data_offsets")

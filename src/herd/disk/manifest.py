@@ -56,7 +56,7 @@ def check_manifest(folder: Path, progress: Progress = silent) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Of each file {"size": bytes, "sha256": hexadecimal digits}, by its name; None where there is no manifest. Raises
+    """{"size": bytes, "sha256": hexadecimal digits} of each file, by its name; None where there is no manifest. Raises
     BadCheckpoint."""
     if not (folder / MANIFEST).exists():
         return None

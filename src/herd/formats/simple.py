@@ -87,7 +87,7 @@ def _decode_q8_0(blocks: Bytes) -> Floats:
 
 
 def round_away(x: Floats) -> Floats:
-    """To the nearest whole number, halves away from zero (C's roundf); numpy's rint sends halves to even."""
+    """Round to the nearest whole number, halves away from zero (C's roundf); numpy's rint sends halves to even."""
     size = np.abs(x)
     whole = np.floor(size)
     rounded: Floats = np.copysign(whole + ((size - whole) >= np.float32(0.5)), x).astype(np.float32)

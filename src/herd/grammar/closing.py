@@ -20,8 +20,8 @@ from typing import Any, Literal
 from herd.grammar.json_schema import SINGLE, TABLES, Checked, Node, Work, leads_to, nodes
 
 Form = Literal["", "p", "c"]
-"""Of a definition, and the end of its name: as it is given; as a part of what is closed elsewhere, only the values in
-it closed; closed."""
+"""The form of a definition, and the end of its name: as it is given; as a part of what is closed elsewhere, only the
+values in it closed; closed."""
 MEMBERS = {"properties", "patternProperties", "additionalProperties", "required", "minProperties", "enum", "const"}
 """Keywords that say which members there are."""
 
@@ -56,7 +56,7 @@ class _Members:
 
     @classmethod
     def of(cls, node: Node) -> "_Members":
-        """By what stands right in a node."""
+        """The members that a node names by what stands right in it."""
         values = node["enum"] if "enum" in node else [node["const"]] if "const" in node else ()
         values_say = any(isinstance(value, dict) for value in values)
         types = node.get("type", "object")  # a name, or a list of some

@@ -27,10 +27,10 @@ from herd.strict_json import excess, unique
 
 MAX_DEPTH = 64
 MAX_COUNT = 10_000
-"""Of minItems, maxItems, minLength and their kind."""
+"""The largest value of minItems, maxItems, minLength and their kind."""
 MAX_NUMBER = 2**53 - 1
-"""Of bounds of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON. zod's
-`int()` writes these bounds."""
+"""The largest bound of numbers: above it, neighbouring whole numbers are no longer told apart by every reader of JSON.
+zod's `int()` writes these bounds."""
 MAX_WORK = 200_000
 """Nodes looked at to find out whether every text comes to an end, and which options of `oneOf` share values."""
 MAX_OPTIONAL = 400
@@ -760,9 +760,9 @@ class _Values:
 
     types: frozenset[str]
     exact: frozenset[str] | None = None
-    """All of them, as JSON, when they are listed."""
+    """All values, as JSON, when they are listed."""
     parts: Mapping[str, "_Values"] = field(default_factory=dict)
-    """Of an object: what its required members are."""
+    """The values of an object's required members, by name."""
 
     @classmethod
     def of(cls, schema: Any, defs: Mapping[str, Any], work: "Work", depth: int = 0) -> "_Values":

@@ -31,7 +31,7 @@ MAX_COMPILED = 8
 """Compiled grammars kept for a tenant's requests with the same text. What the lexer learns in a text stays with its
 grammar: up to 30 MiB where a grammar is made to that end, 2 MiB as a rule. Compiling anew takes some milliseconds."""
 MAX_COMPILED_IN_ALL = 24
-"""Of all tenants."""
+"""Compiled grammars that are kept, of all tenants together."""
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,  # 20 ms of compiling
     "max_grammar_size": 250_000,
@@ -41,17 +41,17 @@ LIMITS: dict[str, Any] = {
     "step_max_items": 50_000,  # 3 ms
     "verbose_errors": False,
 }
-"""Of llguidance (`LLParserLimits`)."""
+"""Limits of llguidance (`LLParserLimits`)."""
 BLAME_S = 0.5
 """How long the place of what cannot be compiled is searched for; a coarser one is told then."""
 BEGUN_S = 1.0
-"""Of a processor: how long it may take to follow what an answer has begun."""
+"""Seconds of a processor that following what an answer has begun may take."""
 AT_ONCE = 16
 """Ids of it between two looks at the clock: an ambiguous grammar took 17 ms for one."""
 STUCK = "grammar: no token of this model can continue the text as it demands"
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 NO_SECOND_SPELLING: Any = {"json_allowed_escapes": 'nrbtf\\"'}
-"""Without \\u in names and texts: llguidance takes a listed name that is spelt so for another one's."""
+"""Options without \\u in names and texts: llguidance takes a listed name that is spelt so for another one's."""
 
 
 class Vocabulary(Protocol):
@@ -199,7 +199,7 @@ class Matcher:
         return ids
 
     def allowed_below(self, most: int) -> Ids:
-        """Those of them, if any, below a number, or little above it. Raises GrammarStuck when a limit is met."""
+        """The allowed ids, if any, below a number, or little above it. Raises GrammarStuck when a limit is met."""
         self._state.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
         bits = np.unpackbits(self._bits[: -(-most // 32)].view(np.uint8), bitorder="little")

@@ -9,7 +9,7 @@ import re
 MAX_REPEATS = 10_000
 """Least counts of `{n}` and `{n,m}`, multiplied along their nesting."""
 _DIGITS = 6
-"""Of a count that is read; a longer one is over any bound."""
+"""Digits of a count that are read; a longer one is over any bound."""
 _PIECES = re.compile(
     r"\\."  # an escape
     r"|\[\^?+\]?+(?:[^\]\\]++|\\.?+)*+\]?+"  # a class, which without an end holds the rest
@@ -23,9 +23,9 @@ def repeats(pattern: str) -> int:
     """The largest product of nested least counts, in time that grows with the text: 9,801 for `(x{99}){99}`. Once it is
     over MAX_REPEATS it says only that."""
     groups = [1]
-    """For each open group, the largest product in it so far."""
+    """The largest product so far in each open group."""
     last = 1
-    """Of the last piece: what a count that follows multiplies."""
+    """The least count of the last piece: what a count that follows multiplies."""
     for found in _PIECES.finditer(pattern):
         if found["open"]:
             groups.append(1)

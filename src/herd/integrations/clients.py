@@ -20,7 +20,7 @@ NO_KEY = "none"
 CONTEXT = 8192
 """Where the service does not say what a model holds: smollm2's."""
 MAX_OUTPUT = 32_000
-"""Of a large context an answer needs no more; agents ask for as much."""
+"""Tokens of an answer, at most: agents ask for as much, and of a large context it needs no more."""
 
 
 class Number(Enum):

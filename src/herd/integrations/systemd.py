@@ -65,12 +65,12 @@ def config_home() -> Path:
 
 
 def unit_path() -> Path:
-    """Of the unit."""
+    """The path of the unit."""
     return config_home() / "systemd" / "user" / f"{NAME}.service"
 
 
 def environment_path() -> Path:
-    """Of the file with its secrets."""
+    """The path of the file with its secrets."""
     return config_home() / "herd" / "service.env"
 
 

@@ -42,7 +42,7 @@ def _meminfo(root: Path) -> dict[str, int]:
 
 
 def _groups(root: Path) -> list[int]:
-    """For each limited group: its limit, less what it holds, plus the file pages in that."""
+    """The limit of each limited group, less what it holds, plus the file pages in that."""
     left = []
     for folder, limit, used_name in _limited(root):
         used = _number(folder / used_name)

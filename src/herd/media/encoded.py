@@ -49,7 +49,7 @@ def base64_image(text: str, where: str) -> bytes:
 
 
 def _joined(text: str) -> str:
-    """Without the ends of lines, in steps as below."""
+    """A text without the ends of its lines, made in steps as below."""
     if "\n" not in text and "\r" not in text:
         return text
     parts = (text[at : at + _STEP] for at in range(0, len(text), _STEP))

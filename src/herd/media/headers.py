@@ -151,7 +151,7 @@ def _jpeg(data: bytes, name: str, limits: ImageLimits) -> Size:
 
 
 def _gif(data: bytes, name: str, limits: ImageLimits) -> Size:
-    """Up to the end of the first picture; the rest of an animation is not looked at."""
+    """Check a file up to the end of its first picture; the rest of an animation is not looked at."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _table_bytes(flags)
     blocks = 0

@@ -65,6 +65,6 @@ class ImageLimits:
 IMAGE_LIMITS = ImageLimits()
 """The defaults."""
 PIXELS_AT_ONCE = 80_000_000
-"""Of all images that are decoded at one time in this process; whoever came first goes first."""
+"""Pixels of all images that are decoded at one time in this process; whoever came first goes first."""
 PIXEL_BYTES = 16
-"""That decoding and cutting takes for a pixel at most, whatever the format (measured: 9 to 12, WebP with alpha)."""
+"""Bytes that decoding and cutting a pixel takes at most, whatever the format (measured: 9 to 12, WebP with alpha)."""

@@ -41,4 +41,4 @@ class PixelRoom:
 
 
 ROOM = PixelRoom(PIXELS_AT_ONCE)
-"""Of this process."""
+"""The room of this process."""

@@ -26,7 +26,8 @@ from herd.weights import Array, Linear, Mlp, Model, Moe, Norm, Vision, WeightNod
 Floats = npt.NDArray[np.float32]
 
 MOST_STACK_ROWS = 64
-"""With more, an operation's scratch memory is given back before the next."""
+"""Rows of a pass that goes through all layers in one call: with more, the scratch memory of an operation is given back
+before the next."""
 LOSS_ROWS = 64
 """Rows whose logits a loss holds at a time: 100 MiB of float64 with 202,048 ids."""
 

@@ -55,7 +55,7 @@ def add_pair(y: Floats, x: Floats, pair: LowRank, expert: int = 0, threads: Any 
 
 
 def add_adapters(y: Floats, x: Floats, pairs: Sequence[LowRank | None], ids: Any, expert: int, threads: Any) -> None:
-    """To each row what its adapter adds; a row's result does not depend on what adapters others have."""
+    """Add to each row what its adapter adds; a row's result does not depend on what adapters others have."""
     for i, pair in enumerate(pairs):
         at = np.flatnonzero(ids == i) if pair is not None else ()
         if pair is None or not len(at):

@@ -76,7 +76,7 @@ def _packed(node: Packed) -> Any:
 
 
 def to_strips(node: Packed) -> Packed:
-    """The same weight in strips, in memory; a node in strips is returned as it is."""
+    """A weight in strips, in memory, with the values of this one; a node in strips is returned as it is."""
     if node.layout == "strips":
         return node
     *front, outputs, inputs = node.shape

@@ -38,7 +38,7 @@ class PlacedSegments:
     """[2, segments + 1]: both again, int64, on the host."""
     most_rows: int
     most_keys: int
-    """Of one segment."""
+    """The most rows and keys of one segment."""
     keys_at: Tensor | None
     """Slot in the cache of each key, one segment after another; None: the keys are the rows."""
     is_exact: Tensor | None

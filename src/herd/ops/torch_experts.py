@@ -91,7 +91,7 @@ class _Stack:
         self.outputs = _outputs(w, format, outputs, inputs, turned)
 
     def matrix(self, which: int | Tensor) -> Tensor:
-        """Of one expert, or [n, I, O] of several."""
+        """The matrix [I, O] of one expert, or [n, I, O] of several."""
         if self._format == DENSE:
             return self._w[which].to(self._dtype)
         codes, (outputs, inputs) = self._w[which], self._shape

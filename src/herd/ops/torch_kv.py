@@ -30,7 +30,7 @@ class TorchKV(NamedTuple):
 
 
 class TorchInt8(TorchKV):
-    """The same, rounded to int8 as they are written."""
+    """Keys and values that are rounded to int8 as they are written."""
 
 
 class TorchInt4(NamedTuple):

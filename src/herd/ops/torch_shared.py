@@ -40,5 +40,5 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def wide(x: Tensor) -> Tensor:
-    """The same values in the wide type."""
+    """These values in the wide type."""
     return x.to(wide_type(x.dtype))

@@ -154,7 +154,7 @@ def _occurrences(word: str, text: str) -> Iterator[int]:
 
 
 def lowered(text: str) -> str:
-    """In lower case, character by character: the dotted capital I of Turkish alone would become two."""
+    """A text in lower case, character by character: the dotted capital I of Turkish alone would become two."""
     if len(text) <= STEP:
         return text.replace("\u0130", "i").lower()
     return "".join(lowered(text[at : at + STEP]) for at in range(0, len(text), STEP))

@@ -34,7 +34,7 @@ class Form:
 
     @cached_property
     def parts(self) -> list[tuple[str, str, int, int]]:
-        """Of each part: literal text or "", kind or "", least and most characters."""
+        """Each part: literal text or "", kind or "", least and most characters."""
         parts = []
         for literal, kind, least, most in re.findall(r"([^{]+)|\{(\w)(\d+)(?:-(\d+))?\}", self.text):
             parts.append((literal, kind, int(least or len(literal)), int(most or least or len(literal))))

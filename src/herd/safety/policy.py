@@ -161,7 +161,7 @@ class Layers:
     # -- the output --------------------------------------------------------------------------------------------------
 
     def window(self, text: str, shown: int) -> str | None:
-        """For a caller that knows no `edit`: refuse what under redact and block may not leave."""
+        """Refuse what under redact and block may not leave, for a caller that knows no `edit`."""
         said = Said()
         said.add(text)
         edit = self.edit(said, shown, len(text))
@@ -199,7 +199,7 @@ class Layers:
         return None
 
     def notes(self, reply: Reply, said: Said) -> tuple[Note, ...]:
-        """Of the input, of the output; under observe the output is looked at now. Written to the audit log."""
+        """Notes of the input and of the output; under observe the output is looked at now. Written to the audit log."""
         output = list(reply.notes[:MOST_NOTES])
         if self.mode == "observe" and said.length:
             finds = (f for f in _finds(said.all(), self.settings.rules) if f.end > said.begun)
@@ -336,8 +336,8 @@ def _settled(near: Sequence[Passage], shown: int, ready: int, found: Sequence[_F
 
 
 def _open_from(tail: str) -> int:
-    """From which character of an output's end on something may still become a find: its last HOLD_CHARS, and up to RUN
-    of a run without spaces, both counted as rules read them."""
+    """The character of an output's end from which on something may still become a find: its last HOLD_CHARS, and up to
+    RUN of a run without spaces, both counted as rules read them."""
     if tail.isascii():
         last = tail[-RUN:]
         return len(tail) - max(HOLD_CHARS, len(last) - len(last.rstrip(_RUN)))

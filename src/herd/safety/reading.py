@@ -22,8 +22,8 @@ from herd.safety.rules import WHERE, Rule, Where, scan
 from herd.text.said import Kind
 
 BORDER = "\0\n\n\n\0"
-"""Between texts that a model sees apart. No rule's shape goes over it but that of control characters: the outer ones
-stand in no number, key or address, the lines end what may stand between a word and its number."""
+"""What stands between texts that a model sees apart. No rule's shape goes over it but that of control characters: the
+outer ones stand in no number, key or address, the lines end what may stand between a word and its number."""
 
 EDGE = 600
 """Characters on each side of a border that are read without it."""
@@ -35,8 +35,8 @@ _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 @dataclass(frozen=True)
 class AdjacentText:
-    """One of several. before: what stands between it and the one before, BORDER or what a model sees there. where: who
-    said it, which decides what a find in it means."""
+    """A text beside others. before: what stands between it and the one before, BORDER or what a model sees there.
+    where: who said it, which decides what a find in it means."""
 
     text: str
     kind: Kind = "text"
@@ -65,7 +65,7 @@ class Found:
         return self.spans[0]
 
     def moved(self, by: int) -> "Found":
-        """The same among texts before which others stand."""
+        """The find among texts before which so many others stand."""
         return Found(self.rule, tuple(Span(index + by, start, end) for index, start, end in self.spans))
 
 
@@ -178,7 +178,7 @@ def _character(match: "re.Match[str]") -> str:
 
 
 def _paired(text: str, offsets: Sequence[int]) -> tuple[str, Sequence[int]]:
-    """With one character for each pair of surrogates: JSON writes what lies beyond U+FFFF so."""
+    """A text with one character for each pair of surrogates: JSON writes what lies beyond U+FFFF so."""
     second = {match.start() + 1 for match in _PAIR.finditer(text)}
     if not second:
         return text, offsets
@@ -249,7 +249,7 @@ class _Spans:
         self.add(spans)
 
     def add(self, spans: Iterable[Span]) -> None:
-        """More of them."""
+        """Add spans."""
         for index, start, end in spans:
             first, last = self._reach.get(index, (start, end))
             self._reach[index] = min(first, start), max(last, end)

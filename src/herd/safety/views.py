@@ -136,7 +136,7 @@ class View:
 
     @cached_property
     def _offsets(self) -> list[int] | None:
-        """Of each character of the view, where it stood. None: where it stands."""
+        """Where each character of the view stood in the text. None: where it stands."""
         if self._name == "raw" or (self._name == "plain" and self._raw.isascii()):
             return None
         table = _TABLES[self._name]

@@ -64,7 +64,7 @@ class Key:
     priority: int = 0
     policy: str = ""
     under_way: int = 0
-    """Requests."""
+    """Number of its requests that are under way."""
     gone: bool = False
     """Whether it is no key of the service any more; what is under way goes on, and nothing is kept for it."""
     requests: "Bucket" = field(default_factory=lambda: Bucket(None))

@@ -29,9 +29,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     messages: int = 10_000
     tools: int = 1024
     grammar_s: int = 2
-    """For trying a schema or grammar before the engine has it."""
+    """Seconds for trying a schema or grammar before the engine has it."""
     grammar_bytes: int = 256 << 20
-    """Memory of that."""
+    """Bytes of memory that trying a schema or grammar may take."""
     samples: int = 16
     """n: answers to one prompt."""
     prompts: int = 64
@@ -58,11 +58,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_s: int = 10
     """Seconds from a connection's first moment to the end of its headers."""
     body_timeout_s: int = 30
-    """For a body, and as long again as its bytes take at 16 KiB a second."""
+    """Seconds for a body, and as long again as its bytes take at 16 KiB a second."""
     idle_timeout_s: int = 75
     """A connection kept open between requests."""
     write_timeout_s: int = 60
-    """For a reader that reads nothing."""
+    """Seconds that a reader may read nothing."""
     linger_s: int = 5
     """Seconds that a connection whose request was answered before its end is read on, so that its answer arrives."""
     linger_bytes: int = 16 << 20

@@ -17,11 +17,11 @@ from typing import Any, Literal, TextIO
 from herd.errors import PassFailed
 
 MOST_WAITING = 10_000
-"""Lines."""
+"""Lines that wait to be written, at most."""
 MOST_BYTES = 8 << 20
 """Most bytes of all lines that wait."""
 MOST_LINE = 8 << 10
-"""Characters of one; the rest of it is cut."""
+"""Characters of one line; the rest of it is cut."""
 
 
 class Log:

@@ -66,7 +66,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     """llama.cpp's name of prompt."""
     messages: list[OpenAIMessage] | None = None
     continue_final_message: bool | None = None
-    """Of messages: as /v1/chat/completions has it."""
+    """Whether a last answer among messages is gone on with, as /v1/chat/completions has it."""
     add_generation_prompt: bool | None = None
 
 

@@ -43,15 +43,15 @@ class Items:
         self.before = before
         self._own = _json(own)
         self.ids = tuple(dict.fromkeys(id_ for item in own if isinstance(id_ := _member(item, "id"), str)))
-        """Of its own items, those that have one."""
+        """Ids of its own items, as far as they have one."""
         self.size_bytes = len(self._own) + OVERHEAD_BYTES + sum(ID_BYTES + 4 * len(id_) for id_ in self.ids)
         """Bytes of its own items."""
         self.whole_bytes: int = self.size_bytes + (0 if before is None else before.whole_bytes)
-        """With all before it."""
+        """Bytes of these and of all items before."""
         self.num_values = values_of(self._own)
         """How many values of JSON its own items may be."""
         self.whole_values: int = self.num_values + (0 if before is None else before.whole_values)
-        """With all before it."""
+        """How many values of JSON these and all items before may be."""
         self.holders = 0
         """Kept responses and later items that hold it (see ResponseStore)."""
 
@@ -67,7 +67,7 @@ class Items:
         return [item for link in reversed([*self.chain()]) for item in link.own()]
 
     def own(self) -> list[Any]:
-        """Its own items."""
+        """The items that were added here."""
         found: list[Any] = msgspec.json.decode(self._own)
         return found
 
@@ -82,7 +82,7 @@ class StoredResponse:
         self.items = items
         """Items of the whole dialog, from which a next response goes on."""
         self.asked = items
-        """Those of them that led to it: all but what came of it."""
+        """Items that led to the response: all but what came of it."""
         self.log = log
         self.in_background = False
         """Whether it is made in the background, or was."""

@@ -48,7 +48,7 @@ some thousand connections again and again, 0.1 to 0.6 s each time. Those that en
 NOW_S = 1.0
 """Seconds that the process may take to end once all is said: Python would wait for a thread that loads a model."""
 SAID_S = 10.0
-"""The same, while there is an error to tell."""
+"""Seconds that the process may take to end while there is an error to tell."""
 
 
 def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str, RegisteredModel] = NONE) -> Service:

@@ -438,7 +438,7 @@ class ReplyInProgress:
         self.note = note
         """What became of its request otherwise than it may be meant, in one line; empty: nothing."""
         self.n = ask.n
-        """Samples."""
+        """Number of answers."""
         self.ignored = without_effect(model, ask, strict=service.strict)
         """Fields of the request that have no effect on its model."""
         self._progress = ask.progress
@@ -468,7 +468,7 @@ class ReplyInProgress:
 
     @property
     def shown(self) -> str | None:
-        """For a prompt that is a text or ids: what a policy let the model see of it; None: all of it."""
+        """What a policy let the model see of a prompt that is a text or ids; None: all of it."""
         return self._stream.shown
 
     async def events(self) -> AsyncIterator[Event]:

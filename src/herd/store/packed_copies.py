@@ -60,7 +60,7 @@ class PackedCopy:
 
     @property
     def size_bytes(self) -> int:
-        """Of its files."""
+        """Bytes of its files."""
         return folder_bytes(self.folder)
 
 
@@ -180,7 +180,7 @@ def _is_whole(folder: Path, progress: Progress) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """With the lock of `folder` held: remove packed forms whose model was deleted.
+    """Remove packed forms whose model was deleted, with the lock of `folder` held.
 
     A model whose whole folder is away may lie on a disk that is not plugged in: its packed form stays.
     """

@@ -34,7 +34,7 @@ _WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]"
 
 
 class AddedToken(NamedTuple):
-    """One of them, with its flags as tokenizer.json has them.
+    """An added token, with its flags as tokenizer.json has them.
 
     special      it is a control token
     normalized   it is looked for in what others leave of a text
@@ -81,7 +81,7 @@ class AddedTokens:
         return any(token.lstrip or token.rstrip for token in self.by_text.values())
 
     def held(self, text: str) -> set[str]:
-        """Those that stand anywhere in a text, inside of others too."""
+        """The tokens that stand anywhere in a text, inside of others too."""
         return set[str]().union(*(finder.held(text) for finder in self._written if text))
 
     def takes(self, text: str) -> tuple[bool, bool]:
@@ -164,7 +164,7 @@ class _Finder:
             at += 1 if number < 0 else len(self._sorted[number])
 
     def held(self, text: str) -> set[str]:
-        """Those that stand anywhere in a text, inside of others too."""
+        """The tokens that stand anywhere in a text, inside of others too."""
         found: set[str] = set()
         for place in self._anywhere.finditer(text) if self._tokens else ():
             number = self._longest(text[place.start() : place.start() + self._most])
@@ -186,7 +186,7 @@ class _Finder:
 
     @cached_property
     def _shorter(self) -> list[int]:
-        """Of each in order, the number of the longest other one with which it begins; -1 where there is none."""
+        """The number of the longest other token with which each begins, in order; -1 where there is none."""
         found: list[int] = []
         around: list[int] = []
         for number, text in enumerate(self._sorted):
@@ -212,7 +212,7 @@ class _Finder:
 
     @property
     def _anywhere(self) -> "re.Pattern[str]":
-        """Of no width, so that none hides another."""
+        """Finds all tokens: matches have no width, so that none hides another."""
         return re.compile(f"(?={self._begins.pattern})")
 
 

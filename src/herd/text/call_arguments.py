@@ -115,7 +115,7 @@ def said_so_far(text: str, *, open_too: bool) -> Any:
 
 
 def _unclosed(text: str) -> tuple[list[str], bool, int]:
-    """Of a JSON text that was cut: what closes its brackets, outermost first; whether it ends inside a text; and where
+    """What closes the brackets of a JSON text that was cut, outermost first; whether it ends inside a text; and where
     an escape begins there that is not whole, or the end."""
     open_: list[str] = []
     in_text, escape, left = False, 0, 0

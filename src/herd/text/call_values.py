@@ -62,7 +62,7 @@ def word(char: str) -> Reader:
 
 
 def one_of(texts: Sequence[str], char: str) -> Reader:
-    """One of these texts, none of which begins another. Whatever is none of them is told at once."""
+    """Reads one of these texts, none of which begins another. Whatever is none of them is told at once."""
     seen = 0
     while True:
         texts = [text for text in texts if text[seen] == char]
@@ -75,7 +75,7 @@ def one_of(texts: Sequence[str], char: str) -> Reader:
 
 
 def value(char: str, out: Arguments, depth: int = 0) -> Reader:
-    """One of Python's or JSON's literals: text, number, true, false, none, list, tuple, dict."""
+    """Reads a literal of Python's or JSON's: text, number, true, false, none, list, tuple, dict."""
     if depth > MOST_DEPTH:
         raise NoCall
     if char and char in "\"'":

@@ -46,7 +46,7 @@ OPENERS = frozenset("[{<`")
 MOST_HELD = 1 << 20
 """Characters that are held back while they may still be a call."""
 MEMBERS = ("name", "type", "function", "parameters", "arguments", "id")
-"""Of a call in JSON; an object with another one is an answer."""
+"""Members of a call in JSON; an object with another one is an answer."""
 KEYS = tuple(f'"{name}"' for name in MEMBERS)
 Rest: TypeAlias = Generator[None, str, str]
 """Reads a form, and returns the character after it."""
@@ -139,7 +139,7 @@ class CallParser:
         """Which call is the reader's first."""
         self._broken = False
         self._late: list[Piece] = []
-        """Of a call that the answer goes on with: told with its first piece."""
+        """Pieces of a call that the answer goes on with, told with its first one."""
 
     @property
     def holding(self) -> bool:
@@ -159,7 +159,7 @@ class CallParser:
             self._call.index -= first
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
-        """One more token, or some text."""
+        """Take one more token, or some text; returns what has become certain."""
         if token_id in self._markers or not text:
             return []  # a marker only says that a call is to come, or has come
         found, self._late = self._late, []

@@ -72,7 +72,7 @@ class CallsOrAnswer:
         self.push(None, text)
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
-        """One more token, or some text."""
+        """Take one more token, or some text; returns what has become certain."""
         if self._is_calls is None:
             text = self._head = self._head + text
             if any(text.startswith(head) for head in self._heads):

@@ -62,7 +62,7 @@ class ChatML(ChatFormat):
 
 
 class Plain(ChatFormat):
-    """For base models: no roles, no control token but the first; texts with an empty line between."""
+    """The format of base models: no roles, no control token but the first; texts with an empty line between."""
 
     name = "plain"
 

@@ -19,7 +19,7 @@ MAX_ID = 1 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 MOST_TEMPLATES = 16
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Of special tokens in tokenizer_config.json, as templates use them."""
+"""Names of special tokens in tokenizer_config.json, as templates use them."""
 
 
 def load(folder: Path) -> dict[str, Any]:

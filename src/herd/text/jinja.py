@@ -18,7 +18,7 @@ from herd.text.stand_ins import StandIns, texts_of
 FUEL = 1_000_000
 """Steps that any rendering may take."""
 FUEL_A_CHARACTER = 256
-"""And further ones for each character of the template and of what it is given."""
+"""Further steps that it may take for each character of the template and of what it is given."""
 MOST_INDENT = 16
 MOST_FORMAT = 256
 """Characters of a format for dates."""

@@ -52,7 +52,7 @@ class Said:
         self.add(begun)
 
     def add(self, text: str) -> None:
-        """More text of the model."""
+        """Add text of the model."""
         if not text:
             return
         if not self._text:

@@ -19,7 +19,7 @@ from herd.text.spaces import MARK, Spaces
 
 MAX_FILE_BYTES = 16 << 20  # of 256,000 pieces it has 4.2 MB
 Value: TypeAlias = int | float | bytes
-"""Of a field."""
+"""The value of a field."""
 _BPE, _UNIGRAM = 2, 1
 _KINDS = {_UNIGRAM: "unigram", _BPE: "bpe", 3: "word", 4: "char"}
 _UNK, _BOS, _EOS = 40, 41, 42

@@ -46,7 +46,7 @@ WORDS = frozenset(
         "maximum",
     )
 )
-"""Of JSON schemas: templates look for them. They stay as they are, unless they are a part of a control token."""
+"""Words of JSON schemas, for which templates look. They stay as they are, unless they are a part of a control token."""
 
 
 class StandIns:
@@ -74,7 +74,7 @@ class StandIns:
         self._back = str.maketrans(self.meant)
 
     def table(self, chars: Collection[str]) -> dict[int, str]:
-        """For `str.translate`: stand-ins for these characters, and for those that upper() or lower() make one."""
+        """Stand-ins for `str.translate`: of these characters, and of those that upper() or lower() make one."""
         return {ord(c): self.of[c] for c in {*chars, *_cased(chars, self._used)} if c in self.of}
 
     def back(self, text: str) -> str:

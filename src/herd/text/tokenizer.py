@@ -159,7 +159,8 @@ class Tokenizer:
 
     @classmethod
     def bytes_only(cls, specials: Sequence[str] = special.SMALL, vocab_size: int = 320) -> "Tokenizer":
-        """For tests: ids 0 to 255 are the bytes, `specials` follow from 256, the rest up to `vocab_size` are spare."""
+        """A vocabulary for tests: ids 0 to 255 are the bytes, `specials` follow from 256, the rest up to `vocab_size`
+        is spare."""
         num_spare = vocab_size - 256 - len(specials)
         assert num_spare >= 0, f"vocab_size {vocab_size} holds no {len(specials)} specials beside 256 bytes"
         names = special.table([*specials, *(f"<|spare_{n}|>" for n in range(num_spare))], 256)

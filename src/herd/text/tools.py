@@ -54,7 +54,7 @@ def definitions_text(tools: Sequence[Tool], form: str) -> str:
 
 
 def hermes_text(tools: Sequence[Tool]) -> str:
-    """The same in the form that ChatML models know (Nous Research's Hermes function calling)."""
+    """Definitions in the form that ChatML models know (Nous Research's Hermes function calling)."""
     written = (dumps({"type": "function", "function": function_of(tool)}, ascii_only=False) for tool in tools)
     listed = "\n".join(written)
     return (

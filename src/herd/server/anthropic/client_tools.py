@@ -104,4 +104,4 @@ FAMILIES: Mapping[str, Family] = {
         "Keeps notes from one conversation to the next, as files below /memories.", lambda version: "memory", _memory
     ),
 }
-"""By the type without its date."""
+"""The families of client tools, by the type without its date."""

@@ -65,7 +65,7 @@ class _Reader:
         self._tools: dict[str, None] = {}
 
     def notes(self) -> Iterator[str]:
-        """In a line each: which blocks were read as text, which ones and which tools left out."""
+        """A line each of which blocks were read as text, which ones and which tools left out."""
         for met, what in (
             (self._read, "blocks read as text"),
             (self._left, "blocks left out"),

@@ -36,7 +36,7 @@ STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "p
 
 
 class Metadata(msgspec.Struct):
-    """About the request."""
+    """What a client says about its request."""
 
     user_id: str | None = None
 

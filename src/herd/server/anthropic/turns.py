@@ -73,7 +73,7 @@ class Thinking(msgspec.Struct, tag_field="type", tag="thinking"):
 
 
 class HiddenThinking(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
-    """The same, unreadable."""
+    """Thinking of an earlier answer, unreadable."""
 
     data: str = ""
 

@@ -81,7 +81,7 @@ class Arrival:
         self._acceptor.drop(self)
 
     def give_way(self) -> None:
-        """The same as `cut`: it has no request that could be answered."""
+        """Cut it: it has no request that could be answered."""
         self.cut()
 
     def take(self) -> float | None:

@@ -69,7 +69,7 @@ class Framing:
         self._blank = False
         self.method = b""
         self.path = b""
-        """Without its query; once there is a request line."""
+        """The path without its query, once there is a request line."""
         self.authorization = self.x_api_key = ""
         """The first Authorization and x-api-key fields of the head."""
         self.begun = False

@@ -20,8 +20,8 @@ from herd.server.http.error_bodies import Dialect, problem
 from herd.server.log import Log
 
 LOCAL_ENDINGS = (".localhost", ".local", ".internal")
-"""Of names that no public name server answers for: this machine's (RFC 6761), its network's (RFC 6762), and private
-ones, among them `host.docker.internal`."""
+"""Endings of names that no public name server answers for: this machine's (RFC 6761), its network's (RFC 6762), and
+private ones, among them `host.docker.internal`."""
 LOCAL_PLACES = ("localhost", "127.0.0.1", "0.0.0.0")
 """Hosts of origins that are allowed with any port: pages that programs on this machine serve."""
 APP_SCHEMES = ("app", "tauri", "vscode-webview", "vscode-file", "capacitor", "ionic")

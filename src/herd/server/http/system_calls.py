@@ -17,7 +17,7 @@ from typing import Any
 
 _LIBC = ctypes.PyDLL(None, use_errno=True)
 _ADDRESS_BYTES = 128
-"""Of `struct sockaddr_storage`."""
+"""Bytes of `struct sockaddr_storage`."""
 _PIECE_BYTES = 64 << 10
 """Most bytes that one call receives."""
 

@@ -113,7 +113,7 @@ def keep_alive_of(value: float | str | None) -> float | None:
 
 
 def _seconds(text: str) -> float:
-    """Of a number, or of a time like 1h30m. Raises Refused."""
+    """Seconds of a number, or of a time like 1h30m. Raises Refused."""
     if len(text) <= LONGEST_TIME:
         with contextlib.suppress(ValueError):
             return float(text)

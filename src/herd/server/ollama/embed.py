@@ -24,7 +24,7 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
     """Nothing has no vectors."""
     dimensions: int | None = None
     truncate: bool | None = None
-    """Of a text that is too long, take the beginning; unless said, it is an error."""
+    """Whether a text that is too long is cut; unless said, it is an error."""
     keep_alive: float | str | None = None
 
 
@@ -33,7 +33,7 @@ class OldRequest(msgspec.Struct, kw_only=True):
 
     model: Name
     prompt: str | None = None
-    """Of nothing the vector is empty."""
+    """The text; the vector of nothing is empty."""
     keep_alive: float | str | None = None
 
 

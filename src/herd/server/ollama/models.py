@@ -44,7 +44,7 @@ WORDS = {"tools": "tools", "embeddings": "embedding", "images": "vision"}
 UNKNOWN = "unknown"
 """Stands for the architecture of a model without files here."""
 MOST_LINES = 100
-"""Of progress that nobody has read; further ones are left out until somebody has."""
+"""Lines of progress that wait to be read; further ones are left out until somebody has read."""
 
 
 class Named(msgspec.Struct, kw_only=True):
@@ -119,7 +119,7 @@ async def root(service: Service, request: Request, caller: Caller) -> Response:
 
 
 async def version(service: Service, request: Request, caller: Caller) -> Response:
-    """The one whose routes these are, which clients compare with what they need; Herd's own beside it."""
+    """The version whose routes these are, which clients compare with what they need; Herd's own beside it."""
     return json_response({"version": OLLAMA_VERSION, "herd": __version__})
 
 
@@ -196,7 +196,7 @@ def model_info(about: About) -> dict[str, Any]:
 
 
 def capabilities(able: Capabilities | None) -> list[str]:
-    """In Ollama's words, where completion is the answering of dialogs."""
+    """The capabilities in Ollama's words, where completion is the answering of dialogs."""
     return ["completion", *(theirs for ours, theirs in WORDS.items() if able is not None and getattr(able, ours))]
 
 

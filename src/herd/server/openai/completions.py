@@ -39,7 +39,7 @@ from herd.server.shared.scoring import Scored, score_prompt, spelt_out
 from herd.text.stream import Offsets
 
 ECHO_BYTES = 6
-"""Of a character of a prompt that is told again: in a text with its answer, and as JSON."""
+"""Bytes of a character of a prompt that is told again: in a text with its answer, and as JSON."""
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -287,7 +287,7 @@ def _choice(index: int, text: str, reason: str | None, logprobs: Any) -> dict[st
 
 
 def prompt_logprobs(scored: Scored) -> dict[str, Any]:
-    """Of a prompt: of its first token nothing is known, since nothing stands before it."""
+    """Log-probabilities of a prompt; nothing is known of its first token, since nothing stands before it."""
     offsets = Offsets()
     first: dict[str, Any] = {"tokens": key_of(scored.first), "text_offset": offsets.place(spelt_out(scored.first))}
     rest = _lists(scored.rest, [offsets.place(spelt_out(one)) for one in scored.rest])

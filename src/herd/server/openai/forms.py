@@ -140,5 +140,5 @@ def _of_text(kind: Kind, text: str | None) -> Form | None:
 
 
 def _of_choice(texts: list[str] | None) -> Form | None:
-    """One of these texts."""
+    """The form of an answer that is one of these texts."""
     return _of_text("lark", "start: " + " | ".join(json.dumps(x, ensure_ascii=False) for x in texts)) if texts else None

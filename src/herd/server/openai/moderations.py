@@ -22,7 +22,7 @@ from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_response
 
 CHARACTERS = 4
-"""That count as a token of a key's quota: rules have no vocabulary."""
+"""Characters that count as a token of a key's quota: rules have no vocabulary."""
 RULES, GUARD = "herd-rules", "herd-guard"
 """What judges, where no model is named."""
 

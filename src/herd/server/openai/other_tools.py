@@ -20,7 +20,7 @@ def without_others(body: Mapping[str, Any], known: Collection[str]) -> tuple[Map
 
 
 def _known(tools: Sequence[Any], known: Collection[str], others: dict[str, None]) -> Iterator[Any]:
-    """Those that are known; the types of the others are added to `others`."""
+    """The tools whose types are known; the types of the others are added to `others`."""
     for tool in tools:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind == "namespace" and kind in known and isinstance(tool.get("tools"), list):

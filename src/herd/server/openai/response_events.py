@@ -134,11 +134,11 @@ class Writer:
 
     def __init__(self, response_id: str, after: int = -1) -> None:
         self.items: list[dict[str, Any]] = []
-        """Those that are complete."""
+        """Items that are complete."""
         self._id = response_id
         self._after = after
         self.number = -1
-        """Of the last event."""
+        """Number of the last event."""
         self._open = ""
         """The item that is open: its kind."""
         self._pieces: list[str] = []

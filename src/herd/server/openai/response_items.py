@@ -281,7 +281,7 @@ class Likelihoods:
 
     @property
     def all(self) -> Raw:
-        """All of them, as a list."""
+        """All items, as a list in JSON."""
         return _list(b",".join(self._pieces))
 
 

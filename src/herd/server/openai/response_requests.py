@@ -97,7 +97,7 @@ class InputTokensRequest(PromptFields, kw_only=True):
     """The fields that have an effect."""
 
     model: Name | None = None
-    """Without it, the model of the response that it goes on from."""
+    """None: the model of the response that it goes on from."""
     input: str | list[Any] | None = None
 
 

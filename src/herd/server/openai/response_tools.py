@@ -31,21 +31,21 @@ Tool: TypeAlias = Function | Namespace
 
 
 class Chosen(msgspec.Struct, tag_field="type", tag="function"):
-    """The one that must be called."""
+    """The tool that must be called."""
 
     name: str
     namespace: str | None = None
 
 
 class Allowed(msgspec.Struct, tag_field="type", tag="allowed_tools"):
-    """Those that may be called; mode: whether one has to be. Tools that are no functions are none here."""
+    """Tools that may be called; mode: whether one has to be. What is no function is no tool here."""
 
     mode: Literal["auto", "required"]
     tools: list[dict[str, Any]]
 
     @property
     def names(self) -> list[str]:
-        """Of the functions among them, as the model has them. Raises Refused for one without a name."""
+        """Names of the functions among them, as the model has them. Raises Refused for one without a name."""
         try:
             named = msgspec.convert([x for x in self.tools if x.get("type", "function") == "function"], list[Chosen])
         except msgspec.ValidationError:

@@ -34,10 +34,10 @@ from herd.server.shared.intake import read_as
 from herd.server.shared.replies import json_response, size_of
 
 TOLD_AGAIN_BYTES = 512
-"""Of a token that a stream tells with its log-probability: as JSON in its piece, and at the end of its text, its part,
-its item and its response."""
+"""Bytes of a token that a stream tells with its log-probability: as JSON in its piece, and at the end of its text, its
+part, its item and its response."""
 RECOUNT_BYTES = 4 << 10
-"""By so many a log may grow before the store counts it anew."""
+"""Bytes by which a log may grow before the store counts it anew."""
 
 
 async def respond(service: Service, request: Request, caller: Caller) -> Response | Stream:

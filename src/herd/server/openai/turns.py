@@ -86,20 +86,20 @@ class Tool(msgspec.Struct):
 
 
 class ChosenFunction(msgspec.Struct):
-    """The name of one."""
+    """The name of a tool."""
 
     name: str
 
 
 class ChosenTool(msgspec.Struct):
-    """One of those that may be called."""
+    """A tool that may be called."""
 
     function: ChosenFunction
     type: Literal["function"] = "function"
 
 
 class AllowedTools(msgspec.Struct):
-    """Those that may be called. mode: whether one has to be."""
+    """Tools that may be called. mode: whether one has to be."""
 
     mode: Literal["auto", "required"]
     tools: list[ChosenTool]

@@ -20,7 +20,7 @@ from herd.media.limits import IMAGE_LIMITS
 
 MOST_REDIRECTS = 3
 WHOLE_S = 20.0
-"""For all of it, redirects included."""
+"""Seconds for all of a fetch, redirects included."""
 PORTS = {"http": 80, "https": 443}
 
 

@@ -50,7 +50,7 @@ class FieldTable(Generic[S]):
     refused: Mapping[str, str] = field(default_factory=dict)
     """A value other than null, false, 0 or empty is an error: name, or path as of `unknown`, -> why."""
     harmless: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Of a refused field: the values that are none, where they are others."""
+    """Values of refused fields that ask for nothing, by name, where these are others than null, false, 0 and empty."""
 
     def read(self, body: Mapping[str, Any], *, strict: bool = False) -> tuple[S, tuple[str, ...]]:
         """Read a body: returns the typed request, and the fields that have no effect. strict: such a field is refused

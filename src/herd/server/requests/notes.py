@@ -15,7 +15,7 @@ from herd.server.requests.generate_request import GenerateRequest
 NOTED = 4
 """Places of schemas that a note names."""
 MOST_PLACE = 80
-"""Characters of one."""
+"""Characters of such a place that a note names."""
 
 
 def within_context(ask: GenerateRequest, context: int) -> tuple[GenerateRequest, str]:
@@ -43,7 +43,7 @@ def note_of_calls(ask: GenerateRequest) -> str:
 
 
 def note_of_tools(model: ChatModel, ask: GenerateRequest) -> str:
-    """That nobody tells the model which tools there are; empty: it is told, or there are none."""
+    """A note that nobody tells the model which tools there are; empty: it is told, or there are none."""
     return "tools: the model's chat template leaves them out" if ask.tools and not model.tells_tools else ""
 
 

@@ -11,11 +11,11 @@ from herd.store.about import About
 
 
 class Facts(NamedTuple):
-    """Of one model. None: not known, or its files are gone or broken; whoever asks it is told so."""
+    """Facts of one model. None: not known, or its files are gone or broken; whoever asks it is told so."""
 
     is_loaded: bool
     about: About | None
-    """From the headers of its files; None also of a model without files here."""
+    """What the headers of its files say; None for a model without files here as well."""
     capabilities: Capabilities | None
     context: int | None
     """Tokens of context: its own, or what loading it now would give, roughly."""

@@ -13,7 +13,7 @@ from herd.server.service import Caller, Service
 
 T = TypeVar("T")
 VALUE_BYTES = 24
-"""That one value of a body counts beside its bytes: four times that it takes as an object (measured: 32 to 88)."""
+"""Bytes that one value of a body counts beside its own: four times what it takes as an object (measured: 32 to 88)."""
 BLOCK = 256 << 10
 """Bytes: what comes in smaller pieces is put together up to this size."""
 

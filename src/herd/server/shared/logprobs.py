@@ -16,7 +16,7 @@ def name_of(token: Likely) -> str:
 
 
 def listed(found: Sequence[Logprob]) -> list[dict[str, Any]]:
-    """Of each token its name, its bytes, how likely it was, and the likeliest ones, likeliest first."""
+    """Each token with its name, its bytes, how likely it was, and the likeliest ones, likeliest first."""
     return [{**_token(one), "top_logprobs": [_token(x) for x in one.top]} for one in found]
 
 

@@ -42,7 +42,7 @@ class Scored(NamedTuple):
     first: Likely
     """Its first token, before which nothing of the prompt stands: how likely it was is not known."""
     rest: tuple[Logprob, ...]
-    """The others."""
+    """The other tokens."""
     usage: Usage
     notes: tuple[Note, ...] = ()
     note: str = ""
@@ -88,7 +88,7 @@ class _Seen(NamedTuple):
     passed: CheckedTexts
     is_text: bool
     ids: Ids
-    """Without the token that the vocabulary may want before a text."""
+    """Ids of the prompt, without the token that the vocabulary may want before a text."""
     raw: bool = False
     """Whether control tokens that a text spells are among them."""
     note: str = ""
