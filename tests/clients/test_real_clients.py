@@ -25,7 +25,7 @@ MODEL = os.environ.get("HERD_SMOLLM2_GGUF", "")
 CONTEXT = 2048
 """Small, so that a prompt that is too long is quickly written."""
 START_S, GROUP_S = 240, 1500
-GROUPS = ("sdks", "chains", "objects", "indexes", "routers", "command", "npm")
+GROUPS = ("sdks", "chains", "objects", "indexes", "routers", "frameworks", "command", "npm")
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,4 +1,5 @@
-// Clients from npm: openai, @anthropic-ai/sdk, ollama, and the AI SDK (`ai`) with three of its providers.
+// Clients from npm: openai, @anthropic-ai/sdk, ollama, and the AI SDK (`ai`) with three of its providers; and those of
+// agents.mjs and earlier.mjs, in one run.
 
 import Anthropic from "@anthropic-ai/sdk";
 import { createOpenAI } from "@ai-sdk/openai";
@@ -9,6 +10,8 @@ import { createOllama } from "ollama-ai-provider-v2";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
+import "./agents.mjs";
+import "./earlier.mjs";
 import { all, ASKS_WEATHER, expect, MODEL, QUESTION, refused, run, scenario, USER, WEATHER } from "./report.mjs";
 
 const TIMEOUT_MS = 60_000;

@@ -42,8 +42,9 @@ export async function all(stream) {
   return found;
 }
 
-function version(client) {
-  return JSON.parse(readFileSync(new URL(`node_modules/${client}/package.json`, import.meta.url))).version;
+// What is installed there; its folder may have another name than it, so that there can be two of one.
+function installed(client) {
+  return JSON.parse(readFileSync(new URL(`node_modules/${client}/package.json`, import.meta.url)));
 }
 
 async function report({ client, name, call }, url, without) {
@@ -55,7 +56,8 @@ async function report({ client, name, call }, url, without) {
     detail = `${error?.name}: ${error?.message}`.slice(0, 600);
   }
   const seconds = Math.round((performance.now() - began) / 10) / 100;
-  const who = { client: `${client} (npm)`, version: version(client), scenario: name, without };
+  const found = installed(client);
+  const who = { client: `${found.name} (npm)`, version: found.version, scenario: name, without };
   console.log(JSON.stringify({ ...who, ok: !detail, detail, seconds }));
 }
 
