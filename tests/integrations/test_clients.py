@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from herd.cli import main
-from herd.errors import BadFile, HerdError, NetworkError
+from herd.errors import BadFile, HerdError, NetworkError, NotFound
 from herd.integrations.clients import CLIENTS, CONTEXT, MAX_OUTPUT, Placeholder
 from herd.integrations.settings_files import merge_file, shown
 
@@ -32,14 +32,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def service(monkeypatch: pytest.MonkeyPatch, says: Mapping[str, Any] | HerdError) -> None:
-    """What the service says of a model, none of it over a socket."""
+def service(monkeypatch: pytest.MonkeyPatch, says: Mapping[str, Any] | HerdError, *more: Mapping[str, Any]) -> None:
+    """What the service lists, none of it over a socket: a model, whatever it is called, and more by their names."""
 
     def ask(method: str, path: str, url: str) -> Mapping[str, Any]:
-        assert method == "GET" and path.startswith("/v1/models/")
+        assert method == "GET" and path.startswith("/v1/models")
         if isinstance(says, HerdError):
             raise says
-        return says
+        return says if path.startswith("/v1/models/") else {"data": [{"id": "mine", **says}, *more]}
 
     monkeypatch.setattr(importlib.import_module("herd.cli.connect"), "ask", ask)
 
@@ -95,6 +95,48 @@ def test_the_service_says_what_the_model_holds(
     assert '"max_tokens": 65536' in out.out and "guess" not in out.err
 
 
+def test_what_is_served_is_told_and_what_is_loaded_comes_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service(monkeypatch, {"max_model_len": 4096}, {"id": "scout", "max_model_len": 65536, "loaded": True})
+    assert main(["connect", "zed"]) == 0
+    out = capsys.readouterr()
+    assert '"name": "scout"' in out.out and '"max_tokens": 65536' in out.out
+    assert "served at http://127.0.0.1:8484: mine, scout" in out.err and "guess" not in out.err
+    assert main(["connect", "openai"]) == main(["connect", "openai", "--model", "mine"]) == 0
+    first, second = re.findall(r'model="([^"]*)"', capsys.readouterr().out)
+    assert (first, second) == ("scout", "mine")
+
+
+def test_a_model_that_is_not_served_is_told_and_never_written(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(method: str, path: str, url: str) -> Mapping[str, Any]:
+        if path != "/v1/models":
+            raise NotFound("model: got mime; expected mine")
+        return {"data": [{"id": "mine", "max_model_len": 4096}]}
+
+    monkeypatch.setattr(importlib.import_module("herd.cli.connect"), "ask", ask)
+    assert main(["connect", "llm", "--model", "mime"]) == 0
+    said = capsys.readouterr().err
+    assert "served at http://127.0.0.1:8484: mine" in said and "shown for mime, a guess: model: got mime" in said
+    assert main(["connect", "codex", "--model", "mime", "--write"]) == 3
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "data", [5, "x", {"a": 1}, [{}], [5], [{"id": "a b"}], [{"id": "$(x)"}], [{"id": "-x"}], [{"id": ""}], [], None]
+)
+def test_a_list_that_names_no_model_is_told(
+    data: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("herd.cli.connect"), "ask", lambda *asked: {"data": data})
+    assert main(["connect", "codex", "--write"]) != 0
+    assert main(["connect", "curl"]) == 0
+    out = capsys.readouterr()
+    assert '"model": "smollm2"' in out.out and "shown for smollm2, a guess" in out.err
+
+
 @pytest.mark.parametrize(
     "says",
     [NetworkError("nobody answers"), {}, *({"max_model_len": x} for x in (None, True, 0, -5, "8192"))],
@@ -105,9 +147,11 @@ def test_a_context_that_nobody_told_is_shown_as_a_guess_and_not_written(
     service(monkeypatch, says)
     assert main(["connect", "zed", "--model", "mine"]) == 0
     out = capsys.readouterr()
-    assert '"max_tokens": 8192' in out.out and "8,192 tokens, a guess" in out.err
+    assert '"max_tokens": 8192' in out.out and "shown for mine with 8,192 tokens, a guess" in out.err
     assert main(["connect", "zed", "--model", "mine", "--write"]) != 0
-    assert list(home.iterdir()) == [] and len(capsys.readouterr().err.splitlines()) == 1
+    assert list(home.iterdir()) == []
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("served at")]
+    assert len(told) == 1
 
 
 def test_the_document_has_every_client() -> None:
@@ -131,7 +175,7 @@ def test_a_file_is_made_and_then_left_alone(name: str, home: Path, monkeypatch: 
     assert main(["connect", name, "--write"]) == 0
     read = json.loads if CLIENTS[name].kind == "json" else tomllib.loads
     text = path.read_text()
-    assert read(text) == Placeholder("http://127.0.0.1:8484", "smollm2").fill_all(CLIENTS[name].settings)
+    assert read(text) == Placeholder("http://127.0.0.1:8484", "mine").fill_all(CLIENTS[name].settings)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert main(["connect", name, "--write"]) == 0
     assert path.read_text() == text and list(path.parent.iterdir()) == [path]
