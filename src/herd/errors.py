@@ -33,7 +33,10 @@ A library never exits: `cli` turns an error into its line on stderr and its exit
 """
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from herd.events import Reply
 
 GOT = 120
 """Characters of a value that a message tells."""
@@ -216,10 +219,10 @@ class SomeFailed(HerdError):
 
     code = "some_failed"
 
-    def __init__(self, message: str, replies: Sequence[Any] = ()) -> None:
+    def __init__(self, message: str, replies: "Sequence[Reply | HerdError]" = ()) -> None:
         """replies: see there."""
         super().__init__(message)
-        self.replies = list(replies)
+        self.replies: list[Reply | HerdError] = list(replies)
         """What came of each request, in their order: a Reply, or the HerdError that it failed with."""
 
 

@@ -264,7 +264,7 @@ def test_whoever_runs_with_a_replaced_or_dropped_adapter_ends_with_it() -> None:
     rest, cached = drain(core, 4)
     assert cached[1] == 0, "nothing of the old one is found"
     core.adapters.drop("a")
-    with pytest.raises(NotFound, match="adapter a"):
+    with pytest.raises(NotFound, match="adapter: got a"):
         core.add(order(2, "a"))
     more, _ = drain(core)
     said = {n: begun.get(n, []) + rest.get(n, []) + more.get(n, []) for n in (0, 1, 5)}

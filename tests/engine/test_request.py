@@ -57,6 +57,10 @@ def test_lists_and_single_strings_become_tuples() -> None:
     o = SamplingOptions().with_({"stop": "END", "stop_ids": [1, 2], "logit_bias": None})
     assert (o.stop, o.stop_ids, o.logit_bias) == (("END",), (1, 2), {})
     assert SamplingOptions().with_({"stop": None}).stop == ()
+    with pytest.raises(UsageError, match="stop: got a list, expected a tuple of strings"):
+        SamplingOptions(stop=["END"])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="stop_ids: got a list, expected a tuple of token ids"):
+        SamplingOptions(stop_ids=[1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["logit_bias", "stop_ids"])

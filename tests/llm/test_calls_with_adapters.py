@@ -36,12 +36,14 @@ def test_calls_name_an_adapter_and_others_do_not_feel_it(model: LLM) -> None:
     plain = said(model, None)
     model.add_adapter("tall", pairs())
     assert model.adapters == ("tall",)
+    with pytest.raises(NotFound, match=r"adapter: got tal, expected one of tall; did you mean tall\?"):
+        said(model, "tal")
     tall = said(model, "tall")
     assert tall != plain == said(model, None)
     assert said(model, "tall") == tall
     assert model.chat("hello", max_tokens=4, adapter="tall").ids != model.chat("hello", max_tokens=4).ids
     model.drop_adapter("tall")
-    with pytest.raises(NotFound, match="adapter tall: got it, expected none: the model has no adapters"):
+    with pytest.raises(NotFound, match="adapter: got tall, expected none: the model has no adapters"):
         said(model, "tall")
 
 
@@ -67,5 +69,5 @@ def test_scores_and_vectors_are_those_of_the_adapter(model: LLM) -> None:
     assert model.embed(text, adapter="tall").tolist() != plain[1]
     assert (model.score([pair])[0].logprobs, model.embed(text).tolist()) == plain
     model.drop_adapter("tall")
-    with pytest.raises(NotFound, match="adapter tall"):
+    with pytest.raises(NotFound, match="adapter: got tall"):
         model.score([pair], adapter="tall")

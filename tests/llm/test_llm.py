@@ -141,6 +141,8 @@ def test_complete_sends_the_first_token_and_the_text() -> None:
     assert [e.type for e in llm.stream_complete([98])] == ["text", "text", "text", "done"]
     with pytest.raises(UsageError, match="prompt: got no tokens"):
         llm.complete([])
+    with pytest.raises(UsageError, match="ids: got none, expected at least one"):
+        llm.logits([])
 
 
 def test_counts_and_codes() -> None:

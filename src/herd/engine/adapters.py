@@ -23,7 +23,7 @@ import numpy as np
 from herd import formats
 from herd.errors import DoesNotFit, NotFound, UsageError, fail
 from herd.ops.contract import Adapters, LowRank, Ops
-from herd.value_checks import number, text
+from herd.value_checks import nearest, number, text
 from herd.weights import Linear, Model, WeightNode, name_of, shape_of
 
 MAX_NAME = 256
@@ -157,9 +157,11 @@ class AdapterRegistry:
 
 
 def check_known(name: str | None, names: "Mapping[str, object] | Sequence[str]") -> None:
-    """Raise NotFound for the name of an adapter that is not among these."""
+    """Raise NotFound for the name of an adapter that is not among these, with the nearest of them and all."""
     if name is not None and name not in names:
-        fail(NotFound, f"adapter {name}", got="it", expected=", ".join(names) or "none: the model has no adapters")
+        near = nearest(name, list(names))
+        expected = "one of " + ", ".join(names) if names else "none: the model has no adapters"
+        fail(NotFound, "adapter", got=name, expected=expected, do=f"did you mean {near}?" if near else "")
 
 
 def _matrices(node: Any) -> "Sequence[tuple[str, Linear]]":

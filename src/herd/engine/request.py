@@ -140,6 +140,7 @@ class SamplingOptions(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defau
 
 
 def _ids(name: str, ids: object) -> None:
+    _no_list(name, ids, "token ids")
     if not isinstance(ids, tuple) or len(ids) > MAX_STOP_IDS:
         fail(UsageError, name, got=ids, expected=f"up to {MAX_STOP_IDS} token ids")
     for i in ids:
@@ -156,7 +157,14 @@ def _bias(bias: object) -> None:
         number("logit_bias", value, -100.0, 100.0)
 
 
+def _no_list(name: str, value: object, of: str) -> None:
+    """Raise UsageError for a list: a frozen struct holds tuples. `with_` makes these of lists."""
+    if isinstance(value, list):
+        fail(UsageError, name, got="a list", expected=f"a tuple of {of}")
+
+
 def _stops(stops: object) -> None:
+    _no_list("stop", stops, "strings")
     if not isinstance(stops, tuple) or not all(isinstance(s, str) for s in stops):
         fail(UsageError, "stop", got=stops, expected="strings")
     if len(stops) > MAX_STOPS:

@@ -564,6 +564,8 @@ class LLM:
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """[T, V], float32: after each id, the logits of the next. Raises UsageError, ContextTooLong."""
         given = self._requests.given(ids, "ids")
+        if not given:
+            fail(UsageError, "ids", got="none", expected="at least one")
         (found,) = self._measured([given], Want(what="logits", keep=False), CallOptions())
         return found.rows()
 

@@ -212,7 +212,7 @@ def test_a_child_takes_adapters_and_answers_with_them_as_a_thread_does(engine: E
     pair = LowRank(np.ones((1, 2), np.float16), np.ones((2, 1), np.float32), 2)
     asked = replace(request([1, 2, 3], max_tokens=5), adapter="a")
     plain = tokens(engine, replace(asked, adapter=None))
-    with pytest.raises(NotFound, match="adapter a"):
+    with pytest.raises(NotFound, match="adapter: got a"):
         tokens(engine, asked)
     engine.executor.add_adapter("a", {"a weight": pair})
     assert engine.executor.adapters == ("a",)
