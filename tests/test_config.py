@@ -228,7 +228,8 @@ BAD_TEXT = {
     "attn_scale": [float("nan"), -1.0, "0.1"],
     "floor_scale": [0, float("nan"), float("inf"), "x"],
     "hidden_act": ["gelu"],
-    "attention_bias": [True],
+    "attention_bias": ["yes", 0.5, []],
+    "mlp_bias": [True],
     "eos_token_id": [-1, ["a"], 2**70],
     "intermediate_size": [0, None],
     "max_position_embeddings": [0, 2**63],
@@ -282,6 +283,6 @@ JUNK = st.recursive(
 )
 def test_any_values_give_a_config_or_a_typed_error(text: dict[str, object], vision: dict[str, object]) -> None:
     data = {**with_text(**text), "vision_config": {**SCOUT_JSON["vision_config"], **vision}}
-    for candidate in (data, {**data["text_config"], "model_type": "llama"}):
+    for candidate in (data, *({**data["text_config"], "model_type": kind} for kind in ("llama", "mistral"))):
         with contextlib.suppress(BadConfig):  # anything else is a failure
             assert from_hf(candidate).num_layers >= 1

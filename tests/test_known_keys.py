@@ -21,7 +21,7 @@ LISTS = (hf_keys.READ, hf_keys.HARMLESS, hf_keys.NEUTRAL)
 
 
 def test_no_key_stands_on_two_lists() -> None:
-    both = {"attention_bias", "mlp_bias", "partial_rotary_factor", "hidden_act"}  # written by `to_hf` as neutral
+    both = {"partial_rotary_factor", "hidden_act"}
     for a, b in ((0, 1), (1, 2), (0, 2)):
         assert set(LISTS[a]) & set(LISTS[b]) <= both
     assert not set(hf_keys.READ_ROPE) & set(hf_keys.NEUTRAL_ROPE)
@@ -34,7 +34,8 @@ def test_every_attribute_of_transformers_configs_is_on_a_list() -> None:
     transformers = pytest.importorskip("transformers")
     llama = {**transformers.LlamaConfig().to_dict(), "model_type": "llama"}
     llama4 = transformers.Llama4Config().to_dict()
-    for data in (llama, llama4, llama4["text_config"]):
+    mistral = {**transformers.MistralConfig().to_dict(), "model_type": "mistral"}
+    for data in (llama, mistral, llama4, llama4["text_config"]):
         assert check_hf(json.loads(json.dumps(data))) == []
     whole = vars(transformers.LlamaConfig()).keys() | vars(transformers.Llama4TextConfig()).keys()
     own = {key for key in whole if not key.startswith("_")} - {"ignore_keys_at_rope_validation"}
@@ -76,7 +77,7 @@ def llama4(**changes: object) -> dict[str, Any]:
 
 
 OTHER = {  # a value of each key that changes what is computed
-    "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", "sliding_window": 16,
+    "use_bias": True, "hidden_act": "gelu", "sliding_window": 16,
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0,
     "attention_multiplier": 0.01, "partial_rotary_factor": 0.5, "rope_interleaved": True, "rope_interleave": True,
@@ -101,6 +102,11 @@ def test_every_such_key_is_refused_with_any_value_but_its_own() -> None:
                 from_hf({**data, key: "of another kind"})
             for value in hf_keys.NEUTRAL[key]:
                 from_hf({**data, key: value})
+    with pytest.raises(BadConfig, match="mlp_bias"):
+        from_hf(llama4(mlp_bias=True))
+    for key in ("attention_bias", "mlp_bias"):
+        with pytest.raises(BadConfig, match=key):
+            from_hf(dense(model_type="mistral", **{key: True}))
     for key in hf_keys.DENSE:
         with pytest.raises(BadConfig, match=key):
             from_hf(dense(**{key: [0] if "layers" in key else 3}))

@@ -249,20 +249,21 @@ def build(c: Llama4Config, source: Source) -> Model:
     def rms(name: str) -> Norm:
         return Norm(source.vector(name + ".weight", (D,)), None, c.norm_eps, name)
 
-    def mlp(prefix: str, width: int) -> Mlp:
-        gate = source.matrix(prefix + "gate_proj", width, D)
-        up = source.matrix(prefix + "up_proj", width, D)
-        return Mlp(gate, up, source.matrix(prefix + "down_proj", D, width))
+    def mlp(prefix: str, width: int, bias: bool = False) -> Mlp:
+        gate = source.matrix(prefix + "gate_proj", width, D, bias=bias)
+        up = source.matrix(prefix + "up_proj", width, D, bias=bias)
+        return Mlp(gate, up, source.matrix(prefix + "down_proj", D, width, bias=bias))
 
     embed = source.matrix("model.embed_tokens", c.vocab_size, D)
     blocks = []
     for i, layer in enumerate(c.layers):
         p = f"model.layers.{i}."
         norm1 = rms(p + "input_layernorm")
-        q = source.matrix(p + "self_attn.q_proj", c.num_heads * H, D)
-        k = source.matrix(p + "self_attn.k_proj", c.num_kv_heads * H, D)
-        v = source.matrix(p + "self_attn.v_proj", c.num_kv_heads * H, D)
-        o = source.matrix(p + "self_attn.o_proj", D, c.num_heads * H)
+        has_bias = c.attention_bias
+        q = source.matrix(p + "self_attn.q_proj", c.num_heads * H, D, bias=has_bias)
+        k = source.matrix(p + "self_attn.k_proj", c.num_kv_heads * H, D, bias=has_bias)
+        v = source.matrix(p + "self_attn.v_proj", c.num_kv_heads * H, D, bias=has_bias)
+        o = source.matrix(p + "self_attn.o_proj", D, c.num_heads * H, bias=has_bias)
         norm2 = rms(p + "post_attention_layernorm")
         # A dense Llama calls its MLP `mlp`, Llama 4 `feed_forward`: a source of such files translates.
         f = p + "feed_forward."
@@ -276,7 +277,7 @@ def build(c: Llama4Config, source: Source) -> Model:
                 mlp(f + "shared_expert.", F),
             )
         else:
-            ffn = mlp(f, c.dense_width)
+            ffn = mlp(f, c.dense_width, c.mlp_bias)
         blocks.append(Block(norm1, q, k, v, o, norm2, ffn))
     norm = rms("model.norm")
     head = embed if c.tied_embeddings else source.matrix("lm_head", c.vocab_size, D)

@@ -6,21 +6,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT
-from herd.checkpoint import RandomSource, open_checkpoint, random_model, save_hf
+from herd.batch import packed
+from herd.checkpoint import Checkpoint, RandomSource, open_checkpoint, random_model, save_hf
 from herd.checkpoint.hf.names import to_adjacent, to_half_split
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import TINY, Llama4Config
 from herd.containers.safetensors import SafeFile
 from herd.containers.safetensors_write import FILE_DTYPE, TensorToWrite, write_file
 from herd.errors import BadCheckpoint, DoesNotFit, HerdError, NotFound, UsageError
+from herd.model import forward, place_weights
+from herd.ops.native import NativeOps
 from herd.weights import Experts, Model
 
 CONFIGS = {"full": TINY, "text": TINY_TEXT, "dense": TINY_DENSE}
+IDS = list(range(1, 41))
 
 
 def arrays(config: Llama4Config, model: Model) -> dict[str, np.ndarray]:
@@ -115,14 +120,50 @@ def test_rotary_tables_of_old_files_are_ignored(tmp_path: Path) -> None:
     assert_same(TINY_DENSE, open_checkpoint(tmp_path / "m").load(), random_model(TINY_DENSE, 3))
 
 
-def test_a_tied_head_may_stand_in_the_file_if_it_is_the_table(tmp_path: Path) -> None:
-    save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
-    table = SafeFile(tmp_path / "m" / "model.safetensors").array("model.embed_tokens.weight").copy()
-    rewrite(tmp_path / "m", add={"lm_head.weight": table})
-    model = open_checkpoint(tmp_path / "m").load()
-    assert model.head is model.embed
-    rewrite(tmp_path / "m", add={"lm_head.weight": table + 1})
-    refused(tmp_path / "m", "lm_head differs")
+@pytest.mark.parametrize("saved", ["the table again", "the head alone", "another head", "the body alone"])
+def test_heads_beside_tied_embeddings_are_what_transformers_makes_of_them(
+    tmp_path: Path, saved: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
+    name, head = "model.embed_tokens.weight", "lm_head.weight"
+    table = SafeFile(folder / "model.safetensors").array(name).copy()
+    match saved:
+        case "the table again":
+            rewrite(folder, add={head: table})
+        case "the head alone":
+            rewrite(folder, lambda given: head if given == name else given)
+        case "another head":
+            rewrite(folder, add={head: table[::-1].copy()})
+        case "the body alone":
+            rewrite(folder, lambda given: given.removeprefix("model."))
+    with open_checkpoint(folder) as checkpoint:
+        model = checkpoint.load()
+        assert checkpoint.config.tied_embeddings is (model.head is model.embed) is (saved != "another head")
+        close_to_transformers(folder, logits_of(checkpoint))
+    told = [line for line in caplog.messages if "config.json ties the head" in line]
+    assert len(told) == (saved == "another head")
+
+
+def logits_of(checkpoint: Checkpoint) -> Any:
+    ops = NativeOps(1)
+    weights = place_weights(ops, checkpoint.load())
+    context = ops.place(packed([len(IDS)], checkpoint.config.chunk))
+    return forward(ops, checkpoint.config, weights, np.array(IDS), context)
+
+
+def close_to_transformers(folder: Path, got: Any) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        want = model(torch.tensor([IDS])).logits[0].numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5 * float(want.std()))
+
+
+def test_untied_embeddings_without_a_head_are_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": False}))
+    refused(folder, r"1 tensors are missing \(lm_head\.weight\)")
 
 
 # -- wrong folders ------------------------------------------------------------------------------------------------
@@ -230,12 +271,24 @@ def test_a_tensor_in_two_shards(sharded: Path) -> None:
     refused(sharded, f"in two files: got {first}")
 
 
-def test_index_and_shards_disagree(sharded: Path) -> None:
-    names = sorted(p.name for p in sharded.glob("*.safetensors"))
-    edit_index(sharded, lambda where: where.update({"model.norm.weight": names[0]}))
-    refused(sharded, r"lacks 1 tensors of the index: got model\.norm\.weight")
-    edit_index(sharded, lambda where: where.pop("model.norm.weight"))
-    refused(sharded, r"the index does not name there: got model\.norm\.weight")
+@pytest.mark.parametrize("kind", ["another shard", "no name"])
+def test_a_tensor_is_found_where_the_index_does_not_say_it(
+    sharded: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = min(p.name for p in sharded.glob("*.safetensors"))
+    name = "model.norm.weight"
+    edit_index(sharded, lambda where: where.update({name: first}) if kind == "another shard" else where.pop(name))
+    for _ in range(2):
+        assert_same(TINY_TEXT, open_checkpoint(sharded).load(), random_model(TINY_TEXT, 0))
+    told = [line for line in caplog.messages if "does not say where 1 tensors are" in line]
+    assert len(told) == 1
+    assert told[0].endswith("found: model.norm.weight")
+
+
+def test_a_tensor_of_the_index_that_no_shard_has_is_named(sharded: Path) -> None:
+    first = min(p.name for p in sharded.glob("*.safetensors"))
+    edit_index(sharded, lambda where: where.update({"model.gone.weight": first}))
+    refused(sharded, rf"1 tensors of .* are in none of its files: got model\.gone\.weight, by the index in {first}")
 
 
 @pytest.mark.parametrize(

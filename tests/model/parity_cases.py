@@ -98,6 +98,7 @@ CASES = {
         replace(TEXT, rope_pattern=(True, False, False, True), moe_pattern=(True, False, False, True), moe_interleave=0)
     ),
     "dense, no chunk": Case(replace(TEXT, num_experts=0, expert_width=0, moe_interleave=0, chunk=None)),
+    "attention biases": Case(replace(TEXT, attention_bias=True)),
     "tied embeddings": Case(replace(TEXT, tied_embeddings=True)),
     "a large eps": Case(replace(TEXT, norm_eps=0.05)),
     "square experts": Case(replace(TEXT, expert_width=TINY.width, moe_interleave=1)),
@@ -117,6 +118,8 @@ CASES = {
             temperature_tuning=False,
             # high above low, so that some frequencies are blended
             rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64),
+            attention_bias=True,
+            mlp_bias=True,
         )
     ),
 }

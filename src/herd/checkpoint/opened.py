@@ -18,7 +18,7 @@ from herd.checkpoint.gguf.source import GgufSource, config_from_gguf
 from herd.checkpoint.hf.kinds import hf_source
 from herd.config import MAX_VOCAB, Llama4Config
 from herd.config.gguf_keys import check_gguf
-from herd.config.hf import from_hf
+from herd.config.hf import from_hf, hf_notes
 from herd.config.hf_keys import check_hf
 from herd.containers.gguf import Gguf
 from herd.disk.manifest import check_manifest
@@ -171,6 +171,9 @@ class HfCheckpoint(Checkpoint):
             self.advice = {"temperature": 0.0}
         _tell_unknown(self.folder / "config.json", check_hf(data))
         self._source = hf_source(path, config, data)
+        self.config = replace(self.config, tied_embeddings=self._source.config.tied_embeddings)
+        for note in (*(f"{path}: {line}" for line in hf_notes(data, config)), *self._source.notes):
+            tell(note)
         self.size_bytes = self._source.num_bytes
 
     def source(self) -> Source:

@@ -11,12 +11,19 @@ from herd.errors import BadConfig, fail
 
 
 def from_gguf(
-    keys: Mapping[str, Any], *, vocab_size: int, tied: bool, rope_divisors: Sequence[float] | None = None
+    keys: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    tied: bool,
+    rope_divisors: Sequence[float] | None = None,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
 ) -> Llama4Config:
     """Read GGUF metadata of the architectures `llama4` and `llama`.
 
     `vocab_size` is the row count of token_embd, `tied` whether output.weight is absent, `rope_divisors` the content of
-    rope_freqs.weight. Raises BadConfig.
+    rope_freqs.weight, `attention_bias` and `mlp_bias` whether a `llama` has such tensors (no key says it). Raises
+    BadConfig.
     """
     arch = keys.get("general.architecture")
     if arch not in ("llama", "llama4"):
@@ -72,7 +79,7 @@ def from_gguf(
     if arch == "llama":
         if experts:
             fail(BadConfig, "llama.expert_count", got=experts, expected="0: experts are run for llama4 only")
-        return Llama4Config(**common)
+        return Llama4Config(**common, attention_bias=attention_bias, mlp_bias=mlp_bias)
     if not experts:
         fail(BadConfig, "llama4.expert_count", got=0, expected="1 or more, as llama.cpp demands")
     period = whole("llama4.attention.sliding_window_pattern", get("attention.sliding_window_pattern", 4), 1, MAX_LAYERS)

@@ -1,4 +1,4 @@
-"""Hugging Face's config.json, read and written: Llama 4 (full or text-only, published or v5 keys) and dense Llama.
+"""Hugging Face's config.json, read and written: Llama 4 (full or text-only, published or v5 keys), Llama, Mistral.
 
 The traps of these files (lists that mean other things when empty, ints that mean true) are each named where they lie.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from herd.config.checks import MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, eps, positive, whole
-from herd.config.hf_keys import check_hf
+from herd.config.hf_keys import DENSE_FAMILIES, check_hf, window_of
 from herd.config.hf_rope import rope_from_hf, rope_to_hf
 from herd.config.shape import Llama4Config, VisionConfig, is_dense_llama
 from herd.errors import BadConfig, fail
@@ -20,7 +20,8 @@ _IMAGE_IDS = {
 
 
 def from_hf(data: Mapping[str, Any]) -> Llama4Config:
-    """Read the content of a config.json: Llama 4 (full or text-only, published or v5 keys), or dense Llama.
+    """Read the content of a config.json: Llama 4 (full or text-only, published or v5 keys), dense Llama, or Mistral,
+    whose context ends with its attention window (up to there it changes nothing).
 
     Raises BadConfig for another architecture or for numbers that describe no model.
     """
@@ -31,14 +32,14 @@ def from_hf(data: Mapping[str, Any]) -> Llama4Config:
     if kind in ("llama4", "llama4_text"):
         check_hf(data)
         return _from_llama4(data, text)
-    if kind == "llama":
+    if kind in DENSE_FAMILIES:
         check_hf(data)
-        return _from_llama(data)
+        return _from_dense(data)
     return fail(
         BadConfig,
         "config.json model_type",
         got=kind,
-        expected="llama4, llama4_text or llama",
+        expected="llama4, llama4_text, llama or mistral",
         do="Herd runs the Llama family only",
     )
 
@@ -47,6 +48,12 @@ def _need(data: Mapping[str, Any], key: str) -> Any:
     if data.get(key) is None:
         fail(BadConfig, f"config.json has no {key}", do="the file is not a whole Llama config")
     return data[key]
+
+
+def _kv_heads(data: Mapping[str, Any], default: int, heads: int) -> Any:
+    """num_key_value_heads: a family's number where the key is not there, as many as heads where it is null."""
+    value = data.get("num_key_value_heads", default)
+    return heads if value is None else value
 
 
 def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
@@ -90,8 +97,8 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
     n = whole("num_hidden_layers", _need(text, "num_hidden_layers"), 1, MAX_LAYERS)
     heads = whole("num_attention_heads", _need(text, "num_attention_heads"), 1, MAX_WIDTH)
     width = whole("hidden_size", _need(text, "hidden_size"), 1, MAX_WIDTH)
-    head_size = whole("head_dim", text.get("head_dim") or width // heads, 1, MAX_WIDTH)
-    max_context = whole("max_position_embeddings", text.get("max_position_embeddings", 8192), 1, MAX_CONTEXT)
+    head_size = whole("head_dim", text.get("head_dim", 128) or width // heads, 1, MAX_WIDTH)
+    max_context = whole("max_position_embeddings", text.get("max_position_embeddings", 131072), 1, MAX_CONTEXT)
     theta, scaling = rope_from_hf(text, theta=500000.0, head_size=head_size, max_context=max_context)
     chunk = text.get("attention_chunk_size", 8192)
 
@@ -143,10 +150,10 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         num_layers=n,
         width=width,
         num_heads=heads,
-        num_kv_heads=_need(text, "num_key_value_heads"),
+        num_kv_heads=_kv_heads(text, 8, heads),
         head_size=head_size,
         vocab_size=_need(text, "vocab_size"),
-        dense_width=text.get("intermediate_size_mlp") or expert_width,
+        dense_width=text.get("intermediate_size_mlp", 16384) or expert_width,
         expert_width=expert_width,
         num_experts=whole("num_local_experts", experts, 0, MAX_EXPERTS),
         experts_per_token=text.get("num_experts_per_tok", 1),
@@ -164,6 +171,7 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
         attn_scale=text.get("attn_scale", 0.1),
         norm_eps=text.get("rms_norm_eps", 1e-5),
         tied_embeddings=_flag(text, "tie_word_embeddings", False),
+        attention_bias=_flag(text, "attention_bias", False),
         max_context=max_context,
         bos_id=_one_id(text.get("bos_token_id", top.get("bos_token_id")), "bos_token_id"),
         eos_ids=_ids(text.get("eos_token_id", top.get("eos_token_id")), "eos_token_id"),
@@ -175,17 +183,21 @@ def _from_llama4(top: Mapping[str, Any], text: Mapping[str, Any]) -> Llama4Confi
     )
 
 
-def _from_llama(data: Mapping[str, Any]) -> Llama4Config:
+def _from_dense(data: Mapping[str, Any]) -> Llama4Config:
+    """Llama, and Mistral with the defaults of its own."""
+    mistral = data["model_type"] == "mistral"
     heads = whole("num_attention_heads", _need(data, "num_attention_heads"), 1, MAX_WIDTH)
     width = whole("hidden_size", _need(data, "hidden_size"), 1, MAX_WIDTH)
     head_size = whole("head_dim", data.get("head_dim") or width // heads, 1, MAX_WIDTH)
-    max_context = whole("max_position_embeddings", data.get("max_position_embeddings", 2048), 1, MAX_CONTEXT)
+    default = 131072 if mistral else 2048
+    max_context = whole("max_position_embeddings", data.get("max_position_embeddings", default), 1, MAX_CONTEXT)
     theta, scaling = rope_from_hf(data, theta=10000.0, head_size=head_size, max_context=max_context)
+    window = window_of(data) if mistral else None
     return Llama4Config(
         num_layers=_need(data, "num_hidden_layers"),
         width=width,
         num_heads=heads,
-        num_kv_heads=data.get("num_key_value_heads") or heads,
+        num_kv_heads=_kv_heads(data, 8 if mistral else heads, heads),
         head_size=head_size,
         vocab_size=_need(data, "vocab_size"),
         dense_width=_need(data, "intermediate_size"),
@@ -193,11 +205,21 @@ def _from_llama(data: Mapping[str, Any]) -> Llama4Config:
         rope_scaling=scaling,
         norm_eps=data.get("rms_norm_eps", 1e-6),
         tied_embeddings=_flag(data, "tie_word_embeddings", False),
-        max_context=max_context,
+        attention_bias=_flag(data, "attention_bias", False),
+        mlp_bias=_flag(data, "mlp_bias", False),
+        max_context=max_context if window is None else min(max_context, window),
         bos_id=_one_id(data.get("bos_token_id"), "bos_token_id"),
         eos_ids=_ids(data.get("eos_token_id"), "eos_token_id"),
         pad_id=_one_id(data.get("pad_token_id"), "pad_token_id"),
     )
+
+
+def hf_notes(data: Mapping[str, Any], config: Llama4Config) -> list[str]:
+    """What a person should know of how a config.json was read as `config`."""
+    window = window_of(data) if data.get("model_type") == "mistral" else None
+    if window is None or config.max_context < window or data.get("max_position_embeddings", window + 1) <= window:
+        return []
+    return [f"its attention looks back over {window} tokens: it is run up to that length, where this changes nothing"]
 
 
 def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
@@ -217,7 +239,7 @@ def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
             c.rope_scaling, theta=c.rope_theta, head_size=c.head_size, max_context=c.max_context
         ),
         "max_position_embeddings": c.max_context,
-        "attention_bias": False,
+        "attention_bias": c.attention_bias,
         "tie_word_embeddings": c.tied_embeddings,
         "bos_token_id": c.bos_id,
         "eos_token_id": eos,
@@ -229,7 +251,7 @@ def to_hf(c: Llama4Config, dtype: str = "bfloat16") -> dict[str, Any]:
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "intermediate_size": c.dense_width,
-            "mlp_bias": False,
+            "mlp_bias": c.mlp_bias,
             **common,
         }
     layers = c.layers

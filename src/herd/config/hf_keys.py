@@ -8,7 +8,7 @@ LlamaConfig and Llama4Config, and what its other decoders have.
 from collections.abc import Mapping
 from typing import Any
 
-from herd.config.checks import OFF, ONE, Values, check_keys
+from herd.config.checks import MAX_CONTEXT, OFF, ONE, Values, check_keys, whole
 from herd.config.hf_rope import LAYER_TYPES, rope_object
 from herd.errors import BadConfig, fail
 
@@ -69,13 +69,13 @@ HARMLESS_ROPE = frozenset({"finetuned", *LAYER_TYPES})
 
 NEUTRAL: dict[str, Values] = {
     **dict.fromkeys(
-        # biases, windows, other norms and attentions, experts of other families, caps
+        # windows, other norms and attentions, biases of other names, experts of other families, caps
         _words("""
-            add_cross_attention alibi attention_bias attention_k_eq_v attention_multiplier attention_out_bias
+            add_cross_attention alibi attention_k_eq_v attention_multiplier attention_out_bias
             attention_output_gate attention_sink attn_logit_softcap attn_logit_softcapping attn_output_gate bias
             clip_qkv cross_attention_layers draft_vocab_size final_logit_softcap final_logit_softcapping
             first_k_dense_replace global_attn_every_n_layers hidden_size_per_layer_input is_encoder_decoder kv_lora_rank
-            layernorm_post llama_4_scaling lm_head_bias logit_softcapping logits_soft_cap mlp_bias moe_intermediate_size
+            layernorm_post llama_4_scaling lm_head_bias logit_softcapping logits_soft_cap moe_intermediate_size
             moe_num_experts mrope_section multi_query mup_base_width n_group n_routed_experts n_shared_experts
             norm_after norm_topk_prob num_experts num_nextn_predict_layers o_bias parallel_attn position_embedding_type
             post_norm prefix_lm pruned_heads q_lora_rank qk_head_dim qk_layernorm qk_nope_head_dim qk_norm
@@ -112,6 +112,19 @@ DENSE: dict[str, Values] = {
 }
 """Keys of what Llama 4 computes and a dense Llama has not -> the values under which they change nothing."""
 
+FAMILY: dict[str, dict[str, Values]] = {
+    "llama": DENSE,
+    "mistral": {**DENSE, "attention_bias": OFF, "mlp_bias": OFF},
+    "llama4": {"mlp_bias": OFF},
+    "llama4_text": {"mlp_bias": OFF},
+}
+"""model_type -> what its family has not, and another has."""
+
+DENSE_FAMILIES = ("llama", "mistral")
+
+MISTRAL_WINDOW = 4096
+"""The attention window of a Mistral whose file says none, as transformers has it; null is no window."""
+
 NEUTRAL_VISION: dict[str, Values] = {
     "hidden_act": (None, "gelu"),
     "is_encoder_decoder": OFF,
@@ -134,9 +147,9 @@ def check_hf(data: Mapping[str, Any]) -> list[str]:
     """The keys of a config.json that are on no list. Raises BadConfig naming a key that changes the arithmetic and is
     not computed."""
     text, top = data.get("text_config", data), data if "text_config" in data else {}
-    dense = data.get("model_type") == "llama"
-    neutral = {**NEUTRAL, **(DENSE if dense else {})}
-    unknown = check_keys(_without_wide_window(text), READ, neutral, HARMLESS)
+    kind = str(data.get("model_type"))
+    neutral = {**NEUTRAL, **FAMILY.get(kind, {})}
+    unknown = check_keys(_without_harmless_window(kind, text), READ, neutral, HARMLESS)
     unknown += check_keys(top, READ_TOP, NEUTRAL, READ | HARMLESS)
     vision = data.get("vision_config") if data.get("model_type") == "llama4" else None
     if isinstance(vision, Mapping):
@@ -145,14 +158,24 @@ def check_hf(data: Mapping[str, Any]) -> list[str]:
     name, rope = rope_object(text)
     unknown += [f"{name} {key}" for key in check_keys(rope, READ_ROPE, NEUTRAL_ROPE, HARMLESS_ROPE, f"{name} ")]
     types = text.get("layer_types")
-    if dense and types and not (isinstance(types, list) and all(kind == "full_attention" for kind in types)):
-        fail(BadConfig, "config.json layer_types", got=types, expected="full_attention")
+    if kind in DENSE_FAMILIES and types:
+        # Mistral's layers all have its window, whatever this says
+        known = ("full_attention", "sliding_attention") if kind == "mistral" else ("full_attention",)
+        if not isinstance(types, list) or any(one not in known for one in types):
+            fail(BadConfig, "config.json layer_types", got=types, expected=" or ".join(known))
     return unknown
 
 
-def _without_wide_window(text: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys but for a sliding window that no text of the model's context can leave."""
+def window_of(data: Mapping[str, Any]) -> int | None:
+    """How many tokens back a Mistral looks, its own included; None: as far as there are any. Raises BadConfig."""
+    window = data.get("sliding_window", MISTRAL_WINDOW)
+    return None if window is None else whole("sliding_window", window, 1, MAX_CONTEXT)
+
+
+def _without_harmless_window(kind: str, text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys but for a sliding window that no text of the model's context can leave: a Mistral's context ends with
+    it."""
     window, context = text.get("sliding_window"), text.get("max_position_embeddings")
-    if type(window) is int and type(context) is int and window >= context:
+    if kind == "mistral" or (type(window) is int and type(context) is int and window >= context):
         return {key: value for key, value in text.items() if key != "sliding_window"}
     return text

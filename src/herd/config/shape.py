@@ -118,6 +118,10 @@ class Llama4Config:
     attn_scale: float = 0.1
     norm_eps: float = 1e-5
     tied_embeddings: bool = False
+    attention_bias: bool = False
+    """Whether q, k, v and o have biases."""
+    mlp_bias: bool = False
+    """Whether gate, up and down of dense layers have biases."""
     max_context: int = 8192
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()

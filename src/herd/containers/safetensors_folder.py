@@ -1,4 +1,5 @@
-"""Which safetensors files make up a Hugging Face folder, and which tensor is in which: agreed, or refused by name.
+"""Which safetensors files make up a Hugging Face folder, and which tensor is in which: the files say it, an index names
+them.
 
 A name in an index is a plain file name; a file is a regular one inside the folder. Links that leave it are refused,
 but for the layout of Hugging Face's own cache, snapshots/REVISION/FILE -> ../../blobs/DIGEST.
@@ -40,7 +41,10 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def open_files(path: Path) -> list[SafeFile]:
-    """All files of a checkpoint, open, their tensors as the index says, none in two. Raises NotFound, BadCheckpoint."""
+    """All files of a checkpoint, open, with every tensor of the index, none in two. Raises NotFound, BadCheckpoint.
+
+    A tensor may be in another of the files than the index says, or unknown to it (`not_as_indexed`).
+    """
     files: list[SafeFile] = []
     try:
         for part in weight_files(path):
@@ -96,16 +100,23 @@ def _check_unique(files: list[SafeFile]) -> None:
 
 
 def _check_index(where: dict[str, str], files: list[SafeFile]) -> None:
-    by_file: dict[str, set[str]] = {file.path.name: set() for file in files}
-    for name, shard in where.items():
-        by_file[shard].add(name)
-    for file in files:
-        promised = by_file[file.path.name]
-        if missing := promised - file.entries.keys():
-            fail(BadCheckpoint, f"{file.path.name} lacks {len(missing)} tensors of the index", got=listed(missing))
-        if extra := file.entries.keys() - promised:
-            fail(
-                BadCheckpoint,
-                f"{file.path.name} has {len(extra)} tensors that the index does not name there",
-                got=listed(extra),
-            )
+    have = set().union(*(file.entries for file in files))
+    if missing := where.keys() - have:
+        said = ", ".join(sorted({where[name] for name in missing})[:3])
+        fail(
+            BadCheckpoint,
+            f"{len(missing)} tensors of {INDEX} are in none of its files",
+            got=f"{listed(missing)}, by the index in {said}",
+            do="fetch them again",
+        )
+
+
+def not_as_indexed(path: Path, files: list[SafeFile]) -> list[str]:
+    """A line where tensors are in other files of a folder than its index says, or are not in the index."""
+    if not path.is_dir() or not (path / INDEX).is_file():
+        return []
+    where = _weight_map(path)
+    moved = {name for file in files for name in file.entries if where.get(name) != file.path.name}
+    if not moved:
+        return []
+    return [f"{path / INDEX} does not say where {len(moved)} tensors are; they were found: {listed(moved)}"]

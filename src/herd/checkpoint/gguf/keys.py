@@ -163,6 +163,8 @@ def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
         vocab_size=c.vocab_size,
         tied=c.tied_embeddings,
         rope_divisors=None if scale is None else scale.tolist(),
+        attention_bias=c.attention_bias,
+        mlp_bias=c.mlp_bias,
     )
 
     def differs(name: str, ours: object, said: object) -> None:
@@ -177,6 +179,7 @@ def _check_same(c: Llama4Config, keys: Mapping[str, Any]) -> None:
         differs(f"temperature of layer {i}", ours.tuned, said.tuned)
     if not np.allclose([*c.rope_freqs(), c.rope_attention], [*back.rope_freqs(), back.rope_attention], 1e-6, 0):
         differs("rope_scaling", c.rope_scaling, back.rope_scaling)
+    differs("attention_bias", c.attention_bias, back.attention_bias)
     if not math.isclose(c.norm_eps, back.norm_eps, rel_tol=1e-5):
         differs("norm_eps", c.norm_eps, back.norm_eps)
 

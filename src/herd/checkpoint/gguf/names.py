@@ -49,6 +49,10 @@ GATE_UP = "model.layers.{}.feed_forward.experts.gate_up_proj"
 ALIASES = {"v.blk.{}.ln2": "v.blk.{}.attn_post_norm"}
 """Second names that converters have written; the writer never does."""
 
+ATTENTION_BIASES = frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"})
+MLP_BIASES = frozenset({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"})
+"""What a layer of a `llama` may have beside its matrices. A kind that no layer has is zero."""
+
 ROPE_FREQS = "rope_freqs.weight"
 """Divisors of the rotary frequencies: part of the config, not a weight."""
 

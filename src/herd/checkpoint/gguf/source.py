@@ -5,11 +5,13 @@ mmproj file. Everything is checked by names and shapes before the first node is 
 weights live as long as the mapping, which every view holds on to.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from herd.checkpoint.gguf.names import ROPE_FREQS, gguf_names, other_name
+import numpy as np
+
+from herd.checkpoint.gguf.names import ATTENTION_BIASES, MLP_BIASES, ROPE_FREQS, gguf_names, other_name
 from herd.checkpoint.walk import check_names, walk
 from herd.config import MAX_WIDTH, Llama4Config, VisionConfig
 from herd.config.gguf import from_gguf
@@ -32,14 +34,26 @@ def config_from_gguf(reader: Gguf, mmproj: Gguf | None = None) -> Llama4Config:
         if len(info.shape) != 1 or info.shape[0] > MAX_WIDTH:
             fail(BadCheckpoint, f"{reader.path}: tensor {ROPE_FREQS}", got=info.shape, expected="half a head")
         divisors = [float(d) for d in reader.decoded(ROPE_FREQS)]
-    tied = "output.weight" not in reader.tensors
+    biases = _layer_biases(reader.tensors)
     try:
-        config = from_gguf(reader.keys, vocab_size=table.shape[0], tied=tied, rope_divisors=divisors)
+        config = from_gguf(
+            reader.keys,
+            vocab_size=table.shape[0],
+            tied="output.weight" not in reader.tensors,
+            rope_divisors=divisors,
+            attention_bias=not biases.isdisjoint(ATTENTION_BIASES),
+            mlp_bias=not biases.isdisjoint(MLP_BIASES),
+        )
     except HerdError as e:
         raise type(e)(f"{reader.path}: {e}") from None
     except (TypeError, ValueError, OverflowError) as e:
         fail(BadConfig, f"{reader.path}: a key has a value of the wrong type ({e})")
     return config if mmproj is None else _with_vision(config, reader, mmproj)
+
+
+def _layer_biases(tensors: Collection[str]) -> set[str]:
+    """The kinds of bias that any layer of the text model has, as `names` calls them."""
+    return {name.split(".", 2)[2] for name in tensors if name.startswith("blk.") and name.endswith(".bias")}
 
 
 def _with_vision(config: Llama4Config, reader: Gguf, mmproj: Gguf) -> Llama4Config:
@@ -105,6 +119,7 @@ class GgufSource:
 
     def __init__(self, reader: Gguf, config: Llama4Config, mmproj: Gguf | None = None) -> None:
         self._reader, self._mmproj = reader, mmproj
+        self._absent = (ATTENTION_BIASES | MLP_BIASES) - _layer_biases(reader.tensors)
         if config.vision is not None and mmproj is None:
             fail(
                 BadCheckpoint,
@@ -125,7 +140,10 @@ class GgufSource:
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
         """A matrix as a Dense or Packed node."""
         node = self._node(gguf_names(name + ".weight")[0], (outputs, inputs), name)
-        return replace(node, bias=self.vector(name + ".bias", (outputs,))) if bias else node
+        if not bias:
+            return node
+        zero = self._is_absent(gguf_names(name + ".bias")[0])
+        return replace(node, bias=np.zeros(outputs, np.float32) if zero else self.vector(name + ".bias", (outputs,)))
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """A stack [E, outputs, inputs] as the file holds it; a Pair of such for gate_up_proj."""
@@ -145,6 +163,10 @@ class GgufSource:
         if _is_packed(file, tensor):
             return Packed(info.format, file.raw(tensor), shape, None, name)
         return Dense(file.array(tensor).reshape(shape), None, name)
+
+    def _is_absent(self, tensor: str) -> bool:
+        """Whether a tensor is a bias of a kind that no layer has."""
+        return tensor.startswith("blk.") and tensor.split(".", 2)[2] in self._absent
 
     def _find(self, tensor: str) -> tuple[Gguf, str]:
         file = self._mmproj if self._mmproj is not None and tensor.startswith(("v.", "mm.")) else self._reader
@@ -166,7 +188,7 @@ class GgufSource:
             if file is None:
                 continue
             names = [t for name, _ in wanted if is_vision(name) == vision for t in gguf_names(name)]
-            found = {self._find(t)[1] for t in names}
+            found = {self._find(t)[1] for t in names if not self._is_absent(t)}
             do = "the file is not whole, or of another architecture than its keys say"
             check_names(file.path, found, file.tensors.keys() - {ROPE_FREQS}, do=do)
         for w in walk(config):

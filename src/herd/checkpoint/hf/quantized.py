@@ -90,7 +90,7 @@ class HfQuantized(HfSource):
         if self.half_split and name.endswith((".q_proj", ".k_proj")):
             order = to_adjacent(np.arange(outputs), self.config.head_size)
         node = node_of([coded], outputs, inputs, name, stack=False, order=order)
-        return replace(node, bias=self._array(name + ".bias")) if bias else node
+        return replace(node, bias=self._ordered(name, ".bias")) if bias else node
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """A stack as it is stored: fused input-major, or one node of all experts that stand alone."""
@@ -189,8 +189,7 @@ class HfQuantized(HfSource):
             for ending, what in _REFUSED.items():
                 if name.endswith(ending):
                     fail(BadCheckpoint, f"{self.path}: {what} are not read", got=name, do="use another form of it")
-        if self.config.tied_embeddings:
-            self._drop_tied_head()
+        self._settle_tied_head()
         known: set[str] = set()
         for w in walk(self.config):
             if w.kind == "vector":

@@ -1,11 +1,11 @@
 """Weights of a Hugging Face folder, mapped: nodes look into the files, nothing is copied.
 
-One exception: rows of q and k of a `llama` checkpoint stand in half-split order and are put in adjacent pairs, a copy
-each. Llama 4 files need no such thing. Names: see `names`.
+One exception: rows of q and k of a `llama` or `mistral` checkpoint stand in half-split order and are put in adjacent
+pairs, a copy each. Llama 4 files need no such thing. Names: see `names`.
 """
 
-import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,39 @@ from herd.checkpoint.hf.names import to_adjacent
 from herd.checkpoint.walk import check_names, walk
 from herd.config import Llama4Config
 from herd.containers.safetensors import SafeFile
-from herd.containers.safetensors_folder import open_files
+from herd.containers.safetensors_folder import not_as_indexed, open_files
 from herd.errors import BadCheckpoint, fail
 from herd.formats.dtypes import Array
 from herd.weights import Dense, Experts, Linear
 
-log = logging.getLogger(__name__)
-
 _PREFIX = "language_model."
+# What is saved without its head (LlamaModel) lacks the first part of its names.
+_BARE = ("embed_tokens.", "layers.", "norm.")
 # Tables that old converters saved beside the weights; they follow from the config.
 _COMPUTED = (".rotary_emb.inv_freq", ".rotary_embedding.freqs_ci")
 _FLOATS = ("F32", "F16", "BF16")
+_TABLE, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class HfSource:
     """A `weights.Source` over safetensors files. Close it when its arrays are no longer used.
 
     The tensors of the files and those of the config must be the same: names and shapes are compared at once, so that
-    `weights.build` cannot fail half-way. `half_split` says that config.json calls itself `llama`.
+    `weights.build` cannot fail half-way. `half_split`: whether q and k stand in that order (`names`).
     Raises NotFound, BadCheckpoint.
     """
+
+    config: Llama4Config
+    """The one given, but for embeddings that config.json ties and files hold apart."""
+    notes: list[str]
+    """A line for each thing about the files that a person should know."""
 
     def __init__(self, path: Path, config: Llama4Config, *, half_split: bool = False) -> None:
         self.path = path
         self.config = config
         self.half_split = half_split
         self.files = open_files(path)
+        self.notes = not_as_indexed(path, self.files)
         try:
             self._where = self._canonical()
             self._check()
@@ -67,10 +74,7 @@ class HfSource:
 
     def matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> Linear:
         """A matrix as a mapped Dense node."""
-        w = self._array(name + ".weight")
-        if self.half_split and name.endswith((".q_proj", ".k_proj")):
-            w = to_adjacent(w, self.config.head_size)
-        return Dense(w, self._array(name + ".bias") if bias else None, name)
+        return Dense(self._ordered(name, ".weight"), self._ordered(name, ".bias") if bias else None, name)
 
     def experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> Linear:
         """A mapped stack, input-major as the file has it."""
@@ -80,6 +84,13 @@ class HfSource:
         """Unmap the files once nothing looks into them any more."""
         for file in self.files:
             file.close()
+
+    def _ordered(self, name: str, ending: str) -> Array:
+        """A matrix or its bias, rows of q and k in adjacent pairs."""
+        array = self._array(name + ending)
+        if self.half_split and name.endswith((".q_proj", ".k_proj")):
+            return to_adjacent(array, self.config.head_size)
+        return array
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -98,6 +109,8 @@ class HfSource:
         found: dict[str, tuple[SafeFile, str]] = {}
         for file, stored in self._stored_names():
             name = stored.removeprefix(_PREFIX)
+            if name.startswith(_BARE):
+                name = "model." + name
             if self.half_split:
                 name = name.replace(".mlp.", ".feed_forward.")
             if name in found:
@@ -106,11 +119,10 @@ class HfSource:
         return found
 
     def _check(self) -> None:
+        self._settle_tied_head()
         wanted: dict[str, tuple[int, ...]] = {}
         for item in walk(self.config):
             wanted |= item.tensors
-        if self.config.tied_embeddings:
-            self._drop_tied_head()
         check_names(self.path, wanted.keys(), self._where.keys())
         for name, shape in wanted.items():
             file, stored = self._where[name]
@@ -120,17 +132,25 @@ class HfSource:
             if entry.dtype not in _FLOATS:
                 fail(BadCheckpoint, f"{file.path.name}: dtype of {name}", got=entry.dtype, expected=", ".join(_FLOATS))
 
-    def _drop_tied_head(self) -> None:
-        """With tied embeddings some files hold the table twice; that is harmless if both are the same."""
-        if "lm_head.weight" not in self._where or "model.embed_tokens.weight" not in self._where:
+    def _settle_tied_head(self) -> None:
+        """Which table counts where config.json ties the embeddings, as transformers has it: the only one that there is;
+        one where both are the same; each for itself, which is told, where they differ."""
+        if not self.config.tied_embeddings or _HEAD not in self._where:
             return
-        head, table = self._array("lm_head.weight"), self._array("model.embed_tokens.weight")
+        if _TABLE not in self._where:
+            self._where[_TABLE] = self._where.pop(_HEAD)
+            return
+        head, table = self._array(_HEAD), self._array(_TABLE)
         same: Any = (
             head.shape == table.shape and head.dtype == table.dtype and np.array_equal(_bits(head), _bits(table))
         )
-        if not same:
-            fail(BadCheckpoint, f"{self.path}: lm_head differs from embed_tokens although config.json ties them")
-        del self._where["lm_head.weight"]
+        if same:
+            del self._where[_HEAD]
+            return
+        self.config = replace(self.config, tied_embeddings=False)
+        self.notes.append(
+            f"{self.path}: config.json ties the head to the embeddings, the files hold another: it is used"
+        )
 
 
 def _bits(x: Array) -> Array:

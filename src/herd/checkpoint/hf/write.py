@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from herd.checkpoint.hf.names import Style, file_name, style_of, to_half_split
 from herd.checkpoint.pieces import expert_rows, matrix_pieces
 from herd.checkpoint.walk import TreeSource, WeightSpec, walk
@@ -85,9 +87,10 @@ def _pieces(config: Llama4Config, source: Source, wanted: WeightSpec, name: str,
         yield from expert_rows(source.experts(name, *wanted.shape), name, *wanted.shape)
     else:
         node: Any = source.matrix(wanted.name, *wanted.shape, bias=wanted.bias)
+        is_turned = style == "llama" and wanted.name.endswith((".q_proj", ".k_proj"))
         if name.endswith(".bias"):
-            yield node.bias
-        elif style == "llama" and wanted.name.endswith((".q_proj", ".k_proj")):
+            yield to_half_split(np.asarray(node.bias), config.head_size) if is_turned else node.bias
+        elif is_turned:
             outputs, inputs = wanted.shape
             for rows in matrix_pieces(node, name, outputs, inputs, row_multiple=config.head_size):
                 yield to_half_split(rows, config.head_size)

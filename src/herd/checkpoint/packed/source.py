@@ -83,6 +83,8 @@ class PackedSource(PackedFiles):
 
     def __init__(self, path: Path, config: Llama4Config) -> None:
         super().__init__(path)
+        self.config = config
+        self.notes: list[str] = []
         try:
             self._check(config)
         except BaseException:
