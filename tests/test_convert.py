@@ -114,7 +114,23 @@ def test_quantized_matrices_are_what_the_format_makes_of_them(tmp_path: Path, ki
 def test_rows_that_fill_no_block_are_told(tmp_path: Path) -> None:
     save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4))
     done = convert(tmp_path / "hf", tmp_path / "m.gguf", "q4_k")
-    assert any("do not fit blocks of q4_k" in note for note in done.notes)
+    assert any("became q5_0: their rows are no multiple of 256, which q4_k needs" in n for n in done.notes)
+
+
+def test_a_smaller_type_never_makes_a_larger_file(tmp_path: Path) -> None:
+    """Rows of 96: no type of 256 weights fits, and what stands in for one may be larger than what is there."""
+    config = replace(DENSE, width=96, dense_width=224, num_layers=1)
+    kinds = sorted((name for name, f in formats.FORMATS.items() if f.packed), key=lambda name: formats.get(name).bits)
+    save_hf(tmp_path / "hf", config, RandomSource(config, 4))
+    sizes = {k: convert(tmp_path / "hf", tmp_path / f"{k}.gguf", k).num_bytes for k in kinds}
+    for i, kind in enumerate(kinds):
+        for smaller in (k for k in kinds[:i] if formats.get(k).block > 32):
+            made = convert(tmp_path / f"{kind}.gguf", tmp_path / "again.gguf", smaller, overwrite=True)
+            assert made.num_bytes <= sizes[kind], (kind, smaller)
+            own = open_gguf(tmp_path / f"{kind}.gguf").info("blk.0.attn_q.weight").format
+            new = open_gguf(tmp_path / "again.gguf").info("blk.0.attn_q.weight").format
+            assert any("quantised before" in note for note in made.notes) == (own != new), (kind, smaller)
+            assert any(f"tensors stay {own}" in note for note in made.notes) == (own == new), (kind, smaller)
 
 
 @pytest.mark.parametrize("name", ["llama-q4_0", "llama4-q8_0"])

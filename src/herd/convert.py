@@ -1,28 +1,37 @@
 """Files to files: any checkpoint that loads becomes Hugging Face safetensors or GGUF, one tensor at a time.
 
 What it is: `convert`. The tokenizer, its template and the sampling advice come along. What it is not: a search for the
-best mixture of number formats (`passes`).
+best mixture of number formats (`herd.quantize`).
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from herd.checkpoint.gguf.file import Encode
 from herd.checkpoint.gguf.write import FILE_TYPES, write_gguf
+from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.hf.write import save_hf
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
 from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
+from herd.checkpoint.walk import walk
+from herd.config import Llama4Config
 from herd.disk.small_files import safe_path
 from herd.errors import NotFound, UsageError, fail
+from herd.formats import get
 from herd.formats.dtypes import dtype_name
+from herd.formats.substitutes import fitting, why_not
+from herd.passes.imatrix import gguf_encoder, load_importances
 from herd.progress import Progress, silent
 from herd.store.registry import stem_of
-from herd.weights import fold
+from herd.weights import apart, fold
 
 HF_TYPES = ("f32", "f16", "bf16")
 _COMPANIONS = (
@@ -65,6 +74,7 @@ def convert(
     type: str | None = None,
     *,
     mmproj: Path | str | None = None,
+    imatrix: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Converted:
@@ -73,15 +83,21 @@ def convert(
 
     type: f32, f16 or bf16; for GGUF any of `herd.formats.FORMATS`; None: the source's own (a quantised source becomes a
     bf16 folder). mmproj: the vision part of a GGUF source; None: the one beside it that belongs to it. One that lies
-    there and does not come along is among the notes. progress: told of each tensor once it is written. The target
-    appears complete or not at all.
+    there and does not come along is among the notes. imatrix: a file that tells which columns matter, for block formats
+    of a GGUF. progress: told of each tensor once it is written. The target appears complete or not at all.
+
+    A matrix whose rows no block of the type divides gets what stands in for it (`formats.substitutes`), or stays as it
+    is where that would be no smaller; both are among the notes, and so is what was quantised before.
     Raises what `open_checkpoint` raises; UsageError (target exists, unknown type), DoesNotFit (disk: needed and free),
     BadCheckpoint (a value that the type cannot hold).
     """
     target = Path(target)
     with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         if target.suffix == ".gguf":
-            return _to_gguf(checkpoint, target, type or own_type(checkpoint), overwrite, progress)
+            weighing = None if imatrix is None else Path(imatrix)
+            return _to_gguf(checkpoint, target, type or own_type(checkpoint), weighing, overwrite, progress)
+        if imatrix is not None:
+            fail(UsageError, f"an imatrix for {target}", got="a folder of floats", expected="a .gguf of a block format")
         own = own_type(checkpoint)
         return _to_hf(checkpoint, target, type or (own if own in HF_TYPES else "bf16"), overwrite, progress)
 
@@ -92,6 +108,30 @@ def own_type(checkpoint: Checkpoint) -> str:
     node: Any = checkpoint.source().matrix("model.layers.0.self_attn.o_proj", c.width, c.num_heads * c.head_size)
     floats = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
     return fold(node, packed=lambda w: w.format, other=lambda w: floats.get(w.w.dtype, "bf16"))
+
+
+def packed_formats(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tensor -> block format of every matrix and stack of a checkpoint that is in one. No weight is read."""
+    source = checkpoint.source()
+    if type(source) is HfSource:  # plain floats; asking for rows of q and k would copy them
+        return {}
+    found: dict[str, str] = {}
+    for w in walk(checkpoint.config):
+        if w.kind == "vector":
+            continue
+        node = source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape, bias=w.bias)
+        own = {fold(part, packed=lambda p: p.format, other=lambda _: "") for part in apart(node)}
+        if len(own) == 1 and "" not in own:
+            found[next(iter(w.tensors))] = own.pop()
+    return found
+
+
+def twice_rounded(formats: Iterable[str]) -> list[str]:
+    """A note on matrices in these block formats that are quantised again; none where there are none."""
+    found = Counter(formats)
+    kinds = ", ".join(sorted(found))
+    again = f"{found.total()} tensors were quantised before ({kinds}) and are again: less is lost from the floats"
+    return [again] if found else []
 
 
 def _to_hf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress) -> Converted:
@@ -140,10 +180,23 @@ def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
     return {"README.md": f"---\nlicense: {licence}\n---\n"}
 
 
-def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, progress: Progress) -> Converted:
+def _to_gguf(
+    checkpoint: Checkpoint, target: Path, type: str, imatrix: Path | None, overwrite: bool, progress: Progress
+) -> Converted:
     if type not in FILE_TYPES:
         fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
+    encode: Encode | None = None
+    told: list[str] = []
+    if imatrix is not None:
+        if type in HF_TYPES:
+            fail(UsageError, f"an imatrix for type {type}", got="floats", expected="a block format")
+        importances, told = load_importances(imatrix, checkpoint.config)
+        encode = gguf_encoder(checkpoint.config, importances)
     keys, notes = gguf_companions(checkpoint)
+    before = packed_formats(checkpoint)
+    becomes = _standing_in(checkpoint.config, type)
+    # what stands in for a type stands in for nothing that is as small already
+    kept = {n: f for n, f in before.items() if becomes[n] != type and get(f).bits <= get(becomes[n]).bits}
     mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
     written = write_gguf(
         target,
@@ -154,13 +207,25 @@ def _to_gguf(checkpoint: Checkpoint, target: Path, type: str, overwrite: bool, p
         mmproj=mmproj,
         overwrite=overwrite,
         progress=progress,
+        types=kept,
+        encode=encode,
         guard=checkpoint,
     )
-    if written.substituted:
-        kinds = ", ".join(sorted(set(written.substituted.values())))
-        notes.append(f"{len(written.substituted)} tensors do not fit blocks of {type} and became {kinds}")
+    notes += told
+    for kind, count in sorted(Counter(written.substituted.values()).items()):
+        notes.append(f"{count} tensors became {kind}: {why_not(type)}")
+    if kept:
+        notes.append(f"{len(kept)} tensors stay {', '.join(sorted(set(kept.values())))}: {why_not(type)}")
+    if type not in HF_TYPES:
+        notes += twice_rounded(f for name, f in before.items() if name not in kept and becomes[name] != f)
     size = written.num_bytes + (written.mmproj.num_bytes if written.mmproj else 0)
     return Converted(target, type, size, (*notes, *written.notes))
+
+
+def _standing_in(config: Llama4Config, type: str) -> dict[str, str]:
+    """Tensor -> what it becomes, of every matrix and stack, when all are to become `type`."""
+    found = {next(iter(w.tensors)): w.shape[1] for w in walk(config) if w.kind != "vector"}
+    return {name: fitting(type, inputs) or "f16" for name, inputs in found.items()}
 
 
 def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:

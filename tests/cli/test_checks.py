@@ -83,10 +83,13 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         "api_keys": ("short",), "keys_file": (MISSING, TEXT), "aliases": ("x", "=x"), "keep_alive": ("soon",),
         "parallel": ("0",), "origins": ("*",), "policy": ("x",), "guard": MODELS, "audit": (MISSING,), "log": ("x",),
     },
-    "convert": {"source": MODELS, "target": TARGETS, "type_": ("q3_x",), "mmproj": (MISSING, TEXT)},
+    "convert": {
+        "source": MODELS, "target": TARGETS, "type_": ("q3_x",), "mmproj": (MISSING, TEXT), "imatrix": (MISSING, TEXT),
+    },
     "quantize": {
         "source": MODELS, "target": TARGETS, "type_": ("q3_x", "f32"), "size": ("big", "-1", "1"),
         "bits": ("99", "1"), "calibrate": (MISSING, IMAGE), "threads": ("0",), "mmproj": (MISSING, TEXT),
+        "imatrix": (MISSING, TEXT), "save_imatrix": (TEXT, "{folder}", "{new}"),
     },
     "tokenize": {"model": MODELS, "files": (MISSING, IMAGE)},
     "bench": {
@@ -239,6 +242,8 @@ def test_what_is_wrong_is_said_first(
         (["quantize", MODEL, OUT, "--type", "q4_0", "--bits", "5"], "one of a type, a size, bits a weight"),
         (["quantize", MODEL, OUT, "--bits", "8", "--pure"], "pure"),
         (["quantize", MODEL, MODEL, "--type", "q4_0", "--overwrite"], "is the source"),
+        (["quantize", MODEL, OUT, "--type", "q4_0", "--calibrate", TEXT, "--imatrix", TEXT], "a text and an imatrix"),
+        (["quantize", MODEL, MODEL, "--only-compare", "--type", "q4_0"], "--only-compare: got --type, too"),
         (["tokenize", MODEL], "no text"),
         (["run", MODEL, "hi", "--grammar", "lark:start: <|no_such_token|>"], "lark"),
     ],

@@ -143,6 +143,68 @@ def test_calibration_lowers_the_weighted_error_and_names_experts_it_missed(wide:
     assert made.calibration_tokens == 3  # with the first token
 
 
+def test_what_is_no_multiple_of_256_and_what_is_rounded_twice_are_told(tiny: Path, tmp_path: Path) -> None:
+    made = quantize(tiny, tmp_path / "a.gguf", "q4_k", compare=False)
+    became = [t.format for t in made.tensors]
+    for wanted, own in (("q4_k", "q5_0"), ("q6_k", "q8_0")):
+        line = f"{became.count(own)} tensors become {own}: their rows are no multiple of 256, which {wanted} needs"
+        assert line in made.notes
+    assert not any("quantised before" in note for note in made.notes)
+    lower = quantize(tmp_path / "a.gguf", tmp_path / "c", "q4_0", pure=True, compare=False)
+    assert any("were quantised before (q5_0, q8_0) and are again" in note for note in lower.notes)
+    same = quantize(tmp_path / "a.gguf", tmp_path / "d", "q4_k", compare=False)
+    assert not any("quantised before" in note for note in same.notes)
+
+
+def test_an_interrupted_comparison_is_had_later_and_over_the_same_text(wide: Path, tmp_path: Path) -> None:
+    from herd.quantize import ComparisonInterrupted, compare
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if phase == "compare" and done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(ComparisonInterrupted) as caught:
+        quantize(wide, tmp_path / "a", "q4_k", calibrate=TEXT, progress=stop)
+    made = caught.value.made
+    assert made.comparison is None
+    assert made.worst()[0].relative_error
+    assert open_checkpoint(tmp_path / "a").verify()
+    later = compare(wide, tmp_path / "a")
+    at_once = quantize(wide, tmp_path / "b", "q4_k", calibrate=TEXT).comparison
+    plain = quantize(wide, tmp_path / "c", "q4_k").comparison
+    assert later == at_once
+    assert plain is not None
+    assert (later.source_perplexity, later.num_tokens) == (plain.source_perplexity, plain.num_tokens)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a", "b", "c"]
+
+
+def test_only_models_of_one_vocabulary_are_compared(wide: Path, tmp_path: Path) -> None:
+    from herd.quantize import compare
+
+    other = hf_folder(tmp_path / "other", replace(WIDE, vocab_size=384))
+    with pytest.raises(UsageError, match=r"is not made of .*vocabulary: got 384, expected 320"):
+        compare(wide, other)
+
+
+def test_the_command_tells_how_to_compare_later(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from herd.cli import main
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    words = ["quantize", str(wide), str(tmp_path / "o")]
+    with monkeypatch.context() as patch:
+        patch.setattr("herd.quantize.compare_with", interrupted)
+        assert main([*words, "--type", "q4_k", "--json", "-q"]) == 130
+    out, err = capsys.readouterr()
+    assert json.loads(out)["comparison"] is None
+    assert f"herd quantize {wide} {tmp_path / 'o'} --only-compare" in err
+    assert main([*words, "--only-compare", "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["comparison"]["kl_mean"] > 0
+
+
 @pytest.mark.parametrize("bits", [4.0, 5.2])
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
 def test_a_mixture_stays_in_its_budget_and_uses_it(wide: Path, tmp_path: Path, target: str, bits: float) -> None:
@@ -275,7 +337,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 
 
 def test_calibration_that_memory_cannot_hold_is_refused(wide: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("herd.quantize.available_bytes", lambda: 1_000_000)
+    for module in ("weighing", "comparing"):
+        monkeypatch.setattr(f"herd.quantize.{module}.available_bytes", lambda: 1_000_000)
     with pytest.raises(DoesNotFit, match="calibration runs the source"):
         quantize(wide, tmp_path / "out", "q4_k", calibrate=TEXT)
     made = quantize(wide, tmp_path / "out", "q4_k")
@@ -301,7 +364,7 @@ def test_the_comparison_is_the_textbook_sum(tiny: Path, tmp_path: Path) -> None:
     from helpers import op_set
     from herd.batch import packed
     from herd.model import forward, place_weights
-    from herd.quantize import package_files
+    from herd.quantize.comparing import package_files
     from herd.text.tokenizer import Tokenizer
 
     source = hf_folder(tmp_path / "text", TINY_TEXT)

@@ -15,11 +15,19 @@ from herd.store import stored
 @click.argument("target", metavar="DST", type=click.Path())
 @click.option("--type", "type_", help="Element type: f32, f16, bf16, q8_0, q4_0, ...; the source's own otherwise.")
 @click.option("--mmproj", metavar="FILE", type=click.Path(), help="The vision part of a GGUF SRC.")
+@click.option("--imatrix", metavar="FILE", type=click.Path(), help="llama.cpp's importance matrix, for block formats.")
 @click.option("--overwrite", is_flag=True, help="Replace DST.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def convert(
-    source: str, target: str, type_: str | None, mmproj: str | None, overwrite: bool, quiet: bool, as_json: bool
+    source: str,
+    target: str,
+    type_: str | None,
+    mmproj: str | None,
+    imatrix: str | None,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write the model SRC (a name or a path) to DST: a .gguf file, or a folder of safetensors."""
     from herd.convert import convert as write
@@ -30,7 +38,13 @@ def convert(
             tell("write", done, total)
 
         made = write(
-            stored.resolve(source), Path(target), type=type_, mmproj=mmproj, overwrite=overwrite, progress=written
+            stored.resolve(source),
+            Path(target),
+            type=type_,
+            mmproj=mmproj,
+            imatrix=imatrix,
+            overwrite=overwrite,
+            progress=written,
         )
     for line in made.notes:
         console.note(line, quiet=quiet)

@@ -9,27 +9,8 @@ import numpy.typing as npt
 from herd import _native, formats
 from herd.errors import BadCheckpoint, UsageError, fail
 
-FALLBACK = {
-    "q2_k": "iq4_nl",
-    "q3_k": "iq4_nl",
-    "iq4_xs": "iq4_nl",
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
-    "q6_k": "q8_0",
-}
-"""The substitutes where rows are no multiple of 256: blocks of 32, at least as fine. llama.cpp chooses the same."""
-
 LEAST = 1e-6
 """Importances below this fraction of their mean count as it: no column may come out as noise."""
-
-
-def fitting(format: str, inputs: int) -> str | None:
-    """`format`, or its substitute where rows of `inputs` weights are no whole number of its blocks; None: there is
-    none."""
-    for name in (format, FALLBACK.get(format)):
-        if name is not None and formats.get(name).fits(inputs):
-            return name
-    return None
 
 
 @dataclass

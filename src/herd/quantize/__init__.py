@@ -7,35 +7,26 @@ Memory stays bounded but for calibration and comparison, which run the model. Wh
 
 import hashlib
 import json
-from dataclasses import dataclass, field
-from importlib.resources import files as package_files
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config
-from herd.convert import folder_companions, gguf_companions
+from herd.convert import folder_companions, gguf_companions, packed_formats, twice_rounded
 from herd.disk.atomic import checked_target
 from herd.disk.staging import StagingFolder
-from herd.errors import DoesNotFit, HerdError, NotFound, UsageError, fail
-from herd.machine.memory import available_bytes
-from herd.model import place_weights
-from herd.ops.contract import Extras
+from herd.errors import DoesNotFit, UsageError, fail
 from herd.ops.native import NativeOps
 from herd.passes.encode import EncodingLoss
-from herd.passes.importance import Importances
-from herd.passes.likelihood import Comparison, Reference, logits, windows
-from herd.planning.memory import ROOM, gb, work_bytes
+from herd.passes.likelihood import Comparison
 from herd.progress import Progress, silent
+from herd.quantize.comparing import compare_with
 from herd.quantize.format_choice import FormatPlan, check_budget, plan_budget, plan_type
 from herd.quantize.parts import parts_of
+from herd.quantize.weighing import Weighing, learn
 from herd.quantize.writing import Book, Encoder, write_gguf_mixed, write_packed
 from herd.weights import count
-
-COMPARE_TOKENS = 4096
-"""At most so many tokens are compared."""
-HELD_OUT = 8
-"""Of a calibration text, every HELD_OUT-th window is kept for the comparison."""
 
 UNITS = {"calibrate": "tokens", "choose": "tensors", "encode": "bytes", "compare": "tokens"}
 """Phases, as progress is told of them, and what is counted in each."""
@@ -76,6 +67,14 @@ class Quantized:
         return sorted(known, key=lambda t: -(t.relative_error or 0.0))[:most]
 
 
+class ComparisonInterrupted(KeyboardInterrupt):
+    """Ctrl-C while source and result were compared. The result, `made`, is whole; `compare` compares them later."""
+
+    def __init__(self, made: Quantized) -> None:
+        super().__init__()
+        self.made = made
+
+
 def quantize(
     source: Path | str,
     target: Path | str,
@@ -84,6 +83,8 @@ def quantize(
     size_bytes: int | None = None,
     bits: float | None = None,
     calibrate: str | None = None,
+    imatrix: Path | str | None = None,
+    save_imatrix: Path | str | None = None,
     pure: bool = False,
     threads: int = 0,
     resume: bool = True,
@@ -96,16 +97,19 @@ def quantize(
 
     type: one of `format_choice.TYPES` for every matrix (embedding and head at least q6_k unless `pure`); or size_bytes
     (of all weights) or bits (a weight, everything counted) for the mixture that loses least. Routers and norms become
-    f32, a vision part keeps its floats. calibrate: a text that tells which columns matter. resume: take up an
-    interrupted run of the same job. compare: KL and perplexity against the source, where both fit in memory. mmproj:
-    the vision part of a GGUF source; None: the one beside it that belongs to it. progress: told of each phase, see
-    UNITS.
+    f32, a vision part keeps its floats. calibrate: a text that tells which columns matter; imatrix: a file that tells
+    it (llama.cpp's, in either form); save_imatrix: where what the text told is written as such a file. resume: take up
+    an interrupted run of the same job. compare: KL and perplexity against the source over a text that comes with Herd,
+    where both fit in memory. mmproj: the vision part of a GGUF source; None: the one beside it that belongs to it.
+    progress: told of each phase, see UNITS.
 
     Raises what `open_checkpoint` raises; UsageError (options that contradict each other, target exists), DoesNotFit
     (memory for calibration, disk, a budget too small), BadCheckpoint (NaN, infinity, out of range: tensor, row,
-    column; nothing is left of the target then).
+    column; nothing is left of the target then), ComparisonInterrupted.
     """
     target = Path(target)
+    weighing = Weighing(calibrate, *(None if x is None else Path(x) for x in (imatrix, save_imatrix)))
+    weighing.check(overwrite)
     if sum(x is not None for x in (type, size_bytes, bits)) != 1:
         fail(UsageError, "what to quantise to", do="give one of a type, a size, bits a weight")
     if pure and type is None:
@@ -121,7 +125,7 @@ def quantize(
         else:
             plan = plan_type(config, type, pure)
         with checkpoint.reading():
-            importances, seen_tokens, texts = _calibrate(checkpoint, ops, calibrate, progress)
+            importances, seen_tokens, told = learn(checkpoint, ops, weighing, overwrite, progress)
             if type is None:
                 plan = plan_budget(
                     config,
@@ -133,27 +137,46 @@ def quantize(
                 )
         book = Book()
         encoder = Encoder(importances, book, ops.threads)
-        notes = _write(checkpoint, target, plan, encoder, calibrate, overwrite, resume, progress)
+        job = _job(checkpoint, plan, weighing)
+        notes = _write(checkpoint, target, plan, encoder, job, overwrite, resume, progress)
+        notes += [*told, *plan.notes, *twice_rounded(_again(checkpoint, plan))]
         if left := [n for n, f in plan.formats.items() if f is None]:
             notes.append(f"{len(left)} tensors have rows that no block divides and stay as they are: {left[0]}")
-        comparison = None
-        if compare:
-            comparison, why = _compare(checkpoint, target, ops, texts, progress)
-            notes += [why] if why else []
         unreached = importances.unreached(config) if importances is not None else []
-        written = _files(target)
-        size = sum(p.stat().st_size for p in written)
-        return Quantized(
-            target,
-            size,
-            8 * size / count(config).total,
-            plan,
-            _report(checkpoint, plan, book),
-            comparison,
-            seen_tokens,
-            tuple(unreached),
-            tuple(notes),
-        )
+        size = sum(p.stat().st_size for p in _files(target))
+        bits_each = 8 * size / count(config).total
+        report = _report(checkpoint, plan, book)
+        made = Quantized(target, size, bits_each, plan, report, None, seen_tokens, tuple(unreached), tuple(notes))
+        if not compare:
+            return made
+        try:
+            comparison, why = compare_with(checkpoint, target, ops, progress)
+        except KeyboardInterrupt:
+            raise ComparisonInterrupted(made) from None
+        return replace(made, comparison=comparison, notes=(*notes, why) if why else tuple(notes))
+
+
+def compare(
+    source: Path | str,
+    target: Path | str,
+    *,
+    threads: int = 0,
+    mmproj: Path | str | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """The comparison that `quantize` ends with, of a source and what was made of it: KL and perplexity over the same
+    text, whatever the result was calibrated with.
+
+    Raises what `open_checkpoint` raises; UsageError (no tokenizer, another vocabulary), DoesNotFit (memory, disk).
+    """
+    with open_checkpoint(source, mmproj=mmproj) as checkpoint, open_checkpoint(target) as made:
+        theirs, ours = checkpoint.config.vocab_size, made.config.vocab_size
+        if theirs != ours:
+            fail(UsageError, f"{target} is not made of {source}: vocabulary", got=ours, expected=theirs)
+        found, why = compare_with(checkpoint, Path(target), NativeOps(threads), progress)
+    if found is None:
+        fail(UsageError if "tokenizer" in why else DoesNotFit, why)
+    return found
 
 
 def _refuse_self(source: Path, target: Path) -> None:
@@ -178,48 +201,6 @@ def _files(target: Path) -> list[Path]:
     return [target, *([mmproj] if mmproj.exists() else [])]
 
 
-# -- calibration --------------------------------------------------------------------------------------------------
-
-
-def _window(checkpoint: Checkpoint) -> int:
-    """Tokens read at once: logits of a window stay under a few hundred megabytes."""
-    return min(512 if checkpoint.config.vocab_size <= 1 << 16 else 256, checkpoint.config.max_context)
-
-
-def _needs(checkpoint: Checkpoint) -> int:
-    """Bytes of memory that running a checkpoint takes, window by window."""
-    c, T = checkpoint.config, _window(checkpoint)
-    return checkpoint.size_bytes + work_bytes(c, T) + 24 * T * c.vocab_size + ROOM
-
-
-def _calibrate(
-    checkpoint: Checkpoint, ops: NativeOps, text: str | None, progress: Progress
-) -> tuple[Importances | None, int, list[list[int]] | None]:
-    """Importances, tokens they come from, and the windows kept for the comparison (None: the built-in text)."""
-    if text is None:
-        return None, 0, None
-    tokenizer = checkpoint.load_tokenizer()
-    pieces = windows(tokenizer.encode(text), _window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
-    if not pieces:
-        fail(UsageError, "calibration text", got="no tokens to learn from", expected="some pages of what will be read")
-    needed, have = _needs(checkpoint), available_bytes()
-    if have is not None and needed > have:
-        fail(
-            DoesNotFit,
-            f"calibration runs the source: it needs {gb(needed)} of memory, {gb(have)} are available",
-            do="calibrate on a larger machine, from a q8_0 of the source, or leave the text out",
-        )
-    held = [p for i, p in enumerate(pieces) if i % HELD_OUT == HELD_OUT - 1]
-    learn = [p for i, p in enumerate(pieces) if i % HELD_OUT != HELD_OUT - 1]
-    importances = Importances()
-    weights = place_weights(ops, checkpoint.load())
-    done, total = 0, sum(len(p) for p in learn)
-    for ids, _ in logits(ops, checkpoint.config, weights, learn, Extras(observe=importances)):
-        done += len(ids)
-        progress("calibrate", done, total)
-    return importances, total, held or learn
-
-
 # -- writing ------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +209,7 @@ def _write(
     target: Path,
     plan: FormatPlan,
     encoder: Encoder,
-    calibrate: str | None,
+    job: dict[str, str],
     overwrite: bool,
     resume: bool,
     progress: Progress,
@@ -249,7 +230,7 @@ def _write(
             plan,
             encoder,
             keys=keys,
-            job=_job(checkpoint, plan, calibrate),
+            job=job,
             overwrite=overwrite,
             resume=resume,
             step=step,
@@ -263,7 +244,7 @@ def _write(
         encoder,
         files=paths,
         texts=texts,
-        job=_job(checkpoint, plan, calibrate),
+        job=job,
         overwrite=overwrite,
         resume=resume,
         step=step,
@@ -271,12 +252,23 @@ def _write(
     return notes
 
 
-def _job(checkpoint: Checkpoint, plan: FormatPlan, calibrate: str | None) -> dict[str, str]:
-    """What a resumed run must agree in: the source's files as they lie, the plan, the text."""
+def _again(checkpoint: Checkpoint, plan: FormatPlan) -> list[str]:
+    """The block formats of the tensors that the plan makes others of."""
+    before = packed_formats(checkpoint)
+    found: dict[str, str] = {}
+    for part in parts_of(checkpoint.config):
+        own = before.get(next(iter(part.wanted.tensors)))
+        if own is not None and plan.formats[part.tensor] not in (own, None):
+            found[part.wanted.name] = own
+    return list(found.values())
+
+
+def _job(checkpoint: Checkpoint, plan: FormatPlan, weighing: Weighing) -> dict[str, str]:
+    """What a resumed run must agree in: the source's files as they lie, the plan, what says which columns matter."""
     path = checkpoint.path.resolve()
     weights = sorted(p for p in ([path] if path.is_file() else path.iterdir()) if p.is_file())
     stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
-    parts = {"source": [str(path), *stamps], "formats": plan.formats, "calibration": calibrate}
+    parts = {"source": [str(path), *stamps], "formats": plan.formats, "calibration": weighing.digest}
     return {name: hashlib.sha256(json.dumps(x).encode()).hexdigest()[:16] for name, x in parts.items()}
 
 
@@ -296,42 +288,3 @@ def _report(checkpoint: Checkpoint, plan: FormatPlan, book: Book) -> tuple[Tenso
         relative, largest = (None, None) if lost is None else (lost.relative, lost.largest)
         rows.append(TensorReport(name, format or "float", sizes[name], relative, largest))
     return tuple(rows)
-
-
-# -- comparison ---------------------------------------------------------------------------------------------------
-
-
-def _compare(
-    checkpoint: Checkpoint, target: Path, ops: NativeOps, texts: list[list[int]] | None, progress: Progress
-) -> tuple[Comparison | None, str]:
-    """The comparison, or why there is none."""
-    if texts is None:
-        try:
-            tokenizer = checkpoint.load_tokenizer()
-        except (NotFound, HerdError):
-            return None, "not compared with the source: it has no tokenizer"
-        held_out = package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
-        ids = tokenizer.encode(held_out)
-        texts = windows(ids, _window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
-    chosen: list[list[int]] = []
-    for ids in texts:
-        if sum(map(len, chosen)) + len(ids) <= max(COMPARE_TOKENS, len(ids)):
-            chosen.append(ids)
-    needed, have = _needs(checkpoint), available_bytes()
-    if have is not None and needed > have:
-        return None, f"not compared with the source: running it needs {gb(needed)} of memory, {gb(have)} are available"
-    config = checkpoint.config
-    total = 2 * sum(map(len, chosen))
-    try:
-        reference = Reference(target.absolute().parent, chosen, config.vocab_size)
-    except DoesNotFit as problem:
-        return None, f"not compared with the source: {problem}"
-    with reference:
-        with checkpoint.reading():
-            reference.record(
-                ops, config, place_weights(ops, checkpoint.load()), lambda n, _: progress("compare", n, total)
-            )
-        with open_checkpoint(target) as made, made.reading():
-            weights = place_weights(ops, made.load())
-            found = reference.compare(ops, made.config, weights, lambda n, m: progress("compare", n + m, total))
-    return found, ""

@@ -1,14 +1,17 @@
 """Which format every part gets: one type throughout, or a mixture that fits a budget."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from herd import formats
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit, UsageError, fail
-from herd.passes.encode import EncodingLoss, encode_rows, fitting
+from herd.formats.substitutes import fitting, why_not
+from herd.passes.encode import EncodingLoss, encode_rows
 from herd.passes.importance import Importances
 from herd.passes.mixture import CANDIDATES, TABLES, FormatChoice, Option, choose
 from herd.quantize.parts import MatrixPart, parts_of, sample_of
@@ -29,6 +32,8 @@ class FormatPlan:
     """Of all weights: the parts, and what stays float."""
     loss: float | None = None
     """Estimated (`passes.mixture`); None where nothing was chosen."""
+    notes: tuple[str, ...] = ()
+    """Where tensors have another format than the type asked for, and why."""
 
     def summary(self) -> dict[str, int]:
         """Format -> number of tensors."""
@@ -39,16 +44,13 @@ class FormatPlan:
 
 
 def float_bytes(config: Llama4Config) -> int:
-    """What is not a part: norms and routers (f32), the vision part (two bytes a weight)."""
-    own = {p.wanted.name for p in parts_of(config)}
+    """What is not a part: norms, biases and routers (f32), the vision part (two bytes a weight)."""
+    own = {p.tensor for p in parts_of(config)} | {p.wanted.name for p in parts_of(config) if p.num_experts}
     total = 0
     for w in walk(config):
-        if w.name not in own:
-            for shape in w.tensors.values():
-                size = 2 if is_vision(w.name) else 4
-                for n in shape:
-                    size *= n
-                total += size
+        for name, shape in w.tensors.items():
+            if name not in own:
+                total += (2 if is_vision(w.name) else 4) * prod(shape)
     return total
 
 
@@ -57,13 +59,17 @@ def plan_type(config: Llama4Config, type: str, pure: bool = False) -> FormatPlan
     if type not in TYPES:
         fail(UsageError, "type to quantise to", got=type, expected=", ".join(TYPES))
     chosen: dict[str, str | None] = {}
+    others: Counter[tuple[str, str]] = Counter()
     total = float_bytes(config)
     for part in parts_of(config):
         coarse = formats.get(type).bits < formats.get(TABLE_TYPE).bits
         wanted = TABLE_TYPE if part.is_table and coarse and not pure else type
-        chosen[part.tensor] = fitting(wanted, part.inputs)
-        total += _bytes(part, chosen[part.tensor])
-    return FormatPlan(chosen, total)
+        own = chosen[part.tensor] = fitting(wanted, part.inputs)
+        total += _bytes(part, own)
+        if own not in (wanted, None):
+            others[wanted, str(own)] += 1
+    notes = [f"{n} tensors become {own}: {why_not(wanted)}" for (wanted, own), n in others.items()]
+    return FormatPlan(chosen, total, notes=tuple(notes))
 
 
 def check_budget(config: Llama4Config, budget_bytes: int) -> None:

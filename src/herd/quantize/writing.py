@@ -116,6 +116,8 @@ def write_packed(
                 continue
             if any(plan.formats[p.tensor] is None for p in own):
                 out.put(w.name, node)
+            elif w.bias:
+                out.floats(w.name + ".bias", formats.to_float32(np.asarray(node.bias)))
             for part in own:
                 name = plan.formats[part.tensor]
                 if name is not None:

@@ -21,6 +21,7 @@ from herd.checkpoint.strip_pieces import rows_of
 from herd.checkpoint.walk import WeightSpec, walk
 from herd.config import Llama4Config
 from herd.errors import BadCheckpoint, fail
+from herd.formats.substitutes import fitting
 from herd.weights import Dense, Experts, apart, is_packed_as, is_vision
 
 ALIGNMENT = 32
@@ -105,10 +106,9 @@ class GgufFile:
             self._place(tensor, "f32" if small else self._fitting(tensor, wanted, shape[-1]), shape)
 
     def _fitting(self, tensor: str, wanted: str, inputs: int) -> str:
-        if formats.get(wanted).fits(inputs):
-            return wanted
-        chosen = "q8_0" if formats.get("q8_0").fits(inputs) else "f16"
-        self.report.substituted[tensor] = chosen
+        chosen = fitting(wanted, inputs) or "f16"
+        if chosen != wanted:
+            self.report.substituted[tensor] = chosen
         return chosen
 
     def _place(self, tensor: str, format: str, shape: tuple[int, ...]) -> None:

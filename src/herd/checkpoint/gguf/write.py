@@ -50,9 +50,9 @@ def write_gguf(
     """Write matrices in the number format `type`; norms, router and rope divisors in f32.
 
     `tokenizer_keys`: all `tokenizer.*` (and, if wanted, `general.*`) keys. A matrix that is already packed in the
-    wanted format is copied bit for bit. A matrix whose rows do not fill blocks of the type becomes q8_0, or f16 where
-    that does not fit either; `Written.substituted` lists these. A model with vision needs `mmproj`, the name of its
-    second file (f16, or f32 when that is the type).
+    wanted format is copied bit for bit. A matrix whose rows do not fill blocks of the type gets what stands in for it
+    (`formats.substitutes`), or f16; `Written.substituted` lists these. A model with vision needs `mmproj`, the name of
+    its second file (f16, or f32 when that is the type).
 
     types: canonical name of a matrix (with `.weight`) or stack -> its own number format instead of `type`. encode:
     makes the codes of block formats; None: `herd.formats`. guard: of the mapped files that the weights come from.
