@@ -5,7 +5,6 @@ which file, how long a context, which tokenizer and chat format, which defaults,
 
 import gc
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
 from herd.llm.dialog_writing import DialogWriting
 from herd.llm.load_options import PARALLEL, Context, LoadOptions
+from herd.llm.side_processes import command_of
 from herd.machine.memory import available_bytes
 from herd.model import place_weights
 from herd.ops.contract import Ops
@@ -211,11 +211,7 @@ def _kv_dtype(options: LoadOptions, op_set: Ops) -> str:
 
 def _start(load: ChildLoad, progress: Progress) -> ChildExecutor:
     """Start a child and wait until it has loaded. Raises what loading raises there, and EngineDied."""
-    import herd
-
-    root = str(Path(herd.__file__).parents[1])
-    program = f"import sys; sys.path.append({root!r}); from herd.llm.child import main; main()"
-    return ChildExecutor([sys.executable, "-c", program], msgspec.msgpack.encode(load), progress=progress)
+    return ChildExecutor(command_of("herd.llm.child"), msgspec.msgpack.encode(load), progress=progress)
 
 
 def open_same(path: str | Path, config: Llama4Config, pack: bool) -> Checkpoint:

@@ -167,13 +167,9 @@ class _Process:
     """A process, with one piece of work at a time. Another thread may call `kill` meanwhile, and nothing else."""
 
     def __init__(self, setup: Setup) -> None:
-        import herd
-
         self._home = OwnerProcess()
-        root = str(Path(herd.__file__).parents[1])
-        program = f"import sys; sys.path.append({root!r}); from herd.engine.side_process import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
+            command_of("herd.engine.side_process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what panics print is what a stranger wrote
@@ -236,6 +232,14 @@ class _Process:
             with self._lock:
                 self._timer = None
             timer.cancel()
+
+
+def command_of(module: str) -> list[str]:
+    """The command of a process that runs `main` of a module of Herd, from where this Herd was imported."""
+    import herd
+
+    root = str(Path(herd.__file__).parents[1])
+    return [sys.executable, "-c", f"import sys; sys.path.append({root!r}); from {module} import main; main()"]
 
 
 def side_lanes(name: str) -> Lanes:
