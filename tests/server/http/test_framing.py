@@ -108,7 +108,8 @@ ROWS = (
     # -- fields
     Row("no Host", health(), (400,)),
     Row("two Hosts", health(H, H), (400,)),
-    Row("no Host in HTTP/1.0", get(b"GET /health HTTP/1.0"), (400,)),
+    Row("no Host in HTTP/1.0", get(b"GET /health HTTP/1.0"), (200,)),
+    Row("two Hosts in HTTP/1.0", get(b"GET /health HTTP/1.0", H, H), (400,)),
     Row("an empty Host", health(b"Host:"), (400,), True),
     Row("a Host that is none", health(b"Host: local host"), (400,), True),
     Row("another's Host", health(b"Host: evil.example"), (403,), True),

@@ -72,7 +72,7 @@ class HostCheck:
             await send(message)
 
         try:
-            self._check_host(headers)
+            self._check_host(headers, scope["http_version"])
             self._check_origin(headers, origin)
             allowed = origin
             if scope["method"] == "OPTIONS" and (origin or scope["path"] == "*"):
@@ -95,10 +95,12 @@ class HostCheck:
                     "request", id=request_id, method=scope["method"], route=route, status=status, ms=took_ms, **facts
                 )
 
-    def _check_host(self, headers: Headers) -> None:
+    def _check_host(self, headers: Headers, version: str) -> None:
         """Raise UsageError for no or several Host headers, Forbidden for a name that is not known to be this
-        machine's."""
+        machine's. HTTP/1.0, which needs none, is what balancers ask with whether it is there; browsers always say it."""
         given = headers.getlist("host")
+        if not given and version == "1.0":
+            return
         if len(given) != 1:
             fail(UsageError, "Host headers", got=len(given), expected="one")
         host = host_name(given[0])
