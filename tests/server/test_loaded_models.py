@@ -139,6 +139,44 @@ def test_a_load_that_fails_is_told_to_all_who_wait_and_tried_again(tmp_path: Pat
     asyncio.run(run())
 
 
+def test_a_model_whose_files_were_replaced_is_loaded_anew_for_the_next_who_asks(tmp_path: Path) -> None:
+    loads = Loads()
+
+    async def run() -> None:
+        all_models = models(loads, tmp_path)
+        async with all_models.use("a") as first:
+            for _ in range(2):
+                with pytest.raises(BadCheckpoint):
+                    async with all_models.use("a") as found:
+                        if found is first:
+                            raise BadCheckpoint("a: changed while in use")
+                        raise BadCheckpoint("it, too")
+            assert loads.names == ["a", "a"]
+            assert (await first.achat("hi")).text == "ok", "who uses the old one keeps it"
+        assert await used(all_models, "a") == "ok"
+        assert loads.names == ["a", "a", "a"]
+        assert [held.name for held in all_models.held] == ["a"]
+        await all_models.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+def test_a_service_goes_on_with_files_that_were_replaced(route: str, tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "tiny", TINY_TEXT)
+    service = fake_service(tmp_path, names=("tiny",), load=lambda path: load(folder, chat_format="llama4", force=True))
+    asked = {"messages": TURNS} if "chat" in route else {"prompt": "Hi"} if "completions" in route else {"input": "Hi"}
+    body = {"model": "tiny", **asked}
+    with client_of(service) as client:
+        assert client.post(route, json=body).status_code == 200
+        weights = next(folder.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes())
+        os.utime(weights, ns=(1, 1))
+        refused = client.post(route, json=body)
+        assert refused.status_code == 422 and "changed while in use" in refused.text
+        assert client.post(route, json=body).status_code == 200
+
+
 def test_a_killed_engine_ends_its_streams_with_an_event_and_is_back(tmp_path: Path) -> None:
     folder = hf_folder(tmp_path / "tiny", TINY_TEXT)
     loaded: list[LLM] = []

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 from herd.chat_model import ChatModel
-from herd.errors import DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
+from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
 from herd.server.catalogue import Catalogue, CatalogueEntry
 from herd.server.http.error_bodies import of_machine, words_of
 from herd.server.log import Log
@@ -44,6 +44,8 @@ class LoadedModel:
     users: int = 0
     restarts: int = 0
     timer: asyncio.TimerHandle | None = None
+    outdated: bool = False
+    """Its files are no longer those that it was loaded from: it goes with its last user, and the next one loads anew."""
 
     @property
     def expires_in_s(self) -> float:
@@ -98,9 +100,14 @@ class Models:
         except EngineDied:
             self._restart(held)
             raise
+        except BadCheckpoint as error:
+            self._outdate(held, error)
+            raise
         finally:
             held.users -= 1
             held.used_s = time.monotonic()
+            if held.outdated and not held.users:
+                await self._drop(held)
             self._arm(held)
 
     async def load(self, name: str, keep_alive_s: float | None = None) -> None:
@@ -240,6 +247,13 @@ class Models:
         except HerdError:
             self._try_later(name, min(2 * wait_s, RETRY_S))
 
+    def _outdate(self, held: LoadedModel, error: BadCheckpoint) -> None:
+        """Let whoever asks next load a model anew, whose files were replaced or could not be read."""
+        if self._held.get(held.name) is held and held.state == "ready":
+            self._held.pop(held.name)
+            held.outdated = True
+            self._log.event("outdated", model=held.name, reason=words_of(error))
+
     # -- letting go --------------------------------------------------------------------------------------------------
 
     def _arm(self, held: LoadedModel) -> None:
@@ -255,7 +269,8 @@ class Models:
             await self._drop(held)
 
     async def _drop(self, held: LoadedModel) -> None:
-        self._held.pop(held.name, None)
+        if self._held.get(held.name) is held:
+            self._held.pop(held.name)
         if held.timer is not None:
             held.timer.cancel()
         model, held.model = held.model, None
