@@ -73,8 +73,8 @@ def test_a_command_is_imported_where_few_calls_are_open(command: str, monkeypatc
     assert depths[0] == 1, "the call that looks for the command, and none of click's"
 
 
-def test_a_model_that_runs_needs_no_renderer_of_templates() -> None:
-    assert "minijinja" not in loaded_by("import herd.cli.run, herd.llm")
+def test_a_model_that_runs_needs_neither_an_event_loop_nor_a_renderer_of_templates() -> None:
+    assert not loaded_by("import herd.cli.run, herd.llm") & {"asyncio", "ssl", "minijinja"}
 
 
 def test_commands_that_only_look_at_the_store_load_no_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ Owners take turns. Large pieces of work have lanes of their own, one at a time f
 small ones never wait for them. What it is not: an executor for asyncio's defaults, a scheduler of the model.
 """
 
-import asyncio
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -106,6 +105,8 @@ class Lanes:
 
     async def run(self, owner: str, work: Callable[[], T], size_bytes: int = 0) -> T:
         """`submit`, and wait for it without holding a thread. Raises what the work raises."""
+        import asyncio  # whoever is here has it; who has no event loop does without its 15 ms
+
         return await asyncio.wrap_future(self.submit(owner, work, size_bytes))
 
     def _start(self) -> None:

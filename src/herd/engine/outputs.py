@@ -6,13 +6,12 @@
 What it is not: the core, a queue of requests (`engine.engine`).
 """
 
-import asyncio
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from herd.engine.forks import OwnerProcess
 from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent
@@ -20,6 +19,9 @@ from herd.engine.request import Finish, Reason, Request, Step
 from herd.engine.stop_strings import StopStrings
 from herd.errors import HerdError
 from herd.events import ProgressEvent, Timings, Usage
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Decoder(Protocol):
@@ -151,6 +153,8 @@ class Mailbox:
     """
 
     def __init__(self, hold: Callable[[int], None] = lambda count: None) -> None:
+        import asyncio
+
         self.loop = asyncio.get_running_loop()
         self._hold = hold
         self._home = OwnerProcess()
@@ -206,7 +210,7 @@ class _Carrier:
     """Brings events of all mailboxes of a loop over to it: one call into the loop, however many have come; between two
     `TURN`s of them the loop does its other work."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self._loop = weakref.ref(loop)
         self._lock = threading.Lock()
         self._sent: deque[tuple[Mailbox, Event]] = deque()
@@ -225,11 +229,13 @@ class _Carrier:
                 loop.call_soon_threadsafe(self._bring)
 
     def _bring(self) -> None:
+        loop = self._loop()
+        assert loop is not None, "it runs this"
         with self._lock:
             turn = [self._sent.popleft() for _ in range(min(TURN, len(self._sent)))]
             self._called = bool(self._sent)
             if self._called:
-                asyncio.get_running_loop().call_soon(self._bring)
+                loop.call_soon(self._bring)
         for mailbox, event in turn:
             mailbox.arrive(event)
 
@@ -238,7 +244,7 @@ _carriers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Carrier]" = we
 _carriers_lock = threading.Lock()
 
 
-def _carrier(loop: asyncio.AbstractEventLoop) -> _Carrier:
+def _carrier(loop: "asyncio.AbstractEventLoop") -> _Carrier:
     with _carriers_lock:
         found = _carriers.get(loop)
         if found is None:

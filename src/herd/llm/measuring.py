@@ -3,7 +3,6 @@
 What it is not: what they are made of (`herd.llm.prepare`), how they are computed (`herd.engine.score`).
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -133,6 +132,8 @@ def _started(run: Measuring) -> bool:
 
 async def ameasured(engine: Engine, requests: Iterator[Request]) -> AsyncGenerator[Measured, None]:
     """`measured` for a coroutine: no thread waits, and cancelling its task ends the requests."""
+    import asyncio
+
     inbox = Mailbox()
     run = Measuring(engine, requests, inbox)
     try:

@@ -4,19 +4,21 @@ Of many, all run to their end; what failed stands in its place as an error. What
 (`herd.llm.answers`, `herd.llm.streams`), what it is asked (`herd.llm.prepare`).
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from herd.engine.engine import Engine
 from herd.errors import Busy, HerdError, SomeFailed, TimedOut, herd_error
 from herd.events import DoneEvent, Event, Reply, TextEvent
 from herd.llm.answers import events
 from herd.llm.streams import AsyncStream, Prepared
+
+if TYPE_CHECKING:
+    import asyncio
 
 Outcome: TypeAlias = Reply | HerdError
 TOGETHER = 64
@@ -140,6 +142,8 @@ def _outcome(begun: _Begun | HerdError) -> Outcome:
 
 async def aanswer_all(count: int, open_stream: Callable[[int], AsyncStream], most: int) -> list[Outcome]:
     """`answer_all` for a coroutine: no thread waits, and cancelling its task ends the requests."""
+    import asyncio
+
     found: list[asyncio.Future[Outcome]] = []
     running: set[asyncio.Future[Outcome]] = set()
     try:
@@ -157,16 +161,20 @@ async def aanswer_all(count: int, open_stream: Callable[[int], AsyncStream], mos
         await asyncio.gather(*found, return_exceptions=True)
 
 
-async def _fewer(running: set[asyncio.Future[Outcome]]) -> set[asyncio.Future[Outcome]]:
+async def _fewer(running: "set[asyncio.Future[Outcome]]") -> "set[asyncio.Future[Outcome]]":
     """Wait until one has ended, and return those that still run; where none runs, others fill the queue: wait a bit."""
+    import asyncio
+
     if not running:
         await asyncio.sleep(RETRY_S)
         return running
     return (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[1]
 
 
-async def _abegin(open_stream: Callable[[int], AsyncStream], index: int) -> asyncio.Future[Outcome] | None:
+async def _abegin(open_stream: Callable[[int], AsyncStream], index: int) -> "asyncio.Future[Outcome] | None":
     """What will come of a request that has begun; None: there is no place for it yet."""
+    import asyncio
+
     try:
         stream = open_stream(index)
         await stream.ready()

@@ -4,7 +4,6 @@ Preparing a request (tokens, images, a policy's first look) takes milliseconds t
 nobody's waits behind another's (`herd.lanes`).
 """
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -111,6 +110,8 @@ class AsyncStream(AsyncIterator[Event]):
     async def prepare(self) -> None:
         """Make and check it; nothing is queued. Raises UsageError, ContextTooLong, BadMedia. Once it has returned this
         does nothing."""
+        import asyncio
+
         if self._prepared is not None or self._closed:
             return
         self._engine.check_here()
