@@ -45,7 +45,7 @@ class LoadedModel:
     restarts: int = 0
     timer: asyncio.TimerHandle | None = None
     outdated: bool = False
-    """Its files are no longer those that it was loaded from: it goes with its last user, and the next one loads anew."""
+    """Its files are no longer those that it was loaded from: it goes with its last user, the next loads anew."""
 
     @property
     def expires_in_s(self) -> float:

@@ -97,7 +97,7 @@ class HostCheck:
 
     def _check_host(self, headers: Headers, version: str) -> None:
         """Raise UsageError for no or several Host headers, Forbidden for a name that is not known to be this
-        machine's. HTTP/1.0, which needs none, is what balancers ask with whether it is there; browsers always say it."""
+        machine's. HTTP/1.0 needs none: balancers look with it whether this is there; browsers always send it."""
         given = headers.getlist("host")
         if not given and version == "1.0":
             return
