@@ -154,7 +154,7 @@ def main():
             told(f"{a.model.split('/')[-1][:10]} {kind}", compare(a.peer, file, ids, a.window, ops))
             file.unlink()
         make = fixture_maker()
-        make.write_f32(base, "llama4-pure")
+        make.write(base, "llama4-pure")
         ids = np.random.default_rng(0).integers(0, make.VOCAB, 512).tolist()
         for kind in (x for x in types if x in SUPER):
             file = Path(folder) / f"{kind}.gguf"

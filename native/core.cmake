@@ -10,9 +10,17 @@ if(HERD_SANITIZE)
 endif()
 find_package(Threads REQUIRED)
 
+# The codebooks of iq1 to iq3, one file for Python and for kernels: its bytes, as words.
+set(HERD_BOOKS "${CMAKE_CURRENT_LIST_DIR}/../src/herd/formats/codebooks.bin")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${HERD_BOOKS}")
+file(READ "${HERD_BOOKS}" HERD_BOOKS HEX)
+string(REGEX REPLACE "(..)(..)" "0x\\2\\1,\n" HERD_BOOKS "${HERD_BOOKS}")
+file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/codebooks.inc" CONTENT "${HERD_BOOKS}")
+
 add_library(herd_core STATIC ${HERD_CORE})
 set_target_properties(herd_core PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
 target_compile_options(herd_core PRIVATE ${HERD_FLAGS})
+target_include_directories(herd_core PRIVATE "${CMAKE_CURRENT_BINARY_DIR}")
 target_link_libraries(herd_core PUBLIC Threads::Threads)
 set(HERD_KERNELS "${CMAKE_CURRENT_LIST_DIR}/kernels")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

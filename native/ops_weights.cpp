@@ -18,6 +18,9 @@ constexpr FormatInfo FORMATS[] = {
     {"f32", Type::f32},   {"f16", Type::f16},   {"bf16", Type::bf16},     {"q4_0", Type::q4_0},    {"q4_1", Type::q4_1},
     {"q5_0", Type::q5_0}, {"q5_1", Type::q5_1}, {"q8_0", Type::q8_0},     {"q2_k", Type::q2_k},    {"q3_k", Type::q3_k},
     {"q4_k", Type::q4_k}, {"q5_k", Type::q5_k}, {"q6_k", Type::q6_k},     {"iq4_nl", Type::iq4_nl}, {"iq4_xs", Type::iq4_xs},
+    {"mxfp4", Type::mxfp4},     {"tq1_0", Type::tq1_0},   {"tq2_0", Type::tq2_0},     {"iq1_s", Type::iq1_s},
+    {"iq1_m", Type::iq1_m},     {"iq2_xxs", Type::iq2_xxs}, {"iq2_xs", Type::iq2_xs}, {"iq2_s", Type::iq2_s},
+    {"iq3_xxs", Type::iq3_xxs}, {"iq3_s", Type::iq3_s},
 };
 
 }  // namespace

@@ -93,7 +93,7 @@ def same_bytes(a: Path, b: Path) -> None:
         assert np.array_equal(left.array(name), right.array(name)), name
 
 
-@pytest.mark.parametrize("kind", sorted(set(formats.FORMATS) - {"f32", "f16", "bf16"}))
+@pytest.mark.parametrize("kind", sorted(set(formats.WRITTEN) - {"f32", "f16", "bf16"}))
 def test_quantized_matrices_are_what_the_format_makes_of_them(tmp_path: Path, kind: str) -> None:
     config = replace(TEXT, width=256, expert_width=256, dense_width=256, head_size=64)
     save_hf(tmp_path / "hf", config, RandomSource(config, 4))
@@ -120,7 +120,7 @@ def test_rows_that_fill_no_block_are_told(tmp_path: Path) -> None:
 def test_a_smaller_type_never_makes_a_larger_file(tmp_path: Path) -> None:
     """Rows of 96: no type of 256 weights fits, and what stands in for one may be larger than what is there."""
     config = replace(DENSE, width=96, dense_width=224, num_layers=1)
-    kinds = sorted((name for name, f in formats.FORMATS.items() if f.packed), key=lambda name: formats.get(name).bits)
+    kinds = sorted((n for n in formats.WRITTEN if formats.get(n).packed), key=lambda name: formats.get(name).bits)
     save_hf(tmp_path / "hf", config, RandomSource(config, 4))
     sizes = {k: convert(tmp_path / "hf", tmp_path / f"{k}.gguf", k).num_bytes for k in kinds}
     for i, kind in enumerate(kinds):

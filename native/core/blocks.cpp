@@ -12,7 +12,7 @@ struct Field {
 
 struct Layout {
     Block block;
-    Field fields[4];
+    Field fields[5];
 };
 
 const Layout &layout_of(Type type) {
@@ -29,6 +29,16 @@ const Layout &layout_of(Type type) {
         {{256, 210}, {{4, 48}, {1, 16}, {2, 1}}},         // q6_k
         {{32, 18}, {{2, 1}, {4, 4}}},                     // iq4_nl
         {{256, 136}, {{2, 2}, {1, 4}, {4, 32}}},          // iq4_xs
+        {{32, 17}, {{1, 1}, {4, 4}}},                     // mxfp4
+        {{256, 54}, {{4, 13}, {2, 1}}},                   // tq1_0
+        {{256, 66}, {{4, 16}, {2, 1}}},                   // tq2_0
+        {{256, 50}, {{2, 1}, {4, 8}, {2, 8}}},            // iq1_s
+        {{256, 56}, {{4, 8}, {2, 12}}},                   // iq1_m
+        {{256, 66}, {{2, 1}, {4, 16}}},                   // iq2_xxs
+        {{256, 74}, {{2, 1}, {4, 16}, {1, 8}}},           // iq2_xs
+        {{256, 82}, {{2, 1}, {4, 16}, {1, 16}}},          // iq2_s
+        {{256, 98}, {{2, 1}, {4, 24}}},                   // iq3_xxs
+        {{256, 110}, {{2, 1}, {4, 16}, {1, 8}, {4, 8}, {1, 4}}},  // iq3_s
     };
     return layouts[(int)type - (int)Type::q4_0];
 }
@@ -50,8 +60,93 @@ const int8_t IQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38,
 
 int nibble(const uint8_t *q, int i) { return i < 16 ? q[i] & 15 : q[i - 16] >> 4; }
 
-void widen(Type type, const uint8_t *b, float *y) {
+const int8_t E2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+const uint8_t IQ2[4] = {8, 25, 43, 0}, IQ3[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+
+float half_exponent(int e) {
+    const uint32_t bits = e > 1 ? (uint32_t)(e - 1) << 23 : (uint32_t)(e + 1) << 21;
+    float v;
+    std::memcpy(&v, &bits, 4);
+    return v;
+}
+
+int u16(const uint8_t *p) { return p[0] | p[1] << 8; }
+
+// Weight k of an entry of a codebook (herd.formats.codebooks): its level of eight weights', or of four.
+int of_eight(int book, int index, int k) {
+    const int nibble = CODEBOOKS[book + index] >> (k % 4 == 1 ? 8 : k % 4 == 2 ? 4 : k % 4 * 4);
+    return nibble >> (k / 4 * 2) & 3;
+}
+int of_four(int book, int index, int k) {
+    return CODEBOOKS[book + index] >> (k == 1 ? 8 : k == 2 ? 4 : k * 4) & 15;
+}
+
+float with_sign(float v, int bits, int k) { return bits >> k & 1 ? -v : v; }
+int sign_bits(int seven) { return seven | __builtin_parity((unsigned)seven) << 7; }
+// Signs of eight weights l of 32, seven bits of a word each.
+int sign_bits(const uint8_t *word, int l) {
+    return sign_bits((int)((u16(word) | (uint32_t)u16(word + 2) << 16) >> (7 * (l / 8)) & 127));
+}
+
+int digit(const uint8_t *b, int i) {  // of tq1_0
+    const int byte = i < 160 ? i % 32 : i < 240 ? 32 + (i - 160) % 16 : 48 + (i - 240) % 4;
+    int n = i < 160 ? i / 32 : i < 240 ? (i - 160) / 16 : (i - 240) / 4, q = b[byte];
+    for (; n > 0; n--) q = q * 3 & 255;
+    return q * 3 >> 8;
+}
+
+// Weight i of a block of the formats with three values or a codebook.
+float widen_opened(Type type, const uint8_t *b, int i) {
+    const int g = i / 32, l = i % 32, e = i / 8, k = i % 8;
     switch (type) {
+        case Type::tq1_0: return half(b + 52) * (float)(digit(b, i) - 1);
+        case Type::tq2_0: return half(b + 64) * (float)((b[i / 128 * 32 + l] >> i % 128 / 32 * 2 & 3) - 1);
+        case Type::iq1_s: {
+            const int h = u16(b + 34 + 2 * g), level = of_eight(BOOK_IQ1, b[2 + e] | (h >> e % 4 * 3 & 7) << 8, k) - 1;
+            return half(b) * (float)(2 * (h >> 12 & 7) + 1) * ((float)level + (h >> 15 ? -0.125f : 0.125f));
+        }
+        case Type::iq1_m: {
+            const uint8_t *s = b + 48;
+            const int h = b[32 + e / 2] >> e % 2 * 4, level = of_eight(BOOK_IQ1, b[e] | (h & 7) << 8, k) - 1;
+            const uint8_t d[2] = {(uint8_t)(s[1] >> 4 | (s[3] & 0xf0)), (uint8_t)(s[5] >> 4 | (s[7] & 0xf0))};
+            const int scale = u16(s + i / 64 * 2) >> i / 16 % 4 * 3 & 7;
+            return half(d) * (float)(2 * scale + 1) * ((float)level + (h & 8 ? -0.125f : 0.125f));
+        }
+        case Type::iq2_xxs: {
+            const uint8_t *q = b + 2 + 8 * g;
+            const float v = half(b) * (0.5f + (float)(q[7] >> 4)) * 0.25f * IQ2[of_eight(BOOK_IQ2_XXS, q[l / 8], k)];
+            return with_sign(v, sign_bits(q + 4, l), k);
+        }
+        case Type::iq2_xs: {
+            const int code = u16(b + 2 + 2 * e), s = b[66 + g] >> l / 16 * 4 & 15;
+            const float v = half(b) * (0.5f + (float)s) * 0.25f * IQ2[of_eight(BOOK_IQ2_XS, code & 511, k)];
+            return with_sign(v, sign_bits(code >> 9), k);
+        }
+        case Type::iq2_s: {
+            const int index = b[2 + e] | (b[66 + g] >> e % 4 * 2 & 3) << 8, s = b[74 + g] >> l / 16 * 4 & 15;
+            return with_sign(half(b) * (0.5f + (float)s) * 0.25f * IQ2[of_eight(BOOK_IQ2_S, index, k)], b[34 + e], k);
+        }
+        case Type::iq3_xxs: {
+            const uint8_t *s = b + 66 + 4 * g;
+            const float v = half(b) * (0.5f + (float)(s[3] >> 4)) * 0.5f * IQ3[of_four(BOOK_IQ3_XXS, b[2 + i / 4], i % 4)];
+            return with_sign(v, sign_bits(s, l), k);
+        }
+        default: {  // iq3_s
+            const int index = b[2 + i / 4] | (b[66 + g] >> l / 4 & 1) << 8, s = b[106 + g / 2] >> g % 2 * 4 & 15;
+            return with_sign(half(b) * (float)(1 + 2 * s) * (float)(2 * of_four(BOOK_IQ3_S, index, i % 4) + 1), b[74 + e], k);
+        }
+    }
+}
+
+void widen(Type type, const uint8_t *b, float *y) {
+    if (type >= Type::tq1_0) {
+        for (int i = 0; i < 256; i++) y[i] = widen_opened(type, b, i);
+        return;
+    }
+    switch (type) {
+        case Type::mxfp4:
+            for (int i = 0; i < 32; i++) y[i] = half_exponent(b[0]) * (float)E2M1[nibble(b + 1, i)];
+            return;
         case Type::q4_0:
             for (int i = 0; i < 32; i++) y[i] = half(b) * (float)(nibble(b + 2, i) - 8);
             return;

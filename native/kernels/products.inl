@@ -52,7 +52,7 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
 constexpr int CODES_AHEAD = 4096;
 
 template <Type T, int R>
-constexpr bool ASKS = R > 1 || Form<T>::dear;
+constexpr bool ASKS = T != Type::opened && (R > 1 || Form<T>::dear);
 
 // R rows times part p of one strip's block, whose codes are shared by the rows; added to y when `more`.
 template <Type T, int R>
@@ -141,24 +141,46 @@ INLINE void strip_from_rows(const Matrix &w, const uint8_t *data, int64_t o, int
     for (int64_t i = 0; i < STRIP; i++) rows[i] = data + (o + i < last ? o + i : last - 1) * w.row_bytes + offset;
 }
 
+// Bytes of one row's block in the matrix.
+template <Type T>
+INLINE int64_t bytes_in(const Matrix &w) {
+    return T == Type::opened ? w.row_bytes / (w.K / 256) : Form<T>::bytes;
+}
+
+// Blocks n .. n + count of the strip from output o on: turned where they lie in rows, opened where that is how they are
+// computed with; then at most DEPTH inputs of them, in `room` for a strip turned and one opened.
+template <Type T>
+static const uint8_t *strip_of(const Matrix &w, const uint8_t *data, int64_t o, int64_t n, int64_t count, uint8_t *room) {
+    const int64_t bytes = bytes_in<T>(w);
+    const uint8_t *strip = data + o * w.row_bytes + n * STRIP * bytes;
+    if (!w.strips) {
+        const uint8_t *rows[STRIP];
+        strip_from_rows(w, data, o, w.O, n * bytes, rows);
+        if constexpr (T == Type::opened) pack(w.type, rows, count, room);
+        else pack_as<T>(rows, count, room);
+        strip = room;
+    }
+    if constexpr (T == Type::opened) {
+        uint8_t *to = room + STRIP * DEPTH / 32 * 34;
+        open_strip(w.type, strip, count, to);
+        strip = to;
+    }
+    return strip;
+}
+
 template <Type T>
 static void few_as(const Product &p, uint8_t *scratch) {
     using Fm = Form<T>;
     const Matrix &w = *p.w;
     const int64_t blocks = w.K / Fm::block;
     const uint8_t *data = w.data + p.expert * w.expert_bytes;
-    const int64_t piece = w.strips && p.rows <= SHARING<T> ? blocks : DEPTH / Fm::block;
+    const bool whole = T != Type::opened && w.strips && p.rows <= SHARING<T>;
+    const int64_t piece = whole ? blocks : DEPTH / Fm::block;
     for (int64_t o = p.o0; o < p.o1; o += STRIP) {
         float *y = p.y + o - p.o0;
         for (int64_t n = 0; n < blocks; n += piece) {
             const int64_t count = blocks - n < piece ? blocks - n : piece;
-            const uint8_t *strip = data + o * w.row_bytes + n * Fm::strip_block;
-            if (!w.strips) {
-                const uint8_t *rows[STRIP];
-                strip_from_rows(w, data, o, w.O, n * Fm::bytes, rows);
-                pack_as<T>(rows, count, scratch);
-                strip = scratch;
-            }
+            const uint8_t *strip = strip_of<T>(w, data, o, n, count, scratch);
             few_rows<T>(p.rows, strip, count, p.quantised, n * Fm::block, y, p.ldy, n > 0);
         }
     }
@@ -303,27 +325,20 @@ static void many_as(const Product &p, uint8_t *scratch) {
     panel.mn = (int32_t *)(panel.s + PANEL * (DEPTH / 16));
     panel.m = (float *)(panel.mn + PANEL * (DEPTH / 32));
     uint8_t *turned = (uint8_t *)(panel.m + PANEL * (DEPTH / 32));
-    const int64_t blocks = w.K / Fm::block, piece = DEPTH / Fm::block;
+    const int64_t blocks = w.K / Fm::block, piece = DEPTH / Fm::block, strip_block = STRIP * bytes_in<T>(w);
     const uint8_t *data = w.data + p.expert * w.expert_bytes;
     for (int64_t n = 0; n < blocks; n += piece) {
         const int64_t count = blocks - n < piece ? blocks - n : piece;
         for (int64_t o = p.o0; o < p.o1; o += STRIP) {
-            const uint8_t *strip = data + o * w.row_bytes + n * Fm::strip_block;
-            if (!w.strips) {
-                const uint8_t *rows[STRIP];
-                strip_from_rows(w, data, o, w.O, n * Fm::bytes, rows);
-                pack_as<T>(rows, count, turned);
-                strip = turned;
-            }
-            unpack_strip<T>(strip, count, (int)(o - p.o0), panel);
+            unpack_strip<T>(strip_of<T>(w, data, o, n, count, turned), count, (int)(o - p.o0), panel);
         }
         // What the next piece is made of, asked for share by share while this one is computed with.
         const int64_t left = blocks - n - count, tiles = (p.rows + 3) / 4;
-        const int64_t next = w.strips ? (left < piece ? left : piece) * Fm::strip_block : 0;
+        const int64_t next = w.strips ? (left < piece ? left : piece) * strip_block : 0;
         const int64_t share = (next / tiles + 63) / 64 * 64;
         for (int64_t t = 0; t < tiles; t++) {
             for (int64_t o = p.o0; o < p.o1; o += STRIP) {
-                const uint8_t *from = data + o * w.row_bytes + (n + count) * Fm::strip_block;
+                const uint8_t *from = data + o * w.row_bytes + (n + count) * strip_block;
                 for (int64_t i = t * share; i < (t + 1) * share && i < next; i += 64) __builtin_prefetch(from + i, 0, 2);
             }
             const RowsOf x = rows_of(p.quantised, 4 * t, n * Fm::block);
@@ -352,7 +367,7 @@ static bool is_few(Type type, int64_t rows) {
     int64_t most = FEW_ROWS;
     if (type <= Type::bf16) return rows <= most;
 #define HERD_MOST(T) most = MOST_FEW<T>
-    HERD_EACH_FORMAT(type, HERD_MOST)
+    HERD_EACH_FORMAT(type, HERD_MOST, HERD_MOST(Type::opened))
 #undef HERD_MOST
     return rows <= most;
 }
@@ -360,13 +375,13 @@ static bool is_few(Type type, int64_t rows) {
 static void few(const Product &p, uint8_t *scratch) {
     if (p.w->type <= Type::bf16) return few_floats(p, scratch);
 #define HERD_FEW(T) few_as<T>(p, scratch)
-    HERD_EACH_FORMAT(p.w->type, HERD_FEW)
+    HERD_EACH_FORMAT(p.w->type, HERD_FEW, HERD_FEW(Type::opened))
 #undef HERD_FEW
 }
 
 static void many(const Product &p, uint8_t *scratch) {
     if (p.w->type <= Type::bf16) return few_floats(p, scratch);
 #define HERD_MANY(T) many_as<T>(p, scratch)
-    HERD_EACH_FORMAT(p.w->type, HERD_MANY)
+    HERD_EACH_FORMAT(p.w->type, HERD_MANY, HERD_MANY(Type::opened))
 #undef HERD_MANY
 }

@@ -13,7 +13,7 @@ enum class Minimum { none, plain, two_level };
 template <Type T>
 struct Form {
     static constexpr bool large = T == Type::q2_k || T == Type::q3_k || T == Type::q4_k || T == Type::q5_k ||
-                                  T == Type::q6_k || T == Type::iq4_xs;
+                                  T == Type::q6_k || (T >= Type::iq4_xs && T != Type::mxfp4);
     static constexpr int block = large ? 256 : 32;  // inputs, and inputs that share a scale of the activations
     static constexpr int bytes = T == Type::q4_0     ? 18
                                  : T == Type::q4_1   ? 20
@@ -26,14 +26,28 @@ struct Form {
                                  : T == Type::q5_k   ? 176
                                  : T == Type::q6_k   ? 210
                                  : T == Type::iq4_nl ? 18
-                                                     : 136;
-    static constexpr int group = T == Type::q2_k || T == Type::q3_k || T == Type::q6_k ? 16 : 32;
+                                 : T == Type::iq4_xs ? 136
+                                 : T == Type::mxfp4  ? 17
+                                 : T == Type::tq1_0  ? 54
+                                 : T == Type::tq2_0  ? 66
+                                 : T == Type::iq1_s  ? 50
+                                 : T == Type::iq1_m  ? 56
+                                 : T == Type::iq2_xxs ? 66
+                                 : T == Type::iq2_xs  ? 74
+                                 : T == Type::iq2_s   ? 82
+                                 : T == Type::iq3_xxs ? 98
+                                 : T == Type::iq3_s   ? 110
+                                                      : 320;  // opened
+    static constexpr int group =
+        T == Type::q2_k || T == Type::q3_k || T == Type::q6_k || T == Type::opened ? 16 : 32;
     static constexpr Minimum minimum = T == Type::q4_1 || T == Type::q5_1                       ? Minimum::plain
                                        : T == Type::q2_k || T == Type::q4_k || T == Type::q5_k ? Minimum::two_level
                                                                                                 : Minimum::none;
-    static constexpr bool wide = T == Type::q8_0 || T == Type::iq4_nl || T == Type::iq4_xs;  // codes of 8 bits
+    static constexpr bool wide =
+        T == Type::q8_0 || T == Type::iq4_nl || T == Type::iq4_xs || T == Type::opened;  // codes of 8 bits
     static constexpr int zero = wide                  ? WIDE_ZERO
                                 : T == Type::q4_0     ? 8
+                                : T == Type::mxfp4    ? 12
                                 : T == Type::q5_0     ? 16
                                 : T == Type::q3_k     ? 4
                                 : T == Type::q6_k     ? 32
@@ -57,11 +71,14 @@ INLINE const uint8_t *bytes_at(const uint8_t *strip_block, int offset, int i, in
 // Values of iq4_nl and iq4_xs, plus 128.
 alignas(16) const uint8_t IQ4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 
-// Bit 4i + b of each output's 32-bit word to byte b, as 16 or 0.
-INLINE Codes fifth_bit(U word, int i) {
-    Codes x = (Codes)((U)spread_byte(word, i / 2) & (i % 2 ? 0x80402010u : 0x08040201u));
-    return (Codes)(x != 0) & 16;
+// Values of mxfp4, plus 12.
+alignas(16) const uint8_t E2M1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+// Bit 4i + b of each output's 32-bit word to byte b, as 0 or something else.
+INLINE Codes bits_of(U word, int i) {
+    return (Codes)((U)spread_byte(word, i / 2) & (i % 2 ? 0x80402010u : 0x08040201u));
 }
+INLINE Codes fifth_bit(U word, int i) { return (Codes)(bits_of(word, i) != 0) & 16; }
 
 // Bits of `low` under the mask, those of `high` above it, as far as `all` goes; masks for each byte of a word. Shifted words
 // bring bits of neighbouring bytes only to where a mask takes them off.
@@ -72,13 +89,15 @@ INLINE Codes joined(U low, U high, uint32_t mask, uint32_t all) {
 // The codes of group g of 32 inputs in a block.
 template <Type T>
 INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
-    if constexpr (T == Type::q4_0 || T == Type::q4_1 || T == Type::iq4_nl) {
+    if constexpr (T == Type::opened) {
+        for (int i = 0; i < 8; i++) c[i] = words_at(b, 0, 8 * g + i, p);
+    } else if constexpr (T == Type::q4_0 || T == Type::q4_1 || T == Type::iq4_nl || T == Type::mxfp4) {
         for (int i = 0; i < 4; i++) {
-            Codes z = words_at(b, T == Type::q4_1 ? 4 : 2, i, p);
+            Codes z = words_at(b, T == Type::q4_1 ? 4 : T == Type::mxfp4 ? 1 : 2, i, p);
             c[i] = z & 15, c[4 + i] = z >> 4;
         }
-        if constexpr (T == Type::iq4_nl)
-            for (int i = 0; i < 8; i++) c[i] = look_up(IQ4, c[i]);
+        if constexpr (T == Type::iq4_nl || T == Type::mxfp4)
+            for (int i = 0; i < 8; i++) c[i] = look_up(T == Type::mxfp4 ? E2M1 : IQ4, c[i]);
     } else if constexpr (T == Type::q5_0 || T == Type::q5_1) {
         constexpr int at = T == Type::q5_0 ? 2 : 4;
         U top = (U)words_at(b, at, 0, p);
@@ -122,7 +141,12 @@ INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
 // Scale of each group of a block: s[groups].
 template <Type T>
 INLINE void scales(const uint8_t *b, int p, F *s) {
-    if constexpr (!Form<T>::large) {
+    if constexpr (T == Type::opened) {
+        for (int g = 0; g < 16; g++) s[g] = load((const float *)(b + STRIP * (256 + 4 * g) + 4 * W * p));
+    } else if constexpr (T == Type::mxfp4) {
+        const U e = load_u8(bytes_at(b, 0, 0, p)), normal = (U)((I)e > 1);
+        s[0] = (F)(((e - 1) << 23 & normal) | ((e + 1) << 21 & ~normal));
+    } else if constexpr (!Form<T>::large) {
         s[0] = halves_at(b, 0, p);
     } else if constexpr (T == Type::q4_k || T == Type::q5_k) {
         F d = halves_at(b, 0, p);
@@ -225,12 +249,22 @@ static void pack_as(const uint8_t *const *rows, int64_t blocks, uint8_t *to) {
         else if constexpr (T == Type::q4_k) turn_fields<2, 2, 1, 12, 4, 32>(rows, at, to);
         else if constexpr (T == Type::q5_k) turn_fields<2, 2, 1, 12, 4, 8, 4, 32>(rows, at, to);
         else if constexpr (T == Type::q6_k) turn_fields<4, 32, 4, 16, 1, 16, 2, 1>(rows, at, to);
-        else turn_fields<2, 2, 1, 4, 4, 32>(rows, at, to);  // iq4_xs
+        else if constexpr (T == Type::iq4_xs) turn_fields<2, 2, 1, 4, 4, 32>(rows, at, to);
+        else if constexpr (T == Type::mxfp4) turn_fields<1, 1, 4, 4>(rows, at, to);
+        else if constexpr (T == Type::tq1_0) turn_fields<4, 13, 2, 1>(rows, at, to);
+        else if constexpr (T == Type::tq2_0) turn_fields<4, 16, 2, 1>(rows, at, to);
+        else if constexpr (T == Type::iq1_s) turn_fields<2, 1, 4, 8, 2, 8>(rows, at, to);
+        else if constexpr (T == Type::iq1_m) turn_fields<4, 8, 2, 12>(rows, at, to);
+        else if constexpr (T == Type::iq2_xxs) turn_fields<2, 1, 4, 16>(rows, at, to);
+        else if constexpr (T == Type::iq2_xs) turn_fields<2, 1, 4, 16, 1, 8>(rows, at, to);
+        else if constexpr (T == Type::iq2_s) turn_fields<2, 1, 4, 16, 1, 16>(rows, at, to);
+        else if constexpr (T == Type::iq3_xxs) turn_fields<2, 1, 4, 24>(rows, at, to);
+        else turn_fields<2, 1, 4, 16, 1, 8, 4, 8, 1, 4>(rows, at, to);  // iq3_s
     }
 }
 
-// body(T) for the block format `type`.
-#define HERD_EACH_FORMAT(type, body)                     \
+// body(T) for the block format `type`; others: for those that are opened first.
+#define HERD_EACH_FORMAT(type, body, others)             \
     switch (type) {                                      \
         case Type::q4_0: body(Type::q4_0); break;        \
         case Type::q4_1: body(Type::q4_1); break;        \
@@ -243,11 +277,7 @@ static void pack_as(const uint8_t *const *rows, int64_t blocks, uint8_t *to) {
         case Type::q5_k: body(Type::q5_k); break;        \
         case Type::q6_k: body(Type::q6_k); break;        \
         case Type::iq4_nl: body(Type::iq4_nl); break;    \
-        default: body(Type::iq4_xs);                     \
+        case Type::iq4_xs: body(Type::iq4_xs); break;    \
+        case Type::mxfp4: body(Type::mxfp4); break;      \
+        default: others;                                 \
     }
-
-static void pack(Type type, const uint8_t *const *rows, int64_t blocks, uint8_t *strip) {
-#define HERD_PACK(T) pack_as<T>(rows, blocks, strip)
-    HERD_EACH_FORMAT(type, HERD_PACK)
-#undef HERD_PACK
-}

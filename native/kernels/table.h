@@ -14,8 +14,15 @@
 namespace herd {
 
 enum class Type : int {
-    f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs
+    f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4,
+    tq1_0, tq2_0, iq1_s, iq1_m, iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s,
+    opened  // what those from tq1_0 on are computed with (opened.inl); no weight has it
 };
+
+// The books of herd.formats.codebooks, one after another, and where each begins.
+constexpr int BOOK_IQ1 = 0, BOOK_IQ2_XXS = 2048, BOOK_IQ2_XS = 2304, BOOK_IQ2_S = 2816, BOOK_IQ3_XXS = 3840,
+              BOOK_IQ3_S = 4096, CODEBOOK_WORDS = 4608;
+extern const uint16_t CODEBOOKS[];
 
 constexpr int STRIP = 16;  // outputs of a strip (herd.formats.strips)
 
@@ -84,7 +91,7 @@ struct Kernels {
 
 constexpr int64_t FEW_ROWS = 24;  // `few` takes at most so many rows
 
-// Codes, scales, minima and block scales of a panel, and three strips made on the way.
+// Codes, scales, minima and block scales of a panel, and three strips made on the way (or one, and it opened).
 constexpr int64_t PRODUCT_SCRATCH = PANEL * DEPTH + 4 * PANEL * (DEPTH / 16) + 4 * PANEL * (DEPTH / 32) +
                                     4 * PANEL * (DEPTH / 32) + 4 * PANEL * (DEPTH / 256) + PANEL * DEPTH / 32 * 34 + 512;
 const Kernels *portable_kernels();

@@ -25,7 +25,7 @@ from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
 from herd.disk.small_files import safe_path
 from herd.errors import NotFound, UsageError, fail
-from herd.formats import get
+from herd.formats import FORMATS, get
 from herd.formats.dtypes import dtype_name
 from herd.formats.substitutes import fitting, why_not
 from herd.passes.imatrix import gguf_encoder, load_importances
@@ -81,7 +81,7 @@ def convert(
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf (the vision part beside it,
     as mmproj-NAME), else a Hugging Face folder.
 
-    type: f32, f16 or bf16; for GGUF any of `herd.formats.FORMATS`; None: the source's own (a quantised source becomes a
+    type: f32, f16 or bf16; for GGUF any of `herd.formats.WRITTEN`; None: the source's own (a quantised source becomes a
     bf16 folder). mmproj: the vision part of a GGUF source; None: the one beside it that belongs to it. One that lies
     there and does not come along is among the notes. imatrix: a file that tells which columns matter, for block formats
     of a GGUF. progress: told of each tensor once it is written. The target appears complete or not at all.
@@ -184,7 +184,8 @@ def _to_gguf(
     checkpoint: Checkpoint, target: Path, type: str, imatrix: Path | None, overwrite: bool, progress: Progress
 ) -> Converted:
     if type not in FILE_TYPES:
-        fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES))
+        do = f"name one with --type: {type} is read, not written" if type in FORMATS else ""
+        fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES), do=do)
     encode: Encode | None = None
     told: list[str] = []
     if imatrix is not None:

@@ -96,11 +96,11 @@ HOSTILE = {
         gguf([], [tensor("a", (256,), 200)], 999),
         "tensor a number format: got unknown type 200, expected f32",
     ),
-    "type of iq3_s": (
-        gguf([], [tensor("a", (256,), 21)], 999),
-        r"tensor a number format: got iq3_s \(type 21\), expected",
+    "type of nvfp4": (
+        gguf([], [tensor("a", (256,), 40)], 999),
+        r"tensor a number format: got nvfp4 \(type 40\), expected",
     ),
-    "type of mxfp4": (gguf([], [tensor("a", (256,), 39)], 999), r"number format: got mxfp4 \(type 39\)"),
+    "type of q8_1": (gguf([], [tensor("a", (256,), 9)], 999), r"number format: got q8_1 \(type 9\)"),
     # the rest of a head
     "nothing": (b"", "too short for a GGUF header: got 0 bytes"),
     "seven bytes": (b"GGUF\3\0\0", "too short for a GGUF header: got 7 bytes"),

@@ -6,7 +6,7 @@ import pytest
 from herd import formats
 from herd.errors import BadCheckpoint, UsageError
 
-NAMES = list(formats.FORMATS)
+NAMES = list(formats.WRITTEN)
 PACKED = [name for name in NAMES if formats.get(name).packed]
 HALF = 2.0**-11
 """Relative rounding error of a normal float16."""
@@ -246,3 +246,9 @@ def test_encode_takes_stacks_and_refuses_short_rows():
         formats.encode("q4_k", x[..., :96])
     with pytest.raises(BadCheckpoint, match="got a scalar"):
         formats.encode("f32", np.float32(1))
+
+
+@pytest.mark.parametrize("name", sorted(set(formats.FORMATS) - set(formats.WRITTEN)))
+def test_a_format_that_is_read_alone_says_so(name):
+    with pytest.raises(UsageError, match=f"{name} is read, not written"):
+        formats.encode(name, gaussian(1, 256))

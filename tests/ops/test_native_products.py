@@ -17,11 +17,12 @@ from native_plain import (
     whole_steps,
 )
 
-from herd import _native, formats
+from herd import _native
 from herd.formats import strips
 from herd.ops import native_composed as composed
 from herd.ops.native_weights import to_strips
 from herd.weights import Dense, Experts, Packed
+from random_blocks import random_codes
 
 ROWS = (1, 2, 3, 5, 17, 70)
 OUTPUTS = (1, 50, 131)
@@ -154,7 +155,7 @@ def test_a_row_is_the_same_bits_in_every_batch_and_layout(ops, kind):
     """One row, up to seventy and five hundred; from the file's rows and from strips."""
     rng = np.random.default_rng(7)
     for inputs, outputs in ((256, 50), (768, 16), (5120, 49), (8192, 48)):
-        codes = formats.encode(kind, rng.standard_normal((4, inputs), np.float32))[rng.integers(0, 4, outputs)]
+        codes = random_codes(kind, rng, (4, inputs))[rng.integers(0, 4, outputs)]
         w = Packed(kind, codes, (outputs, inputs))
         x = array(rng, (512, inputs))
         expected = composed.linear(x, w)
@@ -182,5 +183,5 @@ def test_activations_that_are_no_numbers_are_not_lost(ops):
     x[1, 17] = np.nan
     x[2, 200] = np.inf
     for kind in sorted(strips.UNITS):
-        y = composed.linear(x, Packed(kind, formats.encode(kind, np.ones((16, 256), np.float32)), (16, 256)))
+        y = composed.linear(x, Packed(kind, random_codes(kind, np.random.default_rng(0), (16, 256)), (16, 256)))
         assert np.isfinite(y[0]).all() and np.isnan(y[1:]).all(), kind

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 from devices import DEVICES  # noqa: E402
 
 from herd.ops.torch import TorchOps  # noqa: E402
+from random_blocks import random_codes  # noqa: E402
 
 T, D, H, N, K, F, E = 7, 32, 8, 4, 2, 32, 3
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -385,7 +386,7 @@ def test_norm_and_head(ops: Any, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("name", [name for name, f in formats.FORMATS.items() if f.fits(D)])
 def test_a_packed_matrix_is_the_dense_one_of_its_values(name: str, rng: np.random.Generator) -> None:
     ops = TorchOps()
-    codes = formats.encode(name, rng.normal(size=(F, D)).astype(np.float32))
+    codes = random_codes(name, rng, (F, D))
     bias = rng.normal(size=F).astype(np.float32)
     values = formats.decode(name, codes, D)
     x = ops.array(rng.normal(size=(T, D)).astype(np.float32))

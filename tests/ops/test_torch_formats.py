@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from devices import DEVICES  # noqa: E402
 
+import random_blocks  # noqa: E402
 from herd import formats  # noqa: E402
 from herd.errors import BadCheckpoint  # noqa: E402
 from herd.formats import strips  # noqa: E402
@@ -20,8 +21,7 @@ NAMES = sorted(strips.UNITS)
 def random_codes(name: str, *shape: int) -> np.ndarray:
     """Random bytes of rows [..., I], each half float of them made finite."""
     rng = np.random.default_rng(len(name) + sum(shape))
-    x = rng.standard_normal((*shape[:-1], shape[-1])).astype(np.float32)
-    codes = formats.encode(name, x)
+    codes = random_blocks.random_codes(name, rng, shape)
     block = formats.get(name).block_bytes
     noise = rng.integers(0, 256, codes.shape, np.uint8).reshape(-1, block)
     noise[:] = np.where(np.isfinite(formats.decode(name, noise, formats.get(name).block)).all(1)[:, None], noise, 0)

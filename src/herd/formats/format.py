@@ -33,8 +33,8 @@ class Format:
     """Weights a block."""
     block_bytes: int
     decode_blocks: Callable[[Bytes], Floats]
-    encode_blocks: Callable[[Floats, Floats | None], Bytes]
-    """(weights [n, block], their importances, of the same shape, or None) -> codes."""
+    encode_blocks: Callable[[Floats, Floats | None], Bytes] | None = None
+    """(weights [n, block], their importances, of the same shape, or None) -> codes. None: read, not written."""
     packed: bool = True
     """False for plain floats, which numpy can hold as they are."""
 
@@ -83,8 +83,10 @@ class Format:
         out as noise. Raises UsageError for other ones.
 
         Block formats refuse NaN and infinity, since one such weight would spoil its whole block, and magnitudes whose
-        scale leaves float16. `f16` refuses finite values above 65504.
+        scale leaves float16. `f16` refuses finite values above 65504. UsageError for a format that is not written.
         """
+        if self.encode_blocks is None:
+            fail(UsageError, f"{self.name} is read, not written", do="choose another number format")
         values = np.asarray(x, np.float32)
         if values.ndim < 1:
             fail(BadCheckpoint, f"{self.name} encode", got="a scalar", expected="rows")

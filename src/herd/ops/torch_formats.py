@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from herd.errors import BadCheckpoint, fail
 from herd.formats import strips
 from herd.formats.iq4 import VALUES
+from herd.formats.mxfp4 import VALUES as FOUR_BITS
+from herd.ops import torch_codebooks
 
 
 def decode(name: str, codes: Tensor, inputs: int) -> Tensor:
@@ -158,8 +162,8 @@ def _q6_k(b: Tensor) -> Tensor:
     return _scaled(scale, (lower | (upper << 4)).float() - 32)
 
 
-def _levels(q: Tensor) -> Tensor:
-    return torch.tensor(VALUES.tolist(), dtype=torch.float32, device=q.device)[q.int()]
+def _levels(q: Tensor, values: npt.NDArray[np.int8] = VALUES) -> Tensor:
+    return torch.tensor(values.tolist(), dtype=torch.float32, device=q.device)[q.int()]
 
 
 def _iq4_nl(b: Tensor) -> Tensor:
@@ -171,6 +175,12 @@ def _iq4_xs(b: Tensor) -> Tensor:
     low = _bits(b[:, 4:8], 4).transpose(1, 2).reshape(-1, 8)
     scale = _half(b, 0) * ((low | (high << 4)).float() - 32)
     return _scaled(scale, _levels(_nibbles(b[:, 8:].reshape(-1, 16))).reshape(-1, 256))
+
+
+def _mxfp4(b: Tensor) -> Tensor:
+    e = b[:, :1].int()
+    bits = torch.where(e < 2, 0x00200000 << e.clamp(max=1), (e - 1).clamp(min=0) << 23)
+    return bits.view(torch.float32) * _levels(_nibbles(b[:, 1:]), FOUR_BITS)
 
 
 def _float(kind: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -193,5 +203,15 @@ DECODERS: dict[str, tuple[int, int, Callable[[Tensor], Tensor]]] = {
     "q5_k": (256, 176, _q5_k),
     "q6_k": (256, 210, _q6_k),
     "iq4_xs": (256, 136, _iq4_xs),
+    "mxfp4": (32, 17, _mxfp4),
+    "tq1_0": (256, 54, torch_codebooks.tq1_0),
+    "tq2_0": (256, 66, torch_codebooks.tq2_0),
+    "iq1_s": (256, 50, torch_codebooks.iq1_s),
+    "iq1_m": (256, 56, torch_codebooks.iq1_m),
+    "iq2_xxs": (256, 66, torch_codebooks.iq2_xxs),
+    "iq2_xs": (256, 74, torch_codebooks.iq2_xs),
+    "iq2_s": (256, 82, torch_codebooks.iq2_s),
+    "iq3_xxs": (256, 98, torch_codebooks.iq3_xxs),
+    "iq3_s": (256, 110, torch_codebooks.iq3_s),
 }
 """Weights of a block, its bytes, its decoder."""

@@ -25,6 +25,16 @@ const std::vector<Format> FORMATS = {
     {"q6_k", Type::q6_k, 256, 210, {208}, {{4, 32}, {4, 16}, {1, 16}, {2, 1}}},
     {"iq4_nl", Type::iq4_nl, 32, 18, {0}, {{2, 1}, {4, 4}}},
     {"iq4_xs", Type::iq4_xs, 256, 136, {0}, {{2, 2}, {1, 4}, {4, 32}}},
+    {"mxfp4", Type::mxfp4, 32, 17, {}, {{1, 1}, {4, 4}}},
+    {"tq1_0", Type::tq1_0, 256, 54, {52}, {{4, 13}, {2, 1}}},
+    {"tq2_0", Type::tq2_0, 256, 66, {64}, {{4, 16}, {2, 1}}},
+    {"iq1_s", Type::iq1_s, 256, 50, {0}, {{2, 1}, {4, 8}, {2, 8}}},
+    {"iq1_m", Type::iq1_m, 256, 56, {}, {{4, 8}, {2, 8}, {2, 4}}},
+    {"iq2_xxs", Type::iq2_xxs, 256, 66, {0}, {{2, 1}, {4, 16}}},
+    {"iq2_xs", Type::iq2_xs, 256, 74, {0}, {{2, 1}, {4, 16}, {1, 8}}},
+    {"iq2_s", Type::iq2_s, 256, 82, {0}, {{2, 1}, {4, 8}, {4, 8}, {1, 8}, {1, 8}}},
+    {"iq3_xxs", Type::iq3_xxs, 256, 98, {0}, {{2, 1}, {4, 16}, {4, 8}}},
+    {"iq3_s", Type::iq3_s, 256, 110, {0}, {{2, 1}, {4, 16}, {1, 8}, {4, 8}, {1, 4}}},
 };
 
 const Format &format_of(const char *name) {
@@ -132,6 +142,112 @@ void decode_iq4_xs(const uint8_t *b, double *y) {
     }
 }
 
+// -- codebooks: the words of native/core/codebooks.cpp by their description (src/herd/formats/codebooks.py) -----------
+
+const int PLACE[4] = {0, 8, 4, 12};  // of the nibble of weight k, and of weight k + 4 of eight
+
+std::vector<int> eight(int book, int index) {
+    std::vector<int> levels;
+    for (int k = 0; k < 8; k++) levels.push_back(herd::CODEBOOKS[book + index] >> PLACE[k % 4] >> (k < 4 ? 0 : 2) & 3);
+    return levels;
+}
+
+std::vector<int> four(int book, int index) {
+    std::vector<int> levels;
+    for (int k = 0; k < 4; k++) levels.push_back(herd::CODEBOOKS[book + index] >> PLACE[k] & 15);
+    return levels;
+}
+
+const int IQ2[3] = {8, 25, 43}, IQ3[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+
+uint32_t number(const uint8_t *b, int bytes) {
+    uint32_t n = 0;
+    for (int i = 0; i < bytes; i++) n |= (uint32_t)b[i] << 8 * i;
+    return n;
+}
+
+int even(int seven) {
+    int ones = 0;
+    for (int i = 0; i < 7; i++) ones += seven >> i & 1;
+    return seven + ones % 2 * 128;
+}
+
+void decode_iq1(const uint8_t *b, bool m, double *y) {
+    for (int e = 0; e < 32; e++) {
+        const int high = m ? b[32 + e / 2] >> (e % 2 ? 4 : 0) & 15 : (int)(number(b + 34 + e / 4 * 2, 2) >> 3 * (e % 4) & 7);
+        const bool down = m ? high & 8 : b[35 + e / 4 * 2] & 0x80;
+        const uint32_t packed = number(m ? b + 48 + e / 8 * 2 : b + 34 + e / 4 * 2, 2);
+        const int scale = (int)(m ? packed >> 3 * (e / 2 % 4) & 7 : packed >> 12 & 7);
+        double d = half(b);
+        if (m) {
+            const uint8_t parts[2] = {(uint8_t)(b[49] / 16 + b[51] / 16 * 16), (uint8_t)(b[53] / 16 + b[55] / 16 * 16)};
+            d = half(parts);
+        }
+        for (int level : eight(herd::BOOK_IQ1, (m ? b[e] : b[2 + e]) + (high & 7) * 256))
+            *y++ = d * (2 * scale + 1) * (level - 1 + (down ? -0.125 : 0.125));
+    }
+}
+
+void decode_iq2(Type type, const uint8_t *b, double *y) {
+    for (int e = 0; e < 32; e++) {
+        int index, signs, scale, book;
+        const int nibble = e / 2 % 2 * 4;
+        if (type == Type::iq2_xxs) {
+            const uint8_t *group = b + 2 + e / 4 * 8;
+            const uint32_t word = number(group + 4, 4);
+            book = herd::BOOK_IQ2_XXS, index = group[e % 4], signs = even(word >> 7 * (e % 4) & 127), scale = (int)(word >> 28);
+        } else if (type == Type::iq2_xs) {
+            const int code = (int)number(b + 2 + 2 * e, 2);
+            book = herd::BOOK_IQ2_XS, index = code % 512, signs = even(code / 512), scale = b[66 + e / 4] >> nibble & 15;
+        } else {
+            book = herd::BOOK_IQ2_S, index = b[2 + e] + (b[66 + e / 4] >> 2 * (e % 4) & 3) * 256;
+            signs = b[34 + e], scale = b[74 + e / 4] >> nibble & 15;
+        }
+        for (int level : eight(book, index)) {
+            *y++ = half(b) * (0.5 + scale) / 4 * IQ2[level] * (signs & 1 ? -1 : 1);
+            signs >>= 1;
+        }
+    }
+}
+
+void decode_iq3(bool xxs, const uint8_t *b, double *y) {
+    for (int e = 0; e < 64; e++) {
+        const uint32_t word = number(b + 66 + e / 8 * 4, 4);
+        int signs = xxs ? even(word >> 7 * (e / 2 % 4) & 127) : b[74 + e / 2];
+        signs >>= e % 2 * 4;
+        const int index = b[2 + e] + (xxs ? 0 : (b[66 + e / 8] >> e % 8 & 1) * 256);
+        const double scale = xxs ? (0.5 + (word >> 28)) / 2 : 1 + 2 * (b[106 + e / 16] >> e / 8 % 2 * 4 & 15);
+        for (int level : four(xxs ? herd::BOOK_IQ3_XXS : herd::BOOK_IQ3_S, index)) {
+            *y++ = half(b) * scale * (xxs ? IQ3[level] : 2 * level + 1) * (signs & 1 ? -1 : 1);
+            signs >>= 1;
+        }
+    }
+}
+
+// A fraction of 256 in base 3: five digits of each of 32 bytes, then of 16, then four of each of 4.
+void decode_tq1_0(const uint8_t *b, double *y) {
+    const int runs[3][2] = {{32, 5}, {16, 5}, {4, 4}};
+    const uint8_t *from = b;
+    for (const auto &[bytes, digits] : runs) {
+        for (int n = 0, power = 1; n < digits; n++, power *= 3)
+            for (int i = 0; i < bytes; i++) *y++ = half(b + 52) * (from[i] * power % 256 * 3 / 256 - 1);
+        from += bytes;
+    }
+}
+
+void decode_tq2_0(const uint8_t *b, double *y) {
+    for (int run = 0; run < 8; run++)
+        for (int i = 0; i < 32; i++) *y++ = half(b + 64) * ((b[run / 4 * 32 + i] >> run % 4 * 2 & 3) - 1);
+}
+
+void decode_mxfp4(const uint8_t *b, double *y) {
+    const double values[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+    for (int i = 0; i < 32; i++) {
+        const int code = low_then_high(b + 1, i, 16);
+        y[i] = std::ldexp(values[code % 8], b[0] - 127) * (code < 8 ? 1 : -1);
+    }
+}
+
 double float_at(const uint8_t *b, bool bf16) {
     uint32_t bits = (uint32_t)(b[0] | b[1] << 8) << 16;
     float v;
@@ -153,8 +269,27 @@ void decode(const Format &f, const uint8_t *b, double *y) {
         case Type::q5_k: return decode_q4_q5_k(b, true, y);
         case Type::q6_k: return decode_q6_k(b, y);
         case Type::iq4_xs: return decode_iq4_xs(b, y);
+        case Type::mxfp4: return decode_mxfp4(b, y);
+        case Type::tq1_0: return decode_tq1_0(b, y);
+        case Type::tq2_0: return decode_tq2_0(b, y);
+        case Type::iq1_s:
+        case Type::iq1_m: return decode_iq1(b, f.type == Type::iq1_m, y);
+        case Type::iq2_xxs:
+        case Type::iq2_xs:
+        case Type::iq2_s: return decode_iq2(f.type, b, y);
+        case Type::iq3_xxs:
+        case Type::iq3_s: return decode_iq3(f.type == Type::iq3_xxs, b, y);
         default: return decode_32(f.type, b, y);
     }
+}
+
+void set_scale(const Format &f, uint8_t *b, bool subnormal) {
+    const auto top = [&](int byte) { return (uint8_t)((byte & 0x83) | (subnormal ? 0 : 0x24)); };
+    for (int at : f.halves) b[at + 1] = top(b[at + 1]);
+    if (f.type == Type::mxfp4) b[0] = (uint8_t)(subnormal ? 20 : 118 + b[0] % 8);
+    if (f.type != Type::iq1_m) return;
+    const uint8_t byte = top((b[53] >> 4) | (b[55] & 0xf0));  // the upper one of its float16, in two parts
+    b[53] = (uint8_t)((b[53] & 15) | byte << 4), b[55] = (uint8_t)((b[55] & 15) | (byte & 0xf0));
 }
 
 std::vector<uint8_t> to_strips(const Format &f, const uint8_t *rows, int64_t num_rows, int64_t row_bytes) {

@@ -27,6 +27,9 @@ const Format &format_of(const char *name);
 double half(const uint8_t *p);
 uint16_t nearest_half(double x);  // of finite x: ties to even, infinity from 65520 on
 
+// Makes a block's scales from 2^-6 to 2^-5 of either sign (mxfp4: some powers of two), or without an exponent.
+void set_scale(const Format &f, uint8_t *b, bool subnormal);
+
 // One block, y[f.block].
 void decode(const Format &f, const uint8_t *b, double *y);
 

@@ -23,9 +23,7 @@ Weight::Weight(const Format &f, int64_t E, int64_t O, int64_t K)
             std::memcpy(b, &v, 4);
         }
         if (f.type == herd::Type::bf16) b[1] = (uint8_t)((b[1] & 0x80) | 0x3f);
-        // Scales from 2^-6 to 2^-5; those of every seventh row, and of its weights in float16, have no exponent left.
-        const bool subnormal = i / blocks_a_row % 7 == 3;
-        for (int at : f.halves) b[at + 1] = (uint8_t)((b[at + 1] & 0x83) | (subnormal ? 0 : 0x24));
+        set_scale(f, b, i / blocks_a_row % 7 == 3);  // every seventh row: subnormal, its weights in float16 as well
         decode(f, b, values.data() + i * f.block);
     }
 }
