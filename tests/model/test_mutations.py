@@ -379,6 +379,36 @@ def half_split_rows(w: Any, case: Case) -> None:
             put(x, w=to_half_split(x.w, case.config.head_size))
 
 
+@weight_mistake("biases of q and k left half-split", LLAMA)
+def half_split_biases(w: Any, case: Case) -> None:
+    from herd.checkpoint.hf.names import to_half_split
+
+    for b in w.blocks:
+        for x in (b.q, b.k):
+            put(x, bias=to_half_split(x.bias, case.config.head_size))
+
+
+@weight_mistake("biases of q and k dropped", "attention biases", LLAMA)
+def no_query_bias(w: Any, case: Case) -> None:
+    for b in w.blocks:
+        put(b.q, bias=None)
+        put(b.k, bias=None)
+
+
+@weight_mistake("biases of v and o dropped", "attention biases", LLAMA)
+def no_value_bias(w: Any, case: Case) -> None:
+    for b in w.blocks:
+        put(b.v, bias=None)
+        put(b.o, bias=None)
+
+
+@weight_mistake("biases of the MLP dropped", LLAMA)
+def no_mlp_bias(w: Any, case: Case) -> None:
+    for b in w.blocks:
+        for x in (b.ffn.gate, b.ffn.up, b.ffn.down):
+            put(x, bias=None)
+
+
 @weight_mistake("a head of its own instead of the tied one", "tied embeddings")
 def untie(w: Any, case: Case) -> None:
     put(w, head=replace(w.embed, w=np.random.default_rng(0).normal(size=w.embed.w.shape).astype(np.float32)))
