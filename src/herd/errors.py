@@ -33,10 +33,7 @@ A library never exits: `cli` turns an error into its line on stderr and its exit
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from herd.events import Reply
+from typing import Any, NoReturn
 
 GOT = 120
 """Characters of a value that a message tells."""
@@ -219,10 +216,10 @@ class SomeFailed(HerdError):
 
     code = "some_failed"
 
-    def __init__(self, message: str, replies: "Sequence[Reply | HerdError]" = ()) -> None:
+    def __init__(self, message: str, replies: Sequence[Any] = ()) -> None:
         """replies: see there."""
         super().__init__(message)
-        self.replies: list[Reply | HerdError] = list(replies)
+        self.replies = list(replies)
         """What came of each request, in their order: a Reply, or the HerdError that it failed with."""
 
 

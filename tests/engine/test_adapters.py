@@ -23,7 +23,8 @@ from herd.errors import DoesNotFit, HerdError, NotFound, UsageError
 from herd.model import forward, place_weights
 from herd.ops.contract import LowRank
 from herd.ops.hybrid import HybridOps
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

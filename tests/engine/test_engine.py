@@ -10,7 +10,8 @@ from herd.engine.engine import Engine
 from herd.engine.fake import FakeModel
 from herd.engine.request import Finish, Request, SamplingOptions, Step
 from herd.errors import ContextTooLong, UsageError
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 END = 257

@@ -20,7 +20,8 @@ from herd.engine.request import Request, SamplingOptions
 from herd.engine.speculative import Guessable, PromptLookup
 from herd.engine.tiles import Tiles
 from herd.errors import HerdError
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 PATCH = 266

@@ -12,7 +12,8 @@ from herd.config import Llama4Config
 from herd.engine.engine import Engine
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 BASE = np.random.default_rng(11).integers(0, 256, 60).tolist()

@@ -14,7 +14,8 @@ from herd.engine.request import Finish, Request, SamplingOptions
 from herd.errors import GrammarStuck, UsageError
 from herd.grammar.masks import Grammars
 from herd.grammars import Grammar
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 PERSON = {

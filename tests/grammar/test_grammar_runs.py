@@ -18,7 +18,8 @@ from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.grammar.masks import Grammars
 from herd.grammars import Grammar
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 from schemas import CASES
 
 BYTES = Tokenizer.bytes_only()

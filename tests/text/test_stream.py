@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_samples import random_texts
 
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 

@@ -66,7 +66,8 @@ from herd.ops.contract import LowRank
 from herd.policies import Policy
 from herd.progress import silent
 from herd.text.chat import TEMPLATE, ChatFormat
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 from herd.value_checks import flag, known, many, whole
 from herd.value_checks import text as check_text
 from herd.weights import Model, count

@@ -20,10 +20,7 @@ from herd.text import special
 from herd.text.added import FIRST_OF_WHITE, AddedToken, AddedTokens, bare
 from herd.text.sentencepiece import Pieces
 from herd.text.spaces import Place, Spaces
-from herd.text.stream import StreamDecoder
 from herd.value_checks import MAX_IDS, too_long
-
-__all__ = ["StreamDecoder", "Tokenizer"]
 
 _FOLLOWING = bytes(range(0x80, 0xC0))
 """Bytes of UTF-8 that begin no character."""

@@ -23,7 +23,8 @@ from herd.engine.request import Request, SamplingOptions, Step, Want
 from herd.errors import BadCheckpoint, EngineDied, NotFound, PassFailed, UsageError
 from herd.ops.contract import LowRank
 from herd.progress import silent
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.text.stream import StreamDecoder
+from herd.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer.bytes_only()
 
