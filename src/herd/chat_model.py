@@ -12,7 +12,6 @@ it is not: an engine, a policy.
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from typing import Any, NoReturn, Protocol, TypeAlias, Unpack
 
 import numpy as np
@@ -22,7 +21,7 @@ from herd.errors import NoVision, Unsupported, fail
 from herd.events import Counters, DoneEvent, Event, Reply, Score
 from herd.lanes import waiting
 from herd.messages import Message
-from herd.request_options import DialogRequest, TextRequest
+from herd.request_options import DialogRequest, ScoreRequest, TextRequest, Whose
 
 Turns: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """A dialog: messages, or objects with role and content (`herd.dialogs`), whose images are bytes."""
@@ -280,58 +279,22 @@ class ChatModel(Protocol):
         """Tokens of what `tokenize` would give; a model may know these without the ids."""
         return len(self.tokenize(messages, tools=tools, fits=fits, continue_final_message=continue_final_message))
 
-    def score(
-        self,
-        pairs: Sequence[Pair],
-        *,
-        top: int = 0,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> list[Score]:
-        """How likely each continuation is after its prompt, of (prompt, continuation), texts or ids. top: so many of
-        the likeliest tokens at each place. client, tenant, priority, timeout_s: as of `astream`."""
+    def score(self, pairs: Sequence[Pair], **options: Unpack[ScoreRequest]) -> list[Score]:
+        """How likely each continuation is after its prompt, of (prompt, continuation), texts or ids. Options: `top`, so
+        many of the likeliest tokens at each place, none unless said; whose it is, as of `astream`."""
         refuse(self.name, "scores")
 
-    async def ascore(
-        self,
-        pairs: Sequence[Pair],
-        *,
-        top: int = 0,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> list[Score]:
+    async def ascore(self, pairs: Sequence[Pair], **options: Unpack[ScoreRequest]) -> list[Score]:
         """`score` for coroutines; unless a class has its own, a thread calls `score`."""
-        call = partial(self.score, pairs, top=top, client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
-        return await waiting().run(tenant, call)
+        return await waiting().run(options.get("tenant", ""), lambda: self.score(pairs, **options))
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """[n, D]: a vector of unit length of each text. client, tenant, priority, timeout_s: as of `astream`."""
+    def embed(self, texts: Sequence[str], **options: Unpack[Whose]) -> npt.NDArray[np.float32]:
+        """[n, D]: a vector of unit length of each text. Options: whose it is, as of `astream`."""
         refuse(self.name, "embeddings")
 
-    async def aembed(
-        self,
-        texts: Sequence[str],
-        *,
-        client: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> npt.NDArray[np.float32]:
+    async def aembed(self, texts: Sequence[str], **options: Unpack[Whose]) -> npt.NDArray[np.float32]:
         """`embed` for coroutines; unless a class has its own, a thread calls `embed`."""
-        call = partial(self.embed, texts, client=client, tenant=tenant, priority=priority, timeout_s=timeout_s)
-        return await waiting().run(tenant, call)
+        return await waiting().run(options.get("tenant", ""), lambda: self.embed(texts, **options))
 
     def embed_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `embed` takes for these texts. Raises what that raises before anything is computed."""

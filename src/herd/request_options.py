@@ -5,6 +5,7 @@
     Answer             both, and what an answer must be
     CompletionRequest  that, and how many answers
     TextRequest        that, of a text that goes on
+    ScoreRequest       whose it is, and how much is told of a score
     ToolChoice         how tools are called
     Begun              whether a begun answer is gone on with
     ForTemplate        what the chat template is told besides
@@ -70,6 +71,12 @@ class TextRequest(CompletionRequest, total=False):
     """Options of a text that goes on."""
 
     raw: bool
+
+
+class ScoreRequest(Whose, total=False):
+    """Options of scores of given texts."""
+
+    top: int
 
 
 class ToolChoice(TypedDict, total=False):

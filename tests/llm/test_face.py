@@ -22,7 +22,7 @@ from herd.errors import EXPECTED, UsageError, fail
 from herd.llm import LLM, ChatOptions, LoadKeywords, LoadOptions, SamplingOptions
 from herd.llm.keywords import CompleteOptions, EmbedOptions, SamplesOptions, ScoreOptions
 from herd.llm.options import CallOptions
-from herd.request_options import DialogRequest, TextRequest
+from herd.request_options import DialogRequest, ScoreRequest, TextRequest, Whose
 
 WIDER = {"stop", "stop_ids", "logit_bias", "grammar"}
 """Fields that callers may write in more ways than they are kept in."""
@@ -102,6 +102,8 @@ def test_what_any_model_takes_an_llm_takes() -> None:
     """The types of it: mypy compares LLM with the protocol."""
     assert DialogRequest.__annotations__.keys() <= ChatOptions.__annotations__.keys()
     assert TextRequest.__annotations__.keys() <= CompleteOptions.__annotations__.keys()
+    assert ScoreRequest.__annotations__.keys() <= ScoreOptions.__annotations__.keys()
+    assert Whose.__annotations__.keys() <= EmbedOptions.__annotations__.keys()
 
 
 def named(doc: str | None) -> set[str]:

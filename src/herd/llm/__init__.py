@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from herd.chat_model import Capabilities, ChatModel, Sizes
+from herd.chat_model import Capabilities, ChatModel, Pair, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config, is_dense_llama
 from herd.dialogs import Dialog, ImageLike, begun_in, read_dialog
@@ -592,11 +592,7 @@ class LLM:
             num_windows += 1
         return Perplexity(float(np.exp(nll / scored)), nll / scored, scored, num_windows)
 
-    def score(
-        self,
-        pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
-        **options: Unpack[ScoreOptions],
-    ) -> list[Score]:
+    def score(self, pairs: Sequence[Pair], **options: Unpack[ScoreOptions]) -> list[Score]:
         """How likely each continuation is after its prompt: log-probabilities of its tokens, of (prompt, continuation).
 
         Two texts are made tokens together, and the continuation's are those beyond as many as the prompt has by itself
@@ -614,11 +610,7 @@ class LLM:
         found = measured(self._running(), self._scoring(self._pairs(pairs), top, asked))
         return [self._score(one) for one in found]
 
-    async def ascore(
-        self,
-        pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
-        **options: Unpack[ScoreOptions],
-    ) -> list[Score]:
+    async def ascore(self, pairs: Sequence[Pair], **options: Unpack[ScoreOptions]) -> list[Score]:
         """`score` for coroutines; cancelling the task ends the requests."""
         engine = self._running()
         asked, top = self._asked_scores(options)

@@ -13,7 +13,7 @@ from herd.llm.load_options import Context
 from herd.llm.loading import Opened
 from herd.policies import Policy
 from herd.progress import Progress
-from herd.request_options import Answer, Begun, ForTemplate, TextRequest, ToolChoice, Whose
+from herd.request_options import Answer, Begun, ForTemplate, ScoreRequest, TextRequest, ToolChoice, Whose
 
 
 class Watched(TypedDict, total=False):
@@ -46,10 +46,8 @@ class EmbedOptions(Whose, total=False):
     """Options of `embed` and `aembed`. `herd.LLM.chat` says what each means."""
 
 
-class ScoreOptions(Whose, total=False):
+class ScoreOptions(ScoreRequest, total=False):
     """Options of `score` and `ascore`, which say what `top` means; `herd.LLM.chat` the rest."""
-
-    top: int
 
 
 class LoadKeywords(TypedDict, total=False):
