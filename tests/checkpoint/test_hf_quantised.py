@@ -11,7 +11,7 @@ import pytest
 
 from helpers import TINY_DENSE, TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
-from herd.checkpoint.fp8_int4 import E4M3
+from herd.checkpoint.coded import E4M3
 from herd.checkpoint.hf.names import file_name, style_of
 from herd.checkpoint.opened import Checkpoint
 from herd.checkpoint.walk import walk
@@ -23,7 +23,7 @@ from herd.formats import bf16_from_float32, decode, encode, to_float32
 from herd.formats.strips import to_strips
 from herd.store.auto_pack import packed_for
 from herd.store.packed_over import PackedOver
-from herd.weights import Dense, Experts, Packed, Pair
+from herd.weights import Dense, Experts, Packed, Pair, apart
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -191,7 +191,7 @@ def test_fbgemm_fp8_with_fused_experts(tmp_path: Path) -> None:
     folder(tmp_path / "m", config, FBGEMM, change)
     with open_checkpoint(tmp_path / "m") as checkpoint:
         for name, exact in want.items():
-            got = values(own(checkpoint, name))
+            got = np.concatenate([values(part) for part in apart(own(checkpoint, name))], axis=-2)
             assert np.array_equal(got if exact.ndim == 2 else got.swapaxes(-1, -2), as_bf16(exact)), name
 
 
@@ -314,17 +314,27 @@ def weights(**changes: Any) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], Callable[[Tensors], None], str]] = {
-    "another method": ({"quant_method": "gptq"}, lambda t: None, "is quantised: got gptq"),
-    "another format": ({**FP8, "format": "nvfp4-pack-quantized"}, lambda t: None, "format of compressed-tensors"),
+    "another method": ({"quant_method": "aqlm"}, lambda t: None, "is quantised: got aqlm.*llm-compressor"),
+    "another format": ({**FP8, "format": "marlin-24"}, lambda t: None, "format of compressed-tensors.*llm-compressor"),
     "no groups": ({**FP8, "config_groups": []}, lambda t: None, "config_groups"),
     "two bits": (weights(num_bits=2), lambda t: None, "got int of 2 bits"),
-    "zero points said": (weights(symmetric=False), lambda t: None, "with zero points"),
-    "blocks": (weights(strategy="block"), lambda t: None, "bits a block"),
+    "blocks of another size": (
+        FP8, with_fp8(lambda t: t.update({NAME + ".weight_scale": torch.ones(2, 2)})), r"scales .*got \[2, 2\]",
+    ),
     "sparse": ({**FP8, "sparsity_config": {"format": "sparse-24-bitmask"}}, lambda t: None, "sparsity"),
-    "zero points": (INT4, with_int4(lambda t: t.update({NAME + ".weight_zero_point": torch.zeros(1)})), "zero points"),
-    "order of groups": (INT4, with_int4(lambda t: t.update({NAME + ".weight_g_idx": torch.zeros(1)})), "order of"),
+    "zero points that are floats": (
+        INT4, with_int4(lambda t: t.update({NAME + ".weight_zero_point": torch.zeros(1)})), "zero_point: got F32",
+    ),
+    "a group that is not there": (
+        INT4, with_int4(lambda t: t.update({NAME + ".weight_g_idx": torch.full((128,), 4)})), "g_idx: got 4",
+    ),
+    "transforms": (
+        {**INT4, "transform_config": {"config_groups": {"R1": {}}}}, lambda t: None, "transform_config.*llm-compressor",
+    ),
     "no scale": (FP8, with_fp8(lambda t: t.pop(NAME + ".weight_scale")), "missing: got .*weight_scale"),
-    "too few scales": (FP8, with_fp8(lambda t: t.update({NAME + ".weight_scale": torch.ones(3, 1)})), "expected 64"),
+    "too few scales": (
+        FP8, with_fp8(lambda t: t.update({NAME + ".weight_scale": torch.ones(3, 1)})), r"scales .*got \[3, 1\]",
+    ),
     "scales of integers": (
         FP8, with_fp8(lambda t: t.update({NAME + ".weight_scale": torch.ones(64, dtype=torch.int32)})), "I32",
     ),

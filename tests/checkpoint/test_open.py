@@ -214,10 +214,10 @@ def test_a_config_that_is_a_link_out(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_quantized_folder_says_how(folder: Path) -> None:
-    set_config(folder, quantization_config={"quant_method": "gptq"})
-    refused(folder, BadCheckpoint, "is quantised: got gptq")
+    set_config(folder, quantization_config={"quant_method": "aqlm"})
+    refused(folder, BadCheckpoint, "is quantised: got aqlm")
     set_config(folder, quantization_config={"quant_method": "compressed-tensors"})
-    refused(folder, BadCheckpoint, "format of compressed-tensors: got None, expected float-quantized")
+    refused(folder, BadCheckpoint, "format of compressed-tensors: got None, expected pack-quantized")
 
 
 @pytest.mark.parametrize("value", ["hot", float("inf"), -1, [0.6], True])

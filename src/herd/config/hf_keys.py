@@ -22,14 +22,15 @@ READ = _words("""
     floor_scale head_dim hidden_act hidden_size interleave_moe_layer_step intermediate_size intermediate_size_mlp
     layer_types max_position_embeddings mlp_bias model_type moe_layers no_rope_layer_interval no_rope_layers
     num_attention_heads num_experts_per_tok num_hidden_layers num_key_value_heads num_local_experts
-    original_max_position_embeddings pad_token_id partial_rotary_factor quantization_config rms_norm_eps rope_parameters
-    rope_scaling rope_theta tie_word_embeddings use_qk_norm vocab_size
+    original_max_position_embeddings pad_token_id partial_rotary_factor quantization quantization_config rms_norm_eps
+    rope_parameters rope_scaling rope_theta tie_word_embeddings use_qk_norm vocab_size
 """)
 """Keys of the object of a text model. A dense Llama has some of them neutral only (`DENSE`)."""
 
 READ_TOP = _words("""
     boi_token_id boi_token_index bos_token_id compression_config eoi_token_id eoi_token_index eos_token_id
-    image_token_id image_token_index model_type quantization_config text_config tie_word_embeddings vision_config
+    image_token_id image_token_index model_type quantization quantization_config text_config tie_word_embeddings
+    vision_config
 """)
 """Keys of the object around text_config."""
 

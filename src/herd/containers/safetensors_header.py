@@ -32,10 +32,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
     "F8_E4M3": np.dtype("u1"),
+    "F8_E8M0": np.dtype("u1"),
     "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
     "I64": np.dtype("<i8"),
 }
-"""The types that Herd reads; BF16 comes as its uint16 bits, F8_E4M3 as its uint8 ones."""
+"""The types that Herd reads; BF16 comes as its uint16 bits, F8_E4M3 and F8_E8M0 as their uint8 ones."""
 
 
 def _pattern(template: bytes) -> re.Pattern[bytes]:

@@ -29,7 +29,7 @@ def _codes(blocks: Bytes, at: int) -> Floats:
     return q
 
 
-def _code_bytes(q: Bytes) -> Bytes:
+def join_fives(q: Bytes) -> Bytes:
     """The inverse of `_codes`: uint8 [n, 32] -> [n, 20]."""
     fifth = np.packbits(q >> np.uint8(4), axis=1, bitorder="little")
     return np.concatenate([fifth, join_nibbles(q & np.uint8(15))], axis=1)
@@ -42,11 +42,11 @@ def _decode_q5_0(blocks: Bytes) -> Floats:
 def _encode_q5_0(x: Floats, weights: Floats | None) -> Bytes:
     if weights is not None:
         scale, codes = symmetric_blocks(x, weights, -16, 15, "q5_0")
-        return np.concatenate([scale, _code_bytes((codes + 16).astype(np.uint8))], axis=1)
+        return np.concatenate([scale, join_fives((codes + 16).astype(np.uint8))], axis=1)
     extreme = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
     d = extreme / np.float32(-16)
     q = np.minimum(np.trunc(x * inverse(d) + np.float32(16.5)), np.float32(31)).astype(np.uint8)
-    return np.concatenate([half_bytes(half(d, "q5_0")), _code_bytes(q)], axis=1)
+    return np.concatenate([half_bytes(half(d, "q5_0")), join_fives(q)], axis=1)
 
 
 def _decode_q5_1(blocks: Bytes) -> Floats:
@@ -56,14 +56,14 @@ def _decode_q5_1(blocks: Bytes) -> Floats:
 def _encode_q5_1(x: Floats, weights: Floats | None) -> Bytes:
     if weights is not None:
         scale, codes = affine_blocks(x, weights, 31, "q5_1")
-        return np.concatenate([scale, _code_bytes(codes.astype(np.uint8))], axis=1)
+        return np.concatenate([scale, join_fives(codes.astype(np.uint8))], axis=1)
     low = x.min(axis=1, keepdims=True)
     with np.errstate(over="ignore"):
         d = (x.max(axis=1, keepdims=True) - low) / np.float32(31)
     d = np.minimum(d, np.finfo(np.float32).max)  # so that `half` refuses a range that left float32
     halves = half(np.concatenate([d, low], axis=1), "q5_1")
     q = np.minimum(np.trunc((x - low) * inverse(d) + np.float32(0.5)), np.float32(31)).astype(np.uint8)
-    return np.concatenate([half_bytes(halves), _code_bytes(q)], axis=1)
+    return np.concatenate([half_bytes(halves), join_fives(q)], axis=1)
 
 
 Q5_0 = Format("q5_0", 6, BLOCK, 22, _decode_q5_0, _encode_q5_0)

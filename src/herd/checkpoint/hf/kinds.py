@@ -1,18 +1,37 @@
-"""Which reader a config.json asks for: plain floats, Herd's packed form, or another quantised one."""
+"""Which reader a config.json asks for: plain floats, Herd's packed form, or a quantised one of others."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from herd.checkpoint.hf.quantized import METHODS, HfQuantized, check_method
+from herd.checkpoint.hf.forms.awq import Awq
+from herd.checkpoint.hf.forms.bitsandbytes import BitsAndBytes
+from herd.checkpoint.hf.forms.compressed_tensors import CompressedTensors, FbgemmFp8
+from herd.checkpoint.hf.forms.form import WRITTEN_BY, Form
+from herd.checkpoint.hf.forms.gptq import Gptq
+from herd.checkpoint.hf.forms.mlx import Mlx
+from herd.checkpoint.hf.forms.modelopt import ModelOpt
+from herd.checkpoint.hf.quantized import HfQuantized, floats_of
 from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.packed.form import METHOD, check_version
 from herd.checkpoint.packed.source import PackedSource
 from herd.config import Llama4Config
 from herd.config.hf_keys import DENSE_FAMILIES
 from herd.containers.safetensors import SafeFile
-from herd.errors import BadCheckpoint, fail
+from herd.disk.small_files import read_json, safe_path
+from herd.errors import BadCheckpoint, BadConfig, fail
 from herd.weights import Source
+
+FORMS: dict[str, type[Form]] = {
+    "compressed-tensors": CompressedTensors,
+    "fbgemm_fp8": FbgemmFp8,
+    "gptq": Gptq,
+    "awq": Awq,
+    "bitsandbytes": BitsAndBytes,
+    "modelopt": ModelOpt,
+    "mlx": Mlx,
+}
+"""quant_method of config.json -> its reader. MLX has no name there."""
 
 
 class HfFiles(Source, Protocol):
@@ -37,21 +56,50 @@ class HfFiles(Source, Protocol):
 
 def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFiles:
     """Open the weights at `path`, whose config.json has the content `data`. Raises BadCheckpoint, BadConfig."""
-    quantized = data.get("quantization_config")
     half_split = data.get("model_type") in DENSE_FAMILIES
-    if quantized is None:
+    settings = quantization_of(path, data)
+    if settings is None:
         return HfSource(path, config, half_split=half_split)
-    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+    method = settings.get("quant_method")
     if method == METHOD:
-        check_version(path, quantized)
+        check_version(path, settings)
         return PackedSource(path, config)
-    if method in METHODS and isinstance(quantized, dict):
-        check_method(path, quantized)
-        return HfQuantized(path, config, half_split=half_split)
-    return fail(
-        BadCheckpoint,
-        f"{path} is quantised",
-        got=method,
-        expected=f"floats, {METHOD}, {', '.join(METHODS)}",
-        do="use the model's bf16 form, or a GGUF",
+    form = FORMS.get(str(method))
+    if form is None:
+        expected = f"floats, {METHOD}, {', '.join(FORMS)}"
+        fail(BadCheckpoint, f"{path} is quantised", got=method, expected=expected, do=_do(method))
+    source = HfQuantized(
+        path, config, lambda stored: form(stored, settings), half_split=half_split, floats=floats_of(data)
     )
+    if _of_cache(settings):
+        source.notes.append(f"{path}: its form of keys and values is passed over; --kv says how they are kept")
+    return source
+
+
+def quantization_of(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a folder says of its quantisation, with a quant_method; None: nothing. Raises BadConfig."""
+    text = data.get("text_config")
+    parts = (data, text if isinstance(text, Mapping) else {})
+    for part in parts:
+        if isinstance(mlx := part.get("quantization"), Mapping):
+            return {**mlx, "quant_method": "mlx"}
+    for key in ("quantization_config", "compression_config"):
+        for said in (part[key] for part in parts if part.get(key) is not None):
+            return said if isinstance(said, Mapping) else {"quant_method": said}
+    folder = path if path.is_dir() else path.parent
+    if (folder / "hf_quant_config.json").exists():
+        return {**read_json(safe_path(folder, "hf_quant_config.json"), BadConfig), "quant_method": "modelopt"}
+    return None
+
+
+def _of_cache(settings: Mapping[str, Any]) -> bool:
+    """Whether something is said of how keys and values are kept."""
+    inner = settings.get("quantization")
+    parts = (settings, inner if isinstance(inner, Mapping) else {})
+    return any(part.get(key) for part in parts for key in ("kv_cache_scheme", "kv_cache_quant_algo"))
+
+
+def _do(method: object) -> str:
+    if method in ("auto-round", "auto_round", "intel/auto-round"):
+        return "auto-round writes a form that is read with --format auto_gptq, auto_awq or llm_compressor"
+    return f"use the model's bf16 form or a GGUF; {WRITTEN_BY}"

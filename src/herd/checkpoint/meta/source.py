@@ -1,8 +1,8 @@
 """Weights of Meta's consolidated.NN.pth files, joined over the files when asked for, mapped where one file has all.
 
 Routed experts come as they are: bfloat16 input-major; FP8 with fp8_scales_N.pt (bfloat16 comes out); int4 with
-int4_scales_N.pt (q4_0 or bfloat16 comes out): see `fp8_int4`. In files of the last two kinds, as Meta's own script
-writes them:
+int4_scales_N.pt (q4_0 or bfloat16 comes out): see `checkpoint.coded`. In files of the last two kinds, as Meta's own
+script writes them:
 
     FP8    moe_w_in_eD_F float8 [E * D, F / files], scales layers.i.feed_forward.experts.w1 float32 [E, F / files];
            moe_w_out_eF_D float8 [E * F / files, D], scales w2 [E, D] of each file
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.checkpoint.fp8_int4 import E4M3, Int4, node_of
+from herd.checkpoint.coded import E4M3, Grouped, Rows, low_nibbles_first, node_of, rows_of
 from herd.checkpoint.meta.names import DROPPED, EXPERTS, SCALES, TensorPlace, place_of
 from herd.checkpoint.packed.form import GATE_UP
 from herd.checkpoint.walk import walk
@@ -137,11 +137,11 @@ class MetaSource:
         bytes_ = [f.array(stem + EXPERTS[which]).reshape(E, inputs // 2, -1) for f in self.files]
         scales = self._scales(stem, which)
 
-        def part(e: int) -> Int4:
+        def part(e: int) -> Grouped:
             def read(start: int, stop: int) -> Array:
                 return _nibbles(_rows([b[e].T for b in bytes_], start, stop))
 
-            return Int4(read, np.concatenate([s[e].T for s in scales]), inputs)
+            return _int4(read, np.concatenate([s[e].T for s in scales]), inputs)
 
         return node_of([part(e) for e in range(E)], outputs, inputs, name, stack=True)
 
@@ -150,11 +150,11 @@ class MetaSource:
         bytes_ = [f.array(stem + EXPERTS[2]).reshape(E, -1, outputs) for f in self.files]
         scales = self._scales(stem, 2)
 
-        def part(e: int) -> Int4:
+        def part(e: int) -> Grouped:
             def read(start: int, stop: int) -> Array:
                 return np.concatenate([_nibbles(b[e].T[start:stop]) for b in bytes_], axis=1)
 
-            return Int4(read, np.concatenate([s[e].T for s in scales], axis=1), inputs)
+            return _int4(read, np.concatenate([s[e].T for s in scales], axis=1), inputs)
 
         return node_of([part(e) for e in range(E)], outputs, inputs, name, stack=True)
 
@@ -277,7 +277,11 @@ def _scaled(part: Array, scale: Array | None) -> Any:
     return lambda e, start, stop: bf16_from_float32(E4M3[part[e, start:stop]] * to_float32(scale[e])[None])
 
 
+def _int4(read: Rows, scales: Array, inputs: int) -> Grouped:
+    outputs, groups = scales.shape
+    return Grouped(read, rows_of(scales), outputs, inputs, groups)
+
+
 def _nibbles(bytes_: Array) -> Array:
     """Unpack uint8 [n, I / 2] of signed 4-bit numbers, the even input low, to q + 8, uint8 [n, I]."""
-    signed = np.stack([bytes_ & np.uint8(15), bytes_ >> np.uint8(4)], axis=-1)
-    return (signed ^ np.uint8(8)).reshape(len(bytes_), -1)
+    return low_nibbles_first(bytes_) ^ np.uint8(8)

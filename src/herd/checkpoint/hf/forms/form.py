@@ -1,0 +1,75 @@
+"""What a reader of a quantised form is asked, and what several of them need."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+
+from herd.checkpoint.coded import E2M1, E4M3, E8M0, Coded, Decoded, Grouped, Rows, low_nibbles_first, rows_of
+from herd.checkpoint.hf.stored import FLOATS, Stored
+from herd.errors import BadCheckpoint, fail
+from herd.formats.dtypes import Array
+
+WRITTEN_BY = "llm-compressor, GPTQModel, AutoAWQ, bitsandbytes, modelopt and mlx-lm write forms that are read"
+
+
+class Form:
+    """A quantised form of a folder. Raises BadCheckpoint for settings and tensors that are not read."""
+
+    endings: ClassVar[tuple[str, ...]]
+    """Of the tensors that a quantised matrix may consist of."""
+
+    def __init__(self, stored: Stored, settings: Mapping[str, Any]) -> None:
+        self.stored, self.settings = stored, settings
+        self.check()
+
+    def check(self) -> None:
+        """Raise BadCheckpoint, naming the setting, when config.json describes what is not read."""
+
+    def coded(self, name: str, outputs: int, inputs: int) -> Coded | None:
+        """The matrix `name` [outputs, inputs] as it is stored; None when it is plain floats."""
+        raise NotImplementedError
+
+    def is_plain(self, name: str) -> bool:
+        """Whether the matrix is floats, as in any folder."""
+        return name + ".weight" in self.stored and self.stored.dtype(name + ".weight") in FLOATS
+
+    def refuse(self, setting: str, got: object, expected: str, do: str = WRITTEN_BY) -> NoReturn:
+        """Raise BadCheckpoint for a setting."""
+        fail(BadCheckpoint, f"{self.stored.path}: {setting}", got=str(got), expected=expected, do=do)
+
+    def scale_rows(self, name: str, outputs: int) -> Rows:
+        """Scales [O, 1], [O], or one for all, as [n, 1]."""
+        found = self.stored.expect(name, FLOATS, (outputs, 1), (outputs,), (), (1,), (1, 1)).reshape(-1)
+        return rows_of(np.broadcast_to(found[:, None], (outputs, 1)))
+
+
+def fp8(codes: Array, scales: Rows) -> Decoded:
+    """w = scale * e4m3. codes: uint8 [O, I]; scales: [n, 1] or [n, I]."""
+    return Decoded(lambda start, stop: E4M3[codes[start:stop]] * scales(start, stop))
+
+
+def fp4(data: Array, scales: Rows, group: int) -> Decoded:
+    """w = scale * e2m1, two codes a byte, the even input low. data: uint8 [O, I / 2]; scales: [n, I / group]."""
+
+    def floats(start: int, stop: int) -> Array:
+        values: Array = E2M1[low_nibbles_first(data[start:stop])] * np.repeat(scales(start, stop), group, axis=1)
+        return values
+
+    return Decoded(floats)
+
+
+def mxfp4(data: Array, exponents: Array, outputs: int, inputs: int) -> Grouped:
+    """w = 2^(exponent - 127) * e2m1: twice an e2m1 is a whole number from -12 to 12. data: uint8 [O, I / 2], the even
+    input low; exponents: uint8 [O, I / 32]."""
+    numbers = (E2M1 * 2 + 12).astype(np.uint8)
+    half = E8M0 / 2
+    return Grouped(
+        lambda i, j: numbers[low_nibbles_first(data[i:j])],
+        lambda i, j: half[exponents[i:j]],
+        outputs,
+        inputs,
+        inputs // 32,
+        top=24,
+        zeros=12,
+    )

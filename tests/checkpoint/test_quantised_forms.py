@@ -1,0 +1,77 @@
+"""Matrices that each form's own package quantised (tests/fixtures/quantised): Herd decodes them to the same numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from herd.checkpoint.coded import Grouped, node_of
+from herd.checkpoint.hf.kinds import FORMS
+from herd.checkpoint.hf.stored import Stored
+from herd.containers.safetensors import SafeFile
+from herd.formats import bf16_from_float32, decode, to_float32
+from herd.weights import Packed
+
+FILES = sorted((Path(__file__).parent.parent / "fixtures" / "quantised").glob("*.safetensors"))
+CASES = [
+    pytest.param(path, variant, id=f"{path.stem}-{variant}")
+    for path in FILES
+    for variant in json.loads(SafeFile(path).metadata["variants"])
+]
+LOSSLESS = {
+    "w4_symmetric": "q4_0", "w4_zero_points": "q5_0", "w4_channel_zero_points": "q5_0", "w8_packed": "q8_0",
+    "int8_channel": "q8_0", "int8_naive": "q8_0", "mxfp4": "q5_0",
+    "b2_zeros": "q4_0", "b3_zeros": "q4_0", "b4_symmetric": "q4_0", "b4_zeros": "q5_0", "b8_symmetric": "q8_0",
+    "group_32": "q5_0", "group_128": "q5_0",
+    "affine_2": "q4_1", "affine_3": "q4_1", "affine_4": "q4_1", "affine_5": "q5_1",
+}  # fmt: skip
+"""Variant -> the block format that holds it; the others become floats."""
+
+
+def stored(path: Path) -> tuple[Stored, dict[str, Any], SafeFile]:
+    file = SafeFile(path)
+    return Stored(path, {name: (file, name) for name in file.entries}), json.loads(file.metadata["variants"]), file
+
+
+def narrowed(x: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 rounded once to the dtype that the package decodes to."""
+    if dtype == "BF16":
+        return to_float32(bf16_from_float32(x))
+    return x.astype(np.float16).astype(np.float32) if dtype == "F16" else x
+
+
+@pytest.mark.parametrize(("path", "variant"), CASES)
+def test_a_matrix_is_what_its_package_decodes_it_to(path: Path, variant: str) -> None:
+    tensors, variants, file = stored(path)
+    said = variants[variant]
+    outputs, inputs = said["shape"]
+    coded = FORMS[said["settings"]["quant_method"]](tensors, said["settings"]).coded(variant, outputs, inputs)
+    assert coded is not None
+    want = to_float32(file.array(f"{variant}.decoded"))
+    got = coded.floats(0, outputs)
+    assert np.array_equal(narrowed(got, file.entries[f"{variant}.decoded"].dtype), want)
+    assert np.array_equal(coded.floats(3, 14), got[3:14])
+    node = node_of([coded], outputs, inputs, variant, stack=False)
+    assert (node.format if isinstance(node, Packed) else None) == LOSSLESS.get(variant)
+    if isinstance(node, Packed):
+        assert np.array_equal(decode(node.format, np.asarray(node.codes), inputs), got)
+        assert isinstance(coded, Grouped)
+
+
+def test_every_form_has_a_file_of_its_package() -> None:
+    have = {path.stem for path in FILES}
+    assert {method.replace("-", "_") for method in FORMS} - {"fbgemm_fp8"} == have
+    for path in FILES:
+        assert SafeFile(path).metadata["package"].split()[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_tensor_of_a_package_is_known(path: Path) -> None:
+    """A form lists all endings that its package writes, or a folder would be refused for a tensor too many."""
+    _, variants, file = stored(path)
+    for variant, said in variants.items():
+        endings = FORMS[said["settings"]["quant_method"]].endings
+        parts = {n.removeprefix(variant) for n in file.entries if n.startswith(variant + ".")} - {".decoded"}
+        assert parts <= set(endings), variant
