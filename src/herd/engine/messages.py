@@ -21,7 +21,7 @@ class StartedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class ReadEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """More of a sequence's prompt has been computed; only where its request asks for it (`Request.progress`)."""
+    """Further positions of a prompt have been computed; only where its request asks for it (`Request.progress`)."""
 
     number: int
     read: int

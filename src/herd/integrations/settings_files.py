@@ -46,7 +46,7 @@ def merge_file(path: Path, settings: Mapping[str, Any], kind: Literal["json", "t
 
 
 def _free(path: Path) -> Path:
-    """That name, or it with a number: a backup is never written over."""
+    """The name that is given, or it with a number: a backup is never written over."""
     numbered = (path.with_name(f"{path.name}-{n}") for n in count(2))
     return next(name for name in chain([path], numbered) if not name.exists())
 
