@@ -25,6 +25,7 @@ from herd.containers.gguf import open_gguf
 from herd.convert import convert
 from herd.errors import DoesNotFit, NotFound, UsageError
 from herd.model import forward, place_weights
+from herd.quantize import quantize
 from herd.text import split_names
 from sentencepiece_bytes import BYTES, START, model
 
@@ -115,6 +116,17 @@ def test_rows_that_fill_no_block_are_told(tmp_path: Path) -> None:
     save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4))
     done = convert(tmp_path / "hf", tmp_path / "m.gguf", "q4_k")
     assert any("became q5_0: their rows are no multiple of 256, which q4_k needs" in n for n in done.notes)
+
+
+def test_without_a_type_every_tensor_stays_what_it_is(tmp_path: Path) -> None:
+    save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4))
+    quantize(tmp_path / "hf", tmp_path / "a.gguf", "q4_0", compare=False)
+    made = convert(tmp_path / "a.gguf", tmp_path / "b.gguf")
+    a, b = open_gguf(tmp_path / "a.gguf"), open_gguf(tmp_path / "b.gguf")
+    assert {a.info(name).format for name in a.tensors} == {"f32", "q4_0", "q8_0"}
+    assert all(np.array_equal(a.raw(name), b.raw(name)) for name in a.tensors)
+    assert made.type == "q4_0"
+    assert not any("tensors" in note for note in made.notes)
 
 
 def test_a_smaller_type_never_makes_a_larger_file(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from herd.formats.substitutes import fitting, why_not
 from herd.passes.imatrix import gguf_encoder, load_importances
 from herd.progress import Progress, silent
 from herd.store.registry import stem_of
-from herd.weights import apart, fold
+from herd.weights import apart, fold, is_vision
 
 HF_TYPES = ("f32", "f16", "bf16")
 _COMPANIONS = (
@@ -81,10 +81,11 @@ def convert(
     """Write the checkpoint at `source` as `target`: a GGUF file when its name ends in .gguf (the vision part beside it,
     as mmproj-NAME), else a Hugging Face folder.
 
-    type: f32, f16 or bf16; for GGUF any of `herd.formats.WRITTEN`; None: the source's own (a quantised source becomes a
-    bf16 folder). mmproj: the vision part of a GGUF source; None: the one beside it that belongs to it. One that lies
-    there and does not come along is among the notes. imatrix: a file that tells which columns matter, for block formats
-    of a GGUF. progress: told of each tensor once it is written. The target appears complete or not at all.
+    type: f32, f16 or bf16; for GGUF any of `herd.formats.WRITTEN`; None: the source's own, tensor by tensor where it is
+    quantised (a folder made of such a source is bf16). mmproj: the vision part of a GGUF source; None: the one beside
+    it that belongs to it. One that lies there and does not come along is among the notes. imatrix: a file that tells
+    which columns matter, for block formats of a GGUF. progress: told of each tensor once it is written. The target
+    appears complete or not at all.
 
     A matrix whose rows no block of the type divides gets what stands in for it (`formats.substitutes`), or stays as it
     is where that would be no smaller; both are among the notes, and so is what was quantised before.
@@ -95,7 +96,7 @@ def convert(
     with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         if target.suffix == ".gguf":
             weighing = None if imatrix is None else Path(imatrix)
-            return _to_gguf(checkpoint, target, type or own_type(checkpoint), weighing, overwrite, progress)
+            return _to_gguf(checkpoint, target, type, weighing, overwrite, progress)
         if imatrix is not None:
             fail(UsageError, f"an imatrix for {target}", got="a folder of floats", expected="a .gguf of a block format")
         own = own_type(checkpoint)
@@ -106,22 +107,31 @@ def own_type(checkpoint: Checkpoint) -> str:
     """The number format that a checkpoint's matrices have, judged by the first layer's output projection."""
     c = checkpoint.config
     node: Any = checkpoint.source().matrix("model.layers.0.self_attn.o_proj", c.width, c.num_heads * c.head_size)
+    return _format_of(node)
+
+
+def _format_of(node: Any) -> str:
     floats = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
     return fold(node, packed=lambda w: w.format, other=lambda w: floats.get(w.w.dtype, "bf16"))
 
 
 def packed_formats(checkpoint: Checkpoint) -> dict[str, str]:
     """Tensor -> block format of every matrix and stack of a checkpoint that is in one. No weight is read."""
+    return {name: own for name, own in _own_formats(checkpoint).items() if own not in HF_TYPES}
+
+
+def _own_formats(checkpoint: Checkpoint) -> dict[str, str]:
+    """Tensor -> format of every matrix and stack of the text model; of a folder of plain floats, nothing."""
     source = checkpoint.source()
-    if type(source) is HfSource:  # plain floats; asking for rows of q and k would copy them
+    if type(source) is HfSource:  # asking for rows of q and k would copy them
         return {}
     found: dict[str, str] = {}
     for w in walk(checkpoint.config):
-        if w.kind == "vector":
+        if w.kind == "vector" or is_vision(w.name):
             continue
         node = source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape, bias=w.bias)
-        own = {fold(part, packed=lambda p: p.format, other=lambda _: "") for part in apart(node)}
-        if len(own) == 1 and "" not in own:
+        own = {_format_of(part) for part in apart(node)}
+        if len(own) == 1:
             found[next(iter(w.tensors))] = own.pop()
     return found
 
@@ -181,23 +191,25 @@ def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:
 
 
 def _to_gguf(
-    checkpoint: Checkpoint, target: Path, type: str, imatrix: Path | None, overwrite: bool, progress: Progress
+    checkpoint: Checkpoint, target: Path, asked: str | None, imatrix: Path | None, overwrite: bool, progress: Progress
 ) -> Converted:
+    type = asked or own_type(checkpoint)
     if type not in FILE_TYPES:
         do = f"name one with --type: {type} is read, not written" if type in FORMATS else ""
         fail(UsageError, "type of a GGUF file", got=type, expected=", ".join(FILE_TYPES), do=do)
     encode: Encode | None = None
     told: list[str] = []
     if imatrix is not None:
-        if type in HF_TYPES:
-            fail(UsageError, f"an imatrix for type {type}", got="floats", expected="a block format")
+        if asked is None or type in HF_TYPES:
+            got = "no type" if asked is None else f"type {type}"
+            fail(UsageError, "an imatrix", got=got, expected="a block format to encode in")
         importances, told = load_importances(imatrix, checkpoint.config)
         encode = gguf_encoder(checkpoint.config, importances)
     keys, notes = gguf_companions(checkpoint)
-    before = packed_formats(checkpoint)
-    becomes = _standing_in(checkpoint.config, type)
+    before, becomes = packed_formats(checkpoint), _standing_in(checkpoint.config, type)
     # what stands in for a type stands in for nothing that is as small already
     kept = {n: f for n, f in before.items() if becomes[n] != type and get(f).bits <= get(becomes[n]).bits}
+    kept = _own_formats(checkpoint) if asked is None else kept
     mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
     written = write_gguf(
         target,
@@ -215,7 +227,7 @@ def _to_gguf(
     notes += told
     for kind, count in sorted(Counter(written.substituted.values()).items()):
         notes.append(f"{count} tensors became {kind}: {why_not(type)}")
-    if kept:
+    if kept and asked is not None:
         notes.append(f"{len(kept)} tensors stay {', '.join(sorted(set(kept.values())))}: {why_not(type)}")
     if type not in HF_TYPES:
         notes += twice_rounded(f for name, f in before.items() if name not in kept and becomes[name] != f)

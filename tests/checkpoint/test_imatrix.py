@@ -182,7 +182,8 @@ def test_options_that_contradict_each_other(model: Path, tmp_path: Path) -> None
         (UsageError, "exists already", lambda: quantize(model, "o", "q4_0", calibrate="a", save_imatrix=matrix)),
         (NotFound, "nowhere", lambda: quantize(model, tmp_path / "o", "q4_0", imatrix=tmp_path / "nowhere")),
         (UsageError, "a folder of floats", lambda: convert(model, tmp_path / "o", imatrix=matrix)),
-        (UsageError, "got floats", lambda: convert(model, tmp_path / "o.gguf", "f16", imatrix=matrix)),
+        (UsageError, "got type f16", lambda: convert(model, tmp_path / "o.gguf", "f16", imatrix=matrix)),
+        (UsageError, "got no type", lambda: convert(model, tmp_path / "o.gguf", imatrix=matrix)),
     ]
     for error, says, call in cases:
         with pytest.raises(error, match=says):

@@ -121,7 +121,7 @@ class Llama4Config:
     attention_bias: bool = False
     """Whether q, k, v and o have biases."""
     mlp_bias: bool = False
-    """Whether gate, up and down of dense layers have biases."""
+    """Whether gate, up and down have biases; in a dense Llama alone."""
     max_context: int = 8192
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
@@ -165,6 +165,8 @@ class Llama4Config:
             whole("num_experts", self.num_experts, 1, MAX_EXPERTS)
             whole("experts_per_token", self.experts_per_token, 1, self.num_experts)
             whole("expert_width", self.expert_width, 1, MAX_WIDTH)
+        if self.mlp_bias and not is_dense_llama(self):
+            fail(BadConfig, "mlp_bias", got=True, expected="false: Llama 4's MLPs have none")
         if isinstance(self.rope_scaling, RopeDivisors) and len(self.rope_scaling.values) != self.head_size // 2:
             fail(BadConfig, "rope divisors", got=len(self.rope_scaling.values), expected=self.head_size // 2)
 
