@@ -44,6 +44,7 @@ from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, sentencepiece, sentencepiece_file, split_steps, splits, tokenizer_json
 from herd.text.added import AddedToken, AddedTokens
 from herd.text.call_arguments import said_so_far
+from herd.text.call_form import LLAMA
 from herd.text.calls import CallParser
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
@@ -491,7 +492,7 @@ def _call_by_characters(data: str) -> None:
 
 
 def _call_or_answer(data: str) -> None:
-    parser = CallsOrAnswer(CallParser(_CALL), list(_CALL), hermes=False)
+    parser = CallsOrAnswer(CallParser(_CALL), list(_CALL), LLAMA)
     for char in data:
         parser.push(None, char)
     parser.finish()

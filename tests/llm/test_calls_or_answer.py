@@ -12,6 +12,7 @@ from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import UsageError
 from herd.llm import LLM, CallEndEvent, CallStartEvent, DoneEvent, TextEvent
+from herd.text.call_form import LLAMA
 from herd.text.calls import CallEnd, CallParser, CallStart, TextPiece, parameters_of
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import ChatML
@@ -173,7 +174,7 @@ def test_what_is_wrong_with_a_tool_or_schema_is_told() -> None:
 @pytest.mark.parametrize("text", [*ANSWERS, *(text for text, _ in CALLS.values())])
 def test_any_split_of_an_answer_gives_the_same(text: str) -> None:
     def read(pieces: list[str]) -> tuple[str, list[Any]]:
-        parser = CallsOrAnswer(CallParser(parameters_of(TOOLS)), ["weather", "clock"], hermes=False)
+        parser = CallsOrAnswer(CallParser(parameters_of(TOOLS)), ["weather", "clock"], LLAMA)
         found = [piece for part in pieces for piece in parser.push(None, part)] + parser.finish()
         assert not parser.holding
         return "".join(piece.text for piece in found if isinstance(piece, TextPiece)), [
@@ -191,7 +192,7 @@ def test_a_beginning_that_is_cut_is_text_until_it_is_that_of_a_call() -> None:
     head = ROME.index("{", 1)
     for at in range(1, len(ROME)):
         calls = CallParser(parameters_of(TOOLS), forced=True)
-        parser = CallsOrAnswer(calls, ["weather", "clock"], hermes=False)
+        parser = CallsOrAnswer(calls, ["weather", "clock"], LLAMA)
         found = [*parser.push(None, ROME[:at]), *parser.finish(cut=True)]
         said = "".join(piece.text for piece in found if isinstance(piece, TextPiece))
         assert said == (ROME[:at] if at < head else "")

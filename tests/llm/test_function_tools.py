@@ -21,6 +21,7 @@ from herd.grammars import Grammar
 from herd.llm.docstrings import described
 from herd.llm.function_tools import acall_tool, bound, call_tool, definition
 from herd.messages import Message, ToolCall
+from herd.text.call_form import HERMES, LLAMA
 from herd.text.calls import call_grammar
 
 
@@ -136,8 +137,8 @@ def test_a_schema_takes_what_the_call_takes_and_can_be_enforced(name: str) -> No
             call_tool([tool], ToolCall("tool", {"value": value}))
     grammars = Grammars(BYTES, [END])
     grammars.matcher(Grammar("schema", json.dumps(schema)))
-    for hermes in (False, True):
-        grammars.matcher(Grammar("lark", call_grammar([made], hermes=hermes, only=None, parallel=True)))
+    for form in (LLAMA, HERMES):
+        grammars.matcher(Grammar("lark", call_grammar([made], form, only=None, parallel=True)))
 
 
 def google(a: int, b: str = "x") -> None:

@@ -13,6 +13,7 @@ from call_forms import TOOLS as FORM_TOOLS
 from herd.errors import UsageError
 from herd.llm import CallArgumentsEvent, CallEndEvent, CallStartEvent, DoneEvent, Event, Reply, TextEvent
 from herd.messages import CutCall
+from herd.text.call_form import BARE, HERMES, ID, LLAMA, CallForm
 
 WEATHER = {
     "name": "weather",
@@ -22,6 +23,8 @@ WEATHER = {
 NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 CLOCK = {"name": "clock", "description": "The time.", "parameters": NOTHING}
 TOOLS = [WEATHER, CLOCK]
+LIST = CallForm('[{"name": "', '", "arguments": ', f', "id": "{ID}"}}, {{"name": "', f', "id": "{ID}"}}]')
+"""Mistral's."""
 TWO = 'I look. [weather(city="Rome"), clock()]'
 
 
@@ -92,6 +95,16 @@ def test_a_model_that_would_rather_talk_has_to_call(choice: str, names: set[str]
     talker = saying("Sure, let me tell you something else entirely, at length and in prose.")
     forced = talker.chat("what time?", tools=TOOLS, tool_choice="clock", max_tokens=200, seed=1)
     assert [c.name for c in forced.tool_calls][:1] == ["clock"]
+
+
+@pytest.mark.parametrize("form", [LLAMA, BARE, HERMES, LIST])
+def test_a_forced_call_is_said_in_the_form_that_the_model_writes(form: CallForm) -> None:
+    said = form.example("weather", '{"city": "Rome"}')
+    llm = saying(said)
+    llm._requests.format().call_form = form
+    reply = llm.chat("weather?", tools=TOOLS, tool_choice="required", max_tokens=200, temperature=0)
+    assert [(c.name, dict(c.arguments)) for c in reply.tool_calls] == [("weather", {"city": "Rome"})]
+    assert (reply.text, reply.usage.output_tokens) == ("", len(said) + 1), "no other letter was forced"
 
 
 def test_an_answer_that_is_cut_in_a_call_has_begun_one_and_made_none() -> None:

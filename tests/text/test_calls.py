@@ -17,6 +17,7 @@ from call_forms import TOOLS as FORMS_TOOLS
 from herd.errors import UsageError
 from herd.messages import CutCall, ToolCall
 from herd.text.call_arguments import said_so_far
+from herd.text.call_form import BARE, HERMES, ID, LLAMA, CallForm
 from herd.text.calls import (
     CallArguments,
     CallCut,
@@ -216,16 +217,22 @@ def test_a_megabyte_of_brackets_is_text_read_once(text: str) -> None:
     assert said == text if cut is None and not calls else len(calls) == 3 * 10**4 or cut is not None
 
 
-@pytest.mark.parametrize("hermes", [True, False])
+MISTRAL = CallForm('[{"name": "', '", "arguments": ', f', "id": "{ID}"}}, {{"name": "', f', "id": "{ID}"}}]')
+OWN = {"llama": LLAMA, "bare": BARE, "hermes": HERMES, "mistral": MISTRAL, "one": BARE._replace(join=None)}
+"""Forms that models write: built in, and learnt from templates."""
+
+
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize(("only", "parallel"), [(None, True), (None, False), ("g.h", False)])
-def test_forced_calls_are_calls_valid_under_their_schemas(hermes: bool, only: str | None, parallel: bool) -> None:
+def test_forced_calls_are_calls_valid_under_their_schemas(name: str, only: str | None, parallel: bool) -> None:
+    parallel = parallel and name != "one"
     jsonschema = pytest.importorskip("jsonschema")
     llguidance = pytest.importorskip("llguidance")
     properties = {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}
     schema = {"type": "object", "properties": properties, "required": ["a", "b"], "additionalProperties": False}
     tools: list[dict[str, Any]] = [{"name": "f", "parameters": schema}, {"name": "g.h", "description": "nothing"}]
     schemas = {t["name"]: t.get("parameters", {"type": "object", "maxProperties": 0}) for t in tools}
-    text = call_grammar(tools, hermes=hermes, only=only, parallel=parallel)
+    text = call_grammar(tools, OWN[name], only=only, parallel=parallel)
     tokenizer = llguidance.LLTokenizer("byte")
     rng = random.Random(5)
     for _ in range(20):
@@ -351,10 +358,10 @@ def test_an_answer_in_json_is_shown_while_it_comes() -> None:
 
 
 def test_arguments_of_a_forced_call_are_an_object() -> None:
-    text = call_grammar([{"name": "f", "parameters": {"properties": {}}}], hermes=False, only=None, parallel=False)
+    text = call_grammar([{"name": "f", "parameters": {"properties": {}}}], LLAMA, only=None, parallel=False)
     assert '"type": "object"' in text.split("%json")[1]
     with pytest.raises(UsageError, match="type of parameters"):
-        call_grammar([{"name": "f", "parameters": {"type": "integer"}}], hermes=False, only=None, parallel=False)
+        call_grammar([{"name": "f", "parameters": {"type": "integer"}}], LLAMA, only=None, parallel=False)
 
 
 SCRIPTS = (
@@ -395,8 +402,8 @@ def test_grammars_of_calls_spell_names_as_the_prompt_does(hermes: bool) -> None:
         said = f'{{{kind}"name": "{name}", "{key}": {{}}}}'
         said = f"<tool_call>\n{said}\n</tool_call>" if hermes else said
         for text in (
-            call_grammar([tool], hermes=hermes, only=None, parallel=False),
-            calls_or_answer_grammar([tool], {"type": "null"}, hermes=hermes, parallel=False),
+            call_grammar([tool], HERMES if hermes else LLAMA, only=None, parallel=False),
+            calls_or_answer_grammar([tool], {"type": "null"}, HERMES if hermes else LLAMA, parallel=False),
         ):
             matcher = llguidance.LLMatcher(tokenizer, llguidance.grammar_from("lark", text))
             assert all(matcher.consume_token(byte) for byte in said.encode()), (text, matcher.get_error())

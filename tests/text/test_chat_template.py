@@ -14,6 +14,7 @@ from test_templates import TOOL, dialog, tokenizer_file
 from herd.errors import UsageError
 from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.added import AddedToken
+from herd.text.call_form import BARE, HERMES, ID, LLAMA, CallForm
 from herd.text.chat import FORMATS, choose_format, how_chosen
 from herd.text.chat_llama import Llama4
 from herd.text.chat_template import Templated, templates_of, to_json
@@ -204,9 +205,26 @@ def test_an_answer_ends_with_what_the_template_writes_behind_one(name: str) -> N
     assert not ends & {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]"}
 
 
-def test_a_template_that_writes_calls_as_tags_has_forced_ones_so() -> None:
-    hermes = {name for name in STYLES if templated(STYLES[name]).hermes}
-    assert hermes == {"hermes over llama's tokens", "qwen 2.5", "qwen 3"}
+def test_forced_calls_take_the_form_that_the_template_writes() -> None:
+    forms = {name: templated(STYLES[name]).call_form for name in STYLES}
+    one_tag = HERMES._replace(join=(HERMES.join or "").replace(">\n<", "><"))
+    learnt = {name: form for name, form in forms.items() if form != LLAMA}
+    assert learnt == {
+        "llama 3.1": BARE._replace(join=None),
+        **dict.fromkeys(("hermes over llama's tokens", "qwen 2.5", "qwen 3"), one_tag),
+        "mistral": CallForm('[{"name": "', '", "arguments": ', '}, {"name": "', "}]"),
+    }
+
+
+IDS = """{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
+{%- if m.tool_calls %}[{% for call in m.tool_calls %}{"name": "{{ call.function.name }}", "arguments":
+{{- ' ' }}{{ call.function.arguments | tojson }}, "id": "{{ call.id }}"}{{ ', ' if not loop.last }}{% endfor %}]
+{%- else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"""
+
+
+def test_ids_in_a_form_are_any() -> None:
+    form = templated(Style(IM, IDS)).call_form
+    assert form == CallForm('[{"name": "', '", "arguments": ', f', "id": "{ID}"}}, {{"name": "', f', "id": "{ID}"}}]')
 
 
 def test_a_template_that_leaves_tools_out_is_known() -> None:

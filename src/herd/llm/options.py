@@ -132,10 +132,8 @@ class CallOptions:
             return schema
         tools = [function_of(tool) for tool in self.definitions]
         only = None if self.tool_choice == "required" else self.tool_choice
-        hermes = _is_hermes(chat())
-        return Grammar(
-            "lark", call_grammar(tools, hermes=hermes, only=only, parallel=self.parallel_tool_calls and only is None)
-        )
+        parallel = self.parallel_tool_calls and only is None
+        return Grammar("lark", call_grammar(tools, chat().call_form, only=only, parallel=parallel))
 
     def may_call_instead(self, grammar: Grammar | None) -> bool:
         """Whether the answer may be calls in place of JSON that a grammar asks for: where the model decides."""
@@ -146,7 +144,7 @@ class CallOptions:
         tools = [function_of(tool) for tool in self.definitions]
         answer = parsed(grammar.text) if grammar.kind == "schema" else {"type": "object"}
         parallel = self.parallel_tool_calls
-        return Grammar("lark", calls_or_answer_grammar(tools, answer, hermes=_is_hermes(chat), parallel=parallel))
+        return Grammar("lark", calls_or_answer_grammar(tools, answer, chat.call_form, parallel=parallel))
 
     def calls(
         self, tokenizer: Tokenizer, chat: ChatFormat | None = None
@@ -160,8 +158,8 @@ class CallOptions:
         if chat is None:
             forced = self.tool_choice != "auto"
             return lambda: CallParser(tools, markers, forced=forced)
-        hermes = _is_hermes(chat)
-        return lambda: CallsOrAnswer(CallParser(tools, markers, forced=True), list(tools), hermes=hermes)
+        form = chat.call_form
+        return lambda: CallsOrAnswer(CallParser(tools, markers, forced=True), list(tools), form)
 
     def parse(self) -> Callable[[str], Any] | None:
         """What reads a whole answer that was to fit a schema; None without one."""
@@ -237,11 +235,6 @@ def for_each(
         except UsageError as error:
             raise type(error)(f"{name}[{i}]: {error}") from None
     return found
-
-
-def _is_hermes(chat: ChatFormat) -> bool:
-    """Whether a format's models write calls in Hermes' form."""
-    return chat.hermes
 
 
 def _schema(schema: Any) -> Grammar | None:

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 from herd.errors import UsageError, fail
 from herd.messages import CutCall, ToolCall
 from herd.text.call_arguments import Arguments
+from herd.text.call_form import CallForm, rule
 from herd.text.call_values import (
     END,
     SPACE,
@@ -39,7 +40,6 @@ from herd.text.call_values import (
     value,
     word,
 )
-from herd.text.tools import dumps
 
 OPENERS = frozenset("[{<`")
 """Characters with which a call may begin."""
@@ -519,27 +519,20 @@ def object_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "type": "object"}
 
 
-def call_grammar(tools: Sequence[Mapping[str, Any]], *, hermes: bool, only: str | None, parallel: bool) -> str:
-    """A grammar (llguidance's Lark) of nothing but calls, arguments by each tool's schema.
+def call_grammar(tools: Sequence[Mapping[str, Any]], form: CallForm, *, only: str | None, parallel: bool) -> str:
+    """A grammar (llguidance's Lark) of nothing but calls in a model's form, arguments by each tool's schema.
 
-    hermes: `<tool_call>` around each, as ChatML models write it; else Llama's JSON. only: the one tool that may be
-    called. parallel: several calls may follow each other. JSON is used whatever form the model was shown: arguments can
-    be enforced in it, and `CallParser` reads both.
+    only: the one tool that may be called. parallel: several calls may follow each other, where the form has several.
     """
     rules, names = [], []
     for i, tool in enumerate(tools):
         inner = tool.get("function", tool)
         if only is not None and inner["name"] != only:
             continue
-        key = "arguments" if hermes else "parameters"
-        kind = "" if hermes else '"type": "function", '
-        head = f'{{{kind}"name": {dumps(inner["name"], ascii_only=False)}, "{key}": '
-        schema = object_schema(inner)
-        rules += [f'call_{i}: {dumps(head, ascii_only=False)} args_{i} "}}"', f"args_{i}: %json {json.dumps(schema)}"]
+        named = rule(form.name(inner["name"]) + form.between)
+        rules += [f"call_{i}: {named} args_{i}", f"args_{i}: %json {json.dumps(object_schema(inner))}"]
         names.append(f"call_{i}")
     assert names, "no such tool"
     one = f"({' | '.join(names)})"
-    if hermes:
-        one = f'("<tool_call>\\n" {one} "\\n</tool_call>")'
-    more = f' ("\\n" {one})*' if parallel else ""
-    return "\n".join([f"start: {one}{more}", *rules]) + "\n"
+    more = f" ({rule(form.join)} {one})*" if parallel and form.join is not None else ""
+    return "\n".join([f"start: {rule(form.head)} {one}{more} {rule(form.tail)}", *rules]) + "\n"

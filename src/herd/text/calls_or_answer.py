@@ -1,60 +1,57 @@
 """Answers that are calls of tools or fit a schema: the grammar of both, and which of them an answer is.
 
-How it begins says which: `{"type": "function", "name": "f", "parameters": ` or the same without its type, where f is a
-tool; ChatML models begin with `<tool_call>`. From there on all is calls; any other answer is text to its end, whatever
-stands in it. What it is not: a reader of calls (`herd.text.calls`), a compiler of grammars (`herd.grammar`).
+How it begins says which: as a call in the model's form (`herd.text.call_form`), up to the arguments of a tool that
+there is. From there on all is calls; any other answer is text to its end, whatever stands in it. What it is not: a
+reader of calls (`herd.text.calls`), a compiler of grammars (`herd.grammar`).
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from herd.text.call_form import BARE, LLAMA, CallForm, pieces, rule
 from herd.text.calls import CallParser, Piece, TextPiece, object_schema
 
 
-def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, *, hermes: bool, parallel: bool) -> str:
-    """A grammar (llguidance's Lark) of calls, arguments by each tool's schema, or else of what fits a schema.
+def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, form: CallForm, *, parallel: bool) -> str:
+    """A grammar (llguidance's Lark) of calls in a model's form, arguments by each tool's schema, or else of what fits a
+    schema.
 
-    answer: that schema. hermes, parallel: as in `call_grammar`.
+    answer: that schema. parallel: as in `call_grammar`.
     """
-    rules = []
-    for i, tool in enumerate(tools):
-        heads = (" ".join(map(_literal, head)) for head in _heads(tool["name"], hermes))
-        rules += [f"call_{i}: ({' | '.join(heads)}) args_{i} {json.dumps(_TAIL[hermes])}"]
-        rules += [f"args_{i}: %json {json.dumps(object_schema(tool))}"]
-    one = f"({' | '.join(f'call_{i}' for i in range(len(tools)))})"
-    more = f' ("\\n" {one})*' if parallel else ""
-    return "\n".join([f"start: {one}{more} | answer", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
+    rules = [f"args_{i}: %json {json.dumps(object_schema(tool))}" for i, tool in enumerate(tools)]
+    names, starts = [tool["name"] for tool in tools], []
+    for k, one in enumerate(_forms(form)):
+        rules += [f"first_{k}: {_named(one.head, one, names)}"]
+        more = ""
+        if parallel and one.join is not None:
+            rules += [f"next_{k}: {_named(one.join, one, names)}"]
+            more = f" next_{k}*"
+        starts.append(f"first_{k}{more} {rule(one.tail)}")
+    return (
+        "\n".join([f"start: {' | '.join([*starts, 'answer'])}", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
+    )
 
 
-def _literal(text: str) -> str:
-    """A text in quotes, as JSON and Lark have it."""
-    return json.dumps(text, ensure_ascii=False)
+def _named(before: str, form: CallForm, names: Sequence[str]) -> str:
+    """A call of one of the tools, up to the end of its arguments."""
+    return " | ".join(f"{pieces(before + form.name(name) + form.between)} args_{i}" for i, name in enumerate(names))
 
 
-_TAIL = {False: "}", True: "}\n</tool_call>"}
-
-
-def _heads(name: str, hermes: bool) -> Iterator[list[str]]:
-    """How a call of a tool begins, up to its arguments: in the pieces that JSON is made of, since the answer may begin
-    with some of the same."""
-    named = ['"name"', ": ", _literal(name), ", ", '"arguments"' if hermes else '"parameters"', ": "]
-    if hermes:
-        yield ["<tool_call>\n", "{", *named]
-    else:
-        yield ["{", '"type"', ": ", '"function"', ", ", *named]
-        yield ["{", *named]
+def _forms(form: CallForm) -> tuple[CallForm, ...]:
+    """The forms that calls may have there: Llama's models write theirs with and without its type."""
+    return (LLAMA, BARE) if form in (LLAMA, BARE) else (form,)
 
 
 class CallsOrAnswer:
     """Reads one answer of that grammar, as `CallParser` reads any.
 
-    calls: reads calls. names: of the tools. hermes: as in `call_grammar`.
+    calls: reads calls. names: of the tools. form: that of its grammar.
     """
 
-    def __init__(self, calls: CallParser, names: Sequence[str], *, hermes: bool) -> None:
+    def __init__(self, calls: CallParser, names: Sequence[str], form: CallForm) -> None:
         self._calls = calls
-        self._heads = ["".join(head) for name in names for head in _heads(name, hermes)]
+        self._heads = [one.head + one.name(name) + one.between for name in names for one in _forms(form)]
         self._head = ""
         """The beginning, while it may be one of either."""
         self._begun = 0

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart
+from herd.text.call_form import LLAMA, CallForm
 from herd.text.message_checks import check_begun, check_messages
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
@@ -29,7 +30,7 @@ class ChatFormat(ABC):
     spelt      a token that every template of this form spells out
     tokenizer  the vocabulary, in which all of these are control
     stop_ids   ids that end the assistant's turn
-    hermes     whether calls stand in `<tool_call>`, as ChatML models write them; else in Llama's JSON
+    call_form  how its models write calls of tools
     tells_tools  whether a dialog says which tools there are; a template may leave them out
     note       why it is not what the model's file asks for; empty as a rule
     """
@@ -39,7 +40,7 @@ class ChatFormat(ABC):
     ends: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
     spelt: ClassVar[str] = ""
-    hermes: bool = False
+    call_form: CallForm = LLAMA
     tells_tools: bool = True
     note: str = ""
 

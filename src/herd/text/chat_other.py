@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from herd.errors import UsageError, fail
 from herd.messages import Message
+from herd.text.call_form import HERMES
 from herd.text.chat_base import ChatFormat, with_system
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, dumps, hermes_text
@@ -23,7 +24,7 @@ class ChatML(ChatFormat):
     ends = ("<|im_end|>",)
     writes = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
     spelt = "<|im_start|>"
-    hermes = True
+    call_form = HERMES
 
     def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         super().__init__(tokenizer)

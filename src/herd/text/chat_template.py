@@ -14,6 +14,8 @@ import msgspec
 
 from herd.errors import UsageError, fail
 from herd.messages import ImagePart, Message, TextPart, ToolCall
+from herd.text.call_form import CONTROL, LLAMA, CallForm, learnt
+from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart
 from herd.text.chat_base import ChatFormat, check_tiles
 from herd.text.chat_llama import image_ids
 from herd.text.message_checks import check_begun, check_messages
@@ -36,7 +38,9 @@ PROBE: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"subject": {"type": "string"}}, "required": ["subject"]},
     },
 }
-_CALL = ToolCall("look_up", {"subject": "rain"}, id="a1B2c3D4e")
+_CALLS = [ToolCall("look_up", {"subject": subject}, id="a1B2c3D4e") for subject in ("rain", "snow")]
+_SPELT = ("<tool_call>", "</tool_call>")
+"""Control tokens that stay text in the form of a call, as `herd.text.calls` reads them."""
 
 
 class Writes(Protocol):
@@ -64,7 +68,7 @@ class Templated(ChatFormat):
         if ASKED not in "".join(pieces):
             fail(UsageError, "the chat template does not write what a user says")
         self._parts = self._writes_parts(pieces)
-        self.hermes = self._is_hermes()
+        self.call_form = self._call_form()
         self.tells_tools = self._writes_tools()
         self.stop_ids |= {tokenizer.added[end] for end in _ends(pieces)}
 
@@ -140,13 +144,22 @@ class Templated(ChatFormat):
             return False
         return found == expected
 
-    def _is_hermes(self) -> bool:
-        """Whether calls stand in `<tool_call>`."""
-        turns = [Message("user", ASKED), Message("assistant", "", (_CALL,))]
+    def _call_form(self) -> CallForm:
+        """How calls stand in a dialog."""
+        (first, second), call = (json.dumps(call.arguments) for call in _CALLS), _CALLS[0]
+        answered, one, two = (self._answered(*said) for said in ((ANSWERED,), ("", _CALLS[:1]), ("", _CALLS)))
+        if answered is None or one is None:
+            return LLAMA
+        form = learnt(answered.rpartition(ANSWERED)[0], one, two, call.name, (first, second), call.id or "")
+        return form if _is_read(form) else LLAMA
+
+    def _answered(self, said: str, calls: Sequence[ToolCall] = ()) -> str | None:
+        """A dialog with an answer as one text, with CONTROL for most control tokens; None: it is not written."""
         try:
-            return "<tool_call>" in "".join(self._pieces(turns, [PROBE], opened=False)).rpartition(ASKED)[2]
+            pieces = self._pieces([Message("user", ASKED), Message("assistant", said, tuple(calls))], [PROBE], False)
         except UsageError:
-            return False
+            return None
+        return "".join(p if i % 2 == 0 or p in _SPELT else CONTROL for i, p in enumerate(pieces))
 
     def _writes_tools(self) -> bool:
         """Whether a dialog names the tools that there are."""
@@ -183,6 +196,14 @@ def _ends(pieces: Sequence[str]) -> Iterator[str]:
     for i in range(0, len(pieces) - 1, 2):
         if ANSWERED in pieces[i] and not pieces[i].rpartition(ANSWERED)[2].strip():
             yield pieces[i + 1]
+
+
+def _is_read(form: CallForm) -> bool:
+    """Whether a call in a form is found, and nothing beside it."""
+    call = _CALLS[0]
+    reader = CallParser({call.name: ["subject"]})
+    found = [*reader.push(None, form.example(call.name, json.dumps(call.arguments))), *reader.finish()]
+    return [type(piece) for piece in found] == [CallStart, CallArguments, CallEnd]
 
 
 def _marked(message: Message) -> Message:
