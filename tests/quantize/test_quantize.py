@@ -156,7 +156,7 @@ def test_what_is_no_multiple_of_256_and_what_is_rounded_twice_are_told(tiny: Pat
     assert not any("quantised before" in note for note in same.notes)
 
 
-def test_an_interrupted_comparison_is_had_later_and_over_the_same_text(wide: Path, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_is_had_later_and_over_the_same_text(tiny: Path, tmp_path: Path) -> None:
     from herd.quantize import ComparisonInterrupted, compare
 
     def stop(phase: str, done: int, total: int) -> None:
@@ -164,14 +164,14 @@ def test_an_interrupted_comparison_is_had_later_and_over_the_same_text(wide: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(ComparisonInterrupted) as caught:
-        quantize(wide, tmp_path / "a", "q4_k", calibrate=TEXT, progress=stop)
+        quantize(tiny, tmp_path / "a", "q4_0", calibrate=TEXT, progress=stop)
     made = caught.value.made
     assert made.comparison is None
     assert made.worst()[0].relative_error
     assert open_checkpoint(tmp_path / "a").verify()
-    later = compare(wide, tmp_path / "a")
-    at_once = quantize(wide, tmp_path / "b", "q4_k", calibrate=TEXT).comparison
-    plain = quantize(wide, tmp_path / "c", "q4_k").comparison
+    later = compare(tiny, tmp_path / "a")
+    at_once = quantize(tiny, tmp_path / "b", "q4_0", calibrate=TEXT).comparison
+    plain = quantize(tiny, tmp_path / "c", "q4_0").comparison
     assert later == at_once
     assert plain is not None
     assert (later.source_perplexity, later.num_tokens) == (plain.source_perplexity, plain.num_tokens)
