@@ -234,6 +234,10 @@ CLIENTS: dict[str, ClientProgram] = {
         'model = OpenAILike(api_base="$V1", api_key="$KEY", model="$MODEL", is_chat_model=True)\n'
         'print(model.complete("Hello"))',
     ),
+    "crewai": ClientProgram(
+        "CrewAI",
+        "# .env of the project\nMODEL=openai/$MODEL\nOPENAI_API_BASE=$V1\nOPENAI_API_KEY=$KEY",
+    ),
     "promptfoo": ClientProgram(
         "promptfoo",
         "# promptfooconfig.yaml\n"

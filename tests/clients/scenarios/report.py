@@ -106,4 +106,4 @@ def report(entry: Entry, without: str, call: Callable[[], None]) -> None:
         "detail": detail,
         "seconds": round(time.monotonic() - began_s, 2),
     }
-    print(json.dumps(line), flush=True)
+    print(f"\n{json.dumps(line)}", flush=True)  # a client may have left a line of its own without an end
