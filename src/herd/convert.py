@@ -117,7 +117,11 @@ def _format_of(node: Any) -> str:
 
 def packed_formats(checkpoint: Checkpoint) -> dict[str, str]:
     """Tensor -> block format of every matrix and stack of a checkpoint that is in one. No weight is read."""
-    return {name: own for name, own in _own_formats(checkpoint).items() if own not in HF_TYPES}
+    return _packed(_own_formats(checkpoint))
+
+
+def _packed(formats: dict[str, str]) -> dict[str, str]:
+    return {name: own for name, own in formats.items() if own not in HF_TYPES}
 
 
 def _own_formats(checkpoint: Checkpoint) -> dict[str, str]:
@@ -206,10 +210,11 @@ def _to_gguf(
         importances, told = load_importances(imatrix, checkpoint.config)
         encode = gguf_encoder(checkpoint.config, importances)
     keys, notes = gguf_companions(checkpoint)
-    before, becomes = packed_formats(checkpoint), _standing_in(checkpoint.config, type)
+    own, becomes = _own_formats(checkpoint), _standing_in(checkpoint.config, type)
+    before = _packed(own)
     # what stands in for a type stands in for nothing that is as small already
     kept = {n: f for n, f in before.items() if becomes[n] != type and get(f).bits <= get(becomes[n]).bits}
-    kept = _own_formats(checkpoint) if asked is None else kept
+    kept = own if asked is None else kept
     mmproj = target.with_name(f"mmproj-{target.name}") if checkpoint.config.vision is not None else None
     written = write_gguf(
         target,
