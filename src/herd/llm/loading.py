@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -59,6 +60,14 @@ class ChildLoad(msgspec.Struct, frozen=True):
     """Ids that end an answer."""
     control: list[str]
     """Tokens that are control."""
+
+    @classmethod
+    def of(
+        cls, path: Path, options: LoadOptions, config: Llama4Config, tokenizer: Tokenizer, chat: ChatFormat | UsageError
+    ) -> "ChildLoad":
+        """What a child is told of a model whose vocabulary and chat format are known here."""
+        ends = sorted(end_ids(config, tokenizer, chat))
+        return cls(str(path), options, ends, control_of(words_of(tokenizer, chat)))
 
 
 @dataclass(frozen=True)
@@ -124,10 +133,7 @@ def read_model(
     from herd.store import stored
 
     began_s = time.monotonic()
-    if not callable(progress):
-        fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
-    if check is not None and not callable(check):
-        fail(UsageError, "check", got=type(check).__name__, expected="what is called with what was opened")
+    _check_callbacks(progress, check)
     _check_name(model)
     place = stored.look_up(model)
     path, name = place.path, stem_of(place.path) if place.name is None else str(model)
@@ -139,50 +145,22 @@ def read_model(
         chat = _chat_format(tokenizer, options.chat_format, run=run_template)
         defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": options.seed})
         op_set = _op_set(options.ops, options.threads, options.device)
-        kv_dtype = _kv_dtype(options, op_set)
-        on_cpu = options.device == "cpu"
-        available = available_bytes() if on_cpu else card_bytes(options.device)
-        # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
-        by_file = op_set.name == "native" or not on_cpu
-        held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
-        gc.collect()  # models that were closed have promised nothing
-        size = context_for(options.context, config, held, available, kv_dtype, options.parallel)
-        if available is not None and not options.force:
-            check_fits(name, config, held, size, available, kv_dtype, PIECE, options.parallel)
+        size = _size(name, checkpoint, options, op_set)
         if check is not None:
-            check(Opened(name, config, tokenizer, chat, size))
+            check(Opened(name, config, tokenizer, chat, size.context))
         pack = options.pack and op_set.name == "native" and native_pack() is not None
         checkpoint = packed_for(checkpoint, pack=pack, progress=progress, threads=getattr(op_set, "threads", None))
         runner: Runner | ChildExecutor
         if options.engine == "child":
-            runner = _start(
-                ChildLoad(
-                    str(path),
-                    replace(options, context=size, pack=pack, chat_format=None),
-                    sorted(end_ids(config, tokenizer, chat)),
-                    control_of(words_of(tokenizer, chat)),
-                ),
-                progress,
-            )
+            told = replace(options, context=size.context, pack=pack, chat_format=None)
+            runner = _start(ChildLoad.of(path, told, config, tokenizer, chat), progress)
         else:
-            with checkpoint.reading():
-                weights = place_weights(op_set, checkpoint.load())
-            runner = Runner(
-                config,
-                weights,
-                op_set,
-                context=size,
-                kv_dtype=kv_dtype,
-                piece=PIECE,
-                sequences=options.parallel,
-                check=checkpoint.check_readable,
-            )
-        _promised[runner] = need(config, held, size, kv_dtype, PIECE, options.parallel).total_bytes
+            runner = _runner(config, checkpoint, op_set, size, options.parallel)
+        _promised[runner] = size.total_bytes
         size_bytes = checkpoint.size_bytes
     except BaseException:
         checkpoint.close()
         raise
-    load_s = time.monotonic() - began_s
     return ModelParts(
         config=config,
         runner=runner,
@@ -192,7 +170,7 @@ def read_model(
         path=path,
         defaults=defaults,
         size_bytes=size_bytes,
-        load_s=load_s,
+        load_s=time.monotonic() - began_s,
         checkpoint=checkpoint,
         parallel=options.parallel,
         queue=options.queue,
@@ -200,6 +178,56 @@ def read_model(
         grammar_bytes=options.grammar_bytes,
         pack=pack,
         ops=op_set.name,
+    )
+
+
+def _check_callbacks(progress: object, check: object) -> None:
+    """Raise UsageError for what cannot be called."""
+    if not callable(progress):
+        fail(UsageError, "progress", got=type(progress).__name__, expected="what is called with stage, done and total")
+    if check is not None and not callable(check):
+        fail(UsageError, "check", got=type(check).__name__, expected="what is called with what was opened")
+
+
+class _Size(NamedTuple):
+    """How much of a model a load takes."""
+
+    context: int
+    """Tokens."""
+    kv_dtype: str
+    """Numbers of the cache."""
+    total_bytes: int
+    """The most memory that it may take."""
+
+
+def _size(name: str, checkpoint: Checkpoint, options: LoadOptions, op_set: Ops) -> _Size:
+    """The size that options ask for, or that fits. Raises DoesNotFit."""
+    config, kv_dtype, parallel = checkpoint.config, _kv_dtype(options, op_set), options.parallel
+    on_cpu = options.device == "cpu"
+    available = available_bytes() if on_cpu else card_bytes(options.device)
+    # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
+    by_file = op_set.name == "native" or not on_cpu
+    held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
+    gc.collect()  # models that were closed have promised nothing
+    context = context_for(options.context, config, held, available, kv_dtype, parallel)
+    if available is not None and not options.force:
+        check_fits(name, config, held, context, available, kv_dtype, PIECE, parallel)
+    return _Size(context, kv_dtype, need(config, held, context, kv_dtype, PIECE, parallel).total_bytes)
+
+
+def _runner(config: Llama4Config, checkpoint: Checkpoint, op_set: Ops, size: _Size, parallel: int) -> Runner:
+    """The model in this process. Raises what reading weights raises."""
+    with checkpoint.reading():
+        weights = place_weights(op_set, checkpoint.load())
+    return Runner(
+        config,
+        weights,
+        op_set,
+        context=size.context,
+        kv_dtype=size.kv_dtype,
+        piece=PIECE,
+        sequences=parallel,
+        check=checkpoint.check_readable,
     )
 
 
