@@ -15,6 +15,7 @@ from herd.batch import packed
 from herd.checkpoint import RandomSource, open_checkpoint, random_model, save_hf
 from herd.checkpoint.gguf.write import write_gguf
 from herd.config import Llama4Config
+from herd.containers.gguf import open_gguf
 from herd.convert import convert
 from herd.errors import BadCheckpoint, UsageError
 from herd.model import forward, place_weights
@@ -91,7 +92,9 @@ def test_a_gguf_has_the_names_and_the_order_of_llama_cpp(folders: dict[str, Path
 
 @pytest.mark.parametrize("target", ["packed", "m.gguf"])
 def test_quantised_forms_keep_them_exactly(folders: dict[str, Path], tmp_path: Path, target: str) -> None:
-    quantize(folders["both"], tmp_path / target, "q8_0", compare=False)
+    made = quantize(folders["both"], tmp_path / target, "q8_0", compare=False)
+    if target == "m.gguf":
+        assert made.plan.num_bytes == sum(x.num_bytes for x in open_gguf(tmp_path / target).tensors.values())
     with open_checkpoint(tmp_path / target) as checkpoint:
         block, whole = checkpoint.load().blocks[1], random_model(BOTH, 4).blocks[1]
     have: Any = {x: getattr(block, x) for x in "qkvo"} | {x: getattr(block.ffn, x) for x in ("gate", "up", "down")}

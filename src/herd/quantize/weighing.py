@@ -55,7 +55,7 @@ def learn(
     importances, pieces = _calibrate(checkpoint, ops, weighing.text, progress)
     if weighing.save is not None:
         sums = imatrix_of(checkpoint.config, importances)
-        kept = Imatrix(sums, ("a text of Herd's user",), len(pieces), window(checkpoint))
+        kept = Imatrix(sums, ("calibration text",), len(pieces), window(checkpoint))
         write_imatrix(weighing.save, kept, overwrite=overwrite)
     return importances, sum(map(len, pieces)), []
 
