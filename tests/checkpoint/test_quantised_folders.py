@@ -216,11 +216,11 @@ def both(path: Path, form: Form) -> tuple[Path, Path]:
     return path / "quantised", path / "plain"
 
 
-def logits(path: Path, ops_name: str) -> np.ndarray:
+def logits(path: Path, ops_name: str, ids: np.ndarray = IDS) -> np.ndarray:
     ops = op_set(ops_name)
     with open_checkpoint(path) as checkpoint:
         weights = place_weights(ops, checkpoint.load())
-        found = forward(ops, checkpoint.config, weights, IDS, ops.place(packed([len(IDS)], checkpoint.config.chunk)))
+        found = forward(ops, checkpoint.config, weights, ids, ops.place(packed([len(ids)], checkpoint.config.chunk)))
         return np.asarray(ops.numpy(found))
 
 
@@ -253,6 +253,14 @@ def test_hf_quant_config_beside_a_config_that_says_nothing(tmp_path: Path) -> No
     (quantised / "hf_quant_config.json").write_text(json.dumps(said))
     with open_checkpoint(quantised) as checkpoint:
         assert own(checkpoint, "model.layers.0.self_attn.q_proj").w.shape == (128, 64)
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes", "mlx", "modelopt"])
+def test_what_an_exporter_wrote_gives_its_logits(name: str) -> None:
+    written = Path(__file__).parent.parent / "fixtures" / "quantised" / name
+    want = np.load(written / "logits.npy")
+    got = logits(written, "torch", np.arange(12) * 7 % 60 + 3)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-3 * float(want.std()))
 
 
 REFUSED = {

@@ -4,7 +4,8 @@
               whole numbers reach as far holds that without loss, where groups are a multiple of 32 and all scales are
               exact in float16: q - zero in -8..7 is q4_0, in -16..15 q5_0, in -128..127 q8_0; with a base, q in 0..15
               is q4_1, in 0..31 q5_1. So 4 bits with zero points are q5_0. Any other becomes floats.
-    Decoded   floats, made row by row: FP8, FP4, code books.
+    Mxfp4     w = 2^(exponent - 127) * e2m1, an exponent for 32 inputs: mxfp4, without loss.
+    Decoded   floats, made row by row: FP8, NVFP4, code books.
 
 Floats are bfloat16 (2^-9 of a value lost), float16 where the checkpoint's own type is float16 (2^-12), float32 for
 routers. Codes of eight and four bits that are floats themselves:
@@ -27,6 +28,7 @@ import numpy as np
 from herd.containers.lazy_rows import LazyArray
 from herd.formats import bf16_from_float32, row_bytes, to_float32
 from herd.formats.dtypes import Array
+from herd.formats.simple import join_nibbles
 from herd.formats.whole_numbers import BLOCK, RANGES, RANGES_WITH_BASE, whole_blocks
 from herd.weights import Dense, Packed
 
@@ -56,6 +58,31 @@ class Decoded:
     """A matrix [O, I] that some decoder makes: `floats(start, stop)` are rows in float32."""
 
     floats: Rows
+    formats: tuple[str, ...] = ()
+    """No block format holds it."""
+
+    def blocks(self, format: str, start: int, stop: int) -> Array:
+        """Never asked for."""
+        raise NotImplementedError(format)
+
+
+@dataclass(frozen=True)
+class Mxfp4:
+    """A matrix [O, I] of e2m1 codes, uint8 [n, I], and e8m0 exponents, uint8 [n, I / 32]."""
+
+    codes: Rows
+    exponents: Rows
+    formats: tuple[str, ...] = ("mxfp4",)
+
+    def floats(self, start: int, stop: int) -> Array:
+        """Rows start to stop as float32."""
+        values: Array = E2M1[self.codes(start, stop)] * np.repeat(E8M0[self.exponents(start, stop)], BLOCK, axis=1)
+        return values
+
+    def blocks(self, format: str, start: int, stop: int) -> Array:
+        """Rows start to stop as blocks of mxfp4, uint8 [n, row_bytes]."""
+        nibbles = join_nibbles(self.codes(start, stop).reshape(-1, BLOCK))
+        return np.concatenate([self.exponents(start, stop).reshape(-1, 1), nibbles], axis=1).reshape(stop - start, -1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class Grouped:
         return x if self.groups == 1 else np.repeat(x, self.inputs // self.groups, axis=1)
 
 
-Coded: TypeAlias = Decoded | Grouped
+Coded: TypeAlias = Decoded | Grouped | Mxfp4
 
 
 def rows_of(array: Array) -> Rows:
@@ -154,12 +181,11 @@ def node_of(
     holds exactly; "f32": of everything (routers).
     """
     shape = (len(parts), outputs, inputs) if stack else (outputs, inputs)
-    whole = [part for part in parts if isinstance(part, Grouped)]
-    names = whole[0].formats if len(whole) == len(parts) and floats != "f32" else ()
-    if held := next((name for name in names if all(name in part.formats for part in whole)), None):
+    names = parts[0].formats if floats != "f32" else ()
+    if held := next((name for name in names if all(name in part.formats for part in parts)), None):
 
         def blocks(at: tuple[int, ...], start: int, stop: int) -> Array:
-            part = whole[at[0] if at else 0]
+            part = parts[at[0] if at else 0]
             return _in_order(lambda i, j: part.blocks(held, i, j), order, start, stop)
 
         codes = LazyArray((*shape[:-1], row_bytes(held, inputs)), np.uint8, blocks)

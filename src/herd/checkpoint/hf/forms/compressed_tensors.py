@@ -155,7 +155,7 @@ class CompressedTensors(Form):
         scale = name + ".weight_scale"
         if self.stored.dtype(scale) in ("U8", "F8_E8M0"):
             exponents = self.stored.expect(scale, ("U8", "F8_E8M0"), (outputs, inputs // 32))
-            return mxfp4(data, exponents, outputs, inputs)
+            return mxfp4(data, exponents)
         local = self.stored.expect(scale, "F8_E4M3", (outputs, inputs // 16))
         whole = self.stored.expect(name + ".weight_global_scale", FLOATS, (1,), ())
         divisor = to_float32(np.asarray(whole).reshape(-1))

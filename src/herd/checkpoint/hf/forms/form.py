@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
-from herd.checkpoint.coded import E2M1, E4M3, E8M0, Coded, Decoded, Grouped, Rows, low_nibbles_first, rows_of
+from herd.checkpoint.coded import E2M1, E4M3, Coded, Decoded, Mxfp4, Rows, low_nibbles_first, rows_of
 from herd.checkpoint.hf.stored import FLOATS, Stored
 from herd.errors import BadCheckpoint, fail
 from herd.formats.dtypes import Array
@@ -59,17 +59,6 @@ def fp4(data: Array, scales: Rows, group: int) -> Decoded:
     return Decoded(floats)
 
 
-def mxfp4(data: Array, exponents: Array, outputs: int, inputs: int) -> Grouped:
-    """w = 2^(exponent - 127) * e2m1: twice an e2m1 is a whole number from -12 to 12. data: uint8 [O, I / 2], the even
-    input low; exponents: uint8 [O, I / 32]."""
-    numbers = (E2M1 * 2 + 12).astype(np.uint8)
-    half = E8M0 / 2
-    return Grouped(
-        lambda i, j: numbers[low_nibbles_first(data[i:j])],
-        lambda i, j: half[exponents[i:j]],
-        outputs,
-        inputs,
-        inputs // 32,
-        top=24,
-        zeros=12,
-    )
+def mxfp4(data: Array, exponents: Array) -> Mxfp4:
+    """data: uint8 [O, I / 2], the even input low; exponents: uint8 [O, I / 32]."""
+    return Mxfp4(lambda i, j: low_nibbles_first(data[i:j]), lambda i, j: exponents[i:j])

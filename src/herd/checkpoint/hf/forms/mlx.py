@@ -59,7 +59,7 @@ class Mlx(Form):
         data = np.ascontiguousarray(words).view(np.uint8)
         group = inputs // scales.shape[1]
         if (bits, group) == (4, 32):
-            return mxfp4(data, scales, len(data), inputs)
+            return mxfp4(data, scales)
         if (bits, group) == (4, 16):
             return fp4(data, lambda i, j: E4M3[scales[i:j]], 16)
         if (bits, group) == (8, 32):
