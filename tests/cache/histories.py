@@ -12,6 +12,7 @@ import numpy as np
 
 from herd.batch import Context, Segments
 from herd.cache import Lease, Pager, PrefixTree, pages_of
+from herd.cache.audit import check_blocks, check_pages
 from herd.errors import DoesNotFit
 
 Key = Any
@@ -67,7 +68,7 @@ class World:
             for i in range(self.Z):
                 self.slots[pool][target * self.Z + i] = self.slots[pool].get(source * self.Z + i, b"")
         self._pass(context, work)
-        self.pager.check()
+        check_pages(self.pager)
         for sequence, n in work:
             self.pager.commit(sequence.lease, min(accept, n))
             sequence.name(sequence.lease.length)
@@ -152,7 +153,8 @@ class World:
 
     def check(self) -> None:
         """The audit, what each lease holds in number, and every position of every lease through its own pages."""
-        self.tree.check()
+        check_pages(self.pager)
+        check_blocks(self.tree)
         for sequence in self.sequences:
             lease, Z, t = sequence.lease, self.Z, sequence.lease.length
             held = [len(self.pager.held_by(lease, pool)) for pool in ("full", "chunk", "exact")]

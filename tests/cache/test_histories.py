@@ -87,5 +87,5 @@ def test_every_position_reads_back_its_own_key(
     for sequence in list(world.sequences):
         world.drop(sequence)
     world.tree.clear()
-    world.tree.check()
+    world.check()
     assert world.pager.free == tuple(pool.size for pool in world.pager.pools.values())

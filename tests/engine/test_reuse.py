@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_what_was_asked_before(name: str, config: Llama
             assert same == 4 or fresh[1][same][0] - fresh[1][same][1] < 1e-3
             runner = kept.runner
             assert isinstance(runner, Runner)
-            runner.pager.check()
+            runner.cache.check()
 
     check()
 

@@ -37,7 +37,7 @@ def in_pieces(runner: Runner, ids: list[int], sizes: list[int]) -> np.ndarray:
         n = min(sizes.pop(0) if len(sizes) > 1 else sizes[0], len(ids) - start)
         out.append(runner.run([Chunk(lease, ids[start : start + n], rows=range(n))]))
         start += n
-        runner.pager.check()
+        runner.cache.check()
     runner.drop(lease)
     return np.concatenate(out)
 
@@ -125,7 +125,7 @@ def test_a_pass_that_breaks_leaves_the_sequence_as_it_was(name: str, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             runner.run([Chunk(lease, IDS[C - 2 : C + 4])])
     assert lease.length == C - 2
-    runner.pager.check()
+    runner.cache.check()
     found = runner.run([Chunk(lease, IDS[C - 2 : C + 1])])
     np.testing.assert_allclose(found[0], one_pass(TINY_TEXT, ops, IDS[: C + 1])[-1], **CLOSE)
 

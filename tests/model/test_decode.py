@@ -10,6 +10,7 @@ from parity_cases import CASES, OP_SETS, TEXT, Case, OpSet, ours, tolerance
 
 from herd.batch import packed
 from herd.cache import Pager
+from herd.cache.audit import check_pages
 from herd.config import TINY
 from herd.model import encode_images, forward, place_weights
 
@@ -49,7 +50,7 @@ class Session:
         )
         for i, _ in work:
             self.pager.commit(self.leases[i], commit)
-        self.pager.check()
+        check_pages(self.pager)
         return np.asarray(self.ops.numpy(out))
 
 

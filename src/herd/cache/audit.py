@@ -1,15 +1,11 @@
 """Audits of pages and prefixes: assertions with numbers, for tests, and for an engine that is idle."""
 
-from typing import TYPE_CHECKING
-
 from herd.cache.nodes import POOLS, PrefixNode, Tree
-
-if TYPE_CHECKING:
-    from herd.cache.pages import Lease, Pager
-    from herd.cache.prefixes import PrefixTree
+from herd.cache.pages import Lease, Pager
+from herd.cache.prefixes import PrefixTree
 
 
-def check_pages(pager: "Pager") -> None:
+def check_pages(pager: Pager) -> None:
     """Assert that every page is free or has as many holders as are counted, and that each lease holds what its length
     needs."""
     for name, pool in pager.pools.items():
@@ -19,7 +15,7 @@ def check_pages(pager: "Pager") -> None:
         _check_lease(pager, lease)
 
 
-def check_blocks(prefixes: "PrefixTree") -> None:
+def check_blocks(prefixes: PrefixTree) -> None:
     """Assert that blocks hold the pages they must, are found by name and can be evicted, and that no chunk page stands
     behind a missing one."""
     found = [node for tree in prefixes.trees.values() for node in _check_tree(prefixes.pager, tree)]
@@ -27,7 +23,7 @@ def check_blocks(prefixes: "PrefixTree") -> None:
     assert all(prefixes.blocks[n.digest] is n for n in found), "a block under another's name"
 
 
-def _check_lease(pager: "Pager", lease: "Lease") -> None:
+def _check_lease(pager: Pager, lease: Lease) -> None:
     Z, C, end = pager.page_size, pager.chunk, lease.length + lease.pending
     if pager.exact:
         assert len(lease.pages) == end // Z, (len(lease.pages), end)
@@ -48,7 +44,7 @@ def _check_lease(pager: "Pager", lease: "Lease") -> None:
     assert held == -(-(end - lease.length // C * C) // Z), (held, lease.length, end)
 
 
-def _check_tree(pager: "Pager", tree: Tree) -> list[PrefixNode]:
+def _check_tree(pager: Pager, tree: Tree) -> list[PrefixNode]:
     C = pager.chunk
     todo, found = [tree.root], []
     while todo:
@@ -67,7 +63,7 @@ def _check_tree(pager: "Pager", tree: Tree) -> list[PrefixNode]:
     return found
 
 
-def _check_block(pager: "Pager", tree: Tree, node: PrefixNode) -> None:
+def _check_block(pager: Pager, tree: Tree, node: PrefixNode) -> None:
     tail = node.size < pager.page_size
     exact = pager.exact and (tail or node.place == 0)
     assert node.alive and node.parent is not None and node.parent.alive

@@ -9,6 +9,7 @@ from typing import Any
 
 from herd.batch import Context
 from herd.cache import Lease, PageCounts, Pager
+from herd.cache.audit import check_blocks, check_pages
 from herd.cache.prefixes import PrefixTree
 
 Copies = Sequence[tuple[str, int, int]]
@@ -114,7 +115,6 @@ class KVCacheManager:
 
     def check(self) -> None:
         """Assert that pages and prefixes are consistent, see `audit`."""
+        check_pages(self.pager)
         if self.tree is not None:
-            self.tree.check()
-        else:
-            self.pager.check()
+            check_blocks(self.tree)

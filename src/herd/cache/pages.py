@@ -30,7 +30,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from herd.batch import Context
-from herd.cache.audit import check_pages
 from herd.cache.pool import PageTable, Pool
 from herd.cache.rows import RowTables, ranges
 from herd.errors import DoesNotFit, UsageError, fail
@@ -225,10 +224,6 @@ class Pager:
         lease.pending = 0
         self._cut(lease, 0)
         self.leases.remove(lease)
-
-    def check(self) -> None:
-        """Audit: every page is free, or its count is that of its holders; each lease holds what its length needs."""
-        check_pages(self)
 
     def held_by(self, lease: Lease, pool: str) -> list[int]:
         """Pages of one pool that a lease holds."""

@@ -20,7 +20,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import starmap
 from weakref import WeakKeyDictionary
 
-from herd.cache.audit import check_blocks
 from herd.cache.keys import encode
 from herd.cache.nodes import PrefixNode, Tree, by_code, child_digest, heads, root_of
 from herd.cache.pages import Lease, PageCounts, Pager
@@ -29,7 +28,7 @@ Keys = Sequence[Hashable]
 
 
 class PrefixTree:
-    """The prefix cache over a Pager, whose `check` then counts the tree's holds; see the module."""
+    """The prefix cache over a Pager, whose audit then counts the tree's holds; see the module."""
 
     def __init__(self, pager: Pager) -> None:
         self.pager = pager
@@ -127,12 +126,6 @@ class PrefixTree:
     def held(self, pool: str) -> Iterable[int]:
         """See pages.PageHolder."""
         return [page for node in self.blocks.values() if (page := node.pages[pool]) >= 0]
-
-    def check(self) -> None:
-        """Assert that the tree and the pools are consistent: blocks hold what they must, no chunk page behind a missing
-        one."""
-        self.pager.check()
-        check_blocks(self)
 
     # -- finding -------------------------------------------------------------------------------------------------
 
