@@ -1,6 +1,6 @@
 """Clients whose environments are too large for every run: installed from their locks and tried by hand, as the others.
 
-    .venv/bin/python tests/clients/by_hand.py litellm_proxy promptfoo crews
+    .venv/bin/python tests/clients/by_hand.py litellm_proxy promptfoo crews webui
 
 Prints a line a scenario; exit status 1 if one is not as expected. What came is kept in docs/log.md.
 """

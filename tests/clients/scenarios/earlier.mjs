@@ -43,10 +43,26 @@ async function dialog([sdk, createOpenAI], way, isStreamed, url) {
   expect(way === "chat" || sent.at(-1).includes("item_reference"), sent.at(-1));
 }
 
+async function object([sdk, createOpenAI], url) {
+  const model = createOpenAI({ baseURL: `${url}/v1`, apiKey: "none" }).chat(MODEL);
+  const schema = z.object({ sky: z.enum(["clear", "rain"]) });
+  const limits = { maxOutputTokens: 60, maxRetries: 0, abortSignal: AbortSignal.timeout(TIMEOUT_MS) };
+  const found = await sdk.generateObject({ model, schema, prompt: ASKS_WEATHER.content, ...limits });
+  expect(schema.parse(found.object), found);
+}
+
+async function vectors([sdk, createOpenAI], url) {
+  const model = createOpenAI({ baseURL: `${url}/v1`, apiKey: "none" }).textEmbeddingModel(MODEL);
+  const { embeddings } = await sdk.embedMany({ model, values: ["one", "two"], maxRetries: 0 });
+  expect(embeddings.length === 2 && embeddings[0].length > 100, embeddings.length);
+}
+
 for (const [client, sdk] of Object.entries(SDKS)) {
   for (const [way, field] of [["chat", "choices"], ["responses", "output"]]) {
     const name = `@ai-sdk/openai, ${way}: a tool, then a second turn`;
     scenario(client, name, (url) => dialog(sdk, way, false, url), [field]);
     scenario(client, `${name}, streamed`, (url) => dialog(sdk, way, true, url));
   }
+  scenario(client, "@ai-sdk/openai: generateObject", (url) => object(sdk, url));
+  scenario(client, "@ai-sdk/openai: embedMany", (url) => vectors(sdk, url));
 }

@@ -13,8 +13,9 @@ os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # else it tells its makers o
 
 from agents import Agent, ModelSettings, OpenAIProvider, RunConfig, Runner, function_tool
 from haystack.components.agents import Agent as HaystackAgent
+from haystack.components.embedders import OpenAIDocumentEmbedder
 from haystack.components.generators.chat import OpenAIChatGenerator, OpenAIResponsesChatGenerator
-from haystack.dataclasses import ChatMessage
+from haystack.dataclasses import ChatMessage, Document
 from haystack.tools import create_tool_from_function
 from haystack.utils import Secret
 from pydantic import BaseModel
@@ -92,6 +93,16 @@ async def turns(url: str, way: str) -> None:
         expect(third.context_wrapper.usage.input_tokens == counts[1], third, counts)
 
 
+async def handed_over(url: str, way: str) -> None:
+    """One agent gives the question to another, which answers."""
+    settings = ModelSettings(max_tokens=TOKENS, temperature=0)
+    expert = Agent("Geographer", model=MODEL, output_type=Capital, model_settings=settings)
+    forced = ModelSettings(tool_choice="transfer_to_geographer", max_tokens=TOKENS, temperature=0)
+    door = Agent("Porter", model=MODEL, handoffs=[expert], model_settings=forced)
+    found = await Runner.run(door, QUESTION, max_turns=2, run_config=config(url, way))
+    expect(found.last_agent is expert and isinstance(found.final_output, Capital), found)
+
+
 def agents(way: str, needs: str) -> None:
     """The scenarios of one way to ask."""
 
@@ -101,6 +112,7 @@ def agents(way: str, needs: str) -> None:
     add("a tool, then an object", told, (needs,))
     add("a tool, then an object, streamed", told_in_pieces)
     add("two turns", turns)
+    add("a question handed over", handed_over)
 
 
 agents("chat", "choices.*.message.tool_calls")
@@ -191,6 +203,13 @@ def haystack_agent(url: str) -> None:
     agent = HaystackAgent(chat_generator=chat(url, tool_choice=NAMED), tools=[WEATHER], exit_conditions=["get_weather"])
     found = agent.run([ChatMessage.from_user(ASKS_WEATHER)])
     expect(found["last_message"].tool_call_results[0].result.startswith("clear in"), found)
+
+
+@scenario("haystack-ai", "OpenAIDocumentEmbedder")
+def haystack_embedder(url: str) -> None:
+    documents = [Document(content="one"), Document(content="two")]
+    found = OpenAIDocumentEmbedder(model=MODEL, progress_bar=False, **at(url)).run(documents)["documents"]
+    expect(len(found) == 2 and all(len(one.embedding or []) > 100 for one in found), found)
 
 
 # -- smolagents --
