@@ -62,7 +62,7 @@ class Counters:
     cached_tokens: int = 0
     """Tokens of prompts that were found in the cache."""
     evicted_pages: int = 0
-    """Pages of prompts in the cache that were given up for others: it is small for what is asked."""
+    """Pages of cached prefixes that were given up for others: many of them say that the cache is small."""
     proposed: int = 0
     """Tokens that were guessed."""
     kept: int = 0
