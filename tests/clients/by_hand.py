@@ -3,6 +3,7 @@
     .venv/bin/python tests/clients/by_hand.py litellm_proxy promptfoo crews webui
 
 Prints a line a scenario; exit status 1 if one is not as expected. What came is kept in docs/log.md.
+webui.lock means the processor's build of torch.
 """
 
 import json

@@ -1,7 +1,8 @@
 """lm-eval over `herd serve` beside lm-eval over transformers: the same log-likelihoods, the same scores.
 
-    .venv/bin/python tests/clients/likelihoods.py [MODEL]       by hand: its environment takes gigabytes (lm_eval.lock)
+    .venv/bin/python tests/clients/likelihoods.py [MODEL]
 
+By hand: its environment (lm_eval.lock, with the processor's build of torch) takes 1.4 GB.
 MODEL (smollm2) is converted to a folder in float32, which both read; the service keeps keys and values in float32, too.
 The tasks are this project's own (tasks/): nothing is fetched. Prints one JSON object; exit status 1 if a log-likelihood
 is further off than BOUND, a greedy flag or a score differs.

@@ -1,7 +1,6 @@
 """Frameworks for agents: OpenAI's Agents SDK, Haystack, smolagents.
 
-Each has its tool run and answers with what came of it. A small model would go on calling: the tool is there once, or
-the framework is told to call it in the first step alone.
+Each has its tool run and answers with what came of it. A small model would go on calling: it has the tool once.
 """
 
 import asyncio
