@@ -253,6 +253,26 @@ def test_hf_quant_config_beside_a_config_that_says_nothing(tmp_path: Path) -> No
     (quantised / "hf_quant_config.json").write_text(json.dumps(said))
     with open_checkpoint(quantised) as checkpoint:
         assert own(checkpoint, "model.layers.0.self_attn.q_proj").w.shape == (128, 64)
+        assert ["--kv" in note for note in checkpoint.source().notes] == [True]  # type: ignore[attr-defined]
+
+
+def test_the_older_name_of_the_key_is_read_and_a_form_of_the_cache_is_told(tmp_path: Path) -> None:
+    quantised, _ = both(tmp_path, FORMS["compressed-tensors"])
+    data = json.loads((quantised / "config.json").read_text())
+    said = {**data.pop("quantization_config"), "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    (quantised / "config.json").write_text(json.dumps({**data, "compression_config": said}))
+    with open_checkpoint(quantised) as checkpoint:
+        assert own(checkpoint, "model.layers.0.self_attn.q_proj").format == "q5_0"
+        assert ["--kv" in note for note in checkpoint.source().notes] == [True]  # type: ignore[attr-defined]
+
+
+def test_a_stack_of_another_number_of_experts_is_refused_whatever_its_size(tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        tensors["model.layers.1.feed_forward.experts.gate_proj.weight"] = torch.zeros(1 << 40, 0)
+
+    folder(tmp_path / "m", MOE, {"quant_method": "gptq"}, change)
+    with pytest.raises(BadCheckpoint, match=r"unknown to the config .*gate_proj.weight"):
+        open_checkpoint(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["bitsandbytes", "mlx", "modelopt"])

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from herd.checkpoint.coded import node_of
+from herd.checkpoint.hf.forms.form import Form
 from herd.checkpoint.hf.kinds import FORMS
-from herd.checkpoint.hf.stored import Stored
+from herd.checkpoint.hf.stored import Stored, Tensor
 from herd.containers.safetensors import SafeFile
+from herd.errors import BadCheckpoint
 from herd.formats import bf16_from_float32, decode, to_float32
 from herd.weights import Packed
 
@@ -74,3 +76,38 @@ def test_every_tensor_of_a_package_is_known(path: Path) -> None:
         endings = FORMS[said["settings"]["quant_method"]].endings
         parts = {n.removeprefix(variant) for n in file.entries if n.startswith(variant + ".")} - {".decoded"}
         assert parts <= set(endings), variant
+
+
+OPTIONAL = (".weight_shape", ".weight_zero_point", ".g_idx", ".weight_format")
+"""Endings of tensors without which a matrix is another one, or the same."""
+WHOLE = (".weight_shape", ".g_idx", ".weight_format")
+"""Endings of those that any whole numbers may hold."""
+
+
+def refused(form: Form, name: str, outputs: int, inputs: int) -> None:
+    with pytest.raises(BadCheckpoint, match=name):
+        form.coded(name, outputs, inputs)
+
+
+@pytest.mark.parametrize(("path", "variant"), CASES)
+def test_a_tensor_that_is_missing_cut_or_of_another_type_is_refused(path: Path, variant: str) -> None:
+    tensors, variants, file = stored(path)
+    said = variants[variant]
+    form = FORMS[said["settings"]["quant_method"]](tensors, said["settings"])
+    outputs, inputs = said["shape"]
+    names = [n for n in file.entries if n.startswith(variant + ".") and not n.endswith(".decoded")]
+    for name in names:
+        whole = tensors.tensors.pop(name)
+        wrong = [Tensor("I64", whole.shape, whole.read, name)]
+        if whole.shape and whole.shape != (1,):
+            wrong.append(whole.part(lambda x: x[:-1], (whole.shape[0] - 1, *whole.shape[1:])))
+        if name.endswith(".qweight"):
+            assert form.coded(variant, outputs, inputs) is None  # as if it were plain: its weight is missing
+        elif not name.endswith(OPTIONAL):
+            refused(form, variant, outputs, inputs)
+        for tensors.tensors[name] in wrong:
+            if not name.endswith(WHOLE):
+                refused(form, variant, outputs, inputs)
+        tensors.tensors[name] = whole
+    for shape in ((outputs - 4, inputs), (outputs, inputs - 8), (outputs + 8, inputs)):
+        refused(form, variant, *shape)

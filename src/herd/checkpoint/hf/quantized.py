@@ -92,9 +92,9 @@ class HfQuantized(HfSource):
     # -- all of them -------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        self._stored = Stored(self.path, self._where)
+        self._stored = Stored(self.path, self._where, self.config.num_experts)
         self._settle_tied_head()
-        self._stored = Stored(self.path, self._where)
+        self._stored = Stored(self.path, self._where, self.config.num_experts)
         self._form = self._make_form(self._stored)
         known: set[str] = set()
         for w in walk(self.config):

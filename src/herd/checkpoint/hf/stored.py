@@ -40,15 +40,18 @@ class Tensor:
 
 
 class Stored:
-    """Canonical name -> Tensor, with checks. Raises BadCheckpoint that names the tensor."""
+    """Canonical name -> Tensor, with checks. Raises BadCheckpoint that names the tensor.
 
-    def __init__(self, path: Path, where: Mapping[str, tuple[SafeFile, str]]) -> None:
+    experts: how many a stack has; one of another size stays as it is, to be refused.
+    """
+
+    def __init__(self, path: Path, where: Mapping[str, tuple[SafeFile, str]], experts: int = 0) -> None:
         self.path = path
         self.tensors: dict[str, Tensor] = {}
         for name, (file, stored) in where.items():
             entry = file.entries[stored]
             tensor = Tensor(entry.dtype, entry.shape, lambda file=file, stored=stored: file.array(stored), stored)  # type: ignore[misc]
-            self.tensors |= _apart(name, tensor, where)
+            self.tensors |= _apart(name, tensor, where, experts)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -92,6 +95,11 @@ class Stored:
         expected = f"{inputs} codes of {', '.join(map(str, known))} bits"
         return fail(BadCheckpoint, f"{self.path}: {name}", got=f"{words} words of 32 bits", expected=expected)
 
+    def divides(self, name: str, count: int, by: int, what: str) -> None:
+        """Check that codes of `name` fill their words: `count` inputs or outputs (`what`) are a multiple of `by`."""
+        if count % by:
+            fail(BadCheckpoint, f"{self.path}: {what} of {name}", got=count, expected=f"a multiple of {by}")
+
     def order(self, name: str, inputs: int, groups: int) -> Array | None:
         """The group of each input, when the tensor `name` is there and says other than one after the other."""
         if name not in self.tensors:
@@ -104,7 +112,7 @@ class Stored:
         return found.astype(np.intp)
 
 
-def _apart(name: str, tensor: Tensor, where: Mapping[str, object]) -> dict[str, Tensor]:
+def _apart(name: str, tensor: Tensor, where: Mapping[str, tuple[SafeFile, str]], experts: int) -> dict[str, Tensor]:
     stem, found, rest = name.partition(".experts.")
     if not found:
         return {name: tensor}
@@ -112,16 +120,16 @@ def _apart(name: str, tensor: Tensor, where: Mapping[str, object]) -> dict[str, 
     if first.endswith("_projs"):
         number, _, ending = ending.partition(".")
         return {f"{stem}.experts.{number}.{first[:-1]}.{ending}": tensor}
-    if first in _PROJECTIONS and ending and tensor.shape:
-        views = ((e, tensor.part(lambda x, e=e: x[e], tensor.shape[1:])) for e in range(tensor.shape[0]))  # type: ignore[misc]
+    if first in _PROJECTIONS and ending and tensor.shape[:1] == (experts,):
+        views = ((e, tensor.part(lambda x, e=e: x[e], tensor.shape[1:])) for e in range(experts))  # type: ignore[misc]
         return {f"{stem}.experts.{e}.{first}.{ending}": view for e, view in views}
     fused = next((p for p in _FUSED if rest.startswith(p)), None)
     weight = where.get(f"{stem}.experts.{fused}")
-    if fused is None or weight is None or not isinstance(weight, tuple):
+    if fused is None or weight is None:
         return {name: tensor}
     file, stored = weight
     whole = file.entries[stored]
-    if whole.dtype in FLOATS or len(whole.shape) != 3:
+    if whole.dtype in FLOATS or len(whole.shape) != 3 or whole.shape[0] != experts:
         return {name: tensor}
     return _fused(stem, fused, rest.removeprefix(fused), tensor, whole.shape)
 

@@ -37,6 +37,7 @@ class Awq(Form):
         """See Form."""
         if name + ".qweight" not in self.stored:
             return None
+        self.stored.divides(name + ".qweight", outputs, 8, "outputs")
         words = self.stored.expect(name + ".qweight", "I32", (inputs, outputs // 8))
         groups = self.stored.groups(name + ".scales", inputs, axis=0)
         scales = self.stored.expect(name + ".scales", FLOATS, (groups, outputs))

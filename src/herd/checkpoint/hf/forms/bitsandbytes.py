@@ -17,6 +17,7 @@ import numpy as np
 
 from herd.checkpoint.coded import Coded, Decoded
 from herd.checkpoint.hf.forms.form import Form
+from herd.checkpoint.hf.stored import FLOATS
 from herd.disk.small_files import parse_object
 from herd.errors import BadCheckpoint, fail
 from herd.formats.dtypes import Array
@@ -52,7 +53,9 @@ class BitsAndBytes(Form):
             fail(BadCheckpoint, f"{self.stored.path}: {state} shape", got=said.get("shape"), expected=[outputs, inputs])
         block = _whole(self, state, said, "blocksize")
         count = outputs * inputs
-        data = np.ascontiguousarray(self.stored.array(name + ".weight")).reshape(-1).view(np.uint8)
+        weight = self.stored.need(name + ".weight")
+        whole = self.stored.expect(name + ".weight", ("U8", *FLOATS), weight.shape)
+        data = np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
         if len(data) != -(-count // 2):
             got = f"{len(data)} bytes"
             fail(BadCheckpoint, f"{self.stored.path}: {name}.weight", got=got, expected=-(-count // 2))

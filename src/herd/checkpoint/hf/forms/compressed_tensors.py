@@ -151,9 +151,11 @@ class CompressedTensors(Form):
         return fail(BadCheckpoint, f"{self.stored.path}: scales {name}", got=list(shape), expected=expected)
 
     def _fp4(self, name: str, outputs: int, inputs: int) -> Coded:
-        data = self.stored.expect(name + ".weight_packed", "U8", (outputs, inputs // 2))
         scale = name + ".weight_scale"
-        if self.stored.dtype(scale) in ("U8", "F8_E8M0"):
+        is_mx = self.stored.dtype(scale) in ("U8", "F8_E8M0")
+        self.stored.divides(name + ".weight_packed", inputs, 32 if is_mx else 16, "inputs")
+        data = self.stored.expect(name + ".weight_packed", "U8", (outputs, inputs // 2))
+        if is_mx:
             exponents = self.stored.expect(scale, ("U8", "F8_E8M0"), (outputs, inputs // 32))
             return mxfp4(data, exponents)
         local = self.stored.expect(scale, "F8_E4M3", (outputs, inputs // 16))

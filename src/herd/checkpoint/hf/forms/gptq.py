@@ -36,6 +36,7 @@ class Gptq(Form):
         shape = self.stored.need(name + ".qweight").shape
         bits = self.stored.bits(name + ".qweight", shape[0] if shape else 0, inputs, (4, 8, 3, 2))
         words = self.stored.expect(name + ".qweight", "I32", (inputs * bits // 32, outputs))
+        self.stored.divides(name + ".qzeros", outputs * bits, 32, "bits")
         groups = self.stored.groups(name + ".scales", inputs, axis=0)
         scales = self.stored.expect(name + ".scales", FLOATS, (groups, outputs))
         packed = self.stored.expect(name + ".qzeros", "I32", (groups, outputs * bits // 32))

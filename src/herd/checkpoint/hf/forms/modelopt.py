@@ -45,6 +45,7 @@ class ModelOpt(Form):
         if self.stored.dtype(name + ".weight") == "F8_E4M3":
             codes = self.stored.expect(name + ".weight", "F8_E4M3", (outputs, inputs))
             return fp8(codes, self.scale_rows(name + ".weight_scale", outputs))
+        self.stored.divides(name + ".weight", inputs, 16, "inputs")
         data = self.stored.expect(name + ".weight", "U8", (outputs, inputs // 2))
         local = self.stored.expect(name + ".weight_scale", "F8_E4M3", (outputs, inputs // 16))
         whole = to_float32(self.stored.expect(name + ".weight_scale_2", FLOATS, (), (1,), (1, 1)).reshape(-1))
