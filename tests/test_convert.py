@@ -19,13 +19,13 @@ from helpers import TINY_DENSE, TINY_TEXT, op_set
 from herd import formats
 from herd.batch import packed
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
+from herd.checkpoint.gguf.write import write_gguf
 from herd.checkpoint.opened import GgufCheckpoint
 from herd.config import TINY, Llama4Config
 from herd.containers.gguf import open_gguf
 from herd.convert import convert
 from herd.errors import DoesNotFit, NotFound, UsageError
 from herd.model import forward, place_weights
-from herd.quantize import quantize
 from herd.text import split_names
 from sentencepiece_bytes import BYTES, START, model
 
@@ -119,11 +119,11 @@ def test_rows_that_fill_no_block_are_told(tmp_path: Path) -> None:
 
 
 def test_without_a_type_every_tensor_stays_what_it_is(tmp_path: Path) -> None:
-    save_hf(tmp_path / "hf", TEXT, RandomSource(TEXT, 4))
-    quantize(tmp_path / "hf", tmp_path / "a.gguf", "q4_0", compare=False)
+    mixed = {"blk.1.ffn_gate_exps.weight": "q8_0", "blk.1.attn_v.weight": "f16", "token_embd.weight": "q8_0"}
+    write_gguf(tmp_path / "a.gguf", TEXT, RandomSource(TEXT, 4), {}, "q4_0", types=mixed)
     made = convert(tmp_path / "a.gguf", tmp_path / "b.gguf")
     a, b = open_gguf(tmp_path / "a.gguf"), open_gguf(tmp_path / "b.gguf")
-    assert {a.info(name).format for name in a.tensors} == {"f32", "q4_0", "q8_0"}
+    assert {name: a.info(name).format for name in mixed} == mixed
     assert all(np.array_equal(a.raw(name), b.raw(name)) for name in a.tensors)
     assert made.type == "q4_0"
     assert not any("tensors" in note for note in made.notes)

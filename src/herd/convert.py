@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.gguf.file import Encode
+from herd.checkpoint.gguf.names import gguf_names
 from herd.checkpoint.gguf.write import FILE_TYPES, write_gguf
 from herd.checkpoint.hf.source import HfSource
 from herd.checkpoint.hf.write import save_hf
@@ -116,7 +117,8 @@ def _format_of(node: Any) -> str:
 
 
 def packed_formats(checkpoint: Checkpoint) -> dict[str, str]:
-    """Tensor -> block format of every matrix and stack of a checkpoint that is in one. No weight is read."""
+    """Tensor (by its name in GGUF) -> block format of every matrix and stack of a checkpoint that is in one. No weight
+    is read."""
     return _packed(_own_formats(checkpoint))
 
 
@@ -125,7 +127,8 @@ def _packed(formats: dict[str, str]) -> dict[str, str]:
 
 
 def _own_formats(checkpoint: Checkpoint) -> dict[str, str]:
-    """Tensor -> format of every matrix and stack of the text model; of a folder of plain floats, nothing."""
+    """Tensor (by its name in GGUF) -> format of every matrix and stack of the text model; of a folder of plain floats,
+    nothing."""
     source = checkpoint.source()
     if type(source) is HfSource:  # asking for rows of q and k would copy them
         return {}
@@ -134,9 +137,8 @@ def _own_formats(checkpoint: Checkpoint) -> dict[str, str]:
         if w.kind == "vector" or is_vision(w.name):
             continue
         node = source.experts(w.name, *w.shape) if w.kind == "experts" else source.matrix(w.name, *w.shape, bias=w.bias)
-        own = {_format_of(part) for part in apart(node)}
-        if len(own) == 1:
-            found[next(iter(w.tensors))] = own.pop()
+        names, own = gguf_names(next(iter(w.tensors))), [_format_of(part) for part in apart(node)]
+        found |= zip(names, own if len(own) == len(names) else own * len(names), strict=True)
     return found
 
 
@@ -241,9 +243,10 @@ def _to_gguf(
 
 
 def _standing_in(config: Llama4Config, type: str) -> dict[str, str]:
-    """Tensor -> what it becomes, of every matrix and stack, when all are to become `type`."""
-    found = {next(iter(w.tensors)): w.shape[1] for w in walk(config) if w.kind != "vector"}
-    return {name: fitting(type, inputs) or "f16" for name, inputs in found.items()}
+    """Tensor (by its name in GGUF) -> what it becomes, of every matrix and stack, when all are to become `type`."""
+    matrices = (w for w in walk(config) if w.kind != "vector")
+    inputs = {name: w.shape[1] for w in matrices for name in gguf_names(next(iter(w.tensors)))}
+    return {name: fitting(type, count) or "f16" for name, count in inputs.items()}
 
 
 def gguf_companions(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:

@@ -255,12 +255,8 @@ def _write(
 def _again(checkpoint: Checkpoint, plan: FormatPlan) -> list[str]:
     """The block formats of the tensors that the plan makes others of."""
     before = packed_formats(checkpoint)
-    found: dict[str, str] = {}
-    for part in parts_of(checkpoint.config):
-        own = before.get(next(iter(part.wanted.tensors)))
-        if own is not None and plan.formats[part.tensor] not in (own, None):
-            found[part.wanted.name] = own
-    return list(found.values())
+    parts = {part.gguf: plan.formats[part.tensor] for part in parts_of(checkpoint.config)}
+    return [own for name, own in before.items() if parts.get(name) not in (own, None)]
 
 
 def _job(checkpoint: Checkpoint, plan: FormatPlan, weighing: Weighing) -> dict[str, str]:

@@ -102,7 +102,7 @@ class GgufFile:
             shape = (E, outputs // len(names), inputs)
         for tensor in names:
             small = len(shape) == 1 or w.kind == "vector" or name.endswith(".router.weight")
-            wanted = self._types.get(name, self._type)
+            wanted = self._types.get(tensor) or self._types.get(name, self._type)
             self._place(tensor, "f32" if small else self._fitting(tensor, wanted, shape[-1]), shape)
 
     def _fitting(self, tensor: str, wanted: str, inputs: int) -> str:

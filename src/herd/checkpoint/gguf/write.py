@@ -54,7 +54,8 @@ def write_gguf(
     (`formats.substitutes`), or f16; `Written.substituted` lists these. A model with vision needs `mmproj`, the name of
     its second file (f16, or f32 when that is the type).
 
-    types: canonical name of a matrix (with `.weight`) or stack -> its own number format instead of `type`. encode:
+    types: canonical name of a matrix (with `.weight`) or stack, or a tensor's name in GGUF, which counts first -> its
+    own number format instead of `type`. encode:
     makes the codes of block formats; None: `herd.formats`. guard: of the mapped files that the weights come from.
     resumable: keep what is finished when the run is interrupted or killed, and take it up; None: leave nothing.
     progress: told of each tensor once it is written.
