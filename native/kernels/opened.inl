@@ -2,6 +2,9 @@
 // first-level cache, 128 + v in a byte and a float scale for every 16 inputs, and the products run over that: nine ways to
 // write a weight, most by the index of a codebook (herd.formats.codebooks), need one kernel, and none is dear.
 
+template <Type T>
+constexpr bool OPENED = T >= Type::tq1_0 && T < Type::opened;
+
 INLINE void put_codes(uint8_t *to, int unit, int p, Codes c) { store_bytes(to + 4 * STRIP * unit + 4 * W * p, c); }
 INLINE void put_scale(uint8_t *to, int group, int p, F s) {
     store((float *)(to + STRIP * (256 + 4 * group) + 4 * W * p), s);
@@ -37,30 +40,30 @@ INLINE U entries(const uint16_t *book, U index) {
 #endif
 }
 
-// The nibbles of one half of each word to its four bytes.
-INLINE Codes nibbles_of(U entry, bool upper) {
-    return upper ? joined(entry >> 16, entry >> 4, 0xffff, 0x0f0f0f0fu) : joined(entry, entry << 12, 0xffff, 0x0f0f0f0fu);
+// The nibbles of one half of each word to its four bytes, with others above them.
+INLINE U nibbles_of(U entry, bool upper) {
+    constexpr uint32_t all = 0xffffffffu;
+    return (U)(upper ? joined(entry >> 16, entry >> 4, 0xffff, all) : joined(entry, entry << 12, 0xffff, all));
 }
 
-// 128 + level, by a nibble of one level or two.
-alignas(16) const uint8_t IQ1_FIRST[16] = {120, 128, 136, 0, 120, 128, 136, 0, 120, 128, 136, 0, 120, 128, 136, 0};
-alignas(16) const uint8_t IQ1_SECOND[16] = {120, 120, 120, 120, 128, 128, 128, 128, 136, 136, 136, 136, 0, 0, 0, 0};
-alignas(16) const uint8_t IQ2_FIRST[16] = {136, 153, 171, 0, 136, 153, 171, 0, 136, 153, 171, 0, 136, 153, 171, 0};
-alignas(16) const uint8_t IQ2_SECOND[16] = {136, 136, 136, 136, 153, 153, 153, 153, 171, 171, 171, 171, 0, 0, 0, 0};
-alignas(16) const uint8_t IQ3_XXS[16] = {132, 140, 148, 156, 164, 172, 180, 190, 0, 0, 0, 0, 0, 0, 0, 0};
-alignas(16) const uint8_t IQ3_S[16] = {129, 131, 133, 135, 137, 139, 141, 143, 0, 0, 0, 0, 0, 0, 0, 0};
-
-// Codes of 128 + v to those of 128 - v where the sign's bit is set: bit 4i + b of the word for byte b of vector i.
-INLINE Codes with_signs(Codes u, U negative, int i) {
-    const Codes x = bits_of(negative, i);
+// Bit 4i + b of each word in byte b, as BIT or 0.
+template <uint8_t BIT>
+INLINE U bit_of(U word, int i) {
 #if defined(HERD_AVX512)
-    const __mmask64 at = _mm512_test_epi8_mask((__m512i)x, (__m512i)x);
-    return (Codes)_mm512_mask_sub_epi8((__m512i)u, at, _mm512_setzero_si512(), (__m512i)u);
+    static const uint32_t spread[16] = {0x0,       0x1,       0x100,     0x101,     0x10000,   0x10001,   0x10100,   0x10101,
+                                        0x1000000, 0x1000001, 0x1000100, 0x1000101, 0x1010000, 0x1010001, 0x1010100, 0x1010101};
+    const __m512i table = _mm512_mullo_epi32(_mm512_loadu_si512(spread), _mm512_set1_epi32(BIT));
+    return (U)_mm512_permutexvar_epi32((__m512i)(word >> (4 * i)), table);
 #else
-    const Codes all = (Codes)(x != 0);
-    return (u ^ all) - all;
+    return (U)((Codes)(bits_of(word, i) != 0) & BIT);
 #endif
 }
+
+// 128 + v or 128 - v, by a level and a bit for the sign.
+alignas(16) const uint8_t IQ2_FIRST[16] = {136, 153, 171, 0, 0, 0, 0, 0, 120, 103, 85, 0, 0, 0, 0, 0};    // sign: 8
+alignas(16) const uint8_t IQ2_SECOND[16] = {136, 120, 0, 0, 153, 103, 0, 0, 171, 85, 0, 0, 0, 0, 0, 0};  // sign: 1
+alignas(16) const uint8_t IQ3_XXS[16] = {132, 140, 148, 156, 164, 172, 180, 190, 124, 116, 108, 100, 92, 84, 76, 66};
+alignas(16) const uint8_t IQ3_S[16] = {129, 131, 133, 135, 137, 139, 141, 143, 127, 125, 123, 121, 119, 117, 115, 113};
 
 // Seven signs in each byte, and the eighth that makes the number of negative ones even.
 INLINE U with_eighth(U x) {
@@ -121,6 +124,61 @@ INLINE U signs_of(const uint8_t *b, int g, int p) {
     }
 }
 
+template <Type T>
+constexpr bool OF_FOUR = T == Type::iq3_xxs || T == Type::iq3_s;
+template <Type T>
+constexpr bool HAS_SIGNS = T == Type::iq2_xxs || T == Type::iq2_xs || T == Type::iq2_s || OF_FOUR<T>;
+
+template <Type T>
+    requires HAS_SIGNS<T>
+INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
+    constexpr int words = OF_FOUR<T> ? 4 : 2;
+    constexpr int count = T == Type::iq2_s ? 1024 : T == Type::iq2_xs || T == Type::iq3_s ? 512 : 256;
+    const uint16_t *book = CODEBOOKS + (T == Type::iq2_xxs   ? BOOK_IQ2_XXS
+                                        : T == Type::iq2_xs  ? BOOK_IQ2_XS
+                                        : T == Type::iq2_s   ? BOOK_IQ2_S
+                                        : T == Type::iq3_xxs ? BOOK_IQ3_XXS
+                                                             : BOOK_IQ3_S);
+    U index[words];
+    indices<T>(b, g, p, index);
+    for (int i = 0; i < words; i++) index[i] = entries<count>(book, index[i]);
+    const U negative = signs_of<T>(b, g, p);
+    for (int j = 0; j < 2 * words; j++) {
+        const U n = T == Type::iq2_xs ? nibbles_of(index[j / 2], j % 2) : nibbles_of(index[j / 4 * 2 + j % 2], j % 4 / 2);
+        if constexpr (OF_FOUR<T>) {
+            c[j] = look_up(T == Type::iq3_s ? IQ3_S : IQ3_XXS, (Codes)((n & 0x07070707u) | bit_of<8>(negative, j)));
+        } else {
+            c[2 * j] = look_up(IQ2_FIRST, (Codes)((n & 0x03030303u) | bit_of<8>(negative, 2 * j)));
+            c[2 * j + 1] = look_up(IQ2_SECOND, (Codes)((n & 0x0c0c0c0cu) | bit_of<1>(negative, 2 * j + 1)));
+        }
+    }
+}
+
+// -- eight weights of -1, 0, 1 ------------------------------------------------------------------------------------
+
+// The bytes 0 .. 3 and 4 .. 7 of an entry of eight for each of W outputs; its index in every other of `at`.
+INLINE void entries_of_eight(const uint64_t *book, const uint16_t *at, Codes &low, Codes &high) {
+#if defined(HERD_AVX512)
+    __m512i half[2];
+    for (int h = 0; h < 2; h++, at += 16) {
+        __m128d two[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+            two[i] = _mm_loadh_pd(_mm_load_sd((const double *)(book + at[4 * i])), (const double *)(book + at[4 * i + 2]));
+        const __m256d first = _mm256_insertf128_pd(_mm256_castpd128_pd256(two[0]), two[1], 1);
+        const __m256d second = _mm256_insertf128_pd(_mm256_castpd128_pd256(two[2]), two[3], 1);
+        half[h] = _mm512_castpd_si512(_mm512_insertf64x4(_mm512_castpd256_pd512(first), second, 1));
+    }
+    const I even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    low = (Codes)_mm512_permutex2var_epi32(half[0], (__m512i)even, half[1]);
+    high = (Codes)_mm512_permutex2var_epi32(half[0], (__m512i)(even + 1), half[1]);
+#else
+    uint32_t words[2][W];
+    for (int r = 0; r < W; r++) words[0][r] = (uint32_t)book[at[2 * r]], words[1][r] = (uint32_t)(book[at[2 * r]] >> 32);
+    memcpy(&low, words[0], sizeof low), memcpy(&high, words[1], sizeof high);
+#endif
+}
+
 // Index j's shift by an eighth, in the bytes of a word: 1 or, where its bit is set, -1.
 template <Type T>
 INLINE Codes shift_of(const uint8_t *b, int g, int p, int j) {
@@ -128,34 +186,22 @@ INLINE Codes shift_of(const uint8_t *b, int g, int p, int j) {
     return (Codes)((U{} - bit) | 0x01010101u);
 }
 
+// All indices first: read one by one as soon as they are stored, they would be waited for.
 template <Type T>
-INLINE void open_group(const uint8_t *b, int g, int p, uint8_t *to) {
-    constexpr bool iq1 = T == Type::iq1_s || T == Type::iq1_m, four = T == Type::iq3_xxs || T == Type::iq3_s;
-    constexpr int count = iq1 ? 2048 : T == Type::iq2_s ? 1024 : T == Type::iq2_xs || T == Type::iq3_s ? 512 : 256;
-    const uint16_t *book = CODEBOOKS + (iq1                     ? BOOK_IQ1
-                                        : T == Type::iq2_xxs ? BOOK_IQ2_XXS
-                                        : T == Type::iq2_xs  ? BOOK_IQ2_XS
-                                        : T == Type::iq2_s   ? BOOK_IQ2_S
-                                        : T == Type::iq3_xxs ? BOOK_IQ3_XXS
-                                                             : BOOK_IQ3_S);
-    U index[four ? 4 : 2], negative{};
-    indices<T>(b, g, p, index);
-    for (int i = 0; i < (four ? 4 : 2); i++) index[i] = entries<count>(book, index[i]);
-    if constexpr (!iq1) negative = signs_of<T>(b, g, p);
-    for (int j = 0; j < (four ? 8 : 4); j++) {
-        const int word = T == Type::iq2_xs ? j / 2 : j / 4 * 2 + j % 2, half = T == Type::iq2_xs ? j % 2 : j % 4 / 2;
-        const Codes n = nibbles_of(index[word], half != 0);
-        if constexpr (four) {
-            put_codes(to, 8 * g + j, p, with_signs(look_up(T == Type::iq3_s ? IQ3_S : IQ3_XXS, n), negative, j));
-        } else if constexpr (iq1) {
+INLINE void open_iq1(const uint8_t *b, int p, uint8_t *to) {
+    U index[8][2];
+    for (int g = 0; g < 8; g++) indices<T>(b, g, p, index[g]);
+    uint16_t at[8][2][2 * W];
+    memcpy(at, index, sizeof at);
+#pragma GCC unroll 1
+    for (int g = 0; g < 8; g++)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            Codes low, high;
+            entries_of_eight(IQ1_EIGHTS, at[g][j % 2] + j / 2, low, high);
             const Codes shift = shift_of<T>(b, g, p, j);
-            put_codes(to, 8 * g + 2 * j, p, look_up(IQ1_FIRST, n) + shift);
-            put_codes(to, 8 * g + 2 * j + 1, p, look_up(IQ1_SECOND, n) + shift);
-        } else {
-            put_codes(to, 8 * g + 2 * j, p, with_signs(look_up(IQ2_FIRST, n), negative, 2 * j));
-            put_codes(to, 8 * g + 2 * j + 1, p, with_signs(look_up(IQ2_SECOND, n), negative, 2 * j + 1));
+            put_codes(to, 8 * g + 2 * j, p, low + shift), put_codes(to, 8 * g + 2 * j + 1, p, high + shift);
         }
-    }
 }
 
 // -- three values -------------------------------------------------------------------------------------------------
@@ -186,28 +232,29 @@ INLINE F eighths(F d, U s) { return d * (to_floats((I)(s << 1 | 1)) * 0.125f); }
 // d (0.5 + s) * by
 INLINE F halves(F d, U s, float by) { return d * ((to_floats((I)s) + 0.5f) * by); }
 
+// As of a format with scales for 16 inputs: s[16].
 template <Type T>
-INLINE void open_scales(const uint8_t *b, int p, uint8_t *to) {
+    requires OPENED<T>
+INLINE void scales(const uint8_t *b, int p, F *s) {
     if constexpr (T == Type::iq1_m) {
         U d{};
         for (int i = 0; i < 4; i++) d = d | pairs_at(b, 48, i, p) >> 12 << (4 * i);
-        for (int g = 0; g < 16; g++)
-            put_scale(to, g, p, eighths(half_bits(d), pairs_at(b, 48, g / 4, p) >> (3 * (g % 4)) & 7));
+        for (int g = 0; g < 16; g++) s[g] = eighths(half_bits(d), pairs_at(b, 48, g / 4, p) >> (3 * (g % 4)) & 7);
     } else {
         const F d = halves_at(b, T == Type::tq1_0 ? 52 : T == Type::tq2_0 ? 64 : 0, p);
         for (int g = 0; g < 8; g++) {
-            F s = d, t;
-            if constexpr (T == Type::iq1_s) s = eighths(d, pairs_at(b, 34, g, p) >> 12 & 7);
-            if constexpr (T == Type::iq2_xxs) s = halves(d, (U)words_at(b, 2, 2 * g + 1, p) >> 28, 0.25f);
-            if constexpr (T == Type::iq3_xxs) s = halves(d, (U)words_at(b, 66, g, p) >> 28, 0.5f);
+            F &one = s[2 * g], &other = s[2 * g + 1];
+            one = d;
+            if constexpr (T == Type::iq1_s) one = eighths(d, pairs_at(b, 34, g, p) >> 12 & 7);
+            if constexpr (T == Type::iq2_xxs) one = halves(d, (U)words_at(b, 2, 2 * g + 1, p) >> 28, 0.25f);
+            if constexpr (T == Type::iq3_xxs) one = halves(d, (U)words_at(b, 66, g, p) >> 28, 0.5f);
             if constexpr (T == Type::iq3_s)
-                s = halves(d, load_u8(bytes_at(b, 106, g / 2, p)) >> (4 * (g % 2)) & 15, 2.0f);
-            t = s;
+                one = halves(d, load_u8(bytes_at(b, 106, g / 2, p)) >> (4 * (g % 2)) & 15, 2.0f);
+            other = one;
             if constexpr (T == Type::iq2_xs || T == Type::iq2_s) {
                 const U two = load_u8(bytes_at(b, T == Type::iq2_xs ? 66 : 74, g, p));
-                s = halves(d, two & 15, 0.25f), t = halves(d, two >> 4, 0.25f);
+                one = halves(d, two & 15, 0.25f), other = halves(d, two >> 4, 0.25f);
             }
-            put_scale(to, 2 * g, p, s), put_scale(to, 2 * g + 1, p, t);
         }
     }
 }
@@ -217,12 +264,19 @@ static void open_as(const uint8_t *strip, int64_t blocks, uint8_t *to) {
     for (int64_t n = 0; n < blocks; n++, strip += Form<T>::strip_block, to += Form<Type::opened>::strip_block)
 #pragma GCC unroll 1
         for (int p = 0; p < PARTS; p++) {
-            open_scales<T>(strip, p, to);
+            F s[16];
+            scales<T>(strip, p, s);
+            for (int g = 0; g < 16; g++) put_scale(to, g, p, s[g]);
             if constexpr (T == Type::tq1_0) open_tq1_0(strip, p, to);
             else if constexpr (T == Type::tq2_0) open_tq2_0(strip, p, to);
+            else if constexpr (T == Type::iq1_s || T == Type::iq1_m) open_iq1<T>(strip, p, to);
             else
 #pragma GCC unroll 1
-                for (int g = 0; g < 8; g++) open_group<T>(strip, g, p, to);
+                for (int g = 0; g < 8; g++) {
+                    Codes c[8];
+                    codes<T>(strip, g, p, c);
+                    for (int i = 0; i < 8; i++) put_codes(to, 8 * g + i, p, c[i]);
+                }
         }
 }
 

@@ -39,12 +39,12 @@ struct Form {
                                  : T == Type::iq3_s   ? 110
                                                       : 320;  // opened
     static constexpr int group =
-        T == Type::q2_k || T == Type::q3_k || T == Type::q6_k || T == Type::opened ? 16 : 32;
+        T == Type::q2_k || T == Type::q3_k || T == Type::q6_k || T >= Type::tq1_0 ? 16 : 32;
     static constexpr Minimum minimum = T == Type::q4_1 || T == Type::q5_1                       ? Minimum::plain
                                        : T == Type::q2_k || T == Type::q4_k || T == Type::q5_k ? Minimum::two_level
                                                                                                 : Minimum::none;
     static constexpr bool wide =
-        T == Type::q8_0 || T == Type::iq4_nl || T == Type::iq4_xs || T == Type::opened;  // codes of 8 bits
+        T == Type::q8_0 || T == Type::iq4_nl || T == Type::iq4_xs || T >= Type::tq1_0;  // codes of 8 bits
     static constexpr int zero = wide                  ? WIDE_ZERO
                                 : T == Type::q4_0     ? 8
                                 : T == Type::mxfp4    ? 12
