@@ -261,7 +261,8 @@ INLINE void scales(const uint8_t *b, int p, F *s) {
 
 template <Type T>
 static void open_as(const uint8_t *strip, int64_t blocks, uint8_t *to) {
-    for (int64_t n = 0; n < blocks; n++, strip += Form<T>::strip_block, to += Form<Type::opened>::strip_block)
+    for (int64_t n = 0; n < blocks; n++, strip += Form<T>::strip_block, to += Form<Type::opened>::strip_block) {
+        ask_ahead<T>(strip);
 #pragma GCC unroll 1
         for (int p = 0; p < PARTS; p++) {
             F s[16];
@@ -278,6 +279,7 @@ static void open_as(const uint8_t *strip, int64_t blocks, uint8_t *to) {
                     for (int i = 0; i < 8; i++) put_codes(to, 8 * g + i, p, c[i]);
                 }
         }
+    }
 }
 
 // body(T) for a format that is opened.

@@ -46,11 +46,8 @@ INLINE I dot_of(I acc, Codes c, int32_t four) {
     else return dot4(acc, c, four);
 }
 
-// Bytes ahead of the block in hand that are asked for, into the second-level cache: into the first it is slower than not
-// asking. One row is read front to back nearly as fast as the processor's own prefetching goes, and better without, except
+// One row is read front to back nearly as fast as the processor's own prefetching goes, and better without asking, except
 // where codes, high bits and scales are wanted in an order that it does not follow.
-constexpr int CODES_AHEAD = 4096;
-
 template <Type T, int R>
 constexpr bool ASKS = T != Type::opened && (R > 1 || Form<T>::dear);
 
@@ -108,7 +105,7 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
         for (int r = 0; r < R; r++) acc[p][r] = more ? load(y + r * ldy + p * W) : F{};
     for (int64_t n = 0; n < blocks; n++, strip += Fm::strip_block) {
         if (ASKS<T, R>)
-            for (int i = 0; i < Fm::strip_block; i += 64) __builtin_prefetch(strip + CODES_AHEAD + i, 0, 2);
+            ask_ahead<T>(strip);
 #pragma GCC unroll 1
         for (int p = 0; p < PARTS; p++)
             few_block<T, R>(strip, p, x.q + n * Fm::block, x.scale + n, x.sum16 + n * (Fm::block / 16),
