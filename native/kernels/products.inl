@@ -104,8 +104,7 @@ static void few_strip(const uint8_t *strip, int64_t blocks, const RowsOf &x, flo
     for (int p = 0; p < PARTS; p++)
         for (int r = 0; r < R; r++) acc[p][r] = more ? load(y + r * ldy + p * W) : F{};
     for (int64_t n = 0; n < blocks; n++, strip += Fm::strip_block) {
-        if (ASKS<T, R>)
-            ask_ahead<T>(strip);
+        if (ASKS<T, R>) ask_ahead<T>(strip);
 #pragma GCC unroll 1
         for (int p = 0; p < PARTS; p++)
             few_block<T, R>(strip, p, x.q + n * Fm::block, x.scale + n, x.sum16 + n * (Fm::block / 16),
