@@ -22,12 +22,12 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a folder, or the one file given. Raises NotFound, BadCheckpoint."""
     if not path.is_dir():
         index = path.parent / INDEX
-        if index.is_file() and path.name in set(_weight_map(path.parent).values()):
+        if index.is_file() and {path.name} < set(_weight_map(path.parent).values()):
             fail(BadCheckpoint, f"{path.name} is one shard of several", do=f"name the folder {path.parent}")
         return [safe_path(path.parent, path.name)]
     single, index = path / SINGLE, path / INDEX
     if index.exists() or index.is_symlink():
-        if single.exists():
+        if single.exists() and SINGLE not in _weight_map(path).values():  # mlx-lm indexes a single file, too
             fail(BadCheckpoint, f"{path} has both {SINGLE} and {INDEX}", do="remove the one that is not meant")
         return _shards(path)
     found = sorted(p.name for p in path.glob("*.safetensors"))
