@@ -119,6 +119,11 @@ def mlx(rng: np.random.Generator, rows: int, columns: int) -> Made:
     return parts, q * np.repeat(scale, 32, 1) + np.repeat(base, 32, 1)
 
 
+def floats(rng: np.random.Generator, rows: int, columns: int) -> Made:
+    exact = powers(rng, rows, columns) * rng.integers(-8, 8, (rows, columns)).astype(np.float32)
+    return {".weight": exact}, exact
+
+
 @dataclass(frozen=True)
 class Form:
     """What makes a matrix of it, what config.json says, and how experts are named."""
@@ -144,6 +149,8 @@ FORMS = {
     "bitsandbytes": Form(nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}, "linearised"),
     "modelopt": Form(nvfp4, {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "fused"),
     "mlx": Form(mlx, {"group_size": 32, "bits": 4}, "stacked", all=True),
+    "mlx, floats": Form(floats, {}, "stacked"),
+    "linearised floats": Form(floats, {}, "linearised"),
     "mlx, llama": Form(mlx, {"group_size": 32, "bits": 4}, all=True, config=DENSE),
 }
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from herd.checkpoint.hf.forms.awq import Awq
 from herd.checkpoint.hf.forms.bitsandbytes import BitsAndBytes
 from herd.checkpoint.hf.forms.compressed_tensors import CompressedTensors, FbgemmFp8
-from herd.checkpoint.hf.forms.form import WRITTEN_BY, Form
+from herd.checkpoint.hf.forms.form import WRITTEN_BY, Form, Plain
 from herd.checkpoint.hf.forms.gptq import Gptq
 from herd.checkpoint.hf.forms.mlx import Mlx
 from herd.checkpoint.hf.forms.modelopt import ModelOpt
@@ -18,6 +18,7 @@ from herd.checkpoint.packed.source import PackedSource
 from herd.config import Llama4Config
 from herd.config.hf_keys import DENSE_FAMILIES
 from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_folder import open_files
 from herd.disk.small_files import read_json, safe_path
 from herd.errors import BadCheckpoint, BadConfig, fail
 from herd.weights import Source
@@ -59,6 +60,8 @@ def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFi
     half_split = data.get("model_type") in DENSE_FAMILIES
     settings = quantization_of(path, data)
     if settings is None:
+        if config.num_experts and _experts_apart(path):
+            return HfQuantized(path, config, lambda stored: Plain(stored, {}))
         return HfSource(path, config, half_split=half_split)
     method = settings.get("quant_method")
     if method == METHOD:
@@ -74,6 +77,16 @@ def hf_source(path: Path, config: Llama4Config, data: Mapping[str, Any]) -> HfFi
     if _of_cache(settings):
         source.notes.append(f"{path}: its form of keys and values is passed over; --kv says how they are kept")
     return source
+
+
+def _experts_apart(path: Path) -> bool:
+    """Whether routed experts stand one by one or stacked, as in folders of mlx-lm: only fused ones are mapped."""
+    files = open_files(path)
+    try:
+        return any("." in name.partition(".experts.")[2] for file in files for name in file.entries)
+    finally:
+        for file in files:
+            file.close()
 
 
 def quantization_of(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any] | None:

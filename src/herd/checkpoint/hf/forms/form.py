@@ -44,6 +44,16 @@ class Form:
         return rows_of(np.broadcast_to(found[:, None], (outputs, 1)))
 
 
+class Plain(Form):
+    """Floats in a folder whose experts do not stand fused."""
+
+    endings = (".weight",)
+
+    def coded(self, name: str, outputs: int, inputs: int) -> Coded | None:
+        """See Form: nothing is."""
+        return None
+
+
 def fp8(codes: Array, scales: Rows) -> Decoded:
     """w = scale * e4m3. codes: uint8 [O, I]; scales: [n, 1] or [n, I]."""
     return Decoded(lambda start, stop: E4M3[codes[start:stop]] * scales(start, stop))
