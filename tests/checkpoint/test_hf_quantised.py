@@ -351,6 +351,16 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Tensors], None], str]] = {
         FP8, lambda t: t.update({"model.norm.weight": torch.zeros(64).to(torch.float8_e4m3fn)}), "dtype of model.norm",
     ),
     "a norm that is missing": (FP8, lambda t: t.pop("model.norm.weight"), "missing: got model.norm.weight"),
+    "a scale too many": (
+        FP8, with_fp8(lambda t: t.update({NAME + ".weight_global_scale": torch.ones(1)})), "unknown to the config",
+    ),
+    "two names of one": (
+        FP8, lambda t: t.update({f"model.layers.1.feed_forward.experts.{n}.weight": torch.zeros(1)
+                                 for n in ("0.up_proj", "up_projs.0")}), "two tensors mean one",
+    ),
+    "a bias that adds something": (
+        FP8, with_fp8(lambda t: t.update({NAME + ".bias": torch.ones(64)})), "unknown to the config",
+    ),
     "a tensor too many": (FP8, lambda t: t.update(more=torch.zeros(1)), r"unknown to the config \(more\)"),
     "an expert that is missing": (
         FP8,

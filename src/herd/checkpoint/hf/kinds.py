@@ -94,7 +94,7 @@ def quantization_of(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any] | 
     text = data.get("text_config")
     parts = (data, text if isinstance(text, Mapping) else {})
     for part in parts:
-        if isinstance(mlx := part.get("quantization"), Mapping):
+        if isinstance(mlx := part.get("quantization"), Mapping) and "bits" in mlx:
             return {**mlx, "quant_method": "mlx"}
     for key in ("quantization_config", "compression_config"):
         for said in (part[key] for part in parts if part.get(key) is not None):

@@ -96,43 +96,36 @@ class HfQuantized(HfSource):
         self._settle_tied_head()
         self._stored = Stored(self.path, self._where, self.config.num_experts)
         self._form = self._make_form(self._stored)
-        known: set[str] = set()
+        zeros = {name for name in self._stored.tensors if name.endswith(".bias") and self._is_zero(name)}
         for w in walk(self.config):
             if w.kind == "vector":
                 self._plain(w.name, w.shape)
-                known.add(w.name)
             elif w.kind == "matrix":
-                known |= self._check_matrix(w.name, *w.shape, bias=w.bias)
+                self._check_matrix(w.name, *w.shape)
+                if w.bias:
+                    self._plain(w.name + ".bias", w.shape[:1])
             else:
-                known |= self._check_experts(w.name, *w.shape)
-        have = {n for n in self._stored.tensors if not n.endswith(_NOT_WEIGHTS)}
-        # what is missing was found on the way; `known` has names, too, that not every form holds
-        check_names(self.path, known & have, have)
-
-    def _check_matrix(self, name: str, outputs: int, inputs: int, *, bias: bool = False) -> set[str]:
-        """The names of a matrix's tensors, which may be there."""
-        known = {name + ".bias"} if bias or self._is_zero(name + ".bias") else set()
-        if bias:
-            self._plain(name + ".bias", (outputs,))
-        if self._form.coded(name, outputs, inputs) is not None:
-            return known | {name + ending for ending in self._form.endings}
-        self._plain(name + ".weight", (outputs, inputs))
-        return known | {name + ".weight"}
+                self._check_experts(w.name, *w.shape)
+        have = {n for n in self._stored.tensors if not n.endswith(_NOT_WEIGHTS)} - zeros
+        # what is missing was found on the way
+        check_names(self.path, self._stored.asked & have, have)
 
     def _is_zero(self, name: str) -> bool:
-        """Whether a bias is there that the config does not know and that adds nothing (old GPTQ files)."""
-        return name in self._stored and not self._stored.array(name).any()
+        """Whether a bias adds nothing: old GPTQ files have some that the config does not know."""
+        return not self._stored.tensors[name].read().any()
 
-    def _check_experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> set[str]:
+    def _check_matrix(self, name: str, outputs: int, inputs: int) -> None:
+        if self._form.coded(name, outputs, inputs) is None:
+            self._plain(name + ".weight", (outputs, inputs))
+
+    def _check_experts(self, name: str, num_experts: int, inputs: int, outputs: int) -> None:
         if name in self._stored:
             self._plain(name, (num_experts, inputs, outputs))
-            return {name}
+            return
         names, width = ((name,), outputs) if not name.endswith(GATE_UP) else (halves(name), outputs // 2)
-        known: set[str] = set()
         for one in names:
             for expert in _experts_of(one, num_experts):
-                known |= self._check_matrix(expert, width, inputs)
-        return known
+                self._check_matrix(expert, width, inputs)
 
     def _plain(self, name: str, shape: tuple[int, ...]) -> None:
         found = self._stored.need(name)

@@ -48,10 +48,16 @@ class Stored:
     def __init__(self, path: Path, where: Mapping[str, tuple[SafeFile, str]], experts: int = 0) -> None:
         self.path = path
         self.tensors: dict[str, Tensor] = {}
+        self.asked: set[str] = set()
+        """Names of the tensors that were looked at: what is left over, no form has a use for."""
         for name, (file, stored) in where.items():
             entry = file.entries[stored]
             tensor = Tensor(entry.dtype, entry.shape, lambda file=file, stored=stored: file.array(stored), stored)  # type: ignore[misc]
-            self.tensors |= _apart(name, tensor, where, experts)
+            parts = _apart(name, tensor, where, experts)
+            for twice in parts.keys() & self.tensors.keys():
+                both = f"{self.tensors[twice].stored} and {stored}"
+                fail(BadCheckpoint, f"{path}: two tensors mean one", got=both)
+            self.tensors |= parts
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -60,6 +66,7 @@ class Stored:
         """The tensor `name`. Raises BadCheckpoint when it is not there."""
         if name not in self.tensors:
             fail(BadCheckpoint, f"{self.path}: a tensor is missing", got=name)
+        self.asked.add(name)
         return self.tensors[name]
 
     def array(self, name: str) -> Array:
@@ -108,7 +115,8 @@ class Stored:
         if (found == -1).all() or np.array_equal(found, np.arange(inputs) // (inputs // groups)):
             return None
         if found.min() < 0 or found.max() >= groups:
-            fail(BadCheckpoint, f"{self.path}: {name}", got=int(found.max()), expected=f"0 to {groups - 1}")
+            got = f"{found.min()} to {found.max()}"
+            fail(BadCheckpoint, f"{self.path}: {name}", got=got, expected=f"0 to {groups - 1}")
         return found.astype(np.intp)
 
 

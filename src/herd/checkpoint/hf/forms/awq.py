@@ -22,8 +22,6 @@ _NIBBLE = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 class Awq(Form):
     """See the top of this file. Groups come from the tensors."""
 
-    endings = (".qweight", ".qzeros", ".scales")
-
     def check(self) -> None:
         """See Form."""
         version = str(self.settings.get("version") or self.settings.get("format") or "gemm").lower()

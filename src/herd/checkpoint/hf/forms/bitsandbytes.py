@@ -29,11 +29,6 @@ _OVER_127 = np.float32(1 / 127)
 class BitsAndBytes(Form):
     """See the top of this file. What it is comes from the tensors."""
 
-    endings = (
-        ".weight", ".weight.absmax", ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map", *_STATES,
-        ".SCB", ".weight_format",
-    )  # fmt: skip
-
     def coded(self, name: str, outputs: int, inputs: int) -> Coded | None:
         """See Form."""
         state = next((name + ending for ending in _STATES if name + ending in self.stored), None)

@@ -35,10 +35,7 @@ _DO = "llm-compressor writes these formats without sparsity and transforms"
 class CompressedTensors(Form):
     """See the top of this file. What it is comes from the tensors; config.json is checked."""
 
-    endings = (
-        ".weight", ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_g_idx", ".weight_global_scale",
-        ".weight_shape",
-    )  # fmt: skip
+    _groups: Mapping[str, Any] = {}
 
     def check(self) -> None:
         """See Form."""
@@ -56,6 +53,7 @@ class CompressedTensors(Form):
             if (w.get("type", "int"), w.get("num_bits", 8)) not in (("int", 4), ("int", 8), ("float", 4), ("float", 8)):
                 got = f"{w.get('type')} of {w.get('num_bits')} bits"
                 self.refuse(f"weights of {name}", got, "int or float of 4 or 8 bits", _DO)
+        self._groups = groups
         for name in self.stored.tensors:
             for ending, what in _REFUSED.items():
                 if name.endswith(ending):
@@ -137,8 +135,8 @@ class CompressedTensors(Form):
     def _block(self, name: str, outputs: int, inputs: int, shape: tuple[int, ...]) -> tuple[int, int]:
         """Outputs and inputs of a block with one scale: what config.json says, if the scales are as many."""
         found = []
-        for group in self.settings.get("config_groups", {"": {}}).values():
-            weights = group.get("weights", {})
+        for group in self._groups.values():
+            weights = group["weights"]
             block = weights.get("block_structure")
             if isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block):
                 found.append((block[0], block[1]))
@@ -146,7 +144,7 @@ class CompressedTensors(Form):
                 found.append((1, weights["group_size"]))
         for high, wide in found:
             if shape == (-(-outputs // high), -(-inputs // wide)):
-                return high, wide
+                return min(high, outputs), min(wide, inputs)
         expected = f"one a row or a matrix{''.join(f', or blocks of {list(block)}' for block in found)}"
         return fail(BadCheckpoint, f"{self.stored.path}: scales {name}", got=list(shape), expected=expected)
 

@@ -1,7 +1,7 @@
 """What a reader of a quantised form is asked, and what several of them need."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -16,9 +16,6 @@ WRITTEN_BY = "llm-compressor, GPTQModel, AutoAWQ, bitsandbytes, modelopt and mlx
 class Form:
     """A quantised form of a folder. Raises BadCheckpoint for settings and tensors that are not read."""
 
-    endings: ClassVar[tuple[str, ...]]
-    """Of the tensors that a quantised matrix may consist of."""
-
     def __init__(self, stored: Stored, settings: Mapping[str, Any]) -> None:
         self.stored, self.settings = stored, settings
         self.check()
@@ -27,7 +24,8 @@ class Form:
         """Raise BadCheckpoint, naming the setting, when config.json describes what is not read."""
 
     def coded(self, name: str, outputs: int, inputs: int) -> Coded | None:
-        """The matrix `name` [outputs, inputs] as it is stored; None when it is plain floats."""
+        """The matrix `name` [outputs, inputs] as it is stored; None when it is plain floats. It asks for each of its
+        tensors."""
         raise NotImplementedError
 
     def is_plain(self, name: str) -> bool:
@@ -46,8 +44,6 @@ class Form:
 
 class Plain(Form):
     """Floats in a folder whose experts do not stand fused."""
-
-    endings = (".weight",)
 
     def coded(self, name: str, outputs: int, inputs: int) -> Coded | None:
         """See Form: nothing is."""

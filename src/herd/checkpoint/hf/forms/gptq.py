@@ -20,8 +20,6 @@ from herd.formats.dtypes import Array
 class Gptq(Form):
     """See the top of this file. Bits and groups come from the tensors."""
 
-    endings = (".qweight", ".qzeros", ".scales", ".g_idx")
-
     def check(self) -> None:
         """See Form."""
         form = self.settings.get("checkpoint_format") or self.settings.get("format") or "gptq"

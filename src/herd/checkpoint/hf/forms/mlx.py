@@ -25,8 +25,6 @@ _DO = "mlx_lm.convert writes affine groups"
 class Mlx(Form):
     """See the top of this file. Bits, groups and mode of a matrix come from its tensors: each may have its own."""
 
-    endings = (".weight", ".scales", ".biases")
-
     def check(self) -> None:
         """See Form."""
         for part in (self.settings, *(v for v in self.settings.values() if isinstance(v, Mapping))):

@@ -22,15 +22,17 @@ _DO = "modelopt writes FP8 and NVFP4"
 class ModelOpt(Form):
     """See the top of this file. Which of the two a matrix is comes from its tensors."""
 
-    endings = (".weight", ".weight_scale", ".weight_scale_2")
-
     def check(self) -> None:
         """See Form."""
         inner = self.settings.get("quantization")
         said: Mapping[str, Any] = inner if isinstance(inner, Mapping) else self.settings
         algorithm = said.get("quant_algo")
         layers = said.get("quantized_layers")
-        each = [dict(w).get("quant_algo") for w in layers.values()] if isinstance(layers, Mapping) else []
+        each = (
+            [w.get("quant_algo") for w in layers.values() if isinstance(w, Mapping)]
+            if isinstance(layers, Mapping)
+            else []
+        )
         for one in each if algorithm == "MIXED_PRECISION" else [algorithm]:
             if one not in _READ:
                 self.refuse("quant_algo of modelopt", one, " or ".join(_READ), _DO)
