@@ -1,4 +1,4 @@
-"""NVIDIA modelopt's export: FP8 and NVFP4. What it is said in config.json, or in hf_quant_config.json beside it.
+"""NVIDIA modelopt's export: FP8 and NVFP4. Which of them is said in config.json, or in hf_quant_config.json beside it.
 
     X.weight float8_e4m3fn [O, I], X.weight_scale float32, one for all (or [O], [O, 1])
     X.weight uint8 [O, I / 2], the even input low; X.weight_scale e4m3 [O, I / 16]; X.weight_scale_2 float32, one
@@ -28,11 +28,8 @@ class ModelOpt(Form):
         said: Mapping[str, Any] = inner if isinstance(inner, Mapping) else self.settings
         algorithm = said.get("quant_algo")
         layers = said.get("quantized_layers")
-        each = (
-            [w.get("quant_algo") for w in layers.values() if isinstance(w, Mapping)]
-            if isinstance(layers, Mapping)
-            else []
-        )
+        parts = layers.values() if isinstance(layers, Mapping) else ()
+        each = [part.get("quant_algo") for part in parts if isinstance(part, Mapping)]
         for one in each if algorithm == "MIXED_PRECISION" else [algorithm]:
             if one not in _READ:
                 self.refuse("quant_algo of modelopt", one, " or ".join(_READ), _DO)
