@@ -11,21 +11,18 @@ alignas(64) const uint16_t CODEBOOKS[CODEBOOK_WORDS + 1] = {
 namespace {
 
 struct Eights {
-    uint64_t of[BOOK_IQ2_XXS - BOOK_IQ1];
+    uint64_t of[BOOK_IQ3_XXS] = {};
     Eights() {
-        for (int i = 0; i < BOOK_IQ2_XXS - BOOK_IQ1; i++) {
-            of[i] = 0;
-            for (int k = 0; k < 8; k++) {
-                const int level = CODEBOOKS[BOOK_IQ1 + i] >> (k % 2 * 8 + k / 2 % 2 * 4 + k / 4 * 2) & 3;
-                of[i] |= (uint64_t)(120 + 8 * level) << (8 * k);
-            }
-        }
+        for (int i = 0; i < BOOK_IQ3_XXS; i++)
+            for (int k = 0; k < 8; k++)
+                of[i] |= (uint64_t)((CODEBOOKS[i] >> (k % 2 * 8 + k / 2 % 2 * 4 + k / 4 * 2) & 3) * (i < BOOK_IQ2_XXS ? 8 : 1))
+                         << (8 * k);
     }
 };
 const Eights eights;
 
 }  // namespace
 
-const uint64_t *const IQ1_EIGHTS = eights.of;
+const uint64_t *const EIGHTS = eights.of;
 
 }  // namespace herd

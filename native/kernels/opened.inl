@@ -4,6 +4,8 @@
 
 template <Type T>
 constexpr bool OPENED = T >= Type::tq1_0 && T < Type::opened;
+template <Type T>
+constexpr bool OF_FOUR = T == Type::iq3_xxs || T == Type::iq3_s;  // entries of four weights
 
 INLINE void put_codes(uint8_t *to, int unit, int p, Codes c) { store_bytes(to + 4 * STRIP * unit + 4 * W * p, c); }
 INLINE void put_scale(uint8_t *to, int group, int p, F s) {
@@ -40,28 +42,25 @@ INLINE U entries(const uint16_t *book, U index) {
 #endif
 }
 
-// The nibbles of one half of each word to its four bytes, with others above them.
+// The nibbles of one half of each word to its four bytes; others stand above them.
 INLINE U nibbles_of(U entry, bool upper) {
-    constexpr uint32_t all = 0xffffffffu;
-    return (U)(upper ? joined(entry >> 16, entry >> 4, 0xffff, all) : joined(entry, entry << 12, 0xffff, all));
+    const U low = upper ? entry >> 16 : entry, high = upper ? entry >> 4 : entry << 12;
+    return (low & 0xffffu) | (high & 0xffff0000u);
 }
 
-// Bit 4i + b of each word in byte b, as BIT or 0.
-template <uint8_t BIT>
-INLINE U bit_of(U word, int i) {
+// Bit 4i + b of each word in byte b, as 8 or 0.
+INLINE U sign_bit(U word, int i) {
 #if defined(HERD_AVX512)
-    static const uint32_t spread[16] = {0x0,       0x1,       0x100,     0x101,     0x10000,   0x10001,   0x10100,   0x10101,
-                                        0x1000000, 0x1000001, 0x1000100, 0x1000101, 0x1010000, 0x1010001, 0x1010100, 0x1010101};
-    const __m512i table = _mm512_mullo_epi32(_mm512_loadu_si512(spread), _mm512_set1_epi32(BIT));
-    return (U)_mm512_permutexvar_epi32((__m512i)(word >> (4 * i)), table);
+    const U spread = {0x0,       0x8,       0x800,     0x808,     0x80000,   0x80008,   0x80800,   0x80808,
+                      0x8000000, 0x8000008, 0x8000800, 0x8000808, 0x8080000, 0x8080008, 0x8080800, 0x8080808};
+    return (U)_mm512_permutexvar_epi32((__m512i)(word >> (4 * i)), (__m512i)spread);
 #else
-    return (U)((Codes)(bits_of(word, i) != 0) & BIT);
+    return (U)((Codes)(bits_of(word, i) != 0) & 8);
 #endif
 }
 
-// 128 + v or 128 - v, by a level and a bit for the sign.
-alignas(16) const uint8_t IQ2_FIRST[16] = {136, 153, 171, 0, 0, 0, 0, 0, 120, 103, 85, 0, 0, 0, 0, 0};    // sign: 8
-alignas(16) const uint8_t IQ2_SECOND[16] = {136, 120, 0, 0, 153, 103, 0, 0, 171, 85, 0, 0, 0, 0, 0, 0};  // sign: 1
+// 128 + v, or 128 - v where the sign's bit, 8, stands beside the level.
+alignas(16) const uint8_t IQ2[16] = {136, 153, 171, 0, 0, 0, 0, 0, 120, 103, 85, 0, 0, 0, 0, 0};
 alignas(16) const uint8_t IQ3_XXS[16] = {132, 140, 148, 156, 164, 172, 180, 190, 124, 116, 108, 100, 92, 84, 76, 66};
 alignas(16) const uint8_t IQ3_S[16] = {129, 131, 133, 135, 137, 139, 141, 143, 127, 125, 123, 121, 119, 117, 115, 113};
 
@@ -124,54 +123,47 @@ INLINE U signs_of(const uint8_t *b, int g, int p) {
     }
 }
 
+// The codes of group g of 32 inputs, of entries of four weights.
 template <Type T>
-constexpr bool OF_FOUR = T == Type::iq3_xxs || T == Type::iq3_s;
-template <Type T>
-constexpr bool HAS_SIGNS = T == Type::iq2_xxs || T == Type::iq2_xs || T == Type::iq2_s || OF_FOUR<T>;
-
-template <Type T>
-    requires HAS_SIGNS<T>
+    requires OF_FOUR<T>
 INLINE void codes(const uint8_t *b, int g, int p, Codes c[8]) {
-    constexpr int words = OF_FOUR<T> ? 4 : 2;
-    constexpr int count = T == Type::iq2_s ? 1024 : T == Type::iq2_xs || T == Type::iq3_s ? 512 : 256;
-    const uint16_t *book = CODEBOOKS + (T == Type::iq2_xxs   ? BOOK_IQ2_XXS
-                                        : T == Type::iq2_xs  ? BOOK_IQ2_XS
-                                        : T == Type::iq2_s   ? BOOK_IQ2_S
-                                        : T == Type::iq3_xxs ? BOOK_IQ3_XXS
-                                                             : BOOK_IQ3_S);
-    U index[words];
+    constexpr bool s = T == Type::iq3_s;
+    U index[4];
     indices<T>(b, g, p, index);
-    for (int i = 0; i < words; i++) index[i] = entries<count>(book, index[i]);
+    for (int i = 0; i < 4; i++) index[i] = entries<s ? 512 : 256>(CODEBOOKS + (s ? BOOK_IQ3_S : BOOK_IQ3_XXS), index[i]);
     const U negative = signs_of<T>(b, g, p);
-    for (int j = 0; j < 2 * words; j++) {
-        const U n = T == Type::iq2_xs ? nibbles_of(index[j / 2], j % 2) : nibbles_of(index[j / 4 * 2 + j % 2], j % 4 / 2);
-        if constexpr (OF_FOUR<T>) {
-            c[j] = look_up(T == Type::iq3_s ? IQ3_S : IQ3_XXS, (Codes)((n & 0x07070707u) | bit_of<8>(negative, j)));
-        } else {
-            c[2 * j] = look_up(IQ2_FIRST, (Codes)((n & 0x03030303u) | bit_of<8>(negative, 2 * j)));
-            c[2 * j + 1] = look_up(IQ2_SECOND, (Codes)((n & 0x0c0c0c0cu) | bit_of<1>(negative, 2 * j + 1)));
-        }
+    for (int j = 0; j < 8; j++) {
+        const U level = nibbles_of(index[j / 4 * 2 + j % 2], j % 4 / 2) & 0x0f0f0f0fu;
+        c[j] = look_up(s ? IQ3_S : IQ3_XXS, (Codes)(level | sign_bit(negative, j)));
     }
 }
 
-// -- eight weights of -1, 0, 1 ------------------------------------------------------------------------------------
+// -- entries of eight weights -------------------------------------------------------------------------------------
+
+#if defined(HERD_AVX512) || defined(HERD_AVX2)
+// Entries of two outputs side by side, and of four.
+INLINE __m128d two_entries(const uint64_t *book, const uint16_t *at) {
+    return _mm_loadh_pd(_mm_load_sd((const double *)(book + at[0])), (const double *)(book + at[2]));
+}
+INLINE __m256d four_entries(const uint64_t *book, const uint16_t *first, const uint16_t *second) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(two_entries(book, first)), two_entries(book, second), 1);
+}
+#endif
 
 // The bytes 0 .. 3 and 4 .. 7 of an entry of eight for each of W outputs; its index in every other of `at`.
 INLINE void entries_of_eight(const uint64_t *book, const uint16_t *at, Codes &low, Codes &high) {
 #if defined(HERD_AVX512)
     __m512i half[2];
     for (int h = 0; h < 2; h++, at += 16) {
-        __m128d two[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
-            two[i] = _mm_loadh_pd(_mm_load_sd((const double *)(book + at[4 * i])), (const double *)(book + at[4 * i + 2]));
-        const __m256d first = _mm256_insertf128_pd(_mm256_castpd128_pd256(two[0]), two[1], 1);
-        const __m256d second = _mm256_insertf128_pd(_mm256_castpd128_pd256(two[2]), two[3], 1);
+        const __m256d first = four_entries(book, at, at + 4), second = four_entries(book, at + 8, at + 12);
         half[h] = _mm512_castpd_si512(_mm512_insertf64x4(_mm512_castpd256_pd512(first), second, 1));
     }
     const I even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
     low = (Codes)_mm512_permutex2var_epi32(half[0], (__m512i)even, half[1]);
     high = (Codes)_mm512_permutex2var_epi32(half[0], (__m512i)(even + 1), half[1]);
+#elif defined(HERD_AVX2)
+    const __m256 first = (__m256)four_entries(book, at, at + 8), second = (__m256)four_entries(book, at + 4, at + 12);
+    low = (Codes)_mm256_shuffle_ps(first, second, 0x88), high = (Codes)_mm256_shuffle_ps(first, second, 0xdd);
 #else
     uint32_t words[2][W];
     for (int r = 0; r < W; r++) words[0][r] = (uint32_t)book[at[2 * r]], words[1][r] = (uint32_t)(book[at[2 * r]] >> 32);
@@ -179,29 +171,41 @@ INLINE void entries_of_eight(const uint64_t *book, const uint16_t *at, Codes &lo
 #endif
 }
 
-// Index j's shift by an eighth, in the bytes of a word: 1 or, where its bit is set, -1.
+// 120, and index j's shift by an eighth in every byte: 121 or, where its bit is set, 119.
 template <Type T>
 INLINE Codes shift_of(const uint8_t *b, int g, int p, int j) {
     const U bit = T == Type::iq1_s ? pairs_at(b, 34, g, p) >> 15 : pairs_at(b, 32, g, p) >> (4 * j + 3) & 1;
-    return (Codes)((U{} - bit) | 0x01010101u);
+    return (Codes)((U{} - bit) | 0x01010101u) + 120;
 }
 
 // All indices first: read one by one as soon as they are stored, they would be waited for.
 template <Type T>
-INLINE void open_iq1(const uint8_t *b, int p, uint8_t *to) {
+INLINE void open_eights(const uint8_t *b, int p, uint8_t *to) {
+    constexpr bool iq1 = T == Type::iq1_s || T == Type::iq1_m;
+    constexpr int book = iq1                     ? BOOK_IQ1
+                         : T == Type::iq2_xxs ? BOOK_IQ2_XXS
+                         : T == Type::iq2_xs  ? BOOK_IQ2_XS
+                                              : BOOK_IQ2_S;
+    constexpr bool in_pairs = T == Type::iq2_xs;  // indices 0 and 1 in a word, not 0 and 2
     U index[8][2];
     for (int g = 0; g < 8; g++) indices<T>(b, g, p, index[g]);
     uint16_t at[8][2][2 * W];
     memcpy(at, index, sizeof at);
 #pragma GCC unroll 1
-    for (int g = 0; g < 8; g++)
+    for (int g = 0; g < 8; g++) {
+        U negative{};
+        if constexpr (!iq1) negative = signs_of<T>(b, g, p);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            Codes low, high;
-            entries_of_eight(IQ1_EIGHTS, at[g][j % 2] + j / 2, low, high);
-            const Codes shift = shift_of<T>(b, g, p, j);
-            put_codes(to, 8 * g + 2 * j, p, low + shift), put_codes(to, 8 * g + 2 * j + 1, p, high + shift);
+            Codes c[2];
+            entries_of_eight(EIGHTS + book, in_pairs ? at[g][j / 2] + j % 2 : at[g][j % 2] + j / 2, c[0], c[1]);
+            for (int h = 0; h < 2; h++) {
+                if constexpr (iq1) c[h] = c[h] + shift_of<T>(b, g, p, j);
+                else c[h] = look_up(IQ2, (Codes)((U)c[h] | sign_bit(negative, 2 * j + h)));
+                put_codes(to, 8 * g + 2 * j + h, p, c[h]);
+            }
         }
+    }
 }
 
 // -- three values -------------------------------------------------------------------------------------------------
@@ -270,7 +274,7 @@ static void open_as(const uint8_t *strip, int64_t blocks, uint8_t *to) {
             for (int g = 0; g < 16; g++) put_scale(to, g, p, s[g]);
             if constexpr (T == Type::tq1_0) open_tq1_0(strip, p, to);
             else if constexpr (T == Type::tq2_0) open_tq2_0(strip, p, to);
-            else if constexpr (T == Type::iq1_s || T == Type::iq1_m) open_iq1<T>(strip, p, to);
+            else if constexpr (!OF_FOUR<T>) open_eights<T>(strip, p, to);
             else
 #pragma GCC unroll 1
                 for (int g = 0; g < 8; g++) {

@@ -23,7 +23,7 @@ enum class Type : int {
 constexpr int BOOK_IQ1 = 0, BOOK_IQ2_XXS = 2048, BOOK_IQ2_XS = 2304, BOOK_IQ2_S = 2816, BOOK_IQ3_XXS = 3840,
               BOOK_IQ3_S = 4096, CODEBOOK_WORDS = 4608;
 extern const uint16_t CODEBOOKS[];
-extern const uint64_t *const IQ1_EIGHTS;  // entries of iq1: a byte of 128 + 8 v for each weight
+extern const uint64_t *const EIGHTS;  // those of eight weights, a byte for each: the level, of iq1 times 8
 
 constexpr int STRIP = 16;  // outputs of a strip (herd.formats.strips)
 
