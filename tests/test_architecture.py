@@ -41,6 +41,23 @@ def test_folders_that_a_row_names_exist() -> None:
             assert any((place / name).is_dir() for place in places), f"{room}: {name}/"
 
 
+RIDDLES = re.compile(
+    r"(Of|That|Those|Through|From|By|For|In|With|To|Until|Between|Without|One more|More of|All of (it|them)"
+    r"|The same|The one (given|of)) "
+)
+"""Beginnings that leave open what a docstring tells of: bytes, ids, texts?"""
+
+
+def test_docstrings_of_names_begin_with_what_they_tell_of() -> None:
+    lost = []
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Expr(value=ast.Constant(value=str(text)), lineno=line) if line > 1 and RIDDLES.match(text):
+                    lost.append(f"{path}:{line}: {text.splitlines()[0]}")
+    assert lost == []
+
+
 class Code:
     """What the files of the package define, import or use, by the module, folder or class that it may follow."""
 

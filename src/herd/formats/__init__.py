@@ -78,7 +78,7 @@ FORMATS: dict[str, Format] = {
 """Every format that Herd reads, by name."""
 
 WRITTEN = tuple(name for name, f in FORMATS.items() if f.encode_blocks is not None)
-"""Those that it writes, too."""
+"""Formats that it writes, too."""
 
 _BY_TYPE = {f.ggml_type: f for f in FORMATS.values()}
 

@@ -50,7 +50,7 @@ class Quantized:
 
     path: Path
     num_bytes: int
-    """Of the files."""
+    """Bytes of the files."""
     bits: float
     """Bits a weight, everything counted."""
     plan: FormatPlan

@@ -29,7 +29,7 @@ class FormatPlan:
 
     formats: dict[str, str | None]
     num_bytes: int
-    """Of all weights: the parts, and what stays float."""
+    """Bytes of all weights: the parts, and what stays float."""
     loss: float | None = None
     """Estimated (`passes.mixture`); None where nothing was chosen."""
     notes: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def plan_budget(
 
 
 def _choose(fine: dict[str, list[Option]], all_options: dict[str, list[Option]], left: int) -> FormatChoice:
-    """With fine tables where that fits, else with any."""
+    """The choice with fine tables where that fits, else with any."""
     try:
         return choose(fine, left)
     except DoesNotFit:

@@ -44,7 +44,7 @@ class MatrixPart:
 
     @property
     def num_weights(self) -> int:
-        """Of all experts."""
+        """Weights of all experts."""
         return max(self.num_experts, 1) * self.outputs * self.inputs
 
     @property
@@ -53,7 +53,7 @@ class MatrixPart:
         return self.wanted.name in (EMBEDDING, HEAD)
 
     def num_bytes(self, format: str) -> int:
-        """In a format."""
+        """Bytes in a format."""
         return max(self.num_experts, 1) * self.outputs * formats.row_bytes(format, self.inputs)
 
 

@@ -39,11 +39,11 @@ def _of_json(kind: str, key: str, before: str = "", after: str = "") -> CallForm
 
 
 LLAMA = _of_json('"type": "function", ', "parameters")
-"""Llama's."""
+"""The form of Llama models."""
 BARE = _of_json("", "parameters")
-"""The same without its type."""
+"""The form of Llama models without its type."""
 HERMES = _of_json("", "arguments", "<tool_call>\n", "\n</tool_call>")
-"""That of ChatML models."""
+"""The form of ChatML models."""
 
 
 def rule(text: str) -> str:
@@ -52,7 +52,7 @@ def rule(text: str) -> str:
 
 
 def pieces(text: str) -> str:
-    """The same in the pieces that JSON is made of, for what may turn out to be JSON of another kind."""
+    """A part of a form in the pieces that JSON is made of, for what may turn out to be JSON of another kind."""
     return " ".join(map(_literal, _PIECES.findall(text)))
 
 

@@ -127,7 +127,7 @@ def _any_of(texts: Collection[str]) -> "re.Pattern[str] | None":
 
 
 def _apart(texts: Collection[str], spellings: Collection[str]) -> set[str]:
-    """Those that hold no spelling and are no part of one."""
+    """The texts that hold no spelling and are no part of one."""
     whole, each = "\0".join(spellings).casefold(), _any_of({text.casefold() for text in spellings})
     folded = ((text, text.casefold()) for text in texts)
     return {text for text, one in folded if one not in whole and not (each and each.search(one))}

@@ -33,7 +33,7 @@ def models_of(names: list[str]) -> list[str]:
 
 
 def parts_for(model: str, names: list[str]) -> list[str]:
-    """Of the names of a folder's GGUF files, the vision parts that belong to a model, the best first.
+    """The vision parts that belong to a model, of the names of a folder's GGUF files, the best first.
 
     Raises BadCheckpoint when nothing tells the first two apart.
     """

@@ -40,7 +40,7 @@ class HfFiles(Source, Protocol):
 
     files: list[SafeFile]
     config: Llama4Config
-    """The one given, but for what the files say otherwise."""
+    """The config that is given, but for what the files say otherwise."""
     notes: list[str]
     """A line for each thing about the files that a person should know."""
 

@@ -38,7 +38,7 @@ class HfSource:
     """
 
     config: Llama4Config
-    """The one given, but for embeddings that config.json ties and files hold apart."""
+    """The config that is given, but for embeddings that config.json ties and files hold apart."""
     notes: list[str]
     """A line for each thing about the files that a person should know."""
 

@@ -16,7 +16,7 @@ DROPPED = ("_extra_state", "rope.freqs", "global_gate_stats_3E", "expert_activat
 EXPERTS = ("moe_w_in_eD_F", "moe_w_swiglu_eD_F", "moe_w_out_eF_D")
 """Gate, up and down of the routed experts, [E * D, F] and [E * F, D]."""
 SCALES = ("w1", "w3", "w2")
-"""The same in the files with scales."""
+"""Gate, up and down in the files with scales."""
 
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,4}+)\.(.+)")
 _VISION_LAYER = re.compile(r"vision_model\.model\.layers\.([0-9]{1,4}+)\.(.+)")
@@ -107,7 +107,7 @@ def place_of(config: Llama4Config, name: str, files: int) -> TensorPlace:
 
 
 def _parts(config: Llama4Config, rest: str) -> tuple[int, int, int] | None:
-    """For a tensor that holds several of ours one after the other: rows before ours, our rows, rows of all."""
+    """Rows before ours, our rows and all rows of a tensor that holds several of ours one after the other."""
     H, N, K, F = config.head_size, config.num_heads, config.num_kv_heads, config.dense_width
     return {
         "self_attn.q_proj.weight": (0, N * H, (N + 2 * K) * H),

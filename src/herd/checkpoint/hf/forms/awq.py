@@ -16,7 +16,7 @@ from herd.formats import to_float32
 from herd.formats.dtypes import Array
 
 _NIBBLE = np.array([0, 4, 1, 5, 2, 6, 3, 7])
-"""Of each output of a word, the nibble that holds it."""
+"""The nibble that holds each output of a word."""
 
 
 class Awq(Form):
