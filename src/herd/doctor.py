@@ -17,7 +17,7 @@ from herd.planning.memory import gb
 from herd.store import registry
 
 EXTRAS = {
-    "torch": ("torch", "training, GPUs, the reference operations", "pip install 'llama-herd[torch]'"),
+    "torch": ("torch", "training, GPUs, the reference operations", "pip install torch"),
     "hub": ("huggingface_hub", "herd pull ORG/NAME", "scripts/setup --hub"),
 }
 """Extra of the distribution -> the module that shows it is there, what it is for, and how it comes."""

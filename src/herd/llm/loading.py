@@ -346,7 +346,7 @@ def _op_set(name: str, threads: int | None, device: str) -> Ops:
             import torch
         except ImportError:
             what = "ops torch" if device == "cpu" else f"device {device}"
-            fail(MissingExtra, f"{what}: PyTorch is not installed", do='pip install "llama-herd[torch]"')
+            fail(MissingExtra, f"{what}: PyTorch is not installed", do="pip install torch, into Herd's environment")
         from herd.ops.torch import TorchOps
 
         if threads is not None:
