@@ -130,7 +130,7 @@ def test_a_kind_that_no_layer_has_is_zero_and_one_that_a_layer_lacks_is_named(tm
     gguf = pytest.importorskip("gguf")
     write_gguf(tmp_path / "full.gguf", c, full, {}, "f32")
 
-    def without(target: str, left_out: tuple[str, ...]) -> Path:
+    def without(target: str, left_out: tuple[str, ...], more: str = "") -> Path:
         reader = gguf.GGUFReader(tmp_path / "full.gguf")
         writer = gguf.GGUFWriter(tmp_path / target, "llama")
         for key, field in reader.fields.items():
@@ -139,6 +139,8 @@ def test_a_kind_that_no_layer_has_is_zero_and_one_that_a_layer_lacks_is_named(tm
         for tensor in reader.tensors:
             if not tensor.name.endswith(left_out):
                 writer.add_tensor(tensor.name, tensor.data)
+        if more:
+            writer.add_tensor(more, np.zeros(4, np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -150,6 +152,9 @@ def test_a_kind_that_no_layer_has_is_zero_and_one_that_a_layer_lacks_is_named(tm
     assert np.array_equal(ours(without("no-o.gguf", ("attn_output.bias",))), want)
     with pytest.raises(BadCheckpoint, match=r"1 tensors are missing \(blk\.0\.attn_output\.bias\)"):
         open_checkpoint(without("some-o.gguf", ("0.attn_output.bias",)))
+    for odd in ("blk.bias", "blk..bias", "blk.0.bias", "blk.0..bias", "blk.0.attn_q.0.bias", ".bias"):
+        with pytest.raises(BadCheckpoint, match="1 tensors are unknown to the config"):
+            open_checkpoint(without("odd.gguf", ("no such",), odd))
 
 
 def test_what_a_form_cannot_say_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

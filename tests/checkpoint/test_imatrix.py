@@ -145,6 +145,34 @@ def test_a_calibration_that_is_kept_says_the_same_again(model: Path, tmp_path: P
         assert np.array_equal(one.squares, read_imatrix(kept).tensors[name].squares)
 
 
+def as_twice(path: Path) -> None:
+    """The older form with one name for two entries."""
+    data = as_binary(path, {Q: sums()[Q]}).read_bytes()[4:-17]
+    path.write_bytes(struct.pack("<i", 2) + 2 * data)
+
+
+def with_key(path: Path, name: str, kind: int, value: bytes) -> None:
+    """A file with one key, of any type."""
+    at = struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", kind) + value
+    type = struct.pack("<Q", 12) + b"general.type" + struct.pack("<IQ", 8, 7) + b"imatrix"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + type + at + bytes(64))
+
+
+KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(6, struct.pack("<f", np.nan)), (7, b"\1"), (8, struct.pack("<Q", 1) + b"a"), (9, struct.pack("<IQi", 5, 1, 3))],
+    ids=["float", "bool", "string", "numbers"],
+)
+def test_keys_of_other_types_are_refused(tmp_path: Path, name: str, kind: int, value: bytes) -> None:
+    with_key(tmp_path / "i", name, kind, value)
+    with pytest.raises(BadCheckpoint, match=f"{name}: got"):
+        read_imatrix(tmp_path / "i")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -155,6 +183,7 @@ def cut(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "number of entries: got 0 bytes"),
         (lambda path: path.write_bytes(b"any text at all, no matrix"), "number of entries"),
         (lambda path: path.write_bytes(struct.pack("<iii", 1, 9999, 7)), "bytes of a name"),
+        (as_twice, f"a tensor stands twice: got {Q}"),
         (lambda path: as_binary(path, {Q: (np.full((1, 256), np.nan), np.ones(1))}), "NaN"),
         (lambda path: as_gguf(path, {Q: (-np.ones((1, 256), np.float32), np.ones(1, np.float32))}), "negative"),
         (lambda path: as_gguf(path, {Q: (np.ones((1, 64), np.float32), np.ones(1, np.float32))}), r"\[1, 256\]"),
@@ -174,11 +203,21 @@ def test_what_is_no_matrix_of_the_model_is_refused_in_one_line(tmp_path: Path, c
 
 
 def test_options_that_contradict_each_other(model: Path, tmp_path: Path) -> None:
-    matrix = as_gguf(tmp_path / "i.gguf", sums())
+    matrix, weights = as_gguf(tmp_path / "i.gguf", sums()), next(model.glob("*.safetensors"))
     cases: list[tuple[type[HerdError], str, Any]] = [
         (UsageError, "a text and an imatrix", lambda: quantize(model, "o", "q4_0", calibrate="a", imatrix=matrix)),
         (UsageError, "no text to learn from", lambda: quantize(model, "o", "q4_0", save_imatrix=tmp_path / "k")),
         (UsageError, "exists already", lambda: quantize(model, "o", "q4_0", calibrate="a", save_imatrix=matrix)),
+        (
+            UsageError,
+            "is the target",
+            lambda: quantize(model, matrix, "q4_0", calibrate="a", save_imatrix=matrix, overwrite=True),
+        ),
+        (
+            UsageError,
+            "belongs to the source",
+            lambda: quantize(model, tmp_path / "o", "q4_0", calibrate="a", save_imatrix=weights, overwrite=True),
+        ),
         (NotFound, "nowhere", lambda: quantize(model, tmp_path / "o", "q4_0", imatrix=tmp_path / "nowhere")),
         (UsageError, "a folder of floats", lambda: convert(model, tmp_path / "o", imatrix=matrix)),
         (UsageError, "got type f16", lambda: convert(model, tmp_path / "o.gguf", "f16", imatrix=matrix)),

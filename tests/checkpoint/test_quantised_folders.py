@@ -26,6 +26,7 @@ from herd.model import forward, place_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 DENSE = replace(TINY_DENSE, num_layers=2)
 MOE = replace(TINY_TEXT, num_layers=2)
@@ -279,6 +280,61 @@ def test_a_stack_of_another_number_of_experts_is_refused_whatever_its_size(tmp_p
 
     folder(tmp_path / "m", MOE, {"quant_method": "gptq"}, change)
     with pytest.raises(BadCheckpoint, match=r"unknown to the config .*gate_proj.weight"):
+        open_checkpoint(tmp_path / "m")
+
+
+def one_expert_again(tensors: Tensors) -> None:
+    """The first expert of each stack, by its own name, too."""
+    for name in [n for n in tensors if ".experts.gate_proj" in n]:
+        tensors[name.replace(".experts.", ".experts.0.")] = tensors[name][0] * 0
+
+
+def apart_again(tensors: Tensors) -> None:
+    """The same experts under their other name, of other numbers."""
+    for name in [n for n in tensors if ".experts.gate_projs.0." in n]:
+        tensors[name.replace("gate_projs.0", "0.gate_proj")] = tensors[name] * 0
+
+
+def floats_beside(tensors: Tensors) -> None:
+    for name in [n for n in tensors if n.endswith("q_proj.weight_packed")]:
+        tensors[name.removesuffix("_packed")] = torch.zeros(128, 64)
+
+
+def one_output_more(tensors: Tensors) -> None:
+    """Gate and up in stacks that have no half."""
+    for name in [n for n in tensors if "gate_up_proj" in n and tensors[n].ndim == 3]:
+        wide = tensors[name].view(torch.uint8)
+        tensors[name] = torch.cat([wide, wide[..., :1]], 2).view(tensors[name].dtype)
+
+
+MEANT_TWICE = {
+    "mlx": (one_expert_again, r"two tensors mean one: got .*gate_proj.* and .*gate_proj"),
+    "bitsandbytes": (apart_again, "two tensors mean one: got .*gate_projs?.* and .*gate_projs?"),
+    "compressed-tensors": (floats_beside, "two tensors mean one: got .*weight and .*weight_packed"),
+    "modelopt": (one_output_more, "gate_up_proj: got U8"),
+}
+
+
+@pytest.mark.parametrize("name", MEANT_TWICE)
+def test_numbers_that_may_be_two_things_are_refused(tmp_path: Path, name: str) -> None:
+    change, message = MEANT_TWICE[name]
+    quantised, _ = both(tmp_path, FORMS[name])
+    tensors = safetensors_torch.load_file(quantised / "model.safetensors")
+    change(tensors)
+    safetensors_torch.save_file({k: v.contiguous() for k, v in tensors.items()}, quantised / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match=message):
+        open_checkpoint(quantised)
+
+
+def test_a_small_file_makes_no_millions_of_tensors(tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        tensors.clear()
+        tensors.update({f"model.layers.0.feed_forward.experts.up_proj.x{n}": torch.zeros(4096, 0) for n in range(200)})
+
+    folder(tmp_path / "m", MOE, {"quant_method": "gptq"}, change)
+    data = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**data, "num_local_experts": 4096}))
+    with pytest.raises(BadCheckpoint, match="tensors of all experts: got"):
         open_checkpoint(tmp_path / "m")
 
 

@@ -1,6 +1,8 @@
 """Matrices that each form's own package quantised (tests/fixtures/quantised): Herd decodes them to the same numbers."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from herd.checkpoint.hf.forms.form import Form
 from herd.checkpoint.hf.kinds import FORMS
 from herd.checkpoint.hf.stored import Stored, Tensor
 from herd.containers.safetensors import SafeFile
+from herd.containers.safetensors_header import DTYPES
 from herd.errors import BadCheckpoint
 from herd.formats import bf16_from_float32, decode, to_float32
 from herd.weights import Packed
@@ -102,3 +105,62 @@ def test_a_tensor_that_is_missing_cut_or_of_another_type_is_refused(path: Path, 
         tensors.tensors[name] = whole
     for shape in ((outputs - 4, inputs), (outputs, inputs - 8), (outputs + 8, inputs)):
         refused(form, variant, *shape)
+
+
+ODD = (None, True, 0, -1, 5, 10**400, 1e300, "x", [], [1], {}, {"a": 5}, {"a": {"weights": None}})
+"""What a hostile file may say in place of anything."""
+OPTIONS = {
+    "modelopt": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}, "quantization": {}},
+    "compressed-tensors": {"sparsity_config": {"format": "dense"}, "transform_config": {"config_groups": {}}},
+    "gptq": {"checkpoint_format": "gptq"}, "awq": {"version": "gemm", "bits": 4}, "mlx": {"mode": "affine"},
+}  # fmt: skip
+"""Settings that are read and that not every package writes."""
+
+
+def changed(tree: Any) -> Iterator[Any]:
+    """A tree of JSON with one value after the other left out, or replaced by each of ODD."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        yield {k: v for k, v in tree.items() if k != key}
+        yield from ({**tree, key: odd} for odd in (*ODD, *changed(value)))
+
+
+def bent(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor with other numbers of axes and rows, and other types; a JSON text with other values."""
+    array = tensor.read()
+    flat = array.reshape(-1)
+    shapes = [flat[:1].reshape(()), flat[:0], flat, array[None], array[..., None], array.T, flat[:-1], array[None][:0]]
+    for other in shapes:
+        yield Tensor(tensor.dtype, other.shape, lambda other=other: other, tensor.stored)
+    for dtype in ("F32", "U8", "I8", "I32", "F8_E4M3"):
+        yield Tensor(dtype, array.shape, lambda dtype=dtype: np.ones(array.shape, DTYPES[dtype]), tensor.stored)
+    for said in changed(json.loads(array.tobytes())) if "quant_state" in tensor.stored else ():
+        data = np.frombuffer(json.dumps(said).encode(), np.uint8)
+        yield Tensor("U8", data.shape, lambda data=data: data, tensor.stored)
+
+
+def read_or_refused(make: type[Form], tensors: Stored, settings: dict[str, Any], name: str, shape: list[int]) -> None:
+    """Whatever is said, a matrix is read whole, in its shape, or refused."""
+    with contextlib.suppress(BadCheckpoint):
+        coded = make(tensors, settings).coded(name, *shape)
+        assert coded is None or coded.floats(0, 3).shape == (3, shape[1])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("path", "variant"), CASES)
+def test_whatever_a_file_says_it_is_read_or_refused(path: Path, variant: str) -> None:
+    tensors, variants, _ = stored(path)
+    shape, settings = variants[variant]["shape"], variants[variant]["settings"]
+    method = settings["quant_method"]
+    makes = [FORMS[method], *([FORMS["fbgemm_fp8"]] if method == "compressed-tensors" else [])]
+    for make in makes:
+        for said in changed({**settings, **OPTIONS.get(method, {})}):
+            read_or_refused(make, tensors, said, variant, shape)
+        for name, tensor in list(tensors.tensors.items()):
+            if not name.startswith(variant + ".") or name.endswith(".decoded"):
+                continue
+            for other in bent(tensor):
+                tensors.tensors[name] = other
+                read_or_refused(make, tensors, settings, variant, shape)
+            del tensors.tensors[name]
+            read_or_refused(make, tensors, settings, variant, shape)
+            tensors.tensors[name] = tensor

@@ -194,7 +194,8 @@ def node_of(
     narrow, dtype = _NARROW[floats]
 
     def values(at: tuple[int, ...], start: int, stop: int) -> Array:
-        return narrow(_in_order(parts[at[0] if at else 0].floats, order, start, stop))
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # NaN and infinity are what the file says
+            return narrow(_in_order(parts[at[0] if at else 0].floats, order, start, stop))
 
     return Dense(LazyArray(shape, dtype, values), None, name)
 

@@ -118,6 +118,8 @@ def quantize(
     with open_checkpoint(source, mmproj=mmproj) as checkpoint:
         config = checkpoint.config
         _refuse_self(Path(source), target)
+        if weighing.save is not None:
+            _refuse_other(Path(source), target, weighing.save)
         _check_targets(target, config, overwrite)
         budget = size_bytes if size_bytes is not None else int(count(config).total * (bits or 0) / 8)
         if type is None:
@@ -182,6 +184,14 @@ def compare(
 def _refuse_self(source: Path, target: Path) -> None:
     if target.exists() and (source.samefile(target) or (source.is_file() and source.parent.samefile(target))):
         fail(UsageError, f"{target} is the source", do="name another target")
+
+
+def _refuse_other(source: Path, target: Path, save: Path) -> None:
+    """Raise UsageError where the importance matrix would take the place of the target, or of a file of the source."""
+    if save.absolute() == target.absolute():
+        fail(UsageError, f"imatrix to write: {save} is the target", do="name another file")
+    if save.exists() and (source.samefile(save) or (source.is_dir() and source.samefile(save.parent))):
+        fail(UsageError, f"imatrix to write: {save} belongs to the source", do="name another file")
 
 
 def _check_targets(target: Path, config: Llama4Config, overwrite: bool) -> None:

@@ -13,18 +13,19 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from herd.checkpoint.gguf.keys import key_bytes, string_bytes
-from herd.containers.gguf import open_gguf
+from herd.containers.gguf import Gguf, open_gguf
 from herd.containers.gguf_header import MAX_NAME, MAX_TENSORS
 from herd.disk.atomic import new_file
 from herd.disk.small_files import regular_file
 from herd.errors import BadCheckpoint, fail
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 
 _SQUARES, _COUNTS = ".in_sum2", ".counts"
@@ -78,9 +79,17 @@ def _read_gguf(path: Path) -> Imatrix:
         if not len(counts) or squares.size % len(counts):
             fail(BadCheckpoint, f"{path}: {full}", got=f"{squares.size} numbers", expected=f"{len(counts)} equal rows")
         tensors[name] = InputSums(np.array(squares, np.float32).reshape(len(counts), -1), np.array(counts, np.float32))
-    datasets = reader.keys.get("imatrix.datasets", ())
-    chunks, chunk_size = (reader.keys.get(f"imatrix.chunk_{x}", 0) for x in ("count", "size"))
-    return Imatrix(tensors, tuple(map(str, datasets)), int(chunks), int(chunk_size))
+    datasets = _key(reader, "imatrix.datasets", list, [])
+    chunks, chunk_size = (_key(reader, f"imatrix.chunk_{x}", int, 0) for x in ("count", "size"))
+    return Imatrix(tensors, tuple(map(str, datasets)), chunks, chunk_size)
+
+
+def _key(reader: Gguf, name: str, kind: type[T], default: T) -> T:
+    """A key of this type. Raises BadCheckpoint for another."""
+    value = reader.keys.get(name, default)
+    if type(value) is not kind:
+        fail(BadCheckpoint, f"{reader.path}: {name}", got=type(value).__name__, expected=kind.__name__)
+    return value
 
 
 class _Binary:
@@ -90,7 +99,11 @@ class _Binary:
         self._path, self._file, self._left = path, file, size
 
     def read(self) -> Imatrix:
-        tensors = dict(self._entry() for _ in range(self._int("number of entries", MAX_TENSORS)))
+        tensors: dict[str, InputSums] = {}
+        for _ in range(self._int("number of entries", MAX_TENSORS)):
+            name, sums = self._entry()
+            if tensors.setdefault(name, sums) is not sums:
+                fail(BadCheckpoint, f"{self._path}: a tensor stands twice", got=name)
         if not tensors:
             fail(BadCheckpoint, f"{self._path}: no importance matrix")
         if self._left < 8:  # the oldest files end here

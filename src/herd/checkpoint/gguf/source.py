@@ -53,7 +53,8 @@ def config_from_gguf(reader: Gguf, mmproj: Gguf | None = None) -> Llama4Config:
 
 def _layer_biases(tensors: Collection[str]) -> set[str]:
     """The kinds of bias that any layer of the text model has, as `names` calls them."""
-    return {name.split(".", 2)[2] for name in tensors if name.startswith("blk.") and name.endswith(".bias")}
+    parts = (name.split(".", 2) for name in tensors if name.startswith("blk.") and name.endswith(".bias"))
+    return {found[2] for found in parts if len(found) == 3}
 
 
 def _with_vision(config: Llama4Config, reader: Gguf, mmproj: Gguf) -> Llama4Config:

@@ -22,6 +22,8 @@ from herd.formats.dtypes import Array
 FLOATS = ("F32", "F16", "BF16")
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 _FUSED = ("gate_up_proj", "down_proj")
+MAX_PARTS = 1 << 17
+"""Tensors once stacks are taken apart: Maverick's, of three a matrix, are 28,000."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,16 @@ class Stored:
         for name, (file, stored) in where.items():
             entry = file.entries[stored]
             tensor = Tensor(entry.dtype, entry.shape, lambda file=file, stored=stored: file.array(stored), stored)  # type: ignore[misc]
-            parts = _apart(name, tensor, where, experts)
-            for twice in parts.keys() & self.tensors.keys():
-                both = f"{self.tensors[twice].stored} and {stored}"
-                fail(BadCheckpoint, f"{path}: two tensors mean one", got=both)
-            self.tensors |= parts
+            self._add(stored, _apart(name, tensor, where, experts))
+
+    def _add(self, stored: str, found: Mapping[str, Tensor]) -> None:
+        twice = self.tensors.keys() & found.keys()
+        if twice:
+            first = self.tensors[min(twice)].stored
+            fail(BadCheckpoint, f"{self.path}: two tensors mean one", got=f"{first} and {stored}")
+        self.tensors |= found
+        if len(self.tensors) > MAX_PARTS:
+            fail(BadCheckpoint, f"{self.path}: tensors of all experts", got=len(self.tensors), expected=MAX_PARTS)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -137,16 +144,16 @@ def _apart(name: str, tensor: Tensor, where: Mapping[str, tuple[SafeFile, str]],
         return {name: tensor}
     file, stored = weight
     whole = file.entries[stored]
-    if whole.dtype in FLOATS or len(whole.shape) != 3 or whole.shape[0] != experts:
+    halves = ("gate_proj", "up_proj") if fused == "gate_up_proj" else ("down_proj",)
+    if whole.dtype in FLOATS or len(whole.shape) != 3 or whole.shape[0] != experts or whole.shape[2] % len(halves):
         return {name: tensor}
-    return _fused(stem, fused, rest.removeprefix(fused), tensor, whole.shape)
+    return _fused(stem, halves, rest.removeprefix(fused), tensor, whole.shape)
 
 
-def _fused(stem: str, which: str, ending: str, tensor: Tensor, weight: tuple[int, ...]) -> dict[str, Tensor]:
+def _fused(stem: str, halves: Sequence[str], ending: str, tensor: Tensor, weight: tuple[int, ...]) -> dict[str, Tensor]:
     """The parts of a fused stack [E, I, O] of codes, or of its scales ([E, groups, O], [E, O, 1], one for all, ...)."""
     count, _, outputs = weight
     ending = ".weight" + ending.removeprefix("_weight") if ending else ".weight"
-    halves = ("gate_proj", "up_proj") if which == "gate_up_proj" else ("down_proj",)
     width = outputs // len(halves)
     found: dict[str, Tensor] = {}
     for e in range(count):

@@ -24,6 +24,7 @@ from herd.formats.dtypes import Array
 
 _STATES = (".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4")
 _OVER_127 = np.float32(1 / 127)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class BitsAndBytes(Form):
@@ -74,15 +75,15 @@ class BitsAndBytes(Form):
             return lambda first, last: codes[first:last]
         inner = _whole(self, state, said, "nested_blocksize")
         offset = said.get("nested_offset")
-        if not isinstance(offset, float | int):
-            fail(BadCheckpoint, f"{self.stored.path}: {state} nested_offset", got=offset, expected="a number")
+        if type(offset) not in (float, int) or not abs(offset) <= _LARGEST:
+            fail(BadCheckpoint, f"{self.stored.path}: {state} nested_offset", got=offset, expected="a float32")
         scales = self.stored.expect(name + ".weight.nested_absmax", "F32", (-(-blocks // inner),))
         table = self.stored.expect(name + ".weight.nested_quant_map", "F32", (256,))
         return lambda i, j: table[codes[i:j]] * scales[np.arange(i, j) // inner] + np.float32(offset)
 
     def _state(self, name: str) -> dict[str, Any]:
         data = self.stored.need(name)
-        if data.dtype != "U8" or not 0 < data.shape[0] <= 65536:
+        if data.dtype != "U8" or len(data.shape) != 1 or not 0 < data.shape[0] <= 65536:
             fail(BadCheckpoint, f"{self.stored.path}: {name}", got=f"{data.dtype} {list(data.shape)}", expected="JSON")
         return parse_object(data.read().tobytes(), f"{self.stored.path}: {name}", BadCheckpoint)
 

@@ -71,10 +71,7 @@ class CompressedTensors(Form):
         """See Form."""
         packed = name + ".weight_packed"
         if packed in self.stored:
-            said = name + ".weight_shape"
-            if said in self.stored and self.stored.array(said).tolist() != [outputs, inputs]:
-                have = self.stored.array(said).tolist()
-                fail(BadCheckpoint, f"{self.stored.path}: {said}", got=have, expected=[outputs, inputs])
+            self._check_shape(name, [outputs, inputs])
             is_fp4 = self.stored.dtype(packed) == "U8"
             return self._fp4(name, outputs, inputs) if is_fp4 else self._packed(name, outputs, inputs)
         if self.is_plain(name):
@@ -86,6 +83,15 @@ class CompressedTensors(Form):
             return fp8(codes, self._scales_of_fp8(name + ".weight_scale", outputs, inputs))
         unsigned = codes.view(np.uint8)
         return self._grouped(name, lambda i, j: unsigned[i:j] ^ np.uint8(128), outputs, inputs, 8)
+
+    def _check_shape(self, name: str, shape: list[int]) -> None:
+        """Check that what stands beside a packed matrix says nothing else of it."""
+        said = name + ".weight_shape"
+        if said in self.stored and (have := self.stored.expect(said, ("I64", "I32"), (2,)).tolist()) != shape:
+            fail(BadCheckpoint, f"{self.stored.path}: {said}", got=have, expected=shape)
+        if name + ".weight" in self.stored:
+            got = f"{name}.weight and {name}.weight_packed"
+            fail(BadCheckpoint, f"{self.stored.path}: two tensors mean one", got=got)
 
     def _packed(self, name: str, outputs: int, inputs: int) -> Grouped:
         tensor = self.stored.need(name + ".weight_packed")

@@ -29,7 +29,7 @@ class ModelOpt(Form):
         algorithm = said.get("quant_algo")
         layers = said.get("quantized_layers")
         parts = layers.values() if isinstance(layers, Mapping) else ()
-        each = [part.get("quant_algo") for part in parts if isinstance(part, Mapping)]
+        each = [part.get("quant_algo") if isinstance(part, Mapping) else part for part in parts]
         for one in each if algorithm == "MIXED_PRECISION" else [algorithm]:
             if one not in _READ:
                 self.refuse("quant_algo of modelopt", one, " or ".join(_READ), _DO)
