@@ -12,6 +12,7 @@
     ├── NetworkError                network              5   502
     ├── BadFile                     bad_file             2   422   a file that is not what it says it is
     │   ├── BadCheckpoint           bad_checkpoint       2   422   weights: container, names, shapes
+    │   │   └── FilesChanged        bad_checkpoint       2   422   replaced, cut or unreadable since they were opened
     │   ├── BadConfig               bad_config           2   422   numbers that describe no model
     │   ├── BadTokenizer            bad_tokenizer        2   422
     │   └── BadMedia                bad_media            2   400   an image or a video
@@ -128,6 +129,10 @@ class BadCheckpoint(BadFile):
     """A weights file: its container, its tensors' names or shapes."""
 
     code = "bad_checkpoint"
+
+
+class FilesChanged(BadCheckpoint):
+    """Files of weights are no longer those that were opened, or cannot be read any more: opened anew they may be."""
 
 
 class BadConfig(BadFile):

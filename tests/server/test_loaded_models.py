@@ -21,7 +21,7 @@ from helpers import PATIENCE_S, TINY_TEXT, hf_folder, until
 from herd import errors
 from herd.engine.executors.child import ChildExecutor
 from herd.engine.executors.thread import ThreadExecutor
-from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, NotFound, NotReady, PassFailed
+from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, FilesChanged, NotFound, NotReady, PassFailed
 from herd.llm import LLM, load
 from herd.server.log import Log
 from herd.server.models import FOREVER, Models
@@ -141,7 +141,7 @@ def test_a_load_that_fails_is_told_to_all_who_wait_and_tried_again(tmp_path: Pat
 
 async def meets_other_files(all_models: Models) -> None:
     async with all_models.use("a"):
-        raise BadCheckpoint("a: changed while in use")
+        raise FilesChanged("a: changed while in use")
 
 
 def test_a_model_whose_files_were_replaced_is_loaded_anew_for_the_next_who_asks(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_model_whose_files_were_replaced_is_loaded_anew_for_the_next_who_asks(
         all_models = models(loads, tmp_path)
         async with all_models.use("a") as first:
             for _ in range(2):
-                with pytest.raises(BadCheckpoint):
+                with pytest.raises(FilesChanged):
                     await meets_other_files(all_models)
             assert loads.names == ["a", "a"]
             assert (await first.achat("hi")).text == "ok", "who uses the old one keeps it"
@@ -159,6 +159,78 @@ def test_a_model_whose_files_were_replaced_is_loaded_anew_for_the_next_who_asks(
         assert loads.names == ["a", "a", "a"]
         assert [held.name for held in all_models.held] == ["a"]
         await all_models.close()
+
+    asyncio.run(run())
+
+
+def test_numbers_that_are_none_cost_their_own_request_and_no_load(tmp_path: Path) -> None:
+    """Loading anew would mend nothing, and be asked for again by every such request."""
+    loads = Loads()
+
+    async def run() -> None:
+        all_models = models(loads, tmp_path)
+        for _ in range(3):
+            with pytest.raises(BadCheckpoint):
+                async with all_models.use("a"):
+                    raise BadCheckpoint("logits: got nan, expected finite numbers; verify the model's files")
+        assert loads.names == ["a"]
+        await all_models.close()
+
+    asyncio.run(run())
+
+
+class HeldLoads(Loads):
+    """Each load waits until it is let on, and fails if it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.on: list[threading.Event] = [threading.Event(), threading.Event()]
+        self.fails: list[bool] = [False, False]
+        self.count = 0
+
+    def __call__(self, path: str) -> LLM:
+        number, self.count = self.count, self.count + 1
+        self.begun.release()
+        assert self.on[number].wait(PATIENCE_S)
+        if self.fails[number]:
+            raise BadCheckpoint("broken")
+        return super().__call__(path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("let_go", ["its time", "unload", "close"])
+def test_what_nobody_wants_any_more_while_it_is_loaded_does_not_stay(tmp_path: Path, let_go: str, fails: bool) -> None:
+    loads = HeldLoads()
+    loads.fails[0] = fails
+
+    async def run() -> None:
+        all_models = models(loads, tmp_path)
+        asks = asyncio.create_task(used(all_models, "a", keep_alive_s=0 if let_go == "its time" else None))
+        assert await asyncio.to_thread(loads.begun.acquire, timeout=PATIENCE_S)
+        load = all_models.held[0].task
+        asks.cancel()
+        await asyncio.wait([asks])
+        if let_go == "unload":
+            assert await all_models.unload("a")
+        if let_go == "close":
+            await all_models.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while all_models.held:
+                await asyncio.sleep(0.01)
+        again = None if let_go == "close" else asyncio.create_task(used(all_models, "a"))
+        await asyncio.sleep(0)
+        loads.on[0].set()
+        assert load is not None
+        await asyncio.wait([load])
+        assert load.exception() is None or fails
+        assert not loads.alive, "what was loaded for nobody is still in memory"
+        if again is not None:
+            loads.on[1].set()
+            assert await again == "ok"
+            assert [held.name for held in all_models.held] == ["a"], "the other load took its place along"
+        await all_models.close()
+        assert not loads.alive
 
     asyncio.run(run())
 

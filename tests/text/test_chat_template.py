@@ -15,6 +15,8 @@ from herd.errors import UsageError
 from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.added import AddedToken
 from herd.text.call_form import BARE, HERMES, ID, LLAMA, CallForm
+from herd.text.calls import call_grammar
+from herd.text.calls_or_answer import calls_or_answer_grammar
 from herd.text.chat import FORMATS, choose_format, how_chosen
 from herd.text.chat_llama import Llama4
 from herd.text.chat_template import Templated, templates_of, to_json
@@ -225,6 +227,40 @@ IDS = """{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 def test_ids_in_a_form_are_any() -> None:
     form = templated(Style(IM, IDS)).call_form
     assert form == CallForm('[{"name": "', '", "arguments": ', f', "id": "{ID}"}}, {{"name": "', f', "id": "{ID}"}}]')
+
+
+NAMED, GIVEN = '{"name": "{{ c.function.name }}", ', '"arguments": {{ c.function.arguments | tojson }}'
+ODD = {
+    "spaces before": "<tool_call>{{ ' ' * 300000 }}" + NAMED + GIVEN + "}</tool_call>",
+    "an id before": '{"id": "{{ \'x\' * 300000 }}", "name": "{{ c.function.name }}", ' + GIVEN + "}",
+    "spaces within": NAMED + "{{ ' ' * 300000 }}" + GIVEN + "}",
+    "spaces between": NAMED + GIVEN + "}{% if not loop.last %}{{ ' ' * 300000 }}{% endif %}",
+    "arguments before": '{"parameters": {{ c.function.arguments | tojson }}, ' + NAMED[1:] + GIVEN + "}",
+    "arguments behind": NAMED + GIVEN + ', "parameters": {{ c.function.arguments | tojson }}}',
+    "no end": "{% for i in range(100000000) %}x{% endfor %}" + NAMED + GIVEN + "}",
+    "a failure": "{{ 1 / 0 }}" + NAMED + GIVEN + "}",
+    "a refusal": "{{ raise_exception('no calls') }}" + NAMED + GIVEN + "}",
+    "no name": "{" + GIVEN + "}",
+    "no quotes": "<function={{ c.function.name }}>{{ c.function.arguments | tojson }}</function>",
+    "of a grammar": '{"id": "%json {} /a+/ \\" | start: [^]", ' + NAMED[1:] + GIVEN + "}",
+    **{f"U+{i:04X}": f'{{"id": "{chr(i)}", ' + NAMED[1:] + GIVEN + "}" for i in (*range(32), 127, 133, 0x2028, 0xFFFE)},
+}
+"""What a template may write for a call."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_whatever_a_template_writes_for_a_call_its_grammars_are_ones(name: str) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    turn = "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or () %}" + ODD[name] + "{% endfor %}"
+    form = templated(Style(IM, "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}")).call_form
+    tools = [{"name": name, "parameters": {"type": "object"}} for name in ("f", 'a"b\\c', "\x7f\x01")]
+    for text in (
+        call_grammar(tools, form, only=None, parallel=True),
+        calls_or_answer_grammar(tools, {"type": "object"}, form, parallel=True),
+    ):
+        assert not llguidance.LLMatcher.validate_grammar(llguidance.LLMatcher.grammar_from_lark(text))
+        assert len(text) < 1 << 16
+        assert "rain" not in text
 
 
 def test_a_template_that_leaves_tools_out_is_known() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from herd.errors import BadCheckpoint, fail
+from herd.errors import BadCheckpoint, FilesChanged, fail
 
 Stamp = tuple[int, int, int, int]
 
@@ -80,27 +80,27 @@ class MappedFile:
             fail(BadCheckpoint, f"{path}: cannot be mapped", got=str(problem))
 
     def check_readable(self) -> None:
-        """Raise BadCheckpoint when a read of the map has failed; from then on always, with the same line. Cheap."""
+        """Raise FilesChanged when a read of the map has failed; from then on always, with the same line. Cheap."""
         if self._lost is not None:
-            raise BadCheckpoint(self._lost)
+            raise FilesChanged(self._lost)
         at = self.map.fault()
         if at is None:
             return
         try:
             self._check_stamp()
             fail(
-                BadCheckpoint,
+                FilesChanged,
                 f"{self.path}: cannot be read while in use",
                 got=f"an error of its disk at byte {at}",
                 expected=f"{self.num_bytes} bytes",
                 do=_DO,
             )
-        except BadCheckpoint as problem:
+        except FilesChanged as problem:
             self._lost = str(problem)
             raise
 
     def check_unchanged(self) -> None:
-        """Raise BadCheckpoint when the file on disk is no longer the one that was opened (size, time, inode), or a read
+        """Raise FilesChanged when the file on disk is no longer the one that was opened (size, time, inode), or a read
         of the map failed."""
         self.check_readable()
         self._check_stamp()
@@ -114,10 +114,10 @@ class MappedFile:
         try:
             now = _stamp(os.stat(self.path))
         except OSError as e:
-            fail(BadCheckpoint, f"{self.path}: gone while in use", got=e.strerror, do=_DO)
+            fail(FilesChanged, f"{self.path}: gone while in use", got=e.strerror, do=_DO)
         if now != self._stamp:
             fail(
-                BadCheckpoint,
+                FilesChanged,
                 f"{self.path}: changed while in use",
                 got=f"{now[0]} bytes" if now[0] != self.num_bytes else "another file, or one written since",
                 expected=f"the same file as at the start, {self.num_bytes} bytes",
@@ -128,7 +128,7 @@ class MappedFile:
 @contextlib.contextmanager
 def reading(path: Path, check: Callable[[], None]) -> Iterator[None]:
     """A context around work that reads mapped files of the model at `path`: a failed read is raised as the error,
-    whether the work failed or seems to have gone well. check: raises BadCheckpoint for a failed read
+    whether the work failed or seems to have gone well. check: raises FilesChanged for a failed read
     (`check_unchanged`)."""
     try:
         yield
@@ -144,7 +144,7 @@ class MappingGuard(Protocol):
     """Knows whether the files that weights are read from could be read; an open Checkpoint is one."""
 
     def check_readable(self) -> None:
-        """Raise BadCheckpoint when a page could not be read."""
+        """Raise FilesChanged when a page could not be read."""
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """A context around work that reads the weights; see the function `reading`."""
@@ -165,7 +165,7 @@ IN_MEMORY = _InMemory()
 
 
 def _unreadable(path: Path, problem: OSError) -> NoReturn:
-    fail(BadCheckpoint, f"{path}: cannot be read while in use", got=problem.strerror, expected="all of it", do=_DO)
+    fail(FilesChanged, f"{path}: cannot be read while in use", got=problem.strerror, expected="all of it", do=_DO)
 
 
 def _stamp(found: os.stat_result) -> Stamp:

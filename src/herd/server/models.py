@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 from herd.chat_model import ChatModel
-from herd.errors import BadCheckpoint, DoesNotFit, EngineDied, HerdError, NotReady, PassFailed
+from herd.errors import DoesNotFit, EngineDied, FilesChanged, HerdError, NotReady, PassFailed
 from herd.server.catalogue import Catalogue, CatalogueEntry
 from herd.server.http.error_bodies import of_machine, words_of
 from herd.server.log import Log
@@ -100,7 +100,7 @@ class Models:
         except EngineDied:
             self._restart(held)
             raise
-        except BadCheckpoint as error:
+        except FilesChanged as error:
             self._outdate(held, error)
             raise
         finally:
@@ -168,13 +168,16 @@ class Models:
             load = self._load_of(self.catalogue.find(held.name))
             async with self._one_load:
                 held.model = await self._fit(held, load)
+                if self._held.get(held.name) is not held:  # nobody wanted it any more while it was loaded
+                    await self._drop(held)
+                    return
         except Exception as error:
-            self._held.pop(held.name, None)
+            self._forget(held)
             told = self._failures[held.name] = self._told(held.name, error)
             self._log.event("load failed", model=held.name, error=told.code, reason=words_of(told))
             raise told from error
         except BaseException:  # the service stops
-            self._held.pop(held.name, None)
+            self._forget(held)
             raise
         self._failures.pop(held.name, None)
         held.state = "ready"
@@ -247,7 +250,7 @@ class Models:
         except HerdError:
             self._try_later(name, min(2 * wait_s, RETRY_S))
 
-    def _outdate(self, held: LoadedModel, error: BadCheckpoint) -> None:
+    def _outdate(self, held: LoadedModel, error: FilesChanged) -> None:
         """Let whoever asks next load a model anew, whose files were replaced or could not be read."""
         if self._held.get(held.name) is held and held.state == "ready":
             self._held.pop(held.name)
@@ -268,9 +271,13 @@ class Models:
             self._log.event("unloaded", model=held.name, idle_s=time.monotonic() - held.used_s)
             await self._drop(held)
 
-    async def _drop(self, held: LoadedModel) -> None:
+    def _forget(self, held: LoadedModel) -> None:
+        """Have the next who asks load it anew; another one of its name stays."""
         if self._held.get(held.name) is held:
             self._held.pop(held.name)
+
+    async def _drop(self, held: LoadedModel) -> None:
+        self._forget(held)
         if held.timer is not None:
             held.timer.cancel()
         model, held.model = held.model, None

@@ -12,6 +12,9 @@ ID = "\0"
 """Stands for the id of a call in a form: nine letters and digits, as Mistral's templates want them."""
 CONTROL = "\1"
 """Stands for a control token in what a template wrote."""
+MOST = 1024
+"""Characters of a whole form that is learnt; those in use have under 150. A grammar holds them for each tool, and the
+model writes them."""
 _PIECES = re.compile(r'"[^"]{0,256}+"|[:,] ?|.', re.DOTALL)
 
 
@@ -71,9 +74,12 @@ def learnt(header: str, one: str, two: str | None, name: str, arguments: tuple[s
     join, again, rest = (two or "").replace(call_id, ID).partition(arguments[0])[2].partition(name)
     several = again and arguments[1] in rest and CONTROL not in join
     head, tail = head.rpartition(CONTROL)[2].lstrip(), tail.partition(CONTROL)[0].rstrip()
-    return CallForm(head, between, join if several else None, tail)
+    form = CallForm(head, between, join if several else None, tail)
+    around = "".join(part or "" for part in form)
+    # arguments that stand anywhere else would be those of every call
+    return form if len(around) <= MOST and not any(one in around for one in arguments) else LLAMA
 
 
 def _literal(text: str) -> str:
-    """A text in quotes, as JSON and Lark have it."""
-    return json.dumps(text, ensure_ascii=False)
+    """A text in quotes, as JSON and Lark have it; Lark's lexer takes no DEL as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

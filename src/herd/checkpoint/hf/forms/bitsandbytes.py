@@ -74,7 +74,7 @@ class BitsAndBytes(Form):
         if codes.dtype != np.uint8:
             return lambda first, last: codes[first:last]
         inner = _whole(self, state, said, "nested_blocksize")
-        offset = said.get("nested_offset")
+        offset: Any = said.get("nested_offset")
         if type(offset) not in (float, int) or not abs(offset) <= _LARGEST:
             fail(BadCheckpoint, f"{self.stored.path}: {state} nested_offset", got=offset, expected="a float32")
         scales = self.stored.expect(name + ".weight.nested_absmax", "F32", (-(-blocks // inner),))
