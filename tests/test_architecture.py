@@ -112,3 +112,30 @@ def test_names_in_docstrings_exist() -> None:
             pairs = [(name, *pair) for name in dotted for pair in itertools.pairwise(name.split("."))]
             lost += [f"{path}: {name}" for name, *pair in pairs if not re.match(FILES, name) and not code.has(*pair)]
     assert lost == []
+
+
+STRINGS_ONLY = {"containers/safetensors_header.py"}
+"""Files that give json.loads one string, which does not nest."""
+
+
+def names_of(kind: ast.expr | None) -> set[str]:
+    """The classes that a handler catches."""
+    parts = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+    return {part.id for part in parts if isinstance(part, ast.Name)}
+
+
+def calls_loads(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "json.loads"
+
+
+def test_whoever_expects_broken_json_expects_json_that_nests_without_end() -> None:
+    """json.loads raises RecursionError of it, which is no ValueError."""
+    missed = []
+    for path in sorted(ROOT.rglob("*.py")):
+        tried = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Try))
+        for node in tried:
+            caught = set[str]().union(*(names_of(handler.type) for handler in node.handlers))
+            parses = any(calls_loads(inner) for statement in node.body for inner in ast.walk(statement))
+            if parses and "ValueError" in caught and not caught & {"RecursionError", "Exception"}:
+                missed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {place.partition(":")[0] for place in missed} == STRINGS_ONLY, missed

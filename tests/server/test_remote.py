@@ -1,15 +1,19 @@
 """`herd ps` and `herd stop` against a service with real sockets."""
 
+import contextlib
 import json
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from serving import fake_service, running
 
-from herd.cli import main
+from helpers import PATIENCE_S
+from herd.cli import main, remote
 from herd.cli.remote import processor, row, split_url, until
 from herd.errors import UsageError
 from herd.server.keys import plain_key
@@ -116,3 +120,79 @@ def test_columns_in_words() -> None:
     assert until("2318-01-01T00:00:00Z", NOW_S) == "for ever"
     assert until("soon", NOW_S) == ""
     assert row({"name": "a:latest", "size": 98_400_000}, NOW_S) == ("a", "", "98.4 MB", "100% CPU", "", "")
+
+
+def answered(body: bytes, head: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\n" + (head or b"Content-Length: %d\r\n" % len(body)) + b"\r\n" + body
+
+
+def listing(**model: object) -> bytes:
+    return answered(json.dumps({"data": [model], "models": [model]}).encode())
+
+
+CHUNKS = b"Transfer-Encoding: chunked\r\n"
+HOSTILE = {
+    "nested": answered(b"[" * 200_000),
+    "nested objects": answered(b'{"data":' * 100_000),
+    "chunks of less than none": answered(b"-5\r\n" + b"x" * 100, CHUNKS),
+    "a chunk of less than none and no end": answered(b"-1\r\n" + b"x" * (64 << 20), CHUNKS),
+    "no end": answered(b"x" * (64 << 20), b"Connection: close\r\n"),
+    "controls": listing(id="\x1b]0;a\x07\x1b[2J\nherd: all is well", name="\x1b[2J", size=5),
+    "many": answered(json.dumps({"data": [{"id": f"m{i}"} for i in range(50_000)]}).encode()),
+    "a size that is none": listing(id="m", name="m", size="x", max_model_len="x"),
+    "a size without end": answered(b'{"models": [{"size": 1e999}], "data": [{"id": "m", "max_model_len": 1e999}]}'),
+    "sizes beyond all": listing(id="m", name="m", size=10**30, size_vram=10**30, max_model_len=10**30),
+    "a time before all": listing(name="m", size=5, expires_at="0001-01-01T00:00:00"),
+    "no objects": answered(b'{"models": [5], "data": [5]}'),
+    "a long error": b"HTTP/1.1 404 X\r\nContent-Length: 4000012\r\n\r\n" + b'{"error":"' + b"y" * 4_000_000 + b'"}',
+}
+
+
+@contextlib.contextmanager
+def answering(sends: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a service that sends to whoever comes."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                    connection.recv(1 << 16)
+                    sends(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("command", ["ps", "stop m", "connect codex"])
+def test_whatever_answers_it_is_told_in_short_lines(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    with answering(lambda connection: connection.sendall(HOSTILE[name])) as url:
+        assert main([*command.split(), "--url", url]) in (0, 3, 5)
+    told = capsys.readouterr()
+    assert len(told.err) < 5000 and "Traceback" not in told.err
+    assert command == "ps" or not set(map(chr, range(32))) & set(told.err + told.out) - {"\n"}
+
+
+def test_an_answer_that_comes_byte_by_byte_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LONGEST_S", 0.2)
+    gone = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        try:
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.01)
+        finally:
+            gone.set()
+
+    with answering(drip) as url:
+        assert main(["ps", "--url", url]) == 5
+        assert gone.wait(PATIENCE_S)

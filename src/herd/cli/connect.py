@@ -11,9 +11,11 @@ import click
 
 from herd.cli import console
 from herd.cli.remote import ask, split_url, url_option
-from herd.errors import HerdError, NetworkError, NotFound, UsageError, fail
+from herd.errors import HerdError, NetworkError, NotFound, UsageError, fail, printable
 
 YOUR_KEY = "YOUR-KEY"
+MOST_TOKENS = 1 << 40
+"""More than any model holds, and any client counts."""
 
 
 @click.command("connect")
@@ -77,7 +79,7 @@ def _served(url: str, wanted: str | None, sized: bool) -> tuple[str, int | None]
 
     Raises NotFound for a model that it does not have, NetworkError where it does not answer or does not say enough."""
     models = _listed(url)
-    console.note(f"served at {url}: {', '.join(models) or 'no model'}")
+    console.note(f"served at {url}: {_told(list(models)) or 'no model'}")
     loaded_first = sorted(filter(_is_plain, models), key=lambda name: models[name].get("loaded") is not True)
     name = wanted or next(iter(loaded_first), "")
     if not name:
@@ -86,7 +88,7 @@ def _served(url: str, wanted: str | None, sized: bool) -> tuple[str, int | None]
     context = found.get("max_model_len")
     if not sized:
         return name, None
-    if not isinstance(context, int) or isinstance(context, bool) or context < 1:
+    if not isinstance(context, int) or isinstance(context, bool) or not 1 <= context <= MOST_TOKENS:
         fail(NetworkError, f"{url} does not say how many tokens {name} holds", do="see its log")
     return name, context
 
@@ -98,6 +100,12 @@ def _listed(url: str) -> dict[str, Mapping[str, Any]]:
         return {str(one["id"]): dict(one) for one in found or ()}
     except (KeyError, TypeError, ValueError):
         fail(NetworkError, f"what answers at {url} lists no models", do="name another with --url")
+
+
+def _told(names: list[str], most: int = 20) -> str:
+    """Names that came over a network, the first of many, as part of a line."""
+    shown = ", ".join(printable(name[:120]) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _is_plain(name: str) -> bool:

@@ -152,7 +152,7 @@ def parse_setting(name: str, text: str) -> Any:
     name = name.replace("-", "_")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     if name == "logit_bias" and isinstance(value, dict):
         value = {int(k) if k.lstrip("-").isdigit() else k: v for k, v in value.items()}

@@ -1,10 +1,13 @@
 """`herd ps` and `herd stop`: what a running service holds in memory, and letting go of it, over Ollama's routes."""
 
+import contextlib
 import http.client
 import json
 import os
+import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -12,11 +15,27 @@ from urllib.parse import SplitResult, urlsplit
 import click
 
 from herd.cli import console
-from herd.errors import Busy, Forbidden, HerdError, NetworkError, NotFound, NotReady, Unauthorised, UsageError, fail
+from herd.errors import (
+    Busy,
+    Forbidden,
+    HerdError,
+    NetworkError,
+    NotFound,
+    NotReady,
+    Unauthorised,
+    UsageError,
+    fail,
+    printable,
+)
 
 URL = "http://127.0.0.1:8484"
 TIMEOUT_S = 30.0
+"""The longest silence."""
+LONGEST_S = 120.0
+"""The longest answer: one that comes byte by byte ends there."""
 ANSWER_BYTES = 8 << 20
+SAID = 2048
+"""Characters of a service's error that are told."""
 FOREVER_S = 10 * 365 * 86400.0
 """A model that stays longer has no end; a service writes a year far ahead."""
 BY_STATUS: dict[int, type[HerdError]] = {
@@ -32,12 +51,16 @@ url_option = click.option("--url", envvar="HERD_URL", default=URL, show_default=
 def ps(url: str, as_json: bool) -> None:
     """Show the models that a running service holds in memory. HERD_API_KEY: its key, if it has keys."""
     models = ask("GET", "/api/ps", url).get("models")
-    if not isinstance(models, list):
+    try:
+        rows = [row(m, time.time()) for m in models] if isinstance(models, list) else None
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        rows = None
+    if rows is None:
         fail(NetworkError, f"what answers at {url} is no Herd", do="name another with --url")
     if as_json:
         console.print_json("ps", {"models": models})
-    elif models:
-        console.table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), [row(m, time.time()) for m in models])
+    elif rows:
+        console.table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
     else:
         console.note("no model is loaded; the first request loads one")
 
@@ -76,7 +99,7 @@ def until(stamp: str, now_s: float) -> str:
     """How long a model stays, for people, from RFC 3339 text."""
     try:
         left_s = datetime.fromisoformat(stamp).timestamp() - now_s
-    except ValueError:
+    except (ValueError, OverflowError):
         return ""
     if left_s > FOREVER_S:
         return "for ever"
@@ -97,9 +120,11 @@ def ask(method: str, path: str, url: str, body: Mapping[str, Any] | None = None)
     connection = connect(parts.hostname, parts.port, timeout=TIMEOUT_S)
     try:
         sent = None if body is None else json.dumps(body)
-        connection.request(method, parts.path.rstrip("/") + path, sent, headers())
-        response = connection.getresponse()
-        status, raw = response.status, response.read(ANSWER_BYTES)
+        connection.connect()
+        with _ended_in_time(connection.sock):
+            connection.request(method, parts.path.rstrip("/") + path, sent, headers())
+            response = connection.getresponse()
+            status, raw = response.status, _content(response)
     except OSError as error:
         do = "start one with herd serve, or name another with --url"
         fail(NetworkError, f"no service answers at {url} ({error.strerror or error})", do=do)
@@ -110,6 +135,29 @@ def ask(method: str, path: str, url: str, body: Mapping[str, Any] | None = None)
     finally:
         connection.close()
     return checked(status, raw, url)
+
+
+@contextlib.contextmanager
+def _ended_in_time(sock: socket.socket) -> Iterator[None]:
+    """A context after LONGEST_S of which a connection ends, whatever still comes."""
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(LONGEST_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _content(response: http.client.HTTPResponse) -> bytes:
+    """The first ANSWER_BYTES; whatever sizes chunks claim (of less than none `read` takes all)."""
+    room = bytearray(ANSWER_BYTES)
+    return bytes(room[: response.readinto(room)])
 
 
 def split_url(url: str) -> SplitResult:
@@ -135,13 +183,13 @@ def checked(status: int, raw: bytes, url: str) -> dict[str, Any]:
     """The object of a reply; an error's text is raised as the error that it is."""
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         fail(NetworkError, f"what answers at {url} is no Herd (status {status})", do="name another with --url")
     if status < 400:
         return found
     said = found.get("error")
-    text = said.get("message") if isinstance(said, dict) else said
+    text = printable(str((said.get("message") if isinstance(said, dict) else said) or "")[:SAID])
     hint = "; set HERD_API_KEY" if status == Unauthorised.http_status else ""
     raise BY_STATUS.get(status, NetworkError)(f"{text or f'status {status}'}{hint}")

@@ -55,7 +55,7 @@ def merged_json(before: str, settings: Mapping[str, Any], path: Path) -> str:
     """The file's text with the settings in it."""
     try:
         found = json.loads(before or "{}", object_pairs_hook=_once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(BadFile, f"{path}: not plain JSON ({error})", do=BY_HAND)
     if not isinstance(found, dict):
         fail(BadFile, f"{path}", got=type(found).__name__, expected="a JSON object", do=BY_HAND)

@@ -44,7 +44,7 @@ def _web_token(found: str) -> Span | None:
         text = base64.urlsafe_b64decode(head[: len(head) // 4 * 4]).decode("utf-8", "ignore")
         if "." in found and not isinstance(json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4))), dict):
             return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return (0, len(found)) if '"alg"' in text or '"typ"' in text else None
 
@@ -102,7 +102,7 @@ SECRETS = (
         ),
         "[JWT]",
         ("eyJhbGciOiJIUzI1NiIs" + "InR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",),
-        ("eyJmb28iOiAiYmFyIn0.eyJzdWIiOiIxIn0.c2ln", "eyJ.a.b"),
+        ("eyJmb28iOiAiYmFyIn0.eyJzdWIiOiIxIn0.c2ln", "eyJ.a.b", "eyJhIjpb" + "W1tb" * 500 + ".a.b"),
     ),
     Rule(
         "secret.putty", "secret", "high", "private keys in PuTTY's form",
