@@ -163,7 +163,7 @@ def test_untied_embeddings_without_a_head_are_an_error_that_names_it(tmp_path: P
     folder = save_hf(tmp_path / "m", TINY_DENSE, RandomSource(TINY_DENSE, 3))
     config = folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": False}))
-    refused(folder, r"1 tensors are missing \(lm_head\.weight\)")
+    refused(folder, r"1 tensors are missing \(lm_head\.weight\); a model saved without its head")
 
 
 # -- wrong folders ------------------------------------------------------------------------------------------------

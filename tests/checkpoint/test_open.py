@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bpe_folder import SPECIALS, TEMPLATE, write_tokenizer
+from gguf_bytes import gguf, tensor, text
 from helpers import TINY_TEXT
 from herd.checkpoint import RandomSource, open_checkpoint, save_hf
 from herd.config import TINY
@@ -156,6 +157,19 @@ def test_a_gguf_under_the_name_of_safetensors_is_read_as_what_it_is(folder: Path
 def test_some_other_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     refused(tmp_path / "notes.txt", BadCheckpoint, "no checkpoint that Herd reads")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "weights"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    refused(tmp_path / name, BadCheckpoint, f"{name} is empty; fetch it again")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("adapter", "an adapter, not a model; name"), ("imatrix", "--imatrix")])
+def test_a_gguf_that_says_it_is_no_model(tmp_path: Path, kind: str, words: str) -> None:
+    keys = [text("general.architecture", "llama"), text("general.type", kind)]
+    (tmp_path / "a.gguf").write_bytes(gguf(keys, [tensor("blk.0.attn_q.weight.lora_a", (8,))], data=32))
+    refused(tmp_path / "a.gguf", BadCheckpoint, words)
 
 
 def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:

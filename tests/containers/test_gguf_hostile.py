@@ -24,7 +24,7 @@ HOSTILE = {
     # 21: counts
     "tensors 2^64-1": (gguf(num_tensors=MOST), "number of tensors: got 18446744073709551615, expected at most 32768"),
     "keys 2^64-1": (gguf(num_keys=MOST), "number of keys: got 18446744073709551615, expected at most 16384"),
-    "more tensors than bytes": (gguf(num_tensors=30_000), "number of tensors: got 30000, expected room"),
+    "more tensors than bytes": (gguf(num_tensors=30_000), "number of tensors: got 30000, expected room .*cut short"),
     "more keys than bytes": (gguf(num_keys=10_000), "number of keys: got 10000, expected room"),
     "one key short": (gguf([u32("x", 1)], num_keys=2, data=64), "key 1 name length: got 0, expected 1 to 256"),
     "one tensor short": (gguf([], [ONE], num_tensors=2, data=64), "tensor 1 name length: got 0"),

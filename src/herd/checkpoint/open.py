@@ -21,6 +21,11 @@ from herd.errors import BadCheckpoint, NotFound, UsageError, fail
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 _PICKLE_DO = "Herd never unpickles; use the safetensors or GGUF form of this model"
+_OTHER_KINDS = {
+    "adapter": ("an adapter, not a model", "name the model it was trained on"),
+    "imatrix": ("an importance matrix, not a model", "name the model; herd quantize and convert take it as --imatrix"),
+}
+"""general.type of a GGUF that is no model -> what it is, what to do."""
 _META_DO = "Meta's consolidated.NN.pth are read as a folder, with their params.json: name the folder"
 
 
@@ -45,6 +50,8 @@ def _open(path: Path, mmproj: Path | None) -> Checkpoint:
     regular_file(path, BadCheckpoint)
     with path.open("rb") as file:
         first = file.read(32)
+    if not first:
+        fail(BadCheckpoint, f"{path.name} is empty", do="fetch it again")
     if first.startswith(b"GGUF"):
         return _open_gguf(path, mmproj)
     if path.suffix == ".safetensors":
@@ -82,6 +89,9 @@ def _open_folder(folder: Path, mmproj: Path | None) -> Checkpoint:
 
 def _open_gguf(path: Path, mmproj: Path | None) -> Checkpoint:
     reader = open_gguf(path)
+    for kind, (meaning, do) in _OTHER_KINDS.items():
+        if reader.keys.get("general.type") == kind:
+            fail(BadCheckpoint, f"{path.name} is {meaning}", do=do)
     if reader.keys.get("general.architecture") == "clip":
         fail(BadCheckpoint, f"{path.name} is the vision part of a model", do="name the model's own .gguf file")
     if mmproj is not None:

@@ -96,7 +96,8 @@ class _Parser:
             if count > limit:
                 self.bad(f"number of {what}", got=count, expected=f"at most {limit}")
             if count * least > self.size - self.at:
-                self.bad(f"number of {what}", got=count, expected=f"room for them in {self.size} bytes")
+                room = f"room for them in {self.size} bytes"
+                self.bad(f"number of {what}", got=count, expected=room, do="the file is cut short or damaged")
         return version, num_tensors, num_keys
 
     def need(self, num_bytes: int, what: str) -> None:
