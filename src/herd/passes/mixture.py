@@ -61,7 +61,7 @@ def choose(tensors: Mapping[str, Sequence[Option]], budget_bytes: int, what: str
     if used > budget_bytes:
         fail(
             DoesNotFit,
-            f"{what}: the smallest formats take {used / 1e9:.3f} GB, {budget_bytes / 1e9:.3f} GB are asked for",
+            f"{what}: the smallest formats take {used:,} bytes, {budget_bytes:,} are asked for",
             do="allow more bytes, or take a smaller model",
         )
     steps = sorted(

@@ -79,7 +79,7 @@ def check_budget(config: Llama4Config, budget_bytes: int) -> None:
         names = [n for c in CANDIDATES if (n := fitting(c, part.inputs)) is not None]
         least += min((part.num_bytes(n) for n in names), default=_bytes(part, None))
     if budget_bytes < least:
-        need, have = f"{least / 1e9:.3f} GB", f"{budget_bytes / 1e9:.3f} GB"
+        need, have = f"{least:,} bytes", f"{budget_bytes:,}"
         fail(DoesNotFit, f"the smallest formats take {need}, {have} are asked for", do="allow more bytes")
 
 
@@ -113,7 +113,7 @@ def plan_budget(
             step(i + 1, len(parts))
     left = budget_bytes - fixed
     if left < 0:
-        need, have = f"{fixed / 1e9:.3f} GB", f"{budget_bytes / 1e9:.3f} GB"
+        need, have = f"{fixed:,} bytes", f"{budget_bytes:,}"
         fail(DoesNotFit, f"what stays float takes {need}, {have} are asked for", do="allow more bytes")
     choice = _choose({**options, **tables}, options, left)
     return FormatPlan({**chosen, **choice.formats}, fixed + choice.num_bytes, choice.loss)
