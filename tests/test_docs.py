@@ -67,6 +67,15 @@ def test_the_index_names_every_page_and_no_other() -> None:
     assert set(re.findall(r"^- \[[^]]+\]\((\w+\.md)\): .+\.$", index, re.MULTILINE)) == pages
 
 
+def test_every_row_stands_in_a_table() -> None:
+    """An empty line ends a table: rows behind one are shown as text."""
+    for page in PAGES:
+        lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+            begun = before.startswith("|") or after.startswith("| --- ")
+            assert begun or not line.startswith("| "), f"{page.relative_to(REPO)}: {line}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
