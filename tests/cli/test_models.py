@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from herd.checkpoint import save_hf
 from herd.checkpoint.random_weights import RandomSource
 from herd.cli import COMMANDS, console, main
+from herd.cli.group import herd as command_line
 from herd.config import TINY
 from herd.store import fetch, stored
 
@@ -230,6 +232,13 @@ def test_an_unknown_word_is_a_usage_error(capsys: pytest.CaptureFixture[str], ar
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_a_group_without_a_command_says_which_help_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {name: command_line.get_command(click.Context(command_line), name) for name in COMMANDS}
+    for name in [name for name, command in found.items() if isinstance(command, click.Group)]:
+        assert main([name]) == 2
+        assert capsys.readouterr().err == f"herd: Missing command; see herd {name} --help\n"
 
 
 @pytest.mark.parametrize(

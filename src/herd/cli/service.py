@@ -12,7 +12,7 @@ from herd.cli import console
 from herd.errors import NotFound, UsageError, fail
 
 
-@click.group("service")
+@click.group("service", no_args_is_help=False)
 def service() -> None:
     """Run `herd serve` in the background, as a systemd user unit."""
 
