@@ -217,7 +217,7 @@ def test_a_mixture_stays_in_its_budget_and_uses_it(wide: Path, tmp_path: Path, t
 
 
 def test_a_budget_that_nothing_fits_is_refused_before_anything_is_written(wide: Path, tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="smallest formats take [0-9,]+ bytes, [0-9,]+ are"):
+    with pytest.raises(DoesNotFit, match=r"smallest formats take [0-9,]+ bytes, [0-9,]+ are"):
         quantize(wide, tmp_path / "out", size_bytes=400_000)
     with pytest.raises(UsageError, match="give one of a type"):
         quantize(wide, tmp_path / "out", "q4_k", bits=4)
