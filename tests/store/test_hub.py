@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from typing import Any
 
 import pytest
 
+import herd
 from helpers import PATIENCE_S, until
 from herd.errors import NotFound, UsageError
 from herd.store.hub import RemoteFile, _forget_others, choose
 
 pytest.importorskip("huggingface_hub")
+
+SOURCES = Path(herd.__file__).parent
 
 REPO = "some-org/Tiny-Llama"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -269,3 +273,19 @@ def test_what_was_begun_of_another_commit_is_forgotten(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     _forget_others(tmp_path / names[0])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[:1] + names[2:])
+
+
+def names_in_sources() -> set[str]:
+    """Names of small files that readers of folders, and what is copied with a model, are written with."""
+    found: set[str] = set()
+    for path in (*SOURCES.glob("text/**/*.py"), *SOURCES.glob("checkpoint/**/*.py"), SOURCES / "convert.py"):
+        found |= set(re.findall(r'"(\w[\w.]*\.(?:json|jinja|model|txt|md))"', path.read_text(encoding="utf-8")))
+    return found
+
+
+def test_all_that_readers_of_folders_look_for_is_fetched() -> None:
+    others = {"adapter_config.json", "params.json", "tokenizer.ggml.model"}  # no model; Meta's form; a key of GGUF
+    names = names_in_sources() - others
+    assert {"added_tokens.json", "hf_quant_config.json", "chat_template.jinja", "tokenizer.model"} <= names
+    files = [RemoteFile(name, 1, None, None) for name in (*sorted(names), "model.safetensors")]
+    assert {f.name for f in choose(REPO, files, None)} == {f.name for f in files}

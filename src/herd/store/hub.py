@@ -29,9 +29,11 @@ from herd.store.registry import FileRecord, Version
 WANTED = (
     "*.safetensors",
     "*.safetensors.index.json",
+    "added_tokens.json",
     "config.json",
     "generation_config.json",
     "herd.manifest.json",
+    "hf_quant_config.json",
     "preprocessor_config.json",
     "processor_config.json",
     "special_tokens_map.json",
