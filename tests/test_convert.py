@@ -229,6 +229,25 @@ def test_transformers_reads_the_tokenizer_of_a_converted_folder(tmp_path: Path, 
     assert (b.bos_token_id, b.chat_template) == (297, TEMPLATE)
 
 
+def test_chat_templates_with_names_go_along(tmp_path: Path) -> None:
+    """From a folder within, as transformers saves them, to a folder, a GGUF, and back; gguf and transformers agree."""
+    gguf, transformers = pytest.importorskip("gguf"), pytest.importorskip("transformers")
+    folder = with_tokenizer(tmp_path, "llama4")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    want = {"default": TEMPLATE, "tool_use": "{{ tools }}"}
+    assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == want
+    for source, target in ((folder, "copy"), (folder, "m.gguf"), (tmp_path / "m.gguf", "back")):
+        convert(source, tmp_path / target)
+        tokenizer = open_checkpoint(tmp_path / target).load_tokenizer()
+        assert {"default": tokenizer.template, **tokenizer.templates} == want
+        if target != "m.gguf":
+            assert transformers.AutoTokenizer.from_pretrained(tmp_path / target).chat_template == want
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    assert fields["tokenizer.chat_templates"].contents() == ["tool_use"]
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "{{ tools }}"
+
+
 def test_a_vocabulary_of_sentencepiece_goes_to_gguf_and_to_tokenizer_json(tmp_path: Path) -> None:
     gguf, transformers = pytest.importorskip("gguf"), pytest.importorskip("transformers")
     words = ["\u2581", "a", "b", "c", "\u2581a", "ab", "\u2581ab", "abc"]

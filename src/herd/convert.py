@@ -4,6 +4,7 @@ What it is: `convert`. The tokenizer, its template and the sampling advice come 
 best mixture of number formats (`herd.quantize`).
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -21,11 +22,11 @@ from herd.checkpoint.hf.write import save_hf
 from herd.checkpoint.meta.folder import MetaCheckpoint
 from herd.checkpoint.open import open_checkpoint
 from herd.checkpoint.opened import Checkpoint, GgufCheckpoint, HfCheckpoint
-from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts
+from herd.checkpoint.tokenizer_files import gguf_tokenizer_keys, hf_tokenizer_texts, with_templates
 from herd.checkpoint.walk import walk
 from herd.config import Llama4Config
-from herd.disk.small_files import safe_path
-from herd.errors import NotFound, UsageError, fail
+from herd.disk.small_files import read_json, safe_path
+from herd.errors import BadTokenizer, NotFound, UsageError, fail
 from herd.formats import FORMATS, get
 from herd.formats.dtypes import dtype_name
 from herd.formats.substitutes import fitting, why_not
@@ -175,6 +176,8 @@ def folder_companions(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str
     notes = list(checkpoint.unused)
     if isinstance(checkpoint, HfCheckpoint):
         files = [safe_path(checkpoint.folder, n) for n in _COMPANIONS if (checkpoint.folder / n).exists()]
+        if texts := _named_templates(checkpoint):
+            files = [path for path in files if path.name not in ("tokenizer_config.json", "chat_template.jinja")]
     elif isinstance(checkpoint, MetaCheckpoint):
         files = [safe_path(checkpoint.path, n) for n in _COMPANIONS if (checkpoint.path / n).exists()]
     elif isinstance(checkpoint, GgufCheckpoint):
@@ -186,6 +189,16 @@ def folder_companions(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str
         except NotFound:
             notes.append("the source has no tokenizer")
     return files, texts, notes
+
+
+def _named_templates(checkpoint: HfCheckpoint) -> dict[str, str]:
+    """The templates of a folder within (additional_chat_templates) go where files lie side by side:
+    tokenizer_config.json lists them all, and no chat_template.jinja is left that would count for the first."""
+    name = "tokenizer_config.json"
+    if not (checkpoint.folder / "additional_chat_templates").is_dir() or not (checkpoint.folder / name).exists():
+        return {}
+    read = read_json(safe_path(checkpoint.folder, name), BadTokenizer)
+    return {name: json.dumps(with_templates(read, checkpoint.load_tokenizer()), ensure_ascii=False, indent=2) + "\n"}
 
 
 def _licence(checkpoint: GgufCheckpoint) -> dict[str, str]:

@@ -99,6 +99,24 @@ def test_tokenizer_template_and_advice(tmp_path: Path) -> None:
     assert checkpoint.load_tokenizer() is tokenizer
 
 
+def test_of_several_chat_templates_the_newest_form_counts(tmp_path: Path) -> None:
+    """chat_template.json is what processors of models with images were saved with, before the .jinja file."""
+    folder = with_tokenizer(tmp_path)
+    (folder / "chat_template.jinja").unlink()
+
+    def template() -> str | None:
+        with open_checkpoint(folder) as checkpoint:
+            return checkpoint.load_tokenizer() and checkpoint.template
+
+    assert template() is None
+    set_config(folder, "chat_template.json", chat_template="of the processor")
+    assert template() == "of the processor"
+    set_config(folder, "tokenizer_config.json", chat_template="of the tokenizer")
+    assert template() == "of the tokenizer"
+    (folder / "chat_template.jinja").write_text("in a file")
+    assert template() == "in a file"
+
+
 def test_greedy_by_the_models_own_wish(folder: Path) -> None:
     set_config(folder, "generation_config.json", do_sample=False, temperature=0.7)
     assert open_checkpoint(folder).advice == {"temperature": 0.0}

@@ -45,9 +45,25 @@ def gguf_tokenizer_keys(folder: Path, tokenizer: Tokenizer, config: Llama4Config
             "texts with one of them get other ids beside it"
         )
     keys |= {"tokenizer.ggml.add_bos_token": tokenizer.add_bos, **_end_keys(tokenizer, config)}
-    if tokenizer.template is not None:
-        keys["tokenizer.chat_template"] = tokenizer.template
-    return keys, notes
+    return keys | _template_keys(tokenizer), notes
+
+
+def _template_keys(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The keys of all chat templates, as the `gguf` package writes them."""
+    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in tokenizer.templates.items()}
+    keys: dict[str, Any] = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
+    if named:
+        keys["tokenizer.chat_templates"] = list(named)
+    return keys if tokenizer.template is None else {**keys, "tokenizer.chat_template": tokenizer.template}
+
+
+def with_templates(settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What tokenizer_config.json says, with all chat templates of a vocabulary in it."""
+    named = {"default": tokenizer.template, **tokenizer.templates}
+    listed = [{"name": name, "template": text} for name, text in named.items() if text is not None]
+    if tokenizer.templates:
+        return {**settings, "chat_template": listed}
+    return dict(settings) if tokenizer.template is None else {**settings, "chat_template": tokenizer.template}
 
 
 def _byte_keys(file: Mapping[str, Any], tokenizer: Tokenizer, config: Llama4Config) -> tuple[dict[str, Any], list[str]]:
@@ -122,8 +138,7 @@ def hf_tokenizer_texts(
         i = keys.get(f"tokenizer.ggml.{key}_token_id", usual)
         if i is not None and 0 <= i < len(tokens) and types[i] != NORMAL:
             settings[name] = tokens[i]
-    if tokenizer.template is not None:
-        settings["chat_template"] = tokenizer.template
+    settings = with_templates(settings, tokenizer)
     generation: dict[str, Any] = {"bos_token_id": config.bos_id, "eos_token_id": list(config.eos_ids) or None}
     if advice:
         generation |= {"do_sample": advice.get("temperature", 1.0) > 0, **advice}

@@ -2,8 +2,9 @@
 file or Meta's rank file; and the chat template.
 
 tokenizer_config.json says which token begins and ends a text; generation_config.json may add more that end an answer.
-The chat template is in chat_template.jinja, or in tokenizer_config.json; others
-by name beside them. What becomes of it: `herd.text.chat`.
+The chat template is in chat_template.jinja, in tokenizer_config.json, or, where neither has one, in the
+chat_template.json that processors of older transformers wrote; others by name beside them. What becomes of it:
+`herd.text.chat`.
 """
 
 from pathlib import Path
@@ -73,6 +74,8 @@ def _templates(folder: Path, config: dict[str, Any]) -> tuple[str | None, dict[s
     paths = {"default": folder / "chat_template.jinja"}
     paths |= {path.stem: path for path in sorted(others.glob("*.jinja"))[:MOST_TEMPLATES]} if others.is_dir() else {}
     found |= {name: _text(path) for name, path in paths.items() if path.exists()}
+    if found.get("default") is None:
+        found["default"] = _object(folder / "chat_template.json").get("chat_template")
     texts = {name: text for name, text in found.items() if isinstance(name, str) and isinstance(text, str)}
     return texts.pop("default", None), texts
 
