@@ -66,6 +66,31 @@ def test_a_matrix_is_what_its_package_decodes_it_to(path: Path, variant: str) ->
         assert np.array_equal(decode(node.format, np.asarray(node.codes), inputs), got)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("path", "variant"), CASES)
+def test_a_block_format_holds_what_scales_of_any_bits_make(path: Path, variant: str) -> None:
+    """NaN, infinity and the ends of the range, too, where it is chosen; where it is not, floats hold them."""
+    tensors, variants, _ = stored(path)
+    said, rng = variants[variant], np.random.default_rng(3)
+    outputs, inputs = said["shape"]
+    for name, tensor in list(tensors.tensors.items()):
+        if name.startswith(variant + ".") and name.endswith(("scale", "scales", "scale_2", "biases", "absmax", "SCB")):
+            array = tensor.read()
+            bits = rng.choice([0, 1, 127, 128, 254, 255], (*array.shape, array.dtype.itemsize)).astype(np.uint8)
+            made = np.ascontiguousarray(bits).view(array.dtype).reshape(array.shape)
+            tensors.tensors[name] = Tensor(tensor.dtype, array.shape, lambda made=made: made, tensor.stored)
+    with np.errstate(all="ignore"):
+        coded = FORMS[said["settings"]["quant_method"]](tensors, said["settings"]).coded(variant, outputs, inputs)
+        assert coded is not None
+        want = coded.floats(0, outputs)
+    node = node_of([coded], outputs, inputs, variant, stack=False, floats="f32")
+    np.testing.assert_array_equal(np.asarray(node.w), want)  # type: ignore[union-attr]
+    for format in coded.formats:
+        with np.errstate(all="ignore"):
+            got = decode(format, coded.blocks(format, 0, outputs), inputs)
+        np.testing.assert_array_equal(got, want)
+
+
 def test_every_form_has_a_file_of_its_package() -> None:
     have = {path.stem for path in FILES}
     assert {method.replace("-", "_") for method in FORMS} - {"fbgemm_fp8"} <= have

@@ -4,7 +4,7 @@
               whole numbers reach as far holds that without loss, where groups are a multiple of 32 and all scales are
               exact in float16: q - zero in -8..7 is q4_0, in -16..15 q5_0, in -128..127 q8_0; with a base, q in 0..15
               is q4_1, in 0..31 q5_1. So 4 bits with zero points are q5_0. Any other becomes floats.
-    Mxfp4     w = 2^(exponent - 127) * e2m1, an exponent for 32 inputs: mxfp4, without loss.
+    Mxfp4     w = 2^(exponent - 127) * e2m1, an exponent for 32 inputs: mxfp4, without loss, where none is NaN.
     Decoded   floats, made row by row: FP8, NVFP4, code books.
 
 Floats are bfloat16 (2^-9 of a value lost), float16 where the checkpoint's own type is float16 (2^-12), float32 for
@@ -72,7 +72,12 @@ class Mxfp4:
 
     codes: Rows
     exponents: Rows
-    formats: tuple[str, ...] = ("mxfp4",)
+    outputs: int
+
+    @cached_property
+    def formats(self) -> tuple[str, ...]:
+        """mxfp4, unless there is a NaN: in that format the exponent 255 is a number like others."""
+        return () if (self.exponents(0, self.outputs) == 255).any() else ("mxfp4",)
 
     def floats(self, start: int, stop: int) -> Array:
         """Rows start to stop as float32."""

@@ -67,4 +67,4 @@ def fp4(data: Array, scales: Rows, group: int) -> Decoded:
 
 def mxfp4(data: Array, exponents: Array) -> Mxfp4:
     """data: uint8 [O, I / 2], the even input low; exponents: uint8 [O, I / 32]."""
-    return Mxfp4(lambda i, j: low_nibbles_first(data[i:j]), lambda i, j: exponents[i:j])
+    return Mxfp4(lambda i, j: low_nibbles_first(data[i:j]), lambda i, j: exponents[i:j], len(data))
