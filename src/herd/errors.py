@@ -253,10 +253,10 @@ class Interrupted(HerdError):
 def fail(error: type[HerdError], what: str, *, got: object = None, expected: object = None, do: str = "") -> NoReturn:
     """Raise `error` with one line: what, got, expected, what to do next.
 
-    Values of `got` are cut at 120 characters, those of `expected` at 4,096; both lose control characters, since they
-    may come from a hostile file.
+    Values of `got` are cut at 120 characters, those of `expected` and `what` at 4,096; all lose control characters,
+    since they, and names among them, may come from a hostile file.
     """
-    parts = [what]
+    parts = [_shown(what, EXPECTED)]
     if got is not None:
         parts.append(f"got {_shown(got, GOT)}")
     if expected is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from helpers import TINY_DENSE, TINY_TEXT
 from herd.batch import packed
 from herd.checkpoint import Checkpoint, RandomSource, open_checkpoint, random_model, save_hf
 from herd.checkpoint.hf.names import to_adjacent, to_half_split
+from herd.checkpoint.hf.source import same_bits
 from herd.checkpoint.walk import TreeSource, walk
 from herd.config import TINY, Llama4Config
 from herd.containers.safetensors import SafeFile
@@ -157,6 +159,20 @@ def close_to_transformers(folder: Path, got: Any) -> None:
     with torch.no_grad():
         want = model(torch.tensor([IDS])).logits[0].numpy()
     np.testing.assert_allclose(got, want, rtol=0, atol=3e-5 * float(want.std()))
+
+
+def test_tables_are_compared_bit_for_bit_in_little_memory() -> None:
+    """Of a large model each has gigabytes; a difference at their beginning is seen there."""
+    table = np.full((1 << 12, 1 << 12), 0x7FC1, np.uint16)  # a NaN of bfloat16
+    tracemalloc.start()
+    assert same_bits(table.view(np.float16), table.copy().view(np.float16))
+    assert not same_bits(table, np.append(table[:-1], table[-1:] ^ 1, axis=0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.2 * table.nbytes, "more than the copies of this test"
+    for a, b in ((table, table[:, :-1]), (table, table.view(np.float16)), (np.float32(1), np.zeros(1, np.float32))):
+        assert not same_bits(np.asarray(a), np.asarray(b))
+    assert same_bits(np.asarray(np.float32(1)), np.asarray(np.float32(1)))
 
 
 def test_untied_embeddings_without_a_head_are_an_error_that_names_it(tmp_path: Path) -> None:

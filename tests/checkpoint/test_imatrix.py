@@ -183,6 +183,7 @@ def cut(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "number of entries: got 0 bytes"),
         (lambda path: path.write_bytes(b"any text at all, no matrix"), "number of entries"),
         (lambda path: path.write_bytes(struct.pack("<iii", 1, 9999, 7)), "bytes of a name"),
+        (lambda path: (as_binary(path, {"a\nb\x1b[2J": sums()[Q]}), cut(path)), "values of a\ufffdb\ufffd.2J"),
         (as_twice, f"a tensor stands twice: got {Q}"),
         (lambda path: as_binary(path, {Q: (np.full((1, 256), np.nan), np.ones(1))}), "NaN"),
         (lambda path: as_gguf(path, {Q: (-np.ones((1, 256), np.float32), np.ones(1, np.float32))}), "negative"),

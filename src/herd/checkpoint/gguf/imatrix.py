@@ -23,7 +23,7 @@ from herd.containers.gguf import Gguf, open_gguf
 from herd.containers.gguf_header import MAX_NAME, MAX_TENSORS
 from herd.disk.atomic import new_file
 from herd.disk.small_files import regular_file
-from herd.errors import BadCheckpoint, fail
+from herd.errors import BadCheckpoint, fail, printable
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -119,7 +119,8 @@ class _Binary:
         return name, InputSums(np.array(values, np.float32), np.full(1, calls, np.float32))
 
     def _text(self, what: str, most: int, least: int = 1) -> str:
-        return self._bytes(self._int(f"bytes of a {what}", most, least), what).decode("utf-8", "replace")
+        data = self._bytes(self._int(f"bytes of a {what}", most, least), what)
+        return printable(data.decode("utf-8", "replace"))  # it comes into errors, and no tensor has another name
 
     def _int(self, what: str, most: int, least: int = 1) -> int:
         value = int(struct.unpack("<i", self._bytes(4, what))[0])
