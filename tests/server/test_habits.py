@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import client_of, fake_service
+from serving import END, client_of, fake_service
 
 from helpers import until
 
@@ -180,12 +180,20 @@ def test_no_limit_of_a_completion_is_the_context(completing: httpx.Client) -> No
         assert (found["usage"]["completion_tokens"], found["choices"][0]["finish_reason"]) == (made, "length")
 
 
-def test_prompts_of_one_stream_are_answered_side_by_side(completing: httpx.Client) -> None:
-    body = {"model": "fake", "prompt": ["a", "b", "c"], "max_tokens": 200, "stream": True}
-    found = completing.post("/v1/completions", json=body).text
-    order = [json.loads(line[6:])["choices"][0]["index"] for line in found.split("\n") if line.startswith("data: {")]
-    first, last = ([order.index(i) for i in range(3)], [len(order) - 1 - order[::-1].index(i) for i in range(3)])
-    assert max(first) < min(last), "each begins before any is done"
+def test_prompts_of_one_stream_are_answered_side_by_side(tmp_path: Path) -> None:
+    """No answer ends before all have begun: one after the other, the first would go on to its limit."""
+    begun: set[int] = set()
+
+    def said(ids: list[int]) -> int:
+        begun.add(ids[-1])
+        return END if len(begun) == 3 else ids[-1]
+
+    body = {"model": "fake", "prompt": ["a", "b", "c"], "max_tokens": 1 << 18, "stream": True}
+    with client_of(fake_service(tmp_path, said, context=1 << 20)) as client:
+        found = client.post("/v1/completions", json=body).text
+    choices = [json.loads(line[6:])["choices"][0] for line in found.split("\n") if line.startswith("data: {")]
+    ends = {choice["index"]: choice["finish_reason"] for choice in choices if choice["finish_reason"] is not None}
+    assert ends == {0: "stop", 1: "stop", 2: "stop"}
 
 
 def test_a_stream_of_several_prompts_that_is_left_ends_them_all(tmp_path: Path) -> None:
