@@ -55,6 +55,13 @@ def test_the_context_is_a_ceiling_for_the_tokens_of_an_answer_and_that_is_told(c
             assert "x-herd-note" not in ask(client, name, most, *place, stream=stream).headers
 
 
+@pytest.mark.parametrize("name", ["Ollama's chat", "Ollama's generate"])
+def test_a_num_ctx_beyond_the_context_is_none(client: httpx.Client, name: str) -> None:
+    for beyond in (CONTEXT, CONTEXT + 1, 131_072, 10_485_760):
+        found = ask(client, name, beyond, "options", "num_ctx").json()
+        assert (found.get("response") or found["message"]["content"], found["done_reason"]) == (SAID, "stop")
+
+
 def texts(body: str) -> Iterator[str]:
     """All pieces of text in a stream."""
     for line in body.split("\n"):

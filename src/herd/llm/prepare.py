@@ -252,7 +252,7 @@ class Requests:
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
-        chosen = _under(self._options(options, asked), asked.ceiling, len(ids))
+        chosen = _under(self._options(options, asked), asked.ceiling, len(ids), engine.executor.context)
         grammar, instead = chosen.grammar, None
         if grammar is not None and asked.may_call_instead(grammar):
             instead = self.format()
@@ -381,9 +381,10 @@ def _salt(tenant: str) -> bytes:
     return hashlib.sha256(tenant.encode()).digest() if tenant else b""
 
 
-def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int) -> SamplingOptions:
-    """Options of a request that stays under its own ceiling. Raises ContextTooLong with both counts."""
-    if ceiling is None:
+def _under(options: SamplingOptions, ceiling: int | None, num_prompt: int, context: int) -> SamplingOptions:
+    """Options of a request that stays under its own ceiling, where the context does not end it before. Raises
+    ContextTooLong with both counts."""
+    if ceiling is None or ceiling >= context:
         return options
     if num_prompt >= ceiling:
         fail(ContextTooLong, f"the prompt has {num_prompt} tokens, num_ctx allows {ceiling}", do="raise num_ctx")
