@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from serving import END, client_of, fake_service
 
 from helpers import until
+from herd.server.anthropic.messages import MESSAGES
+from herd.server.ollama.chat import CHAT as OLLAMA_CHAT
+from herd.server.ollama.chat import GENERATE
+from herd.server.ollama.common import Options
+from herd.server.openai.chat import CHAT
+from herd.server.openai.response_requests import RESPONSES
 
 CONTEXT = 2048
 SAID = "Hello there."
@@ -60,6 +67,34 @@ def test_a_num_ctx_beyond_the_context_is_none(client: httpx.Client, name: str) -
     for beyond in (CONTEXT, CONTEXT + 1, 131_072, 10_485_760):
         found = ask(client, name, beyond, "options", "num_ctx").json()
         assert (found.get("response") or found["message"]["content"], found["done_reason"]) == (SAID, "stop")
+
+
+def places_of(name: str) -> list[tuple[str, ...]]:
+    """Where a dialect has its options: the honoured fields of its table, those of Ollama's options in theirs."""
+    tables = {table.name.split()[1]: table for table in (CHAT, RESPONSES, MESSAGES, OLLAMA_CHAT, GENERATE)}
+    honoured = msgspec.structs.fields(tables[LIMITS[name][0]].honoured)
+    inner = [("options", one.name) for one in msgspec.structs.fields(Options)] if "Ollama" in name else []
+    return [*((one.encode_name,) for one in honoured), *inner]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_is_refused_has_the_name_that_the_client_gave_it(client: httpx.Client, name: str) -> None:
+    path, body, most = LIMITS[name]
+    refused = set()
+    for place in places_of(name):
+        for value in (0, -7_000_000, 7_000_000, 2**70, ["x"] * 40, [-1]):
+            inner = {place[-1]: value}
+            asked = {"model": "fake", "stream": False, "logprobs": True, **body}
+            if path == "/v1/messages" or path == "/v1/responses":
+                del asked["logprobs"]
+            found = client.post(path, json={**asked, **({place[0]: inner} if len(place) > 1 else inner)})
+            if found.status_code == 400:
+                error = found.json()["error"]
+                message = error if isinstance(error, str) else error["message"]
+                assert message.startswith(".".join(place)), (place, value, message)
+                refused.add(place)
+    assert most in refused
+    assert len(refused) > 4
 
 
 def texts(body: str) -> Iterator[str]:

@@ -32,7 +32,7 @@ from herd.server.metrics import Metrics
 from herd.server.models import Models
 from herd.server.requests.admission import Admission, InFlight, Spending
 from herd.server.requests.beginnings import beginning
-from herd.server.requests.fields import within
+from herd.server.requests.fields import in_words_of, within
 from herd.server.requests.generate_request import (
     GenerateRequest,
     begun_of,
@@ -158,8 +158,10 @@ class Service:
                 spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                 stack.callback(spending.settle)
                 await stream.ready()
-        except BaseException:
+        except BaseException as error:
             await stack.__aexit__(*sys.exc_info())
+            if (told := in_words_of(error, ask.called)) is not error:
+                raise told from None
             raise
         note = "; ".join(filter(None, (raw.note, shorter, note_of_tools(model, ask), *in_vain)))
         return ReplyInProgress(self, caller, ask, model, stream, spending, stack, note)

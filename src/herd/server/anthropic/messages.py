@@ -158,6 +158,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[_Typed[MessagesReques
         parallel_tool_calls=not (choice is not None and choice.disable_parallel_tool_use),
         schema=form.schema if form is not None else None,
         options=options,
+        called={"stop": "stop_sequences"},
         user=(asked.metadata.user_id if asked.metadata is not None else None) or "",
         progress=bool(asked.stream and asked.return_progress),
     )

@@ -15,6 +15,7 @@ from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import encode, json_line
 from herd.server.ollama.common import (
+    CALLED,
     OPTIONS_REPORTED,
     Options,
     counts_of,
@@ -187,6 +188,7 @@ def _asking(caller: Caller, asked: Shared, ignored: tuple[str, ...], **what: Any
         model=asked.model,
         schema=format_of(asked.format),
         options=options,
+        called=CALLED,
         keep_alive_s=keep_alive_s,
         ceiling=asked.options.num_ctx if asked.options is not None else None,
         progress=bool(asked.stream is not False and asked.return_progress),

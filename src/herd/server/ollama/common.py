@@ -67,21 +67,32 @@ OPTIONS_REPORTED = {
 }
 
 
+_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "stop": "stop",
+    "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+}
+CALLED = {
+    **{ours: f"options.{theirs}" for theirs, ours in _NAMES.items()},
+    "max_tokens": "options.num_predict",
+    "seed": "options.seed",
+    "repetition_window": "options.repeat_last_n",
+    "logprobs": "top_logprobs",
+    "ceiling": "options.num_ctx",
+}
+"""Options of a request -> what Ollama calls them."""
+
+
 def sampling_of(options: Options | None) -> dict[str, Any]:
     """Fields of SamplingOptions. Raises Refused for a num_ctx that is none."""
     if options is None:
         return {}
-    names = {
-        "temperature": "temperature",
-        "top_k": "top_k",
-        "top_p": "top_p",
-        "min_p": "min_p",
-        "stop": "stop",
-        "repeat_penalty": "repetition_penalty",
-        "presence_penalty": "presence_penalty",
-        "frequency_penalty": "frequency_penalty",
-    }
-    found = {ours: value for theirs, ours in names.items() if (value := getattr(options, theirs)) is not None}
+    found = {ours: value for theirs, ours in _NAMES.items() if (value := getattr(options, theirs)) is not None}
     if options.num_predict is not None and options.num_predict > 0:
         found["max_tokens"] = options.num_predict
     if options.seed is not None and options.seed >= 0:

@@ -114,6 +114,10 @@ CHAT: FieldTable[ChatRequest] = FieldTable(
 )
 
 
+CALLED = {"stop_ids": "stop_token_ids"}
+"""Options that requests call otherwise -> how."""
+
+
 def options_of(asked: SamplingFields) -> dict[str, Any]:
     """Fields of SamplingOptions out of a request. Raises Refused for ids that are no numbers, and for two forms."""
     names = (
@@ -157,11 +161,12 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
     known, others = without_others(without_empty(body), ("function",))
     asked, ignored = CHAT.read(known, strict=service.strict)
     ignored = (*told_others(others, strict=service.strict), *ignored)
-    options = options_of(asked)
+    options, called = options_of(asked), {**CALLED, "logprobs": "top_logprobs"}
     if asked.max_completion_tokens is not None:
         if asked.max_tokens not in (None, asked.max_completion_tokens):
             raise Refused("max_tokens: differs from max_completion_tokens; give one of them", "max_tokens")
         options["max_tokens"] = asked.max_completion_tokens
+        called["max_tokens"] = "max_completion_tokens"
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
     elif asked.top_logprobs:
@@ -180,6 +185,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[ChatRequest, tuple[st
         continue_final_message=goes_on(asked.messages, asked.continue_final_message, asked.add_generation_prompt),
         n=1 if asked.n is None else asked.n,
         options=options,
+        called=called,
         user=asked.user or "",
         progress=bool(asked.stream and asked.return_progress),
     )

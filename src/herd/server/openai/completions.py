@@ -16,6 +16,7 @@ from herd.server.http.error_bodies import body_of
 from herd.server.http.streams import Stream
 from herd.server.http.wire import SSE_DONE, SSE_PING, encode, sse
 from herd.server.openai.chat import (
+    CALLED,
     FINGERPRINT,
     NOT_KEPT,
     SamplingFields,
@@ -123,6 +124,7 @@ def _read(service: Service, body: dict[str, Any]) -> tuple[CompletionRequest, tu
                 schema=form_of(asked).schema,
                 n=n,
                 options=options,
+                called=CALLED,
                 user=asked.user or "",
                 progress=bool(asked.stream and asked.return_progress),
             )

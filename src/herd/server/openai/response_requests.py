@@ -314,6 +314,7 @@ def _ask(service: Service, asked: ResponsesRequest, items: list[Any]) -> Generat
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         schema=schema,
         options=options,
+        called={"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"},
         user=asked.user or "",
         progress=bool(asked.stream and asked.return_progress),
     )

@@ -15,6 +15,7 @@ from msgspec import inspect
 from herd.errors import UsageError, printable
 
 S = TypeVar("S", bound=msgspec.Struct)
+E = TypeVar("E", bound=BaseException)
 NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 """Values that ask for nothing; 0 is false."""
 MOST_NAME = 256
@@ -37,6 +38,15 @@ class Refused(UsageError):
     def __init__(self, message: str, param: str = "") -> None:
         super().__init__(message)
         self.param = param
+
+
+def in_words_of(error: E, names: Mapping[str, str]) -> E | Refused:
+    """An error about an option by the name that the client called it by, where that is another. names: ours -> the
+    client's."""
+    ours, _, rest = str(error).partition(":")
+    if not isinstance(error, UsageError) or ours not in names:
+        return error
+    return Refused(f"{names[ours]}:{rest}", names[ours])
 
 
 @dataclass(frozen=True)
