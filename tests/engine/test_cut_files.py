@@ -75,6 +75,6 @@ def test_every_request_ends_with_the_line_of_the_file(tmp_path: Path, engine: st
     said = json.loads(done.stdout)
     line = f"{said['file']}: changed while in use: got 5000 bytes, expected the same file as at the start, "
     line += f"{said['size']} bytes; restore the file and load the model again"
-    assert said["lines"] == [["BadCheckpoint", line]] * 7
+    assert said["lines"] == [["FilesChanged", line]] * 7
     assert said.get("leases", 0) == 0
     assert said.get("alive", True)
