@@ -264,6 +264,15 @@ def test_hf_quant_config_beside_a_config_that_says_nothing(tmp_path: Path) -> No
         assert ["--kv" in note for note in checkpoint.source().notes] == [True]  # type: ignore[attr-defined]
 
 
+def test_quantize_config_beside_a_config_that_says_nothing_as_old_gptq_folders_have_it(tmp_path: Path) -> None:
+    quantised, plain = both(tmp_path, FORMS["gptq, llama"])
+    data = json.loads((quantised / "config.json").read_text())
+    said = {name: value for name, value in data.pop("quantization_config").items() if name != "quant_method"}
+    (quantised / "config.json").write_text(json.dumps(data))
+    (quantised / "quantize_config.json").write_text(json.dumps(said))
+    np.testing.assert_array_equal(logits(quantised, "torch"), logits(plain, "torch"))
+
+
 def test_the_older_name_of_the_key_is_read_and_a_form_of_the_cache_is_told(tmp_path: Path) -> None:
     quantised, _ = both(tmp_path, FORMS["compressed-tensors"])
     data = json.loads((quantised / "config.json").read_text())

@@ -36,6 +36,7 @@ WANTED = (
     "hf_quant_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "quantize_config.json",
     "special_tokens_map.json",
     "chat_template*",
     "tokenizer*",

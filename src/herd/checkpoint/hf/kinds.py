@@ -33,6 +33,8 @@ FORMS: dict[str, type[Form]] = {
     "mlx": Mlx,
 }
 """quant_method of config.json -> its reader. MLX has no name there."""
+BESIDE = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq"}
+"""Files beside a config.json that says nothing, and what their folders hold; the second is AutoGPTQ's."""
 
 
 class HfFiles(Source, Protocol):
@@ -100,8 +102,9 @@ def quantization_of(path: Path, data: Mapping[str, Any]) -> Mapping[str, Any] | 
         for said in (part[key] for part in parts if part.get(key) is not None):
             return said if isinstance(said, Mapping) else {"quant_method": said}
     folder = path if path.is_dir() else path.parent
-    if (folder / "hf_quant_config.json").exists():
-        return {**read_json(safe_path(folder, "hf_quant_config.json"), BadConfig), "quant_method": "modelopt"}
+    for name, method in BESIDE.items():
+        if (folder / name).exists():
+            return {**read_json(safe_path(folder, name), BadConfig), "quant_method": method}
     return None
 
 
