@@ -64,6 +64,9 @@ def test_a_model_s_life(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[0].split()[:3] == ["NAME", "ID", "SIZE"]
     assert [line.startswith("tiny *") for line in lines[1:]] == [False, True]
 
+    assert main(["import", str(newer), "--name", "tiny"]) == 0
+    assert f"herd use tiny@{first['id']} takes the one before again" in capsys.readouterr().err
+
     told(capsys, "use", f"tiny@{first['id']}")
     assert main(["show", "tiny"]) == 0
     shown = capsys.readouterr().out

@@ -189,6 +189,9 @@ def _tell(command: str, name: str, version: Version, as_json: bool) -> None:
         console.print_json(command, {"name": name, **_version(version)})
     else:
         console.note(f"{name}@{version.id}  {console.size(version.size_bytes)}  {version.location}")
+        earlier = [v.id for v in stored.entries()[name].versions if v.id != version.id]
+        if earlier:
+            console.note(f"{name} is this version now; herd use {name}@{earlier[-1]} takes the one before again")
 
 
 def _version(version: Version) -> dict[str, object]:
