@@ -22,6 +22,7 @@ from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import MAX_FILE_BYTES
 
 _PAD = re.compile(r"\[PAD[0-9]++\]")
+_NO_KEY = re.compile(r"[^A-Za-z0-9]")
 _TURN_ENDS = {"eot": ("<|eot|>", "<|eot_id|>"), "eom": ("<|eom|>", "<|eom_id|>")}
 
 
@@ -50,7 +51,7 @@ def gguf_tokenizer_keys(folder: Path, tokenizer: Tokenizer, config: Llama4Config
 
 def _template_keys(tokenizer: Tokenizer) -> dict[str, Any]:
     """The keys of all chat templates, as the `gguf` package writes them."""
-    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in tokenizer.templates.items()}
+    named = {_NO_KEY.sub("_", name): text for name, text in tokenizer.templates.items()}
     keys: dict[str, Any] = {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
     if named:
         keys["tokenizer.chat_templates"] = list(named)
