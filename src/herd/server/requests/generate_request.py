@@ -41,7 +41,7 @@ class GenerateRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Fields of SamplingOptions."""
     called: Mapping[str, str] = field(default_factory=dict)
-    """Those that the client calls otherwise -> how; errors name them so."""
+    """Fields that the client calls otherwise -> how; errors name them so."""
     user: str = ""
     """Whom a key acts for: they share the engine fairly."""
     keep_alive_s: float | None = None
