@@ -44,8 +44,6 @@ class LoadedModel:
     users: int = 0
     restarts: int = 0
     timer: asyncio.TimerHandle | None = None
-    outdated: bool = False
-    """Its files are no longer those that it was loaded from: it goes with its last user, the next loads anew."""
 
     @property
     def expires_in_s(self) -> float:
@@ -106,7 +104,7 @@ class Models:
         finally:
             held.users -= 1
             held.used_s = time.monotonic()
-            if held.outdated and not held.users:
+            if not held.users and self._held.get(held.name) is not held:
                 await self._drop(held)
             self._arm(held)
 
@@ -253,8 +251,7 @@ class Models:
     def _outdate(self, held: LoadedModel, error: FilesChanged) -> None:
         """Let whoever asks next load a model anew, whose files were replaced or could not be read."""
         if self._held.get(held.name) is held and held.state == "ready":
-            self._held.pop(held.name)
-            held.outdated = True
+            self._forget(held)
             self._log.event("outdated", model=held.name, reason=words_of(error))
 
     # -- letting go --------------------------------------------------------------------------------------------------
@@ -272,7 +269,7 @@ class Models:
             await self._drop(held)
 
     def _forget(self, held: LoadedModel) -> None:
-        """Have the next who asks load it anew; another one of its name stays."""
+        """Have the next who asks load it anew, and it goes with its last user; another one of its name stays."""
         if self._held.get(held.name) is held:
             self._held.pop(held.name)
 
