@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 ID = "\0"
 """Stands for the id of a call in a form: nine letters and digits, as Mistral's templates want them."""
+EXAMPLE_ID = "a1B2c3D4e"
+"""One such id."""
 CONTROL = "\1"
 """Stands for a control token in what a template wrote."""
 MOST = 1024
@@ -33,7 +35,7 @@ class CallForm(NamedTuple):
 
     def example(self, name: str, arguments: str) -> str:
         """One call."""
-        return f"{self.head}{self.name(name)}{self.between}{arguments}{self.tail}".replace(ID, "a1B2c3D4e")
+        return f"{self.head}{self.name(name)}{self.between}{arguments}{self.tail}".replace(ID, EXAMPLE_ID)
 
 
 def _of_json(kind: str, key: str, before: str = "", after: str = "") -> CallForm:
@@ -59,25 +61,25 @@ def pieces(text: str) -> str:
     return " ".join(map(_literal, _PIECES.findall(text)))
 
 
-def learnt(header: str, one: str, two: str | None, name: str, arguments: tuple[str, str], call_id: str) -> CallForm:
+def learnt(header: str, one: str, two: str | None, name: str, arguments: tuple[str, str]) -> CallForm:
     """The form that a chat template writes; LLAMA where that cannot be told from what it wrote.
 
     header: what stands before an answer. one: a dialog whose answer is one call; two: with two of them; None: the
-    template writes no two. CONTROL stands in them for each control token. name: of each call. arguments: of the first
-    and the second, in JSON. call_id: of each.
+    template writes no two. CONTROL stands in them for each control token. name: of each call, whose id is EXAMPLE_ID.
+    arguments: of the first and the second, in JSON.
     """
-    call = one.removeprefix(header).replace(call_id, ID)
+    call = one.removeprefix(header).replace(EXAMPLE_ID, ID)
     head, _, rest = call.partition(name)
     between, found, tail = rest.partition(arguments[0])
     if not one.startswith(header) or call.count(name) != 1 or not found or CONTROL in between:
         return LLAMA
-    join, again, rest = (two or "").replace(call_id, ID).partition(arguments[0])[2].partition(name)
+    join, again, rest = (two or "").replace(EXAMPLE_ID, ID).partition(arguments[0])[2].partition(name)
     several = again and arguments[1] in rest and CONTROL not in join
     head, tail = head.rpartition(CONTROL)[2].lstrip(), tail.partition(CONTROL)[0].rstrip()
     form = CallForm(head, between, join if several else None, tail)
     around = "".join(part or "" for part in form)
     # arguments that stand anywhere else would be those of every call
-    return form if len(around) <= MOST and not any(one in around for one in arguments) else LLAMA
+    return form if len(around) <= MOST and not any(said in around for said in arguments) else LLAMA
 
 
 def _literal(text: str) -> str:

@@ -28,9 +28,8 @@ def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, for
             rules += [f"next_{k}: {_named(one.join, one, names)}"]
             more = f" next_{k}*"
         starts.append(f"first_{k}{more} {rule(one.tail)}")
-    return (
-        "\n".join([f"start: {' | '.join([*starts, 'answer'])}", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
-    )
+    start = " | ".join([*starts, "answer"])
+    return "\n".join([f"start: {start}", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
 
 
 def _named(before: str, form: CallForm, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from herd.errors import UsageError, fail
 from herd.messages import ImagePart, Message, TextPart, ToolCall
-from herd.text.call_form import CONTROL, LLAMA, CallForm, learnt
+from herd.text.call_form import CONTROL, EXAMPLE_ID, LLAMA, CallForm, learnt
 from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart
 from herd.text.chat_base import ChatFormat, check_tiles
 from herd.text.chat_llama import image_ids
@@ -38,7 +38,7 @@ PROBE: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"subject": {"type": "string"}}, "required": ["subject"]},
     },
 }
-_CALLS = [ToolCall("look_up", {"subject": subject}, id="a1B2c3D4e") for subject in ("rain", "snow")]
+_CALLS = [ToolCall("look_up", {"subject": subject}, id=EXAMPLE_ID) for subject in ("rain", "snow")]
 _SPELT = ("<tool_call>", "</tool_call>")
 """Control tokens that stay text in the form of a call, as `herd.text.calls` reads them."""
 
@@ -146,11 +146,11 @@ class Templated(ChatFormat):
 
     def _call_form(self) -> CallForm:
         """How calls stand in a dialog."""
-        (first, second), call = (json.dumps(call.arguments) for call in _CALLS), _CALLS[0]
+        first, second = (json.dumps(call.arguments) for call in _CALLS)
         answered, one, two = (self._answered(*said) for said in ((ANSWERED,), ("", _CALLS[:1]), ("", _CALLS)))
         if answered is None or one is None:
             return LLAMA
-        form = learnt(answered.rpartition(ANSWERED)[0], one, two, call.name, (first, second), call.id or "")
+        form = learnt(answered.rpartition(ANSWERED)[0], one, two, _CALLS[0].name, (first, second))
         return form if _is_read(form) else LLAMA
 
     def _answered(self, said: str, calls: Sequence[ToolCall] = ()) -> str | None:
