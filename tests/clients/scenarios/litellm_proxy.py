@@ -1,13 +1,8 @@
 """LiteLLM's proxy, set as `herd connect` prints it, before clients of OpenAI's and Anthropic's dialects."""
 
 import json
-import os
 import secrets
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +10,7 @@ from pathlib import Path
 
 import openai
 from report import MODEL, QUESTION, TIMEOUT_S, WEATHER, expect, run, scenario
+from started import started
 
 CONFIG = """\
 model_list:
@@ -33,34 +29,13 @@ FUNCTION = {"name": "get_weather", "description": "The weather of a city", "para
 
 @contextmanager
 def proxy(url: str) -> Iterator[str]:
-    """A proxy before the service, until it answers and no longer than needed; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """A proxy before the service; its address."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(CONFIG.format(model=MODEL, url=url))
-        command = [str(Path(sys.executable).parent / "litellm"), "--config", str(config), "--port", str(port)]
-        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": KEY}
-        with (Path(folder) / "log").open("wb") as log:
-            process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=log, stderr=log, env=env)
-        try:
-            _wait(f"http://127.0.0.1:{port}/health/liveliness", process, Path(folder) / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until_s = time.monotonic() + START_S
-    while time.monotonic() < until_s and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=10).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"the proxy does not answer: {log.read_text()[-2000:]}")
+        own = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": KEY}
+        with started(["litellm", "--config", str(config)], own, folder, "/health/liveliness", START_S) as address:
+            yield address
 
 
 def client(proxy_url: str) -> openai.OpenAI:

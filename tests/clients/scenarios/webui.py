@@ -1,19 +1,14 @@
 """Open WebUI's backend, set by its variables: it lists the service's models and streams their answers."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from report import MODEL, QUESTION, TIMEOUT_S, expect, run, scenario
+from started import started
 
 START_S = 300
 USER = {"role": "user", "content": QUESTION}
@@ -22,9 +17,6 @@ USER = {"role": "user", "content": QUESTION}
 @contextmanager
 def backend(url: str) -> Iterator[str]:
     """The backend before the service; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         reach = {"OPENAI_API_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none", "OLLAMA_BASE_URL": url}
         alone = {"OFFLINE_MODE": "true", "HF_HUB_OFFLINE": "1", "RAG_EMBEDDING_MODEL_AUTO_UPDATE": "false"}
@@ -35,35 +27,10 @@ def backend(url: str) -> Iterator[str]:
             "RAG_OPENAI_API_KEY": "none",
         }
         own = {"DATA_DIR": folder, "WEBUI_SECRET_KEY": "secret", "WEBUI_AUTH": "false", "ENABLE_OLLAMA_API": "true"}
-        env = {
-            **os.environ,
-            **reach,
-            **alone,
-            **vectors,
-            **own,
-            "SCARF_NO_ANALYTICS": "true",
-            "ANONYMIZED_TELEMETRY": "false",
-        }
-        command = [str(Path(sys.executable).parent / "open-webui"), "serve", "--host", "127.0.0.1", "--port", str(port)]
-        with (Path(folder) / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=folder)
-        try:
-            _wait(f"http://127.0.0.1:{port}", process, Path(folder) / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until_s = time.monotonic() + START_S
-    while time.monotonic() < until_s and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=10).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"the backend does not answer: {log.read_text()[-2000:]}")
+        quiet = {"SCARF_NO_ANALYTICS": "true", "ANONYMIZED_TELEMETRY": "false"}
+        variables = {**reach, **alone, **vectors, **own, **quiet}
+        with started(["open-webui", "serve"], variables, folder, "/health", START_S) as address:
+            yield address
 
 
 def ask(url: str, path: str, body: Any = None, token: str = "") -> str:
