@@ -1,6 +1,7 @@
 """Other engines and hosts as models: a `ChatModel` over HTTP, in the form of OpenAI's API.
 
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
+    gate         whether a request may leave the house, decided in one place
 
 What it is not: a policy (`herd.gated`), an engine.
 """
