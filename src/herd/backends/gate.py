@@ -82,7 +82,7 @@ def strictest(*said: Said) -> Decision:
 
 
 class Pass:
-    """Permission to send one request to one place. Made by `allow` alone; ask for one for each request, and keep none."""
+    """Permission to send one request to one place. Made by `allow` alone; each request asks anew."""
 
     __slots__ = ("_place",)
     _place: Place
