@@ -21,7 +21,7 @@ from herd.weights import count
 DISK_MARGIN = 10
 """1 / DISK_MARGIN of a download must be free on the disk besides itself."""
 SHAPELESS = 4
-"""Of a model whose shape is not known, 1 / SHAPELESS of its weights is set aside for its cache and its work."""
+"""1 / SHAPELESS of the weights is set aside for cache and work where the shape of a model is not known."""
 MOST_NAMED = 3
 """Candidates that a line names."""
 
