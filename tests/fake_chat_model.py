@@ -161,10 +161,11 @@ class DoesAll:
         return len(self.tokenize(messages))
 
     def score(self, pairs: Sequence[Pair], *, top: int = 0, **whose: Any) -> list[Score]:
+        self.asked.append((list(pairs), whose))
         return [self._score(*pair) for pair in pairs]
 
     async def ascore(self, pairs: Sequence[Pair], *, top: int = 0, **whose: Any) -> list[Score]:
-        return self.score(pairs, top=top)
+        return self.score(pairs, top=top, **whose)
 
     def _score(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Score:
         texts = [one if isinstance(one, str) else self.detokenize(one) for one in (prompt, continuation)]

@@ -66,8 +66,8 @@ class Capabilities:
             refuse(name, capability)
 
 
-WHOSE = ("client", "tenant", "priority")
-"""Options that say whose a request is."""
+WHOSE = ("client", "tenant", "priority", "leave")
+"""Options that say whose a request is, and how far it may go."""
 SILENT: Mapping[str, Any] = {
     "n": 1,
     "tool_choice": "auto",
@@ -303,7 +303,8 @@ class ChatModel(Protocol):
 
 def only(name: str, options: Mapping[str, Any], *honoured: str) -> dict[str, Any]:
     """Options of a request that say something, for a model of that name that honours these alone. Raises Unsupported
-    naming another one. Whose a request is (client, tenant, priority) is no matter of the answer."""
+    naming another one. Whose a request is, and whether it may leave the house, is no
+    matter of the answer."""
     said = {
         option: value
         for option, value in options.items()

@@ -44,13 +44,16 @@ class Sampling(TypedDict, total=False):
 
 
 class Whose(TypedDict, total=False):
-    """Whose a request is, when it is served, how long it may take, and the adapter that computes it."""
+    """Whose a request is, when it is served, how long it may take, the adapter that computes it, and how far it may
+    go."""
 
     client: str
     tenant: str
     priority: int
     timeout_s: float | None
     adapter: str | None
+    leave: bool
+    """Whether it may be sent out of the house (`herd.backends.gate`); where nothing is said it may not."""
 
 
 class Answer(Sampling, Whose, total=False):

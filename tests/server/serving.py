@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from helpers import PATIENCE_S, until
+from herd.chat_model import ChatModel
 from herd.config import TINY
 from herd.engine.fake import FakeModel
 from herd.errors import NotFound
 from herd.llm import LLM
 from herd.server.app import create_app
-from herd.server.catalogue import CatalogueEntry
+from herd.server.catalogue import CatalogueEntry, RegisteredModel, StoreCatalogue
 from herd.server.http.connection import uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
@@ -23,7 +25,7 @@ from herd.server.log import Log
 from herd.server.models import FOREVER, Models
 from herd.server.options import ServerOptions
 from herd.server.profiles import Profiles
-from herd.server.run import QUEUE, bind
+from herd.server.run import QUEUE, bind, policies_of
 from herd.server.service import Service
 from herd.store.about import About
 from herd.text.chat import Llama4
@@ -100,6 +102,16 @@ def fake_service(
     loader = load or (lambda path: fake_llm(answer, Path(path).name, **arguments))
     models = Models(FakeCatalogue(*names, folder=folder), loader, keep_alive_s=FOREVER, log=log)
     return Service(models, keyring=Keyring(keys), limits=limits, log=log, strict=strict)
+
+
+def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off", strict: bool = False) -> Service:
+    """A service whose catalogue holds these, and no file."""
+    catalogue = StoreCatalogue(aliases={"alias": models[0].name})
+    for model in models:
+        catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
+    log = Log("off")
+    held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
+    return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None), strict=strict)
 
 
 @contextlib.contextmanager

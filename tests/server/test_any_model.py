@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from PIL import Image
-from serving import client_of, running
+from serving import client_of, running, service_of
 
 from fake_chat_model import ALL, CONTROL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
 from helpers import PATIENCE_S
@@ -27,12 +27,8 @@ from herd.event_stream import EventStream
 from herd.events import Event, TextEvent
 from herd.server.app import ROUTES
 from herd.server.catalogue import RegisteredModel, StoreCatalogue
-from herd.server.keys import Key, Keyring, digest_of
-from herd.server.log import Log
-from herd.server.models import FOREVER, Models
+from herd.server.keys import RIGHTS, Key, digest_of
 from herd.server.routes import Route
-from herd.server.run import policies_of
-from herd.server.service import Service
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
 TURNS = [{"role": "user", "content": "Hi"}]
@@ -46,16 +42,6 @@ def png() -> str:
     data = io.BytesIO()
     Image.new("RGB", (8, 8)).save(data, "PNG")
     return base64.b64encode(data.getvalue()).decode()
-
-
-def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off", strict: bool = False) -> Service:
-    """A service whose catalogue holds these, and no file."""
-    catalogue = StoreCatalogue(aliases={"alias": models[0].name})
-    for model in models:
-        catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
-    log = Log("off")
-    held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
-    return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None), strict=strict)
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +154,44 @@ def test_a_model_that_derives_from_nothing_can_do_everything(route: Route, share
     reply = ask(shared.client, route, "duck")
     wanted = ASKED[f"{route.method} {route.path}"][1]
     assert reply.status_code == (200 if wanted == 501 and f"{route.method} {route.path}" not in NEVER else wanted)
+
+
+class House(NamedTuple):
+    """A service over a model that writes down what it is asked, and two keys for it."""
+
+    client: httpx.Client
+    model: DoesAll
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    model = DoesAll()
+    rights = frozenset(RIGHTS)
+    keys = Key("in", digest_of("i" * 16), rights), Key("out", digest_of("o" * 16), rights | {"leave"})
+    with client_of(service_of(model, keys=keys)) as found:
+        yield House(found, model)
+
+
+WORKING = {
+    "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/embeddings", "POST /v1/responses", "POST /api/chat",
+    "POST /api/generate", "POST /api/embed", "POST /api/embeddings", "POST /v1/messages",
+}  # fmt: skip
+"""Routes that have a model do something, which may be somewhere else."""
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_tells_a_model_whether_its_request_may_leave_the_house(route: Route, house: House) -> None:
+    works = f"{route.method} {route.path}" in WORKING
+    for secret, may_leave in (("i" * 16, False), ("o" * 16, True)):
+        house.model.asked.clear()
+        house.client.headers["authorization"] = f"Bearer {secret}"
+        ask(house.client, route, "fake")
+        if route.path == "/v1/completions":
+            scored = {"model": "fake", "prompt": "Hi there", "echo": True, "logprobs": 1, "max_tokens": 1}
+            assert house.client.post(route.path, json=scored).status_code == 200
+            assert len(house.model.asked) == 3
+        assert bool(house.model.asked) == works
+        assert [options.get("leave", False) for _, options in house.model.asked] == [may_leave] * len(house.model.asked)
 
 
 # -- what a model can do -----------------------------------------------------------------------------------------------

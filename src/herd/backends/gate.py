@@ -11,6 +11,8 @@ out. All others need one, also for what holds no text: names that are looked up,
 not: a socket, a key, a rule about words.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, NoReturn, Protocol
@@ -51,11 +53,12 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Said:
-    """What one source says of whether a request may leave. source: what is told of it, "the key ci"."""
+    """What one source says of whether a request may leave."""
 
-    source: str
     may_leave: bool | None
-    """True: it may; False: it is private; None: nothing is said."""
+    """True: it may; False: it stays; None: nothing is said."""
+    why: str = ""
+    """Why it stays, in a few words: "the profile notes is private"."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,22 @@ class Decision:
     leave: bool
     why: str = ""
 
-    def explained(self, error: StaysHere) -> StaysHere:
-        """The error of a request that stayed, with the reason."""
-        return StaysHere(f"{error} ({self.why})") if self.why else error
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """A context that tells why, where what is done in it would have to leave and may not."""
+        try:
+            yield
+        except StaysHere as error:
+            if self.leave or not self.why:
+                raise
+            raise StaysHere(f"{error} ({self.why})") from None
 
 
 def strictest(*said: Said) -> Decision:
-    """The strictest of what is said: it stays where one source says that it is private, and where none says that it may
-    leave."""
+    """The strictest of what is said: a request stays where one source says so, and where none allows it to leave."""
     for one in said:
         if one.may_leave is False:
-            return Decision(False, f"{one.source} is private")
+            return Decision(False, one.why)
     if any(one.may_leave for one in said):
         return Decision(True)
     return Decision(False, "nothing allows it to leave")

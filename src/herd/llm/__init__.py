@@ -324,6 +324,7 @@ class LLM:
             timeout_s            seconds after which it fails with TimedOut
             adapter              the name of one that answers (`add_adapter`)
             ceiling              most tokens of prompt and answer together
+            leave                whether it may leave the house; nothing here sends it anywhere (`herd.backends`)
             policy               checks what goes in and what comes out (`herd.safety`)
             trace                a file that gets the routing, as JSON lines
         """
@@ -603,7 +604,7 @@ class LLM:
         NotFound (no such adapter).
 
             top        so many of the likeliest tokens at each place, up to 20; 0 unless said
-            client, tenant, priority, timeout_s, adapter
+            client, tenant, priority, timeout_s, adapter, leave
                        see `chat`; the time is each pair's
         """
         asked, top = self._asked_scores(options)
@@ -625,8 +626,8 @@ class LLM:
         """[n, D] of unit length: of each text the mean of the last layer's states.
 
         A generative model's mean is a weak embedding beside a model trained for it. Options: client, tenant, priority,
-        timeout_s, adapter: see `chat`; the time is each text's. Raises UsageError (an empty text), ContextTooLong,
-        before anything is computed; Busy, TimedOut, NotFound (no such adapter).
+        timeout_s, adapter, leave: see `chat`; the time is each text's. Raises UsageError (an empty text),
+        ContextTooLong, before anything is computed; Busy, TimedOut, NotFound (no such adapter).
         """
         asked, _ = CallOptions.of(options, EmbedOptions.__annotations__)
         self._running()

@@ -71,6 +71,8 @@ class CallOptions:
     """Seconds after which it fails with TimedOut."""
     adapter: str | None = None
     """Name of the adapter that answers (`LLM.add_adapter`); None: the model's own weights alone."""
+    leave: bool = False
+    """Whether it may leave the house: a model of files sends nobody anything, whatever is said."""
     continue_final_message: bool = True
     """Whether a last turn of the assistant's is gone on with; else it is over, and another one is opened."""
     raw: bool = False
@@ -88,6 +90,7 @@ class CallOptions:
             object.__setattr__(self, "tools", definitions(many("tools", self.tools)))
         flag("parallel_tool_calls", self.parallel_tool_calls)
         flag("raw", self.raw)
+        flag("leave", self.leave)
         flag("continue_final_message", self.continue_final_message)
         if self.chat_template_kwargs is not None:
             check_variables("chat_template_kwargs", self.chat_template_kwargs)

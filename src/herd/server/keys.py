@@ -17,15 +17,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from herd.backends.gate import Said
 from herd.errors import Busy, Forbidden, NotFound, QuotaSpent, Unauthorised, UsageError, fail
 from herd.strict_json import first_twice
 from herd.text.message_checks import check_name
 
-Right = Literal["chat", "embed", "models", "manage", "metrics", "raw"]
+Right = Literal["chat", "embed", "models", "manage", "metrics", "raw", "leave"]
 """chat: generate and tokenise; embed; models: list and show; manage: load, unload, copy, delete, pull; metrics; raw:
-prompts with control tokens."""
+prompts with control tokens; leave: be answered by what is outside of the house."""
 RIGHTS: tuple[Right, ...] = ("chat", "embed", "models", "manage", "metrics")
-"""All but raw, which is in no key that does not name it."""
+"""All but raw and leave, which are in no key that does not name them."""
 POLICIES = ("", "off", "observe", "redact", "block")
 SHORTEST = 16
 """Characters of a key: shorter ones can be guessed."""
@@ -81,6 +82,11 @@ class Key:
         self.priority, self.policy = other.priority, other.policy
         self.requests.change(other.requests_per_minute)
         self.tokens.change(other.tokens_per_minute)
+
+    @property
+    def says_of_leaving(self) -> Said:
+        """What it says of whether its requests may leave the house."""
+        return Said("leave" in self.rights, f"key {self.name} has no right to leave")
 
     def check_right(self, right: str) -> None:
         """Raise Forbidden unless the key has this right."""
@@ -166,12 +172,15 @@ class Bucket:
 
 
 class Keyring:
-    """All keys. Without any, every caller is the key "local", without limits."""
+    """All keys. Without any, every caller is the key "local", without limits.
 
-    def __init__(self, keys: Sequence[Key] = ()) -> None:
+    leave: whether what that one asks may leave the house.
+    """
+
+    def __init__(self, keys: Sequence[Key] = (), *, leave: bool = False) -> None:
         _check(keys)
         self._keys = tuple(keys)
-        self._local = Key("local", rights=frozenset((*RIGHTS, "raw")))
+        self._local = Key("local", rights=frozenset((*RIGHTS, "raw", *(["leave"] if leave else ()))))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -242,11 +251,11 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-def plain_key(secret: str, name: str = "key") -> Key:
-    """A key with all rights but raw. Raises UsageError for one that could be guessed."""
+def plain_key(secret: str, name: str = "key", *, leave: bool = False) -> Key:
+    """A key with all rights but raw. leave: and with that one. Raises UsageError for one that could be guessed."""
     if len(secret) < SHORTEST or not secret.isascii() or not secret.isprintable() or " " in secret:
         fail(UsageError, "API key", got=f"{len(secret)} characters", expected=f"{SHORTEST} or more of printable ASCII")
-    return Key(name, digest_of(secret))
+    return Key(name, digest_of(secret), frozenset((*RIGHTS, *(["leave"] if leave else ()))))
 
 
 def read_keys(path: Path, tell: Callable[[str], None] = lambda line: None) -> list[Key]:

@@ -36,6 +36,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any] = {}
     """Fields of SamplingOptions, where a request says nothing."""
     licence: str = ""
+    private: bool = False
+    """Whether what it is asked stays in the house, whoever asks."""
     created_s: float = 0.0
     """Unix time."""
 

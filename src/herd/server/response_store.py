@@ -39,8 +39,11 @@ class Items:
     """Items of a dialog: some of its own, after those that came before. Never changed, and shared by all who go on from
     it."""
 
-    def __init__(self, before: "Items | None", own: list[Any]) -> None:
+    def __init__(self, before: "Items | None", own: list[Any], *, private: bool = False) -> None:
+        """private: whether what they were part of may not leave the house: then they may not, nor what comes after."""
         self.before = before
+        self.private: bool = private or (before is not None and before.private)
+        """Whether they may not leave the house, whoever goes on from them."""
         self._own = _json(own)
         self.ids = tuple(dict.fromkeys(id_ for item in own if isinstance(id_ := _member(item, "id"), str)))
         """Ids of its own items, as far as they have one."""

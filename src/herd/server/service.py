@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
+from herd.backends.gate import Decision, Said, strictest
 from herd.chat_model import ChatModel, ChatStream, Turns
-from herd.errors import HerdError, Interrupted, NotReady, PassFailed, TooLarge, Withheld, fail
+from herd.errors import HerdError, Interrupted, NotFound, NotReady, PassFailed, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, ProgressEvent, Reply
 from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
 from herd.policies import Policy
+from herd.request_options import Whose
 from herd.safety import Guard
 from herd.server.http.streams import Stream
 from herd.server.keys import Key, Keyring
@@ -151,13 +153,15 @@ class Service:
                 await self.compute(caller, lambda: check_ids(model, ids, caller.key))
             raw = await self._raw(caller, model, ask)
             in_vain = await self.soon(caller, lambda: (note_of_schemas(ask), note_of_calls(ask)), size)
-            stream = self._stream(model, caller, ask, raw.options)
-            stack.push_async_callback(stream.aclose)
-            async with until_disconnect(caller.request):
-                await self._prepare(caller, model, ask, stream, num_images)
-                spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
-                stack.callback(spending.settle)
-                await stream.ready()
+            decision = self.leaving(caller, ask.model, ask.said)
+            with decision.explained():
+                stream = self._stream(model, caller, ask, {**self.whose(caller, decision, ask.user), **raw.options})
+                stack.push_async_callback(stream.aclose)
+                async with until_disconnect(caller.request):
+                    await self._prepare(caller, model, ask, stream, num_images)
+                    spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
+                    stack.callback(spending.settle)
+                    await stream.ready()
         except BaseException as error:
             await stack.__aexit__(*sys.exc_info())
             if (told := in_words_of(error, ask.called)) is not error:
@@ -188,11 +192,10 @@ class Service:
                 shown = await self.compute(caller, lambda: [beginning(model, text) for text in shown], size)
             tokens = await self.compute(caller, lambda: model.embed_tokens(shown), size)
             self.charge(caller, tokens)
-            key = caller.key
+            decision = self.leaving(caller, name)
             async with until_disconnect(caller.request):
-                vectors = await model.aembed(
-                    shown, client=f"{key.name}/", tenant=self.lane_of(caller), priority=key.priority
-                )
+                with decision.explained():
+                    vectors = await model.aembed(shown, **self.whose(caller, decision))
             return Embeddings(vectors, tokens, notes)
 
     def count_notes(self, notes: Sequence[Note]) -> None:
@@ -356,17 +359,36 @@ class Service:
             messages = [{"role": "system", "content": profile.system}, *messages]
         return replace(ask, messages=messages, options={**profile.options, **ask.options})
 
-    def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest, raw: Mapping[str, Any]) -> ChatStream:
-        """The events of a request, checked by the caller's policy, whether or not the model applies one itself."""
-        key, policy = caller.key, self.policies(caller, ask)
+    def leaving(self, caller: Caller, name: str, said: Sequence[Said] = ()) -> Decision:
+        """Whether a request to the model of that name may leave the house: the strictest of the caller's key, the
+        model's profile and what parts of the request say. Every request for a model's work asks here."""
+        return strictest(caller.key.says_of_leaving, self._profile_says(name), *said)
+
+    def _profile_says(self, name: str) -> Said:
+        try:
+            profile = self.models.catalogue.find(name).profile
+        except NotFound:  # told by who asks that model
+            profile = None
+        private = profile is not None and profile.private
+        return Said(False if private else None, f"the profile {name} is private")
+
+    def whose(self, caller: Caller, decision: Decision, user: str = "") -> Whose:
+        """Keyword arguments that tell a model whose a request is. `leave` is among them only where it may leave."""
+        key = caller.key
+        found: Whose = {"client": f"{key.name}/{user}", "tenant": self.lane_of(caller), "priority": key.priority}
+        if decision.leave:
+            found["leave"] = True
+        return found
+
+    def _stream(self, model: ChatModel, caller: Caller, ask: GenerateRequest, more: Mapping[str, Any]) -> ChatStream:
+        """The events of a request, checked by the caller's policy, whether or not the model applies one itself. more:
+        options of the request beside its own."""
+        policy = self.policies(caller, ask)
         whose: dict[str, Any] = {
-            "client": f"{key.name}/{ask.user}",
-            "tenant": self.lane_of(caller),
             "ceiling": ask.ceiling,
-            "priority": key.priority,
             "n": ask.n,
             **({"progress": True} if ask.progress and model.tells_progress else {}),
-            **raw,
+            **more,
         }
         if policy is None or model.applies_policies:
             return start_stream(model, ask, {**whose, "policy": policy})
@@ -374,7 +396,7 @@ class Service:
             policy,
             lambda: prompt_of(model, ask),
             lambda shown: start_stream(model, ask, whose, shown),
-            check=lambda shown: check_shown(model, ask, shown, raw="raw" in raw),
+            check=lambda shown: check_shown(model, ask, shown, raw="raw" in more),
             owner=self.lane_of(caller),
             answers=ask.n,
             is_text=ask.prompt is not None,

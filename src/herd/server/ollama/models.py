@@ -84,6 +84,8 @@ class CreateRequest(Named, kw_only=True):
     from_: Name | None = msgspec.field(default=None, name="from")
     system: str | None = None
     parameters: Options | None = None
+    private: bool | None = None
+    """Herd's own: whether what it is asked stays in the house, whoever asks."""
     license: str | list[str] | None = None
     stream: bool | None = None
 
@@ -244,6 +246,7 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
         system=old.system if asked.system is None else asked.system,
         options={**old.options, **sampling_of(asked.parameters)},
         licence=licence or old.licence,
+        private=old.private or asked.private is True,
     )
     await _new_name(service, caller, asked.chosen(), profile)
     return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False, ignored=ignored)

@@ -7,10 +7,12 @@ What it is not: answers (`responses`), items and tools by themselves (`response_
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from herd.backends.gate import Said
 from herd.server.openai.chat import NOT_KEPT
 from herd.server.openai.forms import JsonObject, PlainText
 from herd.server.openai.other_tools import ELSEWHERE, WHY, told_others, without_others
@@ -152,6 +154,12 @@ class Known(NamedTuple):
     having: Mapping[str, Items]
     model: str = ""
 
+    @property
+    def says_of_leaving(self) -> Said:
+        """What it says of whether a request that goes on from it, or refers to it, may leave the house."""
+        links = (*([] if self.before is None else [self.before]), *self.having.values())
+        return Said(False if any(link.private for link in links) else None, "a stored response in it is private")
+
     def whole(self, items: list[Any]) -> list[Any]:
         """The whole dialog. items: those of the request."""
         return items if self.before is None else [*self.before.all(), *items]
@@ -235,17 +243,19 @@ def _items(service: Service, asked: PromptRequest, known: Known) -> tuple[list[A
     return resolved(items, known.having, known.before), notes
 
 
-def asking(service: Service, asked: ResponsesRequest, known: Known) -> Asking:
+def asking(service: Service, caller: Caller, asked: ResponsesRequest, known: Known) -> Asking:
     """What comes of it. Raises Refused, TooLarge, BadMedia."""
+    said = (known.says_of_leaving,)
     items, notes = _items(service, asked, known)
     body = _body(asked)
     log = ResponseLog() if asked.background else None
     if asked.store is False:
         kept = StoredResponse(body, Items(None, []))  # nobody goes on from it
     else:
-        kept = StoredResponse(body, Items(known.before, with_ids(items, body["id"])), log)
+        private = not service.leaving(caller, asked.model, said).leave
+        kept = StoredResponse(body, Items(known.before, with_ids(items, body["id"]), private=private), log)
         service.responses.check(kept)
-    ask = _ask(service, asked, known.whole(items))
+    ask = replace(_ask(service, asked, known.whole(items)), said=said)
     return Asking(ask, kept, spaces_of(asked.tools or ()), notes)
 
 

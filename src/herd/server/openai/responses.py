@@ -45,7 +45,7 @@ async def respond(service: Service, request: Request, caller: Caller) -> Respons
     asked, ignored = await read_as(service, request, caller, lambda body: asked_of(service, body), media=True)
     known = known_of(service, caller, asked)
     ask, kept, spaces, notes = await service.soon(
-        caller, lambda: asking(service, asked, known), caller.admission.size_bytes
+        caller, lambda: asking(service, caller, asked, known), caller.admission.size_bytes
     )
     headers = {**told(ignored), **noted(notes)}
     if asked.background:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from herd.backends.gate import Said
 from herd.chat_model import CANNOT, ChatModel, ChatStream, Turns
 from herd.dialogs import begun_in, turns_of
 from herd.messages import Message
@@ -49,6 +50,8 @@ class GenerateRequest:
     """Most tokens of prompt and answer together, below the context's own; memory grows with use in any case."""
     progress: bool = False
     """Whether a stream tells how much of the prompt is read, where the model does."""
+    said: tuple[Said, ...] = ()
+    """What its parts say of whether it may leave the house, beside its key and its model."""
 
     @property
     def has_form(self) -> bool:

@@ -144,13 +144,8 @@ async def _likely(
     service: Service, caller: Caller, model: ChatModel, ask: GenerateRequest, seen: _Seen, top: int
 ) -> tuple[Likely, tuple[Logprob, ...], Usage]:
     """The first token, the others with their log-probabilities, and what that took."""
-    score = partial(
-        model.ascore,
-        top=top,
-        client=f"{caller.key.name}/{ask.user}",
-        tenant=service.lane_of(caller),
-        priority=caller.key.priority,
-    )
+    decision = service.leaving(caller, ask.model, ask.said)
+    score = partial(model.ascore, top=top, **service.whose(caller, decision, ask.user))
     if seen.is_text:
         with suppress(UsageError):  # the vocabulary wants no token before a text: the first one is its prompt
             (found,) = await score([("", seen.ids if seen.raw else seen.passed.texts[0])])
