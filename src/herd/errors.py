@@ -19,6 +19,7 @@
     ├── Unauthorised                invalid_api_key      1   401   no key, or one that is not known
     ├── Forbidden                   forbidden            1   403   no right to it, or an origin or host not allowed
     │   └── StaysHere               stays_here           1   403   a request that may not leave the house
+    ├── LimitReached                spending_limit       1   402   what a backend may cost is spent
     ├── TooLarge                    too_large            2   413   a body or a part of it over its limit
     ├── Busy                        busy                 6   429   more requests wait than the queue holds
     │   └── QuotaSpent              quota_exceeded       6   429   a key's requests or tokens of this minute are used up
@@ -173,6 +174,13 @@ class StaysHere(Forbidden):
     """A request would have to leave the house, and may not; nothing of it was sent, not even a name looked up."""
 
     code = "stays_here"
+
+
+class LimitReached(HerdError):
+    """A request might cost more than is left of what a person lets a backend cost; nothing was sent."""
+
+    code = "spending_limit"
+    http_status = 402
 
 
 class TooLarge(HerdError):

@@ -2,6 +2,7 @@
 
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
     gate         whether a request may leave the house, decided in one place
+    spending     what they may cost, kept over all processes
 
 What it is not: a policy (`herd.gated`), an engine.
 """
