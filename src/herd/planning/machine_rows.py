@@ -45,7 +45,7 @@ class CardRow:
     """Bytes a second of the link to the processor's memory, one way."""
     watts: float
     price_dollars: float | None = None
-    """What its maker asked at launch; None: no dated source at hand."""
+    """What its maker asked for it then; None: no dated source at hand."""
     price_date: str = ""
     price_source: str = ""
     measured_read_bytes_s: float | None = None
