@@ -54,5 +54,5 @@ def test_no_published_speed_is_above_what_its_machine_can_do(row: dict[str, Any]
         return
     tokens = row["tokens_s"] * (1 + row["context"] / row["answer"] if row["kind"] == "throughput" else 1)
     operations = where.int8_ops_s if isinstance(where, CardRow | ProcessorRow) else where.bf16_ops_s
-    four = 2 if "FP4" in row["form"] else 1
-    assert 0 < 2 * weights * tokens / (operations * four * cards) < 1
+    narrow = 2 if "FP4" in row["form"] else 1
+    assert 0 < 2 * weights * tokens / (operations * narrow * cards) < 1
