@@ -33,7 +33,7 @@ def test_the_command_prints_every_subject(capsys):
     assert main(["doctor", "--json", "--no-bandwidth"]) == 0
     told = json.loads(capsys.readouterr().out)["findings"]
     subjects = [f["subject"] for f in told]
-    assert subjects == ["herd", "processor", "native", "memory", "threads", "store", "torch", "hub", "cuda"]
+    assert subjects == ["herd", "processor", "native", "memory", "threads", "store", "torch", "hub", "hosts", "cuda"]
 
 
 def test_a_missing_native_module_is_status_1_with_the_fix(monkeypatch, capsys):

@@ -19,6 +19,7 @@ from herd.store import registry
 EXTRAS = {
     "torch": ("torch", "training, GPUs, the reference operations", "pip install torch"),
     "hub": ("huggingface_hub", "herd pull ORG/NAME", "scripts/setup --hub"),
+    "hosts": ("httpx", "other engines and hosts as models", "scripts/setup --hosts"),
 }
 """Extra of the distribution -> the module that shows it is there, what it is for, and how it comes."""
 

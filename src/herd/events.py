@@ -156,6 +156,8 @@ class Reply:
     """Calls of the tools that it was given, each with an id; `text` holds what stood around them."""
     cut_call: CutCall | None = None
     """The call that was being written when the answer ended, or that broke off; it is in no other field."""
+    answered_by: str = ""
+    """The backend that answered, where one did: a name of `herd backend` (`herd.backends`)."""
     parsed: Any = field(default=None, compare=False)
     """What `text` holds, where a schema was asked for: plain values, or an object of the type that was the schema. None
     where it did not end by "stop", a stop string cut it, or the type's own checks refuse it. No part of `to_dict`."""
@@ -196,6 +198,7 @@ class Reply:
             held=None if data.get("held") is None else HoldStats(**data["held"]),
             tool_calls=tuple(ToolCall(**call) for call in data.get("tool_calls", ())),
             cut_call=None if data.get("cut_call") is None else CutCall(**data["cut_call"]),
+            answered_by=data.get("answered_by", ""),
         )
 
 

@@ -6,6 +6,7 @@ gate itself (`herd.gate`), a policy.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ class GatedStreamAnswer(GatedAnswer):
         why: FinishReason = "stop" if reply.finish_reason == "tool_calls" else reply.finish_reason
         told = reply.logprobs is not None
         done = self._ended(why, reply.usage, reply.timings, seed=reply.seed, stop=reply.stop, told=told)
-        return [*found, done]
+        return [*found, replace(done, reply=replace(done.reply, answered_by=reply.answered_by))]
 
 
 class GatedStream(EventStream):

@@ -64,14 +64,25 @@ def test_the_hub_s_extra_is_installed_beside_the_sources_and_stays(setup: Setup)
     assert setup() == [".[hub]"], "what was asked for once is kept"
 
 
+def test_both_extras_are_kept_whichever_comes_first(setup: Setup) -> None:
+    for first, second in (("--hub", "--hosts"), ("--hosts", "--hub")):
+        (setup.folder / "native/new.cpp").write_text(first)
+        (setup.folder / ".venv/herd-stamp").unlink(missing_ok=True)
+        assert setup(first) == [f".[{first[2:]}]"]
+        assert setup(second) == [".[hub,hosts]"]
+        assert setup(first) == setup(second) == setup() == []
+        (setup.folder / "native/new.cpp").write_text(second + first)
+        assert setup() == [".[hub,hosts]"]
+
+
 def test_an_environment_for_developers_has_it_too(setup: Setup) -> None:
     [told] = setup("--dev")
-    assert told.startswith(".[dev,hub,torch]")
-    assert setup("--hub") == [] and setup() == []
+    assert told.startswith(".[dev,hub,hosts,torch]")
+    assert setup("--hub") == setup("--hosts") == setup() == []
 
 
 def test_a_copy_in_the_place_of_the_sources_is_seen(setup: Setup) -> None:
-    for mode in ((), ("--hub",), ("--dev",)):
+    for mode in ((), ("--hub",), ("--hosts",), ("--dev",)):
         assert setup(*mode)
         assert setup(*mode) == []
         [direct] = setup.folder.glob(".venv/lib/*/site-packages/*/direct_url.json")
@@ -83,4 +94,4 @@ def test_a_copy_in_the_place_of_the_sources_is_seen(setup: Setup) -> None:
 def test_an_unknown_mode_is_refused_by_name(setup: Setup) -> None:
     done = subprocess.run(["bash", "scripts/setup", "--all"], cwd=setup.folder, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "setup: --all: unknown; --hub, --dev, --test, --core or nothing\n"
+    assert done.stderr == "setup: --all: unknown; --hub, --hosts, --dev, --test, --core or nothing\n"

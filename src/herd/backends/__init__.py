@@ -1,6 +1,9 @@
 """Other engines and hosts as models: a `ChatModel` over HTTP, in the form of OpenAI's API.
 
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
+    model        one of them as a ChatModel: requests and answers in `openai_request`, `openai_stream`
+    transport    the one place that opens a connection; what comes is read within bounds (`reading`)
+    failures     what went wrong over there, as errors of a kind
     gate         whether a request may leave the house, decided in one place
     spending     what they may cost, kept over all processes
 

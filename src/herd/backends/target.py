@@ -10,6 +10,8 @@ how it goes.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
@@ -21,6 +23,8 @@ from herd.value_checks import text as check_text
 Form: TypeAlias = Literal["openai"]
 HIDDEN = "***"
 """What a key shows of itself."""
+PART = 8
+"""Characters of a key that give it away."""
 LONGEST_ADDRESS = 2048
 LONGEST_KEY = 8192
 """Characters of a key; tokens of clouds take thousands."""
@@ -48,8 +52,16 @@ class Secret:
         return self._text
 
     def hide_in(self, words: str) -> str:
-        """Words of strangers without the key, should they repeat it."""
-        return words.replace(self._text, HIDDEN)
+        """Words of strangers without the key, should they repeat it: of every part of theirs that has eight characters
+        or more in common with it nothing is left."""
+        part = min(PART, len(self._text))
+        parts = {self._text[i : i + part] for i in range(len(self._text) - part + 1)}
+        hidden = bytearray(len(words))
+        for i in range(len(words) - part + 1):
+            if words[i : i + part] in parts:
+                hidden[i : i + part] = b"\1" * part
+        runs = groupby(zip(hidden, words, strict=True), key=itemgetter(0))
+        return "".join(HIDDEN if hide else "".join(char for _, char in run) for hide, run in runs)
 
     def __repr__(self) -> str:
         return f"Secret({HIDDEN})"
@@ -149,6 +161,13 @@ class Target:
             fail(UsageError, "a backend", got="no name or no model", expected="both")
         if self.form != "openai":
             fail(UsageError, "form", got=self.form, expected="openai")
+        if self.trust_env and self.in_house:
+            fail(
+                UsageError,
+                "trust_env",
+                got="true for a backend in the house",
+                expected="false: no proxy sees its texts",
+            )
         _check_headers(self.headers)
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
         _check_address(self.base_url, self.key is not None)

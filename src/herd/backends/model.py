@@ -1,0 +1,166 @@
+"""A model of another engine or host, as a ChatModel.
+
+What the other side lacks is refused by name; what a policy wants is applied by whoever serves it (`herd.gated`). What
+it is not: several of them, a call without an event loop.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+from herd.backends.failures import Broken, failure, of_event
+from herd.backends.gate import Pass, allow
+from herd.backends.openai_request import Turns, body_of, offered, written
+from herd.backends.openai_stream import Asked, Chunks
+from herd.backends.target import Target
+from herd.backends.transport import Transport
+from herd.chat_model import Capabilities, ChatModel
+from herd.errors import NetworkError, NotReady
+from herd.event_stream import EventStream
+from herd.events import Event, Reply
+from herd.lanes import computing
+from herd.request_options import DialogRequest
+
+UNKNOWN_CONTEXT = 1 << 17
+"""Tokens of context that are taken for granted where nobody said how many there are."""
+USAGE_S = 10.0
+"""Seconds that the count of tokens is waited for once the answer is whole."""
+MOST_LISTED = 10_000
+"""Models of a list that are read."""
+PROBE = "Say yes."
+"""What a test asks; nothing of a person's."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test of a backend found."""
+
+    models: tuple[str, ...] | None
+    """What it lists; None: it has no list."""
+    reply: Reply
+    """What it answered to `PROBE`."""
+
+
+class BackendModel(ChatModel):
+    """One model at the other side."""
+
+    def __init__(self, target: Target, *, transport: Transport | None = None) -> None:
+        """Raises MissingExtra where httpx is not installed."""
+        self.target = target
+        self.name = target.name
+        self.context = target.context or UNKNOWN_CONTEXT
+        self._transport = transport or Transport(target)
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the other side can do in this form: no ids, no scores, no vectors, no text without a dialog."""
+        return replace(self.target.capabilities, completion=False, ids=False, scores=False, embeddings=False)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not closed. Nothing is held that could die."""
+        return not self._closed
+
+    def close(self) -> None:
+        """Begin no further request. Each has a connection of its own, which goes with it."""
+        self._closed = True
+
+    def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> "BackendStream":
+        """See ChatModel. `leave`: whether the request may leave the house; without it StaysHere comes before anything
+        is sent to a host outside, a name looked up included."""
+        if self._closed:
+            raise NotReady(f"{self.name} is closed")
+        return BackendStream(self._transport, messages, options)
+
+    async def models(self, *, leave: bool = False) -> tuple[str, ...]:
+        """Names of the models that it lists. Raises errors of `herd.backends.failures`, StaysHere."""
+        found = await self._transport.get("/models", allow(self.target, leave=leave))
+        if isinstance(found, Mapping) and found.get("error") is not None:
+            raise of_event(self.target, found)
+        rows = found.get("data") if isinstance(found, Mapping) else found
+        if not isinstance(rows, list):
+            raise failure(Broken, self.target, "sent what is no list of models")
+        names = [row.get("id") if isinstance(row, Mapping) else None for row in rows[:MOST_LISTED]]
+        return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable())
+
+    async def test(self, *, leave: bool = False) -> Tested:
+        """What it lists, and what it answers to a few words that are nobody's. Raises errors of
+        `herd.backends.failures`, StaysHere."""
+        models = await self.models(leave=leave)
+        turns = [{"role": "user", "content": PROBE}]
+        return Tested(models, await self.achat(turns, max_tokens=8, leave=leave))
+
+
+class BackendStream(EventStream):
+    """Events of one request to a backend."""
+
+    def __init__(self, transport: Transport, messages: Turns, options: DialogRequest) -> None:
+        super().__init__(self._answer(), most_tokens=(options.get("max_tokens") or 0) * (options.get("n") or 1))
+        self._transport, self._messages, self._options = transport, messages, options
+        self._body: bytes | None = None
+        self._passed: Pass | None = None
+
+    @property
+    def asked_bytes(self) -> int:
+        """See ChatStream: the dialog, and the body that was made of it."""
+        return self.size_bytes + len(self._body or b"")
+
+    async def prepare(self) -> None:
+        """See ChatStream. Raises StaysHere before anything is done for a request that may not leave."""
+        if self._body is None and not self._closed:
+            self._passed = allow(self._transport.target, leave=self._options.get("leave") is True)
+            owner = self._options.get("tenant", "")
+            self._body = await computing().run(owner, self._write, self.size_bytes)
+            self.hold(len(self._body))
+
+    async def ready(self) -> None:
+        """See ChatStream."""
+        await self.prepare()
+        await super().ready()
+
+    def _write(self) -> bytes:
+        return written(body_of(self._transport.target, self._messages, self._options))
+
+    async def _answer(self) -> AsyncGenerator[Event, None]:
+        target = self._transport.target
+        assert self._body is not None and self._passed is not None, "not prepared"
+        chunks = Chunks(target, _asked(self._options))
+        timeout_s = self._options.get("timeout_s")
+        post = self._transport.post("/chat/completions", self._body, self._passed, timeout_s=timeout_s)
+        async with aclosing(post):
+            while (chunk := await _next(post, chunks)) is not None:
+                for event in chunks.take(chunk):
+                    yield event
+                if chunks.over and (chunks.told_usage or not target.tells_usage):
+                    break
+        for event in chunks.finish():
+            yield event
+
+
+async def _next(post: AsyncGenerator[Any, None], chunks: Chunks) -> Any:
+    """The next chunk; None at the end, and where an answer is whole and nothing more comes in time."""
+    try:
+        async with asyncio.timeout(USAGE_S if chunks.over else None):
+            return await anext(post, None)
+    except (TimeoutError, NetworkError):
+        if chunks.over:
+            return None
+        raise
+
+
+def _asked(options: DialogRequest) -> Asked:
+    """What an answer is checked against."""
+    stop = options.get("stop") or ()
+    return Asked(
+        n=options.get("n") or 1,
+        tools=offered(options),
+        must_call=(options.get("tool_choice") or "auto") not in ("auto", "none"),
+        parallel=options.get("parallel_tool_calls") is not False,
+        logprobs=options.get("logprobs") is not None,
+        has_form=bool(options.get("schema")) or options.get("grammar") is not None,
+        stops=(stop,) if isinstance(stop, str) else tuple(stop),
+        seed=options.get("seed") or 0,
+    )
