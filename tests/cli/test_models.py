@@ -15,7 +15,8 @@ from herd.checkpoint.random_weights import RandomSource
 from herd.cli import COMMANDS, console, main
 from herd.cli.group import herd as command_line
 from herd.config import TINY
-from herd.store import fetch, stored
+from herd.store import fetch, known_models, pulling, stored
+from herd.store.choosing import Room
 
 CONFIG = replace(TINY, vision=None, num_layers=2)
 
@@ -123,6 +124,43 @@ def test_pull_shows_progress_once_a_phase_off_a_terminal(
     out = capsys.readouterr()
     assert out.err == ""
     assert json.loads(out.out)["id"] == version.id
+
+
+def test_what_can_be_pulled_is_listed_with_what_fits_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pulling, "room_here", lambda: Room(64 * 10**9, 10**12))
+    found = told(capsys, "pull", "--list")
+    assert (found["memory_bytes"], found["disk_bytes"], found["token"]) == (64 * 10**9, 10**12, False)
+    assert {form["model"] for form in found["models"]} == {*fetch.KNOWN, *known_models.models()}
+    fitting = {form["name"]: form["fits"] for form in found["models"]}
+    assert fitting["scout:UD-Q3_K_XL"] and fitting["smollm2"]
+    assert fitting["scout:UD-Q4_K_XL"] is False and fitting["scout:Q8_0"] is None
+    best = {form["model"]: form["name"] for form in found["models"] if form["best"]}
+    assert best["scout"] == "scout:UD-Q3_K_XL" and best["guard"] == "guard:BF16" and "maverick" not in best
+
+    assert main(["pull", "--list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["NAME"].split() == ["NAME", "QUANTS", "SIZE", "FITS", "HERE", "GATE", "LICENCE"]
+    assert "yes: UD-Q3_K_XL  open, gated  llama4" in rows["scout"]
+    assert "  no  " in rows["maverick"] and "yes: BF16        gated" in rows["guard"] and "yes" in rows["smollm2"]
+
+    assert main(["pull", "--list", "llama4:scout"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(known_models.models()["scout"].forms)
+    assert [line.split()[0] for line in lines if " yes * " in line] == ["scout:UD-Q3_K_XL"]
+    assert main(["pull", "--list", "nowhere"]) == 3
+    assert main(["pull"]) == 2
+    assert "herd pull --list" in capsys.readouterr().err
+
+
+def test_a_machine_that_does_not_tell_its_memory_gets_a_list_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pulling, "room_here", lambda: Room(None, 10**12))
+    assert {form["fits"] for form in told(capsys, "pull", "--list")["models"]} == {None}
+    assert main(["pull", "--list"]) == 0
+    assert all("?" in line for line in capsys.readouterr().out.splitlines()[1:])
 
 
 def test_a_model_run_by_its_path_is_listed_verified_and_freed(

@@ -63,6 +63,7 @@ HARMLESS = {
     "herd.server.http.accepting.Acceptor._turn: self._crowd.count": "a number that is kept",
     "herd.store.hub._Capped.write: view[done:]": "a view, not a copy",
     "herd.store.names.unknown: get_close_matches": "a name that may be one, among this machine's models",
+    "herd.store.pulling.unknown: get_close_matches": "a name that is cut, among a few dozen",
     "herd.store.stored.rm: packed_copies.remove": "removes a folder, searches nothing",
     "herd.checkpoint.strip_pieces.strip_pieces: flat[room:]": "a view, not a copy",
     "herd.containers.torch_file.TorchFile._only_folder: name.count": "of each name once",

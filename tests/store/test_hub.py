@@ -1,143 +1,41 @@
 """Pulling from a hub, against a stand-in on this machine that speaks as much of the protocol as a pull needs."""
 
-import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_hub import COMMIT, REPO, WEIGHTS, Answer, Hub, environment_for, placed, running_hub
 
 import herd
 from helpers import PATIENCE_S, until
-from herd.errors import NotFound, UsageError
-from herd.store.hub import RemoteFile, _forget_others, choose
+from herd.errors import BadFile, NotFound, UsageError
+from herd.store.hub import _forget_others
+from herd.store.hub_files import RemoteFile, choose, gguf_models, of_quant, quant_of
 
 pytest.importorskip("huggingface_hub")
 
 SOURCES = Path(herd.__file__).parent
 
-REPO = "some-org/Tiny-Llama"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-WEIGHTS = bytes(range(256)) * (24 << 12)
-"""24 MiB: the library hands on what it receives in pieces of 10 MiB."""
-
-
-class Hub(ThreadingHTTPServer):
-    """What the repository holds, what was asked, and how the next big answer misbehaves."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files = {
-            "config.json": b"{}",
-            "model.safetensors": WEIGHTS,
-            "README.md": b"---\nlicense: other\nlicense_name: llama4\n---\n",
-            "pytorch_model.bin": b"never fetched",
-            "modeling_evil.py": b"never fetched",
-            "original/params.json": b"never fetched",
-        }
-        self.digests = {"model.safetensors": hashlib.sha256(WEIGHTS).hexdigest()}
-        self.ranges: list[str | None] = []
-        self.fetched: list[str] = []
-        self.stall_after: int | None = None
-        self.stalled = threading.Event()
-        self.status = 200
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if self.server.status != 200:
-            self.reply(b"{}", self.server.status, {"X-Error-Code": "GatedRepo"} if self.server.status == 403 else {})
-        elif path.startswith(f"/api/models/{REPO}"):
-            self.reply(json.dumps(self.listing()).encode())
-        elif path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
-            self.file(path.rpartition(COMMIT + "/")[2])
-        else:
-            self.reply(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-
-    def listing(self) -> dict[str, Any]:
-        siblings = []
-        for name, data in self.server.files.items():
-            one: dict[str, Any] = {"rfilename": name, "size": len(data)}
-            one["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            if name in self.server.digests:
-                one["lfs"] = {"sha256": self.server.digests[name], "size": len(data), "pointerSize": 130}
-            siblings.append(one)
-        card = {"license": "other", "license_name": "llama4"}
-        return {"id": REPO, "sha": COMMIT, "siblings": siblings, "cardData": card, "tags": [], "downloads": 0}
-
-    def file(self, name: str) -> None:
-        data = self.server.files[name]
-        asked = self.headers.get("Range")
-        self.server.fetched.append(name)
-        if name == "model.safetensors":
-            self.server.ranges.append(asked)
-        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        stop = self.server.stall_after
-        if stop is not None and len(data) > stop:
-            self.wfile.write(data[start:stop])
-            self.wfile.flush()
-            self.server.stalled.wait(PATIENCE_S)
-            return
-        self.wfile.write(data[start:])
-
-    def reply(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    server = Hub()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    server.stalled.set()
-    server.shutdown()
-    server.server_close()
+    with running_hub() as server:
+        yield server
 
 
 @pytest.fixture
 def command(hub: Hub, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
-    """`herd pull` as a process of its own: the library reads its address when it is imported."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
-    environment |= {"HF_ENDPOINT": hub.url, "HERD_HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf")}
-    return [sys.executable, "-m", "herd", "pull", REPO], environment
+    return [sys.executable, "-m", "herd", "pull", REPO], environment_for(hub, tmp_path)
 
 
 def pull(command: tuple[list[str], dict[str, str]], *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command[0], *more], env=command[1], capture_output=True, text=True, timeout=PATIENCE_S)
-
-
-def placed(home: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in (home / "models").rglob("*") if p.is_file()}
 
 
 def test_a_pull_brings_the_model_s_files_and_no_code(hub: Hub, command: Any, tmp_path: Path) -> None:
@@ -250,7 +148,7 @@ def test_of_several_gguf_files_one_must_be_named() -> None:
     with pytest.raises(UsageError, match=r"--file a-Q4_0\.gguf"):
         choose("o/n", files, None)
     assert [f.name for f in choose("o/n", files, "*Q8*")] == ["a-Q8_0.gguf"]
-    with pytest.raises(UsageError, match="matches 2 files"):
+    with pytest.raises(UsageError, match="matches 2 models"):
         choose("o/n", files, "*")
     with pytest.raises(NotFound, match="neither"):
         choose("o/n", remote("README.md", "model.bin"), None)
@@ -265,6 +163,49 @@ def test_a_vision_part_comes_along_with_its_gguf() -> None:
     assert [f.name for f in choose("o/n", remote("a.gguf", *parts), None)] == ["a.gguf", "mmproj-F16.gguf"]
     with pytest.raises(UsageError, match=r"2 GGUF models.*--file a-Q4_0\.gguf"):
         choose("o/n", remote("a-Q4_0.gguf", "a-Q8_0.gguf", *parts), None)
+
+
+def test_parts_of_a_split_model_are_one_model() -> None:
+    parts = [f"UD-Q4_K_XL/a-UD-Q4_K_XL-0000{i}-of-00002.gguf" for i in (1, 2)]
+    files = remote("a-Q2_K.gguf", "mmproj-F16.gguf", *parts[::-1], "README.md")
+    assert [m.quant for m in gguf_models(files)] == ["UD-Q4_K_XL", "Q2_K"]
+    wanted = [*parts, "mmproj-F16.gguf"]
+    for pattern in (parts[0], "UD-Q4_K_XL/*", "UD-Q4_K_XL/a-UD-Q4_K_XL-*-of-*.gguf"):
+        assert [f.name for f in choose("o/n", files, pattern)] == wanted
+    assert [f.name for f in of_quant("o/n", files, "q4_k_xl")] == wanted
+    assert [f.base for f in files if f.name == parts[0]] == ["a-UD-Q4_K_XL-00001-of-00002.gguf"]
+    with pytest.raises(BadFile, match=r"a-UD-Q4_K_XL: got 1 parts, expected 2"):
+        of_quant("o/n", [f for f in files if f.name != parts[1]], "UD-Q4_K_XL")
+
+
+def test_a_form_that_no_file_or_several_have_is_told() -> None:
+    files = remote("a-Q4_K_S.gguf", "a-Q4_K_L.gguf", "a-Q8_0.gguf", "b-Q8_0.gguf")
+    with pytest.raises(UsageError, match="got q4_k, expected Q4_K_L, Q4_K_S"):
+        of_quant("o/n", files, "q4_k")
+    with pytest.raises(UsageError, match="got q5_k, expected Q4_K_L, Q4_K_S, Q8_0"):
+        of_quant("o/n", files, "q5_k")
+    with pytest.raises(UsageError, match=r"2 of its models.*--file PATTERN"):
+        of_quant("o/n", files, "q8_0")
+    with pytest.raises(NotFound, match="o/n holds no GGUF"):
+        of_quant("o/n", remote("model.safetensors"), "q8_0")
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("Llama-3.2-1B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
+        ("Llama-3.2-1B-Instruct-IQ3_XXS.gguf", "IQ3_XXS"),
+        ("a-UD-IQ1_M-00001-of-00003.gguf", "UD-IQ1_M"),
+        ("a-bf16.gguf", "BF16"),
+        ("a.f16.gguf", "F16"),
+        ("Llama-3.2-1B-Instruct.gguf", ""),
+        ("Quill-7B.gguf", ""),
+        ("model.gguf", ""),
+    ],
+)
+def test_the_form_in_a_name(name: str, quant: str) -> None:
+    assert quant_of(name) == quant
 
 
 def test_what_was_begun_of_another_commit_is_forgotten(tmp_path: Path) -> None:

@@ -528,8 +528,11 @@ def test_ctrl_c_ends_pip_too(index: Path, home: Path, monkeypatch: pytest.Monkey
 
 
 def test_pull_of_what_no_table_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotFound, match="smollm2, or ORG/NAME"):
-        stored.pull("llama9")
+    with pytest.raises(NotFound, match=r"smollm2, .*guard, .*or ORG/NAME of a hub; herd pull --list shows all"):
+        stored.pull("zzz")
+    for name, near in (("scot", "scout"), ("llama3.2", "llama3.2:1b or llama3.2:3b"), ("llama3.1:70b", "llama3.1:8b")):
+        with pytest.raises(NotFound, match=near):
+            stored.pull(name)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"scripts/setup --hub"):
         stored.pull("org/name")

@@ -26,7 +26,7 @@ COMMANDS = {
     "ps": Command("herd.cli.remote:ps", "Models that a running service holds in memory", "Serve"),
     "stop": Command("herd.cli.remote:stop", "Let a running service let go of a model", "Serve"),
     "connect": Command("herd.cli.connect:connect", "Settings that point a client at the service", "Serve"),
-    "pull": Command("herd.cli.models:pull", "Fetch a model: smollm2, or ORG/NAME of a hub", "Models"),
+    "pull": Command("herd.cli.pull:pull", "Fetch a model: scout, smollm2, or ORG/NAME of a hub", "Models"),
     "import": Command("herd.cli.models:import_", "Register a file or folder where it lies", "Models"),
     "list": Command("herd.cli.models:list_", "Models on this machine (also: ls)", "Models"),
     "show": Command("herd.cli.models:show", "Shape, size, licence and its duties", "Models"),

@@ -1,4 +1,4 @@
-"""Commands about the models on this machine: pull, import, list, show, rm, verify, use."""
+"""Commands about the models on this machine: import, list, show, rm, verify, use."""
 
 import time
 from collections.abc import Iterator
@@ -18,19 +18,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 
 
-@click.command("pull")
-@click.argument("name")
-@click.option("--revision", help="A branch, tag or commit of the hub's repository.")
-@click.option("--file", "file", metavar="PATTERN", help="Which GGUF of a repository that holds several.")
-@quiet_flag
-@as_json
-def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json: bool) -> None:
-    """Fetch a model: smollm2, or ORG/NAME of a Hugging Face hub. Goes on where an interrupted one stopped."""
-    with console.progress(quiet=quiet) as progress:
-        name, version = stored.pull(name, revision=revision, file=file, progress=progress)
-    _tell("pull", name, version, as_json)
-
-
 @click.command("import")
 @click.argument("path", type=click.Path())
 @click.option("--name", help="What to call it; the file's or folder's name otherwise.")
@@ -38,7 +25,7 @@ def pull(name: str, revision: str | None, file: str | None, quiet: bool, as_json
 def import_(path: str, name: str | None, as_json: bool) -> None:
     """Register a GGUF file, or a folder of safetensors, where it lies. Nothing is copied."""
     name, version = stored.import_path(path, name)
-    _tell("import", name, version, as_json)
+    tell_version("import", name, version, as_json)
 
 
 @click.command("list")
@@ -156,7 +143,7 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
 def use(name_at_digest: str, as_json: bool) -> None:
     """Choose which version NAME means, for example to go back to the one before."""
     name, version = stored.use(name_at_digest)
-    _tell("use", name, version, as_json)
+    tell_version("use", name, version, as_json)
 
 
 def _lines(facts: "About") -> Iterator[tuple[str, str]]:
@@ -184,7 +171,8 @@ def _lines(facts: "About") -> Iterator[tuple[str, str]]:
         yield "", f"- {duty}"
 
 
-def _tell(command: str, name: str, version: Version, as_json: bool) -> None:
+def tell_version(command: str, name: str, version: Version, as_json: bool) -> None:
+    """Print the version that a name means now."""
     if as_json:
         console.print_json(command, {"name": name, **_version(version)})
     else:

@@ -5,18 +5,16 @@ kill -9 (the library's own resume lives only as long as its process). HF_ENDPOIN
 """
 
 import contextlib
-import fnmatch
 import hashlib
 import io
 import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
-from herd.checkpoint.gguf.vision_parts import is_vision_part, parts_for
 from herd.disk.atomic import check_disk, explain_full_disk, make_folders, new_folder
 from herd.disk.hashing import BLOCK
 from herd.errors import BadFile, MissingExtra, NetworkError, NotFound, UsageError, fail
@@ -24,82 +22,56 @@ from herd.progress import Progress, part_of, silent
 from herd.store import registry
 from herd.store.fetch import clear, present, watch
 from herd.store.files import digest_of
+from herd.store.hub_files import RemoteFile
 from herd.store.registry import FileRecord, Version
 
-WANTED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "added_tokens.json",
-    "config.json",
-    "generation_config.json",
-    "herd.manifest.json",
-    "hf_quant_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "quantize_config.json",
-    "special_tokens_map.json",
-    "chat_template*",
-    "tokenizer*",
-    "*.txt",
-    "README.md",
-    "LICENSE*",
-    "USE_POLICY*",
-)
-"""Files of a safetensors model that are fetched; code, pickles and everything unknown is not."""
+REFUSED = (401, 403)
+"""Statuses of a hub that wants a token, or another one."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,200}")
-MAX_FILES = 1000
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository: its name, size, and what its content must hash to."""
-
-    name: str
-    size: int
-    sha256: str | None
-    git_sha1: str | None
-    """SHA-1 of git's blob: small files have only this."""
+Select: TypeAlias = Callable[[list[RemoteFile]], list[RemoteFile]]
+"""Chooses the files to fetch among those of a repository. What it raises ends the pull before a byte is fetched."""
 
 
 def pull_hub(
-    repo: str, *, revision: str | None = None, file: str | None = None, progress: Progress = silent
+    repo: str, select: Select, *, name: str | None = None, revision: str | None = None, progress: Progress = silent
 ) -> Version:
-    """Fetch ORG/NAME and make it current. file: a pattern for GGUF repositories, which hold one model many times.
+    """Fetch what `select` takes of ORG/NAME and make it current. name: what it is called in the store; None: as there.
 
-    Raises MissingExtra, NotFound, NetworkError, UsageError (which of several GGUF files?), BadFile, DoesNotFit.
+    Raises MissingExtra, NotFound, NetworkError, BadFile, DoesNotFit, and what `select` raises.
     """
-    hub = _library()
-    with registry.lock(repo), _network_errors(repo):
+    hub, name, _ = library(), name or repo, token()  # a token that cannot be sent is told first
+    with registry.lock(name), _network_errors(repo):
         info = hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-        chosen = choose(repo, [_remote(s) for s in info.siblings or ()], file)
+        chosen = select([f for s in info.siblings or () if (f := _remote(s)) is not None])
         commit = str(info.sha)
         if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
             fail(BadFile, f"{repo}: revision", got=commit, expected="a git commit")
         source = f"hub {repo}@{commit[:12]}"
-        if (there := _same_source(repo, source, chosen)) is not None:
-            registry.add(repo, there)
+        if (there := _same_source(name, source, chosen)) is not None:
+            registry.add(name, there)
             return there
-        partial = registry.home() / "partial" / f"{repo.replace('/', '--')}-{commit[:12]}"
+        partial = partial_folder(name, commit)
         _forget_others(partial)
         make_folders(partial)
         total = sum(f.size for f in chosen)
-        check_disk(partial, total - sum(p.stat().st_size for p in partial.iterdir()))
-        with watch(partial, f"downloading {repo}", total, progress):
+        have = sum(p.stat().st_size for f in chosen if (p := partial / f.base).exists())
+        check_disk(partial, total - have)
+        with watch(partial, f"downloading {name}", total, progress):
             for f in chosen:
                 _fetch(hub, repo, commit, f, partial)
         records, done = {}, 0
         for f in chosen:
-            records[f.name] = _checked(partial / f.name, f, part_of(progress, f"checking {repo}", done, total))
+            records[f.base] = _checked(partial / f.base, f, part_of(progress, f"checking {name}", done, total))
             done += f.size
         digest = digest_of(records)
         assert digest is not None, "every file was hashed above"
-        target = registry.folder(repo) / digest[:12]
+        target = registry.folder(name) / digest[:12]
         clear(target.parent)
         with new_folder(target, overwrite=True) as folder:
             for f in chosen:
-                os.replace(partial / f.name, folder / f.name)
+                os.replace(partial / f.base, folder / f.base)
         shutil.rmtree(partial, ignore_errors=True)
-        only = chosen[0].name if len(chosen) == 1 else ""
+        only = chosen[0].base if len(chosen) == 1 else ""
         version = Version(
             id=digest[:12],
             path=str((target / only).relative_to(registry.home())),
@@ -109,12 +81,43 @@ def pull_hub(
             licence=_licence(info),
             added_s=time.time(),
         )
-        registry.add(repo, version)
+        registry.add(name, version)
         return version
 
 
+def token() -> str | None:
+    """The token of the hub that is set: HF_TOKEN, or what the hub's own tool keeps; None: there is none. Raises
+    UsageError for one that could not be sent."""
+    try:
+        found = library().get_token()
+    except MissingExtra:
+        found = os.environ.get("HF_TOKEN")
+    if found and not (found.isascii() and found.isprintable()):
+        fail(UsageError, "HF_TOKEN holds characters that no token has", do="copy it anew")
+    return str(found) if found else None
+
+
+def refuse_gate(repo: str) -> NoReturn:
+    """Raise NetworkError: a licence has to be accepted first, with what to do."""
+    fail(NetworkError, f"pull {repo}: its owner wants the licence accepted first", do=_gate_do(repo))
+
+
+def _gate_do(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"sign in at {constants.ENDPOINT}/{repo}, fill in the form there, "
+        "and set HF_TOKEN to a token of that account that may read"
+    )
+
+
+def partial_folder(name: str, commit: str) -> Path:
+    """The place of what is being fetched of a commit for a name, whose lock guards it."""
+    return registry.home() / "partial" / f"{name.replace('/', '--')}-{commit[:12]}"
+
+
 def _forget_others(partial: Path) -> None:
-    """Remove unfinished downloads of other commits of the same repository: nobody would go on with them. Call it only
+    """Remove unfinished downloads of other commits for the same name: nobody would go on with them. Call it only
     with the model's lock held."""
     stem = re.escape(partial.name[:-12])
     for path in partial.parent.glob("*"):
@@ -122,60 +125,36 @@ def _forget_others(partial: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def choose(repo: str, files: list[RemoteFile], pattern: str | None) -> list[RemoteFile]:
-    """The files to fetch: those of a safetensors model, or one GGUF with the vision part that belongs to it."""
-    if len(files) > MAX_FILES:
-        fail(BadFile, f"{repo}: files", got=len(files), expected=f"at most {MAX_FILES}")
-    ggufs = [f for f in files if f.name.endswith(".gguf")]
-    if pattern is not None:
-        chosen = [f for f in ggufs if fnmatch.fnmatch(f.name, pattern)]
-        if len(chosen) != 1:
-            names = ", ".join(f.name for f in (chosen or ggufs)) or "no GGUF"
-            fail(UsageError, f"{repo}: --file {pattern} matches {len(chosen)} files", got=names, expected="one")
-        return _with_vision_part(chosen[0], ggufs)
-    if any(f.name.endswith(".safetensors") for f in files):
-        return [f for f in files if any(fnmatch.fnmatch(f.name, p) for p in WANTED)]
-    models = [f for f in ggufs if not is_vision_part(f.name)] or ggufs
-    if len(models) == 1:
-        return _with_vision_part(models[0], ggufs)
-    if models:
-        fail(UsageError, f"{repo} holds {len(models)} GGUF models", do=f"choose: --file {models[0].name}, or another")
-    return fail(NotFound, f"{repo} holds neither safetensors nor GGUF", do="choose a repository with weights")
-
-
-def _with_vision_part(model: RemoteFile, ggufs: list[RemoteFile]) -> list[RemoteFile]:
-    beside = {f.name: f for f in ggufs if "/" not in f.name}
-    parts = [] if is_vision_part(model.name) else parts_for(model.name, sorted(beside))
-    return [model, *(beside[name] for name in parts[:1])]
-
-
-def _library() -> Any:
+def library() -> Any:
+    """The module huggingface_hub. Raises MissingExtra."""
     try:
         import huggingface_hub
     except ImportError:
         fail(
             MissingExtra,
-            "pulling ORG/NAME needs huggingface_hub",
+            "pulling from a hub needs huggingface_hub",
             do="scripts/setup --hub, or fetch the files yourself and use: herd import PATH",
         )
     return huggingface_hub
 
 
-def _remote(sibling: Any) -> RemoteFile:
+def _remote(sibling: Any) -> RemoteFile | None:
+    """A file of a listing; None: one that is never fetched. Of subfolders only those of GGUF files are entered."""
     name, size = sibling.rfilename, sibling.size
-    if "/" in name:
-        return RemoteFile(name, 0, None, None)  # never chosen: subfolders are not entered
-    if not SAFE.fullmatch(name) and not name.startswith("."):
+    folder, slash, base = name.rpartition("/")
+    if slash and not (SAFE.fullmatch(folder) and SAFE.fullmatch(base) and base.endswith(".gguf")):
+        return None
+    if not SAFE.fullmatch(base) and not name.startswith("."):
         fail(BadFile, "hub: a file's name", got=name, expected="letters, digits, '.', '_', '+' and '-'")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         fail(BadFile, f"hub: size of {name}", got=size, expected="a number of bytes")
     return RemoteFile(name, size, sibling.lfs.sha256 if sibling.lfs else None, sibling.blob_id)
 
 
-def _same_source(repo: str, source: str, chosen: list[RemoteFile]) -> Version | None:
-    entry = registry.read().models.get(repo)
+def _same_source(name: str, source: str, chosen: list[RemoteFile]) -> Version | None:
+    entry = registry.read().models.get(name)
     for version in entry.versions if entry else ():
-        if version.source == source and set(version.files) == {f.name for f in chosen} and present(version):
+        if version.source == source and set(version.files) == {f.base for f in chosen} and present(version):
             return version
     return None
 
@@ -184,7 +163,7 @@ def _fetch(hub: Any, repo: str, commit: str, file: RemoteFile, folder: Path) -> 
     """Download what is missing of one file. A whole one is left alone; its content is checked later."""
     from huggingface_hub.file_download import http_get
 
-    part = folder / file.name
+    part = folder / file.base
     have = part.stat().st_size if part.exists() else 0
     if have > file.size:
         part.unlink()
@@ -251,19 +230,19 @@ def _network_errors(repo: str) -> Any:
     try:
         yield
     except errors.GatedRepoError:
-        fail(
-            NetworkError, f"pull {repo}: its owner wants the licence accepted first", do="accept it there, set HF_TOKEN"
-        )
+        refuse_gate(repo)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as e:
         fail(
             NotFound,
             f"pull {repo}: the hub has no such repository or revision",
             got=_first_line(e),
-            do="check its name",
+            do="check its name; a private one wants HF_TOKEN" if _status(e) in REFUSED else "check its name",
         )
     except errors.HFValidationError as e:
         fail(UsageError, f"pull {repo}", got=_first_line(e))
     except Exception as e:
+        if _status(e) in REFUSED:
+            fail(NetworkError, f"pull {repo}: the hub refuses ({_first_line(e)})", do=_gate_do(repo))
         # httpx's errors (of whichever name the library ships it under) and the library's share no other base.
         known = isinstance(e, errors.HfHubHTTPError | ConnectionError | TimeoutError) or "httpx" in _families(e)
         if not known and not (isinstance(e, OSError) and "Consistency check failed" in str(e)):
@@ -275,5 +254,12 @@ def _families(error: BaseException) -> set[str]:
     return {base.__module__.split(".")[0].rstrip("0123456789") for base in type(error).__mro__}
 
 
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """The first line of an error; the token never: what refuses a header may repeat it."""
+    line = str(error).strip().split("\n")[0] or type(error).__name__
+    secret = token()
+    return line.replace(secret, "(token)") if secret else line

@@ -46,14 +46,36 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def find(name: str) -> tuple[str, Version]:
-    """Look up NAME or NAME@DIGEST: the name alone, and the version that it means. Raises NotFound, UsageError."""
-    base, _, digest = name.partition("@")
+    """Look up NAME or NAME@DIGEST, or what was pulled (see `expand`): the name alone, and the version that it means.
+    Raises NotFound, UsageError."""
+    base, _, digest = expand(name).partition("@")
     entry = registry.read().models.get(base)
     if entry is None:
         unknown(name)
     if not digest:
         return base, entry.now
     return base, one_of(base, entry, digest)
+
+
+def expand(name: str) -> str:
+    """NAME or NAME@DIGEST of the store for a name as `herd pull` takes it: llama3.2:1b is llama3.2-1b here, scout:q4_k
+    that version of scout. Any other name is left as it is. Raises NotFound for a form that is not here."""
+    base, at, digest = name.partition("@")
+    models = registry.read().models
+    if base in models:
+        return name
+    from herd.store.spelling import spelled  # the table of models, for names that are none of the store's
+
+    found = spelled(base)
+    entry = models.get(found.name) if found is not None else None
+    if found is None or entry is None:
+        return name
+    if found.quant is None:
+        return f"{found.name}{at}{digest}"
+    version = found.version_in(entry)
+    if version is None:
+        fail(NotFound, f"{found.name} is not here in this form", got=found.quant, do=f"herd pull {base}")
+    return f"{found.name}@{version.id}"
 
 
 def one_of(name: str, entry: ModelEntry, digest: str) -> Version:
@@ -95,15 +117,20 @@ def unknown(name: str) -> NoReturn:
     """Raise NotFound with the nearest names and how to get the model."""
     from difflib import get_close_matches
 
+    from herd.store import known_models
+    from herd.store.spelling import spelled
+
     base = name.partition("@")[0]
     broken = registry.read().broken.get(base)
     if broken is not None:
         fail(BadFile, f"{base}: its record in models.json is broken: {broken.why}", do="import or pull it again")
-    near = get_close_matches(base, {*registry.read().models, *fetch.KNOWN}, n=3, cutoff=0.5)
-    if base in fetch.KNOWN:
+    found = spelled(base)
+    near = get_close_matches(base, {*registry.read().models, *fetch.KNOWN, *known_models.names()}, n=3, cutoff=0.5)
+    if base in fetch.KNOWN or (found is not None and found.model is not None):
         do = f"herd pull {base}"
-    elif "/" in base and registry.NAME.fullmatch(base) and not base.endswith(MODEL_SUFFIXES):
+    elif found is not None and not base.endswith(MODEL_SUFFIXES):
         do = f"herd pull {base}, or herd import PATH"
     else:
         do = "herd list shows what there is; herd pull smollm2, or herd import PATH"
-    fail(NotFound, "no model or file of this name", got=name, expected=" or ".join(near) or None, do=do)
+    others = " or ".join(n for n in near if n != base)
+    fail(NotFound, "no model or file of this name", got=name, expected=others or None, do=do)

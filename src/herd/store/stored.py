@@ -12,14 +12,15 @@ or deleted.
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from herd.errors import NotFound, UsageError, fail
 from herd.progress import Progress, silent
-from herd.store import fetch, packed_copies, registry
+from herd.store import packed_copies, registry
 from herd.store.files import quick_id, scan
-from herd.store.names import Place, find, look_up, one_of, owner_of, resolve, unknown
+from herd.store.names import Place, expand, find, look_up, one_of, owner_of, resolve, unknown
 from herd.store.packed_copies import PackedCopy
 from herd.store.registry import ModelEntry, Version
 from herd.store.verifying import Verified, verify
@@ -47,21 +48,20 @@ def entries() -> dict[str, ModelEntry]:
 
 
 def pull(
-    name: str, *, revision: str | None = None, file: str | None = None, progress: Progress = silent
+    name: str,
+    *,
+    revision: str | None = None,
+    file: str | None = None,
+    anyway: bool = False,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, Version]:
-    """Fetch a known model, or ORG/NAME from the hub, and make it current. See `fetch` and `hub` for what it raises."""
-    registry.check_name(name)
-    if name in fetch.KNOWN:
-        for option, value in (("--revision", revision), ("--file", file)):
-            if value is not None:
-                fail(UsageError, f"pull {name}: {option}", got=value, expected="none: it is one file of one version")
-        return name, fetch.pull_known(name, progress)
-    if "/" not in name:
-        known = ", ".join(fetch.KNOWN)
-        fail(NotFound, f"pull {name}: unknown", expected=f"{known}, or ORG/NAME of a hub", do="or: herd import PATH")
-    from herd.store import hub
+    """Fetch a model and make it current; returns its name here. See `pulling.pull` for what a name may be and what it
+    raises. anyway: also a form that does not fit the memory; tell: hears which form was taken, and why."""
+    from herd.store import pulling
 
-    return name, hub.pull_hub(name, revision=revision, file=file, progress=progress)
+    asked = pulling.Pull(revision=revision, file=file, anyway=anyway, progress=progress, tell=tell)
+    return pulling.pull(name, asked)
 
 
 def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version]:
@@ -91,7 +91,7 @@ def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version
 
 def use(name_at_digest: str) -> tuple[str, Version]:
     """Make NAME@DIGEST the version that NAME means."""
-    base, _, digest = name_at_digest.partition("@")
+    base, _, digest = expand(name_at_digest).partition("@")
     if not digest:
         fail(UsageError, "use", got=name_at_digest, expected="NAME@DIGEST", do=f"herd show {base} lists the digests")
     with registry.edit() as all_models:
@@ -121,7 +121,7 @@ def rm(name: str) -> Removed:
 
     When the current version of a name goes, its newest other one becomes current.
     """
-    base, _, digest = name.partition("@")
+    base, _, digest = expand(name).partition("@")
     if base in registry.read().broken:
         with registry.edit() as all_models:
             all_models.broken.pop(base, None)

