@@ -140,7 +140,10 @@ def test_what_can_be_pulled_is_listed_with_what_fits_here(
     assert best["scout"] == "scout:UD-Q3_K_XL" and best["guard"] == "guard:BF16" and "maverick" not in best
 
     assert main(["pull", "--list"]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    table = capsys.readouterr().out
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    assert f"On a machine of 64 GB:\n\n```\n{table}```\n" in page.read_text(encoding="utf-8")
+    rows = {line.split()[0]: line for line in table.splitlines()}
     assert rows["NAME"].split() == ["NAME", "QUANTS", "SIZE", "FITS", "HERE", "GATE", "LICENCE"]
     assert "yes: UD-Q3_K_XL  open, gated  llama4" in rows["scout"]
     assert "  no  " in rows["maverick"] and "yes: BF16        gated" in rows["guard"] and "yes" in rows["smollm2"]

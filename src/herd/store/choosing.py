@@ -210,7 +210,10 @@ def _refusal(
     least = min(ranked, key=lambda f: f.memory_bytes or 0)
     way = f"--anyway takes {least.candidate.name} nevertheless, when it is named" if least.lacks == "memory" else ""
     line = f"{what} does not fit here: the smallest, {least.candidate.name}: {_why(least, room)}"
-    return "; ".join(part for part in (line, _instead(others, room), way) if part)
+    known = {f.candidate.quant for f in ranked}
+    unsure = any(c.quant not in known for c in candidates)
+    more = f"forms of unknown size are taken by name (herd pull --list {what})" if unsure else ""
+    return "; ".join(part for part in (line, _instead(others, room), way, more) if part)
 
 
 def _why(fit: Fit, room: Room) -> str:
