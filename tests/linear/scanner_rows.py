@@ -44,7 +44,7 @@ from herd.server.tables import TABLES
 from herd.text import merge_list, rank_file, sentencepiece, sentencepiece_file, split_steps, splits, tokenizer_json
 from herd.text.added import AddedToken, AddedTokens
 from herd.text.call_arguments import said_so_far
-from herd.text.call_form import LLAMA
+from herd.text.call_form import LLAMA, CallForm, Parameters
 from herd.text.calls import CallParser
 from herd.text.calls_or_answer import CallsOrAnswer
 from herd.text.chat import FORMATS
@@ -498,6 +498,36 @@ def _call_or_answer(data: str) -> None:
     parser.finish()
 
 
+_TAGGED = CallForm(
+    "<tool_call>\n<function=",
+    ">",
+    "\n</function>\n<function=",
+    "\n</function>\n</tool_call>",
+    Parameters("\n<parameter=", ">\n", "\n</parameter>", True, ("True", "False", "None")),
+    own=True,
+)
+_ODD = CallForm("[[[[[[[[f", " ", None, "]", own=True)
+"""Most of its beginning may be that of another call."""
+OWN: dict[str, Make] = CALLS | {
+    "beginnings": lambda size: "<tool_call><function=f>" * (size // 23),
+    "spaces in a beginning": lambda size: "<tool_call>" + " " * size + "x",
+    "parameters": lambda size: "<tool_call><function=f>" + "<parameter=a>1</parameter>" * (size // 26),
+    "a name that does not end": lambda size: "<tool_call><function=f><parameter=" + "<parameter=" * (size // 11),
+    "a text that does not end": lambda size: "<tool_call><function=f><parameter=a>" + "\n</param" * (size // 8),
+    "a list that does not end": lambda size: "<tool_call><function=f><parameter=b>[" + "1," * (size // 2),
+    "calls in one": lambda size: "<tool_call>" + "<function=f><parameter=a>x</parameter></function>" * (size // 49),
+    "brackets": lambda size: "[" * size,
+}
+
+
+def _call_in_its_own_form(data: str) -> None:
+    for form in (_TAGGED, _ODD):
+        parser = CallParser(_CALL, form=form, types={"f": {"a": frozenset({"string"})}})
+        for char in data:
+            parser.push(None, char)
+        parser.finish()
+
+
 def _call_at_once(data: str) -> None:
     parser = CallParser(_CALL)
     parser.push(None, data)
@@ -738,6 +768,7 @@ ROWS: dict[str, Row] = {
     "calls": Row(_call_at_once, CALLS),
     "calls by characters": Row(_call_by_characters, CALLS),
     "calls or an answer": Row(_call_or_answer, CALLS),
+    "calls in a form of their own": Row(_call_in_its_own_form, OWN),
     "arguments that were cut": Row(_say_so_far, CUT),
     "past arguments": Row(arguments_of, dict(JSON)),
     "a tool's name": Row(lambda data: check_name(data, "a"), TEXTS),

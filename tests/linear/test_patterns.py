@@ -23,6 +23,7 @@ APART = {
     "herd.cli.replies.IMAGE_PATH": "begins at a quote and ends at the next one, or at a word's first character",
     "herd.grammar.json_schema._UNLIKE": "begins at a bracket, and the next bracket ends it",
     "herd.grammar.regexes._PIECES": "a class is taken whole, a count begins at a brace and holds none",
+    "herd.text.call_parameters._PIECES": "a class is taken whole, anything else is one character",
     "herd.grammar.lark._PIECES": "whatever begins is taken whole; what has no end ends the search",
     "herd.strict_json._TOKENS": "a string that has no end ends the search",
     "herd.text.rank_file._RUNS": "every place begins a run, which is taken whole",

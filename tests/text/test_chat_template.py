@@ -14,7 +14,7 @@ from test_templates import TOOL, dialog, tokenizer_file
 from herd.errors import UsageError
 from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.added import AddedToken
-from herd.text.call_form import BARE, HERMES, ID, LLAMA, CallForm
+from herd.text.call_form import BARE, HERMES, ID, LLAMA, TOKENS, CallForm, Parameters
 from herd.text.calls import call_grammar
 from herd.text.calls_or_answer import calls_or_answer_grammar
 from herd.text.chat import FORMATS, choose_format, how_chosen
@@ -207,6 +207,9 @@ def test_an_answer_ends_with_what_the_template_writes_behind_one(name: str) -> N
     assert not ends & {"<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]"}
 
 
+PYTHON, PYTHON_END = TOKENS[:2]
+
+
 def test_forced_calls_take_the_form_that_the_template_writes() -> None:
     forms = {name: templated(STYLES[name]).call_form for name in STYLES}
     one_tag = HERMES._replace(join=(HERMES.join or "").replace(">\n<", "><"))
@@ -215,6 +218,15 @@ def test_forced_calls_take_the_form_that_the_template_writes() -> None:
         "llama 3.1": BARE._replace(join=None),
         **dict.fromkeys(("hermes over llama's tokens", "qwen 2.5", "qwen 3"), one_tag),
         "mistral": CallForm('[{"name": "', '", "arguments": ', '}, {"name": "', "}]"),
+        "llama 4": CallForm(PYTHON, " ", PYTHON_END + PYTHON, PYTHON_END, tokens=(261, 262), own=True),
+        "calls as tags": CallForm(
+            "<function=",
+            ">",
+            "\n</function>\n<function=",
+            "\n</function>",
+            Parameters("\n<parameter=", ">\n", "\n</parameter>", True, ("true", "false", "null")),
+            own=True,
+        ),
     }
 
 

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from herd.errors import UsageError, fail
 from herd.grammar.regexes import MAX_REPEATS, repeats
+from herd.grammars import PATTERNS
 from herd.strict_json import excess, unique
 
 MAX_DEPTH = 64
@@ -77,18 +78,8 @@ VACUOUS: dict[str, tuple[Any, ...]] = {
 }
 """Values of refused keywords that ask for nothing."""
 
-_YEAR = r"(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
-_DAY = (
-    rf"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-    r"|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
-)
-_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-
 FORMATS: dict[str, str | None] = {
-    "date": f"^{_DAY}$",
-    "time": f"^{_CLOCK}$",
-    "date-time": f"^{_DAY}T{_CLOCK}$",
+    **{name: PATTERNS[name] for name in ("date", "time", "date-time")},
     **dict.fromkeys(("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"), None),
 }
 """Enforced formats: the pattern, or None where llguidance's own is exact. RFC 3339 without its leap seconds, which

@@ -18,6 +18,7 @@ from herd.grammars import Grammar
 from herd.llm.function_tools import ToolLike, definitions
 from herd.llm.keywords import ChatOptions, CompleteOptions
 from herd.policies import Policy
+from herd.text.call_parameters import types_of
 from herd.text.calls import CallParser, call_grammar, parameters_of
 from herd.text.calls_or_answer import CallsOrAnswer, calls_or_answer_grammar
 from herd.text.chat import ChatFormat
@@ -150,19 +151,21 @@ class CallOptions:
         return Grammar("lark", calls_or_answer_grammar(tools, answer, chat.call_form, parallel=parallel))
 
     def calls(
-        self, tokenizer: Tokenizer, chat: ChatFormat | None = None
+        self, tokenizer: Tokenizer, chat: Callable[[], ChatFormat], *, instead: bool = False
     ) -> Callable[[], CallParser | CallsOrAnswer] | None:
-        """What finds calls in one answer; None where there are none to find. chat: the format, where the answer may be
-        calls in place of JSON that a grammar asks for."""
+        """What finds calls in one answer; None where there are none to find. instead: whether the answer may be calls
+        in place of JSON that a grammar asks for."""
         if not self.tools or self.tool_choice == "none":
             return None
-        tools = parameters_of([function_of(tool) for tool in self.definitions])
+        definitions, form = [function_of(tool) for tool in self.definitions], chat().call_form
+        tools, types = parameters_of(definitions), types_of(definitions) if form.own else {}
         markers = [tokenizer.added[name] for name in MARKERS if name in tokenizer.added]
-        if chat is None:
-            forced = self.tool_choice != "auto"
-            return lambda: CallParser(tools, markers, forced=forced)
-        form = chat.call_form
-        return lambda: CallsOrAnswer(CallParser(tools, markers, forced=True), list(tools), form)
+        forced = instead or self.tool_choice != "auto"
+
+        def parser() -> CallParser:
+            return CallParser(tools, markers, forced=forced, form=form, types=types)
+
+        return (lambda: CallsOrAnswer(parser(), list(tools), form)) if instead else parser
 
     def parse(self) -> Callable[[str], Any] | None:
         """What reads a whole answer that was to fit a schema; None without one."""

@@ -253,10 +253,10 @@ class Requests:
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"
             )
         chosen = _under(self._options(options, asked), asked.ceiling, len(ids), engine.executor.context)
-        grammar, instead = chosen.grammar, None
-        if grammar is not None and asked.may_call_instead(grammar):
-            instead = self.format()
-            chosen = chosen.with_({"grammar": asked.calls_or(grammar, instead)})
+        grammar = chosen.grammar
+        instead = grammar is not None and asked.may_call_instead(grammar)
+        if grammar is not None and instead:
+            chosen = chosen.with_({"grammar": asked.calls_or(grammar, self.format())})
         request = Request(
             ids,
             chosen,
@@ -288,10 +288,10 @@ class Requests:
         return self.defaults.with_(options)
 
     def _samples(
-        self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: ChatFormat | None, begun: str, opens: bool
+        self, jobs: Sequence[RequestHandle], asked: CallOptions, instead: bool, begun: str, opens: bool
     ) -> list[Sample]:
-        """instead: the format, where an answer may be calls in place of what its grammar asks for."""
-        parser = asked.calls(self.tokenizer, instead)
+        """instead: whether an answer may be calls in place of what its grammar asks for."""
+        parser = asked.calls(self.tokenizer, self.format, instead=instead)
         return [
             Sample(
                 job,

@@ -51,6 +51,11 @@ class Arguments:
         """All that was taken."""
         return "".join(self._taken)
 
+    @property
+    def touched(self) -> bool:
+        """Whether their first bracket has come."""
+        return self.over or bool(self._open)
+
     def open(self, bracket: str) -> None:
         """`{` or `[`: an object or a list begins."""
         self._write(bracket)

@@ -1,12 +1,13 @@
 """How a model writes calls of tools: the form that forced calls take, and calls beside a schema.
 
-A format that is built in has one of the two below; a chat template is asked for its own by a dialog with one call and
-one with two. `herd.text.calls` reads more forms than these, whatever the model was told.
+A format that is built in has one of the two below; a chat template is asked for its own by dialogs with calls
+(`herd.text.call_examples`). `herd.text.calls` reads more forms than these, whatever the model was told.
 """
 
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 ID = "\0"
 """Stands for the id of a call in a form: nine letters and digits, as Mistral's templates want them."""
@@ -17,7 +18,33 @@ CONTROL = "\1"
 MOST = 1024
 """Characters of a whole form that is learnt; those in use have under 150. A grammar holds them for each tool, and the
 model writes them."""
-_PIECES = re.compile(r'"[^"]{0,256}+"|[:,] ?|.', re.DOTALL)
+TOKENS = tuple(map(chr, range(0xD800, 0xDC00)))
+"""Stand for the control tokens of a form, in their order: halves of characters, which no text holds."""
+_PIECES = re.compile(r'"[^"\0\ud800-\udbff]{0,256}+"|[:,] ?|.', re.DOTALL)
+_SIGNS = re.compile("([\0\ud800-\udbff])")
+
+
+class Parameters(NamedTuple):
+    """Arguments that are written one by one: (open name middle value close)*."""
+
+    open: str
+    middle: str
+    close: str
+    raw: bool
+    """Whether a text is written as it is, and ends where `close` begins; else as JSON. Other values are JSON."""
+    words: tuple[str | None, str | None, str | None]
+    """How true, false and null are written; None: not in a way that is read."""
+
+    def written(self, arguments: Mapping[str, Any]) -> str:
+        """Arguments in this form."""
+        return "".join(f"{self.open}{name}{self.middle}{self.value(v)}{self.close}" for name, v in arguments.items())
+
+    def value(self, value: Any) -> str:
+        """A value in this form."""
+        if isinstance(value, str) and self.raw:
+            return value
+        word = next((w for w, meant in zip(self.words, (True, False, None), strict=True) if value is meant), None)
+        return json.dumps(value, ensure_ascii=False) if word is None else word
 
 
 class CallForm(NamedTuple):
@@ -28,14 +55,43 @@ class CallForm(NamedTuple):
     join: str | None
     """None: a turn has one call."""
     tail: str
+    parameters: Parameters | None = None
+    """How arguments are written one by one; None: all as one JSON object."""
+    tokens: tuple[int, ...] = ()
+    """Ids of the control tokens in these texts, where TOKENS stand for them."""
+    own: bool = False
+    """Whether calls are found by these texts, since they have none of the forms that are always read."""
+
+    def texts(self) -> list[str]:
+        """All texts of the form."""
+        found = [self.head, self.between, self.join or "", self.tail]
+        return found if self.parameters is None else [*found, *self.parameters[:3]]
+
+    def changed(self, change: Callable[[str], str]) -> "CallForm":
+        """The form with each of its texts changed."""
+        head, between, join, tail = (None if text is None else change(text) for text in self[:4])
+        assert head is not None and between is not None and tail is not None
+        form = self._replace(head=head, between=between, join=join, tail=tail)
+        if form.parameters is None:
+            return form
+        open_, middle, close = map(change, form.parameters[:3])
+        return form._replace(parameters=form.parameters._replace(open=open_, middle=middle, close=close))
 
     def name(self, name: str) -> str:
         """A name as it is written: in JSON's quotes, or as it is."""
         return json.dumps(name, ensure_ascii=False)[1:-1] if self.head.endswith('"') else name
 
     def example(self, name: str, arguments: str) -> str:
-        """One call."""
-        return f"{self.head}{self.name(name)}{self.between}{arguments}{self.tail}".replace(ID, EXAMPLE_ID)
+        """One call, its arguments given as JSON; TOKENS stand for its control tokens."""
+        return self.examples([(name, arguments)])
+
+    def examples(self, calls: Sequence[tuple[str, str]]) -> str:
+        """Several calls, one behind another. There is a join where they are more than one."""
+        said = (f"{self.name(name)}{self.between}{self._written(arguments)}" for name, arguments in calls)
+        return f"{self.head}{(self.join or '').join(said)}{self.tail}".replace(ID, EXAMPLE_ID)
+
+    def _written(self, arguments: str) -> str:
+        return arguments if self.parameters is None else self.parameters.written(json.loads(arguments))
 
 
 def _of_json(kind: str, key: str, before: str = "", after: str = "") -> CallForm:
@@ -51,37 +107,28 @@ HERMES = _of_json("", "arguments", "<tool_call>\n", "\n</tool_call>")
 """The form of ChatML models."""
 
 
-def rule(text: str) -> str:
-    """A part of a form in a grammar (llguidance's Lark)."""
-    return " /[a-zA-Z0-9]{9}/ ".join(map(_literal, text.split(ID)))
+def is_token(char: str) -> bool:
+    """Whether a character is one of TOKENS."""
+    return "\ud800" <= char < "\udc00"
 
 
-def pieces(text: str) -> str:
+def rule(text: str, tokens: Sequence[int] = ()) -> str:
+    """A part of a form in a grammar (llguidance's Lark). tokens: the form's."""
+    return " ".join(_sign(piece, tokens) for piece in _SIGNS.split(text) if piece) or '""'
+
+
+def pieces(text: str, tokens: Sequence[int] = ()) -> str:
     """A part of a form in the pieces that JSON is made of, for what may turn out to be JSON of another kind."""
-    return " ".join(map(_literal, _PIECES.findall(text)))
+    return " ".join(_sign(piece, tokens) for piece in _PIECES.findall(text))
 
 
-def learnt(header: str, one: str, two: str | None, name: str, arguments: tuple[str, str]) -> CallForm:
-    """The form that a chat template writes; LLAMA where that cannot be told from what it wrote.
-
-    header: what stands before an answer. one: a dialog whose answer is one call; two: with two of them; None: the
-    template writes no two. CONTROL stands in them for each control token. name: of each call, whose id is EXAMPLE_ID.
-    arguments: of the first and the second, in JSON.
-    """
-    call = one.removeprefix(header).replace(EXAMPLE_ID, ID)
-    head, _, rest = call.partition(name)
-    between, found, tail = rest.partition(arguments[0])
-    if not one.startswith(header) or call.count(name) != 1 or not found or CONTROL in between:
-        return LLAMA
-    join, again, rest = (two or "").replace(EXAMPLE_ID, ID).partition(arguments[0])[2].partition(name)
-    several = again and arguments[1] in rest and CONTROL not in join
-    head, tail = head.rpartition(CONTROL)[2].lstrip(), tail.partition(CONTROL)[0].rstrip()
-    form = CallForm(head, between, join if several else None, tail)
-    around = "".join(part or "" for part in form)
-    # arguments that stand anywhere else would be those of every call
-    return form if len(around) <= MOST and not any(said in around for said in arguments) else LLAMA
+def _sign(piece: str, tokens: Sequence[int]) -> str:
+    """A text of a form, an id, or a control token, in a grammar."""
+    if piece == ID:
+        return "/[a-zA-Z0-9]{9}/"
+    return f"<[{tokens[ord(piece) - ord(TOKENS[0])]}]>" if is_token(piece) else literal(piece)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A text in quotes, as JSON and Lark have it; Lark's lexer takes no DEL as it is."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

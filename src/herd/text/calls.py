@@ -8,6 +8,8 @@ Forms that are read, wherever they stand in the answer (Llama 4 writes several, 
     <tool_call>{...}</tool_call>                Hermes' form, which ChatML models write
     ```json ... ```                             around one of the first two
 
+and the form that the model's chat template writes, where that is none of these (`herd.text.own_calls`).
+
 Only names of tools that the request has make a call. It begins once a value in its arguments has begun, and what is
 sure of them is told from then on; its end is that of its arguments. Whatever turns out to be none before that comes out
 as the text it is. What turns out to be none later, or ends before its arguments do, is a call that was cut: it has
@@ -20,12 +22,14 @@ What it is not: a judge of arguments; those are the caller's.
 import json
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from herd.errors import UsageError, fail
 from herd.messages import CutCall, ToolCall
 from herd.text.call_arguments import Arguments
-from herd.text.call_form import CallForm, rule
+from herd.text.call_form import LLAMA, TOKENS, CallForm, is_token, rule
+from herd.text.call_parameters import one_by_one
 from herd.text.call_values import (
     END,
     SPACE,
@@ -40,6 +44,7 @@ from herd.text.call_values import (
     value,
     word,
 )
+from herd.text.own_calls import OwnCalls, Types
 
 OPENERS = frozenset("[{<`")
 """Characters with which a call may begin."""
@@ -109,18 +114,41 @@ class _Call:
         return self.name is not None and self.arguments.begun
 
 
+class _Back(NoCall):
+    """What is being read is not a call, and not all of it has been looked at as what else it may be.
+
+    count: characters at its end that are still to be.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+
 class CallParser:
     """Reads one answer.
 
     tools: name -> the names of its parameters in order (for arguments without a name). markers: ids of control tokens
     around a call, which have no text of their own (`<|python_start|>`); text that spells one is text. forced: the
-    answer can be nothing but calls, so that what is cut before one has begun is no text.
+    answer can be nothing but calls, so that what is cut before one has begun is no text. form: how the model writes
+    calls, and types: what each parameter of a tool may be (`herd.text.call_parameters`), for forms of its own.
     """
 
     def __init__(
-        self, tools: Mapping[str, Sequence[str]], markers: Collection[int] = (), *, forced: bool = False
+        self,
+        tools: Mapping[str, Sequence[str]],
+        markers: Collection[int] = (),
+        *,
+        forced: bool = False,
+        form: CallForm = LLAMA,
+        types: Mapping[str, Mapping[str, Types]] = MappingProxyType({}),
     ) -> None:
         self._tools = tools
+        self._own = OwnCalls(form, tools, types) if form.own else None
+        self._signs = dict(zip(form.tokens, TOKENS, strict=False))
+        self._openers = OPENERS.union(self._signs.values(), {self._own.first} if self._own else ())
+        self._back: list[str] = []
+        """Characters that are read before others, the first one last."""
         self._names = _spelt(tools)
         self._markers = frozenset(markers)
         self._forced = forced
@@ -160,33 +188,46 @@ class CallParser:
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """Take one more token, or some text; returns what has become certain."""
-        if token_id in self._markers or not text:
+        text = self.heard(token_id, text)
+        if (token_id in self._markers and token_id not in self._signs) or not text:
             return []  # a marker only says that a call is to come, or has come
         found, self._late = self._late, []
-        if self._reader is None and (self._broken or not (self._called or OPENERS.intersection(text))):
+        if self._reader is None and not (self._called or self._openers.intersection(text)):
             return [*found, TextPiece(text)]
         for char in text:
-            self._char(char, found)
+            self._chars(char, found)
         self._flush(found)
         self._tell(found)
         return found
 
+    def heard(self, token_id: int | None, text: str) -> str:
+        """The text of a token, or the sign for a control token of the model's form."""
+        return text if token_id is None else self._signs.get(token_id, text)
+
     def finish(self, *, cut: bool = False) -> list[Piece]:
         """The end of the answer. cut: by a limit or by somebody, not by the model."""
         found, self._late = self._late, []
-        if self._reader is not None:
+        while self._reader is not None:
             begun = self._call is not None and self._call.begun
             self._send(END, found, dropped=begun or (cut and (self._forced or self._has_read)))
+            self._chars("", found)
         self._space = []
         self._flush(found)
         return found
+
+    def _chars(self, char: str, found: list[Piece]) -> None:
+        """A character, or none, and those that have to be read again."""
+        if char:
+            self._char(char, found)
+        while self._back:
+            self._char(self._back.pop(), found)
 
     def _char(self, char: str, found: list[Piece]) -> None:
         if self._reader is not None and self._send(char, found):
             return
         if self._broken:
             self._say(char)
-        elif char in OPENERS:
+        elif char in self._openers:
             self._reader = self._form(char)
             self._held = [char]
             self._has_read, self._first = False, self._index
@@ -202,6 +243,13 @@ class CallParser:
         self._held.append(char)
         try:
             self._reader.send(char)
+        except _Back as error:
+            if not dropped:
+                again = [one for one in self._held[-error.count :] if one != END]
+                del self._held[-error.count :]
+                self._back += reversed(again)
+            self._give_up(found, dropped=dropped)
+            return True
         except NoCall:
             self._held.pop()
             self._give_up(found, dropped=dropped)
@@ -264,13 +312,64 @@ class CallParser:
     def _flush(self, found: list[Piece]) -> None:
         text = "".join(self._text)
         self._text = []
+        if self._signs:
+            text = "".join(char for char in text if not is_token(char))
         if text:
             found.append(TextPiece(text))
 
     # -- the forms ---------------------------------------------------------------------------------------------------
 
     def _form(self, first: str) -> Rest:
-        """The calls that begin with `first`."""
+        """The calls that begin with `first`: those of the model's own form, or others."""
+        if self._own is None or first != self._own.first:
+            return (yield from self._usual(first))
+        reader, seen = self._in_own(self._own), [first]
+        next(reader)
+        while True:
+            char = yield
+            is_call = self._has_read or (self._call is not None and self._call.arguments.touched)
+            if not is_call:
+                seen.append(char)
+            try:
+                reader.send(char)
+            except StopIteration as done:
+                return str(done.value)
+            except NoCall:
+                if is_call:
+                    raise
+                break
+        self._call = None
+        return (yield from self._again(seen))
+
+    def _in_own(self, own: OwnCalls) -> Rest:
+        """Calls in the model's own form, from the second character on."""
+        char, more = (yield from own.head((yield))), True
+        while more:
+            name, char = yield from own.name(char)
+            self._call = _Call(name)
+            more, char = yield from own.arguments(name, char, self._call.arguments)
+        return char
+
+    def _again(self, seen: Sequence[str]) -> Rest:
+        """Read characters once more, which began as the model's own form does, and go on."""
+        if seen[0] not in OPENERS:
+            raise _Back(len(seen) - 1)
+        reader = self._usual(seen[0])
+        next(reader)
+        for i, char in enumerate(seen[1:], 1):
+            try:
+                reader.send(char)
+            except (NoCall, StopIteration):
+                raise _Back(len(seen) - i) from None
+        while True:
+            char = yield
+            try:
+                reader.send(char)
+            except StopIteration as done:
+                return str(done.value)
+
+    def _usual(self, first: str) -> Rest:
+        """Calls that begin with `first` in a form that any model may write."""
         if first == "<":
             return (yield from self._tagged())
         if first == "`":
@@ -523,16 +622,25 @@ def call_grammar(tools: Sequence[Mapping[str, Any]], form: CallForm, *, only: st
     """A grammar (llguidance's Lark) of nothing but calls in a model's form, arguments by each tool's schema.
 
     only: the one tool that may be called. parallel: several calls may follow each other, where the form has several.
+    Raises UsageError for a schema that cannot be written in the form.
     """
     rules, names = [], []
     for i, tool in enumerate(tools):
         inner = tool.get("function", tool)
         if only is not None and inner["name"] != only:
             continue
-        named = rule(form.name(inner["name"]) + form.between)
-        rules += [f"call_{i}: {named} args_{i}", f"args_{i}: %json {json.dumps(object_schema(inner))}"]
+        named = rule(form.name(inner["name"]) + form.between, form.tokens)
+        rules += [f"call_{i}: {named} args_{i}", *argument_rules(f"args_{i}", inner, form)]
         names.append(f"call_{i}")
     assert names, "no such tool"
     one = f"({' | '.join(names)})"
-    more = f" ({rule(form.join)} {one})*" if parallel and form.join is not None else ""
-    return "\n".join([f"start: {rule(form.head)} {one}{more} {rule(form.tail)}", *rules]) + "\n"
+    more = f" ({rule(form.join, form.tokens)} {one})*" if parallel and form.join is not None else ""
+    start = f"start: {rule(form.head, form.tokens)} {one}{more} {rule(form.tail, form.tokens)}"
+    return "\n".join([start, *rules]) + "\n"
+
+
+def argument_rules(name: str, tool: Mapping[str, Any], form: CallForm) -> list[str]:
+    """Rules of a grammar for the arguments of a tool, the first of this name. Raises UsageError."""
+    if form.parameters is None:
+        return [f"{name}: %json {json.dumps(object_schema(tool))}"]
+    return one_by_one(name, tool["name"], object_schema(tool), form)

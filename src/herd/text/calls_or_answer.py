@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from herd.text.call_form import BARE, LLAMA, CallForm, pieces, rule
-from herd.text.calls import CallParser, Piece, TextPiece, object_schema
+from herd.text.calls import CallParser, Piece, TextPiece, argument_rules
 
 
 def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, form: CallForm, *, parallel: bool) -> str:
@@ -19,7 +19,7 @@ def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, for
 
     answer: that schema. parallel: as in `call_grammar`.
     """
-    rules = [f"args_{i}: %json {json.dumps(object_schema(tool))}" for i, tool in enumerate(tools)]
+    rules = [line for i, tool in enumerate(tools) for line in argument_rules(f"args_{i}", tool, form)]
     names, starts = [tool["name"] for tool in tools], []
     for k, one in enumerate(_forms(form)):
         rules += [f"first_{k}: {_named(one.head, one, names)}"]
@@ -27,14 +27,15 @@ def calls_or_answer_grammar(tools: Sequence[Mapping[str, Any]], answer: Any, for
         if parallel and one.join is not None:
             rules += [f"next_{k}: {_named(one.join, one, names)}"]
             more = f" next_{k}*"
-        starts.append(f"first_{k}{more} {rule(one.tail)}")
+        starts.append(f"first_{k}{more} {rule(one.tail, one.tokens)}")
     start = " | ".join([*starts, "answer"])
     return "\n".join([f"start: {start}", f"answer: %json {json.dumps(answer)}", *rules]) + "\n"
 
 
 def _named(before: str, form: CallForm, names: Sequence[str]) -> str:
     """A call of one of the tools, up to the end of its arguments."""
-    return " | ".join(f"{pieces(before + form.name(name) + form.between)} args_{i}" for i, name in enumerate(names))
+    heads = (pieces(before + form.name(name) + form.between, form.tokens) for name in names)
+    return " | ".join(f"{head} args_{i}" for i, head in enumerate(heads))
 
 
 def _forms(form: CallForm) -> tuple[CallForm, ...]:
@@ -69,6 +70,7 @@ class CallsOrAnswer:
 
     def push(self, token_id: int | None, text: str) -> list[Piece]:
         """Take one more token, or some text; returns what has become certain."""
+        text = self._calls.heard(token_id, text)
         if self._is_calls is None:
             text = self._head = self._head + text
             if any(text.startswith(head) for head in self._heads):
@@ -82,7 +84,7 @@ class CallsOrAnswer:
                 self._calls.begin(text[: self._begun])
             text = text[self._begun :]
         if self._is_calls:
-            return self._calls.push(token_id, text)
+            return self._calls.push(None, text)
         return [TextPiece(text)] if text else []
 
     def finish(self, *, cut: bool = False) -> list[Piece]:

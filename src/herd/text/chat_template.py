@@ -6,7 +6,7 @@ learnt from a few dialogs that it writes at first.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,13 +14,14 @@ import msgspec
 
 from herd.errors import UsageError, fail
 from herd.messages import ImagePart, Message, TextPart, ToolCall
-from herd.text.call_form import CONTROL, EXAMPLE_ID, LLAMA, CallForm, learnt
-from herd.text.calls import CallArguments, CallEnd, CallParser, CallStart
+from herd.text.call_examples import FIRST, KEY, NAME, OTHER, SECOND, call_of, in_json, with_its_own
+from herd.text.call_form import CONTROL, LLAMA, TOKENS, CallForm
+from herd.text.calls import CallArguments, CallCut, CallEnd, CallParser, CallStart, TextPiece
 from herd.text.chat_base import ChatFormat, check_tiles
 from herd.text.chat_llama import image_ids
 from herd.text.message_checks import check_begun, check_messages
 from herd.text.template_task import Task, Templates
-from herd.text.template_turns import check_texts, plain_messages, plain_tools
+from herd.text.template_turns import CALL_TURNS, CallTurns, check_texts, plain_messages, plain_tools
 from herd.text.tokenizer import Tokenizer
 from herd.text.tools import Tool, function_of
 
@@ -33,14 +34,15 @@ ASKED, ANSWERED = "What is it?", "It is an answer."
 PROBE: dict[str, Any] = {
     "type": "function",
     "function": {
-        "name": "look_up",
+        "name": NAME,
         "description": "Looks it up.",
-        "parameters": {"type": "object", "properties": {"subject": {"type": "string"}}, "required": ["subject"]},
+        "parameters": {"type": "object", "properties": {KEY: {"type": "string"}}, "required": [KEY]},
     },
 }
-_CALLS = [ToolCall("look_up", {"subject": subject}, id=EXAMPLE_ID) for subject in ("rain", "snow")]
+_CALLS = [call_of({KEY: said}) for said in (FIRST, SECOND)]
 _SPELT = ("<tool_call>", "</tool_call>")
 """Control tokens that stay text in the form of a call, as `herd.text.calls` reads them."""
+_TEXTS = frozenset({"string"})
 
 
 class Writes(Protocol):
@@ -63,14 +65,16 @@ class Templated(ChatFormat):
         super().__init__(tokenizer)
         self._writes = writes
         self._parts = False
+        self._call_turns = CALL_TURNS[0]
         pair = [Message("user", ASKED), Message("assistant", ANSWERED)]
         pieces = self._pieces(pair, opened=False)
         if ASKED not in "".join(pieces):
             fail(UsageError, "the chat template does not write what a user says")
         self._parts = self._writes_parts(pieces)
+        self.stop_ids |= {tokenizer.added[end] for end in _ends(pieces)}
+        self._call_turns = self._takes_calls()
         self.call_form = self._call_form()
         self.tells_tools = self._writes_tools()
-        self.stop_ids |= {tokenizer.added[end] for end in _ends(pieces)}
 
     def close(self) -> None:
         """See `ChatFormat`."""
@@ -129,7 +133,11 @@ class Templated(ChatFormat):
     ) -> list[str]:
         given = plain_tools(tools)
         task = Task(
-            plain_messages(messages, parts=self._parts), given, dict(self.tokenizer.named), dict(variables), opened
+            plain_messages(messages, parts=self._parts, calls=self._call_turns),
+            given,
+            dict(self.tokenizer.named),
+            dict(variables),
+            opened,
         )
         check_texts([task.messages, task.tools, task.variables])
         name = "tool_use" if given and "tool_use" in self.tokenizer.templates else "default"
@@ -144,22 +152,51 @@ class Templated(ChatFormat):
             return False
         return found == expected
 
+    def _takes_calls(self) -> CallTurns:
+        """How the template is given calls so that it writes them; as usual where it writes none."""
+        for turns in CALL_TURNS:
+            self._call_turns = turns
+            said = "".join(self._answered("", _CALLS[:1]) or ())
+            if NAME in said and FIRST in said:
+                return turns
+        return CALL_TURNS[0]
+
     def _call_form(self) -> CallForm:
         """How calls stand in a dialog."""
-        first, second = (json.dumps(call.arguments) for call in _CALLS)
-        answered, one, two = (self._answered(*said) for said in ((ANSWERED,), ("", _CALLS[:1]), ("", _CALLS)))
+        answered, one, two = (
+            self._answered(said, calls) for said, calls in ((ANSWERED, ()), ("", _CALLS[:1]), ("", _CALLS))
+        )
         if answered is None or one is None:
             return LLAMA
-        form = learnt(answered.rpartition(ANSWERED)[0], one, two, _CALLS[0].name, (first, second))
-        return form if _is_read(form) else LLAMA
+        header = _with_control(answered).rpartition(ANSWERED)[0]
+        first, second = (json.dumps(call.arguments) for call in _CALLS)
+        both = None if two is None else _with_control(two)
+        form = in_json(header, _with_control(one), both, NAME, (first, second))
+        if form is not None and _is_read(form):
+            return form
+        return self._own_form(answered) or LLAMA
 
-    def _answered(self, said: str, calls: Sequence[ToolCall] = ()) -> str | None:
-        """A dialog with an answer as one text, with CONTROL for most control tokens; None: it is not written."""
+    def _own_form(self, answered: Sequence[str]) -> CallForm | None:
+        """A form of other signs than those that are always read."""
+        signs = _Signs(self.tokenizer)
+        header, _, end = signs.text(answered).rpartition(ANSWERED)
+
+        def says(calls: Sequence[ToolCall]) -> str | None:
+            pieces = self._answered("", calls)
+            said = None if pieces is None else signs.text(pieces)
+            if said is None or not said.startswith(header):
+                return None
+            return signs.before(said.removeprefix(header).removesuffix(end), self.stop_ids)
+
+        form = with_its_own(says, signs.ids.get)
+        return form if form is not None and _are_read(form) else None
+
+    def _answered(self, said: str, calls: Sequence[ToolCall] = ()) -> list[str] | None:
+        """A dialog with an answer in pieces; None: it is not written."""
         try:
-            pieces = self._pieces([Message("user", ASKED), Message("assistant", said, tuple(calls))], [PROBE], False)
+            return self._pieces([Message("user", ASKED), Message("assistant", said, tuple(calls))], [PROBE], False)
         except UsageError:
             return None
-        return "".join(p if i % 2 == 0 or p in _SPELT else CONTROL for i, p in enumerate(pieces))
 
     def _writes_tools(self) -> bool:
         """Whether a dialog names the tools that there are."""
@@ -198,12 +235,59 @@ def _ends(pieces: Sequence[str]) -> Iterator[str]:
             yield pieces[i + 1]
 
 
+class _Signs:
+    """One of TOKENS for each control token that shows in no answer, in what a template wrote."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._signs: dict[str, str] = {}
+        self.ids: dict[str, int] = {}
+        """Sign -> id."""
+
+    def text(self, pieces: Sequence[str]) -> str:
+        """What was written as one text."""
+        return "".join(self._sign(piece) if i % 2 else piece for i, piece in enumerate(pieces))
+
+    def before(self, text: str, ends: Collection[int]) -> str:
+        """What stands before the first of these tokens."""
+        return min((text.partition(sign)[0] for sign, i in self.ids.items() if i in ends), key=len, default=text)
+
+    def _sign(self, piece: str) -> str:
+        token = self._tokenizer.added[piece]
+        if not self._tokenizer.is_special(token) or len(self._signs) == len(TOKENS):
+            return piece
+        sign = self._signs.setdefault(piece, TOKENS[len(self._signs)])
+        self.ids[sign] = token
+        return sign
+
+
+def _with_control(pieces: Sequence[str]) -> str:
+    """What a template wrote as one text, with CONTROL for most control tokens."""
+    return "".join(p if i % 2 == 0 or p in _SPELT else CONTROL for i, p in enumerate(pieces))
+
+
 def _is_read(form: CallForm) -> bool:
-    """Whether a call in a form is found, and nothing beside it."""
+    """Whether a call in a form is found without knowing it, and nothing beside it."""
     call = _CALLS[0]
-    reader = CallParser({call.name: ["subject"]})
+    reader = CallParser({call.name: [KEY]})
     found = [*reader.push(None, form.example(call.name, json.dumps(call.arguments))), *reader.finish()]
     return [type(piece) for piece in found] == [CallStart, CallArguments, CallEnd]
+
+
+def _are_read(form: CallForm) -> bool:
+    """Whether calls in a form are found by it, with any number of arguments, one behind another."""
+    given = [(NAME, json.dumps(one)) for one in ({KEY: FIRST}, {}, {KEY: "", OTHER: FIRST})]
+    texts = [[one] for one in given] if form.join is None else [given, given[1:], given[2:]]
+    return all(_found(form, calls) == calls for calls in texts)
+
+
+def _found(form: CallForm, calls: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The calls that are found in an answer of some; none where there is something beside them."""
+    reader = CallParser({NAME: [KEY, OTHER]}, form=form, types={NAME: dict.fromkeys((KEY, OTHER), _TEXTS)})
+    found = [*reader.push(None, form.examples(calls)), *reader.finish()]
+    if any(isinstance(piece, TextPiece | CallCut) for piece in found):
+        return []
+    return [(piece.call.name, piece.call.arguments_text) for piece in found if isinstance(piece, CallEnd)]
 
 
 def _marked(message: Message) -> Message:

@@ -73,7 +73,7 @@ def _turn(message: Mapping[str, Any], mark: Any) -> dict[str, Any]:
         elif key == "tool_calls":
             found[key] = [_call(call, mark) for call in value]
         else:
-            found[key] = value if key == "role" else mark.text(value)
+            found[key] = value if key == "role" or value is None else mark.text(value)
     return found
 
 

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from herd.errors import UsageError, fail
 from herd.messages import Content, ImagePart, Message, TextPart, ToolCall, plain_text
@@ -16,13 +17,29 @@ MOST_TEXT = 64
 """Characters of what a caller tells a template besides: it says how to answer, not what."""
 OURS = ("messages", "tools", "documents", "add_generation_prompt")
 """Names that a template gets from here."""
+_SILENT: tuple[dict[str, str | None], ...] = ({}, {"content": ""}, {"content": None})
 
 
-def plain_messages(messages: Sequence[Message], *, parts: bool) -> list[dict[str, Any]]:
+class CallTurns(NamedTuple):
+    """How a template is given turns with calls: transformers leaves that to whoever calls it."""
+
+    silent: Mapping[str, str | None] = MappingProxyType({})
+    """What says that such a turn has no content: nothing, null or an empty text."""
+    as_text: bool = False
+    """Whether arguments are JSON in a text; else the value."""
+
+
+CALL_TURNS = tuple(CallTurns(dict(silent), as_text) for as_text in (False, True) for silent in _SILENT)
+"""All ways, the usual one first."""
+
+
+def plain_messages(
+    messages: Sequence[Message], *, parts: bool, calls: "CallTurns | None" = None
+) -> list[dict[str, Any]]:
     """Messages in transformers' form; keys that say nothing are left out, as there. parts: whether the template writes
     a list of parts as what they hold; else texts are joined. Raises UsageError for images then, and for arguments that
     are no JSON."""
-    return [_message(message, parts) for message in messages]
+    return [_message(message, parts, calls or CALL_TURNS[0]) for message in messages]
 
 
 def plain_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
@@ -61,15 +78,14 @@ def check_texts(value: Any) -> None:
             fail(UsageError, f"text holds a lone surrogate (U+{ord(text[at]):04X}) at character {at}")
 
 
-def _message(message: Message, parts: bool) -> dict[str, Any]:
+def _message(message: Message, parts: bool, calls: CallTurns) -> dict[str, Any]:
     content: Any = message.content if message.context is None else _with_context(message.content, message.context)
     if not isinstance(content, str):
         content = [_part(part) for part in content] if parts else _joined(content)
     found: dict[str, Any] = {"role": message.role}
-    if content or not message.tool_calls:
-        found["content"] = content
+    found |= {"content": content} if content or not message.tool_calls else calls.silent
     if message.tool_calls:
-        found["tool_calls"] = [_call(call) for call in message.tool_calls]
+        found["tool_calls"] = [_call(call, calls.as_text) for call in message.tool_calls]
     more = {"name": message.name, "tool_call_id": message.tool_call_id}
     return {**found, **{key: value for key, value in more.items() if value}}
 
@@ -90,9 +106,11 @@ def _joined(content: Sequence[TextPart | ImagePart]) -> str:
     return plain_text(tuple(content))
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, as_text: bool) -> dict[str, Any]:
     named = {"id": call.id} if call.id else {}
-    return {"type": "function", **named, "function": {"name": call.name, "arguments": _plain(dict(call.arguments))}}
+    arguments = _plain(dict(call.arguments))
+    given = dumps(arguments, ascii_only=False) if as_text else arguments
+    return {"type": "function", **named, "function": {"name": call.name, "arguments": given}}
 
 
 def _plain(value: Any) -> Any:
