@@ -9,6 +9,7 @@
     ChatOptions, SamplingOptions  options of a call, as a type of keywords; and those of them that choose tokens
     LoadOptions                   what a load was told
     call_tool, acall_tool         a call of a Python function that was given as a tool, answered
+    plan                          what fits on a machine, where it lies, how fast it can be
     errors                        what is raised: all of it a `herd.errors.HerdError`
 
 Importing this package loads neither numpy nor torch; names above are imported when first used.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from herd.llm.keywords import ChatOptions as ChatOptions
     from herd.llm.load_options import LoadOptions as LoadOptions
     from herd.messages import Message as Message
+    from herd.planner import plan as plan
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
     "call_tool",
     "errors",
     "load",
+    "plan",
 ]
 _LAZY = {
     "load": "herd.llm",
+    "plan": "herd.planner",
     "LLM": "herd.llm",
     "acall_tool": "herd.llm.function_tools",
     "call_tool": "herd.llm.function_tools",

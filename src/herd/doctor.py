@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from herd import __version__
-from herd.machine import Machine, machine
+from herd.machine import Resources, resources
 from herd.planning.memory import gb
 from herd.store import registry
 
@@ -44,7 +44,7 @@ class DoctorLine:
 
 def examine(*, bandwidth: bool = True) -> list[DoctorLine]:
     """All findings, in the order they are shown. bandwidth: measure it, which takes half a second and 512 MiB."""
-    here = machine()
+    here = resources()
     found = [_herd(), _processor(), *_native(), _memory(here), _threads(here)]
     if bandwidth and all(f.ok for f in found):
         found.append(_bandwidth(here))
@@ -90,7 +90,7 @@ def kernels(chosen: str, available: list[str], features: list[str], architecture
     return DoctorLine("native", fact + (f"; this processor lacks {', '.join(lacks)}" if lacks else ""))
 
 
-def _memory(here: Machine) -> DoctorLine:
+def _memory(here: Resources) -> DoctorLine:
     if here.memory_bytes is None or here.available_bytes is None:
         return DoctorLine("memory", "not known on this system")
     return DoctorLine(
@@ -98,11 +98,11 @@ def _memory(here: Machine) -> DoctorLine:
     )
 
 
-def _threads(here: Machine) -> DoctorLine:
+def _threads(here: Resources) -> DoctorLine:
     return DoctorLine("threads", f"{here.processors} usable")
 
 
-def _bandwidth(here: Machine) -> DoctorLine:
+def _bandwidth(here: Resources) -> DoctorLine:
     from herd.machine.probe import READ_BYTES, rates
 
     if here.available_bytes is not None and here.available_bytes < 2 * READ_BYTES:

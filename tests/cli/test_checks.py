@@ -48,6 +48,7 @@ BASE: dict[str, list[str]] = {
     "quantize": ["quantize", MODEL, OUT, "--type", "q4_0", "--no-compare"],
     "tokenize": ["tokenize", MODEL, "hi"],
     "bench": ["bench", MODEL],
+    "plan": ["plan", "scout"],
     "pull": ["pull", "smollm2"],
     "import": ["import", MODEL],
     "show": ["show", MODEL],
@@ -94,6 +95,10 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenize": {"model": MODELS, "files": (MISSING, IMAGE)},
     "bench": {
         "model": MODELS, "prompts": ("x",), "batches": ("0",), "depths": ("-1",), "repeats": ("0",), "threads": ("0",),
+    },
+    "plan": {
+        "model": MODELS, "machine": ("x9", "64GB+64GB", "none.toml"), "context": ("0", "11M"), "users": ("0",),
+        "kv": ("int3",), "type_": ("q3_x",), "svg": (MISSING, TEXT, "{folder}"),
     },
     "pull": {"name": ("nowhere", "a/b/c"), "revision": ("main",), "file": ("*.gguf",)},
     "import": {"path": ("nowhere", TEXT), "name": ("../x", "")},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from herd.machine import machine
+from herd.machine import resources
 from herd.machine.memory import available_bytes, total_bytes
 
 MEMINFO = "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\nHugePages_Total:       0\n"
@@ -93,7 +93,7 @@ def test_unknown_is_none(tmp_path: Path, files: dict[str, str]) -> None:
 
 
 def test_this_machine() -> None:
-    here = machine()
+    here = resources()
     assert here.processors >= 1
     if here.memory_bytes is not None and here.available_bytes is not None:
         assert 0 < here.available_bytes <= here.memory_bytes

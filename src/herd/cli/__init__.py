@@ -36,6 +36,7 @@ COMMANDS = {
     "convert": Command("herd.cli.files:convert", "Write a checkpoint in another format or type", "Files"),
     "quantize": Command("herd.cli.quantize:quantize", "Write a checkpoint in smaller types", "Files"),
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),
+    "plan": Command("herd.cli.plan:plan", "What fits on a machine, and how fast it can be", "Machine"),
     "bench": Command("herd.cli.bench:bench", "A model's speed here, beside the machine's limits", "Machine"),
     "doctor": Command("herd.cli.doctor:doctor", "What this machine has, and what is missing", "Machine"),
 }

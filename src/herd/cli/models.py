@@ -24,8 +24,14 @@ quiet_flag = click.option("-q", "--quiet", is_flag=True, help="No notes and no p
 @as_json
 def import_(path: str, name: str | None, as_json: bool) -> None:
     """Register a GGUF file, or a folder of safetensors, where it lies. Nothing is copied."""
+    from herd import planner
+
     name, version = stored.import_path(path, name)
     tell_version("import", name, version, as_json)
+    if not as_json:
+        _, config, sizes = planner.look_at(name)
+        if sizes is not None:
+            console.note(f"fits here: {planner.fits_here(config, sizes.total, name)}")
 
 
 @click.command("list")
@@ -79,13 +85,16 @@ def _is_there(copy: PackedCopy) -> bool:
 @as_json
 def show(model: str, as_json: bool) -> None:
     """Show what a model is: shape, size, versions, licence and what the licence asks for."""
+    from herd import planner
     from herd.store import about
 
     facts = about.describe(model)
+    here = planner.fits_here(facts.config, facts.size_bytes, model)
     if as_json:
-        console.print_json("show", {**about.to_dict(facts), "chat_format": about.chat_format(facts.path)})
+        chat = about.chat_format(facts.path)
+        console.print_json("show", {**about.to_dict(facts), "chat_format": chat, "fits_here": here})
         return
-    for label, text in (*_lines(facts), ("chat", about.chat_format(facts.path))):
+    for label, text in (*_lines(facts), ("chat", about.chat_format(facts.path)), ("fits here", here)):
         console.line(f"{label:<12}{text}", 12)
 
 

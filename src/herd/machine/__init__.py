@@ -10,7 +10,7 @@ from herd.machine.memory import available_bytes, total_bytes
 
 
 @dataclass(frozen=True)
-class Machine:
+class Resources:
     """The resources that this process may use."""
 
     memory_bytes: int | None
@@ -21,9 +21,9 @@ class Machine:
     """Logical processors this process may run on."""
 
 
-def machine() -> Machine:
+def resources() -> Resources:
     """The resources as they are now."""
-    return Machine(total_bytes(), available_bytes(), num_processors())
+    return Resources(total_bytes(), available_bytes(), num_processors())
 
 
 def num_processors() -> int:

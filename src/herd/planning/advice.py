@@ -1,0 +1,95 @@
+"""What a plan comes to, in words: whether it fits, what would, and the command that runs it."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+from herd.planning.layers import head_bytes
+from herd.planning.memory import gb
+from herd.planning.plan import Plan, alone, placed
+from herd.planning.today import DATE, not_built
+
+
+def advice(plan: Plan) -> Iterator[str]:
+    """One line for each thing that somebody should know, the command last."""
+    yield _verdict(plan)
+    if plan.largest_context:
+        yield (
+            f"at most: {plan.largest_context:,} tokens for {_users(plan.want.users)}; "
+            f"{_users(plan.most_users)} with {plan.want.context:,} tokens each"
+        )
+    if not plan.fits:
+        ways = list(_ways(plan))
+        yield f"what would fit: {'; '.join(ways)}" if ways else "nothing of this model fits: take a smaller one"
+    if plan.choices:
+        fitting = [c.sizes.type for c in plan.choices if c.fits]
+        yield f"types that fit: {', '.join(fitting) or 'none'}"
+    if plan.model.config.assumed:
+        yield f"not public, so assumed: {', '.join(plan.model.config.assumed)}"
+    yield from _today(plan)
+    command = run_command(plan)
+    if command:
+        yield f"run it: {command}"
+
+
+def _users(number: int) -> str:
+    return "one user" if number == 1 else f"{number:,} users"
+
+
+def _verdict(plan: Plan) -> str:
+    placement = plan.placement
+    if placement.fits:
+        return "it fits"
+    if placement.runs:
+        return (
+            f"it does not fit: {gb(placement.on_disk)} of weights stay on the disk and are read again and again, "
+            "which is slow"
+        )
+    return f"it does not run: there is no place for {gb(placement.missing)}"
+
+
+def _ways(plan: Plan) -> Iterator[str]:
+    """Each that helps by itself: less context, a smaller cache, a smaller type, fewer users."""
+    want = plan.want
+    if 0 < plan.largest_context < want.context:
+        yield f"a context of {plan.largest_context:,}"
+    for kind in ("int8", "int4"):
+        smaller = head_bytes(kind, plan.model.config.head_size) < head_bytes(want.kv, plan.model.config.head_size)
+        if smaller and placed(plan.model, plan.machine, replace(want, kv=kind)).fits:
+            yield f"a cache in {kind} (--kv {kind})"
+            break
+    for one in plan.choices:
+        if one.fits and one.sizes.total < plan.model.sizes.total:
+            yield f"the weights as {one.sizes.type}, {gb(one.sizes.total)}"
+            break
+    if 0 < plan.most_users < want.users:
+        yield f"at most {_users(plan.most_users)}"
+
+
+def _today(plan: Plan) -> Iterator[str]:
+    if not plan.speeds:
+        return
+    why = not_built(plan.placement, plan.machine)
+    if why and alone(plan.model, plan.machine, plan.want) is not None:
+        yield f"Herd today uses the processor alone here ({why})"
+    elif why:
+        yield f"Herd today: {why}; the limit is the machine's, not a promise"
+    if not plan.machine.measured and any(s.today.estimate for s in plan.speeds):
+        yield f"Herd's figures are scaled from what 2 cores reached of their limits ({DATE})"
+
+
+def run_command(plan: Plan) -> str:
+    """The command that serves the model as planned, with the most that Herd does today; empty where it cannot run."""
+    words = ["herd", "serve", plan.model.asked or plan.model.name]
+    if not plan.placement.runs:
+        return ""
+    if plan.machine.cards and not plan.machine.shared and alone(plan.model, plan.machine, plan.want) is None:
+        if not plan.fits or len(plan.machine.cards) > 1 or plan.placement.in_memory:
+            return ""
+        words += ["--device", "cuda"]
+    words += ["--ctx", str(plan.want.context * plan.want.users), "--parallel", str(min(512, plan.want.users))]
+    if plan.want.kv != "bf16":
+        words += ["--kv", plan.want.kv]
+    if not plan.fits:
+        words.append("--force")
+    return shlex.join(words)

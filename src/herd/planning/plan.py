@@ -1,0 +1,213 @@
+"""A plan: what of a model lies where on a machine, how fast it can be, and what fits. Arithmetic alone.
+
+    make_plan(model, machine, want)    one model as one type
+    what_fits(models, machine, want)   the best type of each model that fits
+
+It reads no file, measures nothing, and takes milliseconds. `herd.planner` has names and files for it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from herd.config import Llama4Config
+from herd.errors import UsageError, fail
+from herd.planning.layers import KV_DTYPES
+from herd.planning.machines import Machine
+from herd.planning.memory import cache_bytes, work_bytes
+from herd.planning.parts import Parts, weights_by_kind
+from herd.planning.placement import Placement, place
+from herd.planning.sizes import LADDER, Sizes, type_sizes
+from herd.planning.speed import SHORT, Estimate, decode, prefill
+from herd.planning.today import Today, decode_today, not_built, prefill_today
+
+MOST_USERS = 1 << 16
+MOST_TOKENS = 1 << 27
+STEP = 256
+"""Contexts are told as multiples of it."""
+PIECE = 512
+"""Rows of a pass for which the work buffers are counted (`engine`)."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is planned for."""
+
+    name: str
+    config: Llama4Config
+    sizes: Sizes
+    asked: str = ""
+    """What a command calls it, where that is not its name: a path."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What it is to do."""
+
+    context: int = 8192
+    """Tokens of prompt and answer of each user."""
+    users: int = 1
+    """Answers at once, each with a context of its own."""
+    kv: str = "bf16"
+    adapter_bytes: int = 0
+    """Bytes of LoRA adapters beside the weights."""
+
+    def check(self, model: Model) -> None:
+        """Raise UsageError for what no plan can be made for."""
+        if self.kv not in KV_DTYPES:
+            fail(UsageError, "cache", got=self.kv, expected=", ".join(KV_DTYPES))
+        if not 1 <= self.users <= MOST_USERS:
+            fail(UsageError, "users", got=self.users, expected=f"1 to {MOST_USERS}")
+        most = model.config.max_context
+        if not 1 <= self.context <= most:
+            fail(UsageError, f"context of {model.name}", got=self.context, expected=f"1 to {most} tokens")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One line of speeds: at the machine's limit, and as Herd is today."""
+
+    what: str
+    """prefill, first (token after a prompt that fills the context), decode."""
+    users: int
+    tokens: int
+    """Tokens that are read; for decode: that stand before."""
+    limit: Estimate
+    today: Today
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A type of a model, and whether it fits."""
+
+    sizes: Sizes
+    fits: bool
+    largest_context: int
+    """Tokens for each of the users; 0: none fits."""
+    decode: Estimate | None
+    """One user's step after SHORT tokens at the machine's limit; None where it does not fit."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it, as numbers; `planning.explain` tells it step by step."""
+
+    model: Model
+    machine: Machine
+    want: Want
+    parts: Parts
+    cache_bytes: int
+    """Keys and values of all users at their full context."""
+    cache_one: int
+    """Of one user."""
+    work_bytes: int
+    placement: Placement
+    speeds: tuple[Speed, ...]
+    """Empty where it does not run."""
+    largest_context: int
+    """The most tokens for each of so many users that fit; 0: none."""
+    most_users: int
+    """The most users with such a context that fit; 0: none."""
+    choices: tuple[Choice, ...]
+    """Types of this model, largest first."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it has a place in memory or on cards."""
+        return self.placement.fits
+
+
+def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = True) -> Plan:
+    """Plan for a model on a machine. choices: look at its other types, too. Raises UsageError."""
+    want.check(model)
+    placement = placed(model, machine, want)
+    return Plan(
+        model,
+        machine,
+        want,
+        weights_by_kind(model.config),
+        want.users * cache_bytes(model.config, want.context, want.kv),
+        cache_bytes(model.config, want.context, want.kv),
+        work_bytes(model.config, PIECE, want.users),
+        placement,
+        tuple(_speeds(model, machine, want, placement)) if placement.runs else (),
+        largest_context(model, machine, want),
+        most_users(model, machine, want),
+        tuple(choice(model, type, machine, want) for type in LADDER) if choices else (),
+    )
+
+
+def placed(model: Model, machine: Machine, want: Want) -> Placement:
+    """Where the model lies with the caches of all users full."""
+    cache = want.users * cache_bytes(model.config, want.context, want.kv)
+    work = work_bytes(model.config, PIECE, want.users) + want.adapter_bytes
+    return place(model.sizes, cache, work, machine)
+
+
+def alone(model: Model, machine: Machine, want: Want) -> tuple[Machine, Placement] | None:
+    """The machine as Herd uses it today, where its cards are of no use: its processor alone, and what lies where then;
+    None where the cards are used, or where it cannot run without them."""
+    if not machine.cards or not machine.memory_bytes or not not_built(placed(model, machine, want), machine):
+        return None
+    bare = replace(machine, cards=())
+    placement = placed(model, bare, want)
+    return (bare, placement) if placement.fits else None
+
+
+def _speeds(model: Model, machine: Machine, want: Want, placement: Placement) -> Iterable[Speed]:
+    c, kv = model.config, want.kv
+    last = want.context - 1
+    now, there = alone(model, machine, want) or (machine, placement)
+    yield Speed(
+        "prefill",
+        1,
+        want.context,
+        prefill(c, placement, machine, want.context),
+        prefill_today(c, there, now, want.context),
+    )
+    for users in dict.fromkeys((1, want.users)):
+        for depth in dict.fromkeys((min(SHORT, last), last)):
+            yield Speed(
+                "decode",
+                users,
+                depth,
+                decode(c, placement, machine, users, depth, kv),
+                decode_today(c, there, now, users, depth, kv),
+            )
+
+
+def largest_context(model: Model, machine: Machine, want: Want) -> int:
+    """The most tokens for each of so many users that fit: the model's whole context, or a multiple of STEP."""
+    whole = model.config.max_context
+
+    def fits(context: int) -> bool:
+        return placed(model, machine, replace(want, context=context)).fits
+
+    return whole if fits(whole) else STEP * _most(lambda n: fits(n * STEP), whole // STEP)
+
+
+def most_users(model: Model, machine: Machine, want: Want) -> int:
+    """The most users with such a context that fit."""
+    return _most(lambda n: placed(model, machine, replace(want, users=n)).fits, MOST_USERS)
+
+
+def _most(fits: Callable[[int], bool], high: int) -> int:
+    """The largest number up to `high` that fits, when all smaller ones do; 0 for none."""
+    low = 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def choice(model: Model, type: str, machine: Machine, want: Want) -> Choice:
+    """Whether the model fits as another type, and what it does then."""
+    other = replace(model, sizes=type_sizes(model.config, type))
+    placement = placed(other, machine, want)
+    step = decode(other.config, placement, machine, 1, SHORT, want.kv) if placement.fits else None
+    return Choice(other.sizes, placement.fits, largest_context(other, machine, want), step)
+
+
+def best_type(name: str, config: Llama4Config, machine: Machine, want: Want) -> Choice | None:
+    """The largest type of a model that fits with such a context; None: none does."""
+    found = (choice(Model(name, config, type_sizes(config, type)), type, machine, want) for type in LADDER)
+    return next((one for one in found if one.fits), None)
