@@ -145,7 +145,7 @@ def _known(text: str) -> tuple[str, Llama4Config | None, str | None]:
 
 
 def _sizes(name: str, config: Llama4Config, wanted: str) -> Sizes:
-    """Of a type; or of a form that can be fetched, where its length is known."""
+    """The sizes of a type; or those of a form that can be fetched, where its length is known."""
     model = known_models.find(name)
     if wanted.lower() not in BITS and model is not None:
         meant = choosing.resolve(wanted, model.quants)

@@ -61,6 +61,8 @@ ELSEWHERE = {
 """Loops that read no text of strangers by hand."""
 HARMLESS = {
     "herd.server.http.accepting.Acceptor._turn: self._crowd.count": "a number that is kept",
+    "herd.planning.explain._machine: machine.cards.count": "at most 1,024 cards, once for each kind",
+    "herd.planning.machines._row_of: get_close_matches": "a person's own word of at most 200 characters",
     "herd.store.hub._Capped.write: view[done:]": "a view, not a copy",
     "herd.store.names.unknown: get_close_matches": "a name that may be one, among this machine's models",
     "herd.store.pulling.unknown: get_close_matches": "a name that is cut, among a few dozen",

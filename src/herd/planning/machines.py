@@ -66,9 +66,9 @@ class Machine:
     shared: bool = False
     """Whether the card's memory is the processor's."""
     watts: float | None = None
-    """Of the processor, its memory and the rest, without cards."""
+    """What processor, memory and the rest take, without cards."""
     price_dollars: float | None = None
-    """Of the whole; None: the sum of what its cards cost, where all are known."""
+    """Price of the whole; None: the sum of what its cards cost, where all are known."""
     notes: tuple[str, ...] = ()
     """What was assumed, and where figures come from."""
     measured: str = ""

@@ -33,7 +33,7 @@ class Placed:
 
     @property
     def total(self) -> int:
-        """In all places."""
+        """The sum of all places."""
         return self.card + self.memory + self.disk
 
 

@@ -98,7 +98,7 @@ class Plan:
     cache_bytes: int
     """Keys and values of all users at their full context."""
     cache_one: int
-    """Of one user."""
+    """Keys and values of one user at the full context."""
     work_bytes: int
     placement: Placement
     speeds: tuple[Speed, ...]

@@ -4,7 +4,7 @@ On a processor the time of a pass is
 
     bytes / (read * READ_SHARE) + operations / (ops * OPS_SHARE) + layers * LAYER_S
 
-with OPS_SHARE for few rows and PREFILL_SHARE for the passes of a prompt, fitted by `benchmarks/plan.py speed`. What it
+with OPS_SHARE for few rows and PREFILL_SHARE for the passes of a prompt, fitted by `scripts/bench plan`. What it
 is not: a limit (`speed`).
 """
 
@@ -18,7 +18,7 @@ from herd.planning.speed import Estimate, Term, attention_ops, decode_step, disk
 DATE = "2026-11-30"
 READ_SHARE = 1.0
 OPS_SHARE = 1.0
-"""Of the peak of int8 products, by steps of a few rows; reading and computing were not seen to overlap."""
+"""Share of the peak of int8 products that steps of a few rows reach; reading and computing do not overlap."""
 PREFILL_SHARE = 0.62
 LAYER_S = 30e-6
 ROWS = 512
