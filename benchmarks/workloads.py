@@ -9,6 +9,8 @@ SLICES = {
     "attention-q4_k": ("--shape", "attention", "--quant", "q4_k", "--vocab", "4096"),
     "attention-q4_0": ("--shape", "attention", "--quant", "q4_0", "--vocab", "4096"),
     "small-q4_0": ("--shape", "small", "--quant", "q4_0", "--vocab", "8192"),
+    "small-q8_0": ("--shape", "small", "--quant", "q8_0"),
+    "small-bf16": ("--shape", "small", "--quant", "bf16"),
 }
 SIZES = {
     "scout-q4_k": 6.2e9,
@@ -16,6 +18,8 @@ SIZES = {
     "attention-q4_k": 0.6e9,
     "attention-q4_0": 0.6e9,
     "small-q4_0": 0.4e9,
+    "small-q8_0": 0.7e9,
+    "small-bf16": 1.3e9,
 }
 """Bytes, about: the disk is asked before one is made."""
 MODELS = ("attention-q4_k", "attention-q4_0", "scout-q4_k", "scout-q8_0", "small-q4_0", "smollm2")

@@ -30,7 +30,7 @@ def test_what_will_not_fit_is_refused_before_loading(
     folder: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = (folder / "model.safetensors").stat().st_size
-    needed = memory.need(TINY_TEXT, size, 2048, "f32", sequences=8).total_bytes
+    needed = memory.need(TINY_TEXT, size, 2048, "f32", sequences=8, engine=engine).total_bytes
     monkeypatch.setattr("herd.llm.loading.available_bytes", lambda: needed - 10_000)
     monkeypatch.setattr(Checkpoint, "load", lambda self: pytest.fail("weights were loaded"))
     monkeypatch.setattr("herd.llm.loading._start", lambda *a: pytest.fail("a child was started"))
@@ -44,8 +44,8 @@ def test_what_will_not_fit_is_refused_before_loading(
     assert ways is not None, line
     monkeypatch.undo()
     monkeypatch.setattr("herd.llm.loading.available_bytes", lambda: needed - 10_000)
-    herd.load(folder, context=int(ways[1]), kv="f32", pack=False).close()  # what it offers is true
-    herd.load(folder, context=2048, kv="int8", pack=False).close()
+    herd.load(folder, context=int(ways[1]), kv="f32", pack=False, engine=engine).close()  # what it offers is true
+    herd.load(folder, context=2048, kv="int8", pack=False, engine=engine).close()
 
 
 def run(core: Core, prompts: list[list[int]], max_tokens: int) -> tuple[dict[int, list[int]], dict[int, Any]]:

@@ -31,12 +31,12 @@ def test_where_there_is_room_it_is_the_models_own(folder: Path) -> None:
 def test_where_there_is_little_room_it_is_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
     with loading.open_checkpoint(folder) as checkpoint:
         weights = checkpoint.size_bytes
-    room = need(TINY, weights, 512).total_bytes
+    room = need(TINY, weights, 512, engine=engine).total_bytes
     monkeypatch.setattr(loading, "available_bytes", lambda: room)
     with herd.load(folder, threads=1, context="auto", parallel=1, engine=engine) as llm:
         assert llm.context == 512
     with pytest.raises(DoesNotFit, match="cache of 4096 tokens"):
-        herd.load(folder, threads=1, context=4096, parallel=1)
+        herd.load(folder, threads=1, context=4096, parallel=1, engine=engine)
 
 
 def test_another_word_is_refused(folder: Path) -> None:
@@ -47,7 +47,7 @@ def test_another_word_is_refused(folder: Path) -> None:
 def test_models_share_what_memory_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache takes memory as it fills: what is promised to one model is not given to the next."""
     long = hf_folder(folder.parent / "long", replace(TINY, max_context=1 << 20))
-    monkeypatch.setattr(loading, "available_bytes", lambda: 1500 << 20)
+    monkeypatch.setattr(loading, "available_bytes", lambda: 1300 << 20)
     monkeypatch.setattr(loading, "_promised", WeakKeyDictionary())  # models that other tests have left
     first = herd.load(long, threads=1, context="auto")
     second = herd.load(long, threads=1, context="auto")

@@ -9,6 +9,7 @@ from herd.config import GUARD, MAVERICK, SCOUT, TINY
 from herd.errors import DoesNotFit
 from herd.planning.layers import KV_DTYPES, head_bytes, layer_caches
 from herd.planning.memory import (
+    AIR,
     FORMAT_BITS,
     cache_bytes,
     check_fits,
@@ -18,6 +19,7 @@ from herd.planning.memory import (
     weights_bytes,
     work_bytes,
 )
+from herd.planning.runtime import PROCESS, SERVICE, TOKEN
 
 
 @pytest.mark.parametrize(("tokens", "expected_gb"), [(131_072, 7.65), (1_048_576, 52.7), (10_485_760, 516.6)])
@@ -145,7 +147,30 @@ def test_what_fits_passes() -> None:
 
 def test_work_holds_the_widest_arrays() -> None:
     assert work_bytes(SCOUT, 512) > 512 * 4 * (SCOUT.width + 2 * SCOUT.expert_width)
-    assert work_bytes(SCOUT, 1) > work_bytes(replace(SCOUT, vision=None), 1), "tiles go through the tower too"
+    assert work_bytes(SCOUT, 512) == work_bytes(replace(SCOUT, vision=None), 512), "images are counted apart"
+
+
+def test_images_take_what_the_tower_takes_beyond_text_and_what_waits() -> None:
+    text, one, two = (need(SCOUT, 0, 8192, images=n) for n in (0, 1, 2))
+    assert text.images_bytes == 0
+    assert two.images_bytes - one.images_bytes == 17 * 4 * (2 * 3 * 336**2 + 144 * 5120)
+    assert one.images_bytes > two.images_bytes - one.images_bytes, "the tower is wider than a pass of text"
+    assert need(replace(SCOUT, vision=None), 0, 8192).images_bytes == 0
+
+
+def test_what_is_shared_with_files_and_what_is_not() -> None:
+    found = need(SCOUT, 10**9, 8192, images=0, adapters=10**8)
+    parts = found.cache_bytes + found.work_bytes + found.runtime_bytes + found.adapters_bytes
+    assert found.anonymous_bytes == parts
+    assert found.total_bytes == 10**9 + parts + found.guesses_bytes + AIR
+
+
+def test_a_child_knows_the_vocabulary_too() -> None:
+    thread, child = (need(SCOUT, 0, 8192, engine=engine) for engine in ("thread", "child"))
+    assert child.runtime_bytes - thread.runtime_bytes == PROCESS + TOKEN * SCOUT.vocab_size
+    served = need(SCOUT, 0, 8192, engine="child", service=True)
+    assert served.runtime_bytes - child.runtime_bytes == SERVICE
+    assert served.cache_bytes == child.cache_bytes == thread.cache_bytes
 
 
 def test_sizes_for_people() -> None:

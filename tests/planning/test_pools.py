@@ -38,6 +38,9 @@ def test_the_plan_counts_what_a_runner_takes(kv: str, context: int, sequences: i
 
 def test_the_plan_counts_the_logits_of_guessed_ids() -> None:
     assert LOGIT_ROWS == 1 + LONGEST
-    one, eight = (need(SCOUT, 0, 8192, sequences=n).work_bytes for n in (1, 8))
-    assert eight - one == 7 * LOGIT_ROWS * 4 * SCOUT.vocab_size
-    assert need(SCOUT, 0, 8192, sequences=512).work_bytes - one == (512 - LOGIT_ROWS) * 4 * SCOUT.vocab_size
+    one, eight, most = (need(SCOUT, 0, 8192, sequences=n) for n in (1, 8, 512))
+    row = 4 * SCOUT.vocab_size
+    assert eight.work_bytes - one.work_bytes == 7 * row
+    assert eight.guesses_bytes == 8 * LONGEST * row
+    assert most.work_bytes - one.work_bytes == 511 * row
+    assert most.guesses_bytes == 0, "a pass has no more rows than that"

@@ -65,7 +65,7 @@ def test_the_most_bits_that_fit_are_taken(model: str, memory: int, at: int) -> N
 def test_the_note_says_what_was_taken_why_and_what_is_left() -> None:
     note = choose("scout", of("scout"), room(64)).note
     assert note.startswith("scout:UD-Q3_K_XL, 54.6 GB: the largest that fits 64.0 GB with 8192 tokens; larger ones: ")
-    assert "scout:UD-Q4_K_XL (needs 65.8 GB of memory, 64.0 GB are available)" in note
+    assert "scout:UD-Q4_K_XL (needs 65.9 GB of memory, 64.0 GB are available)" in note
     assert "by name alone" in note and "UD-IQ2_M" in note
     guard = choose("guard", of("guard"), room(64)).note
     assert guard == "guard:BF16, 24.0 GB: the largest that fits 64.0 GB with 8192 tokens"

@@ -25,8 +25,8 @@ from herd.errors import UsageError, fail
 from herd.model import check_same, encode_images, hidden, place_weights
 from herd.model.text import block
 from herd.ops.contract import Extras, Ops
+from herd.planning.buffers import TILES_PER_PASS
 from herd.planning.layers import layer_caches
-from herd.planning.memory import TILES_PER_PASS
 from herd.planning.pools import MAX_PAGE, chunk_of, pools_for
 from herd.weights import Model
 

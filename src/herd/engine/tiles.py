@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from herd.planning.memory import TILES_PER_PASS
+from herd.planning.buffers import TILES_PER_PASS
 
 
 class ImageEncoder(Protocol):

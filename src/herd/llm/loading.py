@@ -203,16 +203,18 @@ class _Size(NamedTuple):
 def _size(name: str, checkpoint: Checkpoint, options: LoadOptions, op_set: Ops) -> _Size:
     """The size that options ask for, or that fits. Raises DoesNotFit."""
     config, kv_dtype, parallel = checkpoint.config, _kv_dtype(options, op_set), options.parallel
+    engine = options.engine
     on_cpu = options.device == "cpu"
     available = available_bytes() if on_cpu else card_bytes(options.device)
     # torch on the CPU may hold every weight as float32, native and a card hold them as the file has them
     by_file = op_set.name == "native" or not on_cpu
     held = checkpoint.size_bytes if by_file else weights_bytes(config, 32)
     gc.collect()  # models that were closed have promised nothing
-    context = context_for(options.context, config, held, available, kv_dtype, parallel)
+    context = context_for(options.context, config, held, available, kv_dtype, parallel, engine)
     if available is not None and not options.force:
-        check_fits(name, config, held, context, available, kv_dtype, PIECE, parallel)
-    return _Size(context, kv_dtype, need(config, held, context, kv_dtype, PIECE, parallel).total_bytes)
+        check_fits(name, config, held, context, available, kv_dtype, PIECE, parallel, engine=engine)
+    needed = need(config, held, context, kv_dtype, PIECE, parallel, engine=engine)
+    return _Size(context, kv_dtype, needed.total_bytes)
 
 
 def _runner(config: Llama4Config, checkpoint: Checkpoint, op_set: Ops, size: _Size, parallel: int) -> Runner:
@@ -291,6 +293,7 @@ def context_for(
     available: int | None,
     kv_dtype: str = "bf16",
     parallel: int = PARALLEL,
+    engine: str = "thread",
 ) -> int:
     """Tokens of context that a load gets. held_bytes: of its weights; available: bytes, None when that is unknown."""
     if isinstance(asked, int):
@@ -298,7 +301,7 @@ def context_for(
     if asked is None or available is None:
         return min(config.max_context, USUAL)
     promised = sum(_promised.values())
-    return auto_context(config, held_bytes, available, kv_dtype, PIECE, parallel, promised=promised)
+    return auto_context(config, held_bytes, available, kv_dtype, PIECE, parallel, promised=promised, engine=engine)
 
 
 def _check_name(model: object) -> None:

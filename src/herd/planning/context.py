@@ -25,6 +25,7 @@ def auto_context(
     sequences: int = 1,
     *,
     promised: int = 0,
+    engine: str = "thread",
 ) -> int:
     """The largest context, in tokens, that fits in `available` bytes beside `weights` and the reserve.
 
@@ -34,7 +35,7 @@ def auto_context(
     reserve = max(available // RESERVE, LEAST_RESERVE_BYTES)
 
     def largest(room: int) -> int:
-        return largest_context(config, weights, room, kv_dtype, piece, sequences)
+        return largest_context(config, weights, room, kv_dtype, piece, sequences, engine=engine)
 
     usual = min(config.max_context, USUAL)
     return max(largest(available - promised - reserve), min(largest(available), usual)) or usual

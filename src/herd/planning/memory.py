@@ -1,29 +1,40 @@
-"""How much memory a model takes: bytes of weights, cache and work, as arithmetic on a config. No torch, no model.
+"""How much memory a model takes, as arithmetic on a config. No torch, no model.
 
-    weights   what the files hold, or parameters times bits / 8
-    cache     K * LayerCache.slot_bytes for a token and layer (planning.layers); layers that see everything
-              before them keep all tokens, chunked layers at most C of them; a load holds it in pages (planning.pools)
-    work      the widest arrays of one pass over `piece` rows and the logits that it can be asked for, in float32
+Pages of files (they are shared, and can be given back and read again):
+
+    weights    what the files hold, or parameters times bits / 8
+
+Anonymous, which nothing but the end of the process gives back:
+
+    cache      K * LayerCache.slot_bytes for a token and layer (planning.layers); layers that see everything
+               before them keep all tokens, chunked layers at most C of them; a load holds it in pages (planning.pools)
+    work       the arrays of one pass over `piece` rows, logits for each sequence (planning.buffers)
+    images     what the vision tower takes beyond that, and images that wait
+    adapters   LoRA pairs (planning.adapters)
+    runtime    the programs and the vocabulary (planning.runtime)
 
 Scout at 131,072 tokens in bf16: 12 * 4,096 * 131,072 + 36 * 4,096 * 8,192 bytes = 7.65 GB of cache.
+`benchmarks/plan.py memory` compares it with what processes hold.
 """
 
 from dataclasses import dataclass
 
 from herd.config import Llama4Config
 from herd.errors import DoesNotFit
+from herd.planning.buffers import image_bytes, logits_bytes, pass_bytes, tiles_bytes
 from herd.planning.layers import head_bytes, layer_caches
 from herd.planning.pools import MAX_PAGE, Pools, pools_for
+from herd.planning.runtime import runtime_bytes
 from herd.weights import count
 
 FORMAT_BITS = {"bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q4_k": 4.5}
 """Bits a weight of forms that a model can be converted to, largest first."""
 LOGIT_ROWS = 9
 """Most rows of a sequence that decodes, each with logits: the next, and ids that were guessed to follow it."""
-TILES_PER_PASS = 4
-"""Image tiles that go through the vision tower at once; they never see each other, so any number gives the same."""
 ROOM = 1 << 28
-"""256 MiB: Python, numpy, code, tokenizer and a little air."""
+"""256 MiB: Python, numpy, code, tokenizer and a little air, where nothing else of a program is counted."""
+AIR = 1 << 26
+"""64 MiB that a load leaves free beside what is counted."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +42,25 @@ class MemoryNeed:
     """The memory that a model takes, in bytes, by use."""
 
     weights_bytes: int
+    """Pages of its files, once all of it was used; with ops torch on the processor, arrays."""
     cache_bytes: int
+    """Keys and values, with the cache full."""
     work_bytes: int
+    runtime_bytes: int
+    guesses_bytes: int = 0
+    """Logits of ids that were guessed, at the most: there while all sequences guess."""
+    images_bytes: int = 0
+    adapters_bytes: int = 0
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """What the processes hold beside pages of files when the cache is full."""
+        return self.cache_bytes + self.work_bytes + self.runtime_bytes + self.images_bytes + self.adapters_bytes
 
     @property
     def total_bytes(self) -> int:
-        """Sum of all uses, and ROOM beside them."""
-        return self.weights_bytes + self.cache_bytes + self.work_bytes + ROOM
+        """Bytes of all uses at the most, and AIR beside them."""
+        return self.weights_bytes + self.anonymous_bytes + self.guesses_bytes + AIR
 
 
 def weights_bytes(config: Llama4Config, bits: float) -> int:
@@ -68,26 +91,51 @@ def pool_bytes(config: Llama4Config, pools: Pools, kv_dtype: str) -> int:
 
 
 def work_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> int:
-    """Bytes of the activations of one pass over `piece` rows (float32), its logits when `sequences` decode, and one
-    pass of tiles."""
-    c = config
-    heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_size
-    widest = max(c.dense_width, c.expert_width * (1 + c.experts_per_token))
-    rows = piece * (4 * c.width + 2 * heads + 3 * widest)
-    vision = 0
-    if c.vision is not None:
-        v = c.vision
-        vision = TILES_PER_PASS * v.num_patches * (5 * v.width + v.mlp_width)
-    logits = min(piece, LOGIT_ROWS * sequences)
-    return 4 * (max(rows, vision) + (logits + 2) * c.vocab_size)  # and a row in float64, for the sampler
+    """Bytes of a pass over `piece` rows, and of its logits when `sequences` decode, a row each."""
+    return pass_bytes(config, piece) + logits_bytes(config, min(piece, sequences))
+
+
+def guesses_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) -> int:
+    """Bytes of further logits while all sequences have guessed as many ids as they may."""
+    return 4 * config.vocab_size * (min(piece, LOGIT_ROWS * sequences) - min(piece, sequences))
+
+
+def images_bytes(config: Llama4Config, piece: int = 512, images: int = 1) -> int:
+    """Bytes that images take beyond the work of text: a pass of tiles, and so many images that wait at a time."""
+    if config.vision is None or not images:
+        return 0
+    return max(0, tiles_bytes(config.vision) - pass_bytes(config, piece)) + images * image_bytes(config)
 
 
 def need(
-    config: Llama4Config, weights: int, context: int, kv_dtype: str = "bf16", piece: int = 512, sequences: int = 1
+    config: Llama4Config,
+    weights: int,
+    context: int,
+    kv_dtype: str = "bf16",
+    piece: int = 512,
+    sequences: int = 1,
+    *,
+    images: int = 1,
+    adapters: int = 0,
+    engine: str = "thread",
+    service: bool = False,
+    added: int = 0,
 ) -> MemoryNeed:
-    """The memory of a model loaded with a context of so many tokens, shared by so many sequences. weights: bytes."""
+    """The memory of a model loaded with a context of so many tokens, shared by so many sequences.
+
+    weights, adapters: bytes. images: how many wait to be read at a time, of a model with vision; 0: none are used.
+    engine, service, added: see `planning.runtime.runtime_bytes`.
+    """
     pools = pools_for(config, context, kv_dtype, piece, sequences)
-    return MemoryNeed(weights, pool_bytes(config, pools, kv_dtype), work_bytes(config, piece, sequences))
+    return MemoryNeed(
+        weights_bytes=weights,
+        cache_bytes=pool_bytes(config, pools, kv_dtype),
+        work_bytes=work_bytes(config, piece, sequences),
+        runtime_bytes=runtime_bytes(config.vocab_size, added=added, engine=engine, service=service),
+        guesses_bytes=guesses_bytes(config, piece, sequences),
+        images_bytes=images_bytes(config, piece, images),
+        adapters_bytes=adapters,
+    )
 
 
 def largest_context(
@@ -97,11 +145,13 @@ def largest_context(
     kv_dtype: str = "bf16",
     piece: int = 512,
     sequences: int = 1,
+    *,
+    engine: str = "thread",
 ) -> int:
     """The most tokens of context that fit: the model's whole context, or a multiple of 256; 0 when not even 256 fit."""
 
     def fits(context: int) -> bool:
-        return need(config, weights, context, kv_dtype, piece, sequences).total_bytes <= available
+        return need(config, weights, context, kv_dtype, piece, sequences, engine=engine).total_bytes <= available
 
     if fits(config.max_context):
         return config.max_context
@@ -124,30 +174,40 @@ def check_fits(
     kv_dtype: str = "bf16",
     piece: int = 512,
     sequences: int = 1,
+    *,
+    engine: str = "thread",
 ) -> MemoryNeed:
     """Raise DoesNotFit when a model does not fit, before anything is allocated: with what it needs, what is there, and
     what would fit."""
-    needed = need(config, weights, context, kv_dtype, piece, sequences)
+    needed = need(config, weights, context, kv_dtype, piece, sequences, engine=engine)
     if needed.total_bytes > available:
+        beside = needed.total_bytes - needed.weights_bytes - needed.cache_bytes
         raise DoesNotFit(
             f"{name} does not fit: it needs {gb(needed.total_bytes)} (weights {gb(needed.weights_bytes)}, "
-            f"cache of {context} tokens {gb(needed.cache_bytes)}, work {gb(needed.work_bytes + ROOM)}), "
+            f"cache of {context} tokens {gb(needed.cache_bytes)}, work {gb(beside)}), "
             f"{gb(available)} are available; "
-            + _what_would_fit(config, weights, context, available, kv_dtype, piece, sequences)
+            + _what_would_fit(config, weights, context, available, kv_dtype, piece, sequences, engine)
         )
     return needed
 
 
 def _what_would_fit(
-    config: Llama4Config, weights: int, context: int, available: int, kv_dtype: str, piece: int, sequences: int
+    config: Llama4Config,
+    weights: int,
+    context: int,
+    available: int,
+    kv_dtype: str,
+    piece: int,
+    sequences: int,
+    engine: str,
 ) -> str:
     """Less context, a smaller cache, smaller weights, fewer sequences: each that helps by itself."""
 
     def fits(size: int, tokens: int, kind: str, together: int = sequences) -> bool:
-        return need(config, size, tokens, kind, piece, together).total_bytes <= available
+        return need(config, size, tokens, kind, piece, together, engine=engine).total_bytes <= available
 
     ways = []
-    shorter = largest_context(config, weights, available, kv_dtype, piece, sequences)
+    shorter = largest_context(config, weights, available, kv_dtype, piece, sequences, engine=engine)
     if 0 < shorter < context:
         ways.append(f"a context of {shorter}")
     for kind in ("int8", "int4"):
