@@ -92,6 +92,16 @@ def test_what_is_on_the_disk_already_needs_no_room() -> None:
     assert choose("scout", there, room(96, 1)).candidate.quant == "UD-Q4_K_XL"
 
 
+def test_what_was_begun_is_gone_on_with_where_it_fits() -> None:
+    """Memory that is free differs from minute to minute: another form would begin again from nothing."""
+    begun = [replace(c, have_bytes=1) if c.quant == "UD-Q2_K_XL" else c for c in of("scout")]
+    choice = choose("scout", begun, room(64))
+    assert choice.candidate.quant == "UD-Q2_K_XL"
+    assert choice.note.startswith("scout:UD-Q2_K_XL, 44.4 GB: here already, or begun, and it fits 64.0 GB")
+    assert "scout:UD-Q3_K_XL would fit;" in choice.note
+    assert choose("scout", begun, room(40)).candidate.quant == "UD-IQ1_M"
+
+
 def test_a_refusal_says_what_would_fit() -> None:
     with pytest.raises(DoesNotFit) as told:
         choose("maverick", of("maverick"), room(64), ALL)

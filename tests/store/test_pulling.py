@@ -10,6 +10,7 @@ from fake_hub import Hub, placed, running_hub
 
 from herd.cli import main
 from herd.errors import DoesNotFit, NetworkError, NotFound, UsageError
+from herd.server.catalogue import StoreCatalogue
 from herd.store import hub as hub_room
 from herd.store import known_models, pulling, registry, stored
 from herd.store.choosing import Room
@@ -263,7 +264,23 @@ def test_the_disk_counts_what_is_there_already(
         file.truncate(54_000_000_000)  # a hole: it takes no room
     with pytest.raises(Asked):
         stored.pull("scout", tell=lines.append)
-    assert lines[0].startswith("scout:UD-Q3_K_XL, 54.6 GB: the largest that fits")
+    assert lines[0].startswith("scout:UD-Q3_K_XL, 54.6 GB: here already, or begun, and it fits")
+
+
+def test_the_disk_counts_what_is_there_of_a_repository(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulling, "room_here", lambda: Room(64 * 10**9, 10**9))
+    files = [RemoteFile(f"a-{q}.gguf", size * 10**9, None, None) for q, size in (("Q4_0", 4), ("Q8_0", 8))]
+    found, named = spelled("org/name"), spelled("org/name:q8_0")
+    assert found is not None and named is not None
+    for one in (found, named):
+        with pytest.raises(DoesNotFit, match=r"on the disk, 1.0 GB are free"):
+            pulling._select(one, pulling.Pull(), files)
+    begun = home / "partial" / "org--name-0123456789ab" / "a-Q8_0.gguf"
+    begun.parent.mkdir(parents=True)
+    with begun.open("wb") as file:
+        file.truncate(7_500_000_000)
+    for one in (found, named):
+        assert [f.name for f in pulling._select(one, pulling.Pull(), files)] == ["a-Q8_0.gguf"]
 
 
 def test_a_version_is_found_by_its_form(home: Path) -> None:
@@ -275,6 +292,25 @@ def test_a_version_is_found_by_its_form(home: Path) -> None:
     assert stored.use(f"scout@{'0' * 12}")[1].id == stored.find("llama4:scout")[1].id == "0" * 12
     stored.rm("scout:q4_k")
     assert [v.id for v in stored.entries()["scout"].versions] == ["1" * 12]
+
+
+def test_a_service_finds_what_was_pulled_by_the_name_it_was_pulled_by(home: Path) -> None:
+    """Clients of Ollama's dialect pull llama3.2:1b and then ask for it."""
+    for name, digit, file in (
+        ("llama3.2-1b", "0", "model.safetensors"),
+        ("scout", "1", "a-Q2_K.gguf"),
+        ("scout", "2", "a-Q4_K_M.gguf"),
+    ):
+        version = Version(id=digit * 12, path=file, files={file: FileRecord(1, 0)}, source="import", in_place=True)
+        registry.add(name, version)
+    catalogue = StoreCatalogue()
+    for asked_for in ("llama3.2:1b", "llama3.2-1b", "LLAMA3.2:1B", "llama3.2:1b:latest"):
+        assert catalogue.find(asked_for).name == "llama3.2-1b"
+    for asked_for in ("scout", "llama4:scout", "scout:q4_k", "scout:latest"):
+        assert catalogue.find(asked_for).name == "scout"
+    for absent in ("scout:q2_k", "scout:q8_0", "guard", "llama3.2:3b"):  # not in use, not here
+        with pytest.raises(NotFound):
+            catalogue.find(absent)
 
 
 def test_a_repository_whose_forms_have_no_names_wants_one_named(

@@ -18,6 +18,7 @@ from herd.server.machine_paths import hide
 from herd.server.profiles import Profile, Profiles
 from herd.store import registry
 from herd.store.about import About, describe
+from herd.store.names import called
 from herd.store.registry import ModelEntry, Version
 
 LATEST = ":latest"
@@ -170,6 +171,9 @@ class StoreCatalogue:
             chosen = self._aliases.get(tried, tried)
             if chosen in known:
                 return known[chosen]
+        pulled = called(name.removesuffix(LATEST))
+        if pulled in known:
+            return known[pulled]
         return _unknown(name, [*known, *self._aliases], self._broken.get(name.removesuffix(LATEST)))
 
     def about(self, name: str) -> About | None:

@@ -135,16 +135,19 @@ def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def choose(what: str, candidates: Sequence[Candidate], room: Room, others: Sequence[Candidate] = ()) -> Choice:
-    """The best of `candidates` that fits, those that need a token only with one. others: of which a refusal names what
-    fits. Raises DoesNotFit, also where the memory of the machine is not known; see `refuse_gate` for the rest."""
+    """The best of `candidates` that fits; one that is on the disk, or begun, before all others. What needs a token is
+    chosen without one only where nothing else fits: then the caller refuses it.
+
+    others: of which a refusal names what fits. Raises DoesNotFit, also where the memory of the machine is not known.
+    """
     if room.memory_bytes is None:
         raise DoesNotFit(f"{what}: this machine does not say how much memory it has; name one of {_names(candidates)}")
     ranked = [fits(c, room) for c in best_first(candidates)]
     fitting = [f for f in ranked if not f.lacks]
     if not fitting:
         raise DoesNotFit(_refusal(what, candidates, ranked, room, others))
-    free = [f for f in fitting if room.token or not f.candidate.gated]
-    chosen = free[0] if free else fitting[0]
+    open_ = [f for f in fitting if room.token or not f.candidate.gated] or fitting
+    chosen = next((f for f in open_ if f.candidate.have_bytes), open_[0])
     return Choice(chosen.candidate, _note(chosen, candidates, ranked, room))
 
 
@@ -188,14 +191,15 @@ def _key(quant: str) -> str:
 def _note(chosen: Fit, candidates: Sequence[Candidate], ranked: Sequence[Fit], room: Room) -> str:
     c = chosen.candidate
     place = f"{gb(room.memory_bytes or 0)} with {usual_context(c.config)} tokens"
-    parts = [f"{c.name}, {gb(c.size_bytes or 0)}: the largest that fits {place}"]
+    how = "here already, or begun, and it fits" if c.have_bytes else "the largest that fits"
+    parts = [f"{c.name}, {gb(c.size_bytes or 0)}: {how} {place}"]
     before = ranked[: ranked.index(chosen)]
     larger = [f"{f.candidate.name} ({_why(f, room)})" for f in before if f.lacks]
     if larger:
         parts.append(f"larger ones: {', '.join(larger[::-1][:MOST_NAMED])}")
-    gated = [f.candidate.name for f in before if not f.lacks]
-    if gated:
-        parts.append(f"{gated[0]} would fit, and wants its licence accepted and HF_TOKEN set")
+    for f in [f for f in before if not f.lacks][:1]:
+        gate = ", and wants its licence accepted and HF_TOKEN set" if f.candidate.gated and not room.token else ""
+        parts.append(f"{f.candidate.name} would fit{gate}")
     known = {f.candidate.quant for f in ranked}
     if unsure := [c for c in candidates if c.quant not in known]:
         parts.append(f"by name alone, as their sizes are not well known here: {_names(unsure)}")

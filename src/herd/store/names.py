@@ -78,6 +78,17 @@ def expand(name: str) -> str:
     return f"{found.name}@{version.id}"
 
 
+def called(name: str) -> str | None:
+    """The store's name for one as `herd pull` takes it (llama3.2:1b), where that means the version in use; else None,
+    as where the registry is broken."""
+    try:
+        base, _, version_id = expand(name).partition("@")
+        entry = registry.read().models.get(base)
+    except (NotFound, BadFile):
+        return None
+    return base if entry is not None and version_id in ("", entry.current) else None
+
+
 def one_of(name: str, entry: ModelEntry, digest: str) -> Version:
     """The version whose digest begins so. Raises NotFound, UsageError."""
     found = [v for v in entry.versions if v.called(digest.lower())]

@@ -12,12 +12,13 @@ from difflib import get_close_matches
 from functools import partial
 from typing import NoReturn, TypeAlias
 
+from herd.checkpoint.gguf.vision_parts import is_vision_part
 from herd.errors import NotFound, UsageError, fail
 from herd.machine.memory import available_bytes
 from herd.progress import Progress, silent
 from herd.store import fetch, hub, known_models, licences, registry
 from herd.store.choosing import Candidate, Room, check, choose, resolve
-from herd.store.hub_files import RemoteFile, gguf_models, of_quant, weights_bytes
+from herd.store.hub_files import WEIGHTS, RemoteFile, gguf_models, of_quant, weights_bytes
 from herd.store.hub_files import choose as choose_files
 from herd.store.known_models import ListedModel, ModelSource, Quant
 from herd.store.registry import Version
@@ -92,7 +93,7 @@ def _pull_listed(model: ListedModel, quant: str | None, asked: Pull) -> Version:
     """Fetch a model of the table, in the form that was named or in the best that fits."""
     hub.library()  # what is missing is said first
     room = room_here()
-    forms = [(s, q, replace(c, have_bytes=_have_bytes(model, s, q))) for s, q, c in model.forms]
+    forms = [(s, q, replace(c, have_bytes=_begun_bytes(model, s, q))) for s, q, c in model.forms]
     if quant is None:
         choice = choose(model.name, [c for _, _, c in forms], room, known_models.candidates())
         asked.tell(choice.note)
@@ -143,33 +144,40 @@ def _select_listed(
 def _select(found: Spelled, asked: Pull, files: list[RemoteFile]) -> list[RemoteFile]:
     """The files of a repository: those that were named, else the best that fits of several GGUF models."""
     repo = found.name
-    models = gguf_models(files)
     if found.quant is not None:
         chosen = of_quant(repo, files, found.quant)
         if not asked.anyway:
-            check(_remote_candidate(repo, found.quant, weights_bytes(chosen)), room_here(), known_models.candidates())
+            check(_remote_candidate(repo, found.quant, chosen), room_here(), known_models.candidates())
         return chosen
-    safetensors = any(f.name.endswith(".safetensors") for f in files)
-    forms = [m.quant for m in models]
-    if asked.file is not None or safetensors or len(models) < 2 or "" in forms or len(set(forms)) < len(forms):
+    forms = [m.quant for m in gguf_models(files)]
+    several = len(forms) > 1 and "" not in forms and len(set(forms)) == len(forms)
+    if asked.file is not None or not several or any(f.name.endswith(".safetensors") for f in files):
         return choose_files(repo, files, asked.file)
-    sized = {m.quant: of_quant(repo, files, m.quant) for m in models}
-    candidates = [_remote_candidate(repo, quant, weights_bytes(group)) for quant, group in sized.items()]
+    sized = {quant: of_quant(repo, files, quant) for quant in forms}
+    candidates = [_remote_candidate(repo, quant, group) for quant, group in sized.items()]
     choice = choose(repo, candidates, room_here(), known_models.candidates())
     asked.tell(choice.note)
     return sized[choice.candidate.quant]
 
 
-def _remote_candidate(repo: str, quant: str, size: int) -> Candidate:
+def _remote_candidate(repo: str, quant: str, files: list[RemoteFile]) -> Candidate:
     """A form whose size the hub tells; its shape is known where the table has the repository."""
-    return Candidate(repo, quant, repo, size, "verified", known_models.shape_in(repo))
+    names = {f.base for f in files if f.name.endswith(WEIGHTS) and not is_vision_part(f.base)}
+    have = _have_bytes(repo, repo, names.__contains__)
+    return Candidate(repo, quant, repo, weights_bytes(files), "verified", known_models.shape_in(repo), have_bytes=have)
 
 
-def _have_bytes(model: ListedModel, source: ModelSource, quant: Quant) -> int:
-    """Bytes of a form that are on the disk: in the store, or of a pull that was interrupted."""
+def _begun_bytes(model: ListedModel, source: ModelSource, quant: Quant) -> int:
+    """Bytes of a form of the table that are on the disk."""
     pattern = (source.pattern(quant) or "*.safetensors").rpartition("/")[2]
-    entry = registry.read().models.get(model.store_name)
-    own = [v for v in (entry.versions if entry else ()) if v.source.startswith(f"hub {source.repo}@")]
-    sizes = [r.size for v in own if fetch.present(v) for f, r in v.files.items() if fnmatch.fnmatch(f, pattern)]
-    begun = (registry.home() / "partial").glob(f"{model.store_name}-*/*")
-    return sum(sizes) + sum(p.stat().st_size for p in begun if fnmatch.fnmatch(p.name, pattern))
+    return _have_bytes(model.store_name, source.repo, lambda name: fnmatch.fnmatch(name, pattern))
+
+
+def _have_bytes(name: str, repo: str, is_its: Callable[[str], bool]) -> int:
+    """Bytes of a form that are on the disk: in the store, or of a pull that was interrupted. is_its: whether a file's
+    name is one of its files'."""
+    entry = registry.read().models.get(name)
+    own = [v for v in (entry.versions if entry else ()) if v.source.startswith(f"hub {repo}@")]
+    sizes = [r.size for v in own if fetch.present(v) for file, r in v.files.items() if is_its(file)]
+    begun = (registry.home() / "partial").glob(f"{name.replace('/', '--')}-*/*")
+    return sum(sizes) + sum(p.stat().st_size for p in begun if is_its(p.name))
