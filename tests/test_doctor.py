@@ -25,7 +25,7 @@ def test_what_a_processor_lacks_is_named_with_its_use():
     found = doctor.kernels("avx2", ["avx2", "portable"], ["avx2", "fma"], "x86_64")
     assert "lacks avx512vnni (integer dot products" in found.fact
     assert "asimddp" not in found.fact
-    full = ["avx2", "avx512vnni", "avx512bf16"]
+    full = ["avx2", "avx512vnni", "avx512bf16", "avx512vbmi"]
     assert "lacks" not in doctor.kernels("avx512", ["avx512", "avx2", "portable"], full, "x86_64").fact
 
 

@@ -52,6 +52,25 @@ bool runs_avx512bf16() {
 #endif
 }
 
+bool runs_avx512vbmi() {
+#if defined(__x86_64__)
+    return runs_avx512() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+#else
+    return false;
+#endif
+}
+
+// The best of the sets with AVX-512 takes in what VBMI adds, where the processor has it: the same bits, sooner. The other
+// stays as processors without it have it.
+const Kernels *with_permutes(const Kernels *best) {
+    static const Kernels joined = [best] {
+        Kernels k = *best;
+        k.few = avx512vbmi_few();
+        return k;
+    }();
+    return &joined;
+}
+
 bool runs_neon() {
 #if defined(__aarch64__) && defined(__linux__)
     return getauxval(AT_HWCAP) & (1ul << 20);  // HWCAP_ASIMDDP
@@ -71,7 +90,7 @@ std::vector<std::string> cpu_features() {
     if (__builtin_cpu_supports(name)) names.push_back(name);
     HERD_ASK("avx2")
     HERD_ASK("fma") HERD_ASK("f16c") HERD_ASK("avx512f") HERD_ASK("avx512bw") HERD_ASK("avx512dq") HERD_ASK("avx512vl")
-        HERD_ASK("avx512vnni") HERD_ASK("avx512bf16")
+        HERD_ASK("avx512vnni") HERD_ASK("avx512bf16") HERD_ASK("avx512vbmi") HERD_ASK("gfni")
 #undef HERD_ASK
     if (runs_avxvnni()) names.push_back("avxvnni");
 #elif defined(__aarch64__)
@@ -85,6 +104,7 @@ std::vector<const Kernels *> available_kernels() {
     std::vector<const Kernels *> found;
     if (runs_avx512bf16() && avx512bf16_kernels()) found.push_back(avx512bf16_kernels());
     if (runs_avx512() && avx512_kernels()) found.push_back(avx512_kernels());
+    if (!found.empty() && runs_avx512vbmi() && avx512vbmi_few()) found.front() = with_permutes(found.front());
     if (runs_avxvnni() && avxvnni_kernels()) found.push_back(avxvnni_kernels());
     if (runs_avx2() && avx2_kernels()) found.push_back(avx2_kernels());
     if (runs_neon() && neon_kernels()) found.push_back(neon_kernels());

@@ -19,6 +19,7 @@ namespace {
 #include "floats.inl"
 #if !defined(HERD_BASE)
 #include "strips.inl"
+#include "opened_scales.inl"
 #include "opened.inl"
 #include "products.inl"
 #endif

@@ -24,6 +24,12 @@ constexpr int BOOK_IQ1 = 0, BOOK_IQ2_XXS = 2048, BOOK_IQ2_XS = 2304, BOOK_IQ2_S 
               BOOK_IQ3_S = 4096, CODEBOOK_WORDS = 4608;
 extern const uint16_t CODEBOOKS[];
 extern const uint64_t *const EIGHTS;  // those of eight weights, a byte for each: the level, of iq1 times 8
+// The levels of half an entry in a byte, [CODEBOOK_WORDS]: of eight weights, weights 4 h to 4 h + 3 at bits 2, 4, 0 and 6; of
+// four, weights 3 - h and h at bits 0 and 3.
+extern const uint8_t *const HALVES[2];
+// iq1's weights 4 to 7, which change at most once in sixteen entries: [3][128] the low byte of the index from which the
+// second levels hold, the first levels, the second.
+extern const uint8_t *const IQ1_STEPS;
 
 constexpr int STRIP = 16;  // outputs of a strip (herd.formats.strips)
 
@@ -100,6 +106,7 @@ const Kernels *avx2_kernels();  // null where it was not built
 const Kernels *avxvnni_kernels();
 const Kernels *avx512_kernels();
 const Kernels *avx512bf16_kernels();
+decltype(Kernels::few) avx512vbmi_few();  // in place of those two's `few`
 const Kernels *neon_kernels();
 
 }  // namespace herd

@@ -27,6 +27,7 @@ SPEEDS = {
     "avx2": "two to twenty times the portable kernels",
     "avx512vnni": "integer dot products: twice the prompt speed of avx2",
     "avx512bf16": "bfloat16 dot products: faster attention over long contexts",
+    "avx512vbmi": "permutes of bytes: iq1 to iq3 generate up to twice as fast",
     "asimddp": "integer dot products of ARM processors",
 }
 """Feature of a processor -> what it brings; those of the other architecture are never missed."""

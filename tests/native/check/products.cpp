@@ -92,6 +92,7 @@ void products() {
         check_shape(check, pool, f, 97, inputs(1));
         check_shape(check, pool, f, 1, inputs(3));
         check_shape(check, pool, f, 50, inputs(f.block == 256 ? 5 : 17));  // more than a panel is deep
+        if (f.type >= Type::iq1_s) check_shape(check, pool, f, 1, inputs(129));  // more than is turned at once
         check.what = std::string("products of ") + f.name;
     }
 }
