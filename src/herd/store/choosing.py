@@ -16,7 +16,7 @@ from herd.config import Llama4Config
 from herd.errors import DoesNotFit
 from herd.planning.context import USUAL
 from herd.planning.memory import ROOM, gb, need
-from herd.weights import count
+from herd.planning.parts import weights_by_kind
 
 DISK_MARGIN = 10
 """1 / DISK_MARGIN of a download must be free on the disk besides itself."""
@@ -57,7 +57,7 @@ class Candidate:
         """Bits a weight, vision and tables included, to a tenth; None: size or shape is not known."""
         if self.size_bytes is None or self.config is None:
             return None
-        return round(8 * self.size_bytes / count(self.config).total, 1)
+        return round(8 * self.size_bytes / weights_by_kind(self.config).total, 1)
 
     @property
     def sure(self) -> bool:
