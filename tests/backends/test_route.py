@@ -228,10 +228,14 @@ def test_a_policy_around_it_keeps_who_answered() -> None:
     class Nothing:
         hold_tokens = 0
 
-        def before(self, turns: Any) -> None: ...
-        def window(self, text: str, final: bool) -> Any: ...
-        def after(self, reply: Reply) -> Reply:
-            return reply
+        def before(self, messages: Any) -> None:
+            """It goes on."""
+
+        def window(self, text: str, shown: int) -> None:
+            """It goes on."""
+
+        def after(self, reply: Reply) -> None:
+            """It goes on."""
 
     async def read() -> Reply:
         route = Route("both", [Fails("first", Absent("x")), OnlyChats("Yes.", name="second")])

@@ -3,6 +3,7 @@
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
     model        one of them as a ChatModel: requests and answers in `openai_request`, `openai_stream`
     route        several models in order, as one
+    remote       one or a route for programs without an event loop
     transport    the one place that opens a connection; what comes is read within bounds (`reading`)
     failures     what went wrong over there, as errors of a kind
     gate         whether a request may leave the house, decided in one place

@@ -187,8 +187,18 @@ class _Answer:
             tool_calls=tuple(self._calls),
             cut_call=self._cut,
             answered_by=self._target.name,
+            parsed=self._value(),
         )
         return DoneEvent(reply, self._index)
+
+    def _value(self) -> Any:
+        """What the text holds, where it had to be JSON."""
+        if not self._asked.has_form or self.reason != "stop" or self._stop is not None:
+            return None
+        try:
+            return parsed("".join(self._text).encode(), self._target)
+        except Broken:
+            return None
 
     def _said(self, delta: Mapping[str, Any], choice: Mapping[str, Any]) -> Iterator[Event]:
         """Text of a delta, what the model thought before it between marks."""

@@ -1,0 +1,257 @@
+"""A model elsewhere for programs without an event loop: the everyday calls of `herd.LLM`.
+
+    with Remote(model) as model:
+        print(model.chat("What is photosynthesis?").text)
+
+A thread of its own runs an event loop for all of them; `achat` and `astream` run on the caller's. It is no LLM and does
+not look like one: whatever needs weights, a tokenizer or an engine is not there. What it is not: a pool, a retry.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import Any, TypeVar, Unpack
+
+from herd.chat_model import Capabilities, ChatModel, ChatStream
+from herd.dialogs import Dialog, turns_of
+from herd.errors import NotReady, UsageError, fail
+from herd.events import DoneEvent, Event, Reply, TextEvent, Timings, Usage
+from herd.gated import GatedStream
+from herd.messages import Message
+from herd.policies import Policy, Prompt
+from herd.request_options import DialogRequest
+from herd.value_checks import flag, known
+from herd.value_checks import text as check_text
+
+T = TypeVar("T")
+
+
+class RemoteOptions(DialogRequest, total=False):
+    """Options of `Remote.chat` and its twins: those of a dialog for any model, and what is done with it here."""
+
+    system: str | None
+    """A text before everything, where the dialog has no system turn."""
+    policy: Policy | None
+    """Checks what goes in and what comes out (`herd.safety`)."""
+
+
+class Remote:
+    """A model elsewhere, or a route over several. Close it, or use it in `with`. Threads may share it."""
+
+    def __init__(self, model: ChatModel, *, leave: bool = False) -> None:
+        """leave: whether requests may leave the house where they say nothing themselves. Closing it closes the
+        model."""
+        flag("leave", leave)
+        self.model = model
+        self._leave = leave
+        self._loop = LoopThread()
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.model.name
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.model.context
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        return self.model.capabilities
+
+    def chat(self, messages: Dialog, **options: Unpack[RemoteOptions]) -> Reply:
+        """Answer a dialog: a user's text, or turns. Options: those of `herd.LLM.chat` that the other side has, and
+        `leave`: whether this request may leave the house. Raises Unsupported naming one that it has not, StaysHere,
+        errors of `herd.backends.failures`, UsageError, TimedOut. Ctrl-C returns what was said, with finish_reason
+        "interrupted"."""
+        _one(options)
+        for event in self.stream(messages, **options):
+            if isinstance(event, DoneEvent):
+                return event.reply
+        raise AssertionError("a stream ended without its DoneEvent")
+
+    def stream(self, messages: Dialog, **options: Unpack[RemoteOptions]) -> Iterator[Event]:
+        """As `chat`, piece by piece. Leaving it ends the request at the other side."""
+        stream = self.astream(messages, **options)
+        said = _Said(self.name, options.get("n") or 1)
+        try:
+            while (event := self._loop.run(lambda: _next(stream))) is not None:
+                said.take(event)
+                yield event
+        except KeyboardInterrupt:
+            yield from said.interrupted()
+        finally:
+            self._loop.leave(stream)
+
+    async def achat(self, messages: Dialog, **options: Unpack[RemoteOptions]) -> Reply:
+        """`chat` for coroutines; cancelling the task ends the request."""
+        _one(options)
+        stream = self.astream(messages, **options)
+        try:
+            while (event := await _next(stream)) is not None:
+                if isinstance(event, DoneEvent):
+                    return event.reply
+        finally:
+            await stream.aclose()
+        raise AssertionError("a stream ended without its DoneEvent")
+
+    def astream(self, messages: Dialog, **options: Unpack[RemoteOptions]) -> ChatStream:
+        """`stream` for coroutines."""
+        known("option", options, RemoteOptions.__annotations__)
+        given: dict[str, Any] = {"leave": self._leave, **options}
+        turns, policy = _turns(messages, given.pop("system", None)), given.pop("policy", None)
+        if policy is None:
+            return self.model.astream(turns, **given)
+        tools, more = given.get("tools") or (), given.get("chat_template_kwargs") or {}
+        return GatedStream(
+            policy,
+            lambda: Prompt(turns, tools, more),
+            lambda shown: self.model.astream(turns if shown is None else shown.messages, **_shown(given, shown)),
+            answers=given.get("n") or 1,
+        )
+
+    def close(self) -> None:
+        """End what is under way, and the thread."""
+        self.model.close()
+        self._loop.close()
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Remote({self.name!r})"
+
+
+class LoopThread:
+    """A thread that runs an event loop, from the first call on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What a coroutine gives that is made and runs on that loop. A caller that is interrupted cancels it. Raises
+        NotReady once it is closed."""
+        future = self.submit(make)
+        try:
+            return future.result()
+        except CancelledError:
+            raise NotReady("the model was closed") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """`run` without waiting. Raises NotReady once it is closed."""
+        with self._lock:  # so that what was submitted is there when the loop stops
+            loop = self._running()
+            return asyncio.run_coroutine_threadsafe(_made(make), loop)
+
+    def leave(self, stream: ChatStream) -> None:
+        """Close a stream; the loop's own thread, which may be the one that collects what nobody reads, does not wait
+        for it."""
+        with suppress(NotReady):  # closed, and the stream with it
+            if threading.current_thread() is self._thread:
+                self.submit(stream.aclose)
+            else:
+                self.run(stream.aclose)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise NotReady("the model is closed")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="herd-remote", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.run_until_complete(_cancel_all())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+    def close(self) -> None:
+        """Cancel what runs, and end the thread."""
+        with self._lock:
+            self._closed = True
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+
+class _Said:
+    """What has been said so far, for whoever is interrupted."""
+
+    def __init__(self, name: str, answers: int) -> None:
+        self._name = name
+        self._texts: dict[int, list[str]] = {i: [] for i in range(answers)}
+
+    def take(self, event: Event) -> None:
+        """Keep what an event says."""
+        match event:
+            case TextEvent():
+                self._texts[event.index].append(event.text)
+            case DoneEvent():
+                self._texts.pop(event.index, None)
+
+    def interrupted(self) -> Iterator[Event]:
+        """The last event of each answer that was under way."""
+        for index, pieces in self._texts.items():
+            usage = Usage(0, len(pieces))
+            reply = Reply("".join(pieces), "interrupted", usage, Timings(), answered_by=self._name)
+            yield DoneEvent(reply, index)
+
+
+async def _made(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await make()
+
+
+async def _cancel_all() -> None:
+    """Cancel all other tasks, and wait for their end."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _next(stream: ChatStream) -> Event | None:
+    """The next event; None at the end."""
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        return None
+
+
+def _one(options: Mapping[str, Any]) -> None:
+    if options.get("n") not in (None, 1):
+        fail(UsageError, "n", got=options["n"], expected="1", do="use stream for several answers")
+
+
+def _turns(dialog: Dialog, system: str | None) -> Sequence[Message]:
+    """Turns of a dialog. Raises UsageError."""
+    turns = turns_of(dialog)
+    if system is None:
+        return turns
+    check_text("system", system)
+    if turns[0].role == "system":
+        fail(UsageError, "system", got="a system text and a system turn", expected="one of them")
+    return [Message("system", system), *turns]
+
+
+def _shown(options: Mapping[str, Any], shown: Prompt | None) -> Any:
+    """Options of a request, with what a policy shows of its prompt."""
+    if shown is None:
+        return options
+    more = {"chat_template_kwargs": shown.variables} if shown.variables else {}
+    return {**options, "tools": shown.tools or None, **more}

@@ -1,0 +1,164 @@
+"""Calls without an event loop: everyday verbs over a host, by threads, left in the middle, interrupted, closed."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fake_host import KEY, Script, answer, chunk, hosting, patient, whole
+
+from fake_chat_model import OnlyChats
+from helpers import PATIENCE_S, until
+from herd.backends.model import BackendModel
+from herd.backends.remote import Remote
+from herd.errors import HerdError, NotReady, StaysHere, UsageError
+from herd.events import DoneEvent, Reply, TextEvent
+from herd.messages import Message
+
+
+def remote(address: str, **fields: Any) -> Remote:
+    return Remote(BackendModel(patient(address, **fields)))
+
+
+def test_it_chats_and_streams() -> None:
+    with hosting(answer("Hel", "lo.")) as host, remote(host.address) as model:
+        assert str(model.chat("Hi.", system="Be brief.", max_tokens=5)) == "Hello."
+        assert host.asked[0].body["messages"] == [
+            {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}
+        ]  # fmt: skip
+        found = list(model.stream([Message("user", "Hi.")]))
+        assert [one.text for one in found if isinstance(one, TextEvent)] == ["Hel", "lo."]
+        assert isinstance(found[-1], DoneEvent) and found[-1].reply.answered_by == "there"
+        assert asyncio.run(model.achat("Hi.")).text == "Hello."
+        assert (model.name, model.context, model.capabilities.tools) == ("there", 1 << 17, True)
+        assert KEY not in repr(model)
+
+
+def test_json_is_read() -> None:
+    with hosting(answer('{"city": ', '"Oslo"}')) as host, remote(host.address) as model:
+        assert model.chat("Where?", schema=True).parsed == {"city": "Oslo"}
+        assert model.chat("Where?").parsed is None
+
+
+def test_what_leaves_the_house_is_asked_for() -> None:
+    with hosting(answer("Yes.")) as host:
+        with remote(host.address, in_house=False) as model:
+            with pytest.raises(StaysHere):
+                model.chat("Hi.")
+            assert host.connections == 0
+            assert model.chat("Hi.", leave=True).text == "Yes."
+        with Remote(BackendModel(patient(host.address, in_house=False)), leave=True) as model:
+            assert model.chat("Hi.").text == "Yes."
+            with pytest.raises(StaysHere):
+                model.chat("Hi.", leave=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"temprature": 1}, "did you mean temperature"), ({"n": 2}, "use stream"), ({"trace": "x"}, "option")],
+)
+def test_unknown_options_are_refused_by_name(options: dict[str, Any], match: str) -> None:
+    with remote("http://127.0.0.1:1/v1") as model, pytest.raises(UsageError, match=match):
+        model.chat("Hi.", **options)
+    for wrong in ([], [{"role": "x", "content": "a"}], 5):
+        with remote("http://127.0.0.1:1/v1") as model, pytest.raises(UsageError):
+            model.chat(wrong)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_is_left_is_gone_at_the_other_side() -> None:
+    with hosting(Script([chunk({"content": "One"})], hangs="after")) as host, remote(host.address) as model:
+        stream = model.stream("Hi.")
+        assert isinstance(next(stream), TextEvent)
+        stream.close()  # type: ignore[attr-defined]
+        assert host.left.wait(PATIENCE_S)
+
+
+def test_one_that_nobody_reads_any_more_too() -> None:
+    with hosting(Script([chunk({"content": "One"})], hangs="after")) as host, remote(host.address) as model:
+        stream = model.stream("Hi.")
+        next(stream)
+        del stream
+        gc.collect()
+        assert host.left.wait(PATIENCE_S)
+
+
+def test_an_interruption_returns_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hosting(Script([chunk({"content": "One"})], hangs="after")) as host, remote(host.address) as model:
+        run: Callable[..., Any] = model._loop.run
+        calls = []
+
+        def interrupted(make: Any) -> Any:
+            calls.append(make)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return run(make)
+
+        monkeypatch.setattr(model._loop, "run", interrupted)
+        found = model.chat("Hi.")
+        assert (found.text, found.finish_reason, found.answered_by) == ("One", "interrupted", "there")
+        assert host.left.wait(PATIENCE_S)
+
+
+def test_threads_share_it() -> None:
+    replies: list[Reply] = []
+    with hosting(answer("Yes.")) as host, remote(host.address) as model:
+        threads = [threading.Thread(target=lambda: replies.append(model.chat("Hi."))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert [one.text for one in replies] == ["Yes."] * 8
+
+
+def test_closing_ends_what_is_under_way_and_the_thread() -> None:
+    with hosting(Script(hangs="before")) as host:
+        model, errors = remote(host.address), []
+
+        def ask() -> None:
+            try:
+                model.chat("Hi.")
+            except HerdError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until("it was not asked", lambda: bool(host.asked))
+        model.close()
+        thread.join(PATIENCE_S)
+        assert [type(one) for one in errors] == [NotReady]
+        assert host.left.wait(PATIENCE_S)
+        model.close()
+        with pytest.raises(NotReady):
+            model.chat("Hi.")
+    assert not any(one.name == "herd-remote" for one in threading.enumerate())
+
+
+def test_errors_come_as_they_are() -> None:
+    with hosting(whole({"error": {"message": f"no {KEY}"}}, 401)) as host, remote(host.address) as model:
+        with pytest.raises(HerdError, match="answered 401") as caught:
+            model.chat("Hi.")
+        assert "canary" not in str(caught.value)
+
+
+def test_a_policy_sees_what_goes_in_and_what_comes_out() -> None:
+    class Watches:
+        hold_tokens = 0
+
+        def before(self, messages: Any) -> str | None:
+            return "No." if "secret" in messages[-1].text else None
+
+        def window(self, text: str, shown: int) -> str | None:
+            return "Stop." if "bad" in text else None
+
+        def after(self, reply: Reply) -> None:
+            """It goes on."""
+
+    said = OnlyChats(lambda turns: "a bad word" if turns[-1].text == "b" else "fine")
+    model = Remote(said)
+    assert model.chat("a", policy=Watches()).text == "fine"
+    assert model.chat("a secret", policy=Watches()).finish_reason == "policy"
+    assert len(said.asked) == 1, "the model never saw it"
+    assert "bad" not in model.chat("b", policy=Watches()).text
+    model.close()
