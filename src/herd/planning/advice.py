@@ -7,7 +7,7 @@ from dataclasses import replace
 from herd.planning.layers import head_bytes
 from herd.planning.memory import gb
 from herd.planning.plan import Plan, alone, placed
-from herd.planning.today import DATE, not_built
+from herd.planning.today import MEASURED, not_built
 
 
 def advice(plan: Plan) -> Iterator[str]:
@@ -75,7 +75,7 @@ def _today(plan: Plan) -> Iterator[str]:
     elif why:
         yield f"Herd today: {why}; the limit is the machine's, not a promise"
     if not plan.machine.measured and any(s.today.estimate for s in plan.speeds):
-        yield f"Herd's figures are scaled from what 2 cores reached of their limits ({DATE})"
+        yield f"Herd's figures are scaled from what {MEASURED.where} reached of their limits ({MEASURED.date})"
 
 
 def run_command(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from herd.planning.placement import CARD_LEAST_BYTES, CARD_RESERVE, MEMORY_LEAST
 from herd.planning.plan import Plan, Speed
 from herd.planning.sizes import Sizes
 from herd.planning.speed import Term, touched
-from herd.planning.today import DATE
+from herd.planning.today import MEASURED
 
 KINDS = {
     "always": "read by every token",
@@ -132,7 +132,7 @@ def _speed(plan: Plan, speed: Speed) -> Iterator[tuple[str, str]]:
     times = f"{today.times} passes of " if today.times > 1 else ""
     yield (
         subject,
-        f"Herd today ({DATE}): {times}{' + '.join(_term(t) for t in today.terms)}: {today.tokens_s:,.1f} tokens/s",
+        f"Herd today ({MEASURED.date}): {times}{' + '.join(_term(t) for t in today.terms)}: {today.tokens_s:,.1f} tokens/s",
     )
 
 

@@ -2,10 +2,10 @@
 
 On a processor the time of a pass is
 
-    bytes / (read * READ_SHARE) + operations / (ops * OPS_SHARE) + layers * LAYER_S
+    bytes / (read * read_share) + operations / (ops * ops_share) + layers * layer_s
 
-with OPS_SHARE for few rows and PREFILL_SHARE for the passes of a prompt, fitted by `scripts/bench plan`. What it
-is not: a limit (`speed`).
+with ops_share for steps of a few rows, and prefill_share for the passes of a prompt, whose reading is hidden behind
+their operations. `scripts/bench plan speed` fits them. What it is not: a limit (`speed`).
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,25 @@ from herd.planning.machines import Machine
 from herd.planning.placement import Placement
 from herd.planning.speed import Estimate, Term, attention_ops, decode_step, disk_terms, row_ops, touched
 
-DATE = "2026-11-30"
-READ_SHARE = 1.0
-OPS_SHARE = 1.0
-"""Share of the peak of int8 products that steps of a few rows reach; reading and computing do not overlap."""
-PREFILL_SHARE = 0.62
-LAYER_S = 30e-6
 ROWS = 512
 """Rows of a pass of a prompt (`herd.engine`)."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Shares of a processor's limits, and seconds beside them."""
+
+    read_share: float
+    ops_share: float
+    """Share of the peak of int8 products, by steps of a few rows."""
+    prefill_share: float
+    layer_s: float
+    """Seconds of a pass and layer beside reading and computing."""
+    date: str
+    where: str
+
+
+MEASURED = Factors(1.0, 1.0, 0.62, 30e-6, "2026-11-30", "2 cores of an AMD EPYC with AVX-512")
 
 
 @dataclass(frozen=True)
@@ -35,24 +46,32 @@ class Today:
 
 
 def decode_today(
-    config: Llama4Config, placement: Placement, machine: Machine, users: int, depth: int, kv_dtype: str
+    config: Llama4Config,
+    placement: Placement,
+    machine: Machine,
+    users: int,
+    depth: int,
+    kv_dtype: str,
+    factors: Factors = MEASURED,
 ) -> Today:
     """A step of so many users at a depth, as Herd computes it now."""
     if why := not_built(placement, machine):
         return Today(why)
     step = decode_step(config, placement.row("always").total, users, depth, kv_dtype)
-    routed = placement.row("routed")
-    read = placement.row("always").memory + step.touched * routed.memory + step.cache
+    read = placement.row("always").memory + step.touched * placement.row("routed").memory + step.cache
     ops = step.ops_fixed + step.ops_routed + step.ops_attention
-    return Today(
-        "",
-        Estimate(
-            users, (*_terms(config, machine, read, ops, OPS_SHARE), *disk_terms(placement, machine, step.touched))
-        ),
+    terms = (
+        Term("read", read, "B", machine.read_bytes_s * factors.read_share),
+        Term("compute", ops, "op", machine.ops_s * factors.ops_share),
+        Term("layers", config.num_layers, "", 1 / factors.layer_s),
+        *disk_terms(placement, machine, step.touched),
     )
+    return Today("", Estimate(users, terms))
 
 
-def prefill_today(config: Llama4Config, placement: Placement, machine: Machine, tokens: int) -> Today:
+def prefill_today(
+    config: Llama4Config, placement: Placement, machine: Machine, tokens: int, factors: Factors = MEASURED
+) -> Today:
     """Reading a prompt of so many tokens, as Herd computes it now."""
     if why := not_built(placement, machine):
         return Today(why)
@@ -60,11 +79,10 @@ def prefill_today(config: Llama4Config, placement: Placement, machine: Machine, 
     each = tokens / passes
     fixed, routed_ops = row_ops(config, heads=False)
     ops = (fixed + routed_ops) * each + attention_ops(config, tokens, 0) / passes
-    share = touched(config, round(each))
     terms = (
-        Term("compute", ops, "op", machine.ops_s * PREFILL_SHARE),
-        Term("layers", config.num_layers, "", 1 / LAYER_S),
-        *disk_terms(placement, machine, share),
+        Term("compute", ops, "op", machine.ops_s * factors.prefill_share),
+        Term("layers", config.num_layers, "", 1 / factors.layer_s),
+        *disk_terms(placement, machine, touched(config, round(each))),
     )
     return Today("", Estimate(tokens, terms, passes))
 
@@ -75,16 +93,8 @@ def not_built(placement: Placement, machine: Machine) -> str:
         return "not measured: kernels for this processor (NEON) have not run on one"
     if len(machine.cards) > 1:
         return "not built: several cards"
-    if machine.cards and (placement.in_memory and placement.row("routed").memory):
+    if machine.cards and placement.row("routed").memory:
         return "not built: experts beside a card"
     if machine.cards:
         return "not measured: PyTorch's operations (--device cuda), no kernels of its own"
     return ""
-
-
-def _terms(config: Llama4Config, machine: Machine, read: float, ops: float, share: float) -> tuple[Term, ...]:
-    return (
-        Term("read", read, "B", machine.read_bytes_s * READ_SHARE),
-        Term("compute", ops, "op", machine.ops_s * share),
-        Term("layers", config.num_layers, "", 1 / LAYER_S),
-    )
