@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from herd.planning.layers import layer_caches
-from herd.planning.memory import ROOM, gb
+from herd.planning.memory import gb
 from herd.planning.parts import Parts
 from herd.planning.placement import CARD_LEAST_BYTES, CARD_RESERVE, MEMORY_LEAST_BYTES, MEMORY_RESERVE
 from herd.planning.plan import Plan, Speed
@@ -70,7 +70,7 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
         )
     users = f"{want.users} x {gb(plan.cache_one)} = {gb(plan.cache_bytes)}" if want.users > 1 else gb(plan.cache_bytes)
     yield "cache", f"{_users(want.users)} at {want.context:,} tokens: {users}"
-    yield "work", f"one pass and its logits {gb(plan.work_bytes)}, the program itself {gb(ROOM)}"
+    yield "work", f"one pass, its logits, an image {gb(plan.work_bytes)}; the program itself {gb(plan.program_bytes)}"
     if want.adapter_bytes:
         yield "work", f"adapters {gb(want.adapter_bytes)}"
 
@@ -130,10 +130,8 @@ def _speed(plan: Plan, speed: Speed) -> Iterator[tuple[str, str]]:
         return
     today = speed.today.estimate
     times = f"{today.times} passes of " if today.times > 1 else ""
-    yield (
-        subject,
-        f"Herd today ({MEASURED.date}): {times}{' + '.join(_term(t) for t in today.terms)}: {today.tokens_s:,.1f} tokens/s",
-    )
+    terms = " + ".join(_term(t) for t in today.terms)
+    yield subject, f"Herd today ({MEASURED.date}): {times}{terms}: {today.tokens_s:,.1f} tokens/s"
 
 
 def _term(term: Term) -> str:

@@ -8,7 +8,6 @@ stay on the disk; cache and work cannot. What it is not: a plan of bytes on each
 from dataclasses import dataclass
 
 from herd.planning.machines import Machine
-from herd.planning.memory import ROOM
 from herd.planning.sizes import Sizes
 
 CARD_RESERVE = 1 / 16
@@ -89,15 +88,16 @@ def memory_room(machine: Machine) -> int:
     return max(0, machine.memory_bytes - max(round(machine.memory_bytes * MEMORY_RESERVE), MEMORY_LEAST_BYTES))
 
 
-def place(sizes: Sizes, cache: int, work: int, machine: Machine) -> Placement:
-    """Lay a model out on a machine. cache, work: bytes of keys and values of all users, and of one pass."""
+def place(sizes: Sizes, cache: int, work: int, machine: Machine, program: int = 0) -> Placement:
+    """Lay a model out on a machine. cache, work: bytes of keys and values of all users, and of one pass; program: of
+    the program itself, which lie in the processor's memory."""
     on_cards, in_memory = max(0, card_room(machine)), memory_room(machine)
     has_disk = bool(machine.memory_bytes) or machine.shared
     card_left, memory_left = on_cards, in_memory
     if machine.cards and machine.memory_bytes:
-        memory_left -= min(memory_left, ROOM)  # the program itself
-    else:
-        work += ROOM
+        memory_left -= min(memory_left, program)
+    elif not machine.cards or machine.shared:
+        work += program
     rows: dict[str, Placed] = {}
     missing = 0
     beside = bool(machine.cards) and bool(machine.memory_bytes)

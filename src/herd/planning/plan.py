@@ -13,9 +13,10 @@ from herd.config import Llama4Config
 from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
 from herd.planning.machines import Machine
-from herd.planning.memory import cache_bytes, work_bytes
+from herd.planning.memory import AIR, cache_bytes, guesses_bytes, images_bytes, work_bytes
 from herd.planning.parts import Parts, weights_by_kind
 from herd.planning.placement import Placement, place
+from herd.planning.runtime import runtime_bytes
 from herd.planning.sizes import LADDER, Sizes, type_sizes
 from herd.planning.speed import SHORT, Estimate, decode, prefill
 from herd.planning.today import Today, decode_today, not_built, prefill_today
@@ -100,6 +101,8 @@ class Plan:
     cache_one: int
     """Keys and values of one user at the full context."""
     work_bytes: int
+    program_bytes: int
+    """What the processes hold beside that."""
     placement: Placement
     speeds: tuple[Speed, ...]
     """Empty where it does not run."""
@@ -127,7 +130,8 @@ def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = Tru
         weights_by_kind(model.config),
         want.users * cache_bytes(model.config, want.context, want.kv),
         cache_bytes(model.config, want.context, want.kv),
-        work_bytes(model.config, PIECE, want.users),
+        work_of(model.config, want),
+        program_of(model.config),
         placement,
         tuple(_speeds(model, machine, want, placement)) if placement.runs else (),
         largest_context(model, machine, want),
@@ -139,8 +143,19 @@ def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = Tru
 def placed(model: Model, machine: Machine, want: Want) -> Placement:
     """Where the model lies with the caches of all users full."""
     cache = want.users * cache_bytes(model.config, want.context, want.kv)
-    work = work_bytes(model.config, PIECE, want.users) + want.adapter_bytes
-    return place(model.sizes, cache, work, machine)
+    work = work_of(model.config, want) + want.adapter_bytes
+    return place(model.sizes, cache, work, machine, program_of(model.config))
+
+
+def program_of(config: Llama4Config) -> int:
+    """Bytes of the processes of `herd serve` with such a vocabulary, and AIR."""
+    return runtime_bytes(config.vocab_size, engine="child", service=True) + AIR
+
+
+def work_of(config: Llama4Config, want: Want) -> int:
+    """Bytes of one pass with its logits, of further logits while ids are guessed, and of an image."""
+    guessed = guesses_bytes(config, PIECE, want.users)
+    return work_bytes(config, PIECE, want.users) + guessed + images_bytes(config, PIECE)
 
 
 def alone(model: Model, machine: Machine, want: Want) -> tuple[Machine, Placement] | None:
