@@ -6,6 +6,7 @@ written.
 """
 
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,19 +66,24 @@ def parse_records(
 
 class CachedFile(Generic[T]):
     """A file that is parsed again only when it has changed. read: bytes -> content; raises BadFile. most_bytes: largest
-    size."""
+    size. secret: whether nobody but its owner may read or write it; it is refused where somebody may."""
 
-    def __init__(self, read: Callable[[Path, bytes], T], most_bytes: int) -> None:
+    def __init__(self, read: Callable[[Path, bytes], T], most_bytes: int, *, secret: bool = False) -> None:
         self._read = read
         self._most = most_bytes
+        self._secret = secret
         self._last: tuple[object, T | BadFile] | None = None
 
     def now(self, path: Path) -> T | None:
-        """The content, shared by all callers: not to be changed. None: there is no such file. Raises BadFile."""
+        """The content, shared by all callers: not to be changed. None: there is no such file. Raises BadFile, and
+        UsageError for a secret file that others may read."""
         try:
             status = os.stat(path)
         except FileNotFoundError:
             return None
+        if self._secret and os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
+            mode = f"mode {stat.S_IMODE(status.st_mode):o}"
+            fail(UsageError, str(path), got=mode, expected="600", do=f"chmod 600 {path}")
         seen = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if self._last is None or self._last[0] != seen:
             self._last = seen, self._fresh(path)
@@ -98,6 +104,8 @@ class CachedFile(Generic[T]):
         if not says(back):
             fail(UsageError, f"{path.name} would say something else when it is read again")
         with new_file(path, overwrite=True) as temporary:
+            if self._secret:
+                temporary.chmod(0o600)
             temporary.write_bytes(data)
 
     def _fresh(self, path: Path) -> "T | BadFile":

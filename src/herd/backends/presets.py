@@ -1,0 +1,84 @@
+"""Hosts and engines by name: their addresses, how they want a key, what they can do in OpenAI's form.
+
+A preset says what is known of all models there; a model that can do less says so itself, and `herd backend test` tries
+it. What it is not: prices (`herd.planning.prices`), a list of models.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from herd.chat_model import Capabilities
+from herd.errors import UsageError, fail
+
+_COMMON = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
+_PENALTIES = frozenset({"presence_penalty", "frequency_penalty"})
+_ENGINE = _COMMON | _PENALTIES | {"top_k", "min_p", "repetition_penalty", "n"}
+_HOSTED = Capabilities(images=True, tools=True, schemas=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What is known of a host or an engine."""
+
+    title: str
+    base_url: str = ""
+    """Its address; empty: everybody has another one, --url says it."""
+    is_host: bool = False
+    """Whether it is somebody else's machine, which wants a key and money."""
+    key_header: str = "Authorization"
+    capabilities: Capabilities = _HOSTED
+    options: frozenset[str] = _COMMON | _PENALTIES
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every request."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+_PRIVATE_ROUTER = {"provider": {"data_collection": "deny", "allow_fallbacks": False}}
+"""OpenRouter: only hosts that keep nothing, and none but those that were asked for."""
+PRESETS: Mapping[str, Preset] = {
+    "deepinfra": Preset(title="DeepInfra", base_url="https://api.deepinfra.com/v1/openai", is_host=True),
+    "openrouter": Preset(
+        title="OpenRouter", base_url="https://openrouter.ai/api/v1", is_host=True, fields=_PRIVATE_ROUTER
+    ),
+    "together": Preset(title="Together", base_url="https://api.together.xyz/v1", is_host=True),
+    "huggingface": Preset(title="Hugging Face's router", base_url="https://router.huggingface.co/v1", is_host=True),
+    "azure": Preset(title="Azure", is_host=True, key_header="api-key"),
+    "novita": Preset(title="Novita", base_url="https://api.novita.ai/v3/openai", is_host=True),
+    "gmi": Preset(title="GMI", base_url="https://api.gmi-serving.com/v1", is_host=True),
+    "nscale": Preset(title="Nscale", base_url="https://inference.api.nscale.com/v1", is_host=True),
+    "fireworks": Preset(title="Fireworks", base_url="https://api.fireworks.ai/inference/v1", is_host=True),
+    "openai": Preset(title="anything in OpenAI's form"),
+    "vllm": Preset(
+        title="vLLM",
+        base_url="http://127.0.0.1:8000/v1",
+        options=_ENGINE,
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, template=True),
+    ),
+    "llama-server": Preset(
+        title="llama.cpp's server",
+        base_url="http://127.0.0.1:8080/v1",
+        options=_ENGINE - {"n", "repetition_penalty"},
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, template=True),
+    ),
+    "tgi": Preset(
+        title="TGI",
+        base_url="http://127.0.0.1:8080/v1",
+        capabilities=Capabilities(images=True, tools=True, logprobs=True),
+    ),
+    "ollama": Preset(title="Ollama", base_url="http://127.0.0.1:11434/v1"),
+    "lmstudio": Preset(title="LM Studio", base_url="http://127.0.0.1:1234/v1"),
+    "herd": Preset(
+        title="another Herd",
+        base_url="http://127.0.0.1:8484/v1",
+        options=_ENGINE,
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, begun=True, template=True),
+    ),
+}
+
+
+def preset_of(name: str) -> Preset:
+    """The preset of that name. Raises UsageError with all names."""
+    if name not in PRESETS:
+        fail(UsageError, "preset", got=name, expected=", ".join(PRESETS))
+    return PRESETS[name]

@@ -1,0 +1,299 @@
+"""The backends of this machine: what `herd backend add` was told, and models made of it.
+
+    Backend     one of them, its key hidden
+    Backends    all of them, by name: read, added, removed
+    chosen      what `backend:NAME` or NAME/MODEL names
+    target_of   where requests of one go
+    model_of    a ChatModel of one, within its spending limit
+
+    $HERD_HOME/backends.json     {NAME: {"preset": ..., "model": ..., ...}}, for its owner alone (mode 600)
+
+A key stands in that file, or in an environment variable that the file names; it is shown nowhere. What it is not: a
+connection, a decision of what may leave.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from herd.backends.gate import is_in_house
+from herd.backends.presets import preset_of
+from herd.backends.spending import NANO, Account, Rates
+from herd.backends.target import Secret, Target, is_loopback
+from herd.chat_model import ChatModel
+from herd.disk.atomic import make_folders
+from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
+from herd.errors import BadFile, NotFound, UsageError, fail
+from herd.planning.prices import MOST_DOLLARS, Price, listed
+from herd.store import registry
+
+MOST_BYTES = 1 << 20
+MOST_RECORD_BYTES = 64 << 10
+MOST_LIMIT = 1e6
+"""Dollars."""
+PREFIX = "backend:"
+"""Begins what names a backend where models are named."""
+
+
+class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A backend as a person added it."""
+
+    preset: str
+    model: str
+    """What the other side calls the model."""
+    url: str = ""
+    """Its address; empty: the preset's."""
+    key: str = ""
+    key_env: str = ""
+    """The environment variable that holds the key."""
+    house: Literal["", "in", "out"] = ""
+    """Where it stands as the person says; empty: in the house where its address is this machine's."""
+    context: int | None = None
+    limit_dollars: float | None = None
+    """What it may cost; None: it costs nothing."""
+    dollars_in: float | None = None
+    """Dollars per million tokens of prompts, as the person says; None: as the table of prices has it."""
+    dollars_out: float | None = None
+    account: str = ""
+    """The name that its sums are kept by."""
+    added_s: float = 0.0
+    """Unix time."""
+
+    def __repr__(self) -> str:
+        return f"Backend({self.preset!r}, {self.model!r})"
+
+    @property
+    def address(self) -> str:
+        """The address that requests go to. Raises UsageError for none."""
+        found = self.url or preset_of(self.preset).base_url
+        if not found:
+            fail(UsageError, f"preset {self.preset}", got="no address", expected="--url")
+        return found
+
+    @property
+    def in_house(self) -> bool:
+        """Whether it stands in the house."""
+        return self.house == "in" or (self.house == "" and is_loopback(_host(self.address)))
+
+    def secret(self, name: str) -> Secret | None:
+        """Its key. Raises UsageError where the variable that should hold it does not."""
+        if not self.key_env:
+            return Secret(self.key) if self.key else None
+        found = os.environ.get(self.key_env, "")
+        if not found:
+            fail(UsageError, f"backend {name}: its key", got=f"no {self.key_env} in the environment", do="set it")
+        return Secret(found)
+
+
+class Backends:
+    """The backends of this machine. Every read looks whether the file has changed."""
+
+    def __init__(self) -> None:
+        self._file: CachedFile[Records[Backend]] = CachedFile(_read, MOST_BYTES, secret=True)
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        """The path of the file."""
+        return registry.home() / "backends.json"
+
+    def read(self) -> Records[Backend]:
+        """All of them, not to be changed; broken records apart. Raises BadFile for a broken file, UsageError for one
+        that others may read."""
+        with self._lock:
+            found = self._file.now(self.path)
+        return Records() if found is None else found
+
+    def find(self, name: str) -> Backend:
+        """The one of that name. Raises NotFound with the nearest names."""
+        found = self.read()
+        if name in found.good:
+            return found.good[name]
+        if name in found.broken:
+            why = found.broken[name].why
+            fail(NotFound, f"backend {name}: its record is broken ({why})", do=f"herd backend rm {name}, and add it")
+        near = get_close_matches(name[:100], found.good, n=3, cutoff=0.4)
+        fail(NotFound, "backend", got=name, expected=" or ".join(near) or None, do="herd backend list")
+
+    def add(self, name: str, backend: Backend) -> Backend:
+        """Add one; returns it as it was written. Raises UsageError for what cannot be used, or a name that is taken."""
+        check_name(name)
+        _check(name, backend)
+        with self._edit() as records:
+            if name in records.good or name in records.broken:
+                fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
+            account, now = secrets.token_hex(8), time.time()
+            records.good[name] = msgspec.structs.replace(backend, account=account, added_s=now)
+        return records.good[name]
+
+    def set_limit(self, name: str, dollars: float) -> Backend:
+        """Set what one may cost in all, what it has cost included. Raises NotFound, UsageError."""
+        found = msgspec.structs.replace(self.find(name), limit_dollars=dollars)
+        _check(name, found)
+        with self._edit() as records:
+            records.good[name] = found
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove one, broken or not. Raises NotFound."""
+        if name not in self.read().broken:
+            self.find(name)
+        with self._edit() as records:
+            records.good.pop(name, None)
+            records.broken.pop(name, None)
+
+    @contextmanager
+    def _edit(self) -> Iterator[Records[Backend]]:
+        make_folders(self.path.parent)
+        with registry.lock("backends"):
+            now = self.read()
+            edited = Records(dict(now.good), dict(now.broken))
+            yield edited
+            data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
+            self._file.write(self.path, data, lambda found: found.good == edited.good)
+
+
+def check_name(name: str) -> str:
+    """A name that a backend may have. Raises UsageError."""
+    registry.check_name(name)
+    if "/" in name:
+        fail(UsageError, "backend name", got=name, expected="one without '/': NAME/MODEL names another model there")
+    return name
+
+
+def chosen(text: str) -> tuple[str, str] | None:
+    """The name of a backend, and of another model there or "", that `backend:NAME`, `backend:NAME/MODEL` or, where
+    there is a backend of that name or preset, NAME/MODEL name; None: it names none. Raises NotFound, BadFile."""
+    named = text.startswith(PREFIX)
+    name, _, model = text.removeprefix(PREFIX).partition("/")
+    known = Backends().read().good
+    if not named and not (model and not Path(text).exists()):
+        return None
+    if name not in known and model:
+        name = next((one for one, backend in known.items() if backend.preset == name), name)
+    if named:
+        Backends().find(name)
+    return (name, model) if name in known else None
+
+
+def price_of(backend: Backend) -> Price | None:
+    """The row of the table for what a backend answers with; None: there is none. Raises BadFile."""
+    return listed(registry.home() / "prices.toml").at(backend.preset, backend.model)
+
+
+def rates_of(name: str, backend: Backend) -> Rates:
+    """What a token of a backend costs: as the person said, else as the table has it. Raises UsageError."""
+    if backend.dollars_in is not None and backend.dollars_out is not None:
+        return Rates(backend.dollars_in, backend.dollars_out)
+    row = price_of(backend)
+    if row is None:
+        what = f"backend {name}: the price of {backend.model} at {backend.preset}"
+        fail(UsageError, what, got="none in the table", do="add it with --price IN/OUT, dollars a million tokens")
+    return Rates(row.dollars_in, row.dollars_out)
+
+
+def account_of(name: str, backend: Backend) -> Account | None:
+    """What a backend may cost; None: it costs nothing. Raises UsageError."""
+    if backend.limit_dollars is None:
+        return None
+    return Account(name, backend.account, round(backend.limit_dollars * NANO), rates_of(name, backend))
+
+
+def target_of(name: str, backend: Backend, **more: Any) -> Target:
+    """Where requests of a backend go. Raises UsageError."""
+    preset = preset_of(backend.preset)
+    return Target(
+        name=name,
+        base_url=backend.address,
+        model=backend.model,
+        key=backend.secret(name),
+        in_house=backend.in_house,
+        context=backend.context or _listed_context(backend),
+        capabilities=preset.capabilities,
+        options=preset.options,
+        fields=preset.fields,
+        key_header=preset.key_header,
+        limit_field=preset.limit_field,
+        **more,
+    )
+
+
+def model_of(name: str, model: str = "") -> ChatModel:
+    """A model of a backend: its own, or another one there. Nothing is connected. Raises NotFound, UsageError,
+    MissingExtra."""
+    from herd.backends.model import BackendModel
+    from herd.backends.paid import PaidModel
+
+    backend = Backends().find(name)
+    if model:
+        backend = msgspec.structs.replace(backend, model=model, context=None, dollars_in=None, dollars_out=None)
+    found = BackendModel(target_of(name, backend))
+    account = account_of(name, backend)
+    return found if account is None else PaidModel(found, account)
+
+
+def ended(backend: Backend, today: date) -> date | None:
+    """The day on which the host ends the model, or has; None: the table says of none."""
+    row = price_of(backend)
+    return None if row is None else row.ends
+
+
+def _listed_context(backend: Backend) -> int | None:
+    row = price_of(backend)
+    return None if row is None else row.context
+
+
+def _host(address: str) -> str:
+    from urllib.parse import urlsplit
+
+    return urlsplit(address).hostname or ""
+
+
+def _read(path: Path, data: bytes) -> Records[Backend]:
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except UNREADABLE as error:
+        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
+    return parse_records(raw, Backend, _check, MOST_RECORD_BYTES)
+
+
+def _check(name: str, backend: Backend) -> None:
+    """Raise UsageError for a record that makes no sense; without its key."""
+    check_name(name)
+    _check_house(name, backend)
+    if backend.key and backend.key_env:
+        fail(UsageError, f"backend {name}", got="a key and --key-env", expected="one of them")
+    if backend.key:
+        Secret(backend.key)
+    for what, value in (("price", backend.dollars_in), ("price", backend.dollars_out)):
+        if value is not None and not 0 <= value <= MOST_DOLLARS:
+            fail(UsageError, f"backend {name}: {what}", got=value, expected=f"0 to {MOST_DOLLARS:.0f}")
+    limit = backend.limit_dollars
+    if limit is not None and not 0 <= limit <= MOST_LIMIT:
+        fail(UsageError, f"backend {name}: limit", got=limit, expected=f"0 to {MOST_LIMIT:.0f} dollars")
+    if limit is None and preset_of(backend.preset).is_host:
+        what = f"backend {name}: {preset_of(backend.preset).title} costs money"
+        fail(UsageError, what, got="no limit", expected="--limit DOLLARS")
+    Target(  # checks the address, and that a key goes over no open wire
+        name=name,
+        base_url=backend.address,
+        model=backend.model,
+        key=Secret("checked") if backend.key or backend.key_env else None,
+        context=backend.context,
+    )
+
+
+def _check_house(name: str, backend: Backend) -> None:
+    host = _host(backend.address)
+    numeric = host.replace(".", "").isdigit() or ":" in host
+    if backend.house == "in" and (preset_of(backend.preset).is_host or (numeric and not is_in_house(host))):
+        fail(UsageError, f"backend {name}: --in-house", got=host, expected="an address of your own network")
