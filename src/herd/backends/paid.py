@@ -44,6 +44,10 @@ class PaidModel(ChatModel):
         """See ChatModel."""
         return self._inner.alive
 
+    def warm_up(self) -> None:
+        """See ChatModel."""
+        self._inner.warm_up()
+
     def close(self) -> None:
         """See ChatModel."""
         self._inner.close()
@@ -88,9 +92,7 @@ class PaidStream(EventStream):
         inner.hold, self.hold = self.hold, lambda count: None  # what is kept is counted once
         await inner.prepare()
         prompt = inner.asked_bytes + TEMPLATE_TOKENS  # a token is a byte or more
-        holding = asyncio.ensure_future(
-            waiting().run(self._owner, lambda: self._account.hold(prompt, self._most))
-        )
+        holding = asyncio.ensure_future(waiting().run(self._owner, lambda: self._account.hold(prompt, self._most)))
         try:
             self._held = await asyncio.shield(holding)
         except asyncio.CancelledError:
@@ -115,7 +117,7 @@ class PaidStream(EventStream):
             async for event in self._inner:
                 self._came = True
                 if isinstance(event, DoneEvent):
-                    self._count(event)
+                    self._add(event)
                 yield event
         except Exception as error:
             unknown = self._came or isinstance(error, Broken | TimedOut | Interrupted) or type(error) is Absent
@@ -124,7 +126,7 @@ class PaidStream(EventStream):
         told = self._left <= 0 and self._used[0] > 0
         await self._settle(self._account.rates.nano(*self._used) if told else None)
 
-    def _count(self, event: DoneEvent) -> None:
+    def _add(self, event: DoneEvent) -> None:
         """Add what an answer took; the prompt is one for all of them."""
         prompt, output = self._used
         self._used = max(prompt, event.usage.prompt_tokens), output + event.usage.output_tokens

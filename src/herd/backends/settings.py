@@ -122,18 +122,22 @@ class Backends:
             why = found.broken[name].why
             fail(NotFound, f"backend {name}: its record is broken ({why})", do=f"herd backend rm {name}, and add it")
         near = get_close_matches(name[:100], found.good, n=3, cutoff=0.4)
-        fail(NotFound, "backend", got=name, expected=" or ".join(near) or None, do="herd backend list")
+        return fail(NotFound, "backend", got=name, expected=" or ".join(near) or None, do="herd backend list")
 
     def add(self, name: str, backend: Backend) -> Backend:
         """Add one; returns it as it was written. Raises UsageError for what cannot be used, or a name that is taken."""
-        check_name(name)
-        _check(name, backend)
         with self._edit() as records:
-            if name in records.good or name in records.broken:
-                fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
+            self.check_new(name, backend, records)
             account, now = secrets.token_hex(8), time.time()
             records.good[name] = msgspec.structs.replace(backend, account=account, added_s=now)
         return records.good[name]
+
+    def check_new(self, name: str, backend: Backend, records: Records[Backend] | None = None) -> None:
+        """Raise UsageError for one that could not be added."""
+        records = self.read() if records is None else records
+        if name in records.good or name in records.broken:
+            fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
+        _check(name, backend)
 
     def set_limit(self, name: str, dollars: float) -> Backend:
         """Set what one may cost in all, what it has cost included. Raises NotFound, UsageError."""
@@ -241,7 +245,7 @@ def model_of(name: str, model: str = "") -> ChatModel:
     return found if account is None else PaidModel(found, account)
 
 
-def ended(backend: Backend, today: date) -> date | None:
+def end_of(backend: Backend) -> date | None:
     """The day on which the host ends the model, or has; None: the table says of none."""
     row = price_of(backend)
     return None if row is None else row.ends

@@ -33,6 +33,9 @@ COMMANDS = {
     "rm": Command("herd.cli.models:rm", "Forget a model; imported files stay", "Models"),
     "verify": Command("herd.cli.models:verify", "Compare a model's files with their digests", "Models"),
     "use": Command("herd.cli.models:use", "Choose a version: NAME@DIGEST", "Models"),
+    "backend": Command(
+        "herd.cli.backend:backend", "Other engines and hosts as models: add, list, test, limit, rm", "Models"
+    ),
     "convert": Command("herd.cli.files:convert", "Write a checkpoint in another format or type", "Files"),
     "quantize": Command("herd.cli.quantize:quantize", "Write a checkpoint in smaller types", "Files"),
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),

@@ -1,0 +1,167 @@
+"""What a backend can do, tried with a few words of Herd's own: reached, key, model, streams, usage, tools, schema.
+
+What it is not: a person's text, a decision of what may leave: every request asks the gate.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from herd.backends.failures import Absent, Denied, Withdrawn
+from herd.backends.openai_request import body_of, written
+from herd.backends.target import Target
+from herd.chat_model import Capabilities, ChatStream, Turns
+from herd.errors import HerdError, LimitReached, StaysHere
+from herd.events import DoneEvent, Reply
+
+CHECKS = ("reached", "key", "model", "streams", "usage", "tools", "schema")
+NEEDED = CHECKS[:4]
+"""Without these it answers nothing."""
+Result = Literal["ok", "failed", "lacks", "unknown"]
+Tell = Callable[[str, Result, str], None]
+MOST_TOKENS = 64
+TURNS: Turns = [{"role": "user", "content": "Say yes."}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "say",
+        "description": "Says a word",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"yes": {"type": "boolean"}},
+    "required": ["yes"],
+    "additionalProperties": False,
+}
+ASKED: Mapping[str, Mapping[str, Any]] = {
+    "streams": {},
+    "tools": {"tools": [TOOL], "tool_choice": "required"},
+    "schema": {"schema": SCHEMA},
+}
+"""Options of the requests that are sent."""
+
+
+class Probed(Protocol):
+    """A backend's model, paid or not."""
+
+    target: Target
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it is said to do."""
+
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        """See ChatModel."""
+
+    async def models(self, *, leave: bool = False) -> tuple[str, ...]:
+        """Names of the models that it lists."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a probe would send. size_bytes: of all bodies together."""
+
+    host: str
+    requests: int
+    size_bytes: int
+
+
+def plan_of(model: Probed) -> Plan:
+    """What a probe of a model would send."""
+    bodies = [written(body_of(model.target, TURNS, _options(ASKED[check]))) for check in _tried(model)]
+    return Plan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
+
+
+async def probe(model: Probed, *, leave: bool, tell: Tell) -> dict[str, dict[str, str]]:
+    """Each check with its result and a few words. tell: hears of each as it is known. Raises StaysHere, LimitReached
+    before anything is sent."""
+    probing = _Probing(model, leave, tell)
+    if await probing.lists():
+        await probing.answers()
+    return {check: probing.found[check] for check in CHECKS if check in probing.found}
+
+
+class _Probing:
+    def __init__(self, model: Probed, leave: bool, tell: Tell) -> None:
+        self._model, self._leave, self._tell = model, leave, tell
+        self.found: dict[str, dict[str, str]] = {}
+
+    def _say(self, check: str, result: Result, words: str = "") -> None:
+        if check not in self.found:
+            self.found[check] = {"result": result, "words": words}
+            self._tell(check, result, words)
+
+    async def lists(self) -> bool:
+        """Look for the model among those that are listed; returns whether it is any use to go on."""
+        target = self._model.target
+        try:
+            names = await self._model.models(leave=self._leave)
+        except StaysHere:
+            raise
+        except Absent as error:
+            self._say("reached", "failed", str(error))
+            return False
+        except Denied as error:
+            self._say("reached", "ok", target.host)
+            self._say("key", "failed", str(error))
+            return False
+        except HerdError as error:  # some have no list
+            self._say("reached", "ok", f"{target.host}, which lists no models: {error}")
+            return True
+        self._say("reached", "ok", target.host)
+        if target.model in names:
+            self._say("model", "ok", f"{target.model}, one of {len(names)}")
+        return True
+
+    async def answers(self) -> None:
+        """Ask for an answer, and for what else it may do."""
+        reply = await self._asked("streams")
+        if reply is None:
+            return
+        self._say("key", "ok", "kept" if self._model.target.key is not None else "none is wanted")
+        self._say("model", "ok", f"{self._model.target.model} answers, though no list has it")
+        self._say("streams", "ok", f"{reply.usage.output_tokens} tokens")
+        told = reply.usage.prompt_tokens > 0
+        self._say("usage", "ok" if told else "lacks", "" if told else "tokens are not told: the most counts as spent")
+        for check in ("tools", "schema"):
+            if check not in _tried(self._model):
+                self._say(check, "lacks", "as its preset says")
+            elif (reply := await self._asked(check)) is not None:
+                good = bool(reply.tool_calls) if check == "tools" else _fits(reply.text)
+                self._say(check, "ok" if good else "failed", "" if good else f"answered {reply.text[:60]!r}")
+
+    async def _asked(self, check: str) -> Reply | None:
+        """The answer to one request; None: it failed, and that was told."""
+        stream = self._model.astream(TURNS, **_options(ASKED[check]), leave=self._leave)
+        try:
+            async for event in stream:
+                if isinstance(event, DoneEvent):
+                    return event.reply
+        except (StaysHere, LimitReached):
+            raise
+        except HerdError as error:
+            kinds = {Denied: "key", Withdrawn: "model"} if check == "streams" else {}
+            self._say(next((at for kind, at in kinds.items() if isinstance(error, kind)), check), "failed", str(error))
+        finally:
+            await stream.aclose()
+        return None
+
+
+def _tried(model: Probed) -> list[str]:
+    can = model.capabilities
+    return ["streams", *(["tools"] if can.tools else []), *(["schema"] if can.schemas else [])]
+
+
+def _options(more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"max_tokens": MOST_TOKENS, **more}
+
+
+def _fits(text: str) -> bool:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("yes"), bool)

@@ -1,0 +1,216 @@
+"""`herd backend`: other engines and hosts as models: add, list, test, limit, rm."""
+
+import asyncio
+import sys
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec import structs
+
+from herd.backends.presets import PRESETS
+from herd.cli import console
+from herd.cli.options import Size
+from herd.errors import Interrupted, NetworkError, UsageError, fail
+
+if TYPE_CHECKING:
+    from herd.backends.settings import Backend
+
+MOST_KEY_BYTES = 16 << 10
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+leave_flag = click.option(
+    "--leave", is_flag=True, help="Let what is asked leave the house, to a host or engine outside of it."
+)
+
+
+class Price(click.ParamType[tuple[float, float]]):
+    """IN/OUT, dollars per million tokens."""
+
+    name = "in/out"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Read what someone typed."""
+        if isinstance(value, tuple):
+            return value
+        left, _, right = str(value).partition("/")
+        try:
+            return float(left), float(right)
+        except ValueError:
+            self.fail(f"{value!r} is not IN/OUT, like 0.10/0.30 dollars a million tokens", param, ctx)
+
+
+@click.group("backend", no_args_is_help=False)
+def backend() -> None:
+    """Other engines and hosts as models. Nothing leaves the house unless --leave, or a key's right, says so."""
+
+
+@backend.command("add")
+@click.argument("name")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="openai", show_default=True)
+@click.option("--model", required=True, metavar="ID", help="What the other side calls the model.")
+@click.option("--url", default="", help="Its address; without it the preset's.")
+@click.option("--key-env", default="", metavar="VAR", help="The key stands in this environment variable.")
+@click.option("--key", "asks", is_flag=True, help="Ask for a key where none is needed: on the terminal, or from stdin.")
+@click.option("--in-house", is_flag=True, help="It stands in your own network: private texts may go there.")
+@click.option("--outside", is_flag=True, help="It sends on to others, though its address is this machine's.")
+@click.option("--ctx", "context", type=Size(), help="Tokens of prompt and answer together there.")
+@click.option(
+    "--limit", type=float, metavar="DOLLARS", help="What it may cost in all; wanted for one that costs money."
+)
+@click.option("--price", type=Price(), help="Dollars a million tokens, where the table of prices has no row.")
+@as_json
+def add(name: str, as_json: bool, **values: Any) -> None:
+    """Add a backend by a NAME of yours. A key is asked for without being shown, and kept in a file of mode 600."""
+    from herd.backends import settings
+
+    made = _made(values)
+    settings.Backends().check_new(name, made)  # before a key is typed
+    found = settings.Backends().add(name, structs.replace(made, key=_key(name, values)))
+    if as_json:
+        console.print_json("backend add", {"name": name, **_told(name, found)})
+        return
+    console.note(f"{name}: {found.model} at {found.address}, {_place(found)}")
+    if (end := settings.end_of(found)) is not None:
+        past = "ended" if end <= date.today() else "ends"
+        console.note(f"{found.preset} {past} {found.model} on {end}, as the table of prices has it")
+
+
+def _made(values: "dict[str, Any]") -> "Backend":
+    """The backend that flags describe, without its key. Raises UsageError."""
+    from herd.backends.settings import Backend
+
+    if values["in_house"] and values["outside"]:
+        fail(UsageError, "--in-house", got="--outside as well", expected="one of them")
+    dollars_in, dollars_out = values["price"] or (None, None)
+    wants = _wants_key(values) and not values["key_env"]
+    return Backend(
+        preset=values["preset"],
+        key="to-come" if wants else "",
+        model=values["model"],
+        url=values["url"],
+        key_env=values["key_env"],
+        house="in" if values["in_house"] else "out" if values["outside"] else "",
+        context=values["context"],
+        limit_dollars=values["limit"],
+        dollars_in=dollars_in,
+        dollars_out=dollars_out,
+    )
+
+
+def _wants_key(values: "dict[str, Any]") -> bool:
+    return values["asks"] or PRESETS[values["preset"]].is_host
+
+
+def _key(name: str, values: "dict[str, Any]") -> str:
+    """The key, asked for without being shown, or the first line of stdin; empty: none is wanted."""
+    if values["key_env"] or not _wants_key(values):
+        return ""
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        try:
+            found = getpass(f"key of {name} (not shown): ")
+        except (EOFError, KeyboardInterrupt):
+            raise Interrupted("interrupted") from None
+    else:
+        found = sys.stdin.readline(MOST_KEY_BYTES)
+    if not found.strip():
+        fail(UsageError, f"backend {name}: its key", got="nothing", do="type it, pipe it in, or give --key-env VAR")
+    return found.strip()
+
+
+@backend.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """Show the backends: where each stands, what it may cost and what it has cost so far."""
+    from herd.backends.settings import Backends
+
+    records = Backends().read()
+    for name, broken in records.broken.items():
+        console.note(f"{name}: its record in backends.json is broken ({broken.why}); herd backend rm {name} forgets it")
+    told = {name: _told(name, one) for name, one in sorted(records.good.items())}
+    if as_json:
+        console.print_json("backend list", {"backends": told})
+        return
+    if not told:
+        console.note("no backends yet; herd backend add NAME --preset deepinfra --model ID --limit 5")
+        return
+    rows = [(n, t["preset"], t["model"], t["place"], t["key"], _cost(t)) for n, t in told.items()]
+    console.table(("NAME", "PRESET", "MODEL", "PLACE", "KEY", "SPENT"), rows)
+
+
+def _told(name: str, one: "Backend") -> "dict[str, Any]":
+    """What is shown of a backend: never its key."""
+    from herd.backends.spending import NANO, sums_of
+
+    sums = sums_of(one.account)
+    return {
+        "preset": one.preset,
+        "model": one.model,
+        "address": one.address,
+        "place": _place(one),
+        "key": f"in ${one.key_env}" if one.key_env else "kept" if one.key else "none",
+        "limit_dollars": one.limit_dollars,
+        "spent_dollars": sums.all / NANO,
+    }
+
+
+def _place(one: "Backend") -> str:
+    return "in the house" if one.in_house else "outside"
+
+
+def _cost(told: "dict[str, Any]") -> str:
+    if told["limit_dollars"] is None:
+        return "-"
+    return f"${told['spent_dollars']:.4f} of ${told['limit_dollars']:g}"
+
+
+@backend.command("limit")
+@click.argument("name")
+@click.argument("dollars", type=float)
+def limit(name: str, dollars: float) -> None:
+    """Set what a backend may cost in all, what it has cost so far included."""
+    from herd.backends.settings import Backends
+
+    found = Backends().set_limit(name, dollars)
+    console.note(f"{name}: {_cost(_told(name, found))} spent")
+
+
+@backend.command("rm")
+@click.argument("name")
+def rm(name: str) -> None:
+    """Forget a backend and its key."""
+    from herd.backends.settings import Backends
+
+    Backends().remove(name)
+    console.note(f"removed {name}")
+
+
+@backend.command("test")
+@click.argument("name")
+@leave_flag
+@as_json
+def test(name: str, leave: bool, as_json: bool) -> None:
+    """Try a backend: reached, key, model, streams, tools, schema, usage; each a line.
+
+    What is sent are a few words of Herd's own. To a host outside of the house they go with --leave alone.
+    """
+    from herd.backends.probing import NEEDED, plan_of, probe
+    from herd.backends.settings import model_of
+
+    model = model_of(name)
+    plan = plan_of(model)
+    console.note(f"{name}: {plan.requests} requests of together {plan.size_bytes} bytes to {plan.host}")
+    found = asyncio.run(probe(model, leave=leave, tell=_silent if as_json else _tell_line))
+    if as_json:
+        console.print_json("backend test", {"name": name, "checks": found})
+    if failed := [check for check in NEEDED if found.get(check, {}).get("result") == "failed"]:
+        fail(NetworkError, f"{name} does not answer", got=f"{failed[0]} failed")
+
+
+def _tell_line(check: str, result: str, words: str) -> None:
+    console.line(f"{check:<9} {result:<7} {words}".rstrip(), 18)
+
+
+def _silent(check: str, result: str, words: str) -> None:
+    """Nothing is told."""
