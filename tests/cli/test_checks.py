@@ -34,6 +34,8 @@ COSTLY = (
     "herd.store.registry.add",
     "herd.machine.probe.rates",
     "herd.integrations.systemd.install",
+    "herd.disk.records.CachedFile.write",
+    "herd.backends.transport.library",
 )
 """Where commands begin with what takes time, or changes something."""
 
@@ -59,6 +61,10 @@ BASE: dict[str, list[str]] = {
     "ps": ["ps"],
     "stop": ["stop", "tiny"],
     "service logs": ["service", "logs"],
+    "backend add": ["backend", "add", "near", "--preset", "vllm", "--model", "x"],
+    "backend test": ["backend", "test", "near"],
+    "backend limit": ["backend", "limit", "near", "5"],
+    "backend rm": ["backend", "rm", "near"],
 }
 """Commands that are right as far as they are written; `begins` shows which of them would begin to work."""
 
@@ -83,6 +89,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         **LOADING, "models": MODELS, "port": ("70000",), "ollama_port": ("x",), "host": ("203.0.113.7",),
         "api_keys": ("short",), "keys_file": (MISSING, TEXT), "aliases": ("x", "=x"), "keep_alive": ("soon",),
         "parallel": ("0",), "origins": ("*",), "policy": ("x",), "guard": MODELS, "audit": (MISSING,), "log": ("x",),
+        "backends": ("nowhere",),
     },
     "convert": {
         "source": MODELS, "target": TARGETS, "type_": ("q3_x",), "mmproj": (MISSING, TEXT), "imatrix": (MISSING, TEXT),
@@ -107,6 +114,13 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "connect": {"name": ("nonsense",), "url": ("nonsense",)},
     "ps": {"url": ("nonsense",)}, "stop": {"url": ("nonsense",)},
     "service logs": {"lines": ("-1",)},
+    "backend add": {
+        "name": ("../x", "a/b", ""), "preset": ("nonsense", "azure", "deepinfra"), "model": ("",),
+        "url": ("nonsense", "ftp://x/v1", "http://user:pass@x/v1", "file:///etc/passwd"), "key_env": ("sk-a b", "1x"),
+        "context": ("0", "x"), "limit": ("-1", "x", "nan", "inf"), "price": ("1", "a/b", "-1/2", "nan/1"),
+    },
+    "backend test": {"name": ("nowhere",)}, "backend rm": {"name": ("nowhere",)},
+    "backend limit": {"name": ("nowhere",), "dollars": ("x",)},
 }  # fmt: skip
 """Command -> parameter -> values that are wrong."""
 BAD["service install"] = {"arguments": ("--port=x", "--nonsense", "nowhere")}
@@ -116,7 +130,7 @@ FREE = {
     "connect model": "the service that is asked has its own models", "stop model": "the same",
 }  # fmt: skip
 """Parameters in which nothing can be wrong, and why."""
-NONE = ("list", "doctor", "service status", "service remove")
+NONE = ("list", "doctor", "service status", "service remove", "backend list")
 """Commands that take flags alone."""
 
 
@@ -191,7 +205,8 @@ def test_every_parameter_of_every_command_has_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "chat", "serve", "convert", "quantize", "bench", "pull", "import", "service install"]
+    "name",
+    ["run", "chat", "serve", "convert", "quantize", "bench", "pull", "import", "service install", "backend add"],
 )
 def test_what_costs_something_is_noticed(name: str, filled: Callable[[list[str]], list[str]]) -> None:
     with pytest.raises(Worked):

@@ -7,7 +7,9 @@
     transport    the one place that opens a connection; what comes is read within bounds (`reading`)
     failures     what went wrong over there, as errors of a kind
     gate         whether a request may leave the house, decided in one place
-    spending     what they may cost, kept over all processes
+    settings     those of this machine, by name, as a person added them; `presets` knows hosts and engines by name
+    spending     what they may cost, kept over all processes; `paid` keeps a model within it
+    probing      what one can do, tried
 
 What it is not: a policy (`herd.gated`), an engine.
 """

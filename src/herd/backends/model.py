@@ -64,6 +64,9 @@ class BackendModel(ChatModel):
         """Whether it was not closed. Nothing is held that could die."""
         return not self._closed
 
+    def warm_up(self) -> None:
+        """Do nothing: no connection is made before a request is there, which says whether it may leave the house."""
+
     def close(self) -> None:
         """Begin no further request. Each has a connection of its own, which goes with it."""
         self._closed = True

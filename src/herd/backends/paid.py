@@ -109,7 +109,7 @@ class PaidStream(EventStream):
         """See ChatStream. What was set aside is settled."""
         await super().aclose()
         await self._inner.aclose()
-        await self._settle(None if self._begun else 0)
+        await self._settle(self._sum() if self._begun else 0)
 
     async def _paid(self) -> AsyncGenerator[Event, None]:
         assert self._held is not None, "not prepared"
@@ -123,8 +123,12 @@ class PaidStream(EventStream):
             unknown = self._came or isinstance(error, Broken | TimedOut | Interrupted) or type(error) is Absent
             await self._settle(None if unknown else 0)
             raise
+        await self._settle(self._sum())
+
+    def _sum(self) -> int | None:
+        """What the answers came to, as the other side counts; None: they are not over, or it did not say."""
         told = self._left <= 0 and self._used[0] > 0
-        await self._settle(self._account.rates.nano(*self._used) if told else None)
+        return self._account.rates.nano(*self._used) if told else None
 
     def _add(self, event: DoneEvent) -> None:
         """Add what an answer took; the prompt is one for all of them."""

@@ -6,18 +6,19 @@ What it is not: a person's text, a decision of what may leave: every request ask
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 from herd.backends.failures import Absent, Denied, Withdrawn
+from herd.backends.model import BackendModel
 from herd.backends.openai_request import body_of, written
-from herd.backends.target import Target
-from herd.chat_model import Capabilities, ChatStream, Turns
+from herd.backends.paid import PaidModel
+from herd.chat_model import Turns
 from herd.errors import HerdError, LimitReached, StaysHere
 from herd.events import DoneEvent, Reply
 
 CHECKS = ("reached", "key", "model", "streams", "usage", "tools", "schema")
 NEEDED = CHECKS[:4]
-"""Without these it answers nothing."""
+"""Checks without which nothing is answered."""
 Result = Literal["ok", "failed", "lacks", "unknown"]
 Tell = Callable[[str, Result, str], None]
 MOST_TOKENS = 64
@@ -44,20 +45,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
 """Options of the requests that are sent."""
 
 
-class Probed(Protocol):
-    """A backend's model, paid or not."""
-
-    target: Target
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What it is said to do."""
-
-    def astream(self, messages: Turns, **options: Any) -> ChatStream:
-        """See ChatModel."""
-
-    async def models(self, *, leave: bool = False) -> tuple[str, ...]:
-        """Names of the models that it lists."""
+Probed: TypeAlias = BackendModel | PaidModel
+"""A backend's model, paid or not."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +77,11 @@ class _Probing:
     def __init__(self, model: Probed, leave: bool, tell: Tell) -> None:
         self._model, self._leave, self._tell = model, leave, tell
         self.found: dict[str, dict[str, str]] = {}
+        self._listed = "which no list has"
 
     def _say(self, check: str, result: Result, words: str = "") -> None:
-        if check not in self.found:
-            self.found[check] = {"result": result, "words": words}
-            self._tell(check, result, words)
+        self.found[check] = {"result": result, "words": words}
+        self._tell(check, result, words)
 
     async def lists(self) -> bool:
         """Look for the model among those that are listed; returns whether it is any use to go on."""
@@ -113,7 +102,7 @@ class _Probing:
             return True
         self._say("reached", "ok", target.host)
         if target.model in names:
-            self._say("model", "ok", f"{target.model}, one of {len(names)}")
+            self._listed = f"one of {len(names)} that it lists"
         return True
 
     async def answers(self) -> None:
@@ -122,7 +111,7 @@ class _Probing:
         if reply is None:
             return
         self._say("key", "ok", "kept" if self._model.target.key is not None else "none is wanted")
-        self._say("model", "ok", f"{self._model.target.model} answers, though no list has it")
+        self._say("model", "ok", f"{self._model.target.model}, {self._listed}")
         self._say("streams", "ok", f"{reply.usage.output_tokens} tokens")
         told = reply.usage.prompt_tokens > 0
         self._say("usage", "ok" if told else "lacks", "" if told else "tokens are not told: the most counts as spent")

@@ -19,9 +19,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -29,12 +28,16 @@ from herd.backends.gate import is_in_house
 from herd.backends.presets import preset_of
 from herd.backends.spending import NANO, Account, Rates
 from herd.backends.target import Secret, Target, is_loopback
-from herd.chat_model import ChatModel
+from herd.disk import small_files
 from herd.disk.atomic import make_folders
 from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
 from herd.errors import BadFile, NotFound, UsageError, fail
 from herd.planning.prices import MOST_DOLLARS, Price, listed
 from herd.store import registry
+
+if TYPE_CHECKING:
+    from herd.backends.model import BackendModel
+    from herd.backends.paid import PaidModel
 
 MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
@@ -114,15 +117,16 @@ class Backends:
         return Records() if found is None else found
 
     def find(self, name: str) -> Backend:
-        """The one of that name. Raises NotFound with the nearest names."""
+        """A backend by its name. Raises NotFound with a few names that there are."""
         found = self.read()
         if name in found.good:
             return found.good[name]
         if name in found.broken:
             why = found.broken[name].why
             fail(NotFound, f"backend {name}: its record is broken ({why})", do=f"herd backend rm {name}, and add it")
-        near = get_close_matches(name[:100], found.good, n=3, cutoff=0.4)
-        return fail(NotFound, "backend", got=name, expected=" or ".join(near) or None, do="herd backend list")
+        return fail(
+            NotFound, "backend", got=name, expected=small_files.listed(found.good) or None, do="herd backend list"
+        )
 
     def add(self, name: str, backend: Backend) -> Backend:
         """Add one; returns it as it was written. Raises UsageError for what cannot be used, or a name that is taken."""
@@ -138,6 +142,7 @@ class Backends:
         if name in records.good or name in records.broken:
             fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
         _check(name, backend)
+        account_of(name, backend)  # it has a price
 
     def set_limit(self, name: str, dollars: float) -> Backend:
         """Set what one may cost in all, what it has cost included. Raises NotFound, UsageError."""
@@ -175,13 +180,14 @@ def check_name(name: str) -> str:
 
 
 def chosen(text: str) -> tuple[str, str] | None:
-    """The name of a backend, and of another model there or "", that `backend:NAME`, `backend:NAME/MODEL` or, where
-    there is a backend of that name or preset, NAME/MODEL name; None: it names none. Raises NotFound, BadFile."""
+    """The name of a backend, and of another model there or "", that a text names: `backend:NAME`, `backend:NAME/MODEL`;
+    or NAME/MODEL by its name or its preset, where no model of the store and no file is called so. None: it names none.
+    Raises NotFound, BadFile."""
     named = text.startswith(PREFIX)
     name, _, model = text.removeprefix(PREFIX).partition("/")
-    known = Backends().read().good
-    if not named and not (model and not Path(text).exists()):
+    if not named and (not model or Path(text).exists() or text in registry.read().models):
         return None
+    known = Backends().read().good
     if name not in known and model:
         name = next((one for one, backend in known.items() if backend.preset == name), name)
     if named:
@@ -231,7 +237,7 @@ def target_of(name: str, backend: Backend, **more: Any) -> Target:
     )
 
 
-def model_of(name: str, model: str = "") -> ChatModel:
+def model_of(name: str, model: str = "") -> "BackendModel | PaidModel":
     """A model of a backend: its own, or another one there. Nothing is connected. Raises NotFound, UsageError,
     MissingExtra."""
     from herd.backends.model import BackendModel
@@ -278,6 +284,9 @@ def _check(name: str, backend: Backend) -> None:
         fail(UsageError, f"backend {name}", got="a key and --key-env", expected="one of them")
     if backend.key:
         Secret(backend.key)
+    if backend.key_env and not (backend.key_env.isascii() and backend.key_env.isidentifier()):
+        what = f"backend {name}: --key-env"
+        fail(UsageError, what, got="something else", expected="the name of an environment variable, never a key")
     for what, value in (("price", backend.dollars_in), ("price", backend.dollars_out)):
         if value is not None and not 0 <= value <= MOST_DOLLARS:
             fail(UsageError, f"backend {name}: {what}", got=value, expected=f"0 to {MOST_DOLLARS:.0f}")

@@ -205,7 +205,7 @@ def test(name: str, leave: bool, as_json: bool) -> None:
     if as_json:
         console.print_json("backend test", {"name": name, "checks": found})
     if failed := [check for check in NEEDED if found.get(check, {}).get("result") == "failed"]:
-        fail(NetworkError, f"{name} does not answer", got=f"{failed[0]} failed")
+        fail(NetworkError, f"{name} answers nothing", got=f"{failed[0]}: failed", do="see the lines above")
 
 
 def _tell_line(check: str, result: str, words: str) -> None:

@@ -5,11 +5,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from herd.cli import console
 
 if TYPE_CHECKING:
+    from herd.chat_model import ChatModel
     from herd.events import Event, Reply
     from herd.llm import LLM
 
@@ -41,7 +42,7 @@ def while_reading(events: "Iterator[Event]", *, quiet: bool) -> "Iterator[Event]
 
 
 def after(
-    reply: "Reply", llm: "LLM", *, verbose: bool, quiet: bool, most: int | None = None, chat: bool = False
+    reply: "Reply", llm: "LLM | ChatModel", *, verbose: bool, quiet: bool, most: int | None = None, chat: bool = False
 ) -> None:
     """What the person may want to know once the answer is there. most: the max_tokens that held, None: no other than
     the context; chat: it is a conversation."""
@@ -61,11 +62,18 @@ def after(
         console.note(f"seed    {reply.seed}")
 
 
-def _why_cut(reply: "Reply", llm: "LLM", most: int | None, chat: bool) -> str:
+def _why_cut(reply: "Reply", llm: "LLM | ChatModel", most: int | None, chat: bool) -> str:
     if most is not None and reply.usage.output_tokens >= most:
         return "a larger max_tokens allows more, /set max_tokens N" if chat else "a larger --max-tokens allows more"
     full = f"the context of {llm.context} tokens is full; "
+    if not _is_of_files(llm):
+        return full + "ask for less, or a backend with a larger one"
     return full + (room_in_chat(llm) if chat else more_context(llm.context, llm.config.max_context))
+
+
+def _is_of_files(model: "LLM | ChatModel") -> "TypeGuard[LLM]":
+    """Whether a model runs here: what another one holds is the other side's matter."""
+    return hasattr(model, "config")
 
 
 def room_in_chat(llm: "LLM") -> str:

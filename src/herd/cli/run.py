@@ -46,6 +46,7 @@ def _shared(command: options.F) -> options.F:
     help="Go on with the text as it is, without a chat format; control tokens may be spelt in it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as one JSON object.")
+@click.option("--leave", is_flag=True, help="With a backend outside of the house: let the prompt leave it.")
 @_shared
 def run(
     model: str,
@@ -56,12 +57,18 @@ def run(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Answer PROMPT with MODEL (a name or a path) and stop; without a prompt, chat.
+    """Answer PROMPT with MODEL (a name, a path, or a backend) and stop; without a prompt, chat.
 
-    Piped input and files go before the prompt. The answer goes to stdout, everything else to stderr.
+    Piped input and files go before the prompt. The answer goes to stdout, everything else to stderr. backend:NAME is
+    another engine or a host (herd backend), NAME/MODEL another model there; outside of the house it wants --leave.
     """
     typed = " ".join(prompt)
     text = assemble(typed, files)
+    if (named := _backend(model)) is not None:
+        _elsewhere(model, named, text, images, as_json, values)
+        return
+    if values["leave"]:
+        fail(UsageError, "--leave", got=f"a model of files, {model}", do="leave it out: nothing is sent anywhere")
     if not text.strip() and not images:
         if as_json or raw or not _is_interactive():
             fail(UsageError, "no prompt", do='herd run MODEL "PROMPT", or pipe one in')
@@ -75,6 +82,32 @@ def run(
         if not raw:
             text, images = _with_images(llm, text, typed, images, quiet=values["quiet"])
         _one_shot(llm, text, images, raw, as_json, values)
+
+
+def _backend(model: str) -> tuple[str, str] | None:
+    """The backend that a word names, and another model there or ""; None: it is a model of files."""
+    from herd.backends.settings import chosen
+
+    return chosen(model)
+
+
+def _elsewhere(
+    word: str, named: tuple[str, str], text: str, images: Sequence[str], as_json: bool, values: Mapping[str, Any]
+) -> None:
+    """Have a backend answer."""
+    from herd.backends.settings import model_of
+    from herd.cli import elsewhere
+
+    elsewhere.check(word, text, images)
+    chosen = check_flags(values, images, as_json=as_json)
+    model = model_of(*named)
+    turns = elsewhere.dialog_of(text, values["system"], images)
+    events = elsewhere.events_of(model, turns, values)
+    reply = follow(while_reading(events, quiet=values["quiet"]), show=not as_json)
+    if as_json:
+        console.print_json("run", {"model": word, **reply.to_dict()})
+    else:
+        after(reply, model, verbose=values["verbose"], quiet=values["quiet"], most=chosen.max_tokens)
 
 
 @click.command("chat")

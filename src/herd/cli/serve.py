@@ -13,6 +13,7 @@ from herd.progress import silent
 
 if TYPE_CHECKING:
     from herd.llm import LLM
+    from herd.server.catalogue import RegisteredModel
     from herd.server.keys import Key
     from herd.server.options import ServerOptions
 
@@ -75,6 +76,8 @@ class Alias(click.ParamType[tuple[str, str]]):
 )
 @click.option("--guard", metavar="MODEL", help="A Llama Guard 4 that judges requests and replies, after the rules.")
 @click.option("--audit", type=click.Path(path_type=Path), help="Write what policies decide to this file, by hash.")
+@click.option("--backend", "backends", multiple=True, metavar="NAME", help="Another engine or a host (herd backend).")
+@click.option("--leave", is_flag=True, help="Let what is asked leave the house, to backends outside of it.")
 @click.option("--no-page", is_flag=True, help="No web page at /.")
 @click.option("--in-process", is_flag=True, help="Compute in this process, not in a child that can be restarted.")
 @click.option("--log", type=click.Choice(["text", "json", "off"]), default="text", show_default=True)
@@ -98,7 +101,8 @@ def serve(models: Sequence[str], show_limits: bool, **values: Any) -> None:
         made,
         lambda path: _load(path, values if path == str(first) else {**values, "mmproj": None}),
         console.note,
-        None if file is None else lambda tell: _keys(secrets, file, tell),
+        None if file is None else lambda tell: _keys(secrets, file, tell, leave=values["leave"]),
+        _registered(values["backends"]),
     )
 
 
@@ -110,7 +114,11 @@ def prepared(models: Sequence[str], values: Mapping[str, Any]) -> "tuple[ServerO
     from herd.server.options import ServerOptions
     from herd.store import stored
 
-    served, preload = _models(models)
+    served, preload = _models(models, needed=not values["backends"])
+    _registered(values["backends"])
+    if values["leave"] and values["keys_file"] is not None:
+        do = "name leave among the rights of those keys that may"
+        fail(UsageError, "--leave", got="--keys as well: keys of a file have rights of their own", do=do)
     first = stored.resolve(models[0]) if models else None
     if values["mmproj"] and first is None:
         fail(UsageError, "--mmproj", do="name the model that it belongs to")
@@ -118,7 +126,8 @@ def prepared(models: Sequence[str], values: Mapping[str, Any]) -> "tuple[ServerO
         host=values["host"],
         port=values["port"],
         ollama_port=None if values["no_ollama_port"] else values["ollama_port"],
-        keys=_keys(values["api_keys"], values["keys_file"]),
+        keys=_keys(values["api_keys"], values["keys_file"], leave=values["leave"]),
+        leave=values["leave"],
         served=served,
         preload=preload,
         aliases=dict(values["aliases"]),
@@ -157,8 +166,8 @@ def _show_limits() -> None:
     console.table(("IN MEMORY", "BYTES", "OF"), [*held, ("sum", str(sum_of(Limits())), said)])
 
 
-def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Models given by path, by name; and the names to load at the start."""
+def _models(models: Sequence[str], *, needed: bool) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Models given by path, by name; and the names to load at the start. needed: whether there has to be one."""
     from herd.store import stored
     from herd.store.registry import stem_of
 
@@ -173,16 +182,25 @@ def _models(models: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
         names.append(name)
     if not names:
         known = list(stored.entries())
-        if not known:
+        if not known and needed:
             fail(UsageError, "no model to serve", do="herd pull smollm2 (98 MB), or herd serve PATH")
         names = known if len(known) == 1 else []
     return served, tuple(names[:1])
 
 
-def _keys(secrets: Sequence[str], file: Path | None, tell: Callable[[str], None] = console.note) -> "tuple[Key, ...]":
+def _registered(names: Sequence[str]) -> "dict[str, RegisteredModel]":
+    """Backends as models that are no files. Nothing is connected. Raises NotFound, UsageError."""
+    from herd.server.loading import backend_of
+
+    return {name: backend_of(name) for name in names}
+
+
+def _keys(
+    secrets: Sequence[str], file: Path | None, tell: Callable[[str], None] = console.note, *, leave: bool = False
+) -> "tuple[Key, ...]":
     from herd.server.keys import plain_key, read_keys
 
-    given = [plain_key(secret, f"key{i}" if i else "key") for i, secret in enumerate(secrets)]
+    given = [plain_key(secret, f"key{i}" if i else "key", leave=leave) for i, secret in enumerate(secrets)]
     return (*given, *(read_keys(file, tell) if file is not None else ()))
 
 

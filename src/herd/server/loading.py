@@ -1,4 +1,4 @@
-"""The one place of the service that knows `herd.llm`: what loading a model's files would give.
+"""The one place of the service that knows `herd.llm`: what loading a model's files would give; and backends by name.
 
 Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a model is loaded (`herd.server.models`).
 """
@@ -6,6 +6,7 @@ Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a mo
 from collections.abc import Callable
 from typing import TypeAlias
 
+from herd.backends.settings import Backends, model_of
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM
@@ -13,6 +14,16 @@ from herd.llm.capabilities import capabilities
 from herd.llm.load_options import Context
 from herd.llm.loading import context_for
 from herd.machine.memory import available_bytes
+from herd.server.catalogue import RegisteredModel
+
+
+def backend_of(name: str) -> RegisteredModel:
+    """A backend (`herd.backends.settings`) as a model that is no file. Nothing is connected. Raises NotFound,
+    UsageError, MissingExtra."""
+    made = model_of(name)
+    added_s = Backends().find(name).added_s
+    return RegisteredModel(lambda: model_of(name), made.capabilities, made.context, added_s)
+
 
 FileLoader: TypeAlias = Callable[[str], LLM]
 """The path of a model's files -> the loaded one; on a thread."""

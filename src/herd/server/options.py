@@ -32,6 +32,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of context that models are loaded with; auto: as many as fit in memory, for each model."""
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
+    leave: bool = False
+    """Whether what is asked without a key may leave the house, to models that are hosts or engines outside of it."""
     remote_media: bool = False
     """Whether images may be given as http(s) addresses, which the service then fetches."""
     strict: bool = False

@@ -64,7 +64,7 @@ def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str
         catalogue.find(name)  # a name that is wrong is said now, not in a log line later
     return Service(
         Models(catalogue, load, keep_alive_s=options.keep_alive_s, log=log),
-        keyring=Keyring(options.keys),
+        keyring=Keyring(options.keys, leave=options.leave),
         limits=options.limits,
         log=log,
         strict=options.strict,

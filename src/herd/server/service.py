@@ -111,7 +111,7 @@ class Service:
         context: int | Literal["auto"] = "auto",
     ) -> None:
         self.models = models
-        self.keyring = keyring or Keyring()
+        self.keyring = Keyring() if keyring is None else keyring
         self.limits = limits or Limits()
         self.log = log or Log("off")
         self.metrics = Metrics(lambda: [held.model for held in models.held if held.model is not None], self.log)

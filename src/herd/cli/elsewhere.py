@@ -1,0 +1,63 @@
+"""`herd run` with a backend: one prompt that another engine or a host answers. Without --leave none leaves the house.
+
+What it is not: models of files (`run`), what backends there are (`backend`).
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from click import get_current_context
+from click.core import ParameterSource
+
+from herd.cli import console, options
+from herd.errors import UsageError, fail
+
+if TYPE_CHECKING:
+    from herd.chat_model import ChatModel, ChatStream
+    from herd.events import Event
+
+LOADING = ("context", "chat_format", "threads", "ops", "device", "kv", "force", "mmproj", "no_pack", "trace", "raw")
+"""Flags that say how a file is loaded and computed."""
+
+
+def check(named: str, prompt: str, images: Sequence[str]) -> None:
+    """Raise UsageError for flags that are no matter of another engine's, and for no prompt."""
+    context = get_current_context()
+    for name in LOADING:
+        if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
+            flag = "--ctx" if name == "context" else f"--{name.replace('_', '-')}"
+            fail(UsageError, flag, got=f"a backend, {named}", expected="a model of files", do=f"leave {flag} out")
+    if not prompt.strip() and not images:
+        fail(UsageError, "no prompt", do=f'herd run {named} "PROMPT", or pipe one in')
+
+
+def dialog_of(prompt: str, system: str | None, images: Sequence[str]) -> list[dict[str, Any]]:
+    """The turns of one question. Raises NotFound for an image that is not there."""
+    shown = [{"type": "image", "image": Path(image)} for image in images]
+    content: Any = [*shown, {"type": "text", "text": prompt}] if shown else prompt
+    turns = [{"role": "user", "content": content}]
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+def events_of(model: "ChatModel", turns: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> "Iterator[Event]":
+    """The events of an answer. What would leave the house is told first, or refused without --leave."""
+    target = getattr(model, "target", None)
+    if target is not None and not target.in_house and values["leave"]:
+        texts = [turn["content"] for turn in turns]
+        size = sum(len(text.encode()) for text in texts if isinstance(text, str))
+        console.note(f"to {target.host}: 1 request, {size} bytes of text", quiet=values["quiet"])
+    return _driven(model.astream(turns, leave=values["leave"], **options.given(values)))
+
+
+def _driven(stream: "ChatStream") -> "Iterator[Event]":
+    with asyncio.Runner() as runner:
+        try:
+            yield from iter(lambda: runner.run(_next(stream)), None)
+        finally:
+            runner.run(stream.aclose())
+
+
+async def _next(stream: "ChatStream") -> "Event | None":
+    return await anext(stream, None)
