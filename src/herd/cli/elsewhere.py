@@ -53,8 +53,14 @@ def events_of(model: "ChatModel", turns: Sequence[Mapping[str, Any]], values: Ma
 
 def _driven(stream: "ChatStream") -> "Iterator[Event]":
     with asyncio.Runner() as runner:
+
+        def step() -> "Event | None":
+            return runner.run(_next(stream))
+
         try:
-            yield from iter(lambda: runner.run(_next(stream)), None)
+            for event in iter(step, None):
+                assert event is not None
+                yield event
         finally:
             runner.run(stream.aclose())
 
