@@ -58,9 +58,8 @@ def _driven(stream: "ChatStream") -> "Iterator[Event]":
             return runner.run(_next(stream))
 
         try:
-            for event in iter(step, None):
-                assert event is not None
-                yield event
+            steps: Iterator[Event] = iter(step, None)
+            yield from steps
         finally:
             runner.run(stream.aclose())
 
