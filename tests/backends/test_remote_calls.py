@@ -2,17 +2,21 @@
 
 import asyncio
 import gc
+import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from fake_host import KEY, Script, answer, chunk, hosting, patient, whole
 
 from fake_chat_model import OnlyChats
 from helpers import PATIENCE_S, until
+from herd.backends.failures import Reason
 from herd.backends.model import BackendModel
 from herd.backends.remote import Remote
+from herd.backends.target import Bounds
 from herd.errors import HerdError, NotReady, StaysHere, UsageError
 from herd.events import DoneEvent, Reply, TextEvent
 from herd.messages import Message
@@ -162,3 +166,26 @@ def test_a_policy_sees_what_goes_in_and_what_comes_out() -> None:
     assert len(said.asked) == 1, "the model never saw it"
     assert "bad" not in model.chat("b", policy=Watches()).text
     model.close()
+
+
+def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    with hosting(answer("Light ", "becomes sugar.")) as cellar, hosting(answer("I do.")) as spare:
+        for port, host in (("8000", cellar), ("8001", spare)):
+            assert f"http://127.0.0.1:{port}/v1" in code
+            code = code.replace(f"http://127.0.0.1:{port}/v1", host.address)
+        exec(compile(code, "backends.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("Light becomes sugar.\nTextEvent")
+
+
+def test_the_page_tells_every_bound_and_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert told == set(get_args(Reason)) - {"unfit"}  # the request's own fault goes to nobody else
+    bounds = Bounds()
+    times = (bounds.connect_s, bounds.first_s, bounds.idle_s, bounds.total_s)
+    assert ", ".join(f"{one:,.0f}" for one in times) in page
+    sizes = (bounds.head_bytes >> 10, bounds.line_bytes >> 20, bounds.event_bytes >> 20, bounds.body_bytes >> 20)
+    assert "{} KiB, {} MiB, {} MiB, {} MiB".format(*sizes) in page
+    assert f"{bounds.events:,}, {bounds.depth}, {bounds.values:,}" in page
