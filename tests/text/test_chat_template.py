@@ -2,15 +2,14 @@
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from public_styles import IM, LLAMA4, STYLES, S, Style
 from test_templates import TOOL, dialog, tokenizer_file
 
+from call_styles import Here
 from herd.errors import UsageError
 from herd.messages import ImagePart, Message, TextPart, ToolCall
 from herd.text.added import AddedToken
@@ -19,28 +18,10 @@ from herd.text.calls import call_grammar
 from herd.text.calls_or_answer import calls_or_answer_grammar
 from herd.text.chat import FORMATS, choose_format, how_chosen
 from herd.text.chat_llama import Llama4
-from herd.text.chat_template import Templated, templates_of, to_json
+from herd.text.chat_template import Templated, templates_of
 from herd.text.special import SMALL
-from herd.text.template_task import Task, Templates
-from herd.text.templates import Writers
 from herd.text.tokenizer import Tokenizer
 from herd.turns import message_of
-
-
-class Here:
-    """Templates that run in this process."""
-
-    def __init__(self, templates: Templates) -> None:
-        self.writers = Writers(templates)
-        self.owners: list[str] = []
-        self.closed = False
-
-    def write(self, name: str, task: Task, owner: str) -> list[str]:
-        self.owners.append(owner)
-        return self.writers.pieces(name, msgspec.convert({**json.loads(to_json(task)), "now_s": time.time()}, Task))
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def bytes_with(style: Style, **more: Any) -> Tokenizer:

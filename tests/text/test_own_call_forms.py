@@ -1,6 +1,5 @@
 """Calls in forms that chat templates alone tell: learnt, read back from transformers' ids, forced by grammars."""
 
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -8,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from call_styles import CALL_STYLES, CallStyle
-from public_styles import Style
-from test_chat_template import Here, messages_of, theirs_and_ours
+from test_chat_template import messages_of, theirs_and_ours
 from test_templates import tokenizer_file
 
+from call_styles import CALL_STYLES, TEXTS, TOOLS, Call, CallStyle, over_bytes, some_calls, turn_of
 from herd.errors import UsageError
 from herd.grammar.masks import Grammars
 from herd.grammars import Grammar
-from herd.text.added import AddedToken
 from herd.text.call_form import LLAMA, TOKENS, CallForm, Parameters
 from herd.text.call_parameters import types_of
 from herd.text.calls import (
@@ -31,80 +28,14 @@ from herd.text.calls import (
     parameters_of,
 )
 from herd.text.calls_or_answer import CallsOrAnswer, calls_or_answer_grammar
-from herd.text.chat_template import Templated, templates_of
+from herd.text.chat_template import Templated
 from herd.text.stream import StreamDecoder
 from herd.text.tokenizer import Tokenizer
-
-FIELDS = {
-    "city": {"type": "string"},
-    "note": {"type": ["string", "null"]},
-    "days": {"type": "integer"},
-    "sure": {"type": "boolean"},
-    "list": {"type": "array"},
-    "more": {"type": "object"},
-    "any": {},
-}
-TOOLS: list[dict[str, Any]] = [
-    {"name": "weather", "parameters": {"type": "object", "properties": FIELDS}},
-    {"name": "look-up.2", "parameters": {"type": "object", "properties": FIELDS, "required": ["city"]}},
-    {"name": "clock", "parameters": {"type": "object", "properties": {}}},
-]
-TEXTS = (
-    "",
-    "Rome",
-    " \u00c5s \U0001f600",
-    "a\nb\n",
-    "\n",
-    "5",
-    "true",
-    '["x"]',
-    '{"a": 1}',
-    "</x> <y> & \"q\" 'p' \\n \\",
-    "<tool_call>{",
-)
-Call = tuple[str, dict[str, Any]]
-
-
-def with_markers(style: Style) -> Tokenizer:
-    """A byte vocabulary with a style's special tokens, and its markers as tokens that are not special."""
-    texts = (*style.control, *style.markers)
-    added = [AddedToken(256 + i, text, special=i < len(style.control)) for i, text in enumerate(texts)]
-    return Tokenizer(
-        lambda text, most: list(text[: most + 1].encode()),
-        [*(bytes([b]) for b in range(256)), *(text.encode() for text in texts)],
-        {token.text: token.id for token in added if token.special},
-        bos_id=256,
-        eos_ids=(257,),
-        split="bytes",
-        template=style.template,
-        named={"bos_token": style.control[0], "eos_token": style.control[1]},
-        added=added,
-    )
 
 
 def chat_of(name: str) -> Templated:
     """A style's format over bytes."""
-    tokenizer = with_markers(CALL_STYLES[name].style)
-    return Templated(tokenizer, Here(templates_of(tokenizer)))
-
-
-def some_calls(rng: random.Random, *, parallel: bool = True, whole_texts: bool = True) -> list[Call]:
-    """Random calls of the tools, with values that read as they are written."""
-    values: dict[str, Sequence[Any]] = {
-        "city": TEXTS,
-        "note": (None, "x", "no\nne", "Rome"),
-        "days": (0, -12, 10**12),
-        "sure": (True, False),
-        "list": ([], [1, "a\n", None, {"b": [True]}], ["\u00c5"]),
-        "more": ({}, {"a": {"b": "</parameter>"}, "c": 1.5}),
-        "any": ("Rome and Oslo", 3, [1], {"a": None}),
-    }
-    found = []
-    for _ in range(rng.randint(1, 3) if parallel else 1):
-        name = rng.choice(["weather", "look-up.2", "clock"])
-        keys = rng.sample(list(values), rng.randint(0, 4)) if name != "clock" else []
-        found.append((name, {key: rng.choice(values[key]) for key in dict.fromkeys(keys)}))
-    return found
+    return over_bytes(CALL_STYLES[name])
 
 
 def read(pieces: Sequence[Piece]) -> tuple[str, list[Call], Any]:
@@ -137,32 +68,19 @@ def heard(chat: Any, ids: Sequence[int], parser: Any = None) -> tuple[str, list[
     return read([*pieces, *parser.push(None, stream.flush()), *parser.finish()])
 
 
-def turn(style: CallStyle, calls: Sequence[Call]) -> dict[str, Any]:
-    """An assistant's turn with calls, as transformers is given it for a style."""
-    given = [
-        {
-            "type": "function",
-            "function": {"name": name, "arguments": json.dumps(said, ensure_ascii=False) if style.as_text else said},
-        }
-        for name, said in calls
-    ]
-    silent = {"content": style.content[0]} if style.content else {}
-    return {"role": "assistant", **silent, "tool_calls": given}
-
-
 def dialog(rng: random.Random, style: CallStyle) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{"role": "system", "content": "You help."}] if rng.random() < 0.5 else []
     for _ in range(rng.randint(1, 3)):
         found += [
             {"role": "user", "content": rng.choice(TEXTS) + "?"},
-            turn(style, some_calls(rng)),
+            turn_of(style, some_calls(rng)),
             {"role": "tool", "content": rng.choice(TEXTS)},
             {"role": "assistant", "content": "So it is."},
         ]
     return found
 
 
-def with_plain_markers(style: Style, folder: Path) -> Any:
+def with_plain_markers(style: CallStyle, folder: Path) -> Any:
     """A style's tokenizer with its markers as tokens that are not special."""
     tokenizers = pytest.importorskip("tokenizers")
     found = tokenizers.Tokenizer.from_file(tokenizer_file(style, folder))
@@ -173,7 +91,7 @@ def with_plain_markers(style: Style, folder: Path) -> Any:
 @pytest.mark.parametrize("name", CALL_STYLES)
 def test_calls_in_a_dialog_have_transformers_ids_and_are_read_back_from_them(name: str, tmp_path: Path) -> None:
     style, rng = CALL_STYLES[name], random.Random(name)
-    theirs, chat = theirs_and_ours(style.style, tmp_path, with_plain_markers(style.style, tmp_path))
+    theirs, chat = theirs_and_ours(style, tmp_path, with_plain_markers(style, tmp_path))
     assert chat.call_form.own
 
     def ids(said: list[dict[str, Any]], opened: bool = False) -> list[int]:
@@ -189,7 +107,7 @@ def test_calls_in_a_dialog_have_transformers_ids_and_are_read_back_from_them(nam
     user = [{"role": "user", "content": "weather?"}]
     for _ in range(20):
         calls = some_calls(rng)
-        answer = ids([*user, turn(style, calls)])[len(ids(user, True)) :]
+        answer = ids([*user, turn_of(style, calls)])[len(ids(user, True)) :]
         text, found, cut = heard(chat, [i for i in answer if i not in chat.stop_ids])
         assert (text.strip(), found, cut) == ("", calls, None)
 
@@ -384,6 +302,7 @@ def test_a_form_that_cannot_be_learnt_is_llamas(name: str) -> None:
     turn = (
         "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or () %}" + UNLEARNT[name] + "{% endfor %}"
     )
-    style = Style(("<a>", "<|im_end|>", "<|im_start|>"), "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}")
-    tokenizer = with_markers(style)
-    assert Templated(tokenizer, Here(templates_of(tokenizer))).call_form == LLAMA
+    style = CallStyle(
+        ("<a>", "<|im_end|>", "<|im_start|>"), "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}"
+    )
+    assert over_bytes(style).call_form == LLAMA

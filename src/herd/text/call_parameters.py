@@ -45,8 +45,14 @@ _KINDS: dict[type, str] = {
     dict: "object",
 }
 _ANY = "(?s:.*)"
-_LIKE_OTHERS = r"(?s:\s*([\[{].*|[-+.0-9][-+.0-9eE_]*|[Tt]rue|[Ff]alse|[Nn]one|null)\s*)"
+_WORDS = r"([Tt]rue|[Ff]alse|[Nn]one|null)\s*"
+_LIKE_OTHERS = rf"(?s:\s*([\[{{].*|[-+.0-9][-+.0-9eE_]*\s*|{_WORDS}))"
 """What may be read as a value that is no text."""
+_BEGUN_LIKE_OTHERS = rf"(?s:\s*([-+.0-9\[{{].*|{_WORDS}))"
+"""And what begins like a number."""
+_NUMBERS = {"integer": "-?(0|[1-9][0-9]*)", "number": r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"}
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "anyOf", "oneOf", "allOf")
+"""Keywords with which numbers are left to `%json`."""
 _PIECES = re.compile(r"\\.|\[\^?+\]?+(?:\\.|[^\]\\])*+\]?+|.", re.DOTALL)
 _FREE_NAME = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 
@@ -142,10 +148,14 @@ class _Rules:
     def _values(self, key: str, schema: Any, types: Types | None = None) -> list[str]:
         """Each way to write a value, with what closes it. types: as which it is read; None: as its own."""
         found: list[str] = []
-        types = types or _types(schema, self._root)
-        for option in self._options(key, schema):
-            found += self._texts(key, option, types)
-            found += self._others(option)
+        types, options = types or _types(schema, self._root), list(self._options(key, schema))
+        numbers = [one for one in options if not _types(one, self._root).isdisjoint(_NUMBERS)]
+        is_bounded = any(name in one for one in numbers for name in _BOUNDS)
+        apart = "" if types == {"string"} else _BEGUN_LIKE_OTHERS if is_bounded else _LIKE_OTHERS
+        has_texts = any("string" in _types(one, self._root) and _listed(one) is None for one in options)
+        for option in options:
+            found += self._texts(key, option, types, apart)
+            found += self._others(option, beside=has_texts and self._parameters.raw and not is_bounded)
         return list(dict.fromkeys(found))
 
     def _options(self, key: str, schema: Any) -> Iterator[Mapping[str, Any]]:
@@ -171,8 +181,8 @@ class _Rules:
         else:
             yield schema
 
-    def _texts(self, key: str, schema: Mapping[str, Any], types: Types) -> list[str]:
-        """Ways to write a text."""
+    def _texts(self, key: str, schema: Mapping[str, Any], types: Types, apart: str) -> list[str]:
+        """Ways to write a text. types: as which it is read; apart: an expression of what it must not look like."""
         if "string" not in _types(schema, self._root):
             return []
         wrong = [name for name in schema if name in _ASKING]
@@ -183,29 +193,37 @@ class _Rules:
         listed = _listed(schema)
         if listed is not None:
             texts = [one for one in listed if isinstance(one, str) and self._can_say(one, types)]
-            return [f"{literal(text)} {self._closing()}" for text in texts]
+            return [self._literally(text) for text in texts]
         parts = [f"/{_slashed(part)}/" for part in self._patterns(key, schema)]
-        if types != {"string"}:
-            parts.append(f"~/{_slashed(_LIKE_OTHERS)}/")
-        if self._without is not None:
-            parts.append(f"~/{_slashed(self._without)}/")
-        held = " & ".join(parts)
-        whole = f"({held}) {literal(self._shut)}" if self._shut else f"{held}"
-        name = f"{self._name.upper()}_TEXT_{len(self._terminals)}"
-        name = self._terminals.setdefault(whole, name)
-        return [f"{name} {rule(self._behind, self._form.tokens)}" if self._behind else name]
+        parts += [f"~/{_slashed(no)}/" for no in (apart, self._without) if no]
+        return [self._closed(" & ".join(parts))]
 
-    def _others(self, schema: Mapping[str, Any]) -> list[str]:
-        """Ways to write a value that is no text."""
+    def _literally(self, text: str) -> str:
+        """A value with what closes it."""
+        return self._and_behind(literal(text + self._shut))
+
+    def _closed(self, held: str) -> str:
+        """A regular expression with what closes a value, as one terminal: where several may go on, the longest does."""
+        whole = f"({held}) {literal(self._shut)}" if self._shut else held
+        name = self._terminals.setdefault(whole, f"{self._name.upper()}_VALUE_{len(self._terminals)}")
+        return self._and_behind(name)
+
+    def _and_behind(self, rules: str) -> str:
+        return f"{rules} {rule(self._behind, self._form.tokens)}" if self._behind else rules
+
+    def _others(self, schema: Mapping[str, Any], *, beside: bool) -> list[str]:
+        """Ways to write a value that is no text. beside: whether texts may begin like a number."""
         types = _types(schema, self._root) - {"string"}
         listed = _listed(schema)
         if listed is not None:
             found = [one for one in listed if not isinstance(one, str) and _KINDS[type(one)] in types]
             said = (self._parameters.value(one) for one in found if self._word(one) is not None)
-            return [f"{literal(text)} {self._closing()}" for text in said]
+            return [self._literally(text) for text in said]
         words = [self._word(value) for value in (True, False, None) if _KINDS[type(value)] in types]
-        written = [f"{literal(word)} {self._closing()}" for word in words if word is not None]
-        rest = sorted(types - {"boolean", "null"})
+        written = [self._literally(word) for word in words if word is not None]
+        rest = sorted(types - {"boolean", "null"} - (set(_NUMBERS) if beside else set()))
+        if beside:
+            written += [self._closed(f"/{_NUMBERS[name]}/") for name in ("number", "integer") if name in types][:1]
         if not rest:
             return written
         asked = {**schema, "type": rest} if "anyOf" not in schema and "oneOf" not in schema else schema
