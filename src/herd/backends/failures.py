@@ -23,6 +23,7 @@ from herd.errors import (
     ContextTooLong,
     EngineDied,
     HerdError,
+    LimitReached,
     NetworkError,
     NotFound,
     NotReady,
@@ -90,6 +91,7 @@ class Unfit(UsageError):
 
 _KINDS: tuple[tuple[type[HerdError], Reason], ...] = (
     (StaysHere, "private"),
+    (LimitReached, "refused"),
     (Busy, "full"),
     (ContextTooLong, "context"),
     (Withheld, "refused"),
