@@ -31,7 +31,10 @@ def pull(
         _list(name, as_json)
         return
     if name is None:
-        fail(UsageError, "pull: no name", do="herd pull --list shows what there is; or: herd pull ORG/NAME")
+        from herd.store.pulling import known_names
+
+        do = "herd pull --list shows what of it fits here"
+        fail(UsageError, "pull: no name", expected=f"{', '.join(known_names())}, or ORG/NAME of a hub", do=do)
     with console.progress(quiet=quiet) as progress:
         tell = (lambda line: None) if quiet else console.note
         name, version = stored.pull(name, revision=revision, file=file, anyway=anyway, progress=progress, tell=tell)

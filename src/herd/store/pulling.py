@@ -74,12 +74,17 @@ def pull(name: str, asked: Pull) -> tuple[str, Version]:
     return found.name, hub.pull_hub(found.name, select, revision=asked.revision, progress=asked.progress)
 
 
+def known_names() -> list[str]:
+    """Every name that means a model without a hub's ORG/, other names of the same model left out."""
+    return [*fetch.KNOWN, *known_models.models()]
+
+
 def unknown(name: str) -> NoReturn:
-    """Raise NotFound for what nobody knows how to fetch: with the nearest names."""
+    """Raise NotFound for what nobody knows how to fetch: with the nearest names, or all."""
     known = [*fetch.KNOWN, *known_models.names()]
     base = name.lower().rpartition(":")[0] if name.count(":") > 1 else name.lower()
     alike = [n for n in known if n.startswith(f"{base}:")] or get_close_matches(base[:100], known, n=3, cutoff=0.5)
-    expected = " or ".join(alike) if alike else f"{', '.join(n for n in known if ':' not in n)}, or ORG/NAME of a hub"
+    expected = " or ".join(alike) if alike else f"{', '.join(known_names())}, or ORG/NAME of a hub"
     fail(NotFound, f"pull {name}: unknown", expected=expected, do="herd pull --list shows all; or: herd import PATH")
 
 
