@@ -150,11 +150,12 @@ def test_work_holds_the_widest_arrays() -> None:
     assert work_bytes(SCOUT, 512) == work_bytes(replace(SCOUT, vision=None), 512), "images are counted apart"
 
 
-def test_images_take_what_the_tower_takes_beyond_text_and_what_waits() -> None:
+def test_images_take_a_pass_of_tiles_and_what_waits() -> None:
     text, one, two = (need(SCOUT, 0, 8192, images=n) for n in (0, 1, 2))
     assert text.images_bytes == 0
     assert two.images_bytes - one.images_bytes == 17 * 4 * (2 * 3 * 336**2 + 144 * 5120)
-    assert one.images_bytes > two.images_bytes - one.images_bytes, "the tower is wider than a pass of text"
+    tower = one.images_bytes - (two.images_bytes - one.images_bytes)
+    assert tower > 4 * 577 * 4 * (5 * 1408 + 1408 + 5632), "4 tiles: x, q, k, v, o; inputs and inner rows of an MLP"
     assert need(replace(SCOUT, vision=None), 0, 8192).images_bytes == 0
 
 

@@ -9,7 +9,7 @@ Anonymous, which nothing but the end of the process gives back:
     cache      K * LayerCache.slot_bytes for a token and layer (planning.layers); layers that see everything
                before them keep all tokens, chunked layers at most C of them; a load holds it in pages (planning.pools)
     work       the arrays of one pass over `piece` rows, logits for each sequence (planning.buffers)
-    images     what the vision tower takes beyond that, and images that wait
+    images     a pass of tiles through the vision tower, and images that wait
     adapters   LoRA pairs (planning.adapters)
     runtime    the programs and the vocabulary (planning.runtime)
 
@@ -100,11 +100,12 @@ def guesses_bytes(config: Llama4Config, piece: int = 512, sequences: int = 1) ->
     return 4 * config.vocab_size * (min(piece, LOGIT_ROWS * sequences) - min(piece, sequences))
 
 
-def images_bytes(config: Llama4Config, piece: int = 512, images: int = 1) -> int:
-    """Bytes that images take beyond the work of text: a pass of tiles, and so many images that wait at a time."""
+def images_bytes(config: Llama4Config, images: int = 1) -> int:
+    """Bytes that images take: a pass of tiles, whose buffers are none that a pass of text can use, and so many images
+    that wait at a time; 0 for a text model."""
     if config.vision is None or not images:
         return 0
-    return max(0, tiles_bytes(config.vision) - pass_bytes(config, piece)) + images * image_bytes(config)
+    return tiles_bytes(config.vision) + images * image_bytes(config)
 
 
 def need(
@@ -133,7 +134,7 @@ def need(
         work_bytes=work_bytes(config, piece, sequences),
         runtime_bytes=runtime_bytes(config.vocab_size, added=added, engine=engine, service=service),
         guesses_bytes=guesses_bytes(config, piece, sequences),
-        images_bytes=images_bytes(config, piece, images),
+        images_bytes=images_bytes(config, images),
         adapters_bytes=adapters,
     )
 

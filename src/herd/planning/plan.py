@@ -155,7 +155,7 @@ def program_of(config: Llama4Config) -> int:
 def work_of(config: Llama4Config, want: Want) -> int:
     """Bytes of one pass with its logits, of further logits while ids are guessed, and of an image."""
     guessed = guesses_bytes(config, PIECE, want.users)
-    return work_bytes(config, PIECE, want.users) + guessed + images_bytes(config, PIECE)
+    return work_bytes(config, PIECE, want.users) + guessed + images_bytes(config)
 
 
 def alone(model: Model, machine: Machine, want: Want) -> tuple[Machine, Placement] | None:
