@@ -3,10 +3,13 @@
 import random
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_chat_template import messages_of, theirs_and_ours
 from test_templates import tokenizer_file
 
@@ -306,3 +309,41 @@ def test_a_form_that_cannot_be_learnt_is_llamas(name: str) -> None:
         ("<a>", "<|im_end|>", "<|im_start|>"), "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}"
     )
     assert over_bytes(style).call_form == LLAMA
+
+
+PARTS = (
+    *("<tool_call>\n<function=", "<tool_call>", "weather", "clock", ">", "\n<parameter=", "city", ">\n", "Rome", "5"),
+    *("\n", "\n</parameter>", "</parameter>", "\n</function>", "\n</tool_call>", "<function=clock>{}</function>"),
+    *("[clock()]", "<", "days", "list", "[1, ", "]", '{"name": "clock"}', " ", "None", "text \u00e9"),
+    *("<tool_call>\n<function=clock>", "<tool_call>\n<function=weather>\n<parameter=city>\n"),
+    "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=12), st.randoms(use_true_random=False))
+def test_any_split_of_an_answer_in_a_form_of_its_own_gives_the_same(parts: list[str], rng: random.Random) -> None:
+    answer, form = "".join(parts), FORMS["a tag of a parameter"]
+
+    def told(borders: Sequence[int], **options: Any) -> tuple[str, list[Call], Any]:
+        parser = parser_of(form)
+        cuts = pairwise([0, *sorted(borders), len(answer)])
+        return read([*(piece for a, b in cuts for piece in parser.push(None, answer[a:b])), *parser.finish(**options)])
+
+    for options in ({}, {"cut": True}):
+        whole = told((), **options)
+        assert told(range(1, len(answer)), **options) == whole
+        assert told([rng.randrange(len(answer) + 1) for _ in range(5)], **options) == whole
+    if not whole[1] and whole[2] is None:
+        assert whole[0] == answer
+
+
+def test_control_tokens_that_lead_to_no_call_have_no_text_and_text_that_spells_one_is_text() -> None:
+    chat = chat_of("tokens before a name and before arguments")
+    calls, args = chat.call_form.tokens
+    assert heard(chat, [*b"a", calls, *b"nobody", args, *b"{}"]) == ("anobody{}", [], None)
+    assert heard(chat, [args, *b"a", calls, calls, *b"[clock()]"]) == ("a", [("clock", {})], None)
+    assert heard(chat, [calls, *b"clock", args, *b"{} so ", args, *b"x"])[:2] == (" so x", [("clock", {})])
+    assert heard(chat, b"[TOOL_CALLS]clock[ARGS]{}") == ("[TOOL_CALLS]clock[ARGS]{}", [], None)
+    text, made, cut = heard(chat, [calls, *b"weather", args, *b'{"city": "Ro', calls, *b'me"}'])
+    assert (text, made, cut.arguments) == ('me"}', [], '{"city": "Ro')
