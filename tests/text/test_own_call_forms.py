@@ -284,6 +284,24 @@ def test_forms_are_learnt_with_the_tokens_that_show_in_no_answer() -> None:
     assert chat_of("tokens before a name and before arguments").call_form.tail == ""
 
 
+def form_of(call: str) -> CallForm:
+    """The form of a template that writes this for a call."""
+    turn = "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or () %}" + call + "{% endfor %}"
+    source = "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}"
+    return over_bytes(CallStyle(("<a>", "<|im_end|>", "<|im_start|>"), source)).call_form
+
+
+def test_values_as_python_prints_them_are_learnt_too() -> None:
+    each = "{% for k, v in c.function.arguments.items() %}<k>{{ k }}</k><v>{{ v }}</v>{% endfor %}"
+    form = form_of("<c>{{ c.function.name }}" + each + "</c>")
+    assert form.parameters == Parameters("<k>", "</k><v>", "</v>", True, ("True", "False", "None"))
+    said = "<c>weather<k>list</k><v>[1, {'a': None}]</v><k>sure</k><v>True</v></c>"
+    parser = parser_of(form)
+    assert read([*parser.push(None, said), *parser.finish()])[1] == [
+        ("weather", {"list": [1, {"a": None}], "sure": True})
+    ]
+
+
 UNLEARNT = {
     "no name": "{{ c.id }} {{ c.function.arguments | tojson }}",
     "no values": "<call>{{ c.function.name }}{% for k in c.function.arguments %}<{{ k }}>{% endfor %}</call>",
@@ -292,8 +310,6 @@ UNLEARNT = {
     "names in capitals": "<c>{{ c.function.name | upper }}:{{ c.function.arguments | tojson }}</c>",
     "shortened texts": "<c>{{ c.function.name }}{% for k, v in c.function.arguments.items() %}<k>{{ k }}</k>"
     "<v>{{ v | string | truncate(4) }}</v>{% endfor %}</c>",
-    "objects as Python writes them": "<c>{{ c.function.name }}{% for k, v in c.function.arguments.items() %}"
-    "<k>{{ k }}</k><v>{{ v }}</v>{% endfor %}</c>",
     "nothing before": "{{ c.function.name }}: {{ c.function.arguments | tojson }}",
     "nothing behind a name": "<c>{{ c.function.name }}s{{ c.function.arguments | tojson }}</c>",
     "a failure": "{{ 1 / 0 }}",
@@ -302,13 +318,7 @@ UNLEARNT = {
 
 @pytest.mark.parametrize("name", UNLEARNT)
 def test_a_form_that_cannot_be_learnt_is_llamas(name: str) -> None:
-    turn = (
-        "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or () %}" + UNLEARNT[name] + "{% endfor %}"
-    )
-    style = CallStyle(
-        ("<a>", "<|im_end|>", "<|im_start|>"), "{% for m in messages %}" + turn + "<|im_end|>{% endfor %}"
-    )
-    assert over_bytes(style).call_form == LLAMA
+    assert form_of(UNLEARNT[name]) == LLAMA
 
 
 PARTS = (

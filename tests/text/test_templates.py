@@ -12,6 +12,7 @@ from public_styles import STYLES, S, Style
 from text_samples import SENTENCES, random_text
 
 from herd.errors import UsageError
+from herd.text.jinja import Program
 from herd.text.template_task import Task
 from herd.text.templates import Writer
 from herd.text.tokenizer import Tokenizer
@@ -427,3 +428,11 @@ def test_a_template_sees_no_more_of_python_than_values():
         "strftime_now.__globals__",
     ):
         assert Writer("{{ " + probe + " }}", (), ()).pieces(Task(said("x"), [TOOL])) == [""], probe
+
+
+def test_kinds_of_values_are_those_that_jinja2_tells():
+    jinja2 = pytest.importorskip("jinja2")
+    names = ("iterable", "sequence", "mapping", "string", "number", "integer", "float", "boolean", "none", "defined")
+    source = "".join(f"{{{{ '{name} ' if x is {name} }}}}" for name in (*names, "callable"))
+    for value in (None, True, 3, 1.5, "a", "", [], ["a"], {}, {"a": 1}):
+        assert Program(source).run({"x": value}, 0) == jinja2.Environment().from_string(source).render(x=value), value

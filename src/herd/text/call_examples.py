@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from herd.messages import ToolCall
+from herd.text.call_arguments import Arguments
 from herd.text.call_form import CONTROL, EXAMPLE_ID, ID, MOST, TOKENS, CallForm, Parameters
 from herd.text.call_values import WORDS
 from herd.text.message_checks import in_name
+from herd.text.own_calls import ALL_TYPES, write
 
 NAME, KEY, OTHER = "look_up", "subject", "whereabouts"
 """Names in the examples: of a tool, and of two of its parameters."""
@@ -145,7 +147,7 @@ def _values(says: Says, start: str, behind: str, form: Parameters) -> Parameters
     text = said(_TEXT)
     if text != _TEXT and _json(text) != _TEXT:
         return None
-    if any(_json(said(value)) != value for value in _VALUES):
+    if any(_read(said(value)) != value for value in _VALUES):
         return None
     true, false, null = (word if (word := said(v)) in WORDS and WORDS[word] is v else None for v in (True, False, None))
     return form._replace(raw=text == _TEXT, words=(true, false, null))
@@ -157,6 +159,14 @@ def _json(text: str | None) -> Any:
         return json.loads(text or "")
     except (ValueError, RecursionError):
         return text
+
+
+def _read(text: str | None) -> Any:
+    """As what a value is read, in JSON or as Python prints it."""
+    out = Arguments()
+    write(text or "", ALL_TYPES, out)
+    out.settle()
+    return json.loads(out.take())
 
 
 def _can_be_found(form: CallForm) -> bool:

@@ -39,7 +39,7 @@ class Program:
             trim_blocks=True,
             lstrip_blocks=True,
             filters={"tojson": self._tojson},
-            tests={"sequence": _is_sequence, "callable": _is_callable},
+            tests={"sequence": _is_sequence, "iterable": _is_iterable, "callable": _is_callable},
             globals={"raise_exception": _refuse, "strftime_now": self._strftime},
         )
         try:
@@ -110,6 +110,11 @@ def _refuse(message: Any = "") -> NoReturn:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, str | list | tuple | dict)
+
+
+def _is_iterable(value: Any) -> bool:
+    """As Python sees it, to which nothing (`tools` that are not given) is none."""
+    return hasattr(value, "__iter__")
 
 
 def _is_callable(value: Any) -> bool:
