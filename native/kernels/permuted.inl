@@ -20,6 +20,7 @@ constexpr uint8_t IQ2_LEVELS[4] = {8, 25, 43, 0}, XXS_LEVELS[8] = {4, 12, 20, 28
 // By the weight of four.
 constexpr Values IQ2_VALUES[4] = {values(IQ2_LEVELS, 2, 4, 0), values(IQ2_LEVELS, 4, 4, 1), values(IQ2_LEVELS, 0, 4, 2),
                                   values(IQ2_LEVELS, 4, 4, 3)};
+// Of weight 0, of 1, of 2 and 3.
 constexpr Values XXS_VALUES[3] = {values(XXS_LEVELS, 3, 8, 0), values(XXS_LEVELS, 3, 8, 1), values(XXS_LEVELS, 0, 8, 3)};
 constexpr Values S_VALUES[3] = {values(S_LEVELS, 3, 8, 0), values(S_LEVELS, 3, 8, 1), values(S_LEVELS, 0, 8, 3)};
 
