@@ -302,6 +302,16 @@ def test_values_as_python_prints_them_are_learnt_too() -> None:
     ]
 
 
+def test_an_end_that_stands_behind_several_calls_alone_ends_one_too() -> None:
+    call = "{{ '[' if loop.first }}{{ c.function.name }}:{{ c.function.arguments | tojson }};"
+    form = form_of(call + "{{ '|' if not loop.last }}{{ ']' if loop.last and not loop.first }}")
+    assert (form.join, form.tail) == (";|", ";]")
+    for said, names in (('[weather:{"city": "a"};', 1), ('[weather:{"city": "a"};|clock:{};]', 2)):
+        parser = parser_of(form)
+        text, calls, cut = read([*parser.push(None, said), *parser.finish()])
+        assert (text, len(calls), cut) == ("", names, None)
+
+
 UNLEARNT = {
     "no name": "{{ c.id }} {{ c.function.arguments | tojson }}",
     "no values": "<call>{{ c.function.name }}{% for k in c.function.arguments %}<{{ k }}>{% endfor %}</call>",

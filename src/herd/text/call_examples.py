@@ -87,9 +87,8 @@ def _whole(says: Says, head: str, rest: str) -> CallForm | None:
         between, found, tail = rest.partition(first)
         if found and KEY not in between + tail:
             two = _said(says, {KEY: FIRST}, {KEY: SECOND}) or ""
-            join, again, last = two.removeprefix(head + NAME + between + first).partition(NAME)
-            joined = again and last == between + second + tail
-            return CallForm(head, between, join if joined else None, tail)
+            start, end = head + NAME + between + first, between + second + tail
+            return CallForm(head, between, *_several(two, start, end, tail))
     return None
 
 
@@ -115,9 +114,17 @@ def _one_by_one(says: Says, head: str, rest: str) -> CallForm | None:
     if parameters is None:
         return None
     pair = _said(says, {KEY: FIRST}, {KEY: SECOND}) or ""
-    join, _, last = pair.removeprefix(start + close).partition(NAME)
-    joined = pair.startswith(start + close) and last == f"{before}{KEY}{middle}{SECOND}{behind}"
-    return CallForm(head, between, join if joined else None, tail, parameters)
+    joined = _several(pair, start + close, f"{before}{KEY}{middle}{SECOND}{behind}", tail)
+    return CallForm(head, between, *joined, parameters)
+
+
+def _several(two: str, start: str, end: str, tail: str) -> tuple[str | None, str]:
+    """(join, tail) of a form, by what is said of two calls: what stands up to where one ends, and behind the second
+    name. A template may end several calls by more than one, which is read behind one, too."""
+    join, found, last = two.removeprefix(start).partition(NAME)
+    if not (found and two.startswith(start) and last.startswith(end)):
+        return None, tail
+    return join, tail + last[len(end) :]
 
 
 _UNKNOWN = (False, (None, None, None))
