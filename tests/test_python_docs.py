@@ -17,6 +17,7 @@ REPO = Path(__file__).parents[1]
 FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OTHERS = {
     "LLM": "what load gives",
+    "backend": "another engine is asked; docs/backends.md",
     "LoadOptions": "what a load was told",
     "Reply": "what chat gives",
     "applies_policies": "asked by services",

@@ -5,6 +5,7 @@
         print(model.chat("What is photosynthesis?").text)
 
     load, LLM                     a model, and what it does: `help(herd.LLM.chat)` names all options
+    backend                       a model of another engine or a host, by the name of `herd backend add`
     Message, Reply                what goes in and what comes out
     ChatOptions, SamplingOptions  options of a call, as a type of keywords; and those of them that choose tokens
     LoadOptions                   what a load was told
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from herd import errors as errors
+    from herd.backends.remote import backend as backend
     from herd.engine.request import SamplingOptions as SamplingOptions
     from herd.events import Reply as Reply
     from herd.llm import LLM as LLM
@@ -39,12 +41,14 @@ __all__ = [
     "Reply",
     "SamplingOptions",
     "acall_tool",
+    "backend",
     "call_tool",
     "errors",
     "load",
     "plan",
 ]
 _LAZY = {
+    "backend": "herd.backends.remote",
     "load": "herd.llm",
     "plan": "herd.planner",
     "LLM": "herd.llm",

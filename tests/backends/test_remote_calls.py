@@ -11,13 +11,15 @@ from typing import Any, get_args
 import pytest
 from fake_host import KEY, Script, answer, chunk, hosting, patient, whole
 
+import herd
 from fake_chat_model import OnlyChats
 from helpers import PATIENCE_S, until
 from herd.backends.failures import Reason
 from herd.backends.model import BackendModel
 from herd.backends.remote import Remote
+from herd.backends.settings import Backend, Backends
 from herd.backends.target import Bounds
-from herd.errors import HerdError, NotReady, StaysHere, UsageError
+from herd.errors import HerdError, NotFound, NotReady, StaysHere, UsageError
 from herd.events import DoneEvent, Reply, TextEvent
 from herd.messages import Message
 
@@ -189,3 +191,19 @@ def test_the_page_tells_every_bound_and_reason() -> None:
     sizes = (bounds.head_bytes >> 10, bounds.line_bytes >> 20, bounds.event_bytes >> 20, bounds.body_bytes >> 20)
     assert "{} KiB, {} MiB, {} MiB, {} MiB".format(*sizes) in page
     assert f"{bounds.events:,}, {bounds.depth}, {bounds.values:,}" in page
+
+
+def test_a_backend_is_found_by_name_and_no_llm_is_made_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HERD_HOME", str(tmp_path))
+    with hosting(answer("Yes.")) as host:
+        Backends().add("cellar", Backend(preset="vllm", model="scout", url=host.address))
+        for name, model in (("cellar", "scout"), ("backend:cellar", "scout"), ("cellar/other", "other")):
+            with herd.backend(name) as found:
+                assert found.chat("Hi.").answered_by == "cellar"
+            assert host.asked[-1].body["model"] == model
+        for name in ("backend:cellar", "cellar/other"):
+            with pytest.raises(UsageError, match=r"use herd\.backend"):
+                herd.load(name)
+    for ask in (herd.backend, lambda name: herd.load(f"backend:{name}")):
+        with pytest.raises(NotFound, match="herd backend list"):
+            ask("attic")

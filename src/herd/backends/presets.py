@@ -41,7 +41,7 @@ PRESETS: Mapping[str, Preset] = {
     "openrouter": Preset(
         title="OpenRouter", base_url="https://openrouter.ai/api/v1", is_host=True, fields=_PRIVATE_ROUTER
     ),
-    "together": Preset(title="Together", base_url="https://api.together.xyz/v1", is_host=True),
+    "together": Preset(title="Together", base_url="https://api.together.ai/v1", is_host=True),
     "huggingface": Preset(title="Hugging Face's router", base_url="https://router.huggingface.co/v1", is_host=True),
     "azure": Preset(title="Azure", is_host=True, key_header="api-key"),
     "novita": Preset(title="Novita", base_url="https://api.novita.ai/v3/openai", is_host=True),
@@ -66,7 +66,11 @@ PRESETS: Mapping[str, Preset] = {
         base_url="http://127.0.0.1:8080/v1",
         capabilities=Capabilities(images=True, tools=True, logprobs=True),
     ),
-    "ollama": Preset(title="Ollama", base_url="http://127.0.0.1:11434/v1"),
+    "ollama": Preset(
+        title="Ollama",
+        base_url="http://127.0.0.1:11434/v1",
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True),
+    ),
     "lmstudio": Preset(title="LM Studio", base_url="http://127.0.0.1:1234/v1"),
     "herd": Preset(
         title="another Herd",

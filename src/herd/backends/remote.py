@@ -1,6 +1,6 @@
 """A model elsewhere for programs without an event loop: the everyday calls of `herd.LLM`.
 
-    with Remote(model) as model:
+    with herd.backend("cellar") as model:
         print(model.chat("What is photosynthesis?").text)
 
 A thread of its own runs an event loop for all of them; `achat` and `astream` run on the caller's. It is no LLM and does
@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar, Unpack
 
+from herd.backends.settings import PREFIX, chosen, model_of
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
 from herd.errors import NotReady, UsageError, fail
@@ -127,6 +128,14 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"Remote({self.name!r})"
+
+
+def backend(name: str, *, leave: bool = False) -> Remote:
+    """A model of a backend that `herd backend add` knows: its name, `backend:NAME`, or NAME/MODEL for another model
+    there. Nothing is connected before the first request. leave: whether requests may leave the house where they say
+    nothing themselves. Raises NotFound, BadFile, UsageError, MissingExtra."""
+    named, model = chosen(name if name.startswith(PREFIX) or "/" in name else PREFIX + name) or (name, "")
+    return Remote(model_of(named, model), leave=leave)
 
 
 class LoopThread:

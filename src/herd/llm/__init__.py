@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
+from herd.backends.settings import PREFIX, chosen
 from herd.chat_model import Capabilities, ChatModel, Pair, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config, is_dense_llama
@@ -104,7 +105,8 @@ STATE = Want(what="state", keep=False)
 
 
 def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
-    """Load a model by name or path.
+    """Load a model by name or path. A backend has no weights to load, and no LLM comes of one: `herd.backend(NAME)`
+    gives what can be asked of it.
 
     Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
 
@@ -136,11 +138,20 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
         grammar_s,      2 and 256 MiB. Most seconds and bytes of memory that trying a schema or grammar of a request may
         grammar_bytes   take; what takes more is refused (`herd.llm.grammar_trials`)
     """
+    if isinstance(model, str):
+        _check_no_backend(model)
     fields: dict[str, Any] = {**options}
     known("option of load", fields, LoadKeywords.__annotations__)
     progress = fields.pop("progress", silent)
     check = fields.pop("check", None)
     return LLM(**vars(read_model(model, LoadOptions(**fields), progress, check)))
+
+
+def _check_no_backend(name: str) -> None:
+    """Raise UsageError for what names a backend, NotFound for one that is not there."""
+    elsewhere = name.startswith(PREFIX) or ("/" in name and not Path(name).exists())
+    if elsewhere and chosen(name) is not None:
+        fail(UsageError, "load", got=f"{name}, a backend", expected="a model of files", do="use herd.backend")
 
 
 class LLM:
