@@ -214,3 +214,12 @@ def test_a_machine_of_nothing_runs_nothing() -> None:
     plan = make_plan(Model("tiny", TINY, type_sizes(TINY, "q8_0")), Machine("none"), Want(context=256))
     assert not plan.placement.runs
     assert plan.largest_context == plan.most_users == 0
+
+
+def test_answers_that_share_one_chunk_are_told_of() -> None:
+    """A load has one chunk of the chunked layers, and a page for each further answer (`planning.pools`)."""
+    plan = planned(SCOUT, "q3_k", "epyc-12ch+256GB", context=32768, users=4)
+    assert "one user at a time" in " ".join(advice(plan))
+    short = planned(SCOUT, "q3_k", "epyc-12ch+256GB", context=2048, users=4)
+    assert "at a time" not in " ".join(advice(short))
+    assert "at a time" not in " ".join(advice(planned(GUARD, "q4_k", "epyc-12ch+256GB", context=32768, users=4)))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from herd.planning.layers import head_bytes
 from herd.planning.memory import gb
-from herd.planning.plan import Plan, alone, placed
+from herd.planning.plan import PIECE, Plan, alone, placed
+from herd.planning.pools import pools_for
 from herd.planning.today import MEASURED, not_built
 
 
@@ -74,8 +75,25 @@ def _today(plan: Plan) -> Iterator[str]:
         yield f"Herd today uses the processor alone here ({why})"
     elif why:
         yield f"Herd today: {why}; the limit is the machine's, not a promise"
+    together = answers_together(plan)
+    if together < plan.want.users:
+        chunk = f"{plan.model.config.chunk:,} tokens"
+        yield (
+            f"Herd today keeps one chunk ({chunk}) of its chunked layers for all answers: with full contexts about "
+            f"{_users(together)} at a time, the others wait"
+        )
     if not plan.machine.measured and any(s.today.estimate for s in plan.speeds):
         yield f"Herd's figures are scaled from what {MEASURED.where} reached of their limits ({MEASURED.date})"
+
+
+def answers_together(plan: Plan) -> int:
+    """How many of the users' answers the cache of a load holds at a time today, with their contexts full."""
+    want, config = plan.want, plan.model.config
+    pools = pools_for(config, want.context * want.users, want.kv, PIECE, want.users)
+    if not pools.chunk or not config.chunk:
+        return want.users
+    each = -(-min(want.context, config.chunk) // pools.page_size)
+    return max(1, min(want.users, pools.chunk // each))
 
 
 def run_command(plan: Plan) -> str:
