@@ -168,7 +168,16 @@ def test_a_table_an_object_and_a_picture(
     picture = tmp_path / "plan.svg"
     assert main(["plan", "scout", "--machine", "h200", "--context", "1M", "--svg", str(picture)]) == 0
     text = capsys.readouterr().out
-    for word in ("THE LIMIT", "HERD TODAY", "keys and values", "it fits", "types that fit"):
+    words = (
+        "THE LIMIT",
+        "HERD TODAY",
+        "keys and values",
+        "it fits",
+        "types that fit",
+        "herd pull scout",
+        "herd serve scout",
+    )
+    for word in words:
         assert word in text
     root = ElementTree.parse(picture).getroot()
     assert root.tag.endswith("svg")

@@ -63,7 +63,8 @@ def plan(
     if sizes is None:
         best = best_type(name, config, here, want)
         sizes = best.sizes if best else type_sizes(config, LADDER[-1])
-    return make_plan(Model(name, config, sizes, str(model)), here, want)
+    fetched = name if name in known_models.models() and not _is_here(name) else ""
+    return make_plan(Model(name, config, sizes, "" if fetched else str(model), fetched), here, want)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ def advice(plan: Plan) -> Iterator[str]:
         yield f"not public, so assumed: {', '.join(plan.model.config.assumed)}"
     yield from _today(plan)
     command = run_command(plan)
+    if command and plan.model.pull:
+        yield f"get it: herd pull {plan.model.pull}"
     if command:
         yield f"run it: {command}"
 

@@ -38,6 +38,8 @@ class Model:
     sizes: Sizes
     asked: str = ""
     """What a command calls it, where that is not its name: a path."""
+    pull: str = ""
+    """What `herd pull` calls it; empty where it is here, or cannot be fetched."""
 
 
 @dataclass(frozen=True)
