@@ -9,6 +9,7 @@ patient      a target with small bounds: what a hostile host sends is over them 
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -134,11 +135,15 @@ def _read(connection: socket.socket) -> Request | None:
 
 
 @contextlib.contextmanager
-def hosting(*scripts: Script) -> Iterator[FakeHost]:
+def hosting(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[FakeHost]:
     """A fake host while it listens on loopback."""
     host = FakeHost(list(scripts))
     listening = socket.create_server(("127.0.0.1", 0))
     host.address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+    def play(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # a handshake that the other side ends
+            host.play(connection if tls is None else tls.wrap_socket(connection, server_side=True))
 
     def serve() -> None:
         while True:
@@ -147,7 +152,7 @@ def hosting(*scripts: Script) -> Iterator[FakeHost]:
             except OSError:
                 return
             host.connections += 1
-            threading.Thread(target=host.play, args=(connection,), daemon=True).start()
+            threading.Thread(target=play, args=(connection,), daemon=True).start()
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ from serving import fake_llm, fake_service, running
 
 from herd.backends.failures import reason_of
 from herd.backends.model import BackendModel
+from herd.backends.probing import NEEDED, probe
 from herd.backends.target import Bounds, Secret
 from herd.errors import HerdError
 from herd.events import DoneEvent, Reply, TextEvent
@@ -128,5 +129,5 @@ def test_too_long_a_prompt_is_typed(addresses: dict[str, str], tmp_path: Path) -
 
 def test_its_models_are_listed_and_a_test_passes(addresses: dict[str, str]) -> None:
     assert "fake" in asyncio.run(there(addresses[WORDS]).models())
-    found = asyncio.run(there(addresses[WORDS]).test())
-    assert found.reply.text and found.models
+    found = asyncio.run(probe(there(addresses[WORDS]), leave=False, tell=lambda *_: None))
+    assert {one: found[one]["result"] for one in NEEDED} == dict.fromkeys(NEEDED, "ok")

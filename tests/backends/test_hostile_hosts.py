@@ -1,10 +1,15 @@
 """Hosts that are broken or mean harm: every kind against every verb is one typed error on one line, without the key."""
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,9 +34,10 @@ from fake_host import (
 from helpers import PATIENCE_S
 from herd.backends.failures import Reason, reason_of
 from herd.backends.model import BackendModel
+from herd.backends.probing import probe
 from herd.backends.target import Secret, Target
 from herd.backends.transport import Transport
-from herd.errors import WORDS, HerdError, StaysHere, TimedOut
+from herd.errors import WORDS, HerdError, MissingExtra, StaysHere, TimedOut
 from herd.events import DoneEvent, TextEvent
 
 HELLO = [{"role": "user", "content": "Hello."}]
@@ -52,10 +58,18 @@ async def models(model: BackendModel) -> Any:
 
 
 async def tried(model: BackendModel) -> Any:
-    return await model.test()
+    found = await probe(model, leave=False, tell=lambda *_: None)
+    for words in (one["words"] for one in found.values()):
+        assert words.isprintable() and "canary" not in words and len(words) < 2 * WORDS + 250
+    failed = [one["words"] for one in found.values() if one["result"] == "failed"]
+    raise Failed(failed[0])
 
 
 VERBS: dict[str, Verb] = {"chat": chat, "stream": stream, "models": models, "test": tried}
+
+
+class Failed(HerdError):
+    """What a test says of a backend that answers nothing."""
 
 
 class Row(NamedTuple):
@@ -196,7 +210,8 @@ def failed(script: Script, verb: Verb, target: Callable[[str], Target] = patient
     with hosting(script) as host:
         with pytest.raises(HerdError) as caught:
             asyncio.run(asyncio.wait_for(verb(BackendModel(target(host.address))), PATIENCE_S))
-        assert host.connections <= 1  # nothing is followed, nothing sent again
+        most = 2 if verb is tried else 1  # nothing is followed, nothing sent again
+        assert host.connections <= most
     return caught.value
 
 
@@ -220,8 +235,8 @@ def test_every_hostile_host_is_one_typed_line(name: str, verb: str) -> None:
     bounds = IMPATIENT if row.impatient else BOUNDS
     found = failed(row.script, VERBS[verb], lambda address: patient(address, bounds=bounds))
     check_line(found)
-    listing = verb in ("models", "test") and is_stream(row.script)  # which is no list of models in any case
-    assert reason_of(found) == ("broken" if listing else row.reason)
+    listing = verb == "models" and is_stream(row.script)  # which is no list of models in any case
+    assert isinstance(found, Failed) or reason_of(found) == ("broken" if listing else row.reason)
 
 
 @pytest.mark.parametrize("verb", ["chat", "stream"])
@@ -420,3 +435,44 @@ def test_no_traceback_holds_the_key(caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a wrong key, repeated", "no HTTP", "an error in a stream"):
         failed(ROWS[name].script, chat)
     assert "canary" not in caplog.text
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost that nobody has signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    found = tmp_path_factory.mktemp("tls") / "both.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *kind, *names, "-keyout", str(found), "-out", str(found) + ".crt"]
+    subprocess.run(command, check=True, capture_output=True)
+    found.write_bytes(found.read_bytes() + Path(f"{found}.crt").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("trusted", [False, True])
+def test_only_a_certificate_of_its_name_that_is_trusted_gets_the_key(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, name: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    if trusted:
+        theirs = ssl.create_default_context(cafile=f"{certificate}.crt")
+        monkeypatch.setattr("herd.backends.transport._TLS", {False: theirs})
+    with hosting(answer("Yes."), tls=context) as host:
+        address = host.address.replace("http://127.0.0.1", f"https://{name}")
+        model = BackendModel(patient(address))
+        if trusted and name == "localhost":
+            assert asyncio.run(chat(model)).text == "Yes."
+            return
+        with pytest.raises(HerdError, match="certificate") as caught:
+            asyncio.run(chat(model))
+        assert reason_of(caught.value) == "absent" and host.asked == []
+
+
+def test_without_httpx_one_line_says_how_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtra, match="needs httpx; scripts/setup --hosts"):
+        BackendModel(patient("http://127.0.0.1:1/v1"))

@@ -333,12 +333,6 @@ def test_models_are_listed_in_either_form() -> None:
             assert host.asked[0].path == "/v1/models" and host.asked[0].headers["authorization"].startswith("Bearer ")
 
 
-def test_a_test_lists_and_asks_a_few_words_of_nobodys() -> None:
-    with hosting(whole({"data": [{"id": MODEL}]}), answer("Yes.")) as host:
-        found = asyncio.run(BackendModel(patient(host.address)).test())
-    assert found.models == (MODEL,) and found.reply.text == "Yes." and len(host.asked) == 2
-
-
 def test_a_key_stands_in_the_header_of_its_host() -> None:
     for header, value in (("Authorization", "Bearer sk-"), ("api-key", "sk-")):
         with hosting(answer("Yes.")) as host:

@@ -7,7 +7,7 @@ it is not: several of them, a call without an event loop.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Unpack
 
 from herd.backends.failures import Broken, failure, of_event
@@ -19,7 +19,7 @@ from herd.backends.transport import Transport
 from herd.chat_model import Capabilities, ChatModel
 from herd.errors import NetworkError, NotReady
 from herd.event_stream import EventStream
-from herd.events import Event, Reply
+from herd.events import Event
 from herd.lanes import computing
 from herd.request_options import DialogRequest
 
@@ -29,18 +29,6 @@ USAGE_S = 10.0
 """Seconds that the count of tokens is waited for once the answer is whole."""
 MOST_LISTED = 10_000
 """Models of a list that are read."""
-PROBE = "Say yes."
-"""What a test asks; nothing of a person's."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a test of a backend found."""
-
-    models: tuple[str, ...] | None
-    """What it lists; None: it has no list."""
-    reply: Reply
-    """What it answered to `PROBE`."""
 
 
 class BackendModel(ChatModel):
@@ -88,13 +76,6 @@ class BackendModel(ChatModel):
             raise failure(Broken, self.target, "sent what is no list of models")
         names = [row.get("id") if isinstance(row, Mapping) else None for row in rows[:MOST_LISTED]]
         return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable())
-
-    async def test(self, *, leave: bool = False) -> Tested:
-        """What it lists, and what it answers to a few words that are nobody's. Raises errors of
-        `herd.backends.failures`, StaysHere."""
-        models = await self.models(leave=leave)
-        turns = [{"role": "user", "content": PROBE}]
-        return Tested(models, await self.achat(turns, max_tokens=8, leave=leave))
 
 
 class BackendStream(EventStream):
