@@ -16,7 +16,8 @@ from serving import running
 
 from helpers import PATIENCE_S
 from herd.backends import settings, spending
-from herd.backends.settings import Backend, Backends, chosen
+from herd.backends.routes import chosen
+from herd.backends.settings import Backend, Backends
 from herd.backends.spending import NANO
 from herd.cli import main
 from herd.errors import HerdError, UsageError
@@ -331,6 +332,50 @@ def test_a_broken_record_costs_itself_alone_and_can_be_removed(herd: Herd, host:
     assert herd("backend", "list").err == ""
 
 
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_route_answers_by_the_first_backend_that_can(herd: Herd, host: FakeHost) -> None:
+    with hosting(whole({"error": {"message": "busy"}}, 429, headers=(("Retry-After", "9999"),))) as full:
+        for name, place in (("first", full), ("second", host)):
+            words = ("--preset", "vllm", "--model", "x", "--url", place.address)
+            assert herd("backend", "add", name, *words).status == 0
+        assert herd("route", "add", "both", "first", "second").status == 0
+        said = herd("run", "backend:both", "hi", "--json")
+        assert json.loads(said.out)["answered_by"] == "second" and full.connections == 1
+    assert json.loads(herd("route", "list", "--json").out)["routes"]["both"]["members"] == ["first", "second"]
+    assert herd("route", "rm", "both").status == 0
+    assert herd("run", "backend:both", "hi").status == 3
+
+
+def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(herd: Herd, host: FakeHost) -> None:
+    with hosting(answer("far")) as far:
+        add(herd, far)
+        assert herd("backend", "add", "near", "--preset", "vllm", "--model", "x", "--url", host.address).status == 0
+        for name, more in (("both", ()), ("held", ("--private",))):
+            assert herd("route", "add", name, "far", "near", *more).status == 0
+        for words in (("backend:both", "hi"), ("backend:held", "hi"), ("backend:held", "hi", "--leave")):
+            assert herd("run", *words).out == "Hello\n"
+        assert far.connections == 0
+        assert herd("run", "backend:both", "hi", "--leave").out == "far\n"
+        assert herd("route", "add", "only", "far", "--private").status == 0
+        said = herd("run", "backend:only", "hi", "--leave")
+        assert said.status == 1 and "outside of the house" in said.err and far.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("far", "far"), 2), (("new", "far", "far"), 2), (("new", "far", "nowhere"), 3), (("a/b", "far"), 2)],
+    ids=["a name that is taken", "twice", "one that is not there", "no name"],
+)
+def test_a_route_that_makes_no_sense_is_refused(
+    herd: Herd, host: FakeHost, words: tuple[str, ...], status: int
+) -> None:
+    add(herd, host)
+    assert herd("route", "add", *words).status == status
+    assert herd("route", "list").out == ""
+
+
 # -- a service over backends -------------------------------------------------------------------------------------------
 
 
@@ -380,6 +425,21 @@ def test_without_leave_a_service_keeps_everything_in_and_says_so(
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "stays_here")
         assert KEY not in reply.text + client.get("/v1/models").text + client.get("/metrics").text
     assert host.connections == 0 and KEY not in written.getvalue()
+
+
+def test_a_private_route_of_a_service_stays_in_the_house_whoever_asks(
+    herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(herd, host)
+    for name, more in (("open", ()), ("held", ("--private",))):
+        assert herd("route", "add", name, "far", *more).status == 0
+    made, registered = options(monkeypatch, "--backend", "held", "--backend", "open", "--leave")
+    service = service_of(made, lambda path: pytest.fail("there is no file"), registered)
+    with running(service, leave=True) as address, httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
+        asked = {name: {"model": name, "messages": [{"role": "user", "content": "a"}]} for name in ("held", "open")}
+        reply = client.post("/v1/chat/completions", json=asked["held"])
+        assert reply.status_code == 403 and "the route held is private" in reply.text and host.connections == 0
+        assert "Hello" in client.post("/v1/chat/completions", json=asked["open"]).text
 
 
 def test_keys_of_a_file_have_rights_of_their_own(

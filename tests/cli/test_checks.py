@@ -65,6 +65,8 @@ BASE: dict[str, list[str]] = {
     "backend test": ["backend", "test", "near"],
     "backend limit": ["backend", "limit", "near", "5"],
     "backend rm": ["backend", "rm", "near"],
+    "route add": ["route", "add", "both", "near"],
+    "route rm": ["route", "rm", "both"],
 }
 """Commands that are right as far as they are written; `begins` shows which of them would begin to work."""
 
@@ -120,6 +122,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         "context": ("0", "x"), "limit": ("-1", "x", "nan", "inf"), "price": ("1", "a/b", "-1/2", "nan/1"),
     },
     "backend test": {"name": ("nowhere",)}, "backend rm": {"name": ("nowhere",)},
+    "route add": {"name": ("../x", "a/b", ""), "members": ("nowhere",)}, "route rm": {"name": ("nowhere",)},
     "backend limit": {"name": ("nowhere",), "dollars": ("x",)},
 }  # fmt: skip
 """Command -> parameter -> values that are wrong."""
@@ -130,7 +133,7 @@ FREE = {
     "connect model": "the service that is asked has its own models", "stop model": "the same",
 }  # fmt: skip
 """Parameters in which nothing can be wrong, and why."""
-NONE = ("list", "doctor", "service status", "service remove", "backend list")
+NONE = ("list", "doctor", "service status", "service remove", "backend list", "route list")
 """Commands that take flags alone."""
 
 

@@ -88,6 +88,11 @@ class Route(ChatModel):
         """Whether one of them still answers."""
         return any(member.alive for member in self.members)
 
+    def warm_up(self) -> None:
+        """Warm all of them up."""
+        for member in self.members:
+            member.warm_up()
+
     def close(self) -> None:
         """Close all of them."""
         for member in self.members:

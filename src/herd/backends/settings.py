@@ -2,7 +2,6 @@
 
     Backend     one of them, its key hidden
     Backends    all of them, by name: read, added, removed
-    chosen      what `backend:NAME` or NAME/MODEL names
     target_of   where requests of one go
     model_of    a ChatModel of one, within its spending limit
 
@@ -43,8 +42,6 @@ MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
 MOST_LIMIT = 1e6
 """Dollars."""
-PREFIX = "backend:"
-"""Begins what names a backend where models are named."""
 
 
 class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -177,22 +174,6 @@ def check_name(name: str) -> str:
     if "/" in name:
         fail(UsageError, "backend name", got=name, expected="one without '/': NAME/MODEL names another model there")
     return name
-
-
-def chosen(text: str) -> tuple[str, str] | None:
-    """The name of a backend, and of another model there or "", that a text names: `backend:NAME`, `backend:NAME/MODEL`;
-    or NAME/MODEL by its name or its preset, where no model of the store and no file is called so. None: it names none.
-    Raises NotFound, BadFile."""
-    named = text.startswith(PREFIX)
-    name, _, model = text.removeprefix(PREFIX).partition("/")
-    if not named and (not model or Path(text).exists() or text in registry.read().models):
-        return None
-    known = Backends().read().good
-    if name not in known and model:
-        name = next((one for one, backend in known.items() if backend.preset == name), name)
-    if named:
-        Backends().find(name)
-    return (name, model) if name in known else None
 
 
 def price_of(backend: Backend) -> Price | None:

@@ -36,6 +36,7 @@ COMMANDS = {
     "backend": Command(
         "herd.cli.backend:backend", "Other engines and hosts as models: add, list, test, limit, rm", "Models"
     ),
+    "route": Command("herd.cli.route:route", "Backends in order under one name: add, list, rm", "Models"),
     "convert": Command("herd.cli.files:convert", "Write a checkpoint in another format or type", "Files"),
     "quantize": Command("herd.cli.quantize:quantize", "Write a checkpoint in smaller types", "Files"),
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),

@@ -86,7 +86,7 @@ def run(
 
 def _backend(model: str) -> tuple[str, str] | None:
     """The backend that a word names, and another model there or ""; None: it is a model of files."""
-    from herd.backends.settings import chosen
+    from herd.backends.routes import chosen
 
     return chosen(model)
 
@@ -95,14 +95,16 @@ def _elsewhere(
     word: str, named: tuple[str, str], text: str, images: Sequence[str], as_json: bool, values: Mapping[str, Any]
 ) -> None:
     """Have a backend answer."""
-    from herd.backends.settings import model_of
+    from herd.backends.gate import Said, strictest
+    from herd.backends.routes import named as by_name
     from herd.cli import elsewhere
 
     elsewhere.check(word, text, images)
     chosen = check_flags(values, images, as_json=as_json)
-    model = model_of(*named)
+    found = by_name(*named)
+    model, decision = found.model, strictest(Said(values["leave"] or None), found.said)
     turns = elsewhere.dialog_of(text, values["system"], images)
-    events = elsewhere.events_of(model, turns, values)
+    events = elsewhere.events_of(model, turns, {**values, "leave": decision.leave})
     reply = follow(while_reading(events, quiet=values["quiet"]), show=not as_json)
     if as_json:
         console.print_json("run", {"model": word, **reply.to_dict()})

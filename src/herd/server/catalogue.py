@@ -5,12 +5,13 @@ A name from the network is looked up, never opened: it cannot be a path.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from herd.backends.gate import Said
 from herd.chat_model import Capabilities, ChatModel
 from herd.disk.records import Broken
 from herd.errors import HerdError, NotFound, UsageError, fail
@@ -63,6 +64,8 @@ class RegisteredModel:
     """Tokens, as far as they are known before that."""
     added_s: float = 0.0
     """Unix time."""
+    said: Said = field(default_factory=lambda: Said(None))
+    """What it says of whether what it is asked may leave the house."""
 
 
 class CatalogueEntry:

@@ -6,7 +6,7 @@ Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a mo
 from collections.abc import Callable
 from typing import TypeAlias
 
-from herd.backends.settings import Backends, model_of
+from herd.backends.routes import named
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM
@@ -18,11 +18,11 @@ from herd.server.catalogue import RegisteredModel
 
 
 def backend_of(name: str) -> RegisteredModel:
-    """A backend (`herd.backends.settings`) as a model that is no file. Nothing is connected. Raises NotFound,
+    """A backend or a route (`herd.backends.routes`) as a model that is no file. Nothing is connected. Raises NotFound,
     UsageError, MissingExtra."""
-    made = model_of(name)
-    added_s = Backends().find(name).added_s
-    return RegisteredModel(lambda: model_of(name), made.capabilities, made.context, added_s)
+    found = named(name)
+    made = found.model
+    return RegisteredModel(lambda: named(name).model, made.capabilities, made.context, found.added_s, found.said)
 
 
 FileLoader: TypeAlias = Callable[[str], LLM]

@@ -361,16 +361,19 @@ class Service:
 
     def leaving(self, caller: Caller, name: str, said: Sequence[Said] = ()) -> Decision:
         """Whether a request to the model of that name may leave the house: the strictest of the caller's key, the
-        model's profile and what parts of the request say. Every request for a model's work asks here."""
-        return strictest(caller.key.says_of_leaving, self._profile_says(name), *said)
+        model's profile and route, and what parts of the request say. Every request for a model's work asks here."""
+        return strictest(caller.key.says_of_leaving, *self._model_says(name), *said)
 
-    def _profile_says(self, name: str) -> Said:
+    def _model_says(self, name: str) -> list[Said]:
+        """What the model of that name says of it: its profile, and its route."""
         try:
-            profile = self.models.catalogue.find(name).profile
+            listed = self.models.catalogue.find(name)
         except NotFound:  # told by who asks that model
-            profile = None
-        private = profile is not None and profile.private
-        return Said(False if private else None, f"the profile {name} is private")
+            return []
+        found = [] if listed.registered is None else [listed.registered.said]
+        if listed.profile is not None and listed.profile.private:
+            found.append(Said(False, f"the profile {name} is private"))
+        return found
 
     def whose(self, caller: Caller, decision: Decision, user: str = "") -> Whose:
         """Keyword arguments that tell a model whose a request is. `leave` is among them only where it may leave."""

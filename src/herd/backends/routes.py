@@ -1,0 +1,156 @@
+"""The routes of this machine: backends in order under one name, as `herd route add` was told.
+
+    RouteSettings    one of them
+    Routes           all of them, by name: read, added, removed
+    chosen           what `backend:NAME` or NAME/MODEL names
+    named            the model that a backend's or a route's name stands for, and what it says of leaving the house
+
+    $HERD_HOME/routes.json     {NAME: {"members": [...], "private": false}}
+
+What it is not: how they fall over (`herd.backends.route`), what a backend is (`herd.backends.settings`).
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from herd.backends.gate import Said
+from herd.backends.route import Route
+from herd.backends.settings import Backends, check_name, model_of
+from herd.chat_model import ChatModel
+from herd.disk import small_files
+from herd.disk.atomic import make_folders
+from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
+from herd.errors import BadFile, NotFound, UsageError, fail
+from herd.store import registry
+
+MOST_BYTES = 1 << 20
+MOST_RECORD_BYTES = 64 << 10
+MOST_MEMBERS = 64
+PREFIX = "backend:"
+"""Begins what names a backend or a route where models are named."""
+
+
+class RouteSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A route as a person added it."""
+
+    members: tuple[str, ...]
+    """Names of backends, the first one first."""
+    private: bool = False
+    """Whether what it is asked stays in the house, whoever asks."""
+    added_s: float = 0.0
+    """Unix time."""
+
+
+class Routes:
+    """The routes of this machine. Every read looks whether the file has changed."""
+
+    def __init__(self) -> None:
+        self._file: CachedFile[Records[RouteSettings]] = CachedFile(_read, MOST_BYTES)
+        self._lock = threading.Lock()
+
+    def read(self) -> Records[RouteSettings]:
+        """All of them, not to be changed; broken records apart. Raises BadFile."""
+        with self._lock:
+            found = self._file.now(_path())
+        return Records() if found is None else found
+
+    def find(self, name: str) -> RouteSettings:
+        """A route by its name. Raises NotFound with a few names that there are."""
+        found = self.read()
+        if name not in found.good:
+            known = small_files.listed(found.good) or None
+            fail(NotFound, "route", got=name, expected=known, do="herd route list")
+        return found.good[name]
+
+    def add(self, name: str, members: Sequence[str], *, private: bool = False) -> RouteSettings:
+        """Add one over backends that there are. Raises UsageError, NotFound."""
+        made = RouteSettings(tuple(members), private, time.time())
+        _check(name, made)
+        for member in members:
+            Backends().find(member)
+        with self._edit() as records:
+            if name in records.good or name in records.broken or name in Backends().read().good:
+                fail(UsageError, "route", got=f"{name}, which there is", do=f"herd route rm {name}, or another name")
+            records.good[name] = made
+        return made
+
+    def remove(self, name: str) -> None:
+        """Remove one, broken or not; its backends stay. Raises NotFound."""
+        if name not in self.read().broken:
+            self.find(name)
+        with self._edit() as records:
+            records.good.pop(name, None)
+            records.broken.pop(name, None)
+
+    @contextmanager
+    def _edit(self) -> Iterator[Records[RouteSettings]]:
+        make_folders(_path().parent)
+        with registry.lock("routes"):
+            now = self.read()
+            edited = Records(dict(now.good), dict(now.broken))
+            yield edited
+            data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
+            self._file.write(_path(), data, lambda found: found.good == edited.good)
+
+
+class Named(NamedTuple):
+    """A backend or a route by its name. added_s: Unix time."""
+
+    model: ChatModel
+    said: Said
+    added_s: float
+
+
+def chosen(text: str) -> tuple[str, str] | None:
+    """The name of a backend or a route, and of another model of a backend or "", that a text names: `backend:NAME`,
+    `backend:NAME/MODEL`; or NAME/MODEL by the backend's name or its preset, where no model of the store and no file is
+    called so. None: it names none. Raises NotFound, BadFile."""
+    is_named = text.startswith(PREFIX)
+    name, _, model = text.removeprefix(PREFIX).partition("/")
+    if not is_named and (not model or Path(text).exists() or text in registry.read().models):
+        return None
+    if is_named and name in Routes().read().good:
+        return name, model
+    known = Backends().read().good
+    if name not in known and model:
+        name = next((one for one, backend in known.items() if backend.preset == name), name)
+    if is_named:
+        Backends().find(name)
+    return (name, model) if name in known else None
+
+
+def named(name: str, model: str = "") -> Named:
+    """The model that a name stands for: a route's, or a backend's; `model`: another one there. Nothing is connected.
+    Raises NotFound, UsageError, MissingExtra."""
+    if name not in Routes().read().good:
+        return Named(model_of(name, model), Said(None), Backends().find(name).added_s)
+    if model:
+        fail(UsageError, f"route {name}", got=f"another model, {model}", expected="a backend's name before it")
+    route = Routes().find(name)
+    said = Said(False if route.private else None, f"the route {name} is private")
+    return Named(Route(name, [model_of(member) for member in route.members]), said, route.added_s)
+
+
+def _path() -> Path:
+    return registry.home() / "routes.json"
+
+
+def _read(path: Path, data: bytes) -> Records[RouteSettings]:
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except UNREADABLE as error:
+        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
+    return parse_records(raw, RouteSettings, _check, MOST_RECORD_BYTES)
+
+
+def _check(name: str, route: RouteSettings) -> None:
+    check_name(name)
+    members = route.members
+    if not 1 <= len(members) <= MOST_MEMBERS or len(set(members)) < len(members):
+        fail(UsageError, f"route {name}", got=", ".join(members) or "no backend", expected="one or more, each once")
