@@ -16,11 +16,12 @@ from serving import running
 
 from helpers import PATIENCE_S
 from herd.backends import settings, spending
+from herd.backends.remote import backend
 from herd.backends.routes import chosen
 from herd.backends.settings import Backend, Backends
 from herd.backends.spending import NANO
 from herd.cli import main
-from herd.errors import HerdError, UsageError
+from herd.errors import HerdError, StaysHere, UsageError
 from herd.server.log import Log
 from herd.server.options import ServerOptions
 from herd.server.run import service_of
@@ -359,6 +360,8 @@ def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(herd: Herd,
         assert far.connections == 0
         assert herd("run", "backend:both", "hi", "--leave").out == "far\n"
         assert herd("route", "add", "only", "far", "--private").status == 0
+        with backend("only", leave=True) as model, pytest.raises(StaysHere):
+            model.chat("hi", leave=True)
         said = herd("run", "backend:only", "hi", "--leave")
         assert said.status == 1 and "outside of the house" in said.err and far.connections == 1
 

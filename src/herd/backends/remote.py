@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar, Unpack
 
-from herd.backends.settings import PREFIX, chosen, model_of
+from herd.backends.routes import PREFIX, chosen, named
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
 from herd.errors import NotReady, UsageError, fail
@@ -131,11 +131,11 @@ class Remote:
 
 
 def backend(name: str, *, leave: bool = False) -> Remote:
-    """A model of a backend that `herd backend add` knows: its name, `backend:NAME`, or NAME/MODEL for another model
-    there. Nothing is connected before the first request. leave: whether requests may leave the house where they say
-    nothing themselves. Raises NotFound, BadFile, UsageError, MissingExtra."""
-    named, model = chosen(name if name.startswith(PREFIX) or "/" in name else PREFIX + name) or (name, "")
-    return Remote(model_of(named, model), leave=leave)
+    """The model of a backend or a route of this machine (`herd.backends.routes`): its name, `backend:NAME`, or
+    NAME/MODEL for another model there. Nothing is connected before the first request. leave: whether requests may leave
+    the house where they say nothing themselves. Raises NotFound, BadFile, UsageError, MissingExtra."""
+    found = chosen(name if name.startswith(PREFIX) or "/" in name else PREFIX + name) or (name, "")
+    return Remote(named(*found).model, leave=leave)
 
 
 class LoopThread:

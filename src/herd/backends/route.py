@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Unpack
 
 from herd.backends.failures import Reason, reason_of
+from herd.backends.gate import Said, strictest
 from herd.chat_model import Capabilities, ChatModel, ChatStream, Turns
 from herd.errors import (
     Busy,
@@ -64,9 +65,10 @@ class Route(ChatModel):
         cool_s: float = COOL_S,
         clock: Callable[[], float] = time.monotonic,
         tell: Callable[[Missed], None] = lambda missed: None,
+        said: Said | None = None,
     ) -> None:
-        """tell: is told of each model that did not answer, on the event loop. Raises UsageError for no models, or two
-        of one name."""
+        """tell: is told of each model that did not answer, on the event loop. said: what the route says of whether a
+        request may leave the house, beside the request itself. Raises UsageError for no models, or two of one name."""
         names = [model.name for model in models]
         if not names or len(set(names)) < len(names):
             fail(UsageError, f"route {name}", got=", ".join(names) or "no models", expected="one or more, each once")
@@ -74,6 +76,7 @@ class Route(ChatModel):
         self.context = max(model.context for model in models)
         self.members = tuple(models)
         self._cool_s, self._clock, self._tell = cool_s, clock, tell
+        self._said = said or Said(None)
         self._until: dict[str, float] = {}
 
     @property
@@ -105,7 +108,8 @@ class Route(ChatModel):
 
     def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> "RouteStream":
         """See ChatModel. Where nobody answers, the error tells why each did not."""
-        return RouteStream(self, messages, options)
+        decision = strictest(Said(options.get("leave") is True or None), self._said)
+        return RouteStream(self, messages, {**options, "leave": decision.leave})
 
     def note(self, model: ChatModel, error: HerdError, reason: Reason) -> Missed:
         """A model did not answer: it cools down where that is its own fault, and whoever listens is told."""

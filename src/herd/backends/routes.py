@@ -134,7 +134,7 @@ def named(name: str, model: str = "") -> Named:
         fail(UsageError, f"route {name}", got=f"another model, {model}", expected="a backend's name before it")
     route = Routes().find(name)
     said = Said(False if route.private else None, f"the route {name} is private")
-    return Named(Route(name, [model_of(member) for member in route.members]), said, route.added_s)
+    return Named(Route(name, [model_of(member) for member in route.members], said=said), said, route.added_s)
 
 
 def _path() -> Path:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from herd.backends.settings import PREFIX, chosen
+from herd.backends.routes import PREFIX, chosen
 from herd.chat_model import Capabilities, ChatModel, Pair, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config, is_dense_llama
