@@ -54,7 +54,7 @@ class Script:
         if self.head is not None:
             return self.head
         rows = [f"HTTP/1.1 {self.status} Said", f"Content-Type: {self.kind}", "Transfer-Encoding: chunked"]
-        return "\r\n".join([*rows, *(f"{name}: {value}" for name, value in self.headers), "", ""]).encode()
+        return "\r\n".join([*rows, *(f"{name}: {value}" for name, value in self.headers), "", ""]).encode("latin-1")
 
 
 @dataclass

@@ -108,6 +108,8 @@ ROWS = {
     "a page in HTML that says it is a stream": Row(Script([HTML], 200, STREAM), "broken"),
     "an error page": Row(Script([HTML], 502, "text/html"), "absent"),
     "no type at all": Row(Script([b"{}"], 200, ""), "broken"),
+    "a key as its type": Row(Script([b"x"], 200, f"text/{KEY}"), "broken"),
+    "a type without end": Row(Script([b"x"], 200, "text/" + "\x9b" * 3000), "broken"),
     "no HTTP": Row(Script(head=b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), "broken"),
     "nothing": Row(Script(head=b""), "broken"),
     "a hang before the head": Row(Script(hangs="before"), "absent", impatient=True),
@@ -127,6 +129,19 @@ ROWS = {
     "endless JSON": Row(replace(endless(b"[" + b"1," * 1000), kind=JSON), "broken"),
     "a redirect": Row(Script([], 302, "text/plain", (("Location", "http://127.0.0.1:1/evil"),)), "broken"),
     "a redirect that keeps the method": Row(Script([], 307, JSON, (("Location", "/v1/elsewhere"),)), "broken"),
+    **{
+        f"a redirect to {place[:12]!r}": Row(Script([], 301, JSON, (("Location", place),)), "broken")
+        for place in (
+            "http://[::1",
+            "//",
+            "http://a:99999999/",
+            "data:,x",
+            "http://\x80\xff/",
+            "",
+            "a" * 3000,
+            "http://a b",
+        )
+    },
     "something compressed": Row(Script([b"\x1f\x8b"], headers=(("Content-Encoding", "gzip"),)), "broken"),
     "something compressed in a way of 2030": Row(Script([b"\0"], headers=(("Content-Encoding", "br, x"),)), "broken"),
     "no JSON": Row(Script([event(b"{nothing")]), "broken"),
@@ -222,7 +237,7 @@ def is_stream(script: Script) -> bool:
 def check_line(error: HerdError) -> None:
     """One line, in print, with an end, without the key."""
     told = str(error)
-    assert told.isprintable() and len(told) < WORDS + 250, told
+    assert told.isprintable() and len(told) < 2 * WORDS + 250, told
     assert "canary" not in told and "canary" not in repr(error) and KEY[:10] not in told
     assert "canary" not in repr(error.__cause__) and "canary" not in repr(error.__context__)
     assert told.startswith("there: ") and "; " in told

@@ -18,7 +18,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from herd.backends.failures import Absent, Broken, Full, failure, of_status, sent_again
+from herd.backends.failures import Absent, Broken, Full, failure, of_status, sent_again, told_words
 from herd.backends.gate import Pass
 from herd.backends.reading import messages, parsed
 from herd.backends.target import Target
@@ -139,15 +139,16 @@ class Transport:
         url, name = self.target.url(path), self.target.host
         addresses = await self._addresses(passed, clock)
         for i, address in enumerate(addresses):
-            request = client.build_request(method, _at(url, address), headers=self._headers(url), content=body)
-            if address is not None:
-                request.extensions["sni_hostname"] = name
+            named = {} if address is None else {"sni_hostname": name}
             try:
+                request = client.build_request(
+                    method, _at(url, address), headers=self._headers(url), content=body, extensions=named
+                )
                 return await clock.within(client.send(request, stream=True), clock.first_s, "did not answer in time")
             except (self._http.ConnectError, self._http.ConnectTimeout) as error:
                 if i == len(addresses) - 1:
                     raise self._unreached(error) from None
-            except self._http.HTTPError as error:
+            except (self._http.HTTPError, self._http.InvalidURL) as error:
                 raise self._lost(error) from None
         raise AssertionError("a name has an address")
 
@@ -188,7 +189,7 @@ class Transport:
                 return await self._error(answer, clock)
             if _kind(answer) not in (JSON, STREAM):
                 words = await self._words(answer, clock)
-                what = f"sent {_kind(answer) or 'something without a type'}"
+                what = f"sent {self._shown_kind(answer) or 'something without a type'}"
                 return failure(Broken, self.target, what, words.decode(errors="replace")), False
         except BaseException:
             await answer.aclose()
@@ -224,7 +225,7 @@ class Transport:
     async def _json(self, answer: "httpx.Response", clock: "Clock") -> Any:
         """A body that is one JSON text; a thread reads it."""
         if _kind(answer) != JSON:
-            raise failure(Broken, self.target, f"sent {_kind(answer)} in place of JSON")
+            raise failure(Broken, self.target, f"sent {self._shown_kind(answer)} in place of JSON")
         body = bytearray()
         async with aclosing(self._pieces(answer, clock, min(WHOLE_BYTES, self.target.bounds.body_bytes))) as pieces:
             async for piece in pieces:
@@ -244,12 +245,17 @@ class Transport:
         except self._http.HTTPError as error:
             raise self._lost(error) from None
 
+    def _shown_kind(self, answer: "httpx.Response") -> str:
+        """The type of a body as part of a line: it is as strange as the body."""
+        return told_words(_kind(answer), self.target.key)
+
     def _unreached(self, error: Exception) -> HerdError:
         return Unreached(str(failure(Absent, self.target, "cannot be reached", str(error))))
 
     def _lost(self, error: Exception) -> HerdError:
         """A connection that was lost, or on which no HTTP is spoken."""
-        broken = isinstance(error, self._http.RemoteProtocolError | self._http.DecodingError)
+        kinds = (self._http.RemoteProtocolError, self._http.DecodingError, self._http.InvalidURL)
+        broken = isinstance(error, kinds)  # one of a redirect that leads nowhere, too
         what = "cut its answer, or speaks no HTTP" if broken else "was lost"
         return failure(Broken if broken else Absent, self.target, what, str(error))
 
