@@ -20,7 +20,6 @@ from typing import NamedTuple
 import msgspec
 
 from herd.backends.gate import Said
-from herd.backends.route import Route
 from herd.backends.settings import Backends, check_name, model_of
 from herd.chat_model import ChatModel
 from herd.disk import small_files
@@ -132,6 +131,8 @@ def named(name: str, model: str = "") -> Named:
         return Named(model_of(name, model), Said(None), Backends().find(name).added_s)
     if model:
         fail(UsageError, f"route {name}", got=f"another model, {model}", expected="a backend's name before it")
+    from herd.backends.route import Route  # which needs an event loop; who loads a file needs none
+
     route = Routes().find(name)
     said = Said(False if route.private else None, f"the route {name} is private")
     return Named(Route(name, [model_of(member) for member in route.members], said=said), said, route.added_s)
