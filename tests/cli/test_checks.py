@@ -51,6 +51,7 @@ BASE: dict[str, list[str]] = {
     "tokenize": ["tokenize", MODEL, "hi"],
     "bench": ["bench", MODEL],
     "plan": ["plan", "scout"],
+    "eval": ["eval", MODEL, "smoke-text"],
     "pull": ["pull", "smollm2"],
     "import": ["import", MODEL],
     "show": ["show", MODEL],
@@ -108,6 +109,10 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "plan": {
         "model": MODELS, "machine": ("x9", "64GB+64GB", "none.toml"), "context": ("0", "11M"), "users": ("0",),
         "kv": ("int3",), "type_": ("q3_x",), "svg": (MISSING, TEXT, "{folder}"),
+    },
+    "eval": {
+        **LOADING, "model": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "out": (TEXT,), "limit": ("0", "x"),
+        "seed": ("-1",), "allow": ("-1", "x", "0.1"),
     },
     "pull": {"name": ("nowhere", "a/b/c"), "revision": ("main",), "file": ("*.gguf",)},
     "import": {"path": ("nowhere", TEXT), "name": ("../x", "")},
@@ -209,7 +214,19 @@ def test_every_parameter_of_every_command_has_a_row() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["run", "chat", "serve", "convert", "quantize", "bench", "pull", "import", "service install", "backend add"],
+    [
+        "run",
+        "chat",
+        "serve",
+        "convert",
+        "quantize",
+        "bench",
+        "eval",
+        "pull",
+        "import",
+        "service install",
+        "backend add",
+    ],
 )
 def test_what_costs_something_is_noticed(name: str, filled: Callable[[list[str]], list[str]]) -> None:
     with pytest.raises(Worked):
@@ -268,6 +285,8 @@ def test_what_is_wrong_is_said_first(
         (["quantize", MODEL, OUT, "--type", "q4_0", "--calibrate", TEXT, "--imatrix", TEXT], "a text and an imatrix"),
         (["quantize", MODEL, MODEL, "--only-compare", "--type", "q4_0"], "--only-compare: got --type, too"),
         (["tokenize", MODEL], "no text"),
+        (["eval", MODEL, "smoke-text", "smoke-text"], "one name twice"),
+        (["eval", MODEL, "--compare"], "two folders of results"),
         (["run", MODEL, "hi", "--grammar", "lark:start: <|no_such_token|>"], "lark"),
     ],
 )
@@ -339,7 +358,7 @@ def test_a_name_of_the_store_is_not_hidden_by_a_file_of_that_name(
     monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
     takes = [name for name, words in BASE.items() if MODEL in words and name not in ("import", "verify")]
-    assert len(takes) == 9
+    assert len(takes) == 10
     for name in takes:
         (tmp_path / "tiny").write_text("a file of the same name")
         for written, wanted in (("tiny", places["model"]), ("./tiny", Path("tiny"))):

@@ -42,6 +42,7 @@ COMMANDS = {
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),
     "plan": Command("herd.cli.plan:plan", "What fits on a machine, and how fast it can be", "Machine"),
     "bench": Command("herd.cli.bench:bench", "A model's speed here, beside the machine's limits", "Machine"),
+    "eval": Command("herd.cli.evals:evaluate", "How well a model does on tasks; two runs compared", "Machine"),
     "doctor": Command("herd.cli.doctor:doctor", "What this machine has, and what is missing", "Machine"),
 }
 ALIASES = {"ls": "list"}

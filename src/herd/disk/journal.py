@@ -4,7 +4,7 @@
     ...                               one line for each thing that is finished, written after its bytes are synced
 
 A line that was being written when the run ended is no line. What it is not: what the lines say
-(`checkpoint.packed.shards`, `checkpoint.gguf.unfinished`).
+(`checkpoint.packed.shards`, `checkpoint.gguf.unfinished`, `evals.results`).
 """
 
 import os
@@ -30,14 +30,20 @@ class Journal:
 
     believe: given the lines of an earlier run of the same job, in order; the first that it does not believe, and all
     after it, are forgotten. None: begin anew, whatever is there. durable: each line is on the disk when `add` returns.
-    Raises UsageError naming what differs when the earlier run was of another job.
+    name: of the file. Raises UsageError naming what differs when the earlier run was of another job.
     """
 
     def __init__(
-        self, folder: Path, job: Mapping[str, str], believe: Callable[[bytes], bool] | None, *, durable: bool
+        self,
+        folder: Path,
+        job: Mapping[str, str],
+        believe: Callable[[bytes], bool] | None,
+        *,
+        durable: bool,
+        name: str = JOURNAL,
     ) -> None:
         self._durable = durable
-        path = folder / JOURNAL
+        path = folder / name
         kept = [msgspec.json.encode(_Start(1, dict(job)))]
         if believe is not None and path.exists():
             lines = list(_whole_lines(path))

@@ -1,0 +1,156 @@
+"""`herd eval`: how well a model does on tasks; two runs compared."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli import console, options
+from herd.errors import SomeFailed, UsageError, fail
+
+if TYPE_CHECKING:
+    from herd.evals import Compared, Results, Task
+    from herd.llm import LLM
+
+
+@click.command("eval")
+@click.argument("model", metavar="MODEL")
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.option("--out", metavar="FOLDER", type=click.Path(), help="Keep results here, and go on where a run ended.")
+@click.option("--limit", type=options.Size(), help="Ask so many items of each task.")
+@click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
+@click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
+@click.option("--allow", type=click.FloatRange(0, 100), help="With --compare: what a mean may lose.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@options.loading
+def evaluate(
+    model: str,
+    tasks: Sequence[str],
+    out: str | None,
+    limit: int | None,
+    seed: int,
+    comparing: bool,
+    allow: float | None,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Ask MODEL the items of each TASK: a .toml file, or a smoke task by its name; all of these unless said.
+
+    \b
+    herd eval smollm2 smoke-arithmetic --out runs/smollm2
+    herd eval --compare runs/smollm2 runs/smollm2-q4
+
+    --compare exits with 1 where the second run is worse.
+    """
+    if comparing:
+        if len(tasks) != 1 or out or limit:
+            fail(UsageError, "--compare", expected="two folders of results and nothing more", do="see --help")
+        return _compare(model, tasks[0], allow or 0.0, as_json)
+    if allow is not None:
+        fail(UsageError, "--allow", expected="--compare before it")
+    from herd.evals import built_in, find
+
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        fail(UsageError, "--out", got=out, expected="a folder")
+    wanted = [find(name) for name in tasks or built_in()]
+    if len({task.name for task in wanted}) < len(wanted):
+        fail(UsageError, "tasks", got="one name twice", expected="each once")
+    with _folder(out) as folder, _load(model, values, quiet) as llm:
+        found = _ask(llm, wanted, folder, limit, seed, quiet)
+    _tell(model, found, as_json, quiet)
+    return 0
+
+
+@contextmanager
+def _folder(out: str | None) -> Iterator[Path]:
+    """Where results go; one that goes again where nobody wants to keep them."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="herd-eval-") as made:
+        yield Path(made)
+
+
+def _load(model: str, values: dict[str, Any], quiet: bool) -> "LLM":
+    from herd.llm import load
+
+    with console.progress(quiet=quiet) as progress:
+        return load(model, **options.load_arguments(values), progress=progress)
+
+
+def _ask(
+    llm: "LLM", tasks: Sequence["Task"], folder: Path, limit: int | None, seed: int, quiet: bool
+) -> "list[Results]":
+    from herd.evals.identity import sampled
+    from herd.evals.results import Written, job_of
+    from herd.evals.running import check, run
+
+    for task in tasks:
+        check(llm, task)
+    identity = sampled(llm.path) if llm.path is not None else llm.name
+    found = []
+    with console.progress(quiet=quiet, units={task.name: "items" for task in tasks}) as progress:
+        for task in tasks:
+            written = Written(folder / task.name, job_of(task, identity, seed))
+            try:
+                done = written.results.found.keys()
+                run(llm, task, written.add, limit=limit, seed=seed, done=set(done), progress=progress)
+            finally:
+                written.close()
+            found.append(written.results)
+    return found
+
+
+def _tell(model: str, found: "Sequence[Results]", as_json: bool, quiet: bool) -> None:
+    rows = [results.summary for results in found]
+    if as_json:
+        console.print_json("eval", {"model": model, "tasks": [row.to_dict() for row in rows]})
+    else:
+        table = []
+        for row in rows:
+            value = "-" if row.interval is None else f"{row.interval.mean:.4f}"
+            within = "-" if row.interval is None else f"{row.interval.low:.4f} to {row.interval.high:.4f}"
+            table.append((row.task, row.metric, value, within, str(row.answered), str(sum(row.failed.values()))))
+        console.table(("task", "metric", "mean", "95%", "items", "failed"), table)
+    for row in rows:
+        if row.failed:
+            console.note(f"{row.task}: {sum(row.failed.values())} items failed, the first: {row.why}", quiet=quiet)
+    if lost := [row.task for row in rows if row.interval is None]:
+        fail(SomeFailed, f"no item of {', '.join(lost)} was answered", do="see the note above")
+
+
+def _compare(first: str, second: str, allow: float, as_json: bool) -> int:
+    from herd.evals import compare, read_all
+
+    found = compare(read_all(Path(first)), read_all(Path(second)), allow=allow)
+    if as_json:
+        console.print_json("eval", {"first": first, "second": second, "tasks": [row.to_dict() for row in found]})
+    else:
+        console.table(
+            ("task", "items", "metric", "A", "B", "B over A, 95%", "chance", "B is"), [_row(row) for row in found]
+        )
+    return 1 if any(row.verdict == "worse" for row in found) else 0
+
+
+def _row(row: "Compared") -> tuple[str, ...]:
+    within = row.difference.interval
+    verdict: str = row.verdict
+    if row.needed is not None:
+        verdict += f"; about {row.needed} items would"
+    if row.unpaired:
+        verdict += f"; {row.unpaired} items failed or are missing in one run"
+    return (
+        row.task,
+        str(row.difference.items),
+        row.metric,
+        f"{row.first:.4f}",
+        f"{row.second:.4f}",
+        f"{within.mean:+.4f} ({within.low:+.4f} to {within.high:+.4f})",
+        f"{row.chance:.3g}",
+        verdict,
+    )

@@ -1,0 +1,19 @@
+"""Evaluations: how well a model does on tasks, and whether another one does better.
+
+    tasks        tasks as data, with limits       checkers     whether a reply is right, by name
+    templates    prompts out of items             running      items asked of a model, many at once
+    results      what came of them, in a folder   comparing    two runs, item by item
+    statistics   intervals and tests              identity     what tells a model's files from others
+
+Over `ChatModel.ascore` and `achat` alone. What it is not: code that comes with a task.
+"""
+
+from herd.evals.comparing import Compared as Compared
+from herd.evals.comparing import compare as compare
+from herd.evals.results import Results as Results
+from herd.evals.results import Summary as Summary
+from herd.evals.results import read_all as read_all
+from herd.evals.running import run as run
+from herd.evals.tasks import Task as Task
+from herd.evals.tasks import built_in as built_in
+from herd.evals.tasks import find as find

@@ -1,0 +1,192 @@
+"""Whether a reply is right: checkers by name, each with options of its own and what an item must hold for it.
+
+    exact      the text, white space around it aside, is the answer, or one of the answers
+    includes   an answer stands in it (all: each of them), and none of what the item has as `never`
+    numeric    the last number in it is the answer, within a tolerance
+    one_of     of the item's `options` the answer alone stands in it
+    json       it is one JSON value, equal to the answer where the item has one
+    regex      the pattern that is the answer is found in it, within a second
+    tool_call  it calls the item's `calls`, in order, with these arguments
+
+What it is not: code out of a task's file.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isclose
+from typing import Annotated, Any
+
+import msgspec
+import regex  # type: ignore[import-untyped]
+
+from herd.errors import BadFile, TimedOut, fail
+from herd.evals.templates import Item, answers
+from herd.events import Reply
+from herd.grammar.regexes import repeats
+from herd.strict_json import excess
+
+REGEX_S = 1.0
+"""Seconds that a pattern may look at a reply."""
+PATTERN = 1000
+"""Characters of a pattern."""
+REPEATS = 1000
+"""Least counts of a pattern, multiplied along their nesting: each is written out when it is compiled."""
+MAX_NUMBER = 1e30
+JSON_DEPTH, JSON_VALUES = 64, 100_000
+_NUMBER = re.compile(r"-?[0-9][0-9,]{0,30}+(?:\.[0-9]{1,30}+)?+")
+_SURE = 1e-9
+"""A tolerance for what cannot be written in binary, as a part of the number."""
+
+
+class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of a checker that has none."""
+
+
+class _Case(_Options, frozen=True, forbid_unknown_fields=True):
+    ignore_case: bool = False
+
+
+class _Includes(_Case, frozen=True, forbid_unknown_fields=True):
+    all: bool = False
+
+
+class _Numeric(_Options, frozen=True, forbid_unknown_fields=True):
+    tolerance: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class Checker:
+    """One checker. options: the type of its options; check: raises BadFile for an item that it cannot judge by."""
+
+    options: type[_Options]
+    check: Callable[[Item], None]
+    judge: Callable[[Reply, Item, Any], bool]
+
+    def read(self, given: Mapping[str, Any]) -> Any:
+        """Its options out of a task's file. Raises BadFile."""
+        try:
+            return msgspec.convert(given, self.options)
+        except msgspec.ValidationError as error:
+            fail(BadFile, f"options of the checker: {error}")
+
+
+def _exact(reply: Reply, item: Item, options: _Case) -> bool:
+    return _plain(reply.text.strip(), options) in [_plain(one.strip(), options) for one in answers(item)]
+
+
+def _includes(reply: Reply, item: Item, options: _Includes) -> bool:
+    text = _plain(reply.text, options)
+    if any(_plain(one, options) in text for one in item.get("never", ())):
+        return False
+    return (all if options.all else any)(_plain(one, options) in text for one in answers(item))
+
+
+def _numeric(reply: Reply, item: Item, options: _Numeric) -> bool:
+    found = _NUMBER.findall(reply.text)
+    if not found:
+        return False
+    said, wanted = float(found[-1].replace(",", "")), float(item["answer"])
+    return isclose(said, wanted, rel_tol=_SURE, abs_tol=options.tolerance)
+
+
+def _one_of(reply: Reply, item: Item, options: _Case) -> bool:
+    text = _plain(reply.text, options)
+    return [one for one in item["options"] if _plain(one, options) in text] == [item["answer"]]
+
+
+def _json(reply: Reply, item: Item, _options: _Options) -> bool:
+    data = reply.text.strip().encode("utf-8", "replace")
+    if excess(data, depth=JSON_DEPTH, values=JSON_VALUES) is not None:
+        return False
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return "answer" not in item or _same(said, item["answer"])
+
+
+def _regex(reply: Reply, item: Item, _options: _Options) -> bool:
+    try:
+        return any(regex.search(one, reply.text, timeout=REGEX_S) for one in answers(item))
+    except TimeoutError:
+        fail(TimedOut, "the checker regex", got=f"no result in {REGEX_S:g} s", do="simplify the item's pattern")
+
+
+def _tool_call(reply: Reply, item: Item, _options: _Options) -> bool:
+    said = [{"name": call.name, "arguments": dict(call.arguments)} for call in reply.tool_calls]
+    return _same(said, [{"name": one["name"], "arguments": one.get("arguments", {})} for one in item["calls"]])
+
+
+def _plain(text: str, options: _Case) -> str:
+    return text.casefold() if options.ignore_case else text
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _texts(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+        fail(BadFile, name, got=value, expected="a list of texts that are not empty")
+
+
+def _has_texts(item: Item) -> None:
+    given = item.get("answer")
+    _texts("answer", given if isinstance(given, list) else [given])
+    if "never" in item:
+        _texts("never", item["never"])
+
+
+def _has_number(item: Item) -> None:
+    given = item.get("answer")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) <= MAX_NUMBER:
+        fail(BadFile, "answer", got=given, expected=f"a number of at most {MAX_NUMBER:g}")
+
+
+def _has_options(item: Item) -> None:
+    _texts("options", item.get("options"))
+    if item.get("answer") not in item["options"]:
+        fail(BadFile, "answer", got=item.get("answer"), expected="one of the options")
+
+
+def _has_pattern(item: Item) -> None:
+    _has_texts(item)
+    for one in answers(item):
+        if len(one) > PATTERN:
+            fail(BadFile, "answer", got=f"{len(one)} characters", expected=f"a pattern of at most {PATTERN}")
+        if repeats(one) > REPEATS:
+            fail(BadFile, "answer", got=one, expected=f"counts that multiply to at most {REPEATS}")
+        try:
+            regex.compile(one)
+        except (regex.error, ValueError, OverflowError, RecursionError) as error:
+            fail(BadFile, "answer", got=str(error), expected="a regular expression")
+
+
+def _has_calls(item: Item) -> None:
+    calls, tools = item.get("calls"), item.get("tools")
+    if not isinstance(tools, list) or not tools:
+        fail(BadFile, "tools", got=tools, expected="a list of tools")
+    if not isinstance(calls, list) or not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls):
+        fail(BadFile, "calls", got=calls, expected='a list of {"name": ..., "arguments": {...}}')
+
+
+def _anything(_item: Item) -> None:
+    """Any item will do."""
+
+
+CHECKERS: Mapping[str, Checker] = {
+    "exact": Checker(_Case, _has_texts, _exact),
+    "includes": Checker(_Includes, _has_texts, _includes),
+    "numeric": Checker(_Numeric, _has_number, _numeric),
+    "one_of": Checker(_Case, _has_options, _one_of),
+    "json": Checker(_Options, _anything, _json),
+    "regex": Checker(_Options, _has_pattern, _regex),
+    "tool_call": Checker(_Options, _has_calls, _tool_call),
+}

@@ -1,0 +1,255 @@
+"""Tasks as data: a TOML file that says what is asked and how it is judged, beside a JSONL of items.
+
+    name = "capitals"
+    kind = "answer"                        bits_per_byte, choices, answer
+    items = "capitals.jsonl"               a file beside it, one item a line; or [[item]] tables
+    prompt = "Capital of {country}?"       fields of an item in braces
+    checker = "includes"                   of an `answer` task, with `options` (`herd.evals.checkers`)
+
+Limits come first: bytes, items, depth; a line that is broken is one error with its number. What it is not: a program.
+Nothing in a task is run.
+"""
+
+import hashlib
+import random
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from herd.disk.small_files import parse_object, regular_file, safe_path
+from herd.errors import BadFile, HerdError, NotFound, fail
+from herd.evals.checkers import CHECKERS
+from herd.evals.templates import Item, filled, parts
+from herd.value_checks import nearest
+
+MAX_TASK = 1 << 20
+"""Bytes of a task's own file."""
+MAX_FILE = 256 << 20
+"""Bytes of a file of items."""
+MAX_LINE = 1 << 20
+"""Bytes of one item."""
+MAX_ITEMS = 100_000
+MAX_CHOICES = 64
+BUILT_IN = Path(str(package_files("herd.evals").joinpath("smoke")))
+METRICS: dict[str, tuple[str, ...]] = {
+    "bits_per_byte": ("bits_per_byte",),
+    "choices": ("accuracy", "accuracy_per_byte", "accuracy_per_token"),
+    "answer": ("accuracy",),
+}
+"""What each kind is measured in; the first unless the task says."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a task's file says, items aside."""
+
+    name: str
+    kind: Literal["bits_per_byte", "choices", "answer"]
+    metric: str = ""
+    prompt: str = ""
+    separator: str = " "
+    """What stands between the prompt and a choice."""
+    system: str = ""
+    shots: int = 0
+    """Worked examples before each item, the same ones, drawn by the seed."""
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    checker: str = ""
+    options: dict[str, Any] = {}
+    licence: str = ""
+    source: str = ""
+
+
+class _File(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    items: str = ""
+    item: list[dict[str, Any]] = []
+    example: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its items, checked."""
+
+    head: Head
+    items: tuple[Item, ...]
+    shots: tuple[Item, ...]
+    """The worked examples that were drawn."""
+    digest: str
+    """SHA-256 of what is asked, of which items, and how it is judged."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.head.name
+
+    @property
+    def higher(self) -> bool:
+        """Whether more is better."""
+        return self.head.kind != "bits_per_byte"
+
+    def chosen(self, limit: int | None = None) -> list[int]:
+        """Numbers of the items that are asked where only so many are; a larger limit chooses these and more."""
+        numbers = list(range(len(self.items)))
+        if limit is None or limit >= len(numbers):
+            return numbers
+        random.Random(self.head.seed).shuffle(numbers)
+        return numbers[:limit]
+
+
+def built_in() -> list[str]:
+    """Names of the tasks that come with Herd."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def find(name: str) -> Task:
+    """A task by the name of one that comes with Herd, or by the path of its file. Raises NotFound, BadFile."""
+    if name in built_in():
+        return read(BUILT_IN / f"{name}.toml")
+    if not name.endswith(".toml"):
+        near = nearest(name, built_in())
+        do = f"did you mean {near}?" if near else "give one of these, or the path of a .toml file"
+        fail(NotFound, f"no task {name}", expected=", ".join(built_in()), do=do)
+    return read(Path(name))
+
+
+def read(path: Path) -> Task:
+    """The task of a file. Raises NotFound, and BadFile naming the file and line for what is none."""
+    size = regular_file(path).st_size
+    if size > MAX_TASK:
+        fail(BadFile, f"{path}: size", got=f"{size} bytes", expected=f"at most {MAX_TASK}")
+    try:
+        said = msgspec.convert(tomllib.loads(path.read_bytes().decode()), _File)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        fail(BadFile, f"{path.name}: {error}")
+    with _named(path.name):
+        head = _checked(said)
+        check = _checks(head)
+    places = _places(path, said)
+    items = []
+    for place, item in places:
+        with _named(place):
+            check(item)
+        items.append(item)
+    if not items:
+        fail(BadFile, f"{path.name}: no items", do="name a file of them as items, or write [[item]] tables")
+    for i, example in enumerate(said.example):
+        with _named(f"{path.name}: example {i + 1}"):
+            check(example)
+    shots = random.Random(head.seed).sample(said.example, head.shots)
+    return Task(head, tuple(items), tuple(shots), _digest(head, items, shots))
+
+
+class _named:  # noqa: N801 (a context manager, used as a function)
+    """Errors inside the block name a place."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if isinstance(error, BadFile):
+            raise BadFile(f"{self._place}: {error}") from None
+
+
+def _checked(said: _File) -> Head:
+    """The head of a task, each field as it may be."""
+    head = msgspec.convert({name: getattr(said, name) for name in Head.__struct_fields__}, Head)
+    if not head.name or len(head.name) > 64 or not all(c.isalnum() or c in "-_" for c in head.name):
+        fail(BadFile, "name", got=head.name, expected="1 to 64 letters, digits, - and _")
+    metrics = METRICS[head.kind]
+    if head.metric not in ("", *metrics):
+        fail(BadFile, "metric", got=head.metric, expected=", ".join(metrics))
+    for name, value, low, high in (
+        ("shots", head.shots, 0, len(said.example)),
+        ("max_tokens", head.max_tokens, 1, 1 << 20),
+        ("seed", head.seed, 0, 1 << 31),
+        ("temperature", head.temperature, 0, 2),
+    ):
+        if not low <= value <= high:
+            fail(BadFile, name, got=value, expected=f"from {low} to {high}")
+    if head.kind == "bits_per_byte":
+        for name in ("prompt", "shots", "system", "checker"):
+            if getattr(head, name):
+                fail(BadFile, f"{name} of bits_per_byte", got=getattr(head, name), expected="documents alone")
+    elif not head.prompt:
+        fail(BadFile, "prompt", got="none", expected="a text with fields of an item in braces")
+    if (head.kind == "answer") != bool(head.checker) or head.checker not in ("", *CHECKERS):
+        known = ", ".join(CHECKERS) if head.kind == "answer" else "none: only answers are checked"
+        fail(BadFile, "checker", got=head.checker or "none", expected=known)
+    if head.checker == "tool_call" and head.shots:
+        fail(BadFile, "shots", got=head.shots, expected="none: an example says a text, and calls nothing")
+    parts(head.prompt)
+    if head.checker:
+        CHECKERS[head.checker].read(head.options)
+    elif head.options:
+        fail(BadFile, "options", got=", ".join(head.options), expected="none without a checker")
+    return msgspec.structs.replace(head, metric=head.metric or metrics[0])
+
+
+def _checks(head: Head) -> Callable[[Item], None]:
+    """What refuses an item that is none of such a task."""
+    if head.kind == "bits_per_byte":
+        return _document
+
+    def check(item: Item) -> None:
+        filled(head.prompt, item)
+        if head.kind == "choices":
+            _choices(item)
+        else:
+            CHECKERS[head.checker].check(item)
+
+    return check
+
+
+def _document(item: Item) -> None:
+    if not isinstance(item.get("text"), str) or not item["text"]:
+        fail(BadFile, "text", got=item.get("text"), expected="a document")
+
+
+def _choices(item: Item) -> None:
+    given, answer = item.get("choices"), item.get("answer")
+    if not isinstance(given, list) or not 2 <= len(given) <= MAX_CHOICES:
+        fail(BadFile, "choices", got=given, expected=f"a list of 2 to {MAX_CHOICES} texts")
+    if not all(isinstance(one, str) and one for one in given):
+        fail(BadFile, "choices", got=given, expected="texts that are not empty")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(given):
+        fail(BadFile, "answer", got=answer, expected=f"the number of a choice, from 0 to {len(given) - 1}")
+
+
+def _places(path: Path, said: _File) -> Iterator[tuple[str, Item]]:
+    """(where it stands, item) of each item."""
+    if said.items and said.item:
+        fail(BadFile, f"{path.name}: items", got="a file and [[item]] tables", expected="one of them")
+    if not said.items:
+        yield from ((f"{path.name}: item {i + 1}", item) for i, item in enumerate(said.item))
+        return
+    try:
+        file = safe_path(path.absolute().parent, said.items)
+    except HerdError as error:
+        _no_items(path, error)
+    if file.stat().st_size > MAX_FILE:
+        fail(BadFile, f"{file.name}: size", got=f"{file.stat().st_size} bytes", expected=f"at most {MAX_FILE}")
+    with file.open("rb") as opened:
+        for number, line in enumerate(iter(lambda: opened.readline(MAX_LINE + 1), b""), 1):
+            place = f"{file.name}, line {number}"
+            if number > MAX_ITEMS:
+                fail(BadFile, place, got="more items", expected=f"at most {MAX_ITEMS}")
+            if len(line) > MAX_LINE:
+                fail(BadFile, place, got="a longer line", expected=f"at most {MAX_LINE} bytes")
+            if line.strip():
+                yield place, parse_object(line, place)
+
+
+def _no_items(path: Path, error: HerdError) -> NoReturn:
+    fail(NotFound if isinstance(error, NotFound) else BadFile, f"{path.name}: items: {error}")
+
+
+def _digest(head: Head, items: Sequence[Item], shots: Sequence[Item]) -> str:
+    told = {name: getattr(head, name) for name in Head.__struct_fields__ if name not in ("licence", "source")}
+    return hashlib.sha256(msgspec.json.encode([told, items, shots], order="sorted")).hexdigest()

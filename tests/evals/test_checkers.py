@@ -1,0 +1,96 @@
+"""Whether a reply is right, by each checker's name; no checker hangs, whatever a reply holds."""
+
+from typing import Any
+
+import pytest
+
+from herd.errors import BadFile, TimedOut
+from herd.evals import checkers
+from herd.evals.checkers import CHECKERS
+from herd.events import Reply, Timings, Usage
+from herd.messages import ToolCall
+
+TOOLS = [{"name": "weather", "parameters": {"type": "object"}}]
+
+
+def right(name: str, text: str, item: dict[str, Any], calls: tuple[ToolCall, ...] = (), **options: Any) -> bool:
+    checker = CHECKERS[name]
+    checker.check(item)
+    reply = Reply(text, "stop", Usage(1, 1), Timings(), tool_calls=calls)
+    return checker.judge(reply, item, checker.read(options))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "item", "options", "expected"),
+    [
+        ("exact", " Paris\n", {"answer": "Paris"}, {}, True),
+        ("exact", "paris", {"answer": "Paris"}, {}, False),
+        ("exact", "paris", {"answer": ["Rome", "Paris"]}, {"ignore_case": True}, True),
+        ("exact", "Paris.", {"answer": "Paris"}, {}, False),
+        ("includes", "It is Paris.", {"answer": "Paris"}, {}, True),
+        ("includes", "a and c", {"answer": ["a", "b"]}, {}, True),
+        ("includes", "a and c", {"answer": ["a", "b"]}, {"all": True}, False),
+        ("includes", "a or b", {"answer": "a", "never": ["b"]}, {}, False),
+        ("numeric", "3 + 4 = 7", {"answer": 7}, {}, True),
+        ("numeric", "It costs $1,250.50.", {"answer": 1250.5}, {}, True),
+        ("numeric", "7, or rather 8", {"answer": 7}, {}, False),
+        ("numeric", "about -3.1", {"answer": -3.14}, {"tolerance": 0.05}, True),
+        ("numeric", "none", {"answer": 0}, {}, False),
+        ("numeric", "0.1", {"answer": 0.1}, {}, True),
+        ("one_of", "I say yes", {"options": ["yes", "no"], "answer": "yes"}, {}, True),
+        ("one_of", "yes or no", {"options": ["yes", "no"], "answer": "yes"}, {}, False),
+        ("json", '{"a": 1}', {}, {}, True),
+        ("json", '{"a": 1.0, "b": [true]}', {"answer": {"b": [True], "a": 1}}, {}, True),
+        ("json", '{"a": true}', {"answer": {"a": 1}}, {}, False),
+        ("json", '{"a": 1', {}, {}, False),
+        ("json", "[" * 100_000, {}, {}, False),
+        ("regex", "call 555-1234", {"answer": r"\d{3}-\d{4}$"}, {}, True),
+        ("regex", "call 555", {"answer": r"^\d"}, {}, False),
+    ],
+)
+def test_right_is_right(name: str, text: str, item: dict[str, Any], options: dict[str, Any], expected: bool) -> None:
+    assert right(name, text, item, **options) is expected
+
+
+def test_calls_are_compared_by_name_and_arguments() -> None:
+    item = {"tools": TOOLS, "calls": [{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}]}
+    assert right("tool_call", "", item, (ToolCall("weather", {"days": 2.0, "city": "Oslo"}, "x"),))
+    assert not right("tool_call", "", item, (ToolCall("weather", {"city": "Oslo"}, "x"),))
+    assert not right("tool_call", "", item)
+    assert not right("tool_call", "", {"tools": TOOLS, "calls": []}, (ToolCall("weather", {}, "x"),))
+
+
+def test_a_pattern_that_loops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkers, "REGEX_S", 0.1)
+    with pytest.raises(TimedOut, match=r"the checker regex: got no result in 0\.1 s"):
+        right("regex", "a" * 5000 + "!", {"answer": r"^(a|aa|a+)+$(?<=b)"})
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("exact", {}),
+        ("exact", {"answer": 3}),
+        ("exact", {"answer": []}),
+        ("includes", {"answer": "a", "never": "b"}),
+        ("numeric", {"answer": "7"}),
+        ("numeric", {"answer": True}),
+        ("numeric", {"answer": 10**400}),
+        ("numeric", {"answer": float("nan")}),
+        ("one_of", {"options": ["a"], "answer": "b"}),
+        ("regex", {"answer": "("}),
+        ("regex", {"answer": "a" * 1001}),
+        ("regex", {"answer": "(?:(?:(?:(?:a{100}){100}){100}){100}){100}"}),
+        ("tool_call", {"tools": [], "calls": []}),
+        ("tool_call", {"tools": TOOLS, "calls": [1]}),
+    ],
+)
+def test_items_that_cannot_be_judged_by_are_refused(name: str, item: dict[str, Any]) -> None:
+    with pytest.raises(BadFile):
+        CHECKERS[name].check(item)
+
+
+@pytest.mark.parametrize(("name", "options"), [("numeric", {"tolerance": -1}), ("exact", {"x": 1}), ("json", {"x": 1})])
+def test_options_that_a_checker_has_not_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(BadFile, match="options of the checker"):
+        CHECKERS[name].read(options)
