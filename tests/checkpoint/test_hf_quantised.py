@@ -195,6 +195,39 @@ def test_fbgemm_fp8_with_fused_experts(tmp_path: Path) -> None:
             assert np.array_equal(got if exact.ndim == 2 else got.swapaxes(-1, -2), as_bf16(exact)), name
 
 
+@pytest.mark.parametrize("config", [TINY_TEXT, TINY_DENSE], ids=["text", "llama"])
+def test_fp8_with_a_scale_a_block(tmp_path: Path, config: Llama4Config) -> None:
+    """Blocks of 24 by 20 divide no matrix: the last ones are cut. What activations are scaled by is passed over."""
+    want, style = Wanted(), style_of(config)
+
+    def change(tensors: Tensors) -> None:
+        def put(stored: str, w: Any) -> None:
+            codes = (w.float() * 100).to(torch.float8_e4m3fn)
+            scale = torch.rand(-(-w.shape[0] // 24), -(-w.shape[1] // 20)) / 100
+            every = scale.double().repeat_interleave(24, 0).repeat_interleave(20, 1)[: w.shape[0], : w.shape[1]]
+            tensors[stored + ".weight"], tensors[stored + ".weight_scale_inv"] = codes, scale
+            tensors[stored + ".activation_scale"] = torch.ones(())
+            want[stored] = (codes.double() * every).float().numpy()
+
+        for w in matrices(config):
+            put(file_name(w.name, style), tensors[file_name(w.name + ".weight", style)])
+        split_experts(tensors, config, put)
+
+    said = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": [24, 20]}
+    folder(tmp_path / "m", config, said, change)
+    with open_checkpoint(tmp_path / "m") as checkpoint:
+        for w in matrices(config):
+            got, exact = values(own(checkpoint, w.name)), want[file_name(w.name, style)]
+            if style == "llama" and w.name.endswith(("q_proj", "k_proj")):
+                exact = exact.reshape(-1, 2, config.head_size // 2, exact.shape[1]).swapaxes(1, 2).reshape(exact.shape)
+            assert np.array_equal(got, as_bf16(exact)), w.name
+        for w in (w for w in walk(config) if w.kind == "experts" and "down" in w.name):
+            stem = file_name(w.name, style).rpartition(".")[0]
+            exact = np.stack([want[f"{stem}.{e}.down_proj"] for e in range(config.num_experts)])
+            assert np.array_equal(values(own(checkpoint, w.name)), as_bf16(exact))
+        assert checkpoint.load().blocks
+
+
 @pytest.mark.parametrize("group", [32, 128, "channel"])
 @pytest.mark.parametrize("family", ["llama4", "llama"])
 def test_compressed_tensors_int4_becomes_q4_0_without_loss(tmp_path: Path, group: Any, family: str) -> None:

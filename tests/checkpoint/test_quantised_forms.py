@@ -97,6 +97,25 @@ def test_every_form_has_a_file_of_its_package() -> None:
         assert SafeFile(path).metadata["package"].split()[1]
 
 
+@pytest.mark.parametrize("shape", [(200, 300), (128, 128), (5, 7), (129, 1)])
+def test_blocks_of_fp8_that_do_not_fill_a_matrix_have_a_scale_too(shape: tuple[int, int]) -> None:
+    """As published: blocks of 128 by 128, the last ones cut; in float64, each weight by its own place."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(shape[0])
+    codes = torch.from_numpy(rng.normal(size=shape).astype(np.float32)).to(torch.float8_e4m3fn)
+    scales = rng.uniform(1e-4, 2, (-(-shape[0] // 128), -(-shape[1] // 128))).astype(np.float32)
+    said = {"a.weight": ("F8_E4M3", codes.view(torch.uint8).numpy()), "a.weight_scale_inv": ("F32", scales)}
+    tensors = {n: Tensor(dtype, x.shape, lambda x=x: x, n) for n, (dtype, x) in said.items()}
+    stored = Stored(Path("a"), {})
+    stored.tensors.update(tensors)
+    coded = FORMS["fp8"](stored, {"quant_method": "fp8"}).coded("a", *shape)
+    assert coded is not None
+    rows, columns = np.indices(shape)
+    want = codes.double().numpy() * scales.astype(np.float64)[rows // 128, columns // 128]
+    np.testing.assert_array_equal(coded.floats(0, shape[0]), want.astype(np.float32))
+    np.testing.assert_array_equal(coded.floats(1, 5), want[1:5].astype(np.float32))
+
+
 OPTIONAL = (".weight_shape", ".weight_zero_point", "g_idx", ".weight_format")
 """Endings of tensors without which a matrix is another one, or the same."""
 WHOLE = (".weight_shape", "g_idx", ".weight_format")

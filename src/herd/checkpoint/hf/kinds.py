@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from herd.checkpoint.hf.forms.awq import Awq
 from herd.checkpoint.hf.forms.bitsandbytes import BitsAndBytes
 from herd.checkpoint.hf.forms.compressed_tensors import CompressedTensors, FbgemmFp8
+from herd.checkpoint.hf.forms.fine_fp8 import FineFp8
 from herd.checkpoint.hf.forms.form import WRITTEN_BY, Form, Plain
 from herd.checkpoint.hf.forms.gptq import Gptq
 from herd.checkpoint.hf.forms.mlx import Mlx
@@ -26,6 +27,7 @@ from herd.weights import Source
 FORMS: dict[str, type[Form]] = {
     "compressed-tensors": CompressedTensors,
     "fbgemm_fp8": FbgemmFp8,
+    "fp8": FineFp8,
     "gptq": Gptq,
     "awq": Awq,
     "bitsandbytes": BitsAndBytes,

@@ -27,7 +27,7 @@ from herd.weights import Dense, Linear, Packed, Pair
 _NOT_WEIGHTS = (
     "input_scale", "output_scale", "input_scale_ub", "input_zero_point", "output_zero_point", "input_global_scale",
     ".k_scale", ".v_scale", ".q_scale", ".prob_scale", ".k_zero_point", ".v_zero_point", ".k_global_scale",
-    ".v_global_scale",
+    ".v_global_scale", "activation_scale",
 )  # fmt: skip
 """Endings of what belongs to activations and caches, which are computed as they come."""
 

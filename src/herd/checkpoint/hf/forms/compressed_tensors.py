@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from herd.checkpoint.coded import E4M3, Coded, Grouped, Rows, rows_of, unpack_words
-from herd.checkpoint.hf.forms.form import Form, fp4, fp8, mxfp4
+from herd.checkpoint.hf.forms.form import Form, fp4, fp8, mxfp4, scales_of_blocks
 from herd.checkpoint.hf.stored import FLOATS
 from herd.errors import BadCheckpoint, fail
 from herd.formats import to_float32
-from herd.formats.dtypes import Array
 
 _FORMATS = (
     "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized",
@@ -130,13 +129,7 @@ class CompressedTensors(Form):
             return self.scale_rows(name, outputs)
         found = self.stored.expect(name, FLOATS, shape)
         high, wide = self._block(name, outputs, inputs, shape)
-
-        def rows(start: int, stop: int) -> Array:
-            lines = to_float32(np.ascontiguousarray(found[start // high : -(-stop // high)]))
-            every = np.repeat(lines, high, axis=0)[start % high :][: stop - start]
-            return np.repeat(every, wide, axis=1)[:, :inputs]
-
-        return rows
+        return scales_of_blocks(found, high, wide, inputs)
 
     def _block(self, name: str, outputs: int, inputs: int, shape: tuple[int, ...]) -> tuple[int, int]:
         """Outputs and inputs of a block with one scale: what config.json says, if the scales are as many."""

@@ -8,6 +8,7 @@ import numpy as np
 from herd.checkpoint.coded import E2M1, E4M3, Coded, Decoded, Mxfp4, Rows, low_nibbles_first, rows_of
 from herd.checkpoint.hf.stored import FLOATS, Stored
 from herd.errors import BadCheckpoint, fail
+from herd.formats import to_float32
 from herd.formats.dtypes import Array
 
 WRITTEN_BY = "llm-compressor, GPTQModel, AutoAWQ, bitsandbytes, modelopt and mlx-lm write forms that are read"
@@ -53,6 +54,17 @@ class Plain(Form):
 def fp8(codes: Array, scales: Rows) -> Decoded:
     """w = scale * e4m3. codes: uint8 [O, I]; scales: [n, 1] or [n, I]."""
     return Decoded(lambda start, stop: E4M3[codes[start:stop]] * scales(start, stop))
+
+
+def scales_of_blocks(found: Array, high: int, wide: int, inputs: int) -> Rows:
+    """Scales of blocks of `high` outputs and `wide` inputs, one an element, as [n, I]; the last blocks may be cut."""
+
+    def rows(start: int, stop: int) -> Array:
+        lines = to_float32(np.ascontiguousarray(found[start // high : -(-stop // high)]))
+        every = np.repeat(lines, high, axis=0)[start % high :][: stop - start]
+        return np.repeat(every, wide, axis=1)[:, :inputs]
+
+    return rows
 
 
 def fp4(data: Array, scales: Rows, group: int) -> Decoded:
