@@ -3,10 +3,10 @@
     plan_memory_worker.py PATH CONTEXT KV ENGINE FILL   -> JSON lines: loaded, filled, answered
 
 FILL is `prompt` (one prompt as long as the context, then eight that together are longer) or `pages` (every page of
-every pool written as passes write them). Then it answers eight prompts side by side, of which one is longer than a
-pass, reads on, and looks every id up: the work beside the cache, and all weights in use. Each line says what the
-process and its children hold, in bytes: `anonymous` a process, `files` the pages of each mapped file that their tables
-have.
+every pool written as passes write them). Then it answers eight prompts side by side and one that is longer than a
+pass, reads random ids and looks all of them up: the work beside the cache, and all weights in use. Each line says what
+the process and its children hold, in bytes: `anonymous` a process, `files` the pages of each mapped file that their
+tables have.
 """
 
 import json
@@ -17,12 +17,15 @@ from pathlib import Path
 import numpy as np
 
 import herd
+from herd.engine.runner import Chunk
 from herd.planning.layers import layer_caches
 from herd.planning.pools import pools_for
 
 PIECE = 512
-READ = 2048
-"""Tokens that are read beside the cache: enough that each of 16 experts has rows in every layer."""
+LONG = 700
+"""Tokens of a prompt that is longer than a pass, and alone."""
+ROWS, PASSES = 64, 12
+"""Of random ids, all different as a rule: enough that each of 16 experts has rows in every layer."""
 
 
 def processes(pid):
@@ -84,16 +87,13 @@ def fill_pages(llm, kv_dtype, rng):
             ops.close_pages(kv, np.zeros(pages, np.int64), np.arange(pages))
 
 
-def read_on(llm, rng, count):
-    """Prompts of so many tokens in all, or a few less."""
-    length = min(count, llm.context - 8)
-    for _ in range(-(-count // length)):
-        llm.complete(text_of(llm, rng, length), max_tokens=1)
-
-
-def look_up(llm):
-    """Look every id up, so that all of the table is in use."""
+def use_all(llm, rng):
+    """Have every expert and every row of the table in use."""
     runner = llm._engine.runner
+    for _ in range(PASSES):
+        lease = runner.lease()
+        runner.run([Chunk(lease, rng.integers(0, runner.vocab_size, ROWS).tolist())])
+        runner.drop(lease)
     for first in range(0, runner.vocab_size, PIECE):
         runner.ops.embed(np.arange(first, min(first + PIECE, runner.vocab_size)), runner.weights.embed)
 
@@ -105,20 +105,20 @@ def tell(stage, files, **more):
 def main():
     path, context, kv, engine, fill = sys.argv[1:]
     rng = np.random.default_rng(1)
-    llm = herd.load(path, context=int(context), kv=kv, engine=engine)
+    llm = herd.load(path, context=int(context), kv=kv, engine=engine, threads=1)  # more take some 100 KiB each
     llm.warm_up()
-    files = [str(m.path) for m in llm._checkpoint.mapped]
+    files = [str(m.path.resolve()) for m in llm._checkpoint.mapped]
     tell("loaded", files, names=files)
     if fill == "pages":
         fill_pages(llm, kv, rng)
     else:
-        read_on(llm, rng, llm.context - 8)
+        llm.complete(text_of(llm, rng, llm.context - 8), max_tokens=1)
         answers(llm, rng, [llm.context // 8 + 150] * 8, tokens=64)
     tell("filled", files)
-    answers(llm, rng, [600, *[64] * 7])
-    read_on(llm, rng, READ)
-    if engine == "thread":
-        look_up(llm)
+    answers(llm, rng, [64] * 8)
+    llm.complete(text_of(llm, rng, LONG), max_tokens=1)
+    if engine == "thread":  # of one in a child, answers alone
+        use_all(llm, rng)
     tell("answered", files)
 
 
