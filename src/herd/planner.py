@@ -1,6 +1,7 @@
 """Plans by name: a model or a file, a machine or this one -> what fits, where it lies, how fast it can be.
 
     plan("scout", "rtx4090+64GB", context=131072, users=4)    one model (also `herd.plan`)
+    cost(plan, Call(1000, 300, 100_000))                       what that costs a month, and at hosts
     what_fits("auto")                                         of each known model the best type that fits
 
 The arithmetic is `herd.planning`; here files and this machine are looked at. This machine is measured once, half a
@@ -21,11 +22,14 @@ from herd.disk.small_files import read_json
 from herd.errors import BadFile, Unsupported, UsageError, fail
 from herd.machine import num_processors
 from herd.machine.memory import total_bytes
+from herd.planning.cost import Cost, Terms, make_cost
 from herd.planning.machine_rows import machine_rows
 from herd.planning.machines import DISK_READ_BYTES_S, Card, Machine, card_of, machine_of
 from herd.planning.memory import gb
+from herd.planning.paces import Call
 from herd.planning.parts import weights_by_kind
 from herd.planning.plan import Choice, Model, Plan, Want, best_type, choice, largest_context, make_plan, placed
+from herd.planning.prices import Prices, listed, read
 from herd.planning.sizes import BITS, LADDER, Sizes, file_sizes, part_sizes, type_sizes
 from herd.store import choosing, known_models
 
@@ -65,6 +69,32 @@ def plan(
         sizes = best.sizes if best else type_sizes(config, LADDER[-1])
     fetched = name if name in known_models.models() and not _is_here(name) else ""
     return make_plan(Model(name, config, sizes, "" if fetched else str(model), fetched), here, want)
+
+
+def cost(
+    plan: Plan,
+    call: Call,
+    terms: Terms | None = None,
+    *,
+    library_tokens: int | None = None,
+    at_once: int | None = None,
+    prices: Prices | None = None,
+) -> Cost:
+    """What a plan costs a month, here and at hosts. call: tokens of a call, and calls of a month; with library_tokens
+    questions to a library that is saved. terms: the machine's price, power or rent; None: what is known of it. at_once:
+    answers computed together; None: as many as fit. prices: of hosts; None: `host_prices`. Raises UsageError,
+    BadFile."""
+    table = host_prices() if prices is None else prices
+    today = datetime.datetime.now(datetime.UTC).date()
+    return make_cost(plan, call, terms or Terms(), table, today, library_tokens=library_tokens, at_once=at_once)
+
+
+def host_prices(path: Path | None = None) -> Prices:
+    """Prices of hosts: those of a file; without one of $HERD_HOME/prices.toml where that is, else the package's. Raises
+    NotFound, BadFile."""
+    from herd.store import registry
+
+    return listed(registry.home() / "prices.toml") if path is None else read(path)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Twelve questions that people ask before they buy, and what every plan keeps to."""
+"""Questions that people ask before they buy, and what every plan keeps to. What calls of a
+month cost, and a library, is asked in test_cost.py."""
 
 from dataclasses import replace
 
@@ -88,16 +89,6 @@ def test_ten_million_tokens() -> None:
     assert planned(SCOUT, "q4_k", "h100x4", context=10 * M, kv="int4").fits
 
 
-def test_a_million_tokens_read_once() -> None:
-    """A library of a million tokens: 52.7 GB of cache; reading it is bound by operations of attention and weights."""
-    plan = planned(SCOUT, "q4_k", "h200", context=M)
-    assert plan.cache_bytes / 1e9 == pytest.approx(52.7, abs=0.1)
-    read = plan.speeds[0].limit
-    assert 30 < read.seconds < 600
-    late = plan.speeds[-1].limit
-    assert late.seconds > 2 * plan.speeds[1].limit.seconds  # each answer's token reads the library's keys
-
-
 def test_fifty_users_at_8k() -> None:
     plan = planned(SCOUT, "q4_k", "h200", context=8192, users=50)
     assert plan.cache_bytes == 50 * cache_bytes(SCOUT, 8192)
@@ -124,13 +115,6 @@ def test_the_largest_context_on_141_gb() -> None:
     assert at_most.fits
     assert not planned(SCOUT, "q4_k", "h200", context=plan.largest_context + 256).fits
     assert at_most.placement.on_card <= card_room(at_most.machine)
-
-
-def test_calls_of_a_month() -> None:
-    """100,000 calls of 1,000 + 300 tokens: how much of a month one card takes for them, at its limit."""
-    plan = planned(SCOUT, "q4_k", "h100", context=1300)
-    month_s = 1e5 * (plan.speeds[0].limit.seconds + 300 * plan.speeds[-1].limit.seconds)
-    assert 0.01 < month_s / (30 * 86400) < 0.2
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd.cli import console, options
+from herd.cli.plan_cost import asked_cost, cost_dict, cost_of, cost_options, draw_cost, show_cost
 from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
 
 if TYPE_CHECKING:
     from herd.planner import Fit
+    from herd.planning.cost import Cost
     from herd.planning.plan import Plan, Speed
 
 NO_PLACE = 4
@@ -30,7 +33,8 @@ NO_PLACE = 4
 @click.option("--type", "type_", metavar="TYPE", help="What the weights are written as: q4_k; the largest that fits.")
 @click.option("--explain", is_flag=True, help="Every step with its numbers.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Write a picture of memory over context to this file.")
-@click.option("--overwrite", is_flag=True, help="Replace the picture if it is there.")
+@cost_options
+@click.option("--overwrite", is_flag=True, help="Replace a picture if it is there.")
 @click.option("--measure", is_flag=True, help="Measure this machine again (auto).")
 @click.option("--machines", is_flag=True, help="List the machines that are known by name, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -47,23 +51,23 @@ def plan(
     measure: bool,
     machines: bool,
     as_json: bool,
+    **values: Any,
 ) -> int:
     """Plan for MODEL: scout, scout:q4_k, a config.json, a name or file of a model that is here. Without one: what fits.
 
     Arithmetic on shapes and rates; nothing is loaded. Speeds are the machine's limit, which nothing passes, and what
-    Herd reaches today where that was measured. Status 4 where the model cannot run there at all.
+    Herd reaches today where that was measured. With --calls or --library, what it costs here and at hosts. Status 4
+    where the model cannot run there at all.
     """
     from herd import planner
 
     if machines:
         _machines(as_json)
         return 0
-    if model is None and (svg is not None or explain or type_ is not None):
-        fail(UsageError, "--svg, --explain and --type are about one model", do="herd plan MODEL ...")
-    if svg is not None:
-        from herd.disk.atomic import checked_target
-
-        checked_target(svg, overwrite)
+    asked = asked_cost(values)
+    if model is None and (svg is not None or explain or type_ is not None or asked is not None):
+        fail(UsageError, "--svg, --explain, --type and costs are about one model", do="herd plan MODEL ...")
+    _check_pictures([path for path in (svg, values["svg_cost"]) if path is not None], overwrite)
     if measure:
         if machine != planner.AUTO:
             fail(UsageError, "--measure", got=f"--machine {machine}", expected="--machine auto: this machine")
@@ -71,16 +75,33 @@ def plan(
     if model is None:
         _fits(planner.what_fits(machine, context=context, users=users, kv=kv), machine, as_json)
         return 0
-    made = planner.plan(model, machine, context=context, users=users, kv=kv, type=type_)
+    made = planner.plan(
+        model, machine, context=max(context, asked.context if asked else 0), users=users, kv=kv, type=type_
+    )
+    cost = cost_of(made, asked) if asked else None
     if svg is not None:
         _draw(made, svg, overwrite)
+    if cost is not None and values["svg_cost"] is not None:
+        draw_cost(cost, values["svg_cost"], overwrite)
     if as_json:
-        console.print_json("plan", to_dict(made))
+        console.print_json("plan", {**to_dict(made), **({"cost": cost_dict(cost)} if cost else {})})
     elif explain:
-        _explain(made)
+        _explain(made, cost)
     if not as_json:
         _show(made)
+        if cost is not None:
+            show_cost(cost)
     return 0 if made.placement.runs else NO_PLACE
+
+
+def _check_pictures(paths: list[Path], overwrite: bool) -> None:
+    """Raise UsageError for a picture that cannot be written."""
+    from herd.disk.atomic import checked_target
+
+    for path in paths:
+        checked_target(path, overwrite)
+    if len(set(paths)) < len(paths):
+        fail(UsageError, "--svg-cost", got="the file of --svg", expected="another one")
 
 
 def _draw(made: "Plan", path: Path, overwrite: bool) -> None:
@@ -92,11 +113,12 @@ def _draw(made: "Plan", path: Path, overwrite: bool) -> None:
     console.note(f"written: {path}")
 
 
-def _explain(made: "Plan") -> None:
+def _explain(made: "Plan", cost: "Cost | None") -> None:
+    from herd.planning.cost_words import explain_cost
     from herd.planning.explain import explain
 
     subject = ""
-    for about, sentence in explain(made):
+    for about, sentence in chain(explain(made), explain_cost(cost) if cost else ()):
         if about != subject:
             print(about)
         subject = about

@@ -123,18 +123,19 @@ def _speed(plan: Plan, speed: Speed) -> Iterator[tuple[str, str]]:
         yield subject, f"{chance} of the routed experts are read"
     times = f"{speed.limit.times} passes of " if speed.limit.times > 1 else ""
     for term in speed.limit.terms:
-        yield subject, times + _term(term)
+        yield subject, times + term_words(term)
     yield subject, f"limit: {seconds(speed.limit.seconds)}, {speed.limit.tokens_s:,.1f} tokens/s"
     if speed.today.estimate is None:
         yield subject, f"Herd today: {speed.today.why}"
         return
     today = speed.today.estimate
     times = f"{today.times} passes of " if today.times > 1 else ""
-    terms = " + ".join(_term(t) for t in today.terms)
+    terms = " + ".join(term_words(t) for t in today.terms)
     yield subject, f"Herd today ({MEASURED.date}): {times}{terms}: {today.tokens_s:,.1f} tokens/s"
 
 
-def _term(term: Term) -> str:
+def term_words(term: Term) -> str:
+    """A part of a time, with its numbers."""
     meanwhile = "" if term.counted else " (meanwhile)"
     if term.unit == "":
         return f"{term.what}: {term.amount:,.0f} x {seconds(1 / term.rate)} = {seconds(term.seconds)}{meanwhile}"
