@@ -179,6 +179,9 @@ ROWS = {
     "an error as a text": Row(whole({"error": "out of memory", "error_type": "overloaded"}, 500), "absent"),
     "an error in an answer": Row(whole({"error": {"message": f"provider {KEY}", "code": 502}}), "absent"),
     "an error in a stream": Row(Script([event({"error": {"message": f"{KEY} full", "code": 429}})]), "full"),
+    "an error with an odd number": Row(whole({"error": {"message": "x", "code": "\u00b2\u00b2\u00b2"}}), "absent"),
+    "an error with a huge number": Row(whole({"error": {"message": "x", "code": 10**60}}), "absent"),
+    "an error of lists": Row(whole({"error": {"message": ["x"], "code": [1], "type": {}}}), "absent"),
     "a teapot": Row(Script([b"tea"], 418, "text/plain"), "unfit"),
     "an empty answer": Row(Script([b""], 204, JSON), "broken"),
     "a switch to another protocol": Row(

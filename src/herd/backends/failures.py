@@ -153,7 +153,7 @@ def of_status(target: Target, status: int, body: Any, words: str) -> HerdError:
 def of_event(target: Target, body: Mapping[str, Any]) -> HerdError:
     """The failure that an event of a stream, or a whole answer that should be one, tells in place of an answer."""
     names, said = _told(body)
-    status = next((int(name) for name in names if name.isdigit() and len(name) == 3), 500)
+    status = next((int(name) for name in names if name.isascii() and name.isdigit() and len(name) == 3), 500)
     return failure(_kind(status, names, said), target, "broke off with an error", said)
 
 
