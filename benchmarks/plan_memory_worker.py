@@ -3,8 +3,8 @@
     plan_memory_worker.py PATH CONTEXT KV ENGINE FILL   -> JSON lines: loaded, filled, answered
 
 FILL is `prompt` (one prompt as long as the context, then eight that together are longer) or `pages` (every page of
-every pool written as passes write them). Then it answers eight prompts side by side and one that is longer than a
-pass, reads random ids and looks all of them up: the work beside the cache, and all weights in use. Each line says what
+every pool written as passes write them). Then it answers a prompt that is longer than a pass and eight side by side,
+reads random ids and looks all of them up: the work beside the cache, and all weights in use. Each line says what
 the process and its children hold, in bytes: `anonymous` a process, `files` the pages of each mapped file that their
 tables have.
 """
@@ -22,9 +22,9 @@ from herd.planning.layers import layer_caches
 from herd.planning.pools import pools_for
 
 PIECE = 512
-LONG = 700
+LONG = 560
 """Tokens of a prompt that is longer than a pass, and alone."""
-ROWS, PASSES = 64, 12
+ROWS, PASSES = 16, 16
 """Of random ids, all different as a rule: enough that each of 16 experts has rows in every layer."""
 
 
@@ -94,8 +94,8 @@ def use_all(llm, rng):
         lease = runner.lease()
         runner.run([Chunk(lease, rng.integers(0, runner.vocab_size, ROWS).tolist())])
         runner.drop(lease)
-    for first in range(0, runner.vocab_size, PIECE):
-        runner.ops.embed(np.arange(first, min(first + PIECE, runner.vocab_size)), runner.weights.embed)
+    for first in range(0, runner.vocab_size, ROWS):
+        runner.ops.embed(np.arange(first, min(first + ROWS, runner.vocab_size)), runner.weights.embed)
 
 
 def tell(stage, files, **more):
@@ -115,8 +115,8 @@ def main():
         llm.complete(text_of(llm, rng, llm.context - 8), max_tokens=1)
         answers(llm, rng, [llm.context // 8 + 150] * 8, tokens=64)
     tell("filled", files)
-    answers(llm, rng, [64] * 8)
     llm.complete(text_of(llm, rng, LONG), max_tokens=1)
+    answers(llm, rng, [16] * 8)
     if engine == "thread":  # of one in a child, answers alone
         use_all(llm, rng)
     tell("answered", files)
