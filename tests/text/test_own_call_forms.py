@@ -312,6 +312,12 @@ def test_an_end_that_stands_behind_several_calls_alone_ends_one_too() -> None:
         assert (text, len(calls), cut) == ("", names, None)
 
 
+def test_words_of_the_examples_that_a_template_says_anyway_are_not_taken_for_a_call() -> None:
+    style = CALL_STYLES["fences between tokens, arguments as text"]
+    said = style._replace(template="I was trained to look_up rain." + style.template)
+    assert over_bytes(said).call_form == over_bytes(style).call_form
+
+
 UNLEARNT = {
     "no name": "{{ c.id }} {{ c.function.arguments | tojson }}",
     "no values": "<call>{{ c.function.name }}{% for k in c.function.arguments %}<{{ k }}>{% endfor %}</call>",

@@ -154,10 +154,11 @@ class Templated(ChatFormat):
 
     def _takes_calls(self) -> CallTurns:
         """How the template is given calls so that it writes them; as usual where it writes none."""
+        without = "".join(self._answered(ANSWERED) or ())
         for turns in CALL_TURNS:
             self._call_turns = turns
             said = "".join(self._answered("", _CALLS[:1]) or ())
-            if NAME in said and FIRST in said:
+            if all(said.count(word) > without.count(word) for word in (NAME, FIRST)):
                 return turns
         return CALL_TURNS[0]
 
