@@ -32,7 +32,7 @@ from herd.server.app import ROUTES
 from herd.server.keys import RIGHTS, Key, digest_of
 from herd.server.service import Service
 
-CASES = int(os.environ.get("HERD_LEAVING_CASES", "200"))
+CASES = int(os.environ.get("HERD_LEAVING_CASES", "300"))
 IN, OUT = "i" * 16, "o" * 16
 """Keys without and with the right to leave."""
 NAME = "far.example"
