@@ -22,10 +22,11 @@ from herd.disk.small_files import read_json
 from herd.errors import BadFile, Unsupported, UsageError, fail
 from herd.machine import num_processors
 from herd.machine.memory import total_bytes
-from herd.planning.cost import Cost, Terms, make_cost
+from herd.planning.cost import Cost, make_cost
 from herd.planning.machine_rows import machine_rows
 from herd.planning.machines import DISK_READ_BYTES_S, Card, Machine, card_of, machine_of
 from herd.planning.memory import gb
+from herd.planning.owning import Terms
 from herd.planning.paces import Call
 from herd.planning.parts import weights_by_kind
 from herd.planning.plan import Choice, Model, Plan, Want, best_type, choice, largest_context, make_plan, placed

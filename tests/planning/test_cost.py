@@ -14,23 +14,13 @@ from hypothesis import strategies as st
 from herd.cli import main
 from herd.config import GUARD, MAVERICK, SCOUT, TINY, Llama4Config
 from herd.errors import UsageError
-from herd.planning.cost import (
-    MONTH_S,
-    Cost,
-    HostedLibrary,
-    LibraryCost,
-    Own,
-    Owner,
-    OwnLibrary,
-    Terms,
-    make_cost,
-    names_of,
-    owner_of,
-    why_not,
-)
+from herd.planning.cost import Cost, Own, make_cost, names_of
+from herd.planning.cost_explain import explain_cost
 from herd.planning.cost_picture import svg_cost
-from herd.planning.cost_words import dollars, explain_cost, host_rows, own_rows, verdict
+from herd.planning.cost_words import dollars, host_rows, own_rows, verdict
+from herd.planning.library_cost import HostedLibrary, LibraryCost, OwnLibrary
 from herd.planning.machines import machine_of
+from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
 from herd.planning.paces import LIMIT, TODAY, Call, LibraryPace, Pace, library_paces, paces
 from herd.planning.plan import Model, Plan, Want, make_plan
 from herd.planning.prices import Price, Prices, listed
@@ -207,7 +197,7 @@ def test_hosts_that_ended_a_model_are_shown_and_left_out() -> None:
     assert shown["azure"][-2:] == ("-", "ended 2026-11-19")
     assert shown["bedrock"][-1] == "ends 2027-03-30"
     assert shown["bedrock"][5] == dollars(rows["bedrock", "maverick"].month_dollars / 2)
-    assert why_not(ended.price, 1300, datetime.date(2026, 11, 18)) == ""
+    assert ended.price.why_not(1300, datetime.date(2026, 11, 18)) == ""
 
 
 def test_the_same_model_is_known_by_its_shape() -> None:

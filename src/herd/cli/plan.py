@@ -114,7 +114,7 @@ def _draw(made: "Plan", path: Path, overwrite: bool) -> None:
 
 
 def _explain(made: "Plan", cost: "Cost | None") -> None:
-    from herd.planning.cost_words import explain_cost
+    from herd.planning.cost_explain import explain_cost
     from herd.planning.explain import explain
 
     subject = ""

@@ -11,7 +11,8 @@ from herd.cli import console, options
 from herd.errors import UsageError, fail
 
 if TYPE_CHECKING:
-    from herd.planning.cost import Cost, Terms
+    from herd.planning.cost import Cost
+    from herd.planning.owning import Terms
     from herd.planning.paces import Call
     from herd.planning.plan import Plan
     from herd.planning.prices import Prices
@@ -83,7 +84,7 @@ def asked_cost(values: Mapping[str, Any]) -> Asked | None:
     if "questions" in given and "library" not in given:
         fail(UsageError, "--questions are asked of a library", do="give --library TOKENS")
     from herd import planner
-    from herd.planning.cost import UTILISATION, Terms
+    from herd.planning.owning import UTILISATION, Terms
 
     terms = Terms(
         values["price"],
@@ -98,7 +99,7 @@ def asked_cost(values: Mapping[str, Any]) -> Asked | None:
 
 
 def _call(values: Mapping[str, Any]) -> "Call":
-    from herd.planning.cost import DAYS
+    from herd.planning.owning import DAYS
     from herd.planning.paces import Call
 
     tokens_in, tokens_out = values["tokens_in"] or TOKENS_IN, values["tokens_out"] or TOKENS_OUT
@@ -213,7 +214,7 @@ def _hosts(cost: "Cost") -> list[dict[str, Any]]:
 
 
 def _own_library(cost: "Cost") -> list[dict[str, Any]]:
-    from herd.planning.cost import OwnLibrary
+    from herd.planning.library_cost import OwnLibrary
 
     assert cost.library is not None
     found = []

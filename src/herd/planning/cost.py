@@ -1,151 +1,30 @@
 """What a model costs on a machine of one's own and at hosts, and from how many calls on which is cheaper.
 
-    Owner            what having the machine costs: its price over its life and its power, or rent
-    Own              what so many calls cost there; the most that it can make
-    Hosted           what they cost at a row of the price table, and from how many calls on one's own is cheaper
-    OwnLibrary, HostedLibrary    the same for questions to a saved library
-    make_cost        all of it for a plan
+    Own          what so many calls cost on one's own machine; the most that it can make
+    Hosted       what they cost at a row of the price table, and from how many calls on one's own is cheaper
+    make_cost    all of it for a plan; questions to a saved library in `library_cost`
 
-A month is 730 hours. Own costs are what stands still (price, rent, power of an idle machine) and what each second of
-work adds; so one's own is cheaper from `fixed / (host's price of a call - power of a call)` calls on, or never where
-that is more than the machine can make in a month. What it is not: a price list (`prices`), words (`cost_words`).
+Own costs are what stands still and what each second of work adds (`owning`); so one's own is cheaper from
+`fixed / (host's price of a call - power of a call)` calls on, or never where that is more than the machine can make in
+a month. What it is not: a price list (`prices`), words (`cost_words`).
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil
 
 from herd.config import GUARD, MAVERICK, SCOUT
-from herd.errors import UsageError, fail
-from herd.planning.machines import Machine
-from herd.planning.paces import Call, LibraryPace, Pace, library_paces, paces
+from herd.planning.library_cost import LibraryCost, library_cost
+from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
+from herd.planning.paces import Call, Pace, paces
 from herd.planning.parts import weights_by_kind
 from herd.planning.plan import Model, Plan
 from herd.planning.prices import Price, Prices
 
-HOURS = 730.0
-"""Hours of a month."""
-MONTH_S = HOURS * 3600
-DAYS = HOURS / 24
-"""Days of a month."""
-YEARS, TARIFF, IDLE, UTILISATION = 3.0, 0.30, 0.3, 1.0
-"""Years of a machine's life, dollars a kWh, the share of its watts that it takes when idle, the most of a month that it
-works: where nobody says others."""
 OLD_DAYS = 180
 """A table whose newest price is older is told to be old."""
-MOST_DOLLARS, MOST_WATTS, MOST_YEARS = 1e9, 1e6, 100.0
-MOST_CALLS_ONE = 1e15
-"""Calls from which on no number of them is told."""
 SHAPES = {"scout": SCOUT, "maverick": MAVERICK, "guard": GUARD}
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What somebody says of the machine's cost; None: what is known of it, or what is usual."""
-
-    price_dollars: float | None = None
-    watts: float | None = None
-    tariff: float | None = None
-    """Dollars for a kWh."""
-    years: float | None = None
-    hour_dollars: float | None = None
-    """What an hour of it costs rented, power in it: instead of all of the above."""
-    utilisation: float = UTILISATION
-    """The most of a month that it can be at work."""
-
-    def check(self) -> None:
-        """Raise UsageError for what cannot be, or does not go together."""
-        bounds = (
-            ("price, dollars", self.price_dollars, MOST_DOLLARS),
-            ("an hour, dollars", self.hour_dollars, MOST_DOLLARS),
-            ("watts", self.watts, MOST_WATTS),
-            ("tariff, dollars a kWh", self.tariff, MOST_DOLLARS),
-            ("years", self.years, MOST_YEARS),
-            ("utilisation", self.utilisation, 1.0),
-        )
-        for what, value, most in bounds:
-            least = 0.01 if what in ("years", "utilisation") else 0.0
-            if value is not None and not (isfinite(value) and least <= value <= most):
-                fail(UsageError, what, got=value, expected=f"{least:g} to {most:g}")
-        beside = (self.price_dollars, self.watts, self.tariff, self.years)
-        if self.hour_dollars is not None and any(value is not None for value in beside):
-            fail(UsageError, "an hour's rent has price and power in it", do="leave out price, watts, tariff and years")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """What having a machine costs."""
-
-    price_dollars: float | None
-    watts: float | None
-    tariff: float = TARIFF
-    years: float = YEARS
-    idle: float = IDLE
-    hour_dollars: float | None = None
-    utilisation: float = UTILISATION
-    parts: str = ""
-    """What is not in price and watts, where they are the table's; empty: nothing is known to be missing."""
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """What is not known, so that there is no sum: price, watts."""
-        if self.hour_dollars is not None:
-            return ()
-        known = (("price", self.price_dollars), ("watts", self.watts))
-        return tuple(name for name, value in known if value is None)
-
-    @property
-    def price_month(self) -> float:
-        """Dollars a month of its price, or of its rent."""
-        if self.hour_dollars is not None:
-            return self.hour_dollars * HOURS
-        return (self.price_dollars or 0.0) / (12 * self.years)
-
-    @property
-    def idle_month(self) -> float:
-        """Dollars a month of what it takes when it does nothing."""
-        return 0.0 if self.hour_dollars is not None else self.idle * self.work_power_s * MONTH_S
-
-    @property
-    def work_power_s(self) -> float:
-        """Dollars of the power of a second of work, in all."""
-        return 0.0 if self.hour_dollars is not None else (self.watts or 0.0) * self.tariff / 3.6e6
-
-    @property
-    def fixed_month(self) -> float:
-        """Dollars a month without any work."""
-        return self.price_month + self.idle_month
-
-    @property
-    def work_s(self) -> float:
-        """Dollars that a second of work adds."""
-        return (1 - self.idle) * self.work_power_s
-
-    @property
-    def full_s(self) -> float:
-        """Dollars of a second of work in a month that is as full of them as it can be."""
-        return self.fixed_month / (self.utilisation * MONTH_S) + self.work_s
-
-
-def owner_of(machine: Machine, terms: Terms) -> Owner:
-    """What having this machine costs on these terms. Raises UsageError."""
-    terms.check()
-    price = machine.price if terms.price_dollars is None else terms.price_dollars
-    watts = machine.all_watts if terms.watts is None else terms.watts
-    guessed = [name for name, said in (("price", terms.price_dollars), ("watts", terms.watts)) if said is None]
-    bare_price = machine.price_dollars is None and price is not None
-    bare_watts = not machine.memory_bytes and watts is not None
-    parts = [n for n, bare in (("price", bare_price), ("watts", bare_watts)) if n in guessed and bare]
-    return Owner(
-        price,
-        watts,
-        TARIFF if terms.tariff is None else terms.tariff,
-        YEARS if terms.years is None else terms.years,
-        hour_dollars=terms.hour_dollars,
-        utilisation=terms.utilisation,
-        parts=" and ".join(parts) if machine.cards and not machine.shared and terms.hour_dollars is None else "",
-    )
 
 
 @dataclass(frozen=True)
@@ -235,72 +114,6 @@ class Hosted:
 
 
 @dataclass(frozen=True)
-class OwnLibrary:
-    """Questions to a saved library on one's own machine, at one pace; the machine's other time is others'."""
-
-    owner: Owner
-    pace: LibraryPace
-    call: Call
-
-    @property
-    def read_dollars(self) -> float:
-        """Dollars of reading the library once."""
-        return self.pace.read.seconds * self.owner.full_s
-
-    @property
-    def question_dollars(self) -> float:
-        """Dollars of one question."""
-        return self.pace.question_s(self.call) * self.owner.full_s
-
-    @property
-    def dollars(self) -> float:
-        """Dollars of reading once and of all questions."""
-        return self.read_dollars + self.call.month * self.question_dollars
-
-    def cheaper_from(self, hosted: "HostedLibrary") -> float | None:
-        """Questions from which on this is cheaper than a host, which reads the library for each; None: never."""
-        first, later = hosted.question_dollars
-        saved = later - self.question_dollars
-        needed = self.read_dollars - (first - later)
-        if needed <= 0 and saved >= 0:
-            return 1
-        if saved <= 0:
-            return None
-        questions = max(1, ceil(needed / saved * (1 - 1e-12)))
-        return questions if questions <= MOST_CALLS_ONE else None
-
-
-@dataclass(frozen=True)
-class HostedLibrary:
-    """Questions to a library at a host: its tokens are sent with each."""
-
-    price: Price
-    call: Call
-    library_tokens: int
-    same: bool
-    why_not: str
-    cheaper_from: tuple[float | None, ...] = ()
-    """Questions, for each pace, from which on one's own is cheaper; None: never."""
-
-    @property
-    def question_dollars(self) -> tuple[float, float]:
-        """Dollars of the first question, and of a later one: the host has read the library before."""
-        whole, out = self.library_tokens + self.call.tokens_in, self.call.tokens_out
-        return self.price.dollars(whole, out), self.price.dollars(whole, out, self.library_tokens)
-
-    @property
-    def plain_dollars(self) -> float:
-        """Dollars of all questions, each with the whole library anew."""
-        return self.call.month * self.question_dollars[0]
-
-    @property
-    def cached_dollars(self) -> float | None:
-        """Dollars of all questions where the host has the library from the second on; None: no such price is listed."""
-        first, later = self.question_dollars
-        return None if self.price.dollars_cached is None else first + (self.call.month - 1) * later
-
-
-@dataclass(frozen=True)
 class Cost:
     """What a plan costs, here and at hosts."""
 
@@ -315,7 +128,7 @@ class Cost:
     """One for each pace; empty where price or watts are not known."""
     hosted: tuple[Hosted, ...]
     """Hosts of the same model first, the cheapest first."""
-    library: "LibraryCost | None"
+    library: LibraryCost | None
     asked_at_once: int | None = None
     """Answers at once as they were asked for; None: as many as fit."""
 
@@ -328,21 +141,6 @@ class Cost:
     @property
     def cheapest(self) -> Hosted | None:
         """The cheapest host of the same model; None: none has it."""
-        return next((row for row in self.hosted if row.same and not row.why_not), None)
-
-
-@dataclass(frozen=True)
-class LibraryCost:
-    """Questions to a saved library."""
-
-    tokens: int
-    paces: tuple[LibraryPace, ...]
-    own: tuple[OwnLibrary, ...]
-    hosted: tuple[HostedLibrary, ...]
-
-    @property
-    def cheapest(self) -> HostedLibrary | None:
-        """The cheapest host of the same model that takes so long a prompt; None: none does."""
         return next((row for row in self.hosted if row.same and not row.why_not), None)
 
 
@@ -360,30 +158,13 @@ def make_cost(
     owner = owner_of(plan.machine, terms)
     rows = tuple(_rows(plan.model, prices))
     if library_tokens is not None:
-        library = _library(plan, call, owner, rows, today, library_tokens)
+        library = library_cost(plan, call, owner, rows, today, library_tokens)
         return Cost(plan, call, owner, prices, today, (), (), (), library)
     found = paces(plan, call, at_once)
     own = tuple(Own(owner, pace, call) for pace in found if not owner.missing)
     hosted = (_hosted(row, same, call, own, today) for row, same in rows)
     ordered = tuple(sorted(hosted, key=lambda h: (not h.same, h.month_dollars)))
     return Cost(plan, call, owner, prices, today, found, own, ordered, None, at_once)
-
-
-def _library(
-    plan: Plan,
-    call: Call,
-    owner: Owner,
-    rows: Iterable[tuple[Price, bool]],
-    today: datetime.date,
-    tokens: int,
-) -> LibraryCost:
-    found = library_paces(plan, call, tokens)
-    own = tuple(OwnLibrary(owner, pace, call) for pace in found if not owner.missing)
-    hosted = []
-    for row, same in rows:
-        one = HostedLibrary(row, call, tokens, same, why_not(row, tokens + call.tokens, today))
-        hosted.append(HostedLibrary(row, call, tokens, same, one.why_not, tuple(o.cheaper_from(one) for o in own)))
-    return LibraryCost(tokens, found, own, tuple(sorted(hosted, key=lambda h: (not h.same, h.plain_dollars))))
 
 
 def _rows(model: Model, prices: Prices) -> Iterator[tuple[Price, bool]]:
@@ -408,13 +189,4 @@ def names_of(model: Model) -> frozenset[str]:
 
 def _hosted(row: Price, same: bool, call: Call, own: tuple[Own, ...], today: datetime.date) -> Hosted:
     dollars = row.dollars(call.tokens_in, call.tokens_out)
-    return Hosted(row, call, same, why_not(row, call.tokens, today), tuple(one.cheaper_from(dollars) for one in own))
-
-
-def why_not(row: Price, tokens: int, today: datetime.date) -> str:
-    """Why a host is left out of a comparison; empty: it is not."""
-    if row.has_ended(today):
-        return f"ended {row.ends}"
-    if row.context is not None and row.context < tokens:
-        return f"takes {row.context:,} tokens at most"
-    return ""
+    return Hosted(row, call, same, row.why_not(call.tokens, today), tuple(one.cheaper_from(dollars) for one in own))

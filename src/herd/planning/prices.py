@@ -58,6 +58,14 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Whether the host has ended the model by that day."""
         return self.ends is not None and self.ends <= today
 
+    def why_not(self, tokens: int, today: datetime.date) -> str:
+        """Why nobody can send it prompt and answer of so many tokens on that day; empty: as listed, one can."""
+        if self.has_ended(today):
+            return f"ended {self.ends}"
+        if self.context is not None and self.context < tokens:
+            return f"takes {self.context:,} tokens at most"
+        return ""
+
     @property
     def day(self) -> datetime.date:
         """The first day of when it was listed."""
