@@ -109,7 +109,8 @@ def _axes(frame: _Frame) -> Iterator[str]:
         y = frame.y(10.0**power)
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
         yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">${_short(power)}</text>'
-    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">calls a month</text>'
+    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">'
+    yield "calls a month; a dot: all that the machine makes</text>"
     yield f'<text x="{LEFT}" y="{TOP - 8}" text-anchor="middle">a month</text>'
 
 
@@ -127,7 +128,7 @@ def _short(power: int) -> str:
 
 
 def _drawn(lines: list[_Line], frame: _Frame) -> Iterator[str]:
-    for line in lines:
+    for line in reversed(lines):  # one's own over all others
         if line.most < frame.least:
             continue
         steps = [frame.least * (line.most / frame.least) ** (i / (POINTS - 1)) for i in range(POINTS)]
@@ -144,8 +145,7 @@ def _names(lines: list[_Line], frame: _Frame) -> Iterator[str]:
     above = TOP - LINE
     for line in sorted(lines, key=lambda one: frame.y(one.dollars(one.most))):
         above = max(above + LINE, round(frame.y(line.dollars(line.most))))
-        ends = ", all it makes" if line.most < frame.most else ""
-        yield f'<text x="{WIDTH - RIGHT + 8}" y="{above + 4}" fill="{line.colour}">{escape(line.name)}{ends}</text>'
+        yield f'<text x="{WIDTH - RIGHT + 8}" y="{above + 4}" fill="{line.colour}">{escape(line.name)}</text>'
 
 
 def _asked(cost: Cost, frame: _Frame) -> Iterator[str]:
