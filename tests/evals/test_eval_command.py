@@ -48,6 +48,8 @@ def test_a_run_of_another_model_is_refused(
     other = str(hf_folder(tmp_path / "other", seed=1))
     assert main(["eval", other, task, "--out", out, "-q"]) == 2
     assert "the unfinished run there was another one: got model" in capsys.readouterr().err
+    assert main(["eval", model, task, "--out", out, "-q", "--kv", "int8"]) == 2
+    assert "kv=int8" in capsys.readouterr().err
 
 
 def results(folder: Path, values: list[float]) -> str:

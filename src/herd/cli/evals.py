@@ -61,7 +61,7 @@ def evaluate(
     if len({task.name for task in wanted}) < len(wanted):
         fail(UsageError, "tasks", got="one name twice", expected="each once")
     with _folder(out) as folder, _load(model, values, quiet) as llm:
-        found = _ask(llm, wanted, folder, limit, seed, quiet)
+        found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet)
     _tell(model, found, as_json, quiet)
     return 0
 
@@ -83,16 +83,24 @@ def _load(model: str, values: dict[str, Any], quiet: bool) -> "LLM":
         return load(model, **options.load_arguments(values), progress=progress)
 
 
-def _ask(
-    llm: "LLM", tasks: Sequence["Task"], folder: Path, limit: int | None, seed: int, quiet: bool
-) -> "list[Results]":
+def _identity(llm: "LLM", values: dict[str, Any]) -> str:
+    """What tells the model from any other: its files, and the flags that change what it says."""
     from herd.evals.identity import sampled
+
+    files = sampled(llm.path) if llm.path is not None else llm.name
+    flags = {"kv": values["kv"], "chat_format": values["chat_format"], "ctx": values["context"]}
+    said = [f"{name}={value}" for name, value in flags.items() if value not in (None, "auto")]
+    return " ".join([files, *said])
+
+
+def _ask(
+    llm: "LLM", identity: str, tasks: Sequence["Task"], folder: Path, limit: int | None, seed: int, quiet: bool
+) -> "list[Results]":
     from herd.evals.results import Written, job_of
     from herd.evals.running import check, run
 
     for task in tasks:
         check(llm, task)
-    identity = sampled(llm.path) if llm.path is not None else llm.name
     found = []
     with console.progress(quiet=quiet, units={task.name: "items" for task in tasks}) as progress:
         for task in tasks:
