@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_host import FakeHost, Script, answer, call, chunk, hosting, usage, whole
+from PIL import Image
 from serving import running
 
 from helpers import PATIENCE_S
@@ -190,10 +191,23 @@ def test_run_sends_nothing_out_of_the_house_without_leave(herd: Herd, host: Fake
     assert host.connections == 0
     said = herd("run", "backend:far", "hi", "--leave")
     assert (said.status, said.out) == (0, "Hello\n")
-    assert "to 127.0.0.1: 1 request, 2 bytes of text" in said.err
+    assert "to 127.0.0.1: 1 request, 2 bytes of texts and images" in said.err
     assert [one.body["model"] for one in host.asked] == ["x"]
     assert json.loads(herd("run", "far/y", "hi", "--json", "--leave").out)["text"] == "Hello"
     assert host.asked[-1].body["model"] == "y"
+
+
+def test_run_counts_images_among_what_it_sends(herd: Herd, host: FakeHost, tmp_path: Path) -> None:
+    assert (
+        herd("backend", "add", "far", "--preset", "herd", "--model", "x", "--url", host.address, "--outside").status
+        == 0
+    )
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    said = herd("run", "backend:far", "hi", "--leave", "-i", str(tmp_path / "a.png"))
+    assert said.status == 0, said.err
+    size = (tmp_path / "a.png").stat().st_size
+    assert f"{2 + size} bytes of texts and images" in said.err
+    assert [part["type"] for part in host.asked[0].body["messages"][0]["content"]] == ["image_url", "text"]
 
 
 def test_in_the_house_run_needs_no_leave(herd: Herd, host: FakeHost) -> None:

@@ -45,10 +45,16 @@ def events_of(model: "ChatModel", turns: Sequence[Mapping[str, Any]], values: Ma
     """The events of an answer. What would leave the house is told first, or refused without --leave."""
     target = getattr(model, "target", None)
     if target is not None and not target.in_house and values["leave"]:
-        texts = [turn["content"] for turn in turns]
-        size = sum(len(text.encode()) for text in texts if isinstance(text, str))
-        console.note(f"to {target.host}: 1 request, {size} bytes of text", quiet=values["quiet"])
+        size = sum(map(_size_of, turns))
+        console.note(f"to {target.host}: 1 request, {size} bytes of texts and images", quiet=values["quiet"])
     return _driven(model.astream(turns, leave=values["leave"], **options.given(values)))
+
+
+def _size_of(turn: Mapping[str, Any]) -> int:
+    """Bytes of the texts and images of a turn that `dialog_of` made."""
+    content = turn["content"]
+    parts: Sequence[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return sum(len(p["text"].encode()) if p["type"] == "text" else Path(p["image"]).stat().st_size for p in parts)
 
 
 def _driven(stream: "ChatStream") -> "Iterator[Event]":
