@@ -42,6 +42,8 @@ def test_the_probe_sees_what_is_loaded() -> None:
         "from herd.cli import main; assert main(['--help']) == 0",
         "from herd.cli import main; assert main(['--version']) == 0",
         "from herd.cli import main; assert main(['no-such-command']) == 2",
+        "from herd.cli import main; assert main(['plan', 'scout', '--machine', 'rtx4090+64GB']) == 0",
+        "import herd; assert herd.plan('scout', 'h200').fits",
     ],
 )
 def test_herd_and_its_help_load_nothing_heavy(code: str) -> None:

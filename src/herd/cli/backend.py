@@ -10,7 +10,7 @@ from msgspec import structs
 
 from herd.backends.presets import PRESETS
 from herd.cli import console
-from herd.cli.options import Size
+from herd.cli.counts import Size
 from herd.errors import Interrupted, NetworkError, UsageError, fail
 
 if TYPE_CHECKING:

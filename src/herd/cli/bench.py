@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from herd.cli import console, options
+from herd.cli import console
+from herd.cli.counts import Size
 
 
 class CountList(click.ParamType[tuple[int, ...]]):
@@ -16,7 +17,7 @@ class CountList(click.ParamType[tuple[int, ...]]):
         """Read what someone typed; an empty text is no sweep."""
         if isinstance(value, tuple):
             return value
-        return tuple(options.Size().convert(x, param, ctx) for x in str(value).split(",") if x.strip())
+        return tuple(Size().convert(x, param, ctx) for x in str(value).split(",") if x.strip())
 
 
 @click.command("bench")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli import console, options
+from herd.cli.counts import Size
 from herd.errors import SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option("--out", metavar="FOLDER", type=click.Path(), help="Keep results here, and go on where a run ended.")
-@click.option("--limit", type=options.Size(), help="Ask so many items of each task.")
+@click.option("--limit", type=Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
 @click.option("--allow", type=click.FloatRange(0, 100), help="With --compare: what a mean may lose.")

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 import msgspec
 
+from herd.cli.counts import Size
 from herd.engine.request import SamplingOptions
 from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
@@ -35,27 +36,6 @@ HELP = {
 """One line for every field; a field without one is a failing test."""
 
 _SPECIAL = {"max_tokens": ("-m",), "stop_ids": ("--stop-id",)}
-
-
-class Size(click.ParamType[int]):
-    """A count: 8192, 8k (8000), 8K (8192), 1.5M."""
-
-    name = "count"
-    FACTORS = {"k": 10**3, "m": 10**6, "K": 2**10, "M": 2**20}  # noqa: RUF012 (a click type is never changed)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read what someone typed."""
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        factor = self.FACTORS.get(text[-1:], 1)
-        try:
-            number = float(text[:-1] if factor > 1 else text) * factor
-            if number < 1 or number != int(number):
-                raise ValueError
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a count like 8192, 8k (8000) or 8K (8192)", param, ctx)
-        return int(number)
 
 
 class ContextSize(click.ParamType[int | str]):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from herd.cli import console, options
+from herd.cli import console
+from herd.cli.counts import Size
 from herd.errors import UsageError, fail
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NAMES = (
 
 def cost_options(command: F) -> F:
     """Add the options about cost; with any of them a plan tells it."""
-    size = options.Size()
+    size = Size()
     for option in reversed(
         (
             click.option("--calls", type=size, help=f"Cost: calls a month. [{CALLS}]"),
