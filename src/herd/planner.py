@@ -50,7 +50,8 @@ def plan(
     users: int = 1,
     kv: str = "bf16",
     type: str | None = None,
-    adapter_bytes: int = 0,
+    adapters: int = 0,
+    rank: int = 16,
 ) -> Plan:
     """A plan for a model on a machine.
 
@@ -58,10 +59,11 @@ def plan(
     `scout:UD-Q2_K_XL`); a config.json; a name of the store, a file or folder of weights. machine: `auto`, this one; a
     short name such as rtx4090+64GB; a TOML file.
     context: tokens of prompt and answer of each of so many `users`. kv: numbers of the cache. type: what the weights
-    are written as; None: a file's own, else the largest type that fits (the smallest where none does). adapter_bytes:
-    of LoRA adapters that are loaded, too. Raises UsageError, NotFound, BadFile and its kinds.
+    are written as; None: a file's own, else the largest type that fits (the smallest where none does). adapters: how
+    many LoRA adapters of such a `rank` are loaded, too, on the attention's four products. Raises UsageError, NotFound,
+    BadFile and its kinds.
     """
-    want = Want(context, users, kv, adapter_bytes)
+    want = Want(context, users, kv, adapters, rank)
     name, config, sizes = look_at(model, type)
     want.check(Model(name, config, sizes or type_sizes(config, LADDER[0])))
     here = known_machine(machine)

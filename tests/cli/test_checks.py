@@ -108,7 +108,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "plan": {
         "model": MODELS, "machine": ("x9", "64GB+64GB", "none.toml"), "context": ("0", "11M"), "users": ("0",),
-        "kv": ("int3",), "type_": ("q3_x",), "svg": (MISSING, TEXT, "{folder}"),
+        "kv": ("int3",), "adapters": ("-1",), "rank": ("0",), "type_": ("q3_x",), "svg": (MISSING, TEXT, "{folder}"),
         "svg_cost": (MISSING, TEXT, "{folder}"), "calls": ("0", "x"),
         "daily": ("0",), "tokens_in": ("0", "11M"), "tokens_out": ("1.5", "11M"),
         "library": ("0", "11M"), "questions": ("0", "5"), "at_once": ("0", "x"), "price": ("-1", "nan", "x"),

@@ -207,3 +207,11 @@ def test_answers_that_share_one_chunk_are_told_of() -> None:
     short = planned(SCOUT, "q3_k", "epyc-12ch+256GB", context=2048, users=4)
     assert "at a time" not in " ".join(advice(short))
     assert "at a time" not in " ".join(advice(planned(GUARD, "q4_k", "epyc-12ch+256GB", context=32768, users=4)))
+
+
+def test_adapters_take_their_bytes() -> None:
+    """Rank 16 on q, k, v and o of 48 layers: 16 x 4 bytes x (inputs + outputs)."""
+    sides = 48 * (4 * 5120 + 2 * 5120 + 2 * 1024)
+    bare, four = (planned(SCOUT, "q3_k", "epyc-12ch+256GB", adapters=n) for n in (0, 4))
+    assert four.placement.in_memory - bare.placement.in_memory == 4 * 16 * 4 * sides
+    assert any("adapters: 4 of rank 16" in sentence for _, sentence in explain(four))

@@ -31,6 +31,8 @@ NO_PLACE = 4
 @click.option("--context", "--ctx", type=Size(), default=8192, show_default=True, help="Tokens of each user.")
 @click.option("--users", type=click.IntRange(1, 65536), default=1, show_default=True, help="Answers at once.")
 @click.option("--kv", type=click.Choice(KV_DTYPES), default="bf16", show_default=True, help="Numbers of the cache.")
+@click.option("--adapters", type=click.IntRange(0, 4096), default=0, help="LoRA adapters that are loaded, too.")
+@click.option("--rank", type=click.IntRange(1, 4096), default=16, show_default=True, help="Rank of each.")
 @click.option("--type", "type_", metavar="TYPE", help="What the weights are written as: q4_k; the largest that fits.")
 @click.option("--explain", is_flag=True, help="Every step with its numbers.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Write a picture of memory over context to this file.")
@@ -45,6 +47,8 @@ def plan(
     context: int,
     users: int,
     kv: str,
+    adapters: int,
+    rank: int,
     type_: str | None,
     explain: bool,
     svg: Path | None,
@@ -77,7 +81,14 @@ def plan(
         _fits(planner.what_fits(machine, context=context, users=users, kv=kv), machine, as_json)
         return 0
     made = planner.plan(
-        model, machine, context=max(context, asked.context if asked else 0), users=users, kv=kv, type=type_
+        model,
+        machine,
+        context=max(context, asked.context if asked else 0),
+        users=users,
+        kv=kv,
+        adapters=adapters,
+        rank=rank,
+        type=type_,
     )
     cost = cost_of(made, asked) if asked else None
     if svg is not None:

@@ -6,7 +6,7 @@ from herd.planning.layers import layer_caches
 from herd.planning.memory import gb
 from herd.planning.parts import Parts
 from herd.planning.placement import CARD_LEAST_BYTES, CARD_RESERVE, MEMORY_LEAST_BYTES, MEMORY_RESERVE
-from herd.planning.plan import Plan, Speed
+from herd.planning.plan import Plan, Speed, adapters_of
 from herd.planning.sizes import Sizes
 from herd.planning.speed import Term, touched
 from herd.planning.today import MEASURED
@@ -71,8 +71,9 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
     users = f"{want.users} x {gb(plan.cache_one)} = {gb(plan.cache_bytes)}" if want.users > 1 else gb(plan.cache_bytes)
     yield "cache", f"{_users(want.users)} at {want.context:,} tokens: {users}"
     yield "work", f"one pass, its logits, an image {gb(plan.work_bytes)}; the program itself {gb(plan.program_bytes)}"
-    if want.adapter_bytes:
-        yield "work", f"adapters {gb(want.adapter_bytes)}"
+    if want.adapters:
+        told = f"adapters: {want.adapters} of rank {want.rank} on the attention's four products"
+        yield "work", f"{told}, {gb(adapters_of(c, want))}"
 
 
 def _users(number: int) -> str:

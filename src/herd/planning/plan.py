@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
+from herd.planning.adapters import adapter_bytes
 from herd.planning.layers import KV_DTYPES
 from herd.planning.machines import Machine
 from herd.planning.memory import AIR, cache_bytes, guesses_bytes, images_bytes, work_bytes
@@ -22,7 +23,8 @@ from herd.planning.speed import SHORT, Estimate, decode, prefill
 from herd.planning.today import Today, decode_today, not_built, prefill_today
 
 MOST_USERS = 1 << 16
-MOST_TOKENS = 1 << 27
+MOST_ADAPTERS = 4096
+MOST_RANK = 4096
 STEP = 256
 """Contexts are told as multiples of it."""
 PIECE = 512
@@ -51,8 +53,10 @@ class Want:
     users: int = 1
     """Answers at once, each with a context of its own."""
     kv: str = "bf16"
-    adapter_bytes: int = 0
-    """Bytes of LoRA adapters beside the weights."""
+    adapters: int = 0
+    """LoRA adapters that are loaded beside the weights, each on the attention's four products."""
+    rank: int = 16
+    """Rank of each."""
 
     def check(self, model: Model) -> None:
         """Raise UsageError for what no plan can be made for."""
@@ -60,6 +64,12 @@ class Want:
             fail(UsageError, "cache", got=self.kv, expected=", ".join(KV_DTYPES))
         if not 1 <= self.users <= MOST_USERS:
             fail(UsageError, "users", got=self.users, expected=f"1 to {MOST_USERS}")
+        for name, value, least, most in (
+            ("adapters", self.adapters, 0, MOST_ADAPTERS),
+            ("rank", self.rank, 1, MOST_RANK),
+        ):
+            if not least <= value <= most:
+                fail(UsageError, name, got=value, expected=f"{least} to {most}")
         most = model.config.max_context
         if not 1 <= self.context <= most:
             fail(UsageError, f"context of {model.name}", got=self.context, expected=f"1 to {most} tokens")
@@ -145,13 +155,18 @@ def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = Tru
 def placed(model: Model, machine: Machine, want: Want) -> Placement:
     """Where the model lies with the caches of all users full."""
     cache = want.users * cache_bytes(model.config, want.context, want.kv)
-    work = work_of(model.config, want) + want.adapter_bytes
+    work = work_of(model.config, want) + adapters_of(model.config, want)
     return place(model.sizes, cache, work, machine, program_of(model.config))
 
 
 def program_of(config: Llama4Config) -> int:
     """Bytes of the processes of `herd serve` with such a vocabulary, and AIR."""
     return runtime_bytes(config.vocab_size, engine="child", service=True) + AIR
+
+
+def adapters_of(config: Llama4Config, want: Want) -> int:
+    """Bytes of the adapters that are wanted."""
+    return want.adapters * adapter_bytes(config, want.rank) if want.adapters else 0
 
 
 def work_of(config: Llama4Config, want: Want) -> int:
