@@ -139,12 +139,17 @@ def _now(plan: Plan, least: int, most: int) -> list[str]:
     return [f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#333" stroke-dasharray="2 3"/>']
 
 
+LETTER = 6.8
+"""Width of a letter of the legend, about."""
+
+
 def _legend() -> list[str]:
-    found = []
-    for i, (_, name, colour) in enumerate(KINDS):
-        x, y = LEFT + i * (WIDTH - LEFT - 10) // len(KINDS), HEIGHT - 24
-        found.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>')
-        found.append(f'<text x="{x + 16}" y="{y + 11}">{name}</text>')
+    found, x, y = [], float(LEFT), HEIGHT - 24
+    for _, name, colour in KINDS:
+        found.append(f'<rect x="{x:.0f}" y="{y}" width="12" height="12" fill="{colour}"/>')
+        found.append(f'<text x="{x + 16:.0f}" y="{y + 11}">{name}</text>')
+        x += 16 + LETTER * len(name) + 16
+    assert x < WIDTH, f"the legend ends at {x:.0f} of {WIDTH}"
     return found
 
 
