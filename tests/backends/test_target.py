@@ -3,10 +3,15 @@
 import copy
 import logging
 import pickle
+import ssl
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
 import pytest
 
 from herd.backends.target import Secret, Target
+from herd.backends.transport import Transport
 from herd.errors import UsageError
 
 KEY = "sk-canary-0123456789"
@@ -45,13 +50,26 @@ def test_a_key_that_no_header_carries_is_refused_without_showing_it(key: str) ->
     [
         "", "host", "ftp://host/v1", "file:///etc/passwd", "http://", "https://u:p@host/v1", "https://host/v1#part",
         "https://host:0/v1", "https://host:99999/v1", "https://ho st/v1", "https://host\\@evil/v1", "https://[::1/v1",
-        "https://höst/v1", "https://host/" + "x" * 2048,
+        "https://höst/v1", "https://host/" + "x" * 2048, "https://u:p q@host/v1", "https://u:pä@host/v1",
+        "ftp://u:p@p@host/v1", "https://u:p@host\\/v1", "https://u:p@host/v1#part", "https://u:p@host:0/v1",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError) as caught:
         target(base_url=address)
-    assert "u:p" not in str(caught.value)
+    assert "u:p" not in str(caught.value) and "p@host" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "Https", "hTTps"])
+def test_certificates_are_verified_however_the_scheme_is_spelt(scheme: str) -> None:
+    found = target(base_url=f"{scheme}://host.example/V1")
+    assert found.base_url == "https://host.example/V1"
+    object.__setattr__(found, "base_url", f"{scheme}://host.example/V1")  # nor does the transport rely on it
+    made: dict[str, Any] = {}
+    transport = Transport(found)
+    transport._http = SimpleNamespace(Timeout=httpx.Timeout, AsyncClient=lambda **given: made.update(given))
+    transport._client()
+    assert made["verify"].verify_mode is ssl.CERT_REQUIRED and made["verify"].check_hostname
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,9 @@ class Target:
                 expected="false: no proxy sees its texts",
             )
         _check_headers(self.headers)
-        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
         _check_address(self.base_url, self.key is not None)
+        scheme, _, rest = self.base_url.partition(":")  # as whoever connects spells it: HTTPS is https
+        object.__setattr__(self, "base_url", f"{scheme.lower()}:{rest}".rstrip("/"))
 
     @property
     def host(self) -> str:
@@ -198,14 +199,14 @@ def _check_address(address: str, keyed: bool) -> None:
     wanted = "an address such as https://host/v1"
     clean = address.isascii() and address.isprintable() and " " not in address and "\\" not in address
     if not clean or len(address) > LONGEST_ADDRESS:
-        fail(UsageError, "base_url", got=address, expected=wanted)
+        fail(UsageError, "base_url", got=_without_login(address), expected=wanted)
     try:
         parts = urlsplit(address)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.fragment
     except ValueError:
         good = False
     if not good:
-        fail(UsageError, "base_url", got=address.partition("@")[2] or address, expected=wanted)
+        fail(UsageError, "base_url", got=_without_login(address), expected=wanted)
     if parts.username is not None or parts.password is not None:
         fail(UsageError, "base_url", got="a name or password in it", expected=wanted, do="give the key as the key")
     if keyed and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
@@ -216,6 +217,11 @@ def _check_address(address: str, keyed: bool) -> None:
             expected="https, or an address of this machine",
             do="use https, or leave the key out",
         )
+
+
+def _without_login(address: str) -> str:
+    """An address that is wrong, without what may be a name and password in it."""
+    return address.rpartition("@")[2]
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

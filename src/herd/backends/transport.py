@@ -92,7 +92,7 @@ class Transport:
     def _client(self) -> "httpx.AsyncClient":
         bounds, env = self.target.bounds, self.target.trust_env
         times = self._http.Timeout(None, connect=bounds.connect_s)
-        verify = _tls(env) if self.target.base_url.startswith("https:") else False
+        verify = False if urlsplit(self.target.base_url).scheme == "http" else _tls(env)
         client: httpx.AsyncClient = self._http.AsyncClient(
             verify=verify, trust_env=env, follow_redirects=False, http1=True, http2=False, timeout=times
         )
