@@ -26,6 +26,7 @@ from herd.errors import HerdError, StaysHere, UsageError
 from herd.server.log import Log
 from herd.server.options import ServerOptions
 from herd.server.run import service_of
+from herd.store import registry
 
 KEY = "sk-canary-9f86d081884c7d65"
 LISTED = whole({"data": [{"id": "x"}, {"id": "y"}]})
@@ -112,6 +113,9 @@ def test_a_key_is_shown_by_no_command(herd: Herd, host: FakeHost, monkeypatch: p
                 ("run", f"{name}/y", "hi", "--leave", "--json", "-m", "9"), ("backend", "add", name, "--model", "x"),
             ):  # fmt: skip
                 herd(*words)
+    called = Script([chunk(call(0, '{"word": "yes"}', "say", "c")), chunk({}, "tool_calls"), usage()])
+    host.scripts = [LISTED, answer("ok"), called, answer(f"the key is {KEY}")]
+    assert "the key is ***" in herd("backend", "test", "far", "--leave").out
     assert any(KEY in one.headers.get("authorization", "") for one in host.asked)
     assert herd("backend", "rm", "far").status == 0
     assert "far" not in Backends().read().good
@@ -334,6 +338,48 @@ def test_the_same_name_twice_and_a_name_that_is_not_there(herd: Herd, host: Fake
     assert herd("backend", "limit", "near", "3").status == 3
     with pytest.raises(UsageError):
         Backends().add("far", Backend("vllm", "x"))
+    assert herd("route", "add", "both", "far").status == 0
+    said = herd("backend", "add", "both", "--preset", "vllm", "--model", "x")
+    assert said.status == 2 and "got both, which is a route" in said.err
+
+
+def test_a_limit_that_is_set_while_another_program_edits_keeps_what_that_one_wrote(
+    herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a first look and the lock: removed, or removed and added anew with another key."""
+    locked = registry.lock
+
+    def meanwhile(change: Callable[[], object]) -> None:
+        def lock(name: str) -> Any:
+            monkeypatch.setattr(registry, "lock", locked)
+            change()
+            return locked(name)
+
+        monkeypatch.setattr(registry, "lock", lock)
+
+    add(herd, host, "--key", *PAID, typed=KEY)
+    meanwhile(lambda: Backends().remove("far"))
+    assert herd("backend", "limit", "far", "3").status == 3 and not Backends().read().good
+    add(herd, host, "--key", *PAID, typed=KEY)
+    anew = Backend("openai", "y", url=host.address, house="out", limit_dollars=1.0, dollars_in=1.0, dollars_out=1.0)
+
+    def changed() -> None:
+        Backends().remove("far")
+        Backends().add("far", anew)
+
+    meanwhile(changed)
+    assert herd("backend", "limit", "far", "3").status == 0
+    found = Backends().find("far")
+    assert (found.model, found.key, found.limit_dollars) == ("y", "", 3.0)
+
+
+@pytest.mark.parametrize(
+    "key", ["hf_abCD0123456789", "gsk_abCD0123456789", "r8_0123456789abcdef", "canary", "A B", "É"]
+)
+def test_a_key_in_place_of_a_variable_s_name_is_neither_kept_nor_shown(herd: Herd, host: FakeHost, key: str) -> None:
+    said = herd("backend", "add", "far", "--model", "x", "--url", host.address, "--key-env", key)
+    assert said.status == 2 and key not in said.err + said.out and "never a key" in said.err
+    assert not Backends().read().good
 
 
 def test_a_broken_record_costs_itself_alone_and_can_be_removed(herd: Herd, host: FakeHost) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from herd.backends.failures import Absent, Denied, Withdrawn
+from herd.backends.failures import Absent, Denied, Withdrawn, told_words
 from herd.backends.model import BackendModel
 from herd.backends.openai_request import body_of, written
 from herd.backends.paid import PaidModel
@@ -120,7 +120,11 @@ class _Probing:
                 self._say(check, "lacks", "as its preset says")
             elif (reply := await self._asked(check)) is not None:
                 good = bool(reply.tool_calls) if check == "tools" else _fits(reply.text)
-                self._say(check, "ok" if good else "failed", "" if good else f"answered {reply.text[:60]!r}")
+                self._say(check, "ok" if good else "failed", "" if good else f"answered {self._shown(reply.text)!r}")
+
+    def _shown(self, text: str) -> str:
+        """The beginning of an answer, which is as strange as an error."""
+        return told_words(text, self._model.target.key)[:60]
 
     async def _asked(self, check: str) -> Reply | None:
         """The answer to one request; None: it failed, and that was told."""

@@ -12,6 +12,7 @@ connection, a decision of what may leave.
 """
 
 import os
+import re
 import secrets
 import threading
 import time
@@ -42,6 +43,8 @@ MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
 MOST_LIMIT = 1e6
 """Dollars."""
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+"""The name of an environment variable. It is shown, so what looks like a key (hf_..., gsk_...) is none."""
 
 
 class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,15 +141,22 @@ class Backends:
         records = self.read() if records is None else records
         if name in records.good or name in records.broken:
             fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
+        from herd.backends.routes import Routes  # which are made of backends
+
+        if name in Routes().read().good:
+            do = f"herd route rm {name}, or another name"
+            fail(UsageError, "backend", got=f"{name}, which is a route", do=do)
         _check(name, backend)
         account_of(name, backend)  # it has a price
 
     def set_limit(self, name: str, dollars: float) -> Backend:
         """Set what one may cost in all, what it has cost included. Raises NotFound, UsageError."""
-        found = msgspec.structs.replace(self.find(name), limit_dollars=dollars)
-        _check(name, found)
+        self.find(name)
         with self._edit() as records:
-            records.good[name] = found
+            if name not in records.good:  # another program has removed it since
+                self.find(name)
+            found = records.good[name] = msgspec.structs.replace(records.good[name], limit_dollars=dollars)
+            _check(name, found)
         return found
 
     def remove(self, name: str) -> None:
@@ -265,9 +275,9 @@ def _check(name: str, backend: Backend) -> None:
         fail(UsageError, f"backend {name}", got="a key and --key-env", expected="one of them")
     if backend.key:
         Secret(backend.key)
-    if backend.key_env and not (backend.key_env.isascii() and backend.key_env.isidentifier()):
-        what = f"backend {name}: --key-env"
-        fail(UsageError, what, got="something else", expected="the name of an environment variable, never a key")
+    if backend.key_env and not _VARIABLE.fullmatch(backend.key_env):
+        expected = "the name of an environment variable, in capitals; never a key"
+        fail(UsageError, f"backend {name}: --key-env", got="something else", expected=expected)
     for what, value in (("price", backend.dollars_in), ("price", backend.dollars_out)):
         if value is not None and not 0 <= value <= MOST_DOLLARS:
             fail(UsageError, f"backend {name}: {what}", got=value, expected=f"0 to {MOST_DOLLARS:.0f}")
