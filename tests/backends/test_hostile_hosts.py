@@ -1,12 +1,15 @@
 """Hosts that are broken or mean harm: every kind against every verb is one typed error on one line, without the key."""
 
 import asyncio
+import json
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +38,7 @@ from helpers import PATIENCE_S
 from herd.backends.failures import Reason, reason_of
 from herd.backends.model import BackendModel
 from herd.backends.probing import probe
+from herd.backends.reading import AT_ONCE, LARGE, Lines, parsed
 from herd.backends.target import Secret, Target
 from herd.backends.transport import Transport
 from herd.errors import WORDS, HerdError, MissingExtra, StaysHere, TimedOut
@@ -220,6 +224,11 @@ STREAMS = {
     "tokens that are true": [chunk({"content": "a"}, "stop"), usage(True)],
     "tokens without end": [chunk({"content": "a"}, "stop"), usage(10**30)],
     "tokens that are a text": [chunk({"content": "a"}, "stop"), usage("7")],
+    "more tokens than any context has": [chunk({"content": "a"}, "stop"), usage(1 << 29)],
+    "more choices than answers": [event({"choices": [{}, {}]})],
+    "more pieces of calls than calls": [
+        chunk({"tool_calls": [call(0, " ", "weather", "c")["tool_calls"][0]] * 129}), chunk({}, "tool_calls")
+    ],
 }  # fmt: skip
 
 
@@ -300,6 +309,89 @@ def test_an_answer_that_is_whole_stays_it_though_its_usage_never_comes(
     with hosting(replace(ending, pieces=[chunk({"content": "One."}, "stop")])) as host:
         found = asyncio.run(chat(BackendModel(patient(host.address))))
     assert (found.text, found.usage.output_tokens) == ("One.", 1)
+
+
+def test_an_answer_that_is_whole_waits_for_its_usage_once_whatever_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(send: Callable[[bytes], None]) -> None:
+        send(chunk({"content": "One."}, "stop"))
+        while True:
+            send(event({"choices": []}))
+            time.sleep(0.01)
+
+    monkeypatch.setattr("herd.backends.model.USAGE_S", 0.05)
+    with hosting(Script(drip)) as host:
+        target = patient(host.address, bounds=replace(BOUNDS, events=1 << 20))
+        assert asyncio.run(chat(BackendModel(target))).text == "One."
+
+
+def test_an_error_that_comes_drop_by_drop_is_told_by_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(send: Callable[[bytes], None]) -> None:
+        while True:
+            send(b"x")
+            time.sleep(0.01)
+
+    monkeypatch.setattr("herd.backends.transport.ERROR_S", 0.05)
+    for script in (Script(drip, 400, "text/plain"), Script(drip, 200, "text/html")):
+        check_line(failed(script, chat))
+
+
+def test_more_tokens_from_before_than_the_prompt_has_are_as_many_as_it_has() -> None:
+    told = usage(7, 1, prompt_tokens_details={"cached_tokens": 9})
+    with hosting(Script([chunk({"content": "One."}, "stop"), told, DONE])) as host:
+        assert asyncio.run(chat(BackendModel(patient(host.address)))).usage.cached_tokens == 7
+
+
+@pytest.mark.parametrize("tiny", ["pieces", "events"])
+def test_what_comes_in_tiny_parts_leaves_turns_to_others(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is there at once, so that nothing is waited for."""
+    count, turns, seen = 40 * AT_ONCE, 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask(model: BackendModel) -> Any:
+        working = asyncio.ensure_future(others())
+        try:
+            return await chat(model)
+        finally:
+            working.cancel()
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (seen.append(turns), work(*given))[1]
+
+    monkeypatch.setattr(Lines, "feed", noted(Lines.feed))
+    monkeypatch.setattr("herd.backends.reading.parsed", noted(parsed))
+    body = b": " + b"x" * count + b"\n" if tiny == "pieces" else b"data:{}\n\n" * count
+    size = 1 if tiny == "pieces" else len(body)
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    parts += [chunk({"content": "One."}, "stop"), usage(), DONE]
+    sent = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    plenty = replace(BOUNDS, events=count, line_bytes=1 << 20)
+    with hosting(Script([sent, b"0\r\n\r\n"], head=Script().lines())) as host:
+        assert asyncio.run(ask(BackendModel(patient(host.address, bounds=plenty)))).text == "One."
+    assert len(seen) > count and max(Counter(seen).values()) <= 2 * AT_ONCE
+
+
+def test_a_thread_reads_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    where: dict[bool, set[bool]] = {}
+
+    def noted(data: bytes, target: Target) -> Any:
+        found = threading.current_thread() is threading.main_thread()
+        where.setdefault(len(data) > LARGE, set()).add(found)
+        return json.loads(data)
+
+    monkeypatch.setattr("herd.backends.reading.parsed", noted)
+    plenty = replace(BOUNDS, line_bytes=1 << 20, event_bytes=1 << 20)
+    for pad in ("", "x" * LARGE):
+        rows = [event({"choices": [], "pad": pad}), chunk({"content": "One."}, "stop"), usage(), DONE]
+        body = {"choices": [{"message": {"content": "One."}, "finish_reason": "stop"}], "pad": pad}
+        for script in (Script(rows), whole(body)):
+            with hosting(script) as host:
+                assert asyncio.run(chat(BackendModel(patient(host.address, bounds=plenty)))).text == "One."
+    assert where == {False: {True}, True: {False}}
 
 
 def test_who_goes_away_is_gone_at_the_other_side_at_once() -> None:

@@ -115,7 +115,8 @@ class BackendStream(EventStream):
         timeout_s = self._options.get("timeout_s")
         post = self._transport.post("/chat/completions", self._body, self._passed, timeout_s=timeout_s)
         async with aclosing(post):
-            while (chunk := await _next(post, chunks)) is not None:
+            end = _End(chunks)
+            while (chunk := await end.next(post)) is not None:
                 for event in chunks.take(chunk):
                     yield event
                 if chunks.over and (chunks.told_usage or not target.tells_usage):
@@ -124,15 +125,24 @@ class BackendStream(EventStream):
             yield event
 
 
-async def _next(post: AsyncGenerator[Any, None], chunks: Chunks) -> Any:
-    """The next chunk; None at the end, and where an answer is whole and nothing more comes in time."""
-    try:
-        async with asyncio.timeout(USAGE_S if chunks.over else None):
-            return await anext(post, None)
-    except (TimeoutError, NetworkError):
-        if chunks.over:
-            return None
-        raise
+class _End:
+    """Waits for chunks: once the answers are whole, a while in all for what is left to tell."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        self._at: float | None = None
+
+    async def next(self, post: AsyncGenerator[Any, None]) -> Any:
+        """The next chunk; None at the end, and where an answer is whole and nothing more comes in time."""
+        if self._chunks.over and self._at is None:
+            self._at = asyncio.get_running_loop().time() + USAGE_S
+        try:
+            async with asyncio.timeout_at(self._at):
+                return await anext(post, None)
+        except (TimeoutError, NetworkError):
+            if self._chunks.over:
+                return None
+            raise
 
 
 def _asked(options: DialogRequest) -> Asked:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from herd.backends.failures import Broken, failure, of_event
 from herd.backends.reading import parsed
-from herd.backends.target import Target
+from herd.backends.target import MOST_CONTEXT, Target
 from herd.events import (
     CallArgumentsEvent,
     CallEndEvent,
@@ -36,7 +36,7 @@ NO_ID = -1
 """The id of a token that is told by its text alone."""
 MOST_CALLS = 128
 """Calls of one answer."""
-MOST_TOKENS = 1 << 40
+MOST_TOKENS = MOST_CONTEXT
 """A larger count is none."""
 REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -108,6 +108,8 @@ class Chunks:
         choices = chunk.get("choices", [])
         if not isinstance(choices, list):
             self._broken("sent choices that are no list")
+        if len(choices) > len(self._answers):
+            self._broken("sent more answers than were asked for")
         for choice in choices:
             index = choice.get("index", 0) if isinstance(choice, Mapping) else None
             if type(index) is not int or not 0 <= index < len(self._answers):
@@ -132,7 +134,8 @@ class Chunks:
         counts = [told.get("prompt_tokens"), told.get("completion_tokens", 0), cached or 0]
         if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):
             self._broken("sent a usage that is no count of tokens")
-        return Usage(*counts)
+        prompt, output, cached = counts
+        return Usage(prompt, output, min(cached, prompt))
 
     def _broken(self, what: str) -> NoReturn:
         raise failure(Broken, self._target, what)
@@ -267,6 +270,8 @@ class _Answer:
     def _called(self, fragments: Any) -> Iterator[Event]:
         if not isinstance(fragments, list | tuple):
             self._broken("sent calls that are no list")
+        if len(fragments) > MOST_CALLS:
+            self._broken("sent more calls than were asked for")
         for k, one in enumerate(fragments):
             inner = one.get("function") if isinstance(one, Mapping) else None
             index = one.get("index", k) if isinstance(one, Mapping) else None

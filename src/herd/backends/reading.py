@@ -4,19 +4,27 @@ Both take time in proportion to what comes, and keep no more than `Bounds` says.
 (`herd.backends.transport`), what the JSON means (`herd.backends.openai_stream`).
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from herd import strict_json
 from herd.backends.failures import Broken, failure
 from herd.backends.target import Target
+from herd.lanes import reading
 
+T = TypeVar("T")
 DONE = "[DONE]"
 """The data of the last event of a stream in OpenAI's form."""
 LINES = 4
 """Lines of an event, one with another, empty ones, comments and fields of no meaning included."""
+LARGE = 16 << 10
+"""Bytes of an event that a thread reads: others wait for the loop meanwhile."""
+AT_ONCE = 64
+"""Pieces or events that are read one after another before the loop's other tasks have a turn. What has come already is
+read without waiting, so that a host which sends them tiny would hold the loop."""
 _LONGEST_NUMBER = 64
 """Characters of a number; longer ones say nothing that a reader would want."""
 
@@ -106,9 +114,27 @@ async def events(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator
 
 async def messages(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator[Any, None]:
     """Values of the events of a stream, up to the one that says that it is done; that one as None. Raises Broken."""
-    async with aclosing(events(pieces, target)) as found:
+    async with aclosing(taking_turns(events(pieces, target))) as found:
         async for data in found:
             if data.strip() == DONE.encode():
                 yield None
                 return
-            yield parsed(data, target)
+            yield await value_of(data, target)
+
+
+async def value_of(data: bytes, target: Target) -> Any:
+    """As `parsed`; a thread reads what is large."""
+    if len(data) <= LARGE:
+        return parsed(data, target)
+    return await reading().run(target.name, lambda: parsed(data, target), len(data))
+
+
+async def taking_turns(found: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same, with turns of the loop's other tasks in between."""
+    async with aclosing(found):
+        count = 0
+        async for one in found:
+            yield one
+            count += 1
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)

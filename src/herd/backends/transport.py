@@ -14,16 +14,15 @@ import random
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from herd.backends.failures import Absent, Broken, Full, failure, of_status, sent_again, told_words
 from herd.backends.gate import Pass
-from herd.backends.reading import messages, parsed
+from herd.backends.reading import messages, parsed, taking_turns, value_of
 from herd.backends.target import Target
 from herd.errors import HerdError, MissingExtra, NetworkError, TimedOut, fail
-from herd.lanes import reading
 
 if TYPE_CHECKING:
     import ssl
@@ -34,6 +33,8 @@ T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[object]]
 ERROR_BYTES = 64 << 10
 """Bytes that are read of an answer that tells an error."""
+ERROR_S = 10.0
+"""Seconds that such a body is waited for: drop by drop it would keep others from being asked."""
 WHOLE_BYTES = 4 << 20
 """Bytes of a body that is one JSON text: a list of models, an answer that is not streamed."""
 BACK_OFF_S = 0.5
@@ -71,7 +72,7 @@ class Transport:
             if _kind(answer) == JSON:
                 yield await self._json(answer, clock)
                 return
-            pieces = self._pieces(answer, clock, self.target.bounds.body_bytes)
+            pieces = taking_turns(self._pieces(answer, clock, self.target.bounds.body_bytes))
             async with aclosing(pieces), aclosing(messages(pieces, self.target)) as found:
                 async for value in found:
                     yield value
@@ -210,27 +211,30 @@ class Transport:
         return found, sent_again(status, body)
 
     async def _words(self, answer: "httpx.Response", clock: "Clock") -> bytes:
-        """The beginning of a body, as far as it comes."""
+        """The beginning of a body, as far as it comes in a few seconds."""
         found = bytearray()
-        try:
-            async with aclosing(self._pieces(answer, clock, 1 << 40)) as pieces:
+
+        async def read() -> None:
+            async with aclosing(taking_turns(self._pieces(answer, clock, 1 << 40))) as pieces:
                 async for piece in pieces:
-                    found += piece
+                    found.extend(piece)
                     if len(found) >= ERROR_BYTES:
                         break
-        except NetworkError:
-            pass  # what came of it is told; the answer is an error in any case
+
+        with suppress(NetworkError):  # what came of it is told; the answer is an error in any case
+            await clock.within(read(), ERROR_S, "told its error too slowly")
         return bytes(found[:ERROR_BYTES])
 
     async def _json(self, answer: "httpx.Response", clock: "Clock") -> Any:
-        """A body that is one JSON text; a thread reads it."""
+        """A body that is one JSON text."""
         if _kind(answer) != JSON:
             raise failure(Broken, self.target, f"sent {self._shown_kind(answer)} in place of JSON")
         body = bytearray()
-        async with aclosing(self._pieces(answer, clock, min(WHOLE_BYTES, self.target.bounds.body_bytes))) as pieces:
+        most = min(WHOLE_BYTES, self.target.bounds.body_bytes)
+        async with aclosing(taking_turns(self._pieces(answer, clock, most))) as pieces:
             async for piece in pieces:
                 body += piece
-        return await reading().run(self.target.name, lambda: parsed(bytes(body), self.target), len(body))
+        return await value_of(bytes(body), self.target)
 
     async def _pieces(self, answer: "httpx.Response", clock: "Clock", most: int) -> AsyncGenerator[bytes, None]:
         """The body, piece by piece, as it came. Raises Broken beyond `most` bytes and for one that is cut, Absent for
