@@ -1,5 +1,6 @@
 """What backends may cost: limits that hold over requests at once, processes, kills and years."""
 
+import asyncio
 import os
 import random
 import stat
@@ -7,11 +8,17 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_host import patient
+from PIL import Image
 
 from herd.backends import spending
+from herd.backends.model import BackendModel
+from herd.backends.paid import PaidModel
 from herd.backends.spending import NANO, Account, Held, Rates, dollars, sums_of
 from herd.errors import BadFile, LimitReached
 
@@ -91,6 +98,28 @@ def test_any_number_of_threads_at_once_stays_within_the_limit() -> None:
     for thread in threads:
         thread.join()
     assert (len(got), len(refused)) == (10, 30)
+
+
+@pytest.mark.parametrize("context", [None, 1000])
+@pytest.mark.parametrize("images", [0, 3])
+def test_the_most_counts_what_was_asked_for_and_images_of_one_colour(context: int | None, images: int) -> None:
+    """A context that nobody said bounds nothing; an image of a few bytes may be some thousand tokens."""
+    image = BytesIO()
+    Image.new("1", (2000, 2000)).save(image, "PNG")
+    part = {"type": "image", "image": image.getvalue()}
+    turns: list[dict[str, Any]] = [{"role": "user", "content": [*[part] * images, {"type": "text", "text": "hi"}]}]
+    model = PaidModel(BackendModel(patient("http://127.0.0.1:1", context=context)), account(1e6))
+
+    async def ask() -> None:
+        stream = model.astream(turns, max_tokens=200_000, n=2)
+        await stream.prepare()
+        bound = stream.asked_bytes + 4096 + images * 2500
+        assert sums_of("a1").all >= Rates(1.0, 10.0).nano(bound, 2 * min(200_000, context or 200_000))
+        assert stream.asked_bytes < images * 2500 + 1000
+        await stream.aclose()
+        assert sums_of("a1").all == 0
+
+    asyncio.run(ask())
 
 
 KILLED = """

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from herd.backends.failures import Broken, failure, of_event
 from herd.backends.gate import Pass, allow
-from herd.backends.openai_request import Turns, body_of, offered, written
+from herd.backends.openai_request import Turns, body_of, images_in, offered, written
 from herd.backends.openai_stream import Asked, Chunks
 from herd.backends.target import Target
 from herd.backends.transport import Transport
@@ -86,6 +86,8 @@ class BackendStream(EventStream):
         self._transport, self._messages, self._options = transport, messages, options
         self._body: bytes | None = None
         self._passed: Pass | None = None
+        self.num_images = 0
+        """Images of the request, once it is prepared."""
 
     @property
     def asked_bytes(self) -> int:
@@ -106,7 +108,9 @@ class BackendStream(EventStream):
         await super().ready()
 
     def _write(self) -> bytes:
-        return written(body_of(self._transport.target, self._messages, self._options))
+        body = body_of(self._transport.target, self._messages, self._options)
+        self.num_images = images_in(body)
+        return written(body)
 
     async def _answer(self) -> AsyncGenerator[Event, None]:
         target = self._transport.target

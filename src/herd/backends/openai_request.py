@@ -61,6 +61,12 @@ def body_of(target: Target, messages: Turns, options: Mapping[str, Any]) -> dict
     return {**found, **target.fields}
 
 
+def images_in(body: Mapping[str, Any]) -> int:
+    """How many images a body has."""
+    contents = [turn["content"] for turn in body["messages"]]
+    return sum(part["type"] == "image_url" for parts in contents if isinstance(parts, list) for part in parts)
+
+
 def offered(options: Mapping[str, Any]) -> frozenset[str]:
     """Names of the tools that an answer may call."""
     names = frozenset(function_of(tool)["name"] for tool in options.get("tools") or ())

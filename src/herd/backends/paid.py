@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import Unpack
 
 from herd.backends.failures import Absent, Broken
-from herd.backends.model import BackendModel
+from herd.backends.model import BackendModel, BackendStream
 from herd.backends.spending import Account, Held
-from herd.chat_model import Capabilities, ChatModel, ChatStream, Sizes, Turns
+from herd.chat_model import Capabilities, ChatModel, Sizes, Turns
 from herd.errors import HerdError, Interrupted, TimedOut
 from herd.event_stream import EventStream
 from herd.events import DoneEvent, Event
@@ -19,7 +19,10 @@ from herd.lanes import waiting
 from herd.request_options import DialogRequest
 
 TEMPLATE_TOKENS = 4096
-"""Tokens that a chat template, tools and small images may take beyond the bytes of a request."""
+"""Tokens that a chat template and tools may take beyond the bytes of a request."""
+IMAGE_TOKENS = 16_384
+"""Tokens that an image may take beyond its bytes: some thousands for a large one, which may be a few bytes of one
+colour."""
 
 
 class PaidModel(ChatModel):
@@ -55,7 +58,10 @@ class PaidModel(ChatModel):
     def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> "PaidStream":
         """See ChatModel. Raises LimitReached in the stream's `prepare`, before anything is sent."""
         answers = options.get("n") or 1
-        most = answers * min(options.get("max_tokens") or self.context, self.context)
+        most = options.get("max_tokens") or self.context
+        if self.target.context is not None:  # a context that nobody said is guessed, and bounds nothing
+            most = min(most, self.target.context)
+        most *= answers
         return PaidStream(
             self._inner.astream(messages, **options), self._account, most, answers, options.get("tenant", "")
         )
@@ -68,7 +74,7 @@ class PaidModel(ChatModel):
 class PaidStream(EventStream):
     """Events of one request that is paid. most: tokens that its answers may take together."""
 
-    def __init__(self, inner: ChatStream, account: Account, most: int, answers: int, owner: str) -> None:
+    def __init__(self, inner: BackendStream, account: Account, most: int, answers: int, owner: str) -> None:
         super().__init__(self._paid(), most_tokens=most)
         self._inner, self._account, self._most, self._owner = inner, account, most, owner
         self._left = answers
@@ -91,7 +97,7 @@ class PaidStream(EventStream):
         inner.size_bytes = self.size_bytes
         inner.hold, self.hold = self.hold, lambda count: None  # what is kept is counted once
         await inner.prepare()
-        prompt = inner.asked_bytes + TEMPLATE_TOKENS  # a token is a byte or more
+        prompt = inner.asked_bytes + TEMPLATE_TOKENS + IMAGE_TOKENS * inner.num_images  # a token is a byte or more
         holding = asyncio.ensure_future(waiting().run(self._owner, lambda: self._account.hold(prompt, self._most)))
         try:
             self._held = await asyncio.shield(holding)
