@@ -14,7 +14,10 @@ from fake_chat_model import DoesAll
 from helpers import PATIENCE_S, until
 from herd.backends.gate import allow
 from herd.chat_model import ChatStream, Turns
+from herd.errors import BadMedia
 from herd.server.keys import RIGHTS, Key, Keyring, digest_of, plain_key
+from herd.server.requests import fetcher
+from herd.server.service import Caller, Service
 
 INSIDE, OUTSIDE = "i" * 16, "o" * 16
 
@@ -33,8 +36,8 @@ class Far(DoesAll):
 class House:
     """A service over a model far away, whose one key gets the right to leave later."""
 
-    def __init__(self, address: str, model: Far, key: Key) -> None:
-        self.model, self.key = model, key
+    def __init__(self, address: str, service: Service, model: Far, key: Key) -> None:
+        self.service, self.model, self.key = service, model, key
         self.client = httpx.Client(base_url=address, timeout=PATIENCE_S, headers={"x-api-key": "k" * 16})
 
     def may_leave(self, may: bool) -> None:
@@ -50,8 +53,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setenv("HERD_HOME", str(tmp_path))
     model = Far(name="far")
     key = Key("k", digest_of("k" * 16), frozenset((*RIGHTS, "leave")))
-    with running(service_of(model, keys=(key,))) as address:
-        found = House(address, model, key)
+    service = service_of(model, keys=(key,))
+    with running(service) as address:
+        found = House(address, service, model, key)
         with found.client:
             yield found
 
@@ -151,6 +155,69 @@ def test_a_private_profile_stays_in_and_so_does_what_is_made_of_it(house: House)
     kept = house.respond(model="notes").json()["id"]
     house.model.in_house = False
     stayed(house, house.respond(previous_response_id=kept), STORED)
+
+
+def test_a_profile_that_is_gone_when_it_is_sent_is_as_private_as_it_was(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text is in the prompt by then. One that is gone before that is told as not there."""
+    made = {"model": "notes", "from": "far", "system": "canary", "private": True}
+    profiles = house.service.models.catalogue.profiles
+    house.client.post("/api/create", json=made).raise_for_status()
+
+    def meanwhile(*_: Any, **__: Any) -> None:
+        profiles.remove("notes")
+
+    monkeypatch.setattr("herd.server.service.without_effect", meanwhile)
+    stayed(house, house.respond(model="notes"), "the profile notes is private")
+    assert not house.service.leaving(Caller(house.key, "r", "/v1/responses"), "notes").leave
+    assert house.respond(model="notes").status_code == 404
+
+
+URL = "http://canary.example/x.png"
+IMAGE = {"type": "image_url", "image_url": {"url": URL}}
+BY_ADDRESS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": [IMAGE]}]},
+    "/v1/responses": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": URL}]}]},
+    "/v1/responses/input_tokens": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": URL}]}]},
+    "/v1/messages": {
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": URL}}]}],
+    },
+    "/v1/messages/count_tokens": {
+        "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": URL}}]}],
+    },
+    "/tokenize": {"messages": [{"role": "user", "content": [IMAGE]}]},
+}
+
+
+def test_an_address_that_a_private_profile_is_asked_about_is_not_looked_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    async def fetch(url: str, where: str, owner: str) -> bytes:
+        fetched.append(url)
+        raise BadMedia("fetched")
+
+    monkeypatch.setattr(fetcher, "fetch", fetch)
+    house.service.remote_media = house.model.in_house = True
+    for name, private in (("notes", True), ("open", False)):
+        made = {"model": name, "from": "far", "private": private}
+        house.client.post("/api/create", json=made).raise_for_status()
+    for path, body in BY_ADDRESS.items():
+        reply = house.client.post(path, json={"model": "notes", **body})
+        assert (reply.status_code, fetched) == (403, []), (path, reply.text)
+        assert "the profile notes is private" in reply.text and "canary" not in reply.text
+        assert "fetched" in house.client.post(path, json={"model": "open", **body}).text
+        assert fetched.pop() == URL
+        assert house.client.post(path, json={"model": "nowhere", **body}).status_code == 404 and not fetched
+
+
+def test_images_are_fetched_in_one_place_which_asks_whether_they_may() -> None:
+    root = Path(herd.__file__).parent / "server"
+    found = {str(file.relative_to(root)): file.read_text("utf-8").count("mages.fetch(") for file in root.rglob("*.py")}
+    assert {name: count for name, count in found.items() if count} == {"service.py": 1}
 
 
 @pytest.mark.parametrize("leave", [False, True])

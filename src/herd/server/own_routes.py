@@ -95,7 +95,9 @@ async def tokenize(service: Service, request: Request, caller: Caller) -> Respon
         model.capabilities.require(model.name, "ids")
         if asked.messages is not None:
             begun = goes_on(asked.messages, asked.continue_final_message, asked.add_generation_prompt)
-            ids = await service.of_dialog(caller, model, dialog, images, model.tokenize, continue_final_message=begun)
+            ids = await service.of_dialog(
+                caller, model, asked.model, dialog, images, model.tokenize, continue_final_message=begun
+            )
             service.charge(caller, len(ids))
             data = await service.compute(caller, lambda: _counted(model, ids)[1], size)
         else:

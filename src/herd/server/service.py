@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from herd.backends.gate import Decision, Said, strictest
 from herd.chat_model import ChatModel, ChatStream, Turns
-from herd.errors import HerdError, Interrupted, NotFound, NotReady, PassFailed, TooLarge, Withheld, fail
+from herd.errors import HerdError, Interrupted, NotFound, NotReady, PassFailed, StaysHere, TooLarge, Withheld, fail
 from herd.events import DoneEvent, Event, Note, ProgressEvent, Reply
 from herd.gated import GatedStream
 from herd.lanes import LARGE, computing, reading, waiting
@@ -140,10 +140,11 @@ class Service:
         self._check(ask)
         caller.facts.update(key=caller.key.name, model=ask.model)
         if ask.images is not None:
-            await ask.images.fetch(self.lane_of(caller), caller.admission)
+            await self._fetch(caller, ask.model, ask.images)
         stack = AsyncExitStack()
         try:
             model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            decision = self.leaving(caller, ask.model, ask.said)  # at one time with its profile's texts
             ask, shorter = within_context(self._settled(ask), model.context)
             size = caller.admission.size_bytes
             num_images = await self.soon(caller, lambda: check_able(model, ask), size)
@@ -153,7 +154,6 @@ class Service:
                 await self.compute(caller, lambda: check_ids(model, ids, caller.key))
             raw = await self._raw(caller, model, ask)
             in_vain = await self.soon(caller, lambda: (note_of_schemas(ask), note_of_calls(ask)), size)
-            decision = self.leaving(caller, ask.model, ask.said)
             with decision.explained():
                 stream = self._stream(model, caller, ask, {**self.whose(caller, decision, ask.user), **raw.options})
                 stack.push_async_callback(stream.aclose)
@@ -250,6 +250,7 @@ class Service:
         self,
         caller: Caller,
         model: ChatModel,
+        name: str,
         messages: Sequence[Mapping[str, Any]],
         images: Images,
         make: "DialogMethod[T]",
@@ -257,20 +258,32 @@ class Service:
         *,
         continue_final_message: bool = True,
     ) -> T:
-        """The result of `make`, a method of the model (tokenize, count), for a dialog. Raises what reading it raises,
+        """The result of `make`, a method of the model (tokenize, count), for a dialog. name: the model's, as it was
+        asked. Raises what reading it raises,
         ContextTooLong for what cannot be a prompt, Refused for more turns or tools than a request may have."""
         self._check_counts(messages, tools)
         ask = GenerateRequest(
             model=model.name, messages=messages, tools=tools, continue_final_message=continue_final_message
         )
         num_images = await self.soon(caller, lambda: check_able(model, ask), caller.admission.size_bytes)
-        await images.fetch(self.lane_of(caller), caller.admission)
+        await self._fetch(caller, name, images)
         tiles = num_images * model.sizes.image_bytes
         size = max(caller.admission.size_bytes, LARGE if tiles else 0)
         text = await self.text_size(caller, messages, tools)
         caller.admission.made.hold(tiles + prompt_bytes(model, text))
         more = turn_options(model, ask)
         return await self.compute(caller, lambda: make(messages, tools=tools or None, fits=True, **more), size)
+
+    async def _fetch(self, caller: Caller, name: str, images: Images) -> None:
+        """Fetch the images of a request to the model of that name that are on the network. Raises StaysHere where what
+        that one is asked stays in the house, NotFound where there is none, and what fetching raises."""
+        if images.on_network:
+            self.models.catalogue.find(name)
+            decision = strictest(Said(True), *self._model_says(name))
+            if not decision.leave:
+                do = "send the image as data:image/...;base64,..."
+                fail(StaysHere, f"an image on the network, where {decision.why}", got="its address", do=do)
+            await images.fetch(self.lane_of(caller), caller.admission)
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Charge tokens that were read, for a request that makes none. Raises QuotaSpent."""
@@ -368,8 +381,8 @@ class Service:
         """What the model of that name says of it: its profile, and its route."""
         try:
             listed = self.models.catalogue.find(name)
-        except NotFound:  # told by who asks that model
-            return []
+        except NotFound:  # told by who asks that model; one that is gone by now may have been private
+            return [Said(False, f"there is no {name}")]
         found = [] if listed.registered is None else [listed.registered.said]
         if listed.profile is not None and listed.profile.private:
             found.append(Said(False, f"the profile {name} is private"))

@@ -175,7 +175,7 @@ async def count_tokens(service: Service, request: Request, caller: Caller) -> Re
 
     (asked, ignored, notes), dialog, tools = await read_as(service, request, caller, read, media=True)
     async with service.models.use(asked.model) as model:
-        count = await service.of_dialog(caller, model, dialog, images, model.count, tools)
+        count = await service.of_dialog(caller, model, asked.model, dialog, images, model.count, tools)
         service.charge(caller, count)
     return json_response({"input_tokens": count}, headers={**told(ignored), **noted(notes)})
 

@@ -86,9 +86,10 @@ async def count_input(service: Service, request: Request, caller: Caller) -> Res
     turns, tools, notes = await service.soon(
         caller, lambda: counting(service, asked, known, images), caller.admission.size_bytes
     )
-    async with service.models.use(asked.model or known.model) as model:
+    name = asked.model or known.model
+    async with service.models.use(name) as model:
         over = {"continue_final_message": False}  # as an answer to it would be begun
-        count = await service.of_dialog(caller, model, turns, images, model.count, tools, **over)
+        count = await service.of_dialog(caller, model, name, turns, images, model.count, tools, **over)
         service.charge(caller, count)
     found = {"object": "response.input_tokens", "input_tokens": count}
     return json_response(found, headers={**told(ignored), **noted(notes)})

@@ -43,6 +43,11 @@ class Images:
             self._waiting.append((part, url, where))
         return part
 
+    @property
+    def on_network(self) -> bool:
+        """Whether some are to be fetched."""
+        return bool(self._waiting)
+
     async def fetch(self, owner: str, admission: Admission) -> None:
         """Fetch the images on the network, one after another, into their parts. owner: the lane in which names are
         looked up.
