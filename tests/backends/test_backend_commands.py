@@ -418,7 +418,8 @@ def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(herd: Herd,
         for words in (("backend:both", "hi"), ("backend:held", "hi"), ("backend:held", "hi", "--leave")):
             assert herd("run", *words).out == "Hello\n"
         assert far.connections == 0
-        assert herd("run", "backend:both", "hi", "--leave").out == "far\n"
+        said = herd("run", "backend:both", "hi", "--leave")
+        assert said.out == "far\n" and "to 127.0.0.1: 1 request, 2 bytes of texts and images" in said.err
         assert herd("route", "add", "only", "far", "--private").status == 0
         with backend("only", leave=True) as model, pytest.raises(StaysHere):
             model.chat("hi", leave=True)
