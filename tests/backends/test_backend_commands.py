@@ -22,7 +22,8 @@ from herd.backends.routes import chosen
 from herd.backends.settings import Backend, Backends
 from herd.backends.spending import NANO
 from herd.cli import main
-from herd.errors import HerdError, StaysHere, UsageError
+from herd.disk.records import CachedFile
+from herd.errors import BadFile, HerdError, StaysHere, UsageError
 from herd.server.log import Log
 from herd.server.options import ServerOptions
 from herd.server.run import service_of
@@ -391,6 +392,16 @@ def test_a_broken_record_costs_itself_alone_and_can_be_removed(herd: Herd, host:
     assert herd("run", "backend:odd", "hi").status == 3
     assert herd("backend", "rm", "odd").status == 0
     assert herd("backend", "list").err == ""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_told_and_never_waited_for(tmp_path: Path, kind: str) -> None:
+    """A pipe that nobody writes to would hold every command."""
+    path = tmp_path / "backends.json"
+    os.mkfifo(path, 0o600) if kind == "pipe" else path.mkdir()
+    file: CachedFile[bytes] = CachedFile(lambda place, data: data, 100)
+    with pytest.raises(BadFile, match="is not a regular file"):
+        file.now(path)
 
 
 # -- routes ------------------------------------------------------------------------------------------------------------

@@ -285,6 +285,12 @@ def test_what_it_thinks_is_said_between_marks_so_that_policies_see_it(name: str)
     assert reply_of(*pieces, schema=True).text == "Yes."  # it has to be JSON
 
 
+def test_an_empty_reason_is_no_end() -> None:
+    """Some hosts say it with each piece."""
+    pieces = chunk({"content": "One "}, ""), chunk({"content": "two."}, ""), chunk({}, "stop"), DONE
+    assert (reply_of(*pieces).text, reply_of(*pieces).finish_reason) == ("One two.", "stop")
+
+
 def test_logprobs_come_with_their_pieces() -> None:
     def told(token: str, *top: str) -> dict[str, Any]:
         row = {"token": token, "logprob": -0.5, "bytes": list(token.encode())}
@@ -299,7 +305,17 @@ def test_logprobs_come_with_their_pieces() -> None:
     assert b"".join(one.token_bytes for one in reply.logprobs) == "Hé".encode()
     with pytest.raises(HerdError, match="no log-probabilities"):
         reply_of(chunk({"content": "Hé"}, "stop"), DONE, logprobs=2)
-    for wrong in (5, [5], {"content": 5}, {"content": [{"token": 5, "logprob": 0}]}, {"content": [{"token": "a"}]}):
+    fewer = reply_of(*pieces, logprobs=1)  # no more than was asked for, whatever comes
+    assert fewer.logprobs is not None and [one.text for one in fewer.logprobs[1].top] == ["e"]
+    never = {"content": [{"token": "a", "logprob": 1e60}]}
+    for wrong in (
+        never,
+        5,
+        [5],
+        {"content": 5},
+        {"content": [{"token": 5, "logprob": 0}]},
+        {"content": [{"token": "a"}]},
+    ):
         with pytest.raises(HerdError, match="log-probabilities"):
             reply_of(chunk({"content": "Hé"}, logprobs=wrong), DONE, logprobs=2)
 

@@ -157,7 +157,7 @@ def _asked(options: DialogRequest) -> Asked:
         tools=offered(options),
         must_call=(options.get("tool_choice") or "auto") not in ("auto", "none"),
         parallel=options.get("parallel_tool_calls") is not False,
-        logprobs=options.get("logprobs") is not None,
+        logprobs=options.get("logprobs"),
         has_form=bool(options.get("schema")) or options.get("grammar") is not None,
         stops=(stop,) if isinstance(stop, str) else tuple(stop),
         seed=options.get("seed") or 0,

@@ -38,6 +38,8 @@ MOST_CALLS = 128
 """Calls of one answer."""
 MOST_TOKENS = MOST_CONTEXT
 """A larger count is none."""
+MOST_LOGPROB = 1.0
+"""A larger one is none: of a certain one it is 0, and some say a little more."""
 REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "eos": "stop",
@@ -63,7 +65,8 @@ class Asked:
     """Names of the tools that it may call."""
     must_call: bool = False
     parallel: bool = True
-    logprobs: bool = False
+    logprobs: int | None = None
+    """How many others are told beside each token; None: nothing is told of tokens."""
     has_form: bool = False
     """Whether it has to be JSON, so that what it thinks beforehand has no place in it."""
     stops: Sequence[str] = ()
@@ -169,7 +172,7 @@ class _Answer:
             self._broken("sent a delta that is no object")
         yield from self._said(delta, choice)
         yield from self._called(delta.get("tool_calls") or ())
-        if choice.get("finish_reason") is not None:
+        if choice.get("finish_reason") not in (None, ""):  # some hosts say "" until the end
             yield from self._ended(choice)
 
     def done(self, usage: Usage) -> DoneEvent:
@@ -178,7 +181,7 @@ class _Answer:
         decode = 0.0 if self._first_s is None else self._last_s - self._first_s
         rate = (usage.output_tokens - 1) / decode if decode > 0 and usage.output_tokens > 1 else 0.0
         timings = Timings(first_token_s=self._first_s or 0.0, decode_s=decode, decode_tps=rate)
-        told = tuple(self._logprobs) if self._asked.logprobs else None
+        told = tuple(self._logprobs) if self._asked.logprobs is not None else None
         reply = Reply(
             "".join(self._text),
             self.reason,
@@ -210,7 +213,7 @@ class _Answer:
         if thought and not self._asked.has_form:
             yield self._piece(thought if self._thinking else _THINKS + thought, None)
             self._thinking = True
-        logprobs = self._likely(choice.get("logprobs")) if self._asked.logprobs else None
+        logprobs = self._likely(choice.get("logprobs")) if self._asked.logprobs is not None else None
         if not text and not logprobs:
             return
         if self._thinking and text:
@@ -230,7 +233,7 @@ class _Answer:
         self._count(len(logprobs or (0,)))
         self._text.append(text)
         self._logprobs += logprobs or ()
-        return TextEvent(text, logprobs if self._asked.logprobs else None, self._index)
+        return TextEvent(text, logprobs, self._index)
 
     def _count(self, tokens: int) -> None:
         if self.reason is not None:
@@ -253,6 +256,7 @@ class _Answer:
             if not isinstance(top, list | tuple):
                 self._broken("sent log-probabilities in another form")
             text, logprob, spelt = self._token(one)
+            top = top[: self._asked.logprobs]
             others = tuple(Likely(NO_ID, word, chance, spelt=raw) for word, chance, raw in map(self._token, top))
             found.append(Logprob(NO_ID, text, logprob, others, spelt=spelt))
         return tuple(found)
@@ -261,6 +265,8 @@ class _Answer:
         text, logprob = (told.get("token"), told.get("logprob")) if isinstance(told, Mapping) else (None, None)
         if not isinstance(text, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
             self._broken("sent log-probabilities in another form")
+        if logprob > MOST_LOGPROB:
+            self._broken("sent log-probabilities that are none")
         raw = told.get("bytes")
         if isinstance(raw, list) and all(type(one) is int and 0 <= one < 256 for one in raw):
             spelt = bytes(raw)
@@ -349,7 +355,7 @@ class _Answer:
             yield self._piece(_THOUGHT, None)
         if self._asked.must_call and reason in ("stop", "tool_calls") and not self._calls:
             self._broken("called no tool, though it was told to")
-        if self._asked.logprobs and self._text and not self._logprobs:
+        if self._asked.logprobs is not None and self._text and not self._logprobs:
             self._broken("told no log-probabilities, though it was asked for them")
         self.reason = "tool_calls" if self._calls and reason == "stop" else reason
 

@@ -81,6 +81,8 @@ class CachedFile(Generic[T]):
             status = os.stat(path)
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            fail(BadFile, f"{path} is not a regular file", do="move it away")
         if self._secret and os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
             mode = f"mode {stat.S_IMODE(status.st_mode):o}"
             fail(UsageError, str(path), got=mode, expected="600", do=f"chmod 600 {path}")
