@@ -151,6 +151,12 @@ def test_a_private_profile_stays_in_and_so_does_what_is_made_of_it(house: House)
     for name in ("notes", "pirate", "twin", "notes:latest"):
         stayed(house, house.respond(model=name), f"the profile {name} is private")
     assert house.respond(model="open").status_code == 200
+    make("/api/create", model="notes", **{"from": "far"}, system="Other words.")  # as a client does it again
+    stayed(house, house.respond(model="notes"), "the profile notes is private")
+    make("/api/copy", source="open", destination="twin")
+    stayed(house, house.respond(model="twin"), "the profile twin is private")
+    make("/api/create", model="twin", **{"from": "open"}, private=False)
+    assert house.respond(model="twin").status_code == 200
     house.model.in_house = True
     kept = house.respond(model="notes").json()["id"]
     house.model.in_house = False

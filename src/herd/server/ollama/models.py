@@ -225,11 +225,15 @@ async def copy(service: Service, request: Request, caller: Caller) -> Response:
     return Response(status_code=200, headers=told(ignored))
 
 
-async def _new_name(service: Service, caller: Caller, name: str, profile: Profile) -> None:
+async def _new_name(service: Service, caller: Caller, name: str, profile: Profile, *, opened: bool = False) -> None:
+    """Add a profile, or replace one, which stays private where it was. opened: unless somebody says otherwise."""
     name = name.removesuffix(LATEST)
     known = service.models.catalogue.names()
-    if name in known and known[name].profile is None:
-        fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
+    if name in known:
+        old = known[name].profile
+        if old is None:
+            fail(UsageError, "model", got=name, expected="a name that no model has", do="choose another")
+        profile = msgspec.structs.replace(profile, private=profile.private or (old.private and not opened))
     await service.wait(caller, lambda: service.models.catalogue.profiles.add(name, profile))
 
 
@@ -248,7 +252,7 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
         licence=licence or old.licence,
         private=old.private or asked.private is True,
     )
-    await _new_name(service, caller, asked.chosen(), profile)
+    await _new_name(service, caller, asked.chosen(), profile, opened=asked.private is False)
     return _status_lines(service, [{"status": "success"}], stream=asked.stream is not False, ignored=ignored)
 
 
