@@ -157,6 +157,9 @@ def test_a_key_that_no_header_can_carry_is_refused_and_nothing_is_kept(herd: Her
         (("--model", "x", "--url", "http://far.example/v1", "--key"), "got a key over plain http"),
         (("--model", "x", "--url", "http://far.example/v1", "--key-env", "FAR_KEY"), "got a key over plain http"),
         (("--preset", "vllm", "--model", "x", "--in-house", "--outside"), "got --outside as well"),
+        (("--preset", "vllm", "--model", "x\ny"), "expected the name of a model on one line"),
+        (("--preset", "vllm", "--model", "\x1b[31m"), "expected the name of a model on one line"),
+        (("--preset", "vllm", "--model", "x" * 257), "of at most 256 characters"),
     ],
 )
 def test_what_could_not_be_used_is_refused_before_a_key_is_asked_for(
@@ -342,6 +345,17 @@ def test_the_same_name_twice_and_a_name_that_is_not_there(herd: Herd, host: Fake
     assert herd("route", "add", "both", "far").status == 0
     said = herd("backend", "add", "both", "--preset", "vllm", "--model", "x")
     assert said.status == 2 and "got both, which is a route" in said.err
+
+
+def test_what_an_address_asks_is_not_shown(herd: Herd, host: FakeHost) -> None:
+    """It may be a key."""
+    said = herd("backend", "add", "far", "--model", "x", "--url", f"{host.address}?api-key=canary")
+    assert said.status == 0 and "canary" not in said.err and f"{host.address}?..., in the house" in said.err
+    for words in (("list",), ("list", "--json"), ("test", "far")):
+        said = herd("backend", *words)
+        assert "canary" not in said.out + said.err
+    assert host.asked[0].path == "/v1/models?api-key=canary"
+    assert herd("backend", "limit", "far", "5").status == 2, "it has no price"
 
 
 def test_a_limit_that_is_set_while_another_program_edits_keeps_what_that_one_wrote(

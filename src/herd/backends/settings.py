@@ -43,6 +43,7 @@ MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
 MOST_LIMIT = 1e6
 """Dollars."""
+LONGEST_MODEL = 256
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 """The name of an environment variable. It is shown, so what looks like a key (hf_..., gsk_...) is none."""
 
@@ -81,6 +82,12 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
         if not found:
             fail(UsageError, f"preset {self.preset}", got="no address", expected="--url")
         return found
+
+    @property
+    def shown_address(self) -> str:
+        """The address for people. What follows a question mark may be anybody's key."""
+        shown, mark, _ = self.address.partition("?")
+        return f"{shown}?..." if mark else shown
 
     @property
     def in_house(self) -> bool:
@@ -157,6 +164,7 @@ class Backends:
                 self.find(name)
             found = records.good[name] = msgspec.structs.replace(records.good[name], limit_dollars=dollars)
             _check(name, found)
+            account_of(name, found)  # it has a price
         return found
 
     def remove(self, name: str) -> None:
@@ -270,6 +278,9 @@ def _read(path: Path, data: bytes) -> Records[Backend]:
 def _check(name: str, backend: Backend) -> None:
     """Raise UsageError for a record that makes no sense; without its key."""
     check_name(name)
+    if not backend.model.isprintable() or len(backend.model) > LONGEST_MODEL:
+        expected = f"the name of a model on one line, of at most {LONGEST_MODEL} characters"
+        fail(UsageError, f"backend {name}: --model", got=backend.model[:40], expected=expected)
     _check_house(name, backend)
     if backend.key and backend.key_env:
         fail(UsageError, f"backend {name}", got="a key and --key-env", expected="one of them")

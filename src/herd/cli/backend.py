@@ -69,7 +69,7 @@ def add(name: str, as_json: bool, **values: Any) -> None:
     if as_json:
         console.print_json("backend add", {"name": name, **_told(name, found)})
         return
-    console.note(f"{name}: {found.model} at {found.address}, {_place(found)}")
+    console.note(f"{name}: {found.model} at {found.shown_address}, {_place(found)}")
     if (end := settings.end_of(found)) is not None:
         past = "ended" if end <= date.today() else "ends"
         console.note(f"{found.preset} {past} {found.model} on {end}, as the table of prices has it")
@@ -147,7 +147,7 @@ def _told(name: str, one: "Backend") -> "dict[str, Any]":
     return {
         "preset": one.preset,
         "model": one.model,
-        "address": one.address,
+        "address": one.shown_address,
         "place": _place(one),
         "key": f"in ${one.key_env}" if one.key_env else "kept" if one.key else "none",
         "limit_dollars": one.limit_dollars,
