@@ -85,7 +85,7 @@ def cost(
 ) -> Cost:
     """What a plan costs a month, here and at hosts. call: tokens of a call, and calls of a month; with library_tokens
     questions to a library that is saved. terms: the machine's price, power or rent; None: what is known of it. at_once:
-    answers computed together; None: as many as fit. prices: of hosts; None: `host_prices`. Raises UsageError,
+    answers computed together; None: as many as cost least. prices: of hosts; None: `host_prices`. Raises UsageError,
     BadFile."""
     table = host_prices() if prices is None else prices
     today = datetime.datetime.now(datetime.UTC).date()

@@ -22,10 +22,10 @@ from herd.planning.library_cost import HostedLibrary, LibraryCost, OwnLibrary
 from herd.planning.machines import machine_of
 from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
 from herd.planning.paces import LIMIT, TODAY, Call, LibraryPace, Pace, library_paces, paces
-from herd.planning.plan import Model, Plan, Want, make_plan
+from herd.planning.plan import Model, Plan, Want, make_plan, most_users
 from herd.planning.prices import Price, Prices, listed
 from herd.planning.sizes import type_sizes
-from herd.planning.speed import Estimate, Term
+from herd.planning.speed import Estimate, Term, attention_ops, row_ops
 
 M = 1_000_000
 DAY = datetime.date(2026, 11, 30)
@@ -173,6 +173,40 @@ def test_more_than_a_machine_can_make_is_never_made_on_it() -> None:
     assert all(own.machines > 1 and own.busy > 1 for own in found.own)
     said = list(verdict(found))
     assert sum("are more than the" in line and line.startswith("never on this machine") for line in said) == 2
+
+
+@pytest.mark.parametrize("type", ["q3_k", "q4_k"])
+@pytest.mark.parametrize(
+    "machine", ["rtx4090x4+256GB", "rtx4090x2+64GB", "rtx3090+128GB", "h100", "epyc-12ch+256GB", "m3ultra+512GB"]
+)
+def test_no_number_of_answers_at_once_is_much_cheaper_than_that_of_a_plan(machine: str, type: str) -> None:
+    """Beside cards more answers can be dearer: their caches leave experts no room there."""
+    plan = planned(SCOUT, type, machine)
+    best = paces(plan, USUAL)[0].call_s(USUAL)
+    fitting = most_users(plan.model, plan.machine, replace(plan.want, context=USUAL.tokens))
+    for number in (n for n in (1, 3, 5, 9, 23, 50, 70, 100, 130, 170, 190, 220, 256) if n <= fitting):
+        assert best <= paces(plan, USUAL, number)[0].call_s(USUAL) * 1.05
+
+
+def test_prompts_that_are_read_together_do_not_see_each_other() -> None:
+    pace = next(iter(paces(planned(SCOUT, "bf16", "h100x8"), USUAL)))
+    assert pace.prompts == 8
+    (ops,) = (term.amount for term in pace.read.terms if term.unit == "op")
+    assert ops == pytest.approx(8 * (sum(row_ops(SCOUT, heads=False)) * 1000 + attention_ops(SCOUT, 1000, 0)))
+
+
+def test_a_host_whose_cache_is_cheaper_is_dearer_for_a_few_questions_alone() -> None:
+    own = OwnLibrary(Owner(None, None, hour_dollars=100), library_pace(10, 1, 0.01), Call(1000, 300, 2))
+    host = HostedLibrary(price(5, 0.1, 0.001), own.call, M, True, "")
+    end = own.cheaper_to(host)
+    assert own.cheaper_from(host) is None
+    assert end is not None and end > 2
+    found = cost_of_library(2)
+    assert found.library is not None
+    hosted = replace(host, cheaper_from=(None,), cheaper_to=(end,))
+    told = replace(found, library=replace(found.library, own=(own,), hosted=(hosted,)))
+    assert any(line.endswith(f"own is cheaper; up to {end} questions own is") for line in verdict(told))
+    assert [row[-2] for row in host_rows(told)] == [f"up to {end}"]
 
 
 def test_herd_today_is_never_cheaper_than_the_limit() -> None:
@@ -337,7 +371,16 @@ def test_a_library_is_cheaper_at_home_from_break_even_on(
         assert there is not None
         return replace(own, call=call).dollars, there
 
-    start = own.cheaper_from(HostedLibrary(price(in_, in_, cached * in_), USUAL, M, True, ""))
+    host = HostedLibrary(price(in_, in_, cached * in_), USUAL, M, True, "")
+    start, end = own.cheaper_from(host), own.cheaper_to(host)
+    if end is not None:
+        assert start is None
+        for questions, less in ((end, True), (end + 1, False)):
+            here, there = sums(questions)
+            assert here <= there * (1 + 1e-9) if less else here >= there * (1 - 1e-9)
+    if start is None and end is None:
+        here, there = sums(1)
+        assert here >= there * (1 - 1e-9)
     for questions in (1e12,) if start is None else (start, 2 * start, 1e3 * start):
         here, there = sums(questions)
         assert here >= there * (1 - 1e-9) if start is None else here <= there * (1 + 1e-9)

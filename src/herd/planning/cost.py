@@ -130,7 +130,7 @@ class Cost:
     """Hosts of the same model first, the cheapest first."""
     library: LibraryCost | None
     asked_at_once: int | None = None
-    """Answers at once as they were asked for; None: as many as fit."""
+    """Answers at once as they were asked for; None: as many as cost least."""
 
     @property
     def old_days(self) -> int | None:

@@ -103,9 +103,16 @@ def _host(price: Price, plain: float, less: float | None, row: Hosted | HostedLi
         price.date,
         dollars(plain),
         NONE if less is None else dollars(less),
-        *(NONE if row.why_not else "never" if n is None else calls(n) for n in row.cheaper_from),
+        *(NONE if row.why_not else cell for cell in _turns(row)),
         "; ".join(r for r in remarks if r),
     )
+
+
+def _turns(row: Hosted | HostedLibrary) -> Iterator[str]:
+    """From how many calls or questions on one's own is cheaper, for each pace."""
+    ends = row.cheaper_to if isinstance(row, HostedLibrary) else (None,) * len(row.cheaper_from)
+    for start, end in zip(row.cheaper_from, ends, strict=True):
+        yield calls(start) if start is not None else "never" if end is None else f"up to {calls(end)}"
 
 
 def verdict(cost: Cost) -> Iterator[str]:
@@ -130,7 +137,7 @@ def _room(cost: Cost) -> Iterator[str]:
     """What makes a call cheaper where few answers fit together."""
     few = [pace.at_once for pace in cost.paces if pace.name == LIMIT and pace.at_once < AT_ONCE]
     if few and few[0] != cost.asked_at_once:
-        yield f"{few[0]} answers at once are as many as fit: a smaller --type or --kv makes room for more"
+        yield f"a call costs least with {few[0]} answers at once: a smaller --type or --kv makes room for more"
 
 
 def give(owner: Owner) -> str:
@@ -172,8 +179,10 @@ def _library_verdict(library: LibraryCost, own: OwnLibrary) -> str:
     if host is None:
         return f"{said}; no host of the table takes such a prompt with this model"
     asked = f"{host.price.host}'s {dollars(host.dollars)}"
-    start = host.cheaper_from[library.own.index(own)]
-    turn = "own never is" if start is None else f"from {calls(start)} questions on own is"
+    start, end = own.cheaper_from(host), own.cheaper_to(host)
+    turn = "own never is" if end is None else f"up to {calls(end)} questions own is"
+    if start is not None:
+        turn = f"from {calls(start)} questions on own is"
     return f"{said} beside {asked}: {'own' if own.dollars <= host.dollars else 'a host'} is cheaper; {turn}"
 
 

@@ -6,7 +6,7 @@ What it is not: how long they take (`paces`).
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 from herd.planning.owning import Owner
 from herd.planning.paces import Call, LibraryPace, library_paces
@@ -52,6 +52,14 @@ class OwnLibrary:
         questions = max(1, ceil(needed / saved * (1 - 1e-12)))
         return questions if questions <= MOST_CALLS_ONE else None
 
+    def cheaper_to(self, hosted: "HostedLibrary") -> float | None:
+        """Questions up to which alone this is cheaper, where the host's cache makes each later one cheaper there than
+        here; None: there is no such number."""
+        first, later = hosted.question_dollars
+        saved = later - self.question_dollars
+        ahead = first - later - self.read_dollars
+        return floor(ahead / -saved) or None if saved < 0 < ahead else None
+
 
 @dataclass(frozen=True)
 class HostedLibrary:
@@ -63,7 +71,9 @@ class HostedLibrary:
     same: bool
     why_not: str
     cheaper_from: tuple[float | None, ...] = ()
-    """Questions, for each pace, from which on one's own is cheaper; None: never."""
+    """Questions, for each pace, from which on one's own is cheaper; None: never, or up to `cheaper_to` alone."""
+    cheaper_to: tuple[float | None, ...] = ()
+    """Questions, for each pace, up to which alone one's own is cheaper."""
 
     @property
     def question_dollars(self) -> tuple[float, float]:
@@ -117,5 +127,6 @@ def library_cost(
     hosted = []
     for row, same in rows:
         one = HostedLibrary(row, call, tokens, same, row.why_not(tokens + call.tokens, today))
-        hosted.append(HostedLibrary(row, call, tokens, same, one.why_not, tuple(o.cheaper_from(one) for o in own)))
+        turns = tuple(o.cheaper_from(one) for o in own), tuple(o.cheaper_to(one) for o in own)
+        hosted.append(HostedLibrary(row, call, tokens, same, one.why_not, *turns))
     return LibraryCost(tokens, found, own, tuple(sorted(hosted, key=lambda h: (not h.same, h.dollars))))

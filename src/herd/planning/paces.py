@@ -14,7 +14,7 @@ from herd.errors import UsageError, fail
 from herd.planning.machines import Machine
 from herd.planning.memory import cache_bytes
 from herd.planning.placement import Placement
-from herd.planning.plan import Plan, Want, alone, most_users, placed
+from herd.planning.plan import Plan, Want, alone, largest, most_users, placed
 from herd.planning.speed import PASS, Estimate, Term, attention_ops, decode, kv_read_bytes, prefill
 from herd.planning.today import MEASURED, decode_today, not_built, prefill_today
 
@@ -109,7 +109,7 @@ class LibraryPace:
 
 def paces(plan: Plan, call: Call, at_once: int | None = None) -> tuple[Pace, ...]:
     """The machine's limit, and Herd today where there is a figure; none where such calls do not run there. at_once:
-    answers at once; None: as many as fit, at most AT_ONCE. Raises UsageError."""
+    answers at once; None: as many as make a call shortest, of those that fit, at most AT_ONCE. Raises UsageError."""
     call.check(plan.model.config.max_context)
     want = replace(plan.want, context=call.tokens)
     limit = _limit(plan, call, want, at_once)
@@ -118,17 +118,41 @@ def paces(plan: Plan, call: Call, at_once: int | None = None) -> tuple[Pace, ...
 
 
 def _limit(plan: Plan, call: Call, want: Want, at_once: int | None) -> Pace | None:
-    c, machine = plan.model.config, plan.machine
+    machine = plan.machine
     fitting = _most_at_once(plan, machine, want)
     if at_once is not None and not 1 <= at_once <= fitting:
         expected = f"1 to {fitting}: so many fit with {want.context} tokens each"
         fail(UsageError, f"answers at once on {machine.name}", got=at_once, expected=expected)
-    number = at_once or min(fitting, AT_ONCE)
+    numbers = [at_once] if at_once else _numbers(plan, want, min(fitting, AT_ONCE))
+    timed = (_limit_of(plan, call, want, number) for number in numbers)
+    return min((pace for pace in timed if pace), key=lambda pace: pace.call_s(call), default=None)
+
+
+def _numbers(plan: Plan, want: Want, most: int) -> list[int]:
+    """Numbers of answers at once of which one is about the best, the largest first: caches of more of them leave the
+    cards less room for experts, which then take longer to read."""
+
+    def on_cards(kind: str) -> int:
+        """The most answers with which all of a kind lies on cards."""
+        return largest(lambda n: _beside(plan, replace(want, users=n), kind) == 0, most)
+
+    kinks = [on_cards("routed"), on_cards("cache")] if plan.machine.cards else []
+    return sorted({most, *(n for n in kinks if n), *(1 << i for i in range(most.bit_length()))}, reverse=True)
+
+
+def _beside(plan: Plan, want: Want, kind: str) -> int:
+    """Bytes of a kind that do not lie on cards."""
+    row = placed(plan.model, plan.machine, want).row(kind)
+    return row.memory + row.disk
+
+
+def _limit_of(plan: Plan, call: Call, want: Want, number: int) -> Pace | None:
+    c, machine = plan.model.config, plan.machine
     placement = placed(plan.model, machine, replace(want, users=number))
     if not placement.runs:
         return None
     prompts = max(1, min(number, PASS // call.tokens_in))
-    single, many = (prefill(c, placement, machine, n * call.tokens_in) for n in (1, prompts))
+    single, many = (prefill(c, placement, machine, n * call.tokens_in, prompts=n) for n in (1, prompts))
     together = many.seconds / prompts < single.seconds
     step = decode(c, placement, machine, number, _middle(call), want.kv)
     return Pace(LIMIT, number, prompts if together else 1, many if together else single, step)

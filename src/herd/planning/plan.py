@@ -214,15 +214,15 @@ def largest_context(model: Model, machine: Machine, want: Want) -> int:
     def fits(context: int) -> bool:
         return placed(model, machine, replace(want, context=context)).fits
 
-    return whole if fits(whole) else STEP * _most(lambda n: fits(n * STEP), whole // STEP)
+    return whole if fits(whole) else STEP * largest(lambda n: fits(n * STEP), whole // STEP)
 
 
 def most_users(model: Model, machine: Machine, want: Want) -> int:
     """The most users with such a context that fit."""
-    return _most(lambda n: placed(model, machine, replace(want, users=n)).fits, MOST_USERS)
+    return largest(lambda n: placed(model, machine, replace(want, users=n)).fits, MOST_USERS)
 
 
-def _most(fits: Callable[[int], bool], high: int) -> int:
+def largest(fits: Callable[[int], bool], high: int) -> int:
     """The largest number up to `high` that fits, when all smaller ones do; 0 for none."""
     low = 0
     while low < high:

@@ -207,14 +207,16 @@ def _exchanges(config: Llama4Config, placement: Placement, machine: Machine) -> 
         yield Term("exchanges among cards", 2 * config.num_layers, "", 1 / HOP_S)
 
 
-def prefill(config: Llama4Config, placement: Placement, machine: Machine, tokens: int, rows: int = PASS) -> Estimate:
-    """Reading a prompt of so many tokens, in passes of `rows`, at the machine's limit: passes are told as one of
-    average depth, times their number."""
+def prefill(
+    config: Llama4Config, placement: Placement, machine: Machine, tokens: int, rows: int = PASS, prompts: int = 1
+) -> Estimate:
+    """Reading so many tokens, in passes of `rows`, at the machine's limit: passes are told as one of average depth,
+    times their number. prompts: that these tokens are, as long as each other, which do not see each other."""
     rows = max(1, min(rows, tokens))
     passes = -(-tokens // rows)
     each = tokens / passes
     fixed, routed_ops = row_ops(config, heads=False)
-    attention = attention_ops(config, tokens, 0) / passes
+    attention = prompts * attention_ops(config, tokens // prompts, 0) / passes
     always, routed = placement.row("always"), placement.row("routed")
     share = touched(config, round(each))
     terms: list[Term] = []
