@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from herd.errors import BadFile, HerdError, UsageError
+from herd.errors import BadFile, NotFound, UsageError
 from herd.planning.machine_rows import machine_rows
 from herd.planning.machines import SUSTAINED_OPS, SUSTAINED_READ, known_names, machine_of
 
@@ -94,6 +94,11 @@ BROKEN = {
     'name = 3\nmemory_gb = 1': "characters", "memory_gb = nan": "a number",
     "x = " + "[" * 500 + "]" * 500: "TOML|unknown",
     "memory_gb = 1e300": "a number",
+    FILE.replace("disk_gb_s = 6.5", "disk_gb_s = 0"): "0.001 or more",
+    FILE.replace("gb_s = 700", "gb_s = 700\nlink_gb_s = 0"): "0.001 or more",
+    FILE.replace("gb_s = 700", "gb_s = 1e-300"): "0.001 or more",
+    FILE.replace("memory_gb_s = 200", "memory_gb_s = 1e-300"): "0.001 or more",
+    "a." * 500_000 + "a = 1": "at most 32",
 }  # fmt: skip
 
 
@@ -109,7 +114,7 @@ def test_a_broken_file_is_one_line(text: str, tmp_path: Path) -> None:
 def test_a_file_that_is_too_long_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "m.toml"
     path.write_bytes(b"#" * (2 << 20))
-    with pytest.raises(BadFile, match="1 MiB"):
+    with pytest.raises(BadFile, match="size"):
         machine_of(str(path))
-    with pytest.raises((HerdError, OSError)):
+    with pytest.raises(NotFound):
         machine_of(str(tmp_path / "none.toml"))

@@ -61,7 +61,7 @@ def test_a_persons_file_replaces_the_table(tmp_path: Path) -> None:
     [
         ("price = 3", r"got no \[\[price\]\] table"),
         ("", r"got no \[\[price\]\] table"),
-        ("[[price", "expected \\[\\[price\\]\\] tables"),
+        ("[[price", "expected TOML"),
         (ROW + ROW.replace("0.5", "-1"), "number 2: dollars_in: got -1.0"),
         (ROW.replace("0.5", "nan"), "number 1: dollars_in: got nan"),
         (ROW.replace("0.5", '"x"'), "number 1: Expected `float`"),
@@ -87,6 +87,6 @@ def test_a_broken_table_is_one_line_that_names_the_row(tmp_path: Path, text: str
 def test_a_table_that_is_not_there_or_too_long(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read(tmp_path / "none.toml")
-    (tmp_path / "long.toml").write_text("#" * (prices.MOST_BYTES + 1))
-    with pytest.raises(BadFile, match="more bytes"):
+    (tmp_path / "long.toml").write_text("#" * ((1 << 20) + 1))
+    with pytest.raises(BadFile, match="size"):
         read(tmp_path / "long.toml")

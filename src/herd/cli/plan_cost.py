@@ -40,7 +40,7 @@ def cost_options(command: F) -> F:
             click.option("--out", "tokens_out", type=size, help=f"Tokens of its answer. [{TOKENS_OUT}]"),
             click.option("--library", type=size, metavar="TOKENS", help="Cost of questions to a saved library."),
             click.option("--questions", type=size, help=f"How many. [{QUESTIONS}]"),
-            click.option("--at-once", type=click.IntRange(1, 65536), help="Answers computed together. [what costs least]"),
+            click.option("--at-once", type=click.IntRange(1, 65536), help="Answers computed together. [the cheapest]"),
             click.option("--price", type=float, metavar="DOLLARS", help="Price of the whole machine."),
             click.option("--years", type=float, help="Years of its life. [3]"),
             click.option("--watts", type=float, help="What it takes at work."),

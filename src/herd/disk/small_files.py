@@ -1,4 +1,5 @@
-"""Small files that come with a checkpoint: paths that stay in the folder, and JSON with limits first.
+"""Small files that come with a checkpoint or that people write: paths that stay in the folder, JSON and TOML with
+limits first.
 
 Limits: size, depth, number of values, no repeated keys. Anything wrong is one typed error naming the file; memory stays
 under 50 MiB whatever the content.
@@ -6,7 +7,9 @@ under 50 MiB whatever the content.
 
 import json
 import os
+import re
 import stat
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +23,10 @@ MAX_INDEX_BYTES = 8 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
 """Members of objects; elements of lists may be twice as many."""
+MAX_KEY_PARTS = 32
+"""Most parts of a dotted key of a TOML file: its parser takes time with their square."""
+_PART = r"""(?:[\w-]{1,200}+|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')[ \t]{0,200}+"""
+_LONG_KEY = re.compile(r"""(?<![\w"'-])(?:""" + _PART + r"\.[ \t]{0,200}+){32}", re.ASCII)
 
 
 def regular_file(path: Path, error: type[HerdError] = BadFile) -> os.stat_result:
@@ -103,3 +110,22 @@ def listed(names: Mapping[str, Any] | list[str] | set[str] | tuple[str, ...], mo
     ordered = sorted(names)
     shown = ", ".join(printable(n[:80]) for n in ordered[:most])
     return shown if len(ordered) <= most else f"{shown} and {len(ordered) - most} more"
+
+
+def read_toml(path: Path, what: str, error: type[HerdError] = BadFile, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The table in a TOML file; `what` names it in errors. Raises NotFound or `error`."""
+    size = regular_file(path, error).st_size
+    if size > max_bytes:
+        fail(error, f"{what}: size", got=f"{size} bytes", expected=f"at most {max_bytes}")
+    try:
+        with path.open("rb") as file:
+            text = file.read(max_bytes).decode()
+        if _LONG_KEY.search(text):
+            fail(error, f"{what}: a key", got="more parts", expected=f"at most {MAX_KEY_PARTS}, with dots between")
+        return tomllib.loads(text)
+    except OSError as problem:
+        fail(error, f"{what}: {problem.strerror}")
+    except HerdError:
+        raise
+    except (ValueError, RecursionError) as problem:
+        fail(error, what, got=str(problem)[:200], expected="TOML")

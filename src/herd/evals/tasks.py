@@ -12,7 +12,6 @@ Nothing in a task is run.
 
 import hashlib
 import random
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -21,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from herd.disk.small_files import parse_object, regular_file, safe_path
+from herd.disk.small_files import parse_object, read_toml, safe_path
 from herd.errors import BadFile, HerdError, NotFound, fail
 from herd.evals.checkers import CHECKERS
 from herd.evals.templates import Item, filled, parts
@@ -119,12 +118,10 @@ def find(name: str) -> Task:
 
 def read(path: Path) -> Task:
     """The task of a file. Raises NotFound, and BadFile naming the file and line for what is none."""
-    size = regular_file(path).st_size
-    if size > MAX_TASK:
-        fail(BadFile, f"{path}: size", got=f"{size} bytes", expected=f"at most {MAX_TASK}")
+    table = read_toml(path, path.name, max_bytes=MAX_TASK)
     try:
-        said = msgspec.convert(tomllib.loads(path.read_bytes().decode()), _File)
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        said = msgspec.convert(table, _File)
+    except msgspec.ValidationError as error:
         fail(BadFile, f"{path.name}: {error}")
     with _named(path.name):
         head = _checked(said)

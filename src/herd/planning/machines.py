@@ -11,12 +11,12 @@ maker's figure times SUSTAINED_READ or SUSTAINED_OPS. What it is not: a look at 
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from herd.disk.small_files import read_toml
 from herd.errors import BadFile, UsageError, fail
 from herd.planning.machine_rows import CardRow, ProcessorRow, UnifiedRow, machine_rows
 
@@ -31,7 +31,8 @@ DESKTOP = "ddr5-2ch"
 AnyRow = CardRow | ProcessorRow | UnifiedRow
 MOST_CARDS = 1024
 MOST_BYTES = 1 << 50
-MOST_FILE_BYTES = 1 << 20
+LEAST_RATE = 0.001
+"""GB/s or tera-operations a second of a file: what is slower is no machine, and times stay finite."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ _UNITS = {"g": 2**30, "t": 2**40}
 
 def machine_of(text: str) -> Machine:
     """The machine that a short name says, or a TOML file (a path that ends in .toml). Raises UsageError, BadFile,
-    NotFound's OSError for a file that is not there."""
+    NotFound."""
     if text.endswith(".toml"):
         return read_machine(Path(text).expanduser())
     if not text.strip() or len(text) > 200:
@@ -229,14 +230,7 @@ def read_machine(path: Path) -> Machine:
     """A machine out of a TOML file: name, memory_gb, memory_gb_s, tops, disk_gb_s, watts, price_dollars, and tables
     [[card]] with name, count, memory_gb, gb_s, tflops, link_gb_s, watts, price_dollars. Rates are taken as they are
     written. Raises BadFile."""
-    with path.open("rb") as f:
-        data = f.read(MOST_FILE_BYTES + 1)
-    if len(data) > MOST_FILE_BYTES:
-        fail(BadFile, str(path), got="more than 1 MiB", expected="a machine")
-    try:
-        table = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        fail(BadFile, str(path), got=str(error)[:200], expected="TOML")
+    table = read_toml(path, str(path))
     cards: list[Card] = []
     listed = table.pop("card", [])
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
@@ -249,9 +243,9 @@ def read_machine(path: Path) -> Machine:
         made = Card(
             _name(where, one),
             round(_number(where, one, "memory_gb") * 1e9),
-            _number(where, one, "gb_s") * 1e9,
-            _number(where, one, "tflops") * 1e12,
-            _number(where, one, "link_gb_s", 31.5 * SUSTAINED_READ) * 1e9,
+            _rate(where, one, "gb_s") * 1e9,
+            _rate(where, one, "tflops") * 1e12,
+            _rate(where, one, "link_gb_s", 31.5 * SUSTAINED_READ) * 1e9,
             _number(where, one, "watts", 0.0) or None,
             _number(where, one, "price_dollars", 0.0) or None,
         )
@@ -262,9 +256,9 @@ def read_machine(path: Path) -> Machine:
         _name(where, table, path.stem),
         tuple(cards),
         round(_number(where, table, "memory_gb", 0.0) * 1e9),
-        _number(where, table, "memory_gb_s", 0.0) * 1e9,
-        _number(where, table, "tops", 0.0) * 1e12,
-        _number(where, table, "disk_gb_s", DISK_READ_BYTES_S / 1e9) * 1e9,
+        _rate(where, table, "memory_gb_s", 0.0) * 1e9,
+        _rate(where, table, "tops", 0.0) * 1e12,
+        _rate(where, table, "disk_gb_s", DISK_READ_BYTES_S / 1e9) * 1e9,
         watts=_number(where, table, "watts", 0.0) or None,
         price_dollars=_number(where, table, "price_dollars", 0.0) or None,
         notes=(f"sizes and rates: {path}",),
@@ -286,6 +280,14 @@ def _number(
     if (default is None and not value) or (whole and value != int(value)):
         fail(BadFile, f"{where}: {name}", got=value, expected="a whole number" if whole else "more than 0")
     return float(value)
+
+
+def _rate(where: str, table: dict[str, Any], name: str, default: float | None = None) -> float:
+    """A number that bytes or operations are divided by; as low as 0 where it need not be said."""
+    value = _number(where, table, name, default)
+    if value < LEAST_RATE and value != default:
+        fail(BadFile, f"{where}: {name}", got=value, expected=f"{LEAST_RATE} or more")
+    return value
 
 
 def _name(where: str, table: dict[str, Any], default: str | None = None) -> str:

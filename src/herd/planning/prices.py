@@ -9,7 +9,6 @@ What it is not: what a plan costs, a look at a host.
 """
 
 import datetime
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from herd.errors import BadFile, NotFound, fail
+from herd.disk.small_files import read_toml
+from herd.errors import BadFile, fail
 
-MOST_BYTES = 1 << 20
 MOST_ROWS = 10_000
 MOST_DOLLARS = 1e6
 """Dollars per million tokens."""
@@ -107,17 +106,7 @@ class Prices:
 
 def read(path: Path) -> Prices:
     """The table of a file. Raises NotFound, and BadFile naming the row for what is none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        fail(NotFound, f"prices {path}: {error.strerror}")
-    if len(data) > MOST_BYTES:
-        fail(BadFile, f"prices {path}", got="more bytes", expected=f"at most {MOST_BYTES}")
-    try:
-        rows: Any = tomllib.loads(data.decode()).get("price")
-    except (ValueError, RecursionError) as error:
-        fail(BadFile, f"prices {path}", got=str(error), expected="[[price]] tables")
+    rows: Any = read_toml(path, f"prices {path}").get("price")
     if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
         fail(BadFile, f"prices {path}", got="no [[price]] table, or too many", expected=f"1 to {MOST_ROWS}")
     return Prices(tuple(_row(path, i, row) for i, row in enumerate(rows)), path)
