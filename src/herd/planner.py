@@ -294,7 +294,7 @@ def _kept(path: Path, threads: int) -> dict[str, float | str] | None:
     except BadFile:
         return None
     numbers = [found.get(name) for name in ("read_bytes_s", "ops_s", "threads")]
-    good = all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in numbers)
+    good = all(isinstance(n, int | float) and not isinstance(n, bool) and 1 <= n < 1e18 for n in numbers)
     date = found.get("date")
     if not good or found["threads"] != threads or not isinstance(date, str) or not _is_date(date):
         return None

@@ -78,8 +78,10 @@ class Machine:
     @property
     def all_watts(self) -> float | None:
         """Watts of cards and the rest at work; None: not known of one of them."""
-        known = [card.watts for card in self.cards] + ([self.watts] if self.memory_bytes and not self.shared else [])
-        return sum(w for w in known if w is not None) if known and None not in known else self.watts
+        known = [card.watts for card in self.cards]
+        if self.watts is not None or (self.memory_bytes and not self.shared):
+            known.append(self.watts)
+        return sum(w for w in known if w is not None) if known and None not in known else None
 
     @property
     def price(self) -> float | None:

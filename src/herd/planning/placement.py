@@ -80,7 +80,8 @@ class Placement:
 
 def card_room(machine: Machine) -> int:
     """Bytes that all cards together have for a model."""
-    return sum(c.memory_bytes - max(round(c.memory_bytes * CARD_RESERVE), CARD_LEAST_BYTES) for c in machine.cards)
+    held = (max(round(c.memory_bytes * CARD_RESERVE), CARD_LEAST_BYTES) for c in machine.cards)
+    return sum(max(0, c.memory_bytes - kept) for c, kept in zip(machine.cards, held, strict=True))
 
 
 def memory_room(machine: Machine) -> int:
@@ -91,7 +92,7 @@ def memory_room(machine: Machine) -> int:
 def place(sizes: Sizes, cache: int, work: int, machine: Machine, program: int = 0) -> Placement:
     """Lay a model out on a machine. cache, work: bytes of keys and values of all users, and of one pass; program: of
     the program itself, which lie in the processor's memory."""
-    on_cards, in_memory = max(0, card_room(machine)), memory_room(machine)
+    on_cards, in_memory = card_room(machine), memory_room(machine)
     has_disk = bool(machine.memory_bytes) or machine.shared
     card_left, memory_left = on_cards, in_memory
     if machine.cards and machine.memory_bytes:
