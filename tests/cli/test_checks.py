@@ -99,7 +99,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "quantize": {
         "source": MODELS, "target": TARGETS, "type_": ("q3_x", "f32"), "size": ("big", "-1", "1"),
-        "bits": ("99", "1"), "calibrate": (MISSING, IMAGE), "threads": ("0",), "mmproj": (MISSING, TEXT),
+        "bits": ("99", "1", "nan"), "calibrate": (MISSING, IMAGE), "threads": ("0",), "mmproj": (MISSING, TEXT),
         "imatrix": (MISSING, TEXT), "save_imatrix": (TEXT, "{folder}", "{new}"),
     },
     "tokenize": {"model": MODELS, "files": (MISSING, IMAGE)},
@@ -117,7 +117,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "eval": {
         **LOADING, "model": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "out": (TEXT,), "limit": ("0", "x"),
-        "seed": ("-1",), "allow": ("-1", "x", "0.1"),
+        "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"),
     },
     "pull": {"name": ("nowhere", "a/b/c"), "revision": ("main",), "file": ("*.gguf",)},
     "import": {"path": ("nowhere", TEXT), "name": ("../x", "")},

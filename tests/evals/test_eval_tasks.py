@@ -57,6 +57,15 @@ def test_needles_are_in_their_texts_or_not_as_the_answer_says() -> None:
         (HEAD, '{"q": ' + "[" * 5000 + "\n", "nested more than"),
         (HEAD, '{"q": "' + "x" * (1 << 20) + '"}\n', "a longer line"),
         (HEAD, "\n\n", "no items"),
+        (HEAD, '{"q": "\\ud800", "answer": "2"}\n', "line 1: an item: got 'utf-8' codec"),
+        (HEAD, ITEM + '{"q": "x", "answer": "2", "z": ["\\udfff"]}\n', "line 2: an item: got 'utf-8' codec"),
+        (
+            HEAD.replace('items = "t.jsonl"\n', "") + f'[[item]]\nq = 0x{"f" * 9000}\nanswer = "2"\n',
+            ITEM,
+            "item 1: an item",
+        ),
+        (HEAD.replace('"t"', '"' + "\U00020000" * 64 + '"'), ITEM, "name"),
+        ('name = "t"\nkind = "bits_per_byte"\nitems = "t.jsonl"\n', '{"text": "\\ud800"}\n', "line 1: an item"),
         (HEAD.replace("t.jsonl", "../t.jsonl"), ITEM, "plain name"),
         (HEAD.replace("t.jsonl", "u.jsonl"), ITEM, "does not exist"),
         (HEAD.replace('"exact"', '"python"'), ITEM, "checker: got python, expected exact, includes"),
@@ -96,6 +105,9 @@ def test_too_many_items_and_too_large_files_are_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(tasks, "MAX_ITEMS", 3)
     with pytest.raises(BadFile, match="line 4: got more items"):
         find(str(written(tmp_path, items=ITEM * 4)))
+    monkeypatch.setattr(tasks, "MAX_VALUES", 8)
+    with pytest.raises(BadFile, match=r"line 2: got more values in all, expected at most 8"):
+        find(str(written(tmp_path, items=ITEM + ITEM.replace("}", ', "z": [1, [], 2]}'))))
     monkeypatch.setattr(tasks, "MAX_FILE", 10)
     with pytest.raises(BadFile, match=r"t\.jsonl: size"):
         find(str(written(tmp_path)))

@@ -247,6 +247,18 @@ def test_a_larger_limit_goes_on_with_a_smaller_ones_items(tmp_path: Path) -> Non
     assert len(again.asked) == len(NUMBERS) - 5
 
 
+def test_two_runs_do_not_write_to_one_folder_at_a_time(tmp_path: Path) -> None:
+    task = task_of(tmp_path, ANSWER + questions(1, 2))
+
+    def again(turns: list[Message]) -> str:
+        with pytest.raises(UsageError, match="another run writes its results there"):
+            kept(tmp_path, OnlyChats(echo), task)
+        return echo(turns)
+
+    assert len(kept(tmp_path, OnlyChats(again), task).found) == 2
+    assert len(kept(tmp_path, OnlyChats(echo), task).found) == 2
+
+
 def test_another_task_model_or_seed_is_refused(tmp_path: Path) -> None:
     task = task_of(tmp_path, ANSWER + questions(1, 2))
     kept(tmp_path, OnlyChats(echo), task)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
-@click.option("--allow", type=click.FloatRange(0, 100), help="With --compare: what a mean may lose.")
+@click.option("--allow", type=options.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @options.loading

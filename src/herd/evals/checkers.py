@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isclose
+from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
@@ -33,6 +34,8 @@ PATTERN = 1000
 """Characters of a pattern."""
 REPEATS = 1000
 """Least counts of a pattern, multiplied along their nesting: each is written out when it is compiled."""
+_CALLED = re.compile(r"(?<!\\)(?:\\\\){0,500}+\(\?(?:R|&|P>|[+-]?[0-9])")
+"""Where a pattern calls itself or a group of it: that may take all memory long before its time is over."""
 MAX_NUMBER = 1e30
 JSON_DEPTH, JSON_VALUES = 64, 100_000
 _NUMBER = re.compile(r"-?[0-9][0-9,]{0,30}+(?:\.[0-9]{1,30}+)?+")
@@ -108,8 +111,9 @@ def _json(reply: Reply, item: Item, _options: _Options) -> bool:
 
 
 def _regex(reply: Reply, item: Item, _options: _Options) -> bool:
+    end = monotonic() + REGEX_S
     try:
-        return any(regex.search(one, reply.text, timeout=REGEX_S) for one in answers(item))
+        return any(regex.search(one, reply.text, timeout=max(0.001, end - monotonic())) for one in answers(item))
     except TimeoutError:
         fail(TimedOut, "the checker regex", got=f"no result in {REGEX_S:g} s", do="simplify the item's pattern")
 
@@ -161,6 +165,8 @@ def _has_pattern(item: Item) -> None:
     for one in answers(item):
         if len(one) > PATTERN:
             fail(BadFile, "answer", got=f"{len(one)} characters", expected=f"a pattern of at most {PATTERN}")
+        if _CALLED.search(one):
+            fail(BadFile, "answer", got=one, expected="a pattern that does not call itself or its groups")
         if repeats(one) > REPEATS:
             fail(BadFile, "answer", got=one, expected=f"counts that multiply to at most {REPEATS}")
         try:

@@ -5,6 +5,8 @@
 A run that ended goes on where it was; one of another task, model or seed is refused. What it is not: the run.
 """
 
+import fcntl
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import msgspec
 
 from herd.disk.journal import Journal
 from herd.disk.small_files import regular_file
-from herd.errors import BadFile, NotFound, fail
+from herd.errors import BadFile, NotFound, UsageError, fail
 from herd.evals import statistics
 from herd.evals.tasks import Task
 
@@ -120,12 +122,17 @@ def job_of(task: Task, model: str, seed: int) -> dict[str, str]:
 
 class Written:
     """Results as they come, written to a folder that may hold some of an earlier run. Raises UsageError where that run
-    was of another task, model or seed."""
+    was of another task, model or seed, or goes on now."""
 
     def __init__(self, folder: Path, job: Mapping[str, str]) -> None:
         self.results = Results(job)
         folder.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(folder, job, self._believe, durable=True, name=RESULTS)
+        self._lock = _locked(folder)
+        try:
+            self._journal = Journal(folder, job, self._believe, durable=True, name=RESULTS)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def add(self, result: Result) -> None:
         """Keep one; it is on the disk when this returns."""
@@ -133,11 +140,23 @@ class Written:
         self.results.found[result.item] = result
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; others may write to the folder then."""
         self._journal.close()
+        os.close(self._lock)
 
     def _believe(self, line: bytes) -> bool:
         return _take(self.results, line)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds a folder. Raises UsageError while another run does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(UsageError, f"{folder}: another run writes its results there", do="wait for it, or choose another folder")
+    return handle
 
 
 def read(path: Path) -> Results:

@@ -33,7 +33,11 @@ MAX_FILE = 256 << 20
 MAX_LINE = 1 << 20
 """Bytes of one item."""
 MAX_ITEMS = 100_000
+MAX_VALUES = 4_000_000
+"""Values of all items, fields that nothing asks for included: each takes some 60 bytes of memory."""
 MAX_CHOICES = 64
+MAX_NAME = 200
+"""Bytes of a name, which a folder is called after."""
 BUILT_IN = Path(str(package_files("herd.evals").joinpath("smoke")))
 METRICS: dict[str, tuple[str, ...]] = {
     "bits_per_byte": ("bits_per_byte",),
@@ -128,9 +132,13 @@ def read(path: Path) -> Task:
         check = _checks(head)
     places = _places(path, said)
     items = []
+    values = 0
     for place, item in places:
         with _named(place):
             check(item)
+        values += _values(item)
+        if values > MAX_VALUES:
+            fail(BadFile, place, got="more values in all", expected=f"at most {MAX_VALUES}")
         items.append(item)
     if not items:
         fail(BadFile, f"{path.name}: no items", do="name a file of them as items, or write [[item]] tables")
@@ -157,7 +165,11 @@ class _named:  # noqa: N801 (a context manager, used as a function)
 def _checked(said: _File) -> Head:
     """The head of a task, each field as it may be."""
     head = msgspec.convert({name: getattr(said, name) for name in Head.__struct_fields__}, Head)
-    if not head.name or len(head.name) > 64 or not all(c.isalnum() or c in "-_" for c in head.name):
+    if (
+        not 0 < len(head.name.encode()) <= MAX_NAME
+        or len(head.name) > 64
+        or not all(c.isalnum() or c in "-_" for c in head.name)
+    ):
         fail(BadFile, "name", got=head.name, expected="1 to 64 letters, digits, - and _")
     metrics = METRICS[head.kind]
     if head.metric not in ("", *metrics):
@@ -195,6 +207,7 @@ def _checks(head: Head) -> Callable[[Item], None]:
         return _document
 
     def check(item: Item) -> None:
+        _plain(item)
         filled(head.prompt, item)
         if head.kind == "choices":
             _choices(item)
@@ -204,7 +217,16 @@ def _checks(head: Head) -> Callable[[Item], None]:
     return check
 
 
+def _plain(item: Item) -> None:
+    """Raise BadFile for what no JSON can say: half a character, a number of thousands of digits."""
+    try:
+        msgspec.json.encode(item)
+    except (ValueError, RecursionError) as error:
+        fail(BadFile, "an item", got=str(error), expected="values that can be written as JSON")
+
+
 def _document(item: Item) -> None:
+    _plain(item)
     if not isinstance(item.get("text"), str) or not item["text"]:
         fail(BadFile, "text", got=item.get("text"), expected="a document")
 
@@ -245,6 +267,12 @@ def _places(path: Path, said: _File) -> Iterator[tuple[str, Item]]:
 
 def _no_items(path: Path, error: HerdError) -> NoReturn:
     fail(NotFound if isinstance(error, NotFound) else BadFile, f"{path.name}: items: {error}")
+
+
+def _values(value: Any) -> int:
+    """How many values one holds, itself among them."""
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_values, held))
 
 
 def _digest(head: Head, items: Sequence[Item], shots: Sequence[Item]) -> str:
