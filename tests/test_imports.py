@@ -85,6 +85,13 @@ def test_commands_that_only_look_at_the_store_load_no_numpy(monkeypatch: pytest.
     assert loaded_by(code) & {"numpy", "torch"} == set()
 
 
+def test_a_plan_for_a_machine_by_its_name_loads_no_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HERD_HOME", str(tmp_path))
+    for more in ("", ", '--calls', '1000', '--hour', '2'"):
+        code = f"from herd.cli import main; assert main(['plan', 'scout', '--machine', 'h100', '--json'{more}]) == 0"
+        assert loaded_by(code) & {"numpy", "torch", "httpx", "asyncio"} == set()
+
+
 def test_names_of_the_package_that_compute_nothing_load_no_numpy() -> None:
     assert "numpy" not in loaded_by("import herd; herd.errors, herd.Message, herd.Reply, dir(herd)")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from fake_hub import COMMIT, REPO, WEIGHTS, Answer, Hub, environment_for, placed
 import herd
 from helpers import PATIENCE_S, until
 from herd.errors import BadFile, NotFound, UsageError
-from herd.store.hub import _forget_others
+from herd.store.hub import _forget_others, _remote
 from herd.store.hub_files import RemoteFile, choose, gguf_models, of_quant, quant_of
 
 pytest.importorskip("huggingface_hub")
@@ -230,3 +231,11 @@ def test_all_that_readers_of_folders_look_for_is_fetched() -> None:
     assert {"added_tokens.json", "hf_quant_config.json", "chat_template.jinja", "tokenizer.model"} <= names
     files = [RemoteFile(name, 1, None, None) for name in (*sorted(names), "model.safetensors")]
     assert {f.name for f in choose(REPO, files, None)} == {f.name for f in files}
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", ".gguf", ".\x1b[2J.gguf", "..safetensors", ".\n.safetensors", "." + "x" * 300 + ".gguf"]
+)
+def test_files_that_begin_with_a_dot_are_never_fetched(name: str) -> None:
+    listed = SimpleNamespace(rfilename=name, size=1, lfs=None, blob_id=None)
+    assert _remote(listed) is None

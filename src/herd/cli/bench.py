@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from herd.cli import console
-from herd.cli.counts import Size
+from herd.cli import console, counts
 
 
 class CountList(click.ParamType[tuple[int, ...]]):
@@ -17,7 +16,7 @@ class CountList(click.ParamType[tuple[int, ...]]):
         """Read what someone typed; an empty text is no sweep."""
         if isinstance(value, tuple):
             return value
-        return tuple(Size().convert(x, param, ctx) for x in str(value).split(",") if x.strip())
+        return tuple(counts.Size().convert(x, param, ctx) for x in str(value).split(",") if x.strip())
 
 
 @click.command("bench")

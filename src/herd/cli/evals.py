@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console, options
-from herd.cli.counts import Size
+from herd.cli import console, counts, options
 from herd.errors import SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option("--out", metavar="FOLDER", type=click.Path(), help="Keep results here, and go on where a run ended.")
-@click.option("--limit", type=Size(), help="Ask so many items of each task.")
+@click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
-@click.option("--allow", type=options.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
+@click.option("--allow", type=counts.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @options.loading

@@ -1,14 +1,13 @@
 """Flags of commands that run a model. One flag for each field of SamplingOptions, made from the struct itself."""
 
 from collections.abc import Callable, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import msgspec
 
-from herd.cli.counts import Size
+from herd.cli.counts import ContextSize, Size
 from herd.engine.request import SamplingOptions
 from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
@@ -37,32 +36,6 @@ HELP = {
 """One line for every field; a field without one is a failing test."""
 
 _SPECIAL = {"max_tokens": ("-m",), "stop_ids": ("--stop-id",)}
-
-
-class FiniteRange(click.FloatRange):
-    """A number within bounds; what is no number lies in none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read what someone typed."""
-        number: float = super().convert(value, param, ctx)
-        if not isfinite(number):
-            self.fail(f"{value} is not in the range {self._describe_range()}", param, ctx)
-        return number
-
-
-class ContextSize(click.ParamType[int | str]):
-    """A count of tokens, or auto."""
-
-    name = "count|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Read what someone typed."""
-        if value == "auto":
-            return "auto"
-        try:
-            return Size().convert(value, param, ctx)
-        except click.BadParameter as error:
-            self.fail(f"{error.message}, or auto", param, ctx)
 
 
 class Bias(click.ParamType[tuple[int, float]]):

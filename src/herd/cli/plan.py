@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console
-from herd.cli.counts import Size
+from herd.cli import console, counts
 from herd.cli.plan_cost import asked_cost, cost_dict, cost_of, cost_options, draw_cost, show_cost
 from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
@@ -28,7 +27,7 @@ NO_PLACE = 4
 @click.option(
     "--machine", default="auto", show_default=True, help="auto, rtx4090+64GB, h100x8, m3ultra, FILE.toml, ..."
 )
-@click.option("--context", "--ctx", type=Size(), default=8192, show_default=True, help="Tokens of each user.")
+@click.option("--context", "--ctx", type=counts.Size(), default=8192, show_default=True, help="Tokens of each user.")
 @click.option("--users", type=click.IntRange(1, 65536), default=1, show_default=True, help="Answers at once.")
 @click.option("--kv", type=click.Choice(KV_DTYPES), default="bf16", show_default=True, help="Numbers of the cache.")
 @click.option("--adapters", type=click.IntRange(0, 4096), default=0, help="LoRA adapters that are loaded, too.")

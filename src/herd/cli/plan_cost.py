@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from herd.cli import console
-from herd.cli.counts import Size
+from herd.cli import console, counts
 from herd.errors import UsageError, fail
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ NAMES = (
 
 def cost_options(command: F) -> F:
     """Add the options about cost; with any of them a plan tells it."""
-    size = Size()
+    size = counts.Size()
     for option in reversed(
         (
             click.option("--calls", type=size, help=f"Cost: calls a month. [{CALLS}]"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from herd.cli import console, options
+from herd.cli import console, counts
 from herd.errors import Interrupted, NotFound, UsageError, fail
 from herd.store import stored
 
@@ -40,7 +40,7 @@ class Bytes(click.ParamType[int]):
 @click.argument("target", metavar="DST", type=click.Path())
 @click.option("--type", "type_", metavar="TYPE", help="q4_k, q6_k, q5_k, q3_k, q2_k, iq4_xs, q8_0, q4_0, q5_1, ...")
 @click.option("--size", type=Bytes(), help="A mixture of types whose weights take at most so much: 55GB.")
-@click.option("--bits", type=options.FiniteRange(1, 16), help="The same, as bits a weight: 4.3.")
+@click.option("--bits", type=counts.FiniteRange(1, 16), help="The same, as bits a weight: 4.3.")
 @click.option("--calibrate", metavar="TEXTFILE", type=click.Path(), help="A text that tells which weights matter.")
 @click.option("--imatrix", metavar="FILE", type=click.Path(), help="llama.cpp's importance matrix in place of a text.")
 @click.option("--save-imatrix", metavar="FILE", type=click.Path(), help="Keep what the text told as such a file.")

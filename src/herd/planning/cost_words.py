@@ -109,7 +109,7 @@ def _host(price: Price, plain: float, less: float | None, row: Hosted | HostedLi
 
 
 def _turns(row: Hosted | HostedLibrary) -> Iterator[str]:
-    """From how many calls or questions on one's own is cheaper, for each pace."""
+    """Cells: calls or questions from which on one's own is cheaper, for each pace."""
     ends = row.cheaper_to if isinstance(row, HostedLibrary) else (None,) * len(row.cheaper_from)
     for start, end in zip(row.cheaper_from, ends, strict=True):
         yield calls(start) if start is not None else "never" if end is None else f"up to {calls(end)}"

@@ -142,9 +142,11 @@ def _remote(sibling: Any) -> RemoteFile | None:
     """A file of a listing; None: one that is never fetched. Of subfolders only those of GGUF files are entered."""
     name, size = sibling.rfilename, sibling.size
     folder, slash, base = name.rpartition("/")
+    if name.startswith("."):
+        return None
     if slash and not (SAFE.fullmatch(folder) and SAFE.fullmatch(base) and base.endswith(".gguf")):
         return None
-    if not SAFE.fullmatch(base) and not name.startswith("."):
+    if not SAFE.fullmatch(base):
         fail(BadFile, "hub: a file's name", got=name, expected="letters, digits, '.', '_', '+' and '-'")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         fail(BadFile, f"hub: size of {name}", got=size, expected="a number of bytes")
