@@ -337,7 +337,7 @@ def everything_may(*said: gate.Said) -> gate.Decision:
     return gate.Decision(True)
 
 
-def any_pass(place: gate.Place, *, leave: bool) -> gate.Pass:
+def any_pass(place: gate.Destination, *, leave: bool) -> gate.Pass:
     return gate.allow(place, leave=True)
 
 

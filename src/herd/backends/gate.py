@@ -35,7 +35,7 @@ PERMISSION = "allow it: --leave, or the right leave of its key"
 _MAKER = object()
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """What requests may be sent to."""
 
     @property
@@ -93,9 +93,9 @@ class Pass:
     """Permission to send one request to one place. Made by `allow` alone; each request asks anew."""
 
     __slots__ = ("_place",)
-    _place: Place
+    _place: Destination
 
-    def __init__(self, place: Place, maker: object = None) -> None:
+    def __init__(self, place: Destination, maker: object = None) -> None:
         if maker is not _MAKER:
             raise TypeError("a Pass is made by herd.backends.gate.allow")
         object.__setattr__(self, "_place", place)
@@ -109,7 +109,7 @@ class Pass:
     def __repr__(self) -> str:
         return f"Pass({self._place.name!r})"
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Destination) -> None:
         """Raise StaysHere unless it is one for this place."""
         if self._place is not place:
             fail(StaysHere, f"a pass to {self._place.name} is none to {place.name}")
@@ -122,7 +122,7 @@ class Pass:
             fail(StaysHere, what, do="mend the name, or add it without --in-house")
 
 
-def allow(place: Place, *, leave: bool) -> Pass:
+def allow(place: Destination, *, leave: bool) -> Pass:
     """A pass to a place, for one request. leave: whether that may leave the house. Raises StaysHere."""
     if not place.in_house and leave is not True:
         fail(StaysHere, f"{_shown(place)} is outside of the house, and this request stays in it", do=PERMISSION)
@@ -144,6 +144,6 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
-def _shown(place: Place) -> str:
+def _shown(place: Destination) -> str:
     """The name and the host: an address may hold more that is nobody's business."""
     return f"{place.name} ({urlsplit(place.base_url).hostname})"

@@ -12,11 +12,11 @@ from typing import Any, Unpack
 
 from herd.backends.failures import Broken, failure, of_event
 from herd.backends.gate import Pass, allow
-from herd.backends.openai_request import Turns, body_of, images_in, offered, written
-from herd.backends.openai_stream import Asked, Chunks
+from herd.backends.openai_request import body_of, images_in, offered, written
+from herd.backends.openai_stream import Chunks, Expected
 from herd.backends.target import Target
 from herd.backends.transport import Transport
-from herd.chat_model import Capabilities, ChatModel
+from herd.chat_model import Capabilities, ChatModel, Turns
 from herd.errors import NetworkError, NotReady
 from herd.event_stream import EventStream
 from herd.events import Event
@@ -115,7 +115,7 @@ class BackendStream(EventStream):
     async def _answer(self) -> AsyncGenerator[Event, None]:
         target = self._transport.target
         assert self._body is not None and self._passed is not None, "not prepared"
-        chunks = Chunks(target, _asked(self._options))
+        chunks = Chunks(target, _expected(self._options))
         timeout_s = self._options.get("timeout_s")
         post = self._transport.post("/chat/completions", self._body, self._passed, timeout_s=timeout_s)
         async with aclosing(post):
@@ -149,10 +149,10 @@ class _End:
             raise
 
 
-def _asked(options: DialogRequest) -> Asked:
+def _expected(options: DialogRequest) -> Expected:
     """What an answer is checked against."""
     stop = options.get("stop") or ()
-    return Asked(
+    return Expected(
         n=options.get("n") or 1,
         tools=offered(options),
         must_call=(options.get("tool_choice") or "auto") not in ("auto", "none"),

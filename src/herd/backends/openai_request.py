@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.backends.target import Target
-from herd.chat_model import only
+from herd.chat_model import Turns, only
 from herd.dialogs import begun_in, turns_of
 from herd.errors import NotFound, Unsupported, UsageError, fail
 from herd.grammar.json_schema import parsed
@@ -36,7 +36,6 @@ QUIET: Mapping[str, Any] = {"speculate": "auto", "ignore_eos": False}
 CHOICES = ("auto", "none", "required")
 MOST_LOGPROBS = 20
 """The most further tokens that the form tells at each place."""
-Turns = Sequence[Message | Mapping[str, Any]]
 
 
 def body_of(target: Target, messages: Turns, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,9 +52,9 @@ def body_of(target: Target, messages: Turns, options: Mapping[str, Any]) -> dict
     if limits:  # prompt and answer together stay under a ceiling only if the answer does
         found[target.limit_field] = min(limits)
     found |= _begun(target, turns, options)
-    found |= _tools(target, asked)
+    found |= _tools(asked)
     found |= _form(target, asked)
-    found |= _logprobs(target, asked)
+    found |= _logprobs(asked)
     if "chat_template_kwargs" in asked:
         found["chat_template_kwargs"] = dict(asked["chat_template_kwargs"])
     return {**found, **target.fields}
@@ -180,7 +179,7 @@ def _begun(target: Target, turns: Sequence[Message], options: Mapping[str, Any])
     return {"continue_final_message": True, "add_generation_prompt": False}
 
 
-def _tools(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _tools(asked: Mapping[str, Any]) -> dict[str, Any]:
     tools = asked.get("tools") or ()
     choice = asked.get("tool_choice", "auto")
     names = [function_of(tool)["name"] for tool in tools]
@@ -229,7 +228,7 @@ def _schema(target: Target, schema: Any, grammar: Grammar | str | None) -> Any:
     return parsed(read.text)
 
 
-def _logprobs(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _logprobs(asked: Mapping[str, Any]) -> dict[str, Any]:
     if (top := asked.get("logprobs")) is None:
         return {}
     if type(top) is not int or not 0 <= top <= MOST_LOGPROBS:

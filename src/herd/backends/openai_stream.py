@@ -57,7 +57,7 @@ _IDS = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Expected:
     """What was asked for, as far as an answer is checked against it."""
 
     n: int = 1
@@ -85,9 +85,9 @@ class _Call:
 class Chunks:
     """Chunks of one request in, events out. `over`: every answer has its finish; `finish` gives their last events."""
 
-    def __init__(self, target: Target, asked: Asked) -> None:
-        self._target, self._asked = target, asked
-        self._answers = [_Answer(target, asked, i) for i in range(asked.n)]
+    def __init__(self, target: Target, expected: Expected) -> None:
+        self._target, self._expected = target, expected
+        self._answers = [_Answer(target, expected, i) for i in range(expected.n)]
         self._usage: Usage | None = None
 
     @property
@@ -147,8 +147,8 @@ class Chunks:
 class _Answer:
     """One answer while it comes."""
 
-    def __init__(self, target: Target, asked: Asked, index: int) -> None:
-        self._target, self._asked, self._index = target, asked, index
+    def __init__(self, target: Target, expected: Expected, index: int) -> None:
+        self._target, self._expected, self._index = target, expected, index
         self._text: list[str] = []
         self._logprobs: list[Logprob] = []
         self._calls: list[ToolCall] = []
@@ -181,13 +181,13 @@ class _Answer:
         decode = 0.0 if self._first_s is None else self._last_s - self._first_s
         rate = (usage.output_tokens - 1) / decode if decode > 0 and usage.output_tokens > 1 else 0.0
         timings = Timings(first_token_s=self._first_s or 0.0, decode_s=decode, decode_tps=rate)
-        told = tuple(self._logprobs) if self._asked.logprobs is not None else None
+        told = tuple(self._logprobs) if self._expected.logprobs is not None else None
         reply = Reply(
             "".join(self._text),
             self.reason,
             usage,
             timings,
-            seed=self._asked.seed,
+            seed=self._expected.seed,
             logprobs=told,
             stop=self._stop,
             tool_calls=tuple(self._calls),
@@ -199,7 +199,7 @@ class _Answer:
 
     def _value(self) -> Any:
         """What the text holds, where it had to be JSON."""
-        if not self._asked.has_form or self.reason != "stop" or self._stop is not None:
+        if not self._expected.has_form or self.reason != "stop" or self._stop is not None:
             return None
         try:
             return parsed("".join(self._text).encode(), self._target)
@@ -210,10 +210,10 @@ class _Answer:
         """Text of a delta, what the model thought before it between marks."""
         thought = self._word(delta, "reasoning_content") or self._word(delta, "reasoning")
         text = self._word(delta, "content") + self._word(delta, "refusal")
-        if thought and not self._asked.has_form:
+        if thought and not self._expected.has_form:
             yield self._piece(thought if self._thinking else _THINKS + thought, None)
             self._thinking = True
-        logprobs = self._likely(choice.get("logprobs")) if self._asked.logprobs is not None else None
+        logprobs = self._likely(choice.get("logprobs")) if self._expected.logprobs is not None else None
         if not text and not logprobs:
             return
         if self._thinking and text:
@@ -291,7 +291,7 @@ class _Answer:
             if self._begins(index, one.get("id"), name):
                 yield from self._end_call()
                 yield self._start_call(index, one.get("id"), name)
-            yield from self._argument(index, _clean(text or ""))
+            yield from self._argument(_clean(text or ""))
 
     def _begins(self, index: int, called: Any, name: Any) -> bool:
         """Whether a fragment begins a call: at a new place, or, as some engines do it, at the same with another id."""
@@ -303,9 +303,9 @@ class _Answer:
         self._count(1)
         if index < self._at:
             self._broken("went back to a call that was over")
-        if not isinstance(name, str) or name not in self._asked.tools:
+        if not isinstance(name, str) or name not in self._expected.tools:
             self._broken("called a tool that nobody offered")
-        if len(self._calls) >= (MOST_CALLS if self._asked.parallel else 1):
+        if len(self._calls) >= (MOST_CALLS if self._expected.parallel else 1):
             self._broken("sent more calls than were asked for")
         good = isinstance(called, str) and 0 < len(called) <= 256 and called.isascii() and called.isprintable()
         if good and any(call.id == called for call in self._calls):
@@ -314,7 +314,7 @@ class _Answer:
         self._at = index
         return CallStartEvent(len(self._calls), self._call.id, name, self._index)
 
-    def _argument(self, index: int, text: str) -> Iterator[Event]:
+    def _argument(self, text: str) -> Iterator[Event]:
         if text and self._call is not None:
             self._count(1)
             self._call.parts.append(text)
@@ -350,12 +350,12 @@ class _Answer:
             return
         yield from self._end_call(cut=reason == "length")
         stop = choice.get("stop_reason")
-        self._stop = stop if isinstance(stop, str) and stop in self._asked.stops else None
+        self._stop = stop if isinstance(stop, str) and stop in self._expected.stops else None
         if self._thinking:
             yield self._piece(_THOUGHT, None)
-        if self._asked.must_call and reason in ("stop", "tool_calls") and not self._calls:
+        if self._expected.must_call and reason in ("stop", "tool_calls") and not self._calls:
             self._broken("called no tool, though it was told to")
-        if self._asked.logprobs is not None and self._text and not self._logprobs:
+        if self._expected.logprobs is not None and self._text and not self._logprobs:
             self._broken("told no log-probabilities, though it was asked for them")
         self.reason = "tool_calls" if self._calls and reason == "stop" else reason
 

@@ -50,7 +50,7 @@ Probed: TypeAlias = BackendModel | PaidModel
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProbePlan:
     """What a probe would send. size_bytes: of all bodies together."""
 
     host: str
@@ -58,10 +58,10 @@ class Plan:
     size_bytes: int
 
 
-def plan_of(model: Probed) -> Plan:
+def plan_of(model: Probed) -> ProbePlan:
     """What a probe of a model would send."""
     bodies = [written(body_of(model.target, TURNS, _options(ASKED[check]))) for check in _tried(model)]
-    return Plan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
+    return ProbePlan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
 
 
 async def probe(model: Probed, *, leave: bool, tell: Tell) -> dict[str, dict[str, str]]:

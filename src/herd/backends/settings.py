@@ -27,7 +27,7 @@ import msgspec
 from herd.backends.gate import is_in_house
 from herd.backends.presets import preset_of
 from herd.backends.spending import NANO, Account, Rates
-from herd.backends.target import Secret, Target, is_loopback
+from herd.backends.target import Secret, Target, host_of, is_loopback
 from herd.disk import small_files
 from herd.disk.atomic import make_folders
 from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
@@ -92,7 +92,7 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def in_house(self) -> bool:
         """Whether it stands in the house."""
-        return self.house == "in" or (self.house == "" and is_loopback(_host(self.address)))
+        return self.house == "in" or (self.house == "" and is_loopback(host_of(self.address)))
 
     def secret(self, name: str) -> Secret | None:
         """Its key. Raises UsageError where the variable that should hold it does not."""
@@ -261,12 +261,6 @@ def _listed_context(backend: Backend) -> int | None:
     return None if row is None else row.context
 
 
-def _host(address: str) -> str:
-    from urllib.parse import urlsplit
-
-    return urlsplit(address).hostname or ""
-
-
 def _read(path: Path, data: bytes) -> Records[Backend]:
     try:
         raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
@@ -308,7 +302,7 @@ def _check(name: str, backend: Backend) -> None:
 
 
 def _check_house(name: str, backend: Backend) -> None:
-    host = _host(backend.address)
+    host = host_of(backend.address)
     numeric = host.replace(".", "").isdigit() or ":" in host
     if backend.house == "in" and (preset_of(backend.preset).is_host or (numeric and not is_in_house(host))):
         fail(UsageError, f"backend {name}: --in-house", got=host, expected="an address of your own network")

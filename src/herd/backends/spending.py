@@ -124,7 +124,7 @@ def dollars(nano: int) -> str:
     """Dollars for people: $5, $0.05, $0.000123."""
     digits = f"{nano / NANO:.9f}".rstrip("0").rstrip(".")
     whole, _, part = digits.partition(".")
-    return f"${whole}.{part:<02s}".replace(" ", "0") if len(part) == 1 else f"${digits}"
+    return f"${whole}.{part}0" if len(part) == 1 else f"${digits}"
 
 
 class _Journal:

@@ -10,6 +10,7 @@ how it goes.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -176,7 +177,7 @@ class Target:
     @property
     def host(self) -> str:
         """The host of its address, without port."""
-        return urlsplit(self.base_url).hostname or ""
+        return host_of(self.base_url)
 
     def url(self, path: str) -> str:
         """The address of one of its paths, such as /chat/completions. A query of the base address stays its end."""
@@ -184,10 +185,13 @@ class Target:
         return f"{base.rstrip('/')}{path}?{query}" if query else f"{base}{path}"
 
 
+def host_of(address: str) -> str:
+    """The host of an address, without port; "" where it has none."""
+    return urlsplit(address).hostname or ""
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host as an address spells it is this machine itself: localhost, 127.0.0.0/8 or ::1."""
-    from ipaddress import ip_address
-
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

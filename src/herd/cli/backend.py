@@ -23,7 +23,7 @@ leave_flag = click.option(
 )
 
 
-class Price(click.ParamType[tuple[float, float]]):
+class PricePair(click.ParamType[tuple[float, float]]):
     """IN/OUT, dollars per million tokens."""
 
     name = "in/out"
@@ -57,7 +57,7 @@ def backend() -> None:
 @click.option(
     "--limit", type=float, metavar="DOLLARS", help="What it may cost in all; wanted for one that costs money."
 )
-@click.option("--price", type=Price(), help="Dollars a million tokens, where the table of prices has no row.")
+@click.option("--price", type=PricePair(), help="Dollars a million tokens, where the table of prices has no row.")
 @as_json
 def add(name: str, as_json: bool, **values: Any) -> None:
     """Add a backend by a NAME of yours. A key is asked for without being shown, and kept in a file of mode 600."""
@@ -67,7 +67,7 @@ def add(name: str, as_json: bool, **values: Any) -> None:
     settings.Backends().check_new(name, made)  # before a key is typed
     found = settings.Backends().add(name, structs.replace(made, key=_key(name, values)))
     if as_json:
-        console.print_json("backend add", {"name": name, **_told(name, found)})
+        console.print_json("backend add", {"name": name, **_told(found)})
         return
     console.note(f"{name}: {found.model} at {found.shown_address}, {_place(found)}")
     if (end := settings.end_of(found)) is not None:
@@ -128,7 +128,7 @@ def list_(as_json: bool) -> None:
     records = Backends().read()
     for name, broken in records.broken.items():
         console.note(f"{name}: its record in backends.json is broken ({broken.why}); herd backend rm {name} forgets it")
-    told = {name: _told(name, one) for name, one in sorted(records.good.items())}
+    told = {name: _told(one) for name, one in sorted(records.good.items())}
     if as_json:
         console.print_json("backend list", {"backends": told})
         return
@@ -139,7 +139,7 @@ def list_(as_json: bool) -> None:
     console.table(("NAME", "PRESET", "MODEL", "PLACE", "KEY", "SPENT"), rows)
 
 
-def _told(name: str, one: "Backend") -> "dict[str, Any]":
+def _told(one: "Backend") -> "dict[str, Any]":
     """What is shown of a backend: never its key."""
     from herd.backends.spending import NANO, sums_of
 
@@ -173,7 +173,7 @@ def limit(name: str, dollars: float) -> None:
     from herd.backends.settings import Backends
 
     found = Backends().set_limit(name, dollars)
-    console.note(f"{name}: {_cost(_told(name, found))} spent")
+    console.note(f"{name}: {_cost(_told(found))} spent")
 
 
 @backend.command("rm")

@@ -1,11 +1,11 @@
 """The options of a service, checked before it starts."""
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from herd.backends.target import is_loopback
 from herd.errors import UsageError, fail
 from herd.server.keys import Key
 from herd.server.limits import Limits
@@ -61,13 +61,3 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
             fail(UsageError, "--allow-origin '*' without a key would let any web page in", do="give --api-key as well")
         if self.keep_alive_s < 0:
             fail(UsageError, "keep-alive", got=self.keep_alive_s, expected="0 seconds or more")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an interface can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
