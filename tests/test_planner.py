@@ -119,12 +119,16 @@ def test_cards_are_those_that_the_driver_names(
     measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\necho 'NVIDIA Something 1, 7'\n")
+    tool.write_text(
+        "#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\necho 'NVIDIA Something 1, 7'\n"
+        "echo 'No devices were found'\necho ', 12288'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     here = planner.this_machine()
     assert [(card.name, card.memory_bytes) for card in here.cards] == [("rtx4090", 24564 << 20)]
     assert any("Something" in note for note in here.notes)
+    assert not any("No devices" in note for note in here.notes)
 
 
 def test_what_fits_tells_the_best_of_each(measured: list[int]) -> None:

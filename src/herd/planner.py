@@ -23,7 +23,7 @@ from herd.errors import BadFile, Unsupported, UsageError, fail
 from herd.machine import num_processors
 from herd.machine.memory import total_bytes
 from herd.planning.cost import Cost, make_cost
-from herd.planning.machine_rows import machine_rows
+from herd.planning.machine_rows import card_titled
 from herd.planning.machines import DISK_READ_BYTES_S, Card, Machine, card_of, machine_of
 from herd.planning.memory import gb
 from herd.planning.owning import Terms
@@ -332,19 +332,13 @@ def _cards() -> tuple[tuple[Card, ...], list[str]]:
         return (), ["nvidia-smi did not answer: cards were left out"]
     cards, notes = [], []
     for line in said.stdout.decode("utf-8", "replace").splitlines()[:MOST_CARD_LINES]:
-        title, _, size = line.rpartition(",")
-        found = card_titled(title, size.strip())
-        if found is None:
+        title, comma, size = line.rpartition(",")
+        if not comma:  # words of the tool's own: no card was found
+            continue
+        mib = int(size) if size.strip().isdecimal() else None
+        row = card_titled(title, mib)
+        if row is None:
             notes.append(f"card {title.strip()[:60]!r} is not in the table: left out; a TOML file can say it")
         else:
-            cards.append(found)
+            cards.append(card_of(row, None if mib is None else mib << 20))
     return tuple(cards), notes
-
-
-def card_titled(title: str, mib: str) -> Card | None:
-    """The card of the table that a driver calls so, with the MiB that it tells; None: none is called so."""
-    words = title.replace("NVIDIA", "").lower().split()
-    for row in dict.fromkeys(machine_rows().cards.values()):
-        if row.title.replace("NVIDIA", "").lower().split()[: len(words)] == words:
-            return card_of(row, int(mib) << 20 if mib.isdigit() else None)
-    return None

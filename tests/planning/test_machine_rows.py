@@ -5,7 +5,7 @@ import re
 import pytest
 
 from herd.errors import BadFile
-from herd.planning.machine_rows import GIB, CardRow, machine_rows, rows_of
+from herd.planning.machine_rows import GIB, CardRow, card_titled, machine_rows, rows_of
 
 ONE = """
 [sources]
@@ -140,3 +140,33 @@ def test_a_name_is_of_one_machine_among_all_kinds() -> None:
         rows_of(f'{ONE}\n[[unified]]\n{row}source = "sheet"')
     with pytest.raises(BadFile, match="one for each"):
         rows_of(f'{ONE}\n[[unified]]\n{row.replace("one", "two").replace("[8]", "[8, 16]")}source = "sheet"')
+
+
+DRIVERS = {
+    ("NVIDIA GeForce RTX 4090", 24564): "rtx4090",
+    ("NVIDIA GeForce RTX 3060", 12288): "rtx3060",
+    ("NVIDIA A100-SXM4-80GB", 81920): "a100",
+    ("NVIDIA A100-SXM4-40GB", 40960): "a100-40gb",
+    ("NVIDIA H100 80GB HBM3", 81559): "h100",
+    ("NVIDIA H100 PCIe", 81559): "h100pcie",
+    ("NVIDIA H200", 143771): "h200",
+    ("Tesla T4", 15360): "t4",
+    ("NVIDIA RTX 6000 Ada Generation", None): "rtx6000ada",
+    ("NVIDIA GeForce RTX 4070", 12282): None,
+    ("NVIDIA GeForce RTX 4060", 8188): None,
+    ("NVIDIA GeForce RTX 3060", 8192): None,
+    ("NVIDIA GeForce", 8192): None,
+    ("", None): None,
+}
+"""What drivers call cards, and the MiB that they show -> the name in the table; None: it has no such card."""
+
+
+@pytest.mark.parametrize(("title", "mib"), DRIVERS)
+def test_a_card_is_known_by_what_its_driver_calls_it(title: str, mib: int | None) -> None:
+    row = card_titled(title, mib)
+    assert (row and row.name) == DRIVERS[title, mib]
+
+
+def test_every_card_is_known_by_its_own_title_and_memory() -> None:
+    for row in machine_rows().cards.values():
+        assert card_titled(row.title, row.usable_bytes >> 20) is row

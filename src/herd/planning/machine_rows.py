@@ -23,6 +23,10 @@ GIB = 1 << 30
 MIB = 1 << 20
 CITED = frozenset({"source", "measured_source", "price_source"})
 """Keys whose values name sources."""
+_NOISE = frozenset({"nvidia", "tesla", "of", "workstation", "edition"})
+"""Words of titles that tell no card from another one; sizes and kinds of memory and sockets do not either."""
+_SHOWN = 0.9
+"""The least part of a card's memory that its driver shows."""
 CHANNEL_BYTES = 8
 """Bytes of one transfer of a channel of 64 bits."""
 
@@ -158,6 +162,22 @@ class MachineRows:
 def machine_rows() -> MachineRows:
     """The rows that come with Herd, read once."""
     return rows_of(Path(__file__).with_name("machines.toml").read_text("utf-8"))
+
+
+def card_titled(title: str, mib: int | None) -> CardRow | None:
+    """The card that its driver calls so, which shows so many MiB of it (None: it does not say); None: the table has no
+    such card. Drivers and the table name sockets and sizes in different ways, so the memory tells those apart."""
+    for row in machine_rows().cards.values():
+        if _words(title) == _words(row.title) and (mib is None or _SHOWN <= mib * MIB / row.memory_bytes <= 1 / _SHOWN):
+            return row
+    return None
+
+
+def _words(title: str) -> list[str]:
+    """What tells a card from another one: "A100-SXM4-80GB" is a100, "RTX 3060 12 GB" is rtx 3060."""
+    words = "".join(char if char.isalnum() else " " for char in title.lower().replace(" gb", "gb")).split()
+    told = [word for word in words if word not in _NOISE and not word.startswith(("sxm", "hbm"))]
+    return [word for word in told if not (word.endswith("gb") and word.removesuffix("gb").isdigit())]
 
 
 def rows_of(text: str) -> MachineRows:

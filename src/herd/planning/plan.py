@@ -1,7 +1,7 @@
 """A plan: what of a model lies where on a machine, how fast it can be, and what fits. Arithmetic alone.
 
-    make_plan(model, machine, want)    one model as one type
-    what_fits(models, machine, want)   the best type of each model that fits
+    make_plan(model, machine, want)          one model as one type
+    best_type(name, config, machine, want)   the largest type of a model that fits
 
 It reads no file, measures nothing, and takes milliseconds. `herd.planner` has names and files for it.
 """
