@@ -1,4 +1,4 @@
-// A faster `few` for one row of iq1 to iq3, the same bits as that of isa_avx512.cpp, for processors with AVX-512 VBMI and
+// A faster `few` for one to four rows of iq1 to iq3, the same bits as that of isa_avx512.cpp, for processors with AVX-512 VBMI and
 // GFNI besides. Built with those flags; called only where cpu.cpp finds them.
 #include "table.h"
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__) && \

@@ -22,6 +22,7 @@ from herd.disk.small_files import read_json
 from herd.errors import BadFile, Unsupported, UsageError, fail
 from herd.machine import num_processors
 from herd.machine.memory import total_bytes
+from herd.planning.context import USUAL
 from herd.planning.cost import Cost, make_cost
 from herd.planning.machine_rows import card_titled
 from herd.planning.machines import DISK_READ_BYTES_S, Card, Machine, card_of, machine_of
@@ -35,8 +36,6 @@ from herd.planning.sizes import BITS, LADDER, Sizes, file_sizes, part_sizes, typ
 from herd.store import choosing, known_models
 
 AUTO = "auto"
-USUAL = 8192
-"""Tokens of context that a plan is for, where nobody says how many."""
 CARDS_S = 5.0
 """Seconds that the tool of a card's driver may take."""
 MOST_CARD_LINES = 64

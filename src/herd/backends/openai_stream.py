@@ -256,7 +256,7 @@ class _Answer:
             if not isinstance(top, list | tuple):
                 self._broken("sent log-probabilities in another form")
             text, logprob, spelt = self._token(one)
-            top = top[: self._asked.logprobs]
+            top = top[: self._expected.logprobs]
             others = tuple(Likely(NO_ID, word, chance, spelt=raw) for word, chance, raw in map(self._token, top))
             found.append(Logprob(NO_ID, text, logprob, others, spelt=spelt))
         return tuple(found)

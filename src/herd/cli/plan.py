@@ -1,6 +1,5 @@
 """`herd plan`: what fits on a machine, where it lies, how fast it can be."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -138,14 +137,14 @@ def _explain(made: "Plan", cost: "Cost | None") -> None:
 
 
 def _show(made: "Plan") -> None:
-    from herd.planning.explain import KINDS, title
+    from herd.planning.advice import advice
+    from herd.planning.explain import KINDS, title, users
     from herd.planning.memory import gb
 
     want, placement = made.want, made.placement
-    users = "one user" if want.users == 1 else f"{want.users} users"
     console.line(
-        f"{made.model.name} as {made.model.sizes.type}, {gb(made.model.sizes.total)}; {users}, {want.context:,} tokens"
-        f"{' each' if want.users > 1 else ''}, cache in {want.kv}; on {made.machine.name}"
+        f"{made.model.name} as {made.model.sizes.type}, {gb(made.model.sizes.total)}; {users(want.users)}, "
+        f"{want.context:,} tokens{' each' if want.users > 1 else ''}, cache in {want.kv}; on {made.machine.name}"
     )
     rows = []
     for row in placement.rows:
@@ -159,7 +158,7 @@ def _show(made: "Plan") -> None:
     if made.speeds:
         console.table(("SPEED", "THE LIMIT", "HERD TODAY"), [(title(s), *_speeds(s)) for s in made.speeds])
         print()
-    for line in outcome(made):
+    for line in advice(made):
         console.line(line, 2)
 
 
@@ -174,13 +173,6 @@ def _speeds(speed: "Speed") -> tuple[str, str]:
     today = speed.today.estimate
     limit = told(speed.limit.seconds, speed.limit.tokens_s)
     return limit, told(today.seconds, today.tokens_s) if today else speed.today.why
-
-
-def outcome(made: "Plan") -> Iterator[str]:
-    """What the numbers come to, and what to do, a line each."""
-    from herd.planning.advice import advice
-
-    return advice(made)
 
 
 def _fits(found: "list[Fit]", machine: str, as_json: bool) -> None:
@@ -237,6 +229,8 @@ _GROUPS = {
 
 def to_dict(made: "Plan") -> dict[str, Any]:
     """A plan as plain values, for --json."""
+    from herd.planning.advice import advice
+
     placement = made.placement
     return {
         "model": made.model.name,
@@ -270,7 +264,7 @@ def to_dict(made: "Plan") -> dict[str, Any]:
         ],
         "assumed": list(made.model.config.assumed),
         "notes": list(made.machine.notes),
-        "advice": list(outcome(made)),
+        "advice": list(advice(made)),
     }
 
 

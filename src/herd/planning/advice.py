@@ -4,11 +4,12 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
+from herd.planning.explain import users
 from herd.planning.layers import head_bytes
 from herd.planning.memory import gb
-from herd.planning.plan import PIECE, Plan, alone, placed
+from herd.planning.plan import Plan, alone, placed
 from herd.planning.pools import pools_for
-from herd.planning.today import MEASURED, not_built
+from herd.planning.today import MEASURED, PIECE, not_built
 
 
 def advice(plan: Plan) -> Iterator[str]:
@@ -16,8 +17,8 @@ def advice(plan: Plan) -> Iterator[str]:
     yield _verdict(plan)
     if plan.largest_context:
         yield (
-            f"at most: {plan.largest_context:,} tokens for {_users(plan.want.users)}; "
-            f"{_users(plan.most_users)} with {plan.want.context:,} tokens each"
+            f"at most: {plan.largest_context:,} tokens for {users(plan.want.users)}; "
+            f"{users(plan.most_users)} with {plan.want.context:,} tokens each"
         )
     if not plan.fits:
         ways = list(_ways(plan))
@@ -33,10 +34,6 @@ def advice(plan: Plan) -> Iterator[str]:
         yield f"get it: herd pull {plan.model.pull}"
     if command:
         yield f"run it: {command}"
-
-
-def _users(number: int) -> str:
-    return "one user" if number == 1 else f"{number:,} users"
 
 
 def _verdict(plan: Plan) -> str:
@@ -66,7 +63,7 @@ def _ways(plan: Plan) -> Iterator[str]:
             yield f"the weights as {one.sizes.type}, {gb(one.sizes.total)}"
             break
     if 0 < plan.most_users < want.users:
-        yield f"at most {_users(plan.most_users)}"
+        yield f"at most {users(plan.most_users)}"
 
 
 def _today(plan: Plan) -> Iterator[str]:
@@ -82,7 +79,7 @@ def _today(plan: Plan) -> Iterator[str]:
         chunk = f"{plan.model.config.chunk:,} tokens"
         yield (
             f"Herd today keeps one chunk ({chunk}) of its chunked layers for all answers: with full contexts about "
-            f"{_users(together)} at a time, the others wait"
+            f"{users(together)} at a time, the others wait"
         )
     if not plan.machine.measured and any(s.today.estimate for s in plan.speeds):
         yield f"Herd's figures are scaled from what {MEASURED.where} reached of their limits ({MEASURED.date})"

@@ -36,7 +36,7 @@ def svg_cost(cost: Cost) -> str:
     """The picture of what calls cost. Without a line where neither the machine's cost nor a host's is known."""
     least, most = _bounds(cost)
     lines = list(_lines(cost, most))
-    frame = _Frame(least, most, *_sums(lines, least, most))
+    frame = _Frame(least, most, *_sums(lines, least))
     title = f"{cost.plan.model.name} on {cost.plan.machine.name}: calls of {cost.call.tokens_in:,} + "
     title += f"{cost.call.tokens_out:,} tokens"
     body = [*_axes(frame), *_drawn(lines, frame), *_names(lines, frame), *_asked(cost, frame)]
@@ -91,7 +91,7 @@ def _host(call_dollars: float) -> Callable[[float], float]:
     return lambda calls: calls * call_dollars
 
 
-def _sums(lines: list[_Line], least: float, most: float) -> tuple[float, float]:
+def _sums(lines: list[_Line], least: float) -> tuple[float, float]:
     """Whole powers of ten around all sums."""
     sums = [s for line in lines for s in (line.dollars(least), line.dollars(line.most)) if s > 0] or [1.0]
     low, high = math.floor(math.log10(min(sums))), math.ceil(math.log10(max(sums)))

@@ -87,13 +87,13 @@ def host_rows(cost: Cost) -> Iterator[tuple[str, ...]]:
     """A row for each host: the same model first, then others, each with when its price was listed."""
     if cost.library is not None:
         for row in cost.library.hosted:
-            yield _host(row.price, row.plain_dollars, row.cached_dollars, row, cost)
+            yield _host(row.price, row.plain_dollars, row.cached_dollars, row)
         return
     for one in cost.hosted:
-        yield _host(one.price, one.month_dollars, one.batch_month_dollars, one, cost)
+        yield _host(one.price, one.month_dollars, one.batch_month_dollars, one)
 
 
-def _host(price: Price, plain: float, less: float | None, row: Hosted | HostedLibrary, cost: Cost) -> tuple[str, ...]:
+def _host(price: Price, plain: float, less: float | None, row: Hosted | HostedLibrary) -> tuple[str, ...]:
     ends = f"ends {price.ends}" if price.ends is not None and not row.why_not else ""
     remarks = [row.why_not or ends, "" if row.same else "another model"]
     return (

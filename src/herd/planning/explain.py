@@ -40,16 +40,8 @@ def _parameters(parts: Parts) -> Iterator[tuple[str, str]]:
 
 
 def _weights(sizes: Sizes) -> Iterator[tuple[str, str]]:
-    listed = [
-        f"{KINDS[kind]} {gb(size)}"
-        for kind, size in (
-            ("always", sizes.always),
-            ("routed", sizes.routed),
-            ("table", sizes.table),
-            ("vision", sizes.vision),
-        )
-        if size
-    ]
+    kinds = ("always", "routed", "table", "vision")
+    listed = [f"{KINDS[kind]} {gb(size)}" for kind in kinds if (size := getattr(sizes, kind))]
     yield "weights", f"as {sizes.type}: {' + '.join(listed)} = {gb(sizes.total)}"
 
 
@@ -68,16 +60,12 @@ def _cache(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{len(layers)} {name} x {kept:,} tokens x {c.num_kv_heads} heads x {each:g} bytes ({layers[0].dtype}) = "
             f"{gb(round(size))}",
         )
-    users = f"{want.users} x {gb(plan.cache_one)} = {gb(plan.cache_bytes)}" if want.users > 1 else gb(plan.cache_bytes)
-    yield "cache", f"{_users(want.users)} at {want.context:,} tokens: {users}"
+    total = f"{want.users} x {gb(plan.cache_one)} = {gb(plan.cache_bytes)}" if want.users > 1 else gb(plan.cache_bytes)
+    yield "cache", f"{users(want.users)} at {want.context:,} tokens: {total}"
     yield "work", f"one pass, its logits, an image {gb(plan.work_bytes)}; the program itself {gb(plan.program_bytes)}"
     if want.adapters:
         told = f"adapters: {want.adapters} of rank {want.rank} on the attention's four products"
         yield "work", f"{told}, {gb(adapters_of(c, want))}"
-
-
-def _users(number: int) -> str:
-    return "1 user" if number == 1 else f"{number} users"
 
 
 def _machine(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -135,6 +123,11 @@ def _speed(plan: Plan, speed: Speed) -> Iterator[tuple[str, str]]:
     yield subject, f"Herd today ({MEASURED.date}): {times}{terms}: {today.tokens_s:,.1f} tokens/s"
 
 
+def users(number: int) -> str:
+    """A number of users, for people."""
+    return "one user" if number == 1 else f"{number:,} users"
+
+
 def term_words(term: Term) -> str:
     """A part of a time, with its numbers."""
     meanwhile = "" if term.counted else " (meanwhile)"
@@ -151,7 +144,7 @@ def title(speed: Speed) -> str:
     """What a line of speeds is about."""
     if speed.what == "prefill":
         return f"read {speed.tokens:,} tokens"
-    return f"{_users(speed.users)}, {speed.tokens + 1:,} tokens in"
+    return f"{users(speed.users)}, {speed.tokens + 1:,} tokens in"
 
 
 _UNITS = (

@@ -5,7 +5,7 @@ What it is not: how long they take (`paces`).
 
 import datetime
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 
 from herd.planning.owning import Owner
@@ -13,8 +13,8 @@ from herd.planning.paces import Call, LibraryPace, library_paces
 from herd.planning.plan import Plan
 from herd.planning.prices import Price
 
-MOST_CALLS_ONE = 1e15
-"""Calls from which on no number of them is told."""
+MOST_QUESTIONS = 1e15
+"""Where more questions than that would have to be asked before one's own is cheaper, it never is."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OwnLibrary:
         if saved <= 0:
             return None
         questions = max(1, ceil(needed / saved * (1 - 1e-12)))
-        return questions if questions <= MOST_CALLS_ONE else None
+        return questions if questions <= MOST_QUESTIONS else None
 
     def cheaper_to(self, hosted: "HostedLibrary") -> float | None:
         """Questions up to which alone this is cheaper, where the host's cache makes each later one cheaper there than
@@ -128,5 +128,5 @@ def library_cost(
     for row, same in rows:
         one = HostedLibrary(row, call, tokens, same, row.why_not(tokens + call.tokens, today))
         turns = tuple(o.cheaper_from(one) for o in own), tuple(o.cheaper_to(one) for o in own)
-        hosted.append(HostedLibrary(row, call, tokens, same, one.why_not, *turns))
+        hosted.append(replace(one, cheaper_from=turns[0], cheaper_to=turns[1]))
     return LibraryCost(tokens, found, own, tuple(sorted(hosted, key=lambda h: (not h.same, h.dollars))))

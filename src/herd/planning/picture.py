@@ -5,21 +5,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 
-from herd.planning.memory import gb
+from herd.planning.explain import KINDS
+from herd.planning.memory import cache_bytes, gb
 from herd.planning.plan import Plan, placed
 
 WIDTH, HEIGHT = 860, 500
 LEFT, RIGHT, TOP, BOTTOM = 70, 190, 48, 80
 """Margins in units of the picture."""
-KINDS = (
-    ("routed", "routed experts", "#4c78a8"),
-    ("always", "read by every token", "#72b7b2"),
-    ("table", "table of embeddings", "#b0d8d4"),
-    ("vision", "vision", "#c7b3d6"),
-    ("work", "work", "#9d9d9d"),
-    ("cache", "keys and values", "#f58518"),
-)
-"""Kind, name, colour, from the bottom up."""
+COLOURS = {
+    "routed": "#4c78a8",
+    "always": "#72b7b2",
+    "table": "#b0d8d4",
+    "vision": "#c7b3d6",
+    "work": "#9d9d9d",
+    "cache": "#f58518",
+}
+"""Colours of kinds of memory, from the bottom up."""
 POINTS = 40
 LEAST = 1024
 """Tokens at the left end."""
@@ -60,17 +61,11 @@ def _between(least: int, most: int) -> list[int]:
 
 
 def _bytes(plan: Plan, context: int) -> list[int]:
-    """Bytes of each of KINDS with such a context."""
+    """Bytes of each of the kinds of COLOURS with such a context."""
     placement = placed(plan.model, plan.machine, replace(plan.want, context=context))
     found = {row.kind: row.total for row in placement.rows}
-    found["cache"] = _cache_wanted(plan, context)
-    return [found[kind] for kind, _, _ in KINDS]
-
-
-def _cache_wanted(plan: Plan, context: int) -> int:
-    from herd.planning.memory import cache_bytes
-
-    return plan.want.users * cache_bytes(plan.model.config, context, plan.want.kv)
+    found["cache"] = plan.want.users * cache_bytes(plan.model.config, context, plan.want.kv)
+    return [found[kind] for kind in COLOURS]
 
 
 def _rooms(plan: Plan) -> list[tuple[str, int]]:
@@ -92,7 +87,7 @@ def _y(size: float, top: float) -> float:
 
 def _areas(x: Sequence[float], stacks: Sequence[Sequence[int]], top: float) -> list[str]:
     found = []
-    for i, (_, _, colour) in enumerate(KINDS):
+    for i, colour in enumerate(COLOURS.values()):
         upper = [f"{a:.1f},{_y(sum(stack[: i + 1]), top):.1f}" for a, stack in zip(x, stacks, strict=True)]
         lower = [f"{a:.1f},{_y(sum(stack[:i]), top):.1f}" for a, stack in zip(x, stacks, strict=True)]
         if any(stack[i] for stack in stacks):
@@ -145,7 +140,8 @@ LETTER = 6.8
 
 def _legend() -> list[str]:
     found, x, y = [], float(LEFT), HEIGHT - 24
-    for _, name, colour in KINDS:
+    for kind, colour in COLOURS.items():
+        name = KINDS[kind]
         found.append(f'<rect x="{x:.0f}" y="{y}" width="12" height="12" fill="{colour}"/>')
         found.append(f'<text x="{x + 16:.0f}" y="{y + 11}">{name}</text>')
         x += 16 + LETTER * len(name) + 16

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
 from herd.planning.adapters import adapter_bytes
+from herd.planning.context import USUAL
 from herd.planning.layers import KV_DTYPES
 from herd.planning.machines import Machine
 from herd.planning.memory import AIR, cache_bytes, guesses_bytes, images_bytes, work_bytes
@@ -20,15 +21,13 @@ from herd.planning.placement import Placement, place
 from herd.planning.runtime import runtime_bytes
 from herd.planning.sizes import LADDER, Sizes, type_sizes
 from herd.planning.speed import SHORT, Estimate, decode, prefill
-from herd.planning.today import Today, decode_today, not_built, prefill_today
+from herd.planning.today import PIECE, Today, decode_today, not_built, prefill_today
 
 MOST_USERS = 1 << 16
 MOST_ADAPTERS = 4096
 MOST_RANK = 4096
 STEP = 256
 """Contexts are told as multiples of it."""
-PIECE = 512
-"""Rows of a pass for which the work buffers are counted (`engine`)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Model:
 class Want:
     """What it is to do."""
 
-    context: int = 8192
+    context: int = USUAL
     """Tokens of prompt and answer of each user."""
     users: int = 1
     """Answers at once, each with a context of its own."""

@@ -93,10 +93,7 @@ def type_sizes(config: Llama4Config, type: str) -> Sizes:
 def file_sizes(config: Llama4Config, name: str, size_bytes: int) -> Sizes:
     """The sizes of a file of which only its length is known: the same bits for every weight."""
     parts = weights_by_kind(config)
-    return part_sizes(name, parts, {kind: _share(parts, kind, size_bytes) for kind in KINDS})
-
-
-KINDS = ("embedding", "attention", "norms", "router", "shared", "routed", "dense", "head", "vision")
+    return part_sizes(name, parts, {kind: _share(parts, kind, size_bytes) for kind in Parts.__dataclass_fields__})
 
 
 def part_sizes(name: str, parts: Parts, found: dict[str, int]) -> Sizes:

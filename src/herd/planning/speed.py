@@ -222,7 +222,7 @@ def prefill(
     terms: list[Term] = []
     beside = routed.memory + routed.disk
     if machine.cards and machine.memory_bytes and beside:
-        terms += _hybrid_pass(placement, machine, each, fixed * each + attention, routed_ops * each, share)
+        terms += _hybrid_pass(placement, machine, fixed * each + attention, routed_ops * each, share)
     elif machine.cards:
         terms += _longer("on the cards" if len(machine.cards) > 1 else "on the card",
                          always.card + share * routed.card, sum(c.read_bytes_s for c in machine.cards),
@@ -237,7 +237,7 @@ def prefill(
 
 
 def _hybrid_pass(
-    placement: Placement, machine: Machine, rows: float, fixed: float, routed_ops: float, share: float
+    placement: Placement, machine: Machine, fixed: float, routed_ops: float, share: float
 ) -> Iterator[Term]:
     """A pass whose experts lie in memory, all or some: computed there after what the card does, or copied to the card
     while it computes."""

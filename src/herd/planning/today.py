@@ -15,7 +15,7 @@ from herd.planning.machines import Machine
 from herd.planning.placement import Placement
 from herd.planning.speed import Estimate, Term, attention_ops, decode_step, disk_terms, row_ops, touched
 
-ROWS = 512
+PIECE = 512
 """Rows of a pass of a prompt (`herd.engine`)."""
 
 
@@ -75,7 +75,7 @@ def prefill_today(
     """Reading a prompt of so many tokens, as Herd computes it now."""
     if why := not_built(placement, machine):
         return Today(why)
-    passes = -(-tokens // ROWS)
+    passes = -(-tokens // PIECE)
     each = tokens / passes
     fixed, routed_ops = row_ops(config, heads=False)
     ops = (fixed + routed_ops) * each + attention_ops(config, tokens, 0) / passes

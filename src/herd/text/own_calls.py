@@ -238,10 +238,5 @@ def one_of(
         seen += 1
 
 
-def _as_it_is(char: str) -> Generator[None, str, tuple[None, str]]:
-    yield from ()
-    return None, char
-
-
 def _core(text: str | None) -> str:
     return (text or "").translate(_CORE)
