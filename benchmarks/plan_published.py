@@ -12,7 +12,7 @@ from herd.config import GUARD, MAVERICK, SCOUT
 from herd.config.hf import from_hf
 from herd.planning.machines import machine_of
 from herd.planning.parts import weights_by_kind
-from herd.planning.plan import Model, Want, placed
+from herd.planning.plan import PlannedModel, Workload, placed
 from herd.planning.sizes import file_sizes
 from herd.planning.speed import decode, prefill
 
@@ -34,9 +34,9 @@ def run(a):
         text = _machine(row)
         machine = _opened(machine_of(text), row)
         size = round(weights_by_kind(config).total * row["bits"] / 8)
-        model = Model(row["model"], config, file_sizes(config, row["form"], size))
+        model = PlannedModel(row["model"], config, file_sizes(config, row["form"], size))
         context = max(1, min(config.max_context, row.get("context", 0) + row.get("answer", 0)))
-        placement = placed(model, machine, Want(context))
+        placement = placed(model, machine, Workload(context))
         if row["kind"] == "prefill":
             found = prefill(config, placement, machine, max(1, row["context"]))
         else:

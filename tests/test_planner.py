@@ -132,7 +132,7 @@ def test_cards_are_those_that_the_driver_names(
 
 
 def test_what_fits_tells_the_best_of_each(measured: list[int]) -> None:
-    found = {fit.name: fit.choice for fit in planner.what_fits("rtx4090+64GB")}
+    found = {one.name: one.fit for one in planner.what_fits("rtx4090+64GB")}
     assert found["scout"].fits
     assert not found["maverick"].fits
     assert not found["behemoth"].fits

@@ -30,9 +30,19 @@ from herd.planning.memory import gb
 from herd.planning.owning import Terms
 from herd.planning.paces import Call
 from herd.planning.parts import weights_by_kind
-from herd.planning.plan import Choice, Model, Plan, Want, best_type, choice, largest_context, make_plan, placed
+from herd.planning.plan import (
+    Plan,
+    PlannedModel,
+    TypeFit,
+    Workload,
+    best_type,
+    largest_context,
+    make_plan,
+    placed,
+    type_fit,
+)
 from herd.planning.prices import Prices, listed, read
-from herd.planning.sizes import BITS, LADDER, Sizes, file_sizes, part_sizes, type_sizes
+from herd.planning.sizes import BITS, LADDER, WeightSizes, file_sizes, part_sizes, type_sizes
 from herd.store import choosing, known_models
 
 AUTO = "auto"
@@ -62,15 +72,15 @@ def plan(
     many LoRA adapters of such a `rank` are loaded, too, on the attention's four products. Raises UsageError, NotFound,
     BadFile and its kinds.
     """
-    want = Want(context, users, kv, adapters, rank)
+    want = Workload(context, users, kv, adapters, rank)
     name, config, sizes = look_at(model, type)
-    want.check(Model(name, config, sizes or type_sizes(config, LADDER[0])))
+    want.check(PlannedModel(name, config, sizes or type_sizes(config, LADDER[0])))
     here = known_machine(machine)
     if sizes is None:
         best = best_type(name, config, here, want)
         sizes = best.sizes if best else type_sizes(config, LADDER[-1])
     fetched = name if name in known_models.models() and not _is_here(name) else ""
-    return make_plan(Model(name, config, sizes, "" if fetched else str(model), fetched), here, want)
+    return make_plan(PlannedModel(name, config, sizes, "" if fetched else str(model), fetched), here, want)
 
 
 def cost(
@@ -100,27 +110,29 @@ def host_prices(path: Path | None = None) -> Prices:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ModelFit:
     """A known model, and the largest of its types that fits; or the smallest, which does not."""
 
     name: str
     config: Llama4Config
-    choice: Choice
+    fit: TypeFit
 
 
-def what_fits(machine: str | Machine = AUTO, *, context: int = USUAL, users: int = 1, kv: str = "bf16") -> list[Fit]:
+def what_fits(
+    machine: str | Machine = AUTO, *, context: int = USUAL, users: int = 1, kv: str = "bf16"
+) -> list[ModelFit]:
     """Each known model as the best type that fits a machine, with such a context or the model's own where that is
     less. Raises UsageError, BadFile."""
     here = known_machine(machine)
     found = []
     for name, config in shapes().items():
-        want = Want(min(context, config.max_context), users, kv)
-        want.check(Model(name, config, type_sizes(config, LADDER[0])))
+        want = Workload(min(context, config.max_context), users, kv)
+        want.check(PlannedModel(name, config, type_sizes(config, LADDER[0])))
         best = best_type(name, config, here, want)
         if best is None:
-            smallest = Model(name, config, type_sizes(config, LADDER[-1]))
-            best = choice(smallest, LADDER[-1], here, want)
-        found.append(Fit(name, config, best))
+            smallest = PlannedModel(name, config, type_sizes(config, LADDER[-1]))
+            best = type_fit(smallest, LADDER[-1], here, want)
+        found.append(ModelFit(name, config, best))
     return found
 
 
@@ -130,8 +142,8 @@ def fits_here(config: Llama4Config, size_bytes: int, name: str = "it") -> str:
     memory = total_bytes()
     if memory is None:
         return "this machine does not say how much memory it has"
-    want = Want(min(USUAL, config.max_context))
-    model = Model(name, config, file_sizes(config, "its own types", size_bytes))
+    want = Workload(min(USUAL, config.max_context))
+    model = PlannedModel(name, config, file_sizes(config, "its own types", size_bytes))
     here = Machine("this machine", memory_bytes=memory)
     found = placed(model, here, want)
     if found.fits:
@@ -141,7 +153,7 @@ def fits_here(config: Llama4Config, size_bytes: int, name: str = "it") -> str:
     return f"no: {gb(needed)} with {want.context:,} tokens, this machine has {gb(memory)}; see herd plan {name}"
 
 
-def look_at(model: str | Path, type: str | None = None) -> tuple[str, Llama4Config, Sizes | None]:
+def look_at(model: str | Path, type: str | None = None) -> tuple[str, Llama4Config, WeightSizes | None]:
     """Name, config and sizes of what is planned for; no sizes where any type will do. Raises UsageError, NotFound,
     BadFile and its kinds."""
     text = str(model)
@@ -177,7 +189,7 @@ def _known(text: str) -> tuple[str, Llama4Config | None, str | None]:
     return name, BEHEMOTH if name == "behemoth" else None, form or None
 
 
-def _sizes(name: str, config: Llama4Config, wanted: str) -> Sizes:
+def _sizes(name: str, config: Llama4Config, wanted: str) -> WeightSizes:
     """The sizes of a type; or those of a form that can be fetched, where its length is known."""
     model = known_models.find(name)
     if wanted.lower() not in BITS and model is not None:
@@ -203,7 +215,7 @@ def _config_of(path: Path) -> Llama4Config:
     return from_hf(read_json(path, BadFile, 1 << 20))
 
 
-def _stored(text: str, type: str | None) -> tuple[str, Llama4Config, Sizes]:
+def _stored(text: str, type: str | None) -> tuple[str, Llama4Config, WeightSizes]:
     """A model that is here, by its headers."""
     from herd.checkpoint.open import open_checkpoint
     from herd.checkpoint.opened import GgufCheckpoint

@@ -22,7 +22,7 @@ from herd.planning.library_cost import HostedLibrary, LibraryCost, OwnLibrary
 from herd.planning.machines import machine_of
 from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
 from herd.planning.paces import LIMIT, TODAY, Call, LibraryPace, Pace, library_paces, paces
-from herd.planning.plan import Model, Plan, Want, make_plan, most_users
+from herd.planning.plan import Plan, PlannedModel, Workload, make_plan, most_users
 from herd.planning.prices import Price, Prices, listed
 from herd.planning.sizes import type_sizes
 from herd.planning.speed import Estimate, Term, attention_ops, row_ops
@@ -33,8 +33,8 @@ USUAL = Call(1000, 300, 100_000)
 
 
 def planned(config: Llama4Config, type: str, machine: str, *, context: int = 8192, kv: str = "bf16") -> Plan:
-    model = Model("a model", config, type_sizes(config, type))
-    return make_plan(model, machine_of(machine), Want(context, kv=kv), choices=False)
+    model = PlannedModel("a model", config, type_sizes(config, type))
+    return make_plan(model, machine_of(machine), Workload(context, kv=kv), types=False)
 
 
 def cost(plan: Plan, call: Call = USUAL, library: int | None = None, **terms: float) -> Cost:
@@ -236,9 +236,9 @@ def test_hosts_that_ended_a_model_are_shown_and_left_out() -> None:
 
 def test_the_same_model_is_known_by_its_shape() -> None:
     for name, config in (("scout", SCOUT), ("maverick", MAVERICK), ("guard", GUARD)):
-        assert names_of(Model("mine", config, type_sizes(config, "q8_0"))) == {name}
-    assert names_of(Model("scout", TINY, type_sizes(TINY, "q8_0"))) == set()
-    assert names_of(Model("Llama3.1:8b", TINY, type_sizes(TINY, "q8_0"))) == {"llama3.1:8b"}
+        assert names_of(PlannedModel("mine", config, type_sizes(config, "q8_0"))) == {name}
+    assert names_of(PlannedModel("scout", TINY, type_sizes(TINY, "q8_0"))) == set()
+    assert names_of(PlannedModel("Llama3.1:8b", TINY, type_sizes(TINY, "q8_0"))) == {"llama3.1:8b"}
 
 
 def test_no_host_of_a_model_is_told() -> None:

@@ -15,7 +15,7 @@ from herd.planning.memory import cache_bytes
 from herd.planning.parts import weights_by_kind
 from herd.planning.picture import svg
 from herd.planning.placement import card_room
-from herd.planning.plan import Model, Plan, Want, best_type, choice, make_plan
+from herd.planning.plan import Plan, PlannedModel, Workload, best_type, make_plan, type_fit
 from herd.planning.sizes import BITS, LADDER, file_sizes, part_sizes, type_sizes
 from herd.quantize.format_choice import TYPES, plan_type
 
@@ -23,11 +23,11 @@ M = 1 << 20
 
 
 def planned(config: Llama4Config, type: str, machine: str, **want: int | str) -> Plan:
-    return make_plan(Model("scout", config, type_sizes(config, type)), machine_of(machine), Want(**want))  # type: ignore[arg-type]
+    return make_plan(PlannedModel("scout", config, type_sizes(config, type)), machine_of(machine), Workload(**want))  # type: ignore[arg-type]
 
 
 def best(config: Llama4Config, machine: str, **want: int) -> str | None:
-    found = best_type("x", config, machine_of(machine), Want(**want))
+    found = best_type("x", config, machine_of(machine), Workload(**want))
     return found.sizes.type if found else None
 
 
@@ -141,7 +141,9 @@ def test_nothing_is_lost_or_laid_where_there_is_no_room(config: Llama4Config, ma
 
 
 def test_a_picture_has_the_text_of_a_strangers_name_escaped() -> None:
-    plan = make_plan(Model("<b>&", TINY, type_sizes(TINY, "q8_0")), machine_of("rtx4090"), Want(context=4096))
+    plan = make_plan(
+        PlannedModel("<b>&", TINY, type_sizes(TINY, "q8_0")), machine_of("rtx4090"), Workload(context=4096)
+    )
     assert "<b>" not in svg(plan)
 
 
@@ -164,16 +166,21 @@ def test_a_file_of_equal_types_has_equal_parts() -> None:
 
 @pytest.mark.parametrize(
     ("want", "words"),
-    [(Want(context=0), "1 to"), (Want(context=11 * M), "10485760"), (Want(users=0), "65536"), (Want(kv="q4"), "int4")],
+    [
+        (Workload(context=0), "1 to"),
+        (Workload(context=11 * M), "10485760"),
+        (Workload(users=0), "65536"),
+        (Workload(kv="q4"), "int4"),
+    ],
 )
-def test_what_no_plan_can_be_made_for(want: Want, words: str) -> None:
+def test_what_no_plan_can_be_made_for(want: Workload, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        make_plan(Model("scout", SCOUT, type_sizes(SCOUT, "q4_k")), machine_of("h100"), want)
+        make_plan(PlannedModel("scout", SCOUT, type_sizes(SCOUT, "q4_k")), machine_of("h100"), want)
 
 
 def test_a_choice_that_does_not_fit_has_no_speed() -> None:
-    model = Model("scout", SCOUT, type_sizes(SCOUT, "q4_k"))
-    found = choice(model, "bf16", machine_of("h100"), Want())
+    model = PlannedModel("scout", SCOUT, type_sizes(SCOUT, "q4_k"))
+    found = type_fit(model, "bf16", machine_of("h100"), Workload())
     assert (found.fits, found.decode, found.largest_context) == (False, None, 0)
 
 
@@ -195,7 +202,7 @@ def test_times_for_people(time_s: float, text: str) -> None:
 
 
 def test_a_machine_of_nothing_runs_nothing() -> None:
-    plan = make_plan(Model("tiny", TINY, type_sizes(TINY, "q8_0")), Machine("none"), Want(context=256))
+    plan = make_plan(PlannedModel("tiny", TINY, type_sizes(TINY, "q8_0")), Machine("none"), Workload(context=256))
     assert not plan.placement.runs
     assert plan.largest_context == plan.most_users == 0
 

@@ -13,7 +13,7 @@ from herd.errors import UsageError, fail
 from herd.planning.layers import KV_DTYPES
 
 if TYPE_CHECKING:
-    from herd.planner import Fit
+    from herd.planner import ModelFit
     from herd.planning.cost import Cost
     from herd.planning.plan import Plan, Speed
 
@@ -175,7 +175,7 @@ def _speeds(speed: "Speed") -> tuple[str, str]:
     return limit, told(today.seconds, today.tokens_s) if today else speed.today.why
 
 
-def _fits(found: "list[Fit]", machine: str, as_json: bool) -> None:
+def _fits(found: "list[ModelFit]", machine: str, as_json: bool) -> None:
     from herd.planning.memory import gb
     from herd.planning.picture import short
 
@@ -183,11 +183,11 @@ def _fits(found: "list[Fit]", machine: str, as_json: bool) -> None:
         rows = [
             {
                 "model": f.name,
-                "type": f.choice.sizes.type,
-                "bytes": f.choice.sizes.total,
-                "fits": f.choice.fits,
-                "largest_context": f.choice.largest_context,
-                "limit_tokens_s": f.choice.decode.tokens_s if f.choice.decode else None,
+                "type": f.fit.sizes.type,
+                "bytes": f.fit.sizes.total,
+                "fits": f.fit.fits,
+                "largest_context": f.fit.largest_context,
+                "limit_tokens_s": f.fit.decode.tokens_s if f.fit.decode else None,
                 "assumed": list(f.config.assumed),
             }
             for f in found
@@ -196,7 +196,7 @@ def _fits(found: "list[Fit]", machine: str, as_json: bool) -> None:
         return
     table = []
     for f in found:
-        c = f.choice
+        c = f.fit
         speed = f"{c.decode.tokens_s:,.3g}" if c.decode else "-"
         fits = "yes" if c.fits else "no"
         table.append(
@@ -260,7 +260,7 @@ def to_dict(made: "Plan") -> dict[str, Any]:
                 "largest_context": c.largest_context,
                 "limit_tokens_s": c.decode.tokens_s if c.decode else None,
             }
-            for c in made.choices
+            for c in made.types
         ],
         "assumed": list(made.model.config.assumed),
         "notes": list(made.machine.notes),

@@ -55,7 +55,7 @@ def cost_options(command: F) -> F:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CostRequest:
     """What the options ask for, checked as far as that goes without a plan."""
 
     call: "Call"
@@ -70,7 +70,7 @@ class Asked:
         return (self.library_tokens or 0) + self.call.tokens
 
 
-def asked_cost(values: Mapping[str, Any]) -> Asked | None:
+def asked_cost(values: Mapping[str, Any]) -> CostRequest | None:
     """What the options about cost ask for; None where there is none. Raises UsageError, BadFile, NotFound."""
     given = {name for name in NAMES if values[name] is not None}
     if not given:
@@ -95,7 +95,9 @@ def asked_cost(values: Mapping[str, Any]) -> Asked | None:
         UTILISATION if values["utilisation"] is None else values["utilisation"],
     )
     terms.check()
-    return Asked(_call(values), terms, planner.host_prices(values["prices"]), values["library"], values["at_once"])
+    return CostRequest(
+        _call(values), terms, planner.host_prices(values["prices"]), values["library"], values["at_once"]
+    )
 
 
 def _call(values: Mapping[str, Any]) -> "Call":
@@ -111,7 +113,7 @@ def _call(values: Mapping[str, Any]) -> "Call":
     return Call(tokens_in, tokens_out, month)
 
 
-def cost_of(plan: "Plan", asked: Asked) -> "Cost":
+def cost_of(plan: "Plan", asked: CostRequest) -> "Cost":
     """The cost of a plan. Raises UsageError."""
     from herd import planner
 

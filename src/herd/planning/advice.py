@@ -23,8 +23,8 @@ def advice(plan: Plan) -> Iterator[str]:
     if not plan.fits:
         ways = list(_ways(plan))
         yield f"what would fit: {'; '.join(ways)}" if ways else "nothing of this model fits: take a smaller one"
-    if plan.choices:
-        fitting = [c.sizes.type for c in plan.choices if c.fits]
+    if plan.types:
+        fitting = [c.sizes.type for c in plan.types if c.fits]
         yield f"types that fit: {', '.join(fitting) or 'none'}"
     if plan.model.config.assumed:
         yield f"not public, so assumed: {', '.join(plan.model.config.assumed)}"
@@ -58,7 +58,7 @@ def _ways(plan: Plan) -> Iterator[str]:
         if smaller and placed(plan.model, plan.machine, replace(want, kv=kind)).fits:
             yield f"a cache in {kind} (--kv {kind})"
             break
-    for one in plan.choices:
+    for one in plan.types:
         if one.fits and one.sizes.total < plan.model.sizes.total:
             yield f"the weights as {one.sizes.type}, {gb(one.sizes.total)}"
             break

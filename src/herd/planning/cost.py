@@ -19,7 +19,7 @@ from herd.planning.library_cost import LibraryCost, library_cost
 from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
 from herd.planning.paces import Call, Pace, paces
 from herd.planning.parts import weights_by_kind
-from herd.planning.plan import Model, Plan
+from herd.planning.plan import Plan, PlannedModel
 from herd.planning.prices import Price, Prices
 
 OLD_DAYS = 180
@@ -167,7 +167,7 @@ def make_cost(
     return Cost(plan, call, owner, prices, today, found, own, ordered, None, at_once)
 
 
-def _rows(model: Model, prices: Prices) -> Iterator[tuple[Price, bool]]:
+def _rows(model: PlannedModel, prices: Prices) -> Iterator[tuple[Price, bool]]:
     """Rows to compare with, and whether they are of the same model: those of it, and those of none of SHAPES."""
     names = names_of(model)
     for row in prices:
@@ -177,7 +177,7 @@ def _rows(model: Model, prices: Prices) -> Iterator[tuple[Price, bool]]:
             yield row, False
 
 
-def names_of(model: Model) -> frozenset[str]:
+def names_of(model: PlannedModel) -> frozenset[str]:
     """What a price table may call a model: by its shape, whatever somebody calls it; else by its name."""
     parts = weights_by_kind(model.config)
     for name, config in SHAPES.items():

@@ -7,7 +7,7 @@ from herd.planning.memory import gb
 from herd.planning.parts import Parts
 from herd.planning.placement import CARD_LEAST_BYTES, CARD_RESERVE, MEMORY_LEAST_BYTES, MEMORY_RESERVE
 from herd.planning.plan import Plan, Speed, adapters_of
-from herd.planning.sizes import Sizes
+from herd.planning.sizes import WeightSizes
 from herd.planning.speed import Term, touched
 from herd.planning.today import MEASURED
 
@@ -39,7 +39,7 @@ def _parameters(parts: Parts) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{listed} = {parts.total:,}"
 
 
-def _weights(sizes: Sizes) -> Iterator[tuple[str, str]]:
+def _weights(sizes: WeightSizes) -> Iterator[tuple[str, str]]:
     kinds = ("always", "routed", "table", "vision")
     listed = [f"{KINDS[kind]} {gb(size)}" for kind in kinds if (size := getattr(sizes, kind))]
     yield "weights", f"as {sizes.type}: {' + '.join(listed)} = {gb(sizes.total)}"

@@ -14,7 +14,7 @@ from herd.errors import UsageError, fail
 from herd.planning.machines import Machine
 from herd.planning.memory import cache_bytes
 from herd.planning.placement import Placement
-from herd.planning.plan import Plan, Want, alone, largest, most_users, placed
+from herd.planning.plan import Plan, Workload, alone, largest, most_users, placed
 from herd.planning.speed import PASS, Estimate, Term, attention_ops, decode, kv_read_bytes, prefill
 from herd.planning.today import MEASURED, decode_today, not_built, prefill_today
 
@@ -117,7 +117,7 @@ def paces(plan: Plan, call: Call, at_once: int | None = None) -> tuple[Pace, ...
     return tuple(pace for pace in (limit, today) if pace)
 
 
-def _limit(plan: Plan, call: Call, want: Want, at_once: int | None) -> Pace | None:
+def _limit(plan: Plan, call: Call, want: Workload, at_once: int | None) -> Pace | None:
     machine = plan.machine
     fitting = _most_at_once(plan, machine, want)
     if at_once is not None and not 1 <= at_once <= fitting:
@@ -128,7 +128,7 @@ def _limit(plan: Plan, call: Call, want: Want, at_once: int | None) -> Pace | No
     return min((pace for pace in timed if pace), key=lambda pace: pace.call_s(call), default=None)
 
 
-def _numbers(plan: Plan, want: Want, most: int) -> list[int]:
+def _numbers(plan: Plan, want: Workload, most: int) -> list[int]:
     """Numbers of answers at once of which one is about the best, the largest first: caches of more of them leave the
     cards less room for experts, which then take longer to read."""
 
@@ -140,13 +140,13 @@ def _numbers(plan: Plan, want: Want, most: int) -> list[int]:
     return sorted({most, *(n for n in kinks if n), *(1 << i for i in range(most.bit_length()))}, reverse=True)
 
 
-def _beside(plan: Plan, want: Want, kind: str) -> int:
+def _beside(plan: Plan, want: Workload, kind: str) -> int:
     """Bytes of a kind that do not lie on cards."""
     row = placed(plan.model, plan.machine, want).row(kind)
     return row.memory + row.disk
 
 
-def _limit_of(plan: Plan, call: Call, want: Want, number: int) -> Pace | None:
+def _limit_of(plan: Plan, call: Call, want: Workload, number: int) -> Pace | None:
     c, machine = plan.model.config, plan.machine
     placement = placed(plan.model, machine, replace(want, users=number))
     if not placement.runs:
@@ -158,7 +158,7 @@ def _limit_of(plan: Plan, call: Call, want: Want, number: int) -> Pace | None:
     return Pace(LIMIT, number, prompts if together else 1, many if together else single, step)
 
 
-def _today(plan: Plan, call: Call, want: Want, at_once: int | None) -> Pace | None:
+def _today(plan: Plan, call: Call, want: Workload, at_once: int | None) -> Pace | None:
     c = plan.model.config
     bare = alone(plan.model, plan.machine, replace(want, users=1))
     machine = bare[0] if bare else plan.machine
@@ -174,7 +174,7 @@ def _middle(call: Call, before: int = 0) -> int:
     return before + call.tokens_in + call.tokens_out // 2
 
 
-def _most_at_once(plan: Plan, machine: Machine, want: Want) -> int:
+def _most_at_once(plan: Plan, machine: Machine, want: Workload) -> int:
     """How many answers fit together; 1 where it runs without fitting, if it does."""
     return max(1, most_users(plan.model, machine, want))
 
@@ -194,7 +194,7 @@ def library_paces(plan: Plan, call: Call, library_tokens: int) -> tuple[LibraryP
     return tuple(_library(plan, call, library_tokens, want, placement))
 
 
-def _library(plan: Plan, call: Call, tokens: int, want: Want, placement: Placement) -> Iterator[LibraryPace]:
+def _library(plan: Plan, call: Call, tokens: int, want: Workload, placement: Placement) -> Iterator[LibraryPace]:
     c, machine, kv = plan.model.config, plan.machine, want.kv
     depth = _middle(call, tokens)
     keys = kv_read_bytes(c, tokens, kv)

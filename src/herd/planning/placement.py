@@ -8,7 +8,7 @@ stay on the disk; cache and work cannot. What it is not: a plan of bytes on each
 from dataclasses import dataclass
 
 from herd.planning.machines import Machine
-from herd.planning.sizes import Sizes
+from herd.planning.sizes import WeightSizes
 
 CARD_RESERVE = 1 / 16
 """Share of a card's memory that its driver, its context and fragments keep, ..."""
@@ -89,7 +89,7 @@ def memory_room(machine: Machine) -> int:
     return max(0, machine.memory_bytes - max(round(machine.memory_bytes * MEMORY_RESERVE), MEMORY_LEAST_BYTES))
 
 
-def place(sizes: Sizes, cache: int, work: int, machine: Machine, program: int = 0) -> Placement:
+def place(sizes: WeightSizes, cache: int, work: int, machine: Machine, program: int = 0) -> Placement:
     """Lay a model out on a machine. cache, work: bytes of keys and values of all users, and of one pass; program: of
     the program itself, which lie in the processor's memory."""
     on_cards, in_memory = card_room(machine), memory_room(machine)
@@ -114,7 +114,7 @@ def place(sizes: Sizes, cache: int, work: int, machine: Machine, program: int = 
     return Placement(tuple(rows[kind] for kind in order), on_cards, in_memory, missing)
 
 
-def _order(sizes: Sizes, cache: int, work: int, beside: bool) -> list[tuple[str, int]]:
+def _order(sizes: WeightSizes, cache: int, work: int, beside: bool) -> list[tuple[str, int]]:
     """Kinds in the order in which they choose. In one kind of memory what cannot lie on a disk comes first; beside a
     card the table and vision choose before the experts, since the memory is theirs."""
     always, routed, held = ("always", sizes.always), ("routed", sizes.routed), ("cache", cache)

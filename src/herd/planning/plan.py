@@ -19,7 +19,7 @@ from herd.planning.memory import AIR, cache_bytes, guesses_bytes, images_bytes, 
 from herd.planning.parts import Parts, weights_by_kind
 from herd.planning.placement import Placement, place
 from herd.planning.runtime import runtime_bytes
-from herd.planning.sizes import LADDER, Sizes, type_sizes
+from herd.planning.sizes import LADDER, WeightSizes, type_sizes
 from herd.planning.speed import SHORT, Estimate, decode, prefill
 from herd.planning.today import PIECE, Today, decode_today, not_built, prefill_today
 
@@ -31,12 +31,12 @@ STEP = 256
 
 
 @dataclass(frozen=True)
-class Model:
+class PlannedModel:
     """What is planned for."""
 
     name: str
     config: Llama4Config
-    sizes: Sizes
+    sizes: WeightSizes
     asked: str = ""
     """What a command calls it, where that is not its name: a path."""
     pull: str = ""
@@ -44,7 +44,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Want:
+class Workload:
     """What it is to do."""
 
     context: int = USUAL
@@ -57,7 +57,7 @@ class Want:
     rank: int = 16
     """Rank of each."""
 
-    def check(self, model: Model) -> None:
+    def check(self, model: PlannedModel) -> None:
         """Raise UsageError for what no plan can be made for."""
         if self.kv not in KV_DTYPES:
             fail(UsageError, "cache", got=self.kv, expected=", ".join(KV_DTYPES))
@@ -88,10 +88,10 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TypeFit:
     """A type of a model, and whether it fits."""
 
-    sizes: Sizes
+    sizes: WeightSizes
     fits: bool
     largest_context: int
     """Tokens for each of the users; 0: none fits."""
@@ -103,9 +103,9 @@ class Choice:
 class Plan:
     """All of it, as numbers; `planning.explain` tells it step by step."""
 
-    model: Model
+    model: PlannedModel
     machine: Machine
-    want: Want
+    want: Workload
     parts: Parts
     cache_bytes: int
     """Keys and values of all users at their full context."""
@@ -121,7 +121,7 @@ class Plan:
     """The most tokens for each of so many users that fit; 0: none."""
     most_users: int
     """The most users with such a context that fit; 0: none."""
-    choices: tuple[Choice, ...]
+    types: tuple[TypeFit, ...]
     """Types of this model, largest first."""
 
     @property
@@ -130,8 +130,8 @@ class Plan:
         return self.placement.fits
 
 
-def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = True) -> Plan:
-    """Plan for a model on a machine. choices: look at its other types, too. Raises UsageError."""
+def make_plan(model: PlannedModel, machine: Machine, want: Workload, *, types: bool = True) -> Plan:
+    """Plan for a model on a machine. types: look at its other types, too. Raises UsageError."""
     want.check(model)
     placement = placed(model, machine, want)
     return Plan(
@@ -147,11 +147,11 @@ def make_plan(model: Model, machine: Machine, want: Want, *, choices: bool = Tru
         tuple(_speeds(model, machine, want, placement)) if placement.runs else (),
         largest_context(model, machine, want),
         most_users(model, machine, want),
-        tuple(choice(model, type, machine, want) for type in LADDER) if choices else (),
+        tuple(type_fit(model, type, machine, want) for type in LADDER) if types else (),
     )
 
 
-def placed(model: Model, machine: Machine, want: Want) -> Placement:
+def placed(model: PlannedModel, machine: Machine, want: Workload) -> Placement:
     """Where the model lies with the caches of all users full."""
     cache = want.users * cache_bytes(model.config, want.context, want.kv)
     work = work_of(model.config, want) + adapters_of(model.config, want)
@@ -163,18 +163,18 @@ def program_of(config: Llama4Config) -> int:
     return runtime_bytes(config.vocab_size, engine="child", service=True) + AIR
 
 
-def adapters_of(config: Llama4Config, want: Want) -> int:
+def adapters_of(config: Llama4Config, want: Workload) -> int:
     """Bytes of the adapters that are wanted."""
     return want.adapters * adapter_bytes(config, want.rank) if want.adapters else 0
 
 
-def work_of(config: Llama4Config, want: Want) -> int:
+def work_of(config: Llama4Config, want: Workload) -> int:
     """Bytes of one pass with its logits, of further logits while ids are guessed, and of an image."""
     guessed = guesses_bytes(config, PIECE, want.users)
     return work_bytes(config, PIECE, want.users) + guessed + images_bytes(config)
 
 
-def alone(model: Model, machine: Machine, want: Want) -> tuple[Machine, Placement] | None:
+def alone(model: PlannedModel, machine: Machine, want: Workload) -> tuple[Machine, Placement] | None:
     """The machine as Herd uses it today, where its cards are of no use: its processor alone, and what lies where then;
     None where the cards are used, or where it cannot run without them."""
     if not machine.cards or not machine.memory_bytes or not not_built(placed(model, machine, want), machine):
@@ -184,7 +184,7 @@ def alone(model: Model, machine: Machine, want: Want) -> tuple[Machine, Placemen
     return (bare, placement) if placement.fits else None
 
 
-def _speeds(model: Model, machine: Machine, want: Want, placement: Placement) -> Iterable[Speed]:
+def _speeds(model: PlannedModel, machine: Machine, want: Workload, placement: Placement) -> Iterable[Speed]:
     c, kv = model.config, want.kv
     last = want.context - 1
     now, there = alone(model, machine, want) or (machine, placement)
@@ -206,7 +206,7 @@ def _speeds(model: Model, machine: Machine, want: Want, placement: Placement) ->
             )
 
 
-def largest_context(model: Model, machine: Machine, want: Want) -> int:
+def largest_context(model: PlannedModel, machine: Machine, want: Workload) -> int:
     """The most tokens for each of so many users that fit: the model's whole context, or a multiple of STEP."""
     whole = model.config.max_context
 
@@ -216,7 +216,7 @@ def largest_context(model: Model, machine: Machine, want: Want) -> int:
     return whole if fits(whole) else STEP * largest(lambda n: fits(n * STEP), whole // STEP)
 
 
-def most_users(model: Model, machine: Machine, want: Want) -> int:
+def most_users(model: PlannedModel, machine: Machine, want: Workload) -> int:
     """The most users with such a context that fit."""
     return largest(lambda n: placed(model, machine, replace(want, users=n)).fits, MOST_USERS)
 
@@ -230,15 +230,15 @@ def largest(fits: Callable[[int], bool], high: int) -> int:
     return low
 
 
-def choice(model: Model, type: str, machine: Machine, want: Want) -> Choice:
+def type_fit(model: PlannedModel, type: str, machine: Machine, want: Workload) -> TypeFit:
     """Whether the model fits as another type, and what it does then."""
     other = replace(model, sizes=type_sizes(model.config, type))
     placement = placed(other, machine, want)
     step = decode(other.config, placement, machine, 1, SHORT, want.kv) if placement.fits else None
-    return Choice(other.sizes, placement.fits, largest_context(other, machine, want), step)
+    return TypeFit(other.sizes, placement.fits, largest_context(other, machine, want), step)
 
 
-def best_type(name: str, config: Llama4Config, machine: Machine, want: Want) -> Choice | None:
+def best_type(name: str, config: Llama4Config, machine: Machine, want: Workload) -> TypeFit | None:
     """The largest type of a model that fits with such a context; None: none does."""
-    found = (choice(Model(name, config, type_sizes(config, type)), type, machine, want) for type in LADDER)
+    found = (type_fit(PlannedModel(name, config, type_sizes(config, type)), type, machine, want) for type in LADDER)
     return next((one for one in found if one.fits), None)

@@ -42,7 +42,7 @@ TABLE_BITS = BITS["q6_k"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class WeightSizes:
     """Bytes of weights by use."""
 
     type: str
@@ -65,7 +65,7 @@ class Sizes:
         return self.total - self.vision
 
 
-def type_sizes(config: Llama4Config, type: str) -> Sizes:
+def type_sizes(config: Llama4Config, type: str) -> WeightSizes:
     """The sizes of a model written as one type. Raises UsageError for a type that is not known."""
     if type not in BITS:
         fail(UsageError, "type", got=type, expected=", ".join(BITS))
@@ -80,7 +80,7 @@ def type_sizes(config: Llama4Config, type: str) -> Sizes:
         always += parts.head * tables
     else:  # the table is the head, which every token reads
         always, table = always + table, 0
-    return Sizes(
+    return WeightSizes(
         type,
         round(table / 8),
         round(always / 8),
@@ -90,19 +90,19 @@ def type_sizes(config: Llama4Config, type: str) -> Sizes:
     )
 
 
-def file_sizes(config: Llama4Config, name: str, size_bytes: int) -> Sizes:
+def file_sizes(config: Llama4Config, name: str, size_bytes: int) -> WeightSizes:
     """The sizes of a file of which only its length is known: the same bits for every weight."""
     parts = weights_by_kind(config)
     return part_sizes(name, parts, {kind: _share(parts, kind, size_bytes) for kind in Parts.__dataclass_fields__})
 
 
-def part_sizes(name: str, parts: Parts, found: dict[str, int]) -> Sizes:
+def part_sizes(name: str, parts: Parts, found: dict[str, int]) -> WeightSizes:
     """The sizes of a file, from the bytes of each kind of part (a field of Parts) that it holds."""
     always = sum(found.get(kind, 0) for kind in ("attention", "norms", "router", "shared", "dense", "head"))
     table = found.get("embedding", 0)
     if not parts.head:
         always, table = always + table, 0
-    return Sizes(name, table, always, found.get("routed", 0), found.get("vision", 0), found.get("shared", 0))
+    return WeightSizes(name, table, always, found.get("routed", 0), found.get("vision", 0), found.get("shared", 0))
 
 
 def _share(parts: Parts, kind: str, size_bytes: int) -> int:

@@ -70,7 +70,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepWork:
     """The bytes and operations of one pass."""
 
     rows: int
@@ -135,10 +135,10 @@ def row_ops(config: Llama4Config, *, heads: bool) -> tuple[float, float]:
     return 2.0 * fixed, 2.0 * routed
 
 
-def decode_step(config: Llama4Config, always: float, users: int, depth: int, kv_dtype: str) -> Step:
+def decode_step(config: Llama4Config, always: float, users: int, depth: int, kv_dtype: str) -> StepWork:
     """One step in which each of so many users gets a token after `depth` of their own."""
     fixed, routed = row_ops(config, heads=True)
-    return Step(
+    return StepWork(
         users,
         always,
         touched(config, users),
@@ -158,7 +158,7 @@ def decode(
     return Estimate(users, tuple(_step_terms(config, placement, machine, step)))
 
 
-def _step_terms(config: Llama4Config, placement: Placement, machine: Machine, step: Step) -> Iterator[Term]:
+def _step_terms(config: Llama4Config, placement: Placement, machine: Machine, step: StepWork) -> Iterator[Term]:
     routed, cache = placement.row("routed"), placement.row("cache")
     on_card = _part(cache.card, cache.total)
     reads = {
