@@ -27,7 +27,7 @@ from herd.server.log import Log
 from herd.server.models import FOREVER, Models
 from herd.server.profiles import Profile, Profiles
 from herd.server.service import Service
-from herd.store import registry
+from herd.store import named_records, registry
 
 SECRETS = ("0123456789abcdef-a", "0123456789abcdef-b")
 
@@ -198,14 +198,14 @@ def test_a_file_of_profiles_is_never_larger_than_what_is_read(home: Path, monkey
 
 def test_profiles_are_read_once_for_each_change(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = 0
-    real = profiles.parse_records
+    real = named_records.parse_records
 
     def counted(*arguments: Any) -> Any:
         nonlocal reads
         reads += 1
         return real(*arguments)
 
-    monkeypatch.setattr(profiles, "parse_records", counted)
+    monkeypatch.setattr(named_records, "parse_records", counted)
     catalogue = StoreCatalogue()
     for _ in range(20):
         assert catalogue.find("derived").profile is not None

@@ -10,10 +10,8 @@
 What it is not: how they fall over (`herd.backends.route`), what a backend is (`herd.backends.settings`).
 """
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +21,10 @@ from herd.backends.gate import Said
 from herd.backends.settings import Backends, check_name, model_of
 from herd.chat_model import ChatModel
 from herd.disk import small_files
-from herd.disk.atomic import make_folders
-from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
-from herd.errors import BadFile, NotFound, UsageError, fail
+from herd.disk.records import Records
+from herd.errors import NotFound, UsageError, fail
 from herd.store import registry
+from herd.store.named_records import NamedRecords
 
 MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
@@ -50,14 +48,13 @@ class Routes:
     """The routes of this machine. Every read looks whether the file has changed."""
 
     def __init__(self) -> None:
-        self._file: CachedFile[Records[RouteSettings]] = CachedFile(_read, MOST_BYTES)
-        self._lock = threading.Lock()
+        self._records: NamedRecords[RouteSettings] = NamedRecords(
+            "routes", RouteSettings, _check, most_bytes=MOST_BYTES, most_record_bytes=MOST_RECORD_BYTES
+        )
 
     def read(self) -> Records[RouteSettings]:
         """All of them, not to be changed; broken records apart. Raises BadFile."""
-        with self._lock:
-            found = self._file.now(_path())
-        return Records() if found is None else found
+        return self._records.read()
 
     def find(self, name: str) -> RouteSettings:
         """A route by its name. Raises NotFound with a few names that there are."""
@@ -73,7 +70,7 @@ class Routes:
         _check(name, made)
         for member in members:
             Backends().find(member)
-        with self._edit() as records:
+        with self._records.edit() as records:
             if name in records.good or name in records.broken or name in Backends().read().good:
                 fail(UsageError, "route", got=f"{name}, which there is", do=f"herd route rm {name}, or another name")
             records.good[name] = made
@@ -83,19 +80,7 @@ class Routes:
         """Remove one, broken or not; its backends stay. Raises NotFound."""
         if name not in self.read().broken:
             self.find(name)
-        with self._edit() as records:
-            records.good.pop(name, None)
-            records.broken.pop(name, None)
-
-    @contextmanager
-    def _edit(self) -> Iterator[Records[RouteSettings]]:
-        make_folders(_path().parent)
-        with registry.lock("routes"):
-            now = self.read()
-            edited = Records(dict(now.good), dict(now.broken))
-            yield edited
-            data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
-            self._file.write(_path(), data, lambda found: found.good == edited.good)
+        self._records.remove(name)
 
 
 class Named(NamedTuple):
@@ -136,18 +121,6 @@ def named(name: str, model: str = "") -> Named:
     route = Routes().find(name)
     said = Said(False if route.private else None, f"the route {name} is private")
     return Named(Route(name, [model_of(member) for member in route.members], said=said), said, route.added_s)
-
-
-def _path() -> Path:
-    return registry.home() / "routes.json"
-
-
-def _read(path: Path, data: bytes) -> Records[RouteSettings]:
-    try:
-        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except UNREADABLE as error:
-        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
-    return parse_records(raw, RouteSettings, _check, MOST_RECORD_BYTES)
 
 
 def _check(name: str, route: RouteSettings) -> None:

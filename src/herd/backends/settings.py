@@ -14,10 +14,7 @@ connection, a decision of what may leave.
 import os
 import re
 import secrets
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,11 +26,11 @@ from herd.backends.presets import preset_of
 from herd.backends.spending import NANO, Account, Rates
 from herd.backends.target import Secret, Target, host_of, is_loopback
 from herd.disk import small_files
-from herd.disk.atomic import make_folders
-from herd.disk.records import UNREADABLE, CachedFile, Records, parse_records
-from herd.errors import BadFile, NotFound, UsageError, fail
+from herd.disk.records import Records
+from herd.errors import NotFound, UsageError, fail
 from herd.planning.prices import MOST_DOLLARS, Price, listed
 from herd.store import registry
+from herd.store.named_records import NamedRecords
 
 if TYPE_CHECKING:
     from herd.backends.model import BackendModel
@@ -108,20 +105,19 @@ class Backends:
     """The backends of this machine. Every read looks whether the file has changed."""
 
     def __init__(self) -> None:
-        self._file: CachedFile[Records[Backend]] = CachedFile(_read, MOST_BYTES, secret=True)
-        self._lock = threading.Lock()
+        self._records: NamedRecords[Backend] = NamedRecords(
+            "backends", Backend, _check, most_bytes=MOST_BYTES, most_record_bytes=MOST_RECORD_BYTES, secret=True
+        )
 
     @property
     def path(self) -> Path:
         """The path of the file."""
-        return registry.home() / "backends.json"
+        return self._records.path
 
     def read(self) -> Records[Backend]:
         """All of them, not to be changed; broken records apart. Raises BadFile for a broken file, UsageError for one
         that others may read."""
-        with self._lock:
-            found = self._file.now(self.path)
-        return Records() if found is None else found
+        return self._records.read()
 
     def find(self, name: str) -> Backend:
         """A backend by its name. Raises NotFound with a few names that there are."""
@@ -137,7 +133,7 @@ class Backends:
 
     def add(self, name: str, backend: Backend) -> Backend:
         """Add one; returns it as it was written. Raises UsageError for what cannot be used, or a name that is taken."""
-        with self._edit() as records:
+        with self._records.edit() as records:
             self.check_new(name, backend, records)
             account, now = secrets.token_hex(8), time.time()
             records.good[name] = msgspec.structs.replace(backend, account=account, added_s=now)
@@ -159,7 +155,7 @@ class Backends:
     def set_limit(self, name: str, dollars: float) -> Backend:
         """Set what one may cost in all, what it has cost included. Raises NotFound, UsageError."""
         self.find(name)
-        with self._edit() as records:
+        with self._records.edit() as records:
             if name not in records.good:  # another program has removed it since
                 self.find(name)
             found = records.good[name] = msgspec.structs.replace(records.good[name], limit_dollars=dollars)
@@ -171,19 +167,7 @@ class Backends:
         """Remove one, broken or not. Raises NotFound."""
         if name not in self.read().broken:
             self.find(name)
-        with self._edit() as records:
-            records.good.pop(name, None)
-            records.broken.pop(name, None)
-
-    @contextmanager
-    def _edit(self) -> Iterator[Records[Backend]]:
-        make_folders(self.path.parent)
-        with registry.lock("backends"):
-            now = self.read()
-            edited = Records(dict(now.good), dict(now.broken))
-            yield edited
-            data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
-            self._file.write(self.path, data, lambda found: found.good == edited.good)
+        self._records.remove(name)
 
 
 def check_name(name: str) -> str:
@@ -259,14 +243,6 @@ def end_of(backend: Backend) -> date | None:
 def _listed_context(backend: Backend) -> int | None:
     row = price_of(backend)
     return None if row is None else row.context
-
-
-def _read(path: Path, data: bytes) -> Records[Backend]:
-    try:
-        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except UNREADABLE as error:
-        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
-    return parse_records(raw, Backend, _check, MOST_RECORD_BYTES)
 
 
 def _check(name: str, backend: Backend) -> None:

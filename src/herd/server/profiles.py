@@ -6,20 +6,18 @@ beside the registry.
 What it is not: weights. Forgetting a profile frees a name, and nothing on the disk.
 """
 
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from herd.disk.atomic import make_folders
-from herd.disk.records import UNREADABLE, Broken, CachedFile, Records, parse_records
+from herd.disk.records import Broken
 from herd.engine.request import SamplingOptions
 from herd.errors import BadFile, UsageError, fail
 from herd.store import registry
+from herd.store.named_records import NamedRecords
 
 MAX_BYTES = 16 << 20
 """Most bytes of the file."""
@@ -47,35 +45,30 @@ class Profiles:
     same."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._file: CachedFile[Records[Profile]] = CachedFile(_read, MAX_BYTES)
-        self._lock = threading.Lock()
+        self._records: NamedRecords[Profile] = NamedRecords(
+            "profiles", Profile, _check, most_bytes=MAX_BYTES, most_record_bytes=MAX_PROFILE_BYTES, path=path
+        )
 
     @property
     def path(self) -> Path:
         """The path of the file."""
-        return self._path if self._path is not None else registry.home() / "profiles.json"
+        return self._records.path
 
     def read(self) -> Mapping[str, Profile]:
         """Name -> profile, shared by all callers and without broken records. Raises BadFile for a broken file."""
-        return self._records().good
+        return self._records.read().good
 
     @property
     def broken(self) -> Mapping[str, Broken]:
         """Records that cannot be parsed, by name. Raises BadFile for a broken file."""
-        return self._records().broken
+        return self._records.read().broken
 
     def is_broken(self, name: str) -> bool:
         """Whether the record of that name cannot be parsed, in a file that can be."""
         try:
-            return name in self._records().broken
+            return name in self._records.read().broken
         except BadFile:
             return False
-
-    def _records(self) -> Records[Profile]:
-        with self._lock:  # routes read on the loop, and write on threads
-            found = self._file.now(self.path)
-        return Records() if found is None else found
 
     def add(self, name: str, profile: Profile) -> None:
         """Add or replace a profile. Raises UsageError for a bad name or bad options, and for more than the file may
@@ -85,7 +78,7 @@ class Profiles:
         size = len(msgspec.json.encode(profile))
         if size > MAX_PROFILE_BYTES:
             fail(UsageError, f"model {name}", got=f"{size} bytes", expected=f"at most {MAX_PROFILE_BYTES}")
-        with self._edit() as profiles:
+        with self._records.edit() as profiles:
             if name not in profiles.good and len(profiles.good) >= MAX_PROFILES:
                 fail(UsageError, "profiles", got=len(profiles.good), expected=f"at most {MAX_PROFILES}")
             profiles.broken.pop(name, None)
@@ -93,32 +86,7 @@ class Profiles:
 
     def remove(self, name: str) -> bool:
         """Remove a profile, broken or not; returns whether it was there."""
-        with self._edit() as profiles:
-            found = name in profiles.good or name in profiles.broken
-            profiles.good.pop(name, None)
-            profiles.broken.pop(name, None)
-            return found
-
-    @contextmanager
-    def _edit(self) -> Iterator[Records[Profile]]:
-        """A context with the profiles, which are written back whole if they have changed, under a lock of the
-        kernel's."""
-        make_folders(self.path.parent)
-        with registry.lock("profiles"):
-            now = self._records()
-            edited = Records(dict(now.good), dict(now.broken))
-            yield edited
-            if edited != now:
-                data = msgspec.json.format(msgspec.json.encode(edited.raw()), indent=1)
-                self._file.write(self.path, data, lambda found: found.good == edited.good)
-
-
-def _read(path: Path, data: bytes) -> Records[Profile]:
-    try:
-        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except UNREADABLE as error:
-        fail(BadFile, f"{path.name}: {error}", do="mend or remove it")
-    return parse_records(raw, Profile, _check, MAX_PROFILE_BYTES)
+        return self._records.remove(name)
 
 
 def _check(name: str, profile: Profile) -> None:
