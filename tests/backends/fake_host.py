@@ -70,7 +70,7 @@ class Request:
 @dataclass
 class FakeHost:
     """Plays its scripts in order, the last one again and again. What each request said is in `asked`; `left` is set
-    when the other side has closed a connection that was still open here."""
+    when the other side has closed a connection on which a script hangs."""
 
     scripts: list[Script]
     asked: list[Request] = field(default_factory=list)
@@ -81,16 +81,13 @@ class FakeHost:
 
     def play(self, connection: socket.socket) -> None:
         """Answer one connection."""
-        try:
-            with connection, contextlib.suppress(OSError):
-                request = _read(connection)
-                if request is None:
-                    return
-                self.asked.append(request)
-                script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-                self._answer(connection, script)
-        finally:
-            self.left.set()
+        with connection, contextlib.suppress(OSError):
+            request = _read(connection)
+            if request is None:
+                return
+            self.asked.append(request)
+            script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+            self._answer(connection, script)
 
     def _answer(self, connection: socket.socket, script: Script) -> None:
         if script.hangs != "before":
@@ -115,10 +112,12 @@ class FakeHost:
             connection.sendall(b"0\r\n\r\n")
 
     def _wait(self, connection: socket.socket) -> None:
-        """Until the other side goes away."""
+        """Until the other side goes away; it has not left where it only says nothing for so long."""
         connection.settimeout(PATIENCE_S)
-        while connection.recv(1 << 16):
-            pass
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(1 << 16):
+                pass
+        self.left.set()
 
 
 def _read(connection: socket.socket) -> Request | None:
