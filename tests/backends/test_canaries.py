@@ -4,6 +4,7 @@ what is private none leaves, and no name is looked up and no connection made; wh
 HERD_LEAVING_CASES sets how many requests (2,000 by hand).
 """
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -27,7 +28,9 @@ from helpers import PATIENCE_S, until
 from herd.backends import gate
 from herd.backends.model import BackendModel
 from herd.backends.target import Target
+from herd.backends.transport import Transport
 from herd.chat_model import Capabilities
+from herd.errors import StaysHere
 from herd.server.app import ROUTES
 from herd.server.keys import RIGHTS, Key, digest_of
 from herd.server.service import Service
@@ -359,8 +362,18 @@ def test_a_bypass_of_the_gate_is_found(
 
 
 def test_a_connection_without_a_pass_is_not_made(house: House) -> None:
-    """Whatever the service decides: the transport has the pass of its own target, or it connects nowhere."""
+    """Whatever the service decides: one file opens connections, and with a pass to another place it opens none."""
     source = Path(gate.__file__).parent
     clients = [file.name for file in source.glob("*.py") if "AsyncClient(" in file.read_text("utf-8")]
     assert clients == ["transport.py"]
-    assert "passed.check(self.target)" in (source / "transport.py").read_text("utf-8")
+    far, other = (Target(name="far", base_url=house.host.address.replace("127.0.0.1", NAME), model="x") for _ in "ab")
+    house.looked_up.clear()
+    before, passed, transport = house.host.connections, gate.allow(other, leave=True), Transport(far)
+
+    async def post() -> list[Any]:
+        return [value async for value in transport.post("/chat/completions", b"{}", passed)]
+
+    for asking in (transport.get("/models", passed), post()):
+        with pytest.raises(StaysHere):
+            asyncio.run(asking)
+    assert (house.host.connections - before, house.looked_up) == (0, [])
