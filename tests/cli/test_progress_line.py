@@ -98,7 +98,7 @@ def test_it_never_grows_longer_than_the_terminal(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nobody_else_in_the_command_line_draws_one() -> None:
-    """All of pull, convert, pack, quantize, eval, verify draw `console.progress`: a second line would speak otherwise."""
+    """All that pull, convert, pack, quantize, eval and verify draw is `console.progress`: one way to speak."""
     callers = set()
     for path in (REPO / "src/herd/cli").glob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import pytest
 from herd.config import GUARD, MAVERICK, SCOUT, TINY, Llama4Config
 from herd.errors import UsageError
 from herd.formats import get
+from herd.planner import shapes
 from herd.planning.advice import advice, run_command
 from herd.planning.explain import explain, seconds
 from herd.planning.machines import Machine, machine_of
@@ -222,3 +223,41 @@ def test_adapters_take_their_bytes() -> None:
     bare, four = (planned(SCOUT, "q3_k", "epyc-12ch+256GB", adapters=n) for n in (0, 4))
     assert four.placement.in_memory - bare.placement.in_memory == 4 * 16 * 4 * sides
     assert any("adapters: 4 of rank 16" in sentence for _, sentence in explain(four))
+
+
+NEVER_SLOWER = [
+    ("rtx4090+64GB", "rtx4090+128GB"), ("rtx4090+64GB", "rtx4090x2+64GB"), ("h100", "h100x8"), ("l4", "l4x4"),
+    ("xeon-12ch+128GB", "l4+xeon-12ch+128GB"), ("epyc-12ch+256GB", "t4x4+epyc-12ch+256GB"),
+]  # fmt: skip
+"""Machines, the second of which has all that the first one has, and more."""
+
+
+@pytest.mark.parametrize("name", ["smollm2:135m", "llama3.1:8b", "scout", "maverick"])
+@pytest.mark.parametrize(("less", "more"), NEVER_SLOWER)
+def test_a_machine_is_never_slower_than_a_part_of_it(less: str, more: str, name: str) -> None:
+    config = shapes()[name]
+    for type in ("bf16", "q4_k"):
+        model = PlannedModel(name, config, type_sizes(config, type))
+        small, large = (make_plan(model, machine_of(it), Workload(512, 2), choices=False) for it in (less, more))
+        assert large.largest_context >= small.largest_context and large.most_users >= small.most_users
+        for one, other in zip(small.speeds, large.speeds, strict=bool(small.speeds)):
+            assert other.limit.seconds <= one.limit.seconds * 1.0001
+
+
+@pytest.mark.parametrize("context", [1, 16, 100, 600, 5000, 100_000])
+@pytest.mark.parametrize("name", ["scout", "maverick", "behemoth", "llama3.1:8b"])
+def test_herd_today_is_never_faster_than_the_limit(name: str, context: int) -> None:
+    """Short prompts above all: their experts are read for a few rows each."""
+    config = shapes()[name]
+    for type in ("bf16", "q4_k", "q2_k"):
+        model = PlannedModel(name, config, type_sizes(config, type))
+        for machine in (
+            "ddr5-2ch+128GB",
+            "epyc-12ch+768GB",
+            "threadripper-4ch+1TB",
+            "l4+xeon-12ch+512GB",
+            "t4x4+ddr4-2ch+1TB",
+        ):
+            for speed in make_plan(model, machine_of(machine), Workload(context, 3), choices=False).speeds:
+                if speed.today.estimate is not None:
+                    assert speed.today.estimate.seconds >= speed.limit.seconds * 0.9999

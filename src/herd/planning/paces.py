@@ -9,12 +9,13 @@ What it is not: a price (`cost`), how long one person waits (`plan`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from herd.errors import UsageError, fail
 from herd.planning.machines import Machine
 from herd.planning.memory import cache_bytes
 from herd.planning.placement import Placement
-from herd.planning.plan import Plan, Workload, alone, largest, most_users, placed
+from herd.planning.plan import Plan, Workload, alone, fastest, largest, most_users, placed, ways
 from herd.planning.speed import PASS, Estimate, Term, attention_ops, decode, kv_read_bytes, prefill
 from herd.planning.today import MEASURED, decode_today, not_built, prefill_today
 
@@ -147,14 +148,17 @@ def _beside(plan: Plan, want: Workload, kind: str) -> int:
 
 
 def _limit_of(plan: Plan, call: Call, want: Workload, number: int) -> Pace | None:
-    c, machine = plan.model.config, plan.machine
+    machine = plan.machine
     placement = placed(plan.model, machine, replace(want, users=number))
     if not placement.runs:
         return None
     prompts = max(1, min(number, PASS // call.tokens_in))
-    single, many = (prefill(c, placement, machine, n * call.tokens_in, prompts=n) for n in (1, prompts))
+    among = ways(plan.model, machine, replace(want, users=number), placement)
+    single, many = (
+        fastest(among, partial(prefill, tokens=n * call.tokens_in, prompts=n), plan.model) for n in (1, prompts)
+    )
     together = many.seconds / prompts < single.seconds
-    step = decode(c, placement, machine, number, _middle(call), want.kv)
+    step = fastest(among, partial(decode, users=number, depth=_middle(call), kv_dtype=want.kv), plan.model)
     return Pace(LIMIT, number, prompts if together else 1, many if together else single, step)
 
 
@@ -200,10 +204,14 @@ def _library(plan: Plan, call: Call, tokens: int, want: Workload, placement: Pla
     keys = kv_read_bytes(c, tokens, kv)
     saved = cache_bytes(c, tokens, kv)
     load_s = saved / machine.disk_read_bytes_s
-    read = prefill(c, placement, machine, tokens)
-    ask = _behind(prefill(c, placement, machine, call.tokens_in), _over_keys(plan, call, tokens, placement, keys))
-    step = decode(c, placement, machine, 1, depth, kv)
-    yield LibraryPace(LIMIT, tokens, read, ask, step, keys, saved, load_s)
+
+    def limit(part: Machine, there: Placement) -> LibraryPace:
+        over = _over_keys(part, there, keys, _key_ops(plan, call, tokens))
+        read, ask = prefill(c, there, part, tokens), _behind(prefill(c, there, part, call.tokens_in), over)
+        return LibraryPace(LIMIT, tokens, read, ask, decode(c, there, part, 1, depth, kv), keys, saved, load_s)
+
+    among = ways(plan.model, machine, want, placement)
+    yield min((limit(*one) for one in among), key=lambda pace: pace.all_s(call))
     now, there = alone(plan.model, machine, want) or (machine, placement)
     if not_built(there, now):
         return
@@ -220,11 +228,10 @@ def _key_ops(plan: Plan, call: Call, library_tokens: int) -> float:
     return max(0.0, attention_ops(c, call.tokens_in, library_tokens) - attention_ops(c, call.tokens_in, 0))
 
 
-def _over_keys(plan: Plan, call: Call, tokens: int, placement: Placement, keys: float) -> Iterator[Term]:
+def _over_keys(machine: Machine, placement: Placement, keys: float, ops: float) -> Iterator[Term]:
     """What a question does with the keys of the library: reads or computes, whichever takes longer, where they lie."""
-    machine, cache = plan.machine, placement.row("cache")
+    cache = placement.row("cache")
     share = cache.card / cache.total if cache.total else 1.0
-    ops = _key_ops(plan, call, tokens)
     card_read, card_ops = sum(c.read_bytes_s for c in machine.cards), sum(c.ops_s for c in machine.cards)
     for where, part, read_s, ops_s in (
         ("on cards", share, card_read, card_ops),

@@ -8,6 +8,7 @@ It reads no file, measures nothing, and takes milliseconds. `herd.planner` has n
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from herd.config import Llama4Config
 from herd.errors import UsageError, fail
@@ -184,15 +185,37 @@ def alone(model: PlannedModel, machine: Machine, want: Workload) -> tuple[Machin
     return (bare, placement) if placement.fits else None
 
 
+def ways(
+    model: PlannedModel, machine: Machine, want: Workload, placement: Placement
+) -> list[tuple[Machine, Placement]]:
+    """A machine as it is, and each part of it on which the model runs by itself: one of its cards, its processor
+    alone. Small models are faster on less: nothing is exchanged."""
+    parts = [replace(machine, cards=(card,)) for card in dict.fromkeys(machine.cards) if len(machine.cards) > 1]
+    if machine.cards and machine.memory_bytes:
+        parts.append(replace(machine, cards=()))
+    found = ((part, placed(model, part, want)) for part in parts)
+    return [(machine, placement), *((part, there) for part, there in found if there.runs)]
+
+
+def fastest(
+    among: list[tuple[Machine, Placement]],
+    estimate: Callable[[Llama4Config, Placement, Machine], Estimate],
+    model: PlannedModel,
+) -> Estimate:
+    """The least of the times that a model takes in each of some ways."""
+    return min((estimate(model.config, there, part) for part, there in among), key=lambda found: found.seconds)
+
+
 def _speeds(model: PlannedModel, machine: Machine, want: Workload, placement: Placement) -> Iterable[Speed]:
     c, kv = model.config, want.kv
     last = want.context - 1
     now, there = alone(model, machine, want) or (machine, placement)
+    parts = ways(model, machine, want, placement)
     yield Speed(
         "prefill",
         1,
         want.context,
-        prefill(c, placement, machine, want.context),
+        fastest(parts, partial(prefill, tokens=want.context), model),
         prefill_today(c, there, now, want.context),
     )
     for users in dict.fromkeys((1, want.users)):
@@ -201,7 +224,7 @@ def _speeds(model: PlannedModel, machine: Machine, want: Workload, placement: Pl
                 "decode",
                 users,
                 depth,
-                decode(c, placement, machine, users, depth, kv),
+                fastest(parts, partial(decode, users=users, depth=depth, kv_dtype=kv), model),
                 decode_today(c, there, now, users, depth, kv),
             )
 
@@ -234,7 +257,10 @@ def type_fit(model: PlannedModel, type: str, machine: Machine, want: Workload) -
     """Whether the model fits as another type, and what it does then."""
     other = replace(model, sizes=type_sizes(model.config, type))
     placement = placed(other, machine, want)
-    step = decode(other.config, placement, machine, 1, SHORT, want.kv) if placement.fits else None
+    step = None
+    if placement.fits:
+        among = ways(other, machine, want, placement)
+        step = fastest(among, partial(decode, users=1, depth=SHORT, kv_dtype=want.kv), other)
     return TypeFit(other.sizes, placement.fits, largest_context(other, machine, want), step)
 
 

@@ -201,10 +201,14 @@ def disk_terms(placement: Placement, machine: Machine, share: float) -> Iterator
 def _exchanges(config: Llama4Config, placement: Placement, machine: Machine) -> Iterator[Term]:
     """Waits between card and processor, two a layer whose experts lie in memory; and among cards, two a layer."""
     if machine.cards and placement.row("routed").memory + placement.row("routed").disk:
-        layers = sum(layer.moe for layer in config.layers)
-        yield Term("crossings between card and processor", 2 * layers, "", 1 / CROSSING_S)
+        yield _crossings(config)
     if len(machine.cards) > 1:
         yield Term("exchanges among cards", 2 * config.num_layers, "", 1 / HOP_S)
+
+
+def _crossings(config: Llama4Config) -> Term:
+    layers = sum(layer.moe for layer in config.layers)
+    return Term("crossings between card and processor", 2 * layers, "", 1 / CROSSING_S)
 
 
 def prefill(
@@ -222,7 +226,7 @@ def prefill(
     terms: list[Term] = []
     beside = routed.memory + routed.disk
     if machine.cards and machine.memory_bytes and beside:
-        terms += _hybrid_pass(placement, machine, fixed * each + attention, routed_ops * each, share)
+        terms += _hybrid_pass(config, placement, machine, fixed * each + attention, routed_ops * each, share)
     elif machine.cards:
         terms += _longer("on the cards" if len(machine.cards) > 1 else "on the card",
                          always.card + share * routed.card, sum(c.read_bytes_s for c in machine.cards),
@@ -237,7 +241,7 @@ def prefill(
 
 
 def _hybrid_pass(
-    placement: Placement, machine: Machine, fixed: float, routed_ops: float, share: float
+    config: Llama4Config, placement: Placement, machine: Machine, fixed: float, routed_ops: float, share: float
 ) -> Iterator[Term]:
     """A pass whose experts lie in memory, all or some: computed there after what the card does, or copied to the card
     while it computes."""
@@ -249,6 +253,7 @@ def _hybrid_pass(
         _longer("on the card", always.card + share * routed.card, read_s, fixed + routed_ops * (1 - off), ops_s)
     )
     there = list(_longer("in memory", share * routed.memory, machine.read_bytes_s, routed_ops * off, machine.ops_s))
+    there.append(_crossings(config))
     copied = Term("copy experts to the card", share * routed.memory, "B", min(machine.read_bytes_s, _link(machine)))
     computed = Term("compute on the card", fixed + routed_ops, "op", ops_s)
     if _seconds((*card, *there)) <= max(copied.seconds, computed.seconds):

@@ -4,11 +4,11 @@ On a processor the time of a pass is
 
     bytes / (read * read_share) + operations / (ops * ops_share) + layers * layer_s
 
-with ops_share for steps of a few rows, and prefill_share for the passes of a prompt, whose reading is hidden behind
-their operations. `scripts/bench plan speed` fits them. What it is not: a limit (`speed`).
+with ops_share for steps of a few rows, and prefill_share for the passes of a prompt, where the longer one of reading
+and computing hides the other. `scripts/bench plan speed` fits them. What it is not: a limit (`speed`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from herd.config import Llama4Config
 from herd.planning.machines import Machine
@@ -79,10 +79,16 @@ def prefill_today(
     each = tokens / passes
     fixed, routed_ops = row_ops(config, heads=False)
     ops = (fixed + routed_ops) * each + attention_ops(config, tokens, 0) / passes
+    share = touched(config, round(each))
+    size = placement.row("always").memory + share * placement.row("routed").memory
+    reading = Term("read", size, "B", machine.read_bytes_s * factors.read_share)
+    computing = Term("compute", ops, "op", machine.ops_s * factors.prefill_share)
+    slower = reading.seconds > computing.seconds
     terms = (
-        Term("compute", ops, "op", machine.ops_s * factors.prefill_share),
+        replace(reading, counted=slower),
+        replace(computing, counted=not slower),
         Term("layers", config.num_layers, "", 1 / factors.layer_s),
-        *disk_terms(placement, machine, touched(config, round(each))),
+        *disk_terms(placement, machine, share),
     )
     return Today("", Estimate(tokens, terms, passes))
 
