@@ -303,8 +303,7 @@ class ChatModel(Protocol):
 
 def only(name: str, options: Mapping[str, Any], *honoured: str) -> dict[str, Any]:
     """Options of a request that say something, for a model of that name that honours these alone. Raises Unsupported
-    naming another one. Whose a request is, and whether it may leave the house, is no
-    matter of the answer."""
+    naming another one. Whose a request is, and whether it may leave the house, is no matter of the answer."""
     said = {
         option: value
         for option, value in options.items()

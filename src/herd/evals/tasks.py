@@ -13,6 +13,7 @@ Nothing in a task is run.
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -149,17 +150,13 @@ def read(path: Path) -> Task:
     return Task(head, tuple(items), tuple(shots), _digest(head, items, shots))
 
 
-class _named:  # noqa: N801 (a context manager, used as a function)
-    """Errors inside the block name a place."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if isinstance(error, BadFile):
-            raise BadFile(f"{self._place}: {error}") from None
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """A context whose errors name a place."""
+    try:
+        yield
+    except BadFile as error:
+        raise BadFile(f"{place}: {error}") from None
 
 
 def _checked(said: _File) -> Head:
