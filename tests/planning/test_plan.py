@@ -238,7 +238,7 @@ def test_a_machine_is_never_slower_than_a_part_of_it(less: str, more: str, name:
     config = shapes()[name]
     for type in ("bf16", "q4_k"):
         model = PlannedModel(name, config, type_sizes(config, type))
-        small, large = (make_plan(model, machine_of(it), Workload(512, 2), choices=False) for it in (less, more))
+        small, large = (make_plan(model, machine_of(it), Workload(512, 2)) for it in (less, more))
         assert large.largest_context >= small.largest_context and large.most_users >= small.most_users
         for one, other in zip(small.speeds, large.speeds, strict=bool(small.speeds)):
             assert other.limit.seconds <= one.limit.seconds * 1.0001
@@ -258,6 +258,6 @@ def test_herd_today_is_never_faster_than_the_limit(name: str, context: int) -> N
             "l4+xeon-12ch+512GB",
             "t4x4+ddr4-2ch+1TB",
         ):
-            for speed in make_plan(model, machine_of(machine), Workload(context, 3), choices=False).speeds:
+            for speed in make_plan(model, machine_of(machine), Workload(context, 3)).speeds:
                 if speed.today.estimate is not None:
                     assert speed.today.estimate.seconds >= speed.limit.seconds * 0.9999
