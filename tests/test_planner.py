@@ -99,9 +99,9 @@ def test_this_machine_is_measured_once_and_kept_with_its_date(measured: list[int
     assert here.memory_bytes > 0
     assert here.measured == json.loads((home / "machine.json").read_text())["date"]
     planner.this_machine()
-    assert len(measured) == 1
+    assert len(measured) == planner.TRIES
     planner.this_machine(again=True)
-    assert len(measured) == 2
+    assert len(measured) == 2 * planner.TRIES
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_broken_measurement_is_measured_again(kept: str, measured: list[int], 
     home.mkdir()
     (home / "machine.json").write_text(kept)
     assert planner.this_machine().read_bytes_s == 40e9
-    assert len(measured) == 1
+    assert len(measured) == planner.TRIES
 
 
 def test_cards_are_those_that_the_driver_names(

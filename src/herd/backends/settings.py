@@ -268,6 +268,10 @@ def _check(name: str, backend: Backend) -> None:
     if limit is None and preset_of(backend.preset).is_host:
         what = f"backend {name}: {preset_of(backend.preset).title} costs money"
         fail(UsageError, what, got="no limit", expected="--limit DOLLARS")
+    if limit is None and not backend.in_house and (backend.key or backend.key_env):
+        what = f"backend {name}: one outside of the house that wants a key may cost money"
+        free = "--limit 0 --price 0/0 where it costs nothing"
+        fail(UsageError, what, got="no limit", expected="--limit DOLLARS and --price IN/OUT", do=free)
     Target(  # checks the address, and that a key goes over no open wire
         name=name,
         base_url=backend.address,

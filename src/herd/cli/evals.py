@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli import console, counts, options
-from herd.errors import SomeFailed, UsageError, fail
+from herd.errors import Interrupted, SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
     from herd.evals import Compared, Results, Task
@@ -61,7 +61,7 @@ def evaluate(
     if len({task.name for task in wanted}) < len(wanted):
         fail(UsageError, "tasks", got="one name twice", expected="each once")
     with _folder(out) as folder, _load(model, values, quiet) as llm:
-        found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet)
+        found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
     _tell(model, found, as_json, quiet)
     return 0
 
@@ -94,8 +94,17 @@ def _identity(llm: "LLM", values: dict[str, Any]) -> str:
 
 
 def _ask(
-    llm: "LLM", identity: str, tasks: Sequence["Task"], folder: Path, limit: int | None, seed: int, quiet: bool
+    llm: "LLM",
+    identity: str,
+    tasks: Sequence["Task"],
+    folder: Path,
+    limit: int | None,
+    seed: int,
+    quiet: bool,
+    *,
+    keeps: bool,
 ) -> "list[Results]":
+    """Ask the items of all tasks. keeps: whether the folder is somebody's, where an interrupted run goes on."""
     from herd.evals.results import Written, job_of
     from herd.evals.running import check, run
 
@@ -106,8 +115,13 @@ def _ask(
         for task in tasks:
             written = Written(folder / task.name, job_of(task, identity, seed))
             try:
-                done = written.results.found.keys()
-                run(llm, task, written.add, limit=limit, seed=seed, done=set(done), progress=progress)
+                done = set(written.results.found)
+                if done:
+                    console.note(f"{task.name}: goes on after {len(done)} items that are kept", quiet=quiet)
+                run(llm, task, written.add, limit=limit, seed=seed, done=done, progress=progress)
+            except (Interrupted, KeyboardInterrupt):
+                kept = f"; {len(written.results.found)} items of {task.name} are kept, the same command goes on"
+                raise Interrupted(f"interrupted{kept if keeps else ''}") from None
             finally:
                 written.close()
             found.append(written.results)

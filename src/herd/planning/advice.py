@@ -11,6 +11,9 @@ from herd.planning.plan import Plan, alone, placed
 from herd.planning.pools import pools_for
 from herd.planning.today import MEASURED, PIECE, not_built
 
+WITHOUT_EFFECT = ("rope_theta", "rope_scaling", "norm_eps")
+"""Fields of a config on which no number of a plan depends."""
+
 
 def advice(plan: Plan) -> Iterator[str]:
     """One line for each thing that somebody should know, the command last."""
@@ -26,12 +29,12 @@ def advice(plan: Plan) -> Iterator[str]:
     if plan.types:
         fitting = [c.sizes.type for c in plan.types if c.fits]
         yield f"types that fit: {', '.join(fitting) or 'none'}"
-    if plan.model.config.assumed:
-        yield f"not public, so assumed: {', '.join(plan.model.config.assumed)}"
+    if assumed := [name for name in plan.model.config.assumed if name not in WITHOUT_EFFECT]:
+        yield f"not public, so assumed: {', '.join(assumed)}"
     yield from _today(plan)
     command = run_command(plan)
     if command and plan.model.pull:
-        yield f"get it: herd pull {plan.model.pull}"
+        yield f"get it: herd pull {plan.model.pull}{_written(plan)}"
     if command:
         yield f"run it: {command}"
 
@@ -85,6 +88,14 @@ def _today(plan: Plan) -> Iterator[str]:
         yield f"Herd's figures are scaled from what {MEASURED.where} reached of their limits ({MEASURED.date})"
 
 
+def _written(plan: Plan) -> str:
+    """What is to be done with what was pulled, where it comes in no form of the type that is planned for."""
+    pulled = plan.model.pull
+    if not pulled or pulled != plan.model.name or plan.model.sizes.type == "bf16":
+        return ""
+    return f", then herd quantize {plan.model.pull} FOLDER --type {plan.model.sizes.type}"
+
+
 def answers_together(plan: Plan) -> int:
     """How many of the users' answers the cache of a load holds at a time today, with their contexts full."""
     want, config = plan.want, plan.model.config
@@ -97,7 +108,7 @@ def answers_together(plan: Plan) -> int:
 
 def run_command(plan: Plan) -> str:
     """The command that serves the model as planned, with the most that Herd does today; empty where it cannot run."""
-    words = ["herd", "serve", plan.model.asked or plan.model.name]
+    words = ["herd", "serve", plan.model.asked or ("FOLDER" if _written(plan) else plan.model.pull) or plan.model.name]
     if not plan.placement.runs:
         return ""
     if plan.machine.cards and not plan.machine.shared and alone(plan.model, plan.machine, plan.want) is None:

@@ -253,6 +253,8 @@ def read_machine(path: Path) -> Machine:
         )
         _known(where, one)
         cards += [made] * round(number)
+        if len(cards) > MOST_CARDS:
+            fail(BadFile, f"{path}: cards", got=f"more than {MOST_CARDS}", expected=f"at most {MOST_CARDS}")
     where = str(path)
     machine = Machine(
         _name(where, table, path.stem),

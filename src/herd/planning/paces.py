@@ -163,6 +163,8 @@ def _limit_of(plan: Plan, call: Call, want: Workload, number: int) -> Pace | Non
 
 
 def _today(plan: Plan, call: Call, want: Workload, at_once: int | None) -> Pace | None:
+    if not any(speed.today.estimate for speed in plan.speeds):
+        return None
     c = plan.model.config
     bare = alone(plan.model, plan.machine, replace(want, users=1))
     machine = bare[0] if bare else plan.machine

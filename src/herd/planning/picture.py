@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 
 from herd.planning.explain import KINDS
 from herd.planning.memory import cache_bytes, gb
-from herd.planning.plan import Plan, placed
+from herd.planning.plan import Plan
 
 WIDTH, HEIGHT = 860, 500
 LEFT, RIGHT, TOP, BOTTOM = 70, 190, 48, 80
@@ -62,8 +61,9 @@ def _between(least: int, most: int) -> list[int]:
 
 def _bytes(plan: Plan, context: int) -> list[int]:
     """Bytes of each of the kinds of COLOURS with such a context."""
-    placement = placed(plan.model, plan.machine, replace(plan.want, context=context))
-    found = {row.kind: row.total for row in placement.rows}
+    sizes = plan.model.sizes
+    found = {kind: getattr(sizes, kind) for kind in ("routed", "always", "table", "vision")}
+    found["work"] = plan.placement.row("work").total
     found["cache"] = plan.want.users * cache_bytes(plan.model.config, context, plan.want.kv)
     return [found[kind] for kind in COLOURS]
 
@@ -104,6 +104,8 @@ def _axes(least: int, most: int, top: float) -> list[str]:
         found.append(f'<path d="M{x:.1f} {bottom}v5" stroke="#333"/>')
         found.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{short(context)}</text>')
         context *= 4
+    if (x := _x(most, least, most)) - _x(context // 4, least, most) > 40:
+        found.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{short(most)}</text>')
     step = 10 ** math.floor(math.log10(top))
     step = step / 2 if top / step < 3 else step
     for i in range(int(top / step) + 1):
