@@ -159,7 +159,7 @@ def cost_of_library(questions: int) -> Cost:
 
 
 def test_one_card_with_memory_is_never_cheaper_for_short_calls() -> None:
-    found = cost(planned(SCOUT, "q4_k", "rtx4090+64GB"), price_dollars=3000)
+    found = cost(planned(SCOUT, "q4_k", "rtx4090+128GB"), price_dollars=3000)
     host = found.cheapest
     assert host is not None
     assert host.cheaper_from == (None, None)
