@@ -17,6 +17,7 @@ from herd.chat_model import ChatStream, Turns
 from herd.errors import BadMedia
 from herd.server.keys import RIGHTS, Key, Keyring, digest_of, plain_key
 from herd.server.requests import fetcher
+from herd.server.requests.admission import Spending
 from herd.server.service import Caller, Service
 
 INSIDE, OUTSIDE = "i" * 16, "o" * 16
@@ -218,6 +219,15 @@ def test_an_address_that_a_private_profile_is_asked_about_is_not_looked_up(
         assert "fetched" in house.client.post(path, json={"model": "open", **body}).text
         assert fetched.pop() == URL
         assert house.client.post(path, json={"model": "nowhere", **body}).status_code == 404 and not fetched
+
+
+def test_tokens_that_no_context_holds_are_not_charged(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another engine tells of its tokens closes a key for no longer than its context is worth."""
+    charged: list[int] = []
+    monkeypatch.setattr(Spending, "made", lambda self, total: charged.append(total))
+    monkeypatch.setattr("herd.event_stream.EventStream.made_tokens", 1 << 28)
+    assert house.respond().status_code == 200
+    assert charged and max(charged) == 2 * house.model.context
 
 
 def test_images_are_fetched_in_one_place_which_asks_whether_they_may() -> None:

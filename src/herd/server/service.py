@@ -493,6 +493,7 @@ class ReplyInProgress:
         self._stack: AsyncExitStack | None = stack
         self._began_s = time.monotonic()
         self._prompt_tokens = stream.prompt_tokens
+        self._most_tokens = (1 + ask.n) * model.context
         self._label = service.metrics.name_of(model.name)
         service.metrics.running.labels(self._label).inc()
 
@@ -559,8 +560,10 @@ class ReplyInProgress:
                 raise
 
     def _spend(self) -> None:
-        """Charge the tokens that have come; also those of a prompt that the model counts at its end."""
-        self._spending.made(self._stream.made_tokens + self._stream.prompt_tokens - self._prompt_tokens)
+        """Charge the tokens that have come; also those of a prompt that the model counts at its end. What another
+        engine tells is believed as far as its context goes: else one answer could close a key for years."""
+        told = self._stream.made_tokens + self._stream.prompt_tokens - self._prompt_tokens
+        self._spending.made(min(told, self._most_tokens))
 
     def _count(self, reply: Reply) -> None:
         metrics, name = self._service.metrics, self._label
