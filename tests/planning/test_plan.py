@@ -225,6 +225,15 @@ def test_adapters_take_their_bytes() -> None:
     assert any("adapters: 4 of rank 16" in sentence for _, sentence in explain(four))
 
 
+def test_memory_that_was_not_said_is_told_of_where_something_does_not_fit() -> None:
+    def says(machine: str, **want: int) -> bool:
+        return any("+64GB says it" in line for line in advice(planned(SCOUT, "q8_0", machine, **want)))
+
+    assert says("h200", context=131_072, users=4)
+    assert not says("h200+64GB", context=131_072, users=4)
+    assert not says("h200") and not says("strix-halo+64GB")
+
+
 NEVER_SLOWER = [
     ("rtx4090+64GB", "rtx4090+128GB"), ("rtx4090+64GB", "rtx4090x2+64GB"), ("h100", "h100x8"), ("l4", "l4x4"),
     ("xeon-12ch+128GB", "l4+xeon-12ch+128GB"), ("epyc-12ch+256GB", "t4x4+epyc-12ch+256GB"),

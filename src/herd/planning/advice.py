@@ -29,6 +29,8 @@ def advice(plan: Plan) -> Iterator[str]:
     if plan.types:
         fitting = [c.sizes.type for c in plan.types if c.fits]
         yield f"types that fit: {', '.join(fitting) or 'none'}"
+    if not plan.fits and plan.machine.cards and not plan.machine.memory_bytes and not plan.machine.shared:
+        yield "nothing was said of the memory beside the cards, so nothing lies there: --machine NAME+64GB says it"
     if assumed := [name for name in plan.model.config.assumed if name not in WITHOUT_EFFECT]:
         yield f"not public, so assumed: {', '.join(assumed)}"
     yield from _today(plan)

@@ -96,7 +96,7 @@ def prefill_today(
 def not_built(placement: Placement, machine: Machine) -> str:
     """Why Herd has no figure for this machine; empty where it has."""
     if machine.shared:
-        return "not measured: kernels for this processor (NEON) have not run on one"
+        return "not measured: Herd has not run on memory that processor and card share"
     if len(machine.cards) > 1:
         return "not built: several cards"
     if machine.cards and placement.row("routed").memory:
