@@ -234,6 +234,15 @@ def test_memory_that_was_not_said_is_told_of_where_something_does_not_fit() -> N
     assert not says("h200") and not says("strix-halo+64GB")
 
 
+@pytest.mark.parametrize(("type", "published"), [("q6_k", 15.2), ("q8_0", 12.2)])
+def test_shared_memory_holds_what_graphics_may_not_take_of_it(type: str, published: float) -> None:
+    """Half of this machine's memory is graphics' as it comes; somebody has all of Scout in it at that speed."""
+    plan = planned(SCOUT, type, "strix-halo+128GB", context=512)
+    assert plan.fits
+    assert plan.speeds[1].limit.tokens_s >= published
+    assert run_command(plan)
+
+
 NEVER_SLOWER = [
     ("rtx4090+64GB", "rtx4090+128GB"), ("rtx4090+64GB", "rtx4090x2+64GB"), ("h100", "h100x8"), ("l4", "l4x4"),
     ("xeon-12ch+128GB", "l4+xeon-12ch+128GB"), ("epyc-12ch+256GB", "t4x4+epyc-12ch+256GB"),

@@ -65,7 +65,7 @@ class Machine:
     """Operations a second of its int8 products, at most."""
     disk_read_bytes_s: float = DISK_READ_BYTES_S
     shared: bool = False
-    """Whether the card's memory is the processor's."""
+    """Whether card and processor share one memory: `memory_bytes` is what the card may not take of it then."""
     watts: float | None = None
     """What processor, memory and the rest take, without cards."""
     price_dollars: float | None = None
@@ -225,7 +225,9 @@ def _unified(text: str, row: UnifiedRow, size: int) -> Machine:
     notes = [f"{row.name}: {row.source}", f"{card.memory_bytes / chosen:.0%} of the memory is what the card may take"]
     if not size:
         notes.append(f"memory was not said: {chosen >> 30}GB, the most there is")
-    return Machine(text, (card,), shared=True, notes=tuple(notes))
+    rest = chosen - card.memory_bytes
+    notes.append("the rest is the processor's; it is read as fast")
+    return Machine(text, (card,), rest, card.read_bytes_s, card.ops_s, shared=True, notes=tuple(notes))
 
 
 def read_machine(path: Path) -> Machine:

@@ -178,7 +178,12 @@ def work_of(config: Llama4Config, want: Workload) -> int:
 def alone(model: PlannedModel, machine: Machine, want: Workload) -> tuple[Machine, Placement] | None:
     """The machine as Herd uses it today, where its cards are of no use: its processor alone, and what lies where then;
     None where the cards are used, or where it cannot run without them."""
-    if not machine.cards or not machine.memory_bytes or not not_built(placed(model, machine, want), machine):
+    if (
+        not machine.cards
+        or not machine.memory_bytes
+        or machine.shared
+        or not not_built(placed(model, machine, want), machine)
+    ):
         return None
     bare = replace(machine, cards=())
     placement = placed(model, bare, want)
@@ -191,7 +196,7 @@ def ways(
     """A machine as it is, and each part of it on which the model runs by itself: one of its cards, its processor
     alone. Small models are faster on less: nothing is exchanged."""
     parts = [replace(machine, cards=(card,)) for card in dict.fromkeys(machine.cards) if len(machine.cards) > 1]
-    if machine.cards and machine.memory_bytes:
+    if machine.cards and machine.memory_bytes and not machine.shared:
         parts.append(replace(machine, cards=()))
     found = ((part, placed(model, part, want)) for part in parts)
     return [(machine, placement), *((part, there) for part, there in found if there.runs)]

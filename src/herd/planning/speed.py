@@ -200,7 +200,7 @@ def disk_terms(placement: Placement, machine: Machine, share: float) -> Iterator
 
 def _exchanges(config: Llama4Config, placement: Placement, machine: Machine) -> Iterator[Term]:
     """Waits between card and processor, two a layer whose experts lie in memory; and among cards, two a layer."""
-    if machine.cards and placement.row("routed").memory + placement.row("routed").disk:
+    if machine.cards and not machine.shared and placement.row("routed").memory + placement.row("routed").disk:
         yield _crossings(config)
     if len(machine.cards) > 1:
         yield Term("exchanges among cards", 2 * config.num_layers, "", 1 / HOP_S)
