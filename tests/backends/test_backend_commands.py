@@ -69,12 +69,14 @@ def host() -> Iterator[FakeHost]:
 
 def add(herd: Herd, host: FakeHost, *more: str, name: str = "far", typed: str = "") -> Said:
     """A backend outside of the house, though a test has it on loopback."""
-    words = ("--model", "x", "--url", host.address, "--outside", *more)
+    free = () if "--limit" in more or not {"--key", "--key-env"} & set(more) else FREE
+    words = ("--model", "x", "--url", host.address, "--outside", *free, *more)
     said = herd("backend", "add", name, *words, typed=typed)
     assert said.status == 0, said.err
     return said
 
 
+FREE = ("--limit", "0", "--price", "0/0")
 PAID = ("--limit", "0.05", "--price", "1/10")
 
 

@@ -158,13 +158,20 @@ def cost_of_library(questions: int) -> Cost:
     return cost(planned(SCOUT, "q4_k", "h200"), Call(1000, 300, questions), M, hour_dollars=3.5)
 
 
-def test_one_card_with_memory_is_never_cheaper_for_short_calls() -> None:
-    found = cost(planned(SCOUT, "q4_k", "rtx4090+128GB"), price_dollars=3000)
+@pytest.mark.parametrize(("type", "how", "which"), [("q4_k", "at its limit", 0), ("q3_k", "with Herd today", 1)])
+def test_one_card_with_memory_is_never_cheaper_for_short_calls(type: str, how: str, which: int) -> None:
+    found = cost(planned(SCOUT, type, "rtx4090+64GB"), price_dollars=3000)
     host = found.cheapest
     assert host is not None
-    assert host.cheaper_from == (None, None)
-    for how in ("at its limit", "with Herd today"):
-        assert any(line.startswith(f"never on this machine {how}") for line in verdict(found))
+    assert host.cheaper_from[which] is None
+    assert any(line.startswith(f"never on this machine {how}") for line in verdict(found))
+
+
+def test_where_herd_has_no_figure_a_cost_has_none_either() -> None:
+    """Four bits do not fit into the memory alone with the context that is planned for."""
+    plan = planned(SCOUT, "q4_k", "rtx4090+64GB")
+    assert not any(speed.today.estimate for speed in plan.speeds)
+    assert [own.pace.name for own in cost(plan, price_dollars=3000).own] == [LIMIT]
 
 
 def test_more_than_a_machine_can_make_is_never_made_on_it() -> None:

@@ -83,6 +83,12 @@ class Routes:
         self._records.remove(name)
 
 
+def check_free(name: str) -> None:
+    """Raise UsageError for a name of a backend that a route has."""
+    if name in Routes().read().good:
+        fail(UsageError, "backend", got=f"{name}, which is a route", do=f"herd route rm {name}, or another name")
+
+
 class Named(NamedTuple):
     """A backend or a route by its name. added_s: Unix time."""
 

@@ -144,11 +144,6 @@ class Backends:
         records = self.read() if records is None else records
         if name in records.good or name in records.broken:
             fail(UsageError, "backend", got=f"{name}, which there is", do=f"herd backend rm {name}, or another name")
-        from herd.backends.routes import Routes  # which are made of backends
-
-        if name in Routes().read().good:
-            do = f"herd route rm {name}, or another name"
-            fail(UsageError, "backend", got=f"{name}, which is a route", do=do)
         _check(name, backend)
         account_of(name, backend)  # it has a price
 
@@ -268,10 +263,6 @@ def _check(name: str, backend: Backend) -> None:
     if limit is None and preset_of(backend.preset).is_host:
         what = f"backend {name}: {preset_of(backend.preset).title} costs money"
         fail(UsageError, what, got="no limit", expected="--limit DOLLARS")
-    if limit is None and not backend.in_house and (backend.key or backend.key_env):
-        what = f"backend {name}: one outside of the house that wants a key may cost money"
-        free = "--limit 0 --price 0/0 where it costs nothing"
-        fail(UsageError, what, got="no limit", expected="--limit DOLLARS and --price IN/OUT", do=free)
     Target(  # checks the address, and that a key goes over no open wire
         name=name,
         base_url=backend.address,
@@ -279,6 +270,10 @@ def _check(name: str, backend: Backend) -> None:
         key=Secret("checked") if backend.key or backend.key_env else None,
         context=backend.context,
     )
+    if limit is None and not backend.in_house and (backend.key or backend.key_env):
+        what = f"backend {name}: one outside of the house that wants a key may cost money"
+        free = "--limit 0 --price 0/0 where it costs nothing"
+        fail(UsageError, what, got="no limit", expected="--limit DOLLARS and --price IN/OUT", do=free)
 
 
 def _check_house(name: str, backend: Backend) -> None:

@@ -61,9 +61,10 @@ def backend() -> None:
 @as_json
 def add(name: str, as_json: bool, **values: Any) -> None:
     """Add a backend by a NAME of yours. A key is asked for without being shown, and kept in a file of mode 600."""
-    from herd.backends import settings
+    from herd.backends import routes, settings
 
     made = _made(values)
+    routes.check_free(name)
     settings.Backends().check_new(name, made)  # before a key is typed
     found = settings.Backends().add(name, structs.replace(made, key=_key(name, values)))
     if as_json:
