@@ -236,3 +236,17 @@ def test_whether_it_fits_here_names_both_sides(monkeypatch: pytest.MonkeyPatch) 
     assert planner.fits_here(SCOUT, 70 * 10**9, "scout").startswith("no: 72")
     monkeypatch.setattr(planner, "total_bytes", lambda: None)
     assert "does not say" in planner.fits_here(SCOUT, 1)
+
+
+def test_a_form_that_can_be_fetched_is_planned_for_where_no_type_is_small_enough() -> None:
+    plan = herd.plan("scout", "rtx4090+16GB")
+    assert plan.fits
+    assert plan.model.sizes.type == "UD-IQ1_S"
+    assert plan.model.pull == "scout:UD-IQ1_S"
+    assert [herd.plan(name, "h200").model.pull for name in ("scout:q4_k", "scout:q5_1", "behemoth")] == [
+        "scout:q4_k",
+        "scout",
+        "",
+    ]
+    with pytest.raises(UsageError, match="size of FP8 is not known"):
+        herd.plan("scout:FP8", "h200")

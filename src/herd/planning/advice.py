@@ -28,7 +28,8 @@ def advice(plan: Plan) -> Iterator[str]:
         yield f"what would fit: {'; '.join(ways)}" if ways else "nothing of this model fits: take a smaller one"
     if plan.types:
         fitting = [c.sizes.type for c in plan.types if c.fits]
-        yield f"types that fit: {', '.join(fitting) or 'none'}"
+        if fitting or not plan.fits:  # a form that can be fetched may be smaller than any type
+            yield f"types that fit: {', '.join(fitting) or 'none'}"
     if not plan.fits and plan.machine.cards and not plan.machine.memory_bytes and not plan.machine.shared:
         yield "nothing was said of the memory beside the cards, so nothing lies there: --machine NAME+64GB says it"
     if assumed := [name for name in plan.model.config.assumed if name not in WITHOUT_EFFECT]:
