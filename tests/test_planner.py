@@ -241,8 +241,8 @@ def test_whether_it_fits_here_names_both_sides(monkeypatch: pytest.MonkeyPatch) 
 def test_a_form_that_can_be_fetched_is_planned_for_where_no_type_is_small_enough() -> None:
     plan = herd.plan("scout", "rtx4090+16GB")
     assert plan.fits
-    assert plan.model.sizes.type == "UD-IQ1_S"
-    assert plan.model.pull == "scout:UD-IQ1_S"
+    assert plan.model.sizes.type == "UD-IQ1_M"
+    assert plan.model.pull == "scout:UD-IQ1_M"
     assert [herd.plan(name, "h200").model.pull for name in ("scout:q4_k", "scout:q5_1", "behemoth")] == [
         "scout:q4_k",
         "scout",
