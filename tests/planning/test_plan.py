@@ -16,7 +16,7 @@ from herd.planning.memory import cache_bytes
 from herd.planning.parts import weights_by_kind
 from herd.planning.picture import svg
 from herd.planning.placement import card_room
-from herd.planning.plan import Plan, PlannedModel, Workload, best_type, make_plan, type_fit
+from herd.planning.plan import Plan, PlannedModel, Workload, answers_together, best_type, make_plan, type_fit
 from herd.planning.sizes import BITS, LADDER, file_sizes, part_sizes, type_sizes
 from herd.quantize.format_choice import TYPES, plan_type
 
@@ -278,4 +278,13 @@ def test_herd_today_is_never_faster_than_the_limit(name: str, context: int) -> N
         ):
             for speed in make_plan(model, machine_of(machine), Workload(context, 3)).speeds:
                 if speed.today.estimate is not None:
-                    assert speed.today.estimate.seconds >= speed.limit.seconds * 0.9999
+                    assert speed.today.estimate.tokens_s <= speed.limit.tokens_s * 1.0001
+
+
+def test_herd_today_counts_the_answers_that_its_cache_holds() -> None:
+    plan = planned(SCOUT, "q4_k", "epyc-12ch+256GB", context=32768, users=8)
+    late = plan.speeds[-1]
+    assert late.users == 8
+    assert late.today.estimate is not None
+    assert late.today.estimate.tokens == answers_together(SCOUT, plan.want, 32768) == 1
+    assert answers_together(GUARD, plan.want, 32768) == 8

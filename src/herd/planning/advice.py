@@ -7,9 +7,8 @@ from dataclasses import replace
 from herd.planning.explain import users
 from herd.planning.layers import head_bytes
 from herd.planning.memory import gb
-from herd.planning.plan import Plan, alone, placed
-from herd.planning.pools import pools_for
-from herd.planning.today import MEASURED, PIECE, not_built
+from herd.planning.plan import Plan, alone, answers_together, placed
+from herd.planning.today import MEASURED, not_built
 
 WITHOUT_EFFECT = ("rope_theta", "rope_scaling", "norm_eps")
 """Fields of a config on which no number of a plan depends."""
@@ -80,7 +79,7 @@ def _today(plan: Plan) -> Iterator[str]:
         yield f"Herd today uses the processor alone here ({why})"
     elif why:
         yield f"Herd today: {why}; the limit is the machine's, not a promise"
-    together = answers_together(plan)
+    together = answers_together(plan.model.config, plan.want, plan.want.context)
     if together < plan.want.users:
         chunk = f"{plan.model.config.chunk:,} tokens"
         yield (
@@ -97,16 +96,6 @@ def _written(plan: Plan) -> str:
     if not pulled or pulled != plan.model.name or plan.model.sizes.type == "bf16":
         return ""
     return f", then herd quantize {plan.model.pull} FOLDER --type {plan.model.sizes.type}"
-
-
-def answers_together(plan: Plan) -> int:
-    """How many of the users' answers the cache of a load holds at a time today, with their contexts full."""
-    want, config = plan.want, plan.model.config
-    pools = pools_for(config, want.context * want.users, want.kv, PIECE, want.users)
-    if not pools.chunk or not config.chunk:
-        return want.users
-    each = -(-min(want.context, config.chunk) // pools.page_size)
-    return max(1, min(want.users, pools.chunk // each))
 
 
 def run_command(plan: Plan) -> str:

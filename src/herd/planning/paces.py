@@ -15,7 +15,7 @@ from herd.errors import UsageError, fail
 from herd.planning.machines import Machine
 from herd.planning.memory import cache_bytes
 from herd.planning.placement import Placement
-from herd.planning.plan import Plan, Workload, alone, fastest, largest, most_users, placed, ways
+from herd.planning.plan import Plan, Workload, alone, answers_together, fastest, largest, most_users, placed, ways
 from herd.planning.speed import PASS, Estimate, Term, attention_ops, decode, kv_read_bytes, prefill
 from herd.planning.today import MEASURED, decode_today, not_built, prefill_today
 
@@ -168,7 +168,8 @@ def _today(plan: Plan, call: Call, want: Workload, at_once: int | None) -> Pace 
     c = plan.model.config
     bare = alone(plan.model, plan.machine, replace(want, users=1))
     machine = bare[0] if bare else plan.machine
-    number = min(_most_at_once(plan, machine, want), at_once or AT_ONCE)
+    most = min(_most_at_once(plan, machine, want), at_once or AT_ONCE)
+    number = largest(lambda n: answers_together(c, replace(want, users=n), call.tokens) == n, most)
     placement = placed(plan.model, machine, replace(want, users=number))
     read = prefill_today(c, placement, machine, call.tokens_in).estimate
     step = decode_today(c, placement, machine, number, _middle(call), want.kv).estimate

@@ -19,6 +19,7 @@ from herd.planning.machines import Machine
 from herd.planning.memory import AIR, cache_bytes, guesses_bytes, images_bytes, work_bytes
 from herd.planning.parts import Parts, weights_by_kind
 from herd.planning.placement import Placement, place
+from herd.planning.pools import pools_for
 from herd.planning.runtime import runtime_bytes
 from herd.planning.sizes import LADDER, WeightSizes, type_sizes
 from herd.planning.speed import SHORT, Estimate, decode, prefill
@@ -211,6 +212,16 @@ def fastest(
     return min((estimate(model.config, there, part) for part, there in among), key=lambda found: found.seconds)
 
 
+def answers_together(config: Llama4Config, want: Workload, tokens: int) -> int:
+    """How many of the users' answers the cache of a load holds at a time today, when each has so many tokens: the
+    chunked layers have one chunk for all, and a page for each further answer (`planning.pools`)."""
+    pools = pools_for(config, want.context * want.users, want.kv, PIECE, want.users)
+    if not pools.chunk or not config.chunk:
+        return want.users
+    each = -(-min(tokens, config.chunk) // pools.page_size)
+    return max(1, min(want.users, pools.chunk // each))
+
+
 def _speeds(model: PlannedModel, machine: Machine, want: Workload, placement: Placement) -> Iterable[Speed]:
     c, kv = model.config, want.kv
     last = want.context - 1
@@ -230,7 +241,7 @@ def _speeds(model: PlannedModel, machine: Machine, want: Workload, placement: Pl
                 users,
                 depth,
                 fastest(parts, partial(decode, users=users, depth=depth, kv_dtype=kv), model),
-                decode_today(c, there, now, users, depth, kv),
+                decode_today(c, there, now, min(users, answers_together(c, want, depth + 1)), depth, kv),
             )
 
 
