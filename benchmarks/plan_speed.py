@@ -125,9 +125,9 @@ def _fit(rows):
     for row in (row for row in rows if row["what"] == "prefill" and row["tokens"] > 128):
         config, placement, machine = _there(row)
         found = prefill_today(config, placement, machine, row["tokens"], whole).estimate
-        compute, layers = (found.times * term.seconds for term in found.terms[:2])
+        read, compute, layers = (found.times * term.seconds for term in found.terms[:3])
         time = row["tokens"] / row["tokens_s"]
-        parts.append((time - x[2] * layers) / compute)
+        parts.append(max(1e-9, (time - x[0] * read - x[2] * layers) / compute))
     return Factors(1 / x[0], 1 / x[1], 1 / statistics.median(parts), x[2], "", "")
 
 
