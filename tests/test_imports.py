@@ -160,3 +160,7 @@ def test_the_sources_import_nothing_that_the_project_does_not_name() -> None:
                 found.add((str(node.module).partition(".")[0], path.name))
     assert {one for one in found if one[0] not in modules | sys.stdlib_module_names} == set()
     assert modules - {name for name, _ in found} == set(), "nothing is installed that is not used"
+
+
+def test_who_loads_a_file_reads_no_settings_or_prices_of_backends() -> None:
+    loaded_by("import sys, herd.llm; assert not {'herd.backends.settings', 'herd.planning.prices'} & set(sys.modules)")

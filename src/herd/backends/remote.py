@@ -14,7 +14,8 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar, Unpack
 
-from herd.backends.routes import PREFIX, chosen, named
+from herd.backends.names import PREFIX
+from herd.backends.routes import chosen, named
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
 from herd.errors import NotReady, UsageError, fail

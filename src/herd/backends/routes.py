@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from herd.backends.gate import Said
+from herd.backends.names import PREFIX, may_name
 from herd.backends.settings import Backends, check_name, model_of
 from herd.chat_model import ChatModel
 from herd.disk import small_files
@@ -29,8 +30,6 @@ from herd.store.named_records import NamedRecords
 MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
 MOST_MEMBERS = 64
-PREFIX = "backend:"
-"""Begins what names a backend or a route where models are named."""
 
 
 class RouteSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,9 +100,11 @@ def chosen(text: str) -> tuple[str, str] | None:
     """The name of a backend or a route, and of another model of a backend or "", that a text names: `backend:NAME`,
     `backend:NAME/MODEL`; or NAME/MODEL by the backend's name or its preset, where no model of the store and no file is
     called so. None: it names none. Raises NotFound, BadFile."""
+    if not may_name(text):
+        return None
     is_named = text.startswith(PREFIX)
     name, _, model = text.removeprefix(PREFIX).partition("/")
-    if not is_named and (not model or Path(text).exists() or text in registry.read().models):
+    if not is_named and (Path(text).exists() or text in registry.read().models):
         return None
     if is_named and name in Routes().read().good:
         return name, model

@@ -86,6 +86,10 @@ def run(
 
 def _backend(model: str) -> tuple[str, str] | None:
     """The backend that a word names, and another model there or ""; None: it is a model of files."""
+    from herd.backends.names import may_name
+
+    if not may_name(model):
+        return None
     from herd.backends.routes import chosen
 
     return chosen(model)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from herd.backends.routes import PREFIX, chosen
+from herd.backends.names import may_name
 from herd.chat_model import Capabilities, ChatModel, Pair, Sizes
 from herd.checkpoint.opened import Checkpoint
 from herd.config import Llama4Config, is_dense_llama
@@ -149,8 +149,11 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
 
 def _check_no_backend(name: str) -> None:
     """Raise UsageError for what names a backend, NotFound for one that is not there."""
-    elsewhere = name.startswith(PREFIX) or ("/" in name and not Path(name).exists())
-    if elsewhere and chosen(name) is not None:
+    if not may_name(name):
+        return
+    from herd.backends.routes import chosen
+
+    if chosen(name) is not None:
         fail(UsageError, "load", got=f"{name}, a backend", expected="a model of files", do="use herd.backend")
 
 
