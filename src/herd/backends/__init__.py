@@ -1,7 +1,8 @@
-"""Other engines and hosts as models: a `ChatModel` over HTTP, in the form of OpenAI's API.
+"""Other engines and hosts as models: a `ChatModel` over HTTP.
 
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
-    model        one of them as a ChatModel: requests and answers in `openai_request`, `openai_stream`
+    model        one of them as a ChatModel
+    wire         how one kind is spoken with; `forms` has all: `openai_form` (`openai_request`, `openai_stream`)
     route        several models in order, as one
     remote       one or a route for programs without an event loop
     transport    the one place that opens a connection; what comes is read within bounds (`reading`)

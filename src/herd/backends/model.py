@@ -5,17 +5,17 @@ it is not: several of them, a call without an event loop.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, Unpack
 
-from herd.backends.failures import Broken, failure, of_event
+from herd.backends.forms import form_of
 from herd.backends.gate import Pass, allow
-from herd.backends.openai_request import body_of, images_in, offered, written
+from herd.backends.openai_request import offered, written
 from herd.backends.openai_stream import Chunks, Expected
 from herd.backends.target import Target
 from herd.backends.transport import Transport
+from herd.backends.wire import Sending, WireForm
 from herd.chat_model import Capabilities, ChatModel, Turns
 from herd.errors import NetworkError, NotReady
 from herd.event_stream import EventStream
@@ -27,8 +27,6 @@ UNKNOWN_CONTEXT = 1 << 17
 """Tokens of context that are taken for granted where nobody said how many there are."""
 USAGE_S = 10.0
 """Seconds that the count of tokens is waited for once the answer is whole."""
-MOST_LISTED = 10_000
-"""Models of a list that are read."""
 
 
 class BackendModel(ChatModel):
@@ -39,13 +37,14 @@ class BackendModel(ChatModel):
         self.target = target
         self.name = target.name
         self.context = target.context or UNKNOWN_CONTEXT
+        self._form = form_of(target)
         self._transport = transport or Transport(target)
         self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the other side can do in this form: no ids, no scores, no vectors, no text without a dialog."""
-        return replace(self.target.capabilities, completion=False, ids=False, scores=False, embeddings=False)
+        """What the other side can do in the form that it speaks."""
+        return self._form.can(self.target.capabilities)
 
     @property
     def alive(self) -> bool:
@@ -64,26 +63,20 @@ class BackendModel(ChatModel):
         is sent to a host outside, a name looked up included."""
         if self._closed:
             raise NotReady(f"{self.name} is closed")
-        return BackendStream(self._transport, messages, options)
+        return BackendStream(self._form, self._transport, messages, options)
 
-    async def models(self, *, leave: bool = False) -> tuple[str, ...]:
-        """Names of the models that it lists. Raises errors of `herd.backends.failures`, StaysHere."""
-        found = await self._transport.get("/models", allow(self.target, leave=leave))
-        if isinstance(found, Mapping) and found.get("error") is not None:
-            raise of_event(self.target, found)
-        rows = found.get("data") if isinstance(found, Mapping) else found
-        if not isinstance(rows, list):
-            raise failure(Broken, self.target, "sent what is no list of models")
-        names = [row.get("id") if isinstance(row, Mapping) else None for row in rows[:MOST_LISTED]]
-        return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable())
+    async def models(self, *, leave: bool = False) -> tuple[str, ...] | None:
+        """Names of the models that it lists; None: it has no list. Raises errors of `herd.backends.failures`,
+        StaysHere."""
+        return await self._form.models(self._transport, allow(self.target, leave=leave))
 
 
 class BackendStream(EventStream):
     """Events of one request to a backend."""
 
-    def __init__(self, transport: Transport, messages: Turns, options: DialogRequest) -> None:
+    def __init__(self, form: WireForm, transport: Transport, messages: Turns, options: DialogRequest) -> None:
         super().__init__(self._answer(), most_tokens=(options.get("max_tokens") or 0) * (options.get("n") or 1))
-        self._transport, self._messages, self._options = transport, messages, options
+        self._form, self._transport, self._messages, self._options = form, transport, messages, options
         self._body: bytes | None = None
         self._passed: Pass | None = None
         self.num_images = 0
@@ -108,19 +101,19 @@ class BackendStream(EventStream):
         await super().ready()
 
     def _write(self) -> bytes:
-        body = body_of(self._transport.target, self._messages, self._options)
-        self.num_images = images_in(body)
+        body = self._form.body_of(self._transport.target, self._messages, self._options)
+        self.num_images = self._form.images_in(body)
         return written(body)
 
     async def _answer(self) -> AsyncGenerator[Event, None]:
         target = self._transport.target
         assert self._body is not None and self._passed is not None, "not prepared"
         chunks = Chunks(target, _expected(self._options))
-        timeout_s = self._options.get("timeout_s")
-        post = self._transport.post("/chat/completions", self._body, self._passed, timeout_s=timeout_s)
-        async with aclosing(post):
+        leave, timeout_s = self._options.get("leave") is True, self._options.get("timeout_s")
+        talk = self._form.talk(Sending(self._transport, self._body, self._passed, leave, timeout_s))
+        async with aclosing(talk):
             end = _End(chunks)
-            while (chunk := await end.next(post)) is not None:
+            while (chunk := await end.next(talk)) is not None:
                 for event in chunks.take(chunk):
                     yield event
                 if chunks.over and (chunks.told_usage or not target.tells_usage):
@@ -136,13 +129,13 @@ class _End:
         self._chunks = chunks
         self._at: float | None = None
 
-    async def next(self, post: AsyncGenerator[Any, None]) -> Any:
+    async def next(self, talk: AsyncGenerator[Any, None]) -> Any:
         """The next chunk; None at the end, and where an answer is whole and nothing more comes in time."""
         if self._chunks.over and self._at is None:
             self._at = asyncio.get_running_loop().time() + USAGE_S
         try:
             async with asyncio.timeout_at(self._at):
-                return await anext(post, None)
+                return await anext(talk, None)
         except (TimeoutError, NetworkError):
             if self._chunks.over:
                 return None

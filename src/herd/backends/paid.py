@@ -66,8 +66,8 @@ class PaidModel(ChatModel):
             self._inner.astream(messages, **options), self._account, most, answers, options.get("tenant", "")
         )
 
-    async def models(self, *, leave: bool = False) -> tuple[str, ...]:
-        """Names of the models that the other side lists, which costs nothing."""
+    async def models(self, *, leave: bool = False) -> tuple[str, ...] | None:
+        """Names of the models that the other side lists, which costs nothing; None: it has no list."""
         return await self._inner.models(leave=leave)
 
 

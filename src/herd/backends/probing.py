@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from herd.backends.failures import Absent, Denied, Withdrawn, told_words
+from herd.backends.forms import form_of
 from herd.backends.model import BackendModel
-from herd.backends.openai_request import body_of, written
+from herd.backends.openai_request import written
 from herd.backends.paid import PaidModel
 from herd.chat_model import Turns
 from herd.errors import HerdError, LimitReached, StaysHere
@@ -60,7 +61,8 @@ class ProbePlan:
 
 def plan_of(model: Probed) -> ProbePlan:
     """What a probe of a model would send."""
-    bodies = [written(body_of(model.target, TURNS, _options(ASKED[check]))) for check in _tried(model)]
+    form = form_of(model.target)
+    bodies = [written(form.body_of(model.target, TURNS, _options(ASKED[check]))) for check in _tried(model)]
     return ProbePlan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
 
 
@@ -100,6 +102,9 @@ class _Probing:
         except HerdError as error:  # some have no list
             self._say("reached", "ok", f"{target.host}, which lists no models: {error}")
             return True
+        if names is None:  # whether it is reached is seen at the first answer
+            self._listed = "which has no list"
+            return True
         self._say("reached", "ok", target.host)
         if target.model in names:
             self._listed = f"one of {len(names)} that it lists"
@@ -110,6 +115,8 @@ class _Probing:
         reply = await self._asked("streams")
         if reply is None:
             return
+        if "reached" not in self.found:
+            self._say("reached", "ok", self._model.target.host)
         self._say("key", "ok", "kept" if self._model.target.key is not None else "none is wanted")
         self._say("model", "ok", f"{self._model.target.model}, {self._listed}")
         self._say("streams", "ok", f"{reply.usage.output_tokens} tokens")
@@ -136,11 +143,20 @@ class _Probing:
         except (StaysHere, LimitReached):
             raise
         except HerdError as error:
-            kinds = {Denied: "key", Withdrawn: "model"} if check == "streams" else {}
-            self._say(next((at for kind, at in kinds.items() if isinstance(error, kind)), check), "failed", str(error))
+            self._say(self._failed_at(check, error), "failed", str(error))
         finally:
             await stream.aclose()
         return None
+
+    def _failed_at(self, check: str, error: HerdError) -> str:
+        """The check that an error of a request says most about."""
+        if check != "streams":
+            return check
+        if "reached" not in self.found:
+            if isinstance(error, Absent):
+                return "reached"
+            self._say("reached", "ok", self._model.target.host)
+        return "key" if isinstance(error, Denied) else "model" if isinstance(error, Withdrawn) else check
 
 
 def _tried(model: Probed) -> list[str]:

@@ -1,0 +1,54 @@
+"""OpenAI's chat completions, which most hosts and engines speak.
+
+What it is not: the fields (`herd.backends.openai_request`), the checks of an answer (`openai_stream`).
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from herd.backends.failures import Broken, failure, of_event
+from herd.backends.gate import Pass
+from herd.backends.openai_request import body_of, images_in
+from herd.backends.target import Target
+from herd.backends.transport import Transport
+from herd.backends.wire import Sending
+from herd.chat_model import Capabilities, Turns
+
+MOST_LISTED = 10_000
+"""Models of a list that are read."""
+
+
+class OpenAIForm:
+    """See WireForm."""
+
+    def can(self, capabilities: Capabilities) -> Capabilities:
+        """See WireForm: no ids, no scores, no vectors, no text without a dialog."""
+        return replace(capabilities, completion=False, ids=False, scores=False, embeddings=False)
+
+    def body_of(self, target: Target, messages: Turns, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See WireForm."""
+        return body_of(target, messages, options)
+
+    def images_in(self, body: Mapping[str, Any]) -> int:
+        """See WireForm."""
+        return images_in(body)
+
+    async def talk(self, sending: Sending) -> AsyncGenerator[Any, None]:
+        """See WireForm."""
+        post = sending.transport.post("/chat/completions", sending.body, sending.passed, timeout_s=sending.timeout_s)
+        async with aclosing(post):
+            async for chunk in post:
+                yield chunk
+
+    async def models(self, transport: Transport, passed: Pass) -> tuple[str, ...] | None:
+        """See WireForm."""
+        target, found = transport.target, await transport.get("/models", passed)
+        if isinstance(found, Mapping) and found.get("error") is not None:
+            raise of_event(target, found)
+        rows = found.get("data") if isinstance(found, Mapping) else found
+        if not isinstance(rows, list):
+            raise failure(Broken, target, "sent what is no list of models")
+        names = [row.get("id") if isinstance(row, Mapping) else None for row in rows[:MOST_LISTED]]
+        return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable())
