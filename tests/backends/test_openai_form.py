@@ -116,6 +116,8 @@ def test_tools_and_their_choice() -> None:
     assert sent(tools=TOOLS, tool_choice="required")["tool_choice"] == "required"
     assert sent(tools=TOOLS, tool_choice="clock")["tool_choice"] == {"type": "function", "function": {"name": "clock"}}
     assert sent(tools=TOOLS, parallel_tool_calls=False)["parallel_tool_calls"] is False
+    unnamed = body_of(replace(THERE, names_choice=False), HELLO, {"tools": TOOLS, "tool_choice": "clock"})
+    assert (unnamed["tools"], unnamed["tool_choice"]) == (named[1:], "required")
     for wrong in ({"tools": TOOLS, "tool_choice": "shell"}, {"tool_choice": "required"}):
         with pytest.raises(UsageError, match="tool_choice"):
             sent(**wrong)

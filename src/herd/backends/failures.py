@@ -6,6 +6,7 @@
     TooLong    the prompt is longer than its context
     Denied     it takes neither this key nor this account
     Blocked    its own rules keep the text from the model
+    Lacks      it cannot do what the request asks for: images, tools
     Broken     what it sent is no answer: HTML, a cut stream, a second answer
     Unfit      it refuses the request as it is
 
@@ -77,6 +78,12 @@ class Blocked(Withheld):
     reason: ClassVar[Reason] = "refused"
 
 
+class Lacks(Unsupported):
+    """The model or the engine at the other side cannot do what the request asks for. Asking again does not help."""
+
+    reason: ClassVar[Reason] = "unsupported"
+
+
 class Broken(NetworkError):
     """What the other side sent is no answer."""
 
@@ -106,7 +113,15 @@ _GONE = ("model_not_found", "model_decommissioned", "model_not_available", "depl
 _LONG = ("context_length_exceeded", "context_window_exceeded", "exceed_context_size_error", "string_above_max_length")
 _POLICY = ("content_filter", "content_policy_violation", "contentfilter", "moderation_blocked")
 _SPENT = ("insufficient_quota", "quota_exceeded", "billing_hard_limit_reached")
-_LONG_WORDS = ("maximum context length", "context length", "context window", "exceeds the available context")
+_LONG_WORDS = (
+    *("maximum context length", "context length", "context window", "exceeds the available context"),
+    "cannot be greater than max_model_len",  # vLLM, of max_tokens
+)
+_LACKS_WORDS = (
+    *("image input is not supported", "is not a multimodal model", "support image input"),
+    *("choice requires --enable-auto-tool-choice", "requires --jinja flag", "support tool use", "not support tools"),
+)
+"""What llama-server (with a 500), vLLM, OpenRouter and Ollama say of images and tools that they cannot take."""
 _AGAIN = frozenset({408, 409, 425, 429})
 _DO: Mapping[type[HerdError], str] = {
     Full: "ask again later, or another one",
@@ -115,6 +130,7 @@ _DO: Mapping[type[HerdError], str] = {
     TooLong: "shorten it, or choose a backend with a larger context",
     Denied: "give it another key: herd backend add",
     Blocked: "change the text, or ask another one",
+    Lacks: "leave it out, or choose a backend that has it",
     Broken: "see whether its address is right: herd backend test",
     Unfit: "change the request, or ask another one",
 }
@@ -159,16 +175,18 @@ def of_event(target: Target, body: Mapping[str, Any]) -> HerdError:
 
 def sent_again(status: int, body: Any) -> bool:
     """Whether a request with an answer of this status may be sent once more: the same one could be answered then."""
-    names, _ = _told(body)
-    return (status in _AGAIN or status >= 500) and not any(name in (*_SPENT, *_GONE, *_LONG) for name in names)
+    names, said = _told(body)
+    never = names & {*_SPENT, *_GONE, *_LONG} or _says(said, _LACKS_WORDS)
+    return (status in _AGAIN or status >= 500) and not never
 
 
 def _kind(status: int, names: frozenset[str], words: str) -> type[HerdError]:
     """What a status and the names that an error goes by stand for."""
-    lower = words[:LOOKED_AT].lower()
+    if _says(words, _LACKS_WORDS):
+        return Lacks
     if names & {*_GONE}:
         return Withdrawn
-    if names & {*_LONG} or (status in (400, 413, 422, 500) and any(part in lower for part in _LONG_WORDS)):
+    if names & {*_LONG} or (status in (400, 413, 422, 500) and _says(words, _LONG_WORDS)):
         return TooLong
     if names & {*_POLICY}:
         return Blocked
@@ -181,6 +199,12 @@ def _kind(status: int, names: frozenset[str], words: str) -> type[HerdError]:
     if status < 400:
         return Broken
     return Unfit if 400 <= status < 500 and status != 408 else Absent
+
+
+def _says(words: str, parts: tuple[str, ...]) -> bool:
+    """Whether a text of the other side says one of these, in whatever case."""
+    lower = words[:LOOKED_AT].lower()
+    return any(part in lower for part in parts)
 
 
 def _told(body: Any) -> tuple[frozenset[str], str]:

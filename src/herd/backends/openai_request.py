@@ -52,7 +52,7 @@ def body_of(target: Target, messages: Turns, options: Mapping[str, Any]) -> dict
     if limits:  # prompt and answer together stay under a ceiling only if the answer does
         found[target.limit_field] = min(limits)
     found |= _begun(target, turns, options)
-    found |= _tools(asked)
+    found |= _tools(target, asked)
     found |= _form(target, asked)
     found |= _logprobs(asked)
     if "chat_template_kwargs" in asked:
@@ -174,12 +174,16 @@ def _begun(target: Target, turns: Sequence[Message], options: Mapping[str, Any])
     """What asks to go on with a begun answer, in vLLM's words."""
     goes_on = options.get("continue_final_message")
     if begun_in(turns, True if goes_on is None else goes_on) is None:
+        if target.always_goes_on and turns[-1].role == "assistant":
+            what = f"{target.name}: continue_final_message"
+            fail(Unsupported, what, got="false", expected="true: it goes on with an assistant's turn at the end")
         return {}
     target.capabilities.require(target.name, "begun")
     return {"continue_final_message": True, "add_generation_prompt": False}
 
 
-def _tools(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _tools(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools and their choice. Where no choice can be named, that tool alone is there to choose from."""
     tools = asked.get("tools") or ()
     choice = asked.get("tool_choice", "auto")
     names = [function_of(tool)["name"] for tool in tools]
@@ -189,6 +193,8 @@ def _tools(asked: Mapping[str, Any]) -> dict[str, Any]:
         if choice not in ("auto", "none"):
             fail(UsageError, "tool_choice", got=choice, expected="tools to choose from")
         return {}
+    if choice not in CHOICES and not target.names_choice:
+        tools, choice = [tools[names.index(choice)]], "required"
     found: dict[str, Any] = {"tools": [{"type": "function", "function": dict(function_of(tool))} for tool in tools]}
     named = {"type": "function", "function": {"name": choice}}
     if choice != "auto":

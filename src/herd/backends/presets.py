@@ -32,6 +32,10 @@ class Preset:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of every request."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    names_choice: bool = True
+    """See `Target.names_choice`."""
+    always_goes_on: bool = False
+    """See `Target.always_goes_on`."""
 
 
 _PRIVATE_ROUTER = {"provider": {"data_collection": "deny", "allow_fallbacks": False}}
@@ -53,13 +57,15 @@ PRESETS: Mapping[str, Preset] = {
         title="vLLM",
         base_url="http://127.0.0.1:8000/v1",
         options=_ENGINE,
-        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, template=True),
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, begun=True, template=True),
     ),
     "llama-server": Preset(
         title="llama.cpp's server",
         base_url="http://127.0.0.1:8080/v1",
         options=_ENGINE - {"n", "repetition_penalty"},
-        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, template=True),
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, begun=True, template=True),
+        names_choice=False,
+        always_goes_on=True,
     ),
     "tgi": Preset(
         title="TGI",

@@ -211,6 +211,8 @@ def target_of(name: str, backend: Backend, **more: Any) -> Target:
         fields=preset.fields,
         key_header=preset.key_header,
         limit_field=preset.limit_field,
+        names_choice=preset.names_choice,
+        always_goes_on=preset.always_goes_on,
         **more,
     )
 

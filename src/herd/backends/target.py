@@ -147,6 +147,10 @@ class Target:
     """What the most tokens of an answer are called there."""
     tells_usage: bool = True
     """Whether streams may be asked for their usage (`stream_options`)."""
+    names_choice: bool = True
+    """Whether it can be told by name which tool has to be called."""
+    always_goes_on: bool = False
+    """Whether it goes on with an assistant's turn at the end whatever it is told, so that no other turn follows one."""
     trust_env: bool = False
     """Whether proxies and certificates that the environment names are used."""
     bounds: Bounds = Bounds()
@@ -154,7 +158,7 @@ class Target:
     def __post_init__(self) -> None:
         for one in ("name", "base_url", "model"):
             check_text(one, getattr(self, one))
-        for one in ("in_house", "tells_usage", "trust_env"):
+        for one in ("in_house", "tells_usage", "names_choice", "always_goes_on", "trust_env"):
             flag(one, getattr(self, one))
         if self.context is not None:
             whole("context", self.context, 1, MOST_CONTEXT)
