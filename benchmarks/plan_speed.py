@@ -1,8 +1,8 @@
 """`scripts/bench plan speed`: what a plan foretells of Herd's speed here beside what `herd bench` measures.
 
 Each round is a fresh process a model: the probe of this machine's limits and the sweeps, in the same minute. Factors
-are fitted by least squares of relative errors over SmolLM2 and the small slice; the Scout slice, which no factor has
-seen, judges them.
+are fitted by least squares of relative errors over SmolLM2, the small slice and one that is as wide as Scout with small
+experts; the Scout slice, which no factor has seen, judges them.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from herd.planning.placement import place
 from herd.planning.speed import decode, prefill
 from herd.planning.today import MEASURED, Factors, decode_today, prefill_today
 
-FITTED, JUDGED = ("smollm2", "small-q4_0"), "scout-q4_k"
+FITTED, JUDGED = ("smollm2", "small-q4_0", "attention-q4_k"), "scout-q4_k"
 SWEEPS = ["--prompts", "128,512,2K", "--batch", "1,2,4,8", "--depths", "4096", "--repeats", "3"]
 BOUND = 0.20
 
@@ -111,24 +111,24 @@ def _foretold(row, factors):
 
 
 def _fit(rows):
-    """Factors with the least sum of squares of relative errors: first those of steps, then prefill's."""
-    whole = Factors(1.0, 1.0, 1.0, 1.0, "", "")
-    steps = [row for row in rows if row["what"] == "decode"]
+    """Factors with the least sum of squares of relative errors: those of steps, then those of prompts."""
+    whole = Factors(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, "", "")
     parts, times = [], []
-    for row in steps:
+    for row in (row for row in rows if row["what"] == "decode"):
         config, placement, machine = _there(row)
         found = decode_today(config, placement, machine, row["users"], row["depth"] + 8, "bf16", whole).estimate
         parts.append([term.seconds for term in found.terms[:3]])
         times.append(row["users"] / row["tokens_s"])
     x = _least(np.array(parts) / np.array(times)[:, None])
     parts = []
-    for row in (row for row in rows if row["what"] == "prefill" and row["tokens"] > 128):
+    for row in (row for row in rows if row["what"] == "prefill"):
         config, placement, machine = _there(row)
         found = prefill_today(config, placement, machine, row["tokens"], whole).estimate
-        read, compute, layers = (found.times * term.seconds for term in found.terms[:3])
-        time = row["tokens"] / row["tokens_s"]
-        parts.append(max(1e-9, (time - x[0] * read - x[2] * layers) / compute))
-    return Factors(1 / x[0], 1 / x[1], 1 / statistics.median(parts), x[2], "", "")
+        read, *others, layers = (found.times * term.seconds for term in found.terms[:5])
+        time = row["tokens"] / row["tokens_s"] - x[0] * read - x[2] * layers
+        parts.append([part / max(time, 1e-9) for part in others])
+    y = _least(np.array(parts))
+    return Factors(1 / x[0], 1 / x[1], 1 / y[0], 1 / y[1], y[2], x[2], "", "")
 
 
 def _least(a):

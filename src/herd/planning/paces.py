@@ -221,7 +221,9 @@ def _library(plan: Plan, call: Call, tokens: int, want: Workload, placement: Pla
     once, question = (prefill_today(c, there, now, n).estimate for n in (tokens, call.tokens_in))
     token = decode_today(c, there, now, 1, depth, kv).estimate
     assert once and question and token
-    over = Term("compute on the library's keys", _key_ops(plan, call, tokens), "op", now.ops_s * MEASURED.prefill_share)
+    over = Term(
+        "compute on the library's keys", _key_ops(plan, call, tokens), "op", now.ops_s * MEASURED.attention_share
+    )
     yield LibraryPace(TODAY, tokens, once, _behind(question, (over,)), token, keys, saved, load_s)
 
 

@@ -4,8 +4,10 @@ On a processor the time of a pass is
 
     bytes / (read * read_share) + operations / (ops * ops_share) + layers * layer_s
 
-with ops_share for steps of a few rows, and prefill_share for the passes of a prompt, where the longer one of reading
-and computing hides the other. `scripts/bench plan speed` fits them. What it is not: a limit (`speed`).
+with ops_share for steps of a few rows. A pass of a prompt has prefill_share for products of weights, attention_share
+for scores and values, which are computed in floats, and width_ops for each value of each row and layer beside
+products: norms, rotations, activations, routing, quantising. `scripts/bench plan speed` fits them. What it is not: a
+limit (`speed`).
 """
 
 from dataclasses import dataclass
@@ -27,13 +29,20 @@ class Factors:
     ops_share: float
     """Share of the peak of int8 products, by steps of a few rows."""
     prefill_share: float
+    """Share of it, by products of weights of a prompt."""
+    attention_share: float
+    """Share of it, by scores and weighted values of a prompt."""
+    width_ops: float
+    """Such operations that each value of a prompt's rows costs a layer beside products."""
     layer_s: float
     """Seconds of a pass and layer beside reading and computing."""
     date: str
     where: str
 
 
-MEASURED = Factors(1.0, 1.0, 0.70, 30e-6, "2026-11-30", "2 cores of an AMD EPYC with AVX-512")
+MEASURED = Factors(
+    0.93, 1.0, 0.72, 0.12, 35_000.0, 30e-6, "2026-11-30", "2 cores of an AMD EPYC and of an Intel Xeon with AVX-512"
+)
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,17 @@ def prefill_today(
     passes = -(-tokens // PIECE)
     each = tokens / passes
     fixed, routed_ops = row_ops(config, heads=False)
-    ops = (fixed + routed_ops) * each + attention_ops(config, tokens, 0) / passes
     share = touched(config, round(each))
     size = placement.row("always").memory + share * placement.row("routed").memory
     reading = Term("read", size, "B", machine.read_bytes_s * factors.read_share)
-    computing = Term("compute", ops, "op", machine.ops_s * factors.prefill_share)
+    computing = Term("compute", (fixed + routed_ops) * each, "op", machine.ops_s * factors.prefill_share)
+    seeing = Term("attention", attention_ops(config, tokens, 0) / passes, "op", machine.ops_s * factors.attention_share)
+    beside = factors.width_ops * each * config.width * config.num_layers
     terms = (
         reading,
         computing,
+        seeing,
+        Term("norms, activations, routing", beside, "op", machine.ops_s),
         Term("layers", config.num_layers, "", 1 / factors.layer_s),
         *disk_terms(placement, machine, share),
     )
