@@ -40,6 +40,7 @@ COSTLY = (
 """Where commands begin with what takes time, or changes something."""
 
 MISSING, MODEL, IMAGE, TEXT, OUT = "nowhere/x", "{model}", "{image}", "{text}", "{out}"
+REQUESTS = "{requests}"
 
 BASE: dict[str, list[str]] = {
     "run": ["run", MODEL, "hi"],
@@ -52,6 +53,7 @@ BASE: dict[str, list[str]] = {
     "bench": ["bench", MODEL],
     "plan": ["plan", "scout"],
     "eval": ["eval", MODEL, "smoke-text"],
+    "batch": ["batch", REQUESTS, OUT, "--model", MODEL],
     "pull": ["pull", "smollm2"],
     "import": ["import", MODEL],
     "show": ["show", MODEL],
@@ -119,6 +121,10 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         **LOADING, "model": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "out": (TEXT,), "limit": ("0", "x"),
         "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"),
     },
+    "batch": {
+        **LOADING, "source": (MISSING, TEXT, "{folder}"), "out": (MISSING, REQUESTS), "model": MODELS,
+        "parallel": ("0",), "errors": (MISSING, OUT), "prices": (MISSING, TEXT, "{folder}"),
+    },
     "pull": {"name": ("nowhere", "a/b/c"), "revision": ("main",), "file": ("*.gguf",)},
     "import": {"path": ("nowhere", TEXT), "name": ("../x", "")},
     "show": {"model": MODELS}, "rm": {"name": ("nowhere", TEXT)}, "verify": {"name": MODELS},
@@ -183,10 +189,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model = convert(hf_folder(folder / "hf", TINY_DENSE), folder / "tiny.gguf", "q8_0").path
     Image.new("RGB", (8, 8)).save(folder / "image.png")
     (folder / "text.txt").write_text("no model, no trace, no keys")
+    (folder / "requests").write_text(
+        '{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "x", "prompt": "a"}}'
+    )
     (folder / "full").mkdir()
     (folder / "full/file").write_text("kept")
     places = {"model": model, "image": folder / "image.png", "text": folder / "text.txt", "folder": folder / "full"}
-    return {**places, "out": folder / "out", "new": folder / "trace"}
+    return {**places, "requests": folder / "requests", "out": folder / "out", "new": folder / "trace"}
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +236,7 @@ def test_every_parameter_of_every_command_has_a_row() -> None:
         "quantize",
         "bench",
         "eval",
+        "batch",
         "pull",
         "import",
         "service install",
@@ -363,11 +373,13 @@ def test_a_name_of_the_store_is_not_hidden_by_a_file_of_that_name(
     monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
     takes = [name for name, words in BASE.items() if MODEL in words and name not in ("import", "verify")]
-    assert len(takes) == 10
+    assert len(takes) == 11
     for name in takes:
         (tmp_path / "tiny").write_text("a file of the same name")
         for written, wanted in (("tiny", places["model"]), ("./tiny", Path("tiny"))):
-            words = [written if word == MODEL else word.format(out=tmp_path / "out") for word in BASE[name]]
+            words = [
+                written if word == MODEL else word.format(**{**places, "out": tmp_path / "out"}) for word in BASE[name]
+            ]
             with pytest.raises(Worked):
                 main(words)
             assert opened.pop() == wanted, (name, written)

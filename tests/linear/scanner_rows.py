@@ -30,6 +30,8 @@ from herd.messages import Message, ToolCall
 from herd.safety import RULES, guard, reading, scan
 from herd.safety.policy import Layers, Settings
 from herd.server import machine_paths, page
+from herd.server.batches import index
+from herd.server.batches.lines import BatchLine
 from herd.server.http import body, host_check
 from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.http.long_strings import LongStrings
@@ -788,6 +790,12 @@ ROWS: dict[str, Row] = {
         lambda value: plain_messages([Message("assistant", "", (ToolCall("f", {"a": value}),))], parts=False), VALUES
     ),
     "a dialog that a chat template writes": Row(_written, TEXTS),
+    "how a line of a batch begins": Row(
+        lambda data: [*index._beginning(BatchLine("a", "/v1/completions", {"prompt": data}), b"key")], TEXTS, 1 << 16
+    ),
+    "how a dialog of a batch begins": Row(
+        lambda data: index._beginning(BatchLine("a", "/v1/chat/completions", {"messages": [*data]}), b"key"), TEXTS
+    ),
     "size of a value": Row(sizes.text_size, VALUES),
     "paths in an error": Row(
         machine_paths.without_paths,

@@ -364,6 +364,7 @@ PLACES = (
 )
 STANDS_FOR = {
     "server/http/framing.py": "connections",
+    "server/batches/running.py": "groups of an index",
     "server/http/connection.py": "connections",
     "server/http/turns.py": "connections",
     "server/page.py": "files of the package",

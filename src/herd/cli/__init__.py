@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("herd.cli.run:run", "Answer one prompt, or chat", "Talk"),
     "chat": Command("herd.cli.run:chat", "Chat in the terminal", "Talk"),
+    "batch": Command("herd.cli.batch:batch", "Answer a file of requests into a file of results", "Serve"),
     "serve": Command("herd.cli.serve:serve", "Serve models to OpenAI, Ollama and Anthropic clients", "Serve"),
     "service": Command("herd.cli.service:service", "Serve in the background: a systemd user unit", "Serve"),
     "ps": Command("herd.cli.remote:ps", "Models that a running service holds in memory", "Serve"),

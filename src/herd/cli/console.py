@@ -107,13 +107,15 @@ def fleeting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def progress(*, quiet: bool, units: Mapping[str, str] | None = None) -> Iterator[Progress]:
-    """A Progress as long as the block runs: one changing line on a terminal, one line a phase elsewhere. units: see
-    ProgressLine."""
+def progress(
+    *, quiet: bool, units: Mapping[str, str] | None = None, beside: Callable[[], str] | None = None
+) -> Iterator[Progress]:
+    """A Progress as long as the block runs: one changing line on a terminal, one line a phase elsewhere. units, beside:
+    see ProgressLine."""
     if quiet:
         yield silent
         return
-    drawn = ProgressLine(units)
+    drawn = ProgressLine(units, beside=beside)
     try:
         yield drawn.show
     finally:

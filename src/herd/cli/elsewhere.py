@@ -43,14 +43,14 @@ def dialog_of(prompt: str, system: str | None, images: Sequence[str]) -> list[di
 
 def events_of(model: "ChatModel", turns: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> "Iterator[Event]":
     """The events of an answer. What would leave the house is told first, or refused without --leave."""
-    if values["leave"] and (hosts := _hosts_outside(model)):
+    if values["leave"] and (hosts := hosts_outside(model)):
         size = sum(map(_size_of, turns))
         to = ", or ".join(hosts)
         console.note(f"to {to}: 1 request, {size} bytes of texts and images", quiet=values["quiet"])
     return _driven(model.astream(turns, leave=values["leave"], **options.given(values)))
 
 
-def _hosts_outside(model: "ChatModel") -> list[str]:
+def hosts_outside(model: "ChatModel") -> list[str]:
     """Hosts out of the house that may get a request: of a backend, or of those of a route, in their order."""
     targets = [getattr(one, "target", None) for one in getattr(model, "members", (model,))]
     return list(dict.fromkeys(target.host for target in targets if target is not None and not target.in_house))

@@ -24,7 +24,7 @@ class ProgressLine:
     """Draws on a terminal; elsewhere it writes a line as each phase begins.
 
     units: phase -> what is counted in it; a phase that is not there is counted in bytes. live: whether it changes;
-    None: on a terminal. clock: monotonic seconds.
+    None: on a terminal. clock: monotonic seconds. beside: what else is told behind the counts; empty: nothing.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class ProgressLine:
         stream: TextIO | None = None,
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
+        beside: Callable[[], str] | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         is_screen = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live = is_screen if live is None else live
-        self._units, self._clock = units or {}, clock
+        self._units, self._clock, self._beside = units or {}, clock, beside
         self._phase, self._open = "", False
         self._began_s = self._drawn_s = 0.0
         self._first = 0
@@ -68,6 +69,8 @@ class ProgressLine:
     def _fitting(self, done: int, total: int, seconds: float) -> str:
         """The line, without its bar where the terminal has no room for it, and cut where it has none for the rest."""
         told = self._told(done, total, seconds)
+        if self._beside is not None and (more := self._beside()):
+            told = f"{told}, {more}"
         bar = f"[{'#' * (BAR * min(done, total) // total):<{BAR}}] " if total else ""
         room = columns(self._stream) - 1
         whole = f"{self._phase:<{MARK}} {bar}{told}"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from herd.config import GUARD, MAVERICK, SCOUT
+from herd.config import GUARD, MAVERICK, SCOUT, Llama4Config
 from herd.planning.library_cost import LibraryCost, library_cost
 from herd.planning.owning import MONTH_S, Owner, Terms, owner_of
 from herd.planning.paces import Call, Pace, paces
@@ -178,13 +178,18 @@ def _rows(model: PlannedModel, prices: Prices) -> Iterator[tuple[Price, bool]]:
 
 
 def names_of(model: PlannedModel) -> frozenset[str]:
+    """What a price table may call a model that is planned for."""
+    return names_by_shape(model.name, model.config)
+
+
+def names_by_shape(name: str, config: Llama4Config) -> frozenset[str]:
     """What a price table may call a model: by its shape, whatever somebody calls it; else by its name."""
-    parts = weights_by_kind(model.config)
-    for name, config in SHAPES.items():
-        known = weights_by_kind(config)
+    parts = weights_by_kind(config)
+    for shape, shaped in SHAPES.items():
+        known = weights_by_kind(shaped)
         if (parts.attention, parts.routed, parts.shared) == (known.attention, known.routed, known.shared):
-            return frozenset((name,))
-    return frozenset((model.name.lower(),)) - SHAPES.keys()
+            return frozenset((shape,))
+    return frozenset((name.lower(),)) - SHAPES.keys()
 
 
 def _hosted(row: Price, same: bool, call: Call, own: tuple[Own, ...], today: datetime.date) -> Hosted:

@@ -6,6 +6,7 @@
     requests     a request in no dialect: its fields, none of which is dropped in silence, its images, its limits
     openai, ollama, anthropic   a dialect's request -> `GenerateRequest`; events -> the dialect's answer
     service      `GenerateRequest` -> events: the one door to models, policies, quotas and counters
+    batches      requests of a file, answered by the same routes
     models       names -> loaded models: on demand, kept alive, restarted
 
 What it is not: generation (`llm`), rules of safety (`safety`), flags (`cli`).
