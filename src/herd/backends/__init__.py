@@ -4,7 +4,7 @@
     model        one of them as a ChatModel
     wire         how one kind is spoken with; `forms` has all: `openai_form` (`openai_request`, `openai_stream`)
     route        several models in order, as one
-    remote       one or a route for programs without an event loop
+    remote       one or a route for programs without an event loop; `loop_thread` runs one for them
     transport    the one place that opens a connection; what comes is read within bounds (`reading`)
     failures     what went wrong over there, as errors of a kind
     gate         whether a request may leave the house, decided in one place

@@ -7,18 +7,15 @@ A thread of its own runs an event loop for all of them; `achat` and `astream` ru
 not look like one: whatever needs weights, a tokenizer or an engine is not there. What it is not: a pool, a retry.
 """
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
-from typing import Any, TypeVar, Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
+from herd.backends.loop_thread import LoopThread
 from herd.backends.names import PREFIX
 from herd.backends.routes import chosen, named
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
-from herd.errors import NotReady, UsageError, fail
+from herd.errors import UsageError, fail
 from herd.events import DoneEvent, Event, Reply, TextEvent, Timings, Usage
 from herd.gated import GatedStream
 from herd.messages import Message
@@ -26,8 +23,6 @@ from herd.policies import Policy, Prompt
 from herd.request_options import DialogRequest
 from herd.value_checks import flag, known
 from herd.value_checks import text as check_text
-
-T = TypeVar("T")
 
 
 class RemoteOptions(DialogRequest, total=False):
@@ -139,67 +134,6 @@ def backend(name: str, *, leave: bool = False) -> Remote:
     return Remote(named(*found).model, leave=leave)
 
 
-class LoopThread:
-    """A thread that runs an event loop, from the first call on."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What a coroutine gives that is made and runs on that loop. A caller that is interrupted cancels it. Raises
-        NotReady once it is closed."""
-        future = self.submit(make)
-        try:
-            return future.result()
-        except CancelledError:
-            raise NotReady("the model was closed") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """`run` without waiting. Raises NotReady once it is closed."""
-        with self._lock:  # so that what was submitted is there when the loop stops
-            loop = self._running()
-            return asyncio.run_coroutine_threadsafe(_made(make), loop)
-
-    def leave(self, stream: ChatStream) -> None:
-        """Close a stream; the loop's own thread, which may be the one that collects what nobody reads, does not wait
-        for it."""
-        with suppress(NotReady):  # closed, and the stream with it
-            if threading.current_thread() is self._thread:
-                self.submit(stream.aclose)
-            else:
-                self.run(stream.aclose)
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if self._closed:
-            raise NotReady("the model is closed")
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="herd-remote", daemon=True)
-            self._thread.start()
-        return self._loop
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
-        loop.run_until_complete(_cancel_all())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-    def close(self) -> None:
-        """Cancel what runs, and end the thread."""
-        with self._lock:
-            self._closed = True
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-
-
 class _Said:
     """What has been said so far, for whoever is interrupted."""
 
@@ -221,18 +155,6 @@ class _Said:
             usage = Usage(0, len(pieces))
             reply = Reply("".join(pieces), "interrupted", usage, Timings(), answered_by=self._name)
             yield DoneEvent(reply, index)
-
-
-async def _made(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    return await make()
-
-
-async def _cancel_all() -> None:
-    """Cancel all other tasks, and wait for their end."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _next(stream: ChatStream) -> Event | None:
