@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from herd import errors as errors
-    from herd.backends.remote import backend as backend
     from herd.engine.request import SamplingOptions as SamplingOptions
     from herd.events import Reply as Reply
     from herd.llm import LLM as LLM
+    from herd.llm import backend as backend
     from herd.llm import load as load
     from herd.llm.function_tools import acall_tool as acall_tool
     from herd.llm.function_tools import call_tool as call_tool
@@ -48,7 +48,7 @@ __all__ = [
     "plan",
 ]
 _LAZY = {
-    "backend": "herd.backends.remote",
+    "backend": "herd.llm",
     "load": "herd.llm",
     "plan": "herd.planner",
     "LLM": "herd.llm",

@@ -12,6 +12,8 @@
     routes       those of this machine in order, by name
     spending     what they may cost, kept over all processes; `paid` keeps a model within it
     probing      what one can do, tried
+    ids_engines  engines in the house that take token ids: `ids_executor` has one compute, `ids_wire` is what their
+                 forms share (`ids_vllm`, `ids_sglang`, `ids_llama_server`); `alike_texts` tell tokenizers apart
 
-What it is not: a policy (`herd.gated`), an engine.
+What it is not: a policy (`herd.gated`), an engine of its own.
 """

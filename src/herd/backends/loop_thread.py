@@ -25,6 +25,16 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its loop runs."""
+        return self._loop is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller is on its thread."""
+        return threading.current_thread() is self._thread
+
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What a coroutine gives that is made and runs on that loop. A caller that is interrupted cancels it. Raises
         NotReady once it is closed."""
@@ -47,7 +57,7 @@ class LoopThread:
         """Close a stream; the loop's own thread, which may be the one that collects what nobody reads, does not wait
         for it."""
         with suppress(NotReady):  # closed, and the stream with it
-            if threading.current_thread() is self._thread:
+            if self.is_here:
                 self.submit(stream.aclose)
             else:
                 self.run(stream.aclose)
@@ -74,7 +84,7 @@ class LoopThread:
             loop, thread, self._loop = self._loop, self._thread, None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            if thread is not threading.current_thread():  # which may be the one that collects what nobody uses
+            if not self.is_here:  # which may be the one that collects what nobody uses
                 thread.join()
 
 
@@ -88,5 +98,3 @@ async def _cancel_all() -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-
-

@@ -67,6 +67,12 @@ PRESETS: Mapping[str, Preset] = {
         names_choice=False,
         always_goes_on=True,
     ),
+    "sglang": Preset(
+        title="SGLang",
+        base_url="http://127.0.0.1:30000/v1",
+        options=_ENGINE - {"seed"},
+        capabilities=Capabilities(images=True, tools=True, schemas=True, logprobs=True, template=True),
+    ),
     "tgi": Preset(
         title="TGI",
         base_url="http://127.0.0.1:8080/v1",

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from herd.backends.loop_thread import LoopThread
 from herd.backends.names import PREFIX
-from herd.backends.routes import chosen, named
+from herd.backends.routes import ByIds, chosen, named
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
 from herd.errors import UsageError, fail
@@ -126,12 +126,13 @@ class Remote:
         return f"Remote({self.name!r})"
 
 
-def backend(name: str, *, leave: bool = False) -> Remote:
+def backend(name: str, *, leave: bool = False, by_ids: ByIds | None = None) -> Remote:
     """The model of a backend or a route of this machine (`herd.backends.routes`): its name, `backend:NAME`, or
     NAME/MODEL for another model there. Nothing is connected before the first request. leave: whether requests may leave
-    the house where they say nothing themselves. Raises NotFound, BadFile, UsageError, MissingExtra."""
+    the house where they say nothing themselves. by_ids: see `herd.backends.routes.named`. Raises NotFound, BadFile,
+    UsageError, MissingExtra."""
     found = chosen(name if name.startswith(PREFIX) or "/" in name else PREFIX + name) or (name, "")
-    return Remote(named(*found).model, leave=leave)
+    return Remote(named(*found, by_ids=by_ids).model, leave=leave)
 
 
 class _Said:

@@ -11,9 +11,9 @@ What it is not: how they fall over (`herd.backends.route`), what a backend is (`
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,8 @@ from herd.errors import NotFound, UsageError, fail
 from herd.store import registry
 from herd.store.named_records import NamedRecords
 
+ByIds: TypeAlias = Callable[[str], ChatModel]
+"""The name of a backend that is asked by token ids -> its model."""
 MOST_BYTES = 1 << 20
 MOST_RECORD_BYTES = 64 << 10
 MOST_MEMBERS = 64
@@ -116,18 +118,28 @@ def chosen(text: str) -> tuple[str, str] | None:
     return (name, model) if name in known else None
 
 
-def named(name: str, model: str = "") -> Named:
-    """The model that a name stands for: a route's, or a backend's; `model`: another one there. Nothing is connected.
-    Raises NotFound, UsageError, MissingExtra."""
+def named(name: str, model: str = "", *, by_ids: ByIds | None = None) -> Named:
+    """The model that a name stands for: a route's, or a backend's; `model`: another one there. by_ids: makes one that
+    is asked by token ids, which needs a tokenizer; None: nobody here can. Nothing else is connected. Raises NotFound,
+    UsageError, MissingExtra."""
     if name not in Routes().read().good:
-        return Named(model_of(name, model), Said(None), Backends().find(name).added_s)
+        return Named(_model(name, model, by_ids), Said(None), Backends().find(name).added_s)
     if model:
         fail(UsageError, f"route {name}", got=f"another model, {model}", expected="a backend's name before it")
     from herd.backends.route import Route  # which needs an event loop; who loads a file needs none
 
     route = Routes().find(name)
     said = Said(False if route.private else None, f"the route {name} is private")
-    return Named(Route(name, [model_of(member) for member in route.members], said=said), said, route.added_s)
+    return Named(Route(name, [_model(member, "", by_ids) for member in route.members], said=said), said, route.added_s)
+
+
+def _model(name: str, model: str, by_ids: ByIds | None) -> ChatModel:
+    """The model of a backend."""
+    if by_ids is None or Backends().find(name).by != "ids":
+        return model_of(name, model)
+    if model:
+        fail(UsageError, f"backend {name}", got=f"another model, {model}", expected="its own: it is asked by token ids")
+    return by_ids(name)
 
 
 def _check(name: str, route: RouteSettings) -> None:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from herd.backends.gate import is_in_house
+from herd.backends.ids_facts import Facts
+from herd.backends.names import PREFIX
 from herd.backends.presets import preset_of
 from herd.backends.spending import NANO, Account, Rates
 from herd.backends.target import Secret, Target, host_of, is_loopback
@@ -41,6 +43,8 @@ MOST_RECORD_BYTES = 64 << 10
 MOST_LIMIT = 1e6
 """Dollars."""
 LONGEST_MODEL = 256
+BY_IDS = ("vllm", "sglang", "llama-server")
+"""Presets of engines that take token ids."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 """The name of an environment variable. It is shown, so what looks like a key (hf_..., gsk_...) is none."""
 
@@ -64,6 +68,12 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
     dollars_in: float | None = None
     """Dollars per million tokens of prompts, as the person says; None: as the table of prices has it."""
     dollars_out: float | None = None
+    by: Literal["chat", "ids"] = "chat"
+    """Whether dialogs are sent, or token ids that are made of them here."""
+    tokenizer: str = ""
+    """The model of the store, folder or file whose tokenizer the other side has, too; where ids are sent."""
+    facts: Facts | None = None
+    """What the other side told of itself when it was added; where ids are sent."""
     account: str = ""
     """The name that its sums are kept by."""
     added_s: float = 0.0
@@ -196,12 +206,12 @@ def account_of(name: str, backend: Backend) -> Account | None:
     return Account(name, backend.account, round(backend.limit_dollars * NANO), rates_of(name, backend))
 
 
-def target_of(name: str, backend: Backend, **more: Any) -> Target:
-    """Where requests of a backend go. Raises UsageError."""
+def target_of(name: str, backend: Backend, *, base_url: str = "", **more: Any) -> Target:
+    """Where requests of a backend go; base_url: another address of the same server. Raises UsageError."""
     preset = preset_of(backend.preset)
     return Target(
         name=name,
-        base_url=backend.address,
+        base_url=base_url or backend.address,
         model=backend.model,
         key=backend.secret(name),
         in_house=backend.in_house,
@@ -224,6 +234,9 @@ def model_of(name: str, model: str = "") -> "BackendModel | PaidModel":
     from herd.backends.paid import PaidModel
 
     backend = Backends().find(name)
+    if backend.by == "ids":
+        do = f'herd.load("{PREFIX}{name}")'
+        fail(UsageError, f"backend {name}", got="one by token ids", expected="one by chat", do=do)
     if model:
         backend = msgspec.structs.replace(backend, model=model, context=None, dollars_in=None, dollars_out=None)
     found = BackendModel(target_of(name, backend))
@@ -249,6 +262,7 @@ def _check(name: str, backend: Backend) -> None:
         expected = f"the name of a model on one line, of at most {LONGEST_MODEL} characters"
         fail(UsageError, f"backend {name}: --model", got=backend.model[:40], expected=expected)
     _check_house(name, backend)
+    _check_by(name, backend)
     if backend.key and backend.key_env:
         fail(UsageError, f"backend {name}", got="a key and --key-env", expected="one of them")
     if backend.key:
@@ -276,6 +290,25 @@ def _check(name: str, backend: Backend) -> None:
         what = f"backend {name}: one outside of the house that wants a key may cost money"
         free = "--limit 0 --price 0/0 where it costs nothing"
         fail(UsageError, what, got="no limit", expected="--limit DOLLARS and --price IN/OUT", do=free)
+
+
+def _check_by(name: str, backend: Backend) -> None:
+    """Raise UsageError where token ids are sent to what takes none, or out of the house."""
+    if backend.by == "chat":
+        if backend.tokenizer:
+            fail(UsageError, f"backend {name}: --tokenizer", got=backend.tokenizer, expected="--by ids beside it")
+        return
+    if backend.preset not in BY_IDS:
+        got, expected = f"--preset {backend.preset}", f"--preset {', '.join(BY_IDS)}"
+        fail(UsageError, f"backend {name}: --by ids", got=got, expected=expected)
+    if not backend.in_house:
+        expected = "an address of this machine, or --in-house"
+        fail(UsageError, f"backend {name}: --by ids", got="one outside of the house", expected=expected)
+    if not backend.tokenizer:
+        expected = "--tokenizer MODEL, a model of the store, a folder or a file with its tokenizer"
+        fail(UsageError, f"backend {name}: --by ids", got="no tokenizer", expected=expected)
+    if backend.limit_dollars is not None or backend.dollars_in is not None:
+        fail(UsageError, f"backend {name}: --by ids", got="a limit or a price", expected="none: it is in your house")
 
 
 def _check_house(name: str, backend: Backend) -> None:

@@ -88,6 +88,8 @@ class Bounds:
     """Bytes of status line and headers."""
     body_bytes: int = 64 << 20
     """Bytes of a whole body, streamed or not."""
+    whole_bytes: int = 4 << 20
+    """Bytes of a body that is one JSON text: a list of models, an answer that is not streamed."""
     line_bytes: int = 1 << 20
     """Bytes of one line of a stream."""
     event_bytes: int = 2 << 20

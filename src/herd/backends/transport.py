@@ -35,8 +35,6 @@ ERROR_BYTES = 64 << 10
 """Bytes that are read of an answer that tells an error."""
 ERROR_S = 10.0
 """Seconds that such a body is waited for: drop by drop it would keep others from being asked."""
-WHOLE_BYTES = 4 << 20
-"""Bytes of a body that is one JSON text: a list of models, an answer that is not streamed."""
 BACK_OFF_S = 0.5
 """Seconds before a request is sent again, the first time; twice as long each time, and up to half of it more."""
 STREAM = "text/event-stream"
@@ -230,7 +228,7 @@ class Transport:
         if _kind(answer) != JSON:
             raise failure(Broken, self.target, f"sent {self._shown_kind(answer)} in place of JSON")
         body = bytearray()
-        most = min(WHOLE_BYTES, self.target.bounds.body_bytes)
+        most = min(self.target.bounds.whole_bytes, self.target.bounds.body_bytes)
         async with aclosing(taking_turns(self._pieces(answer, clock, most))) as pieces:
             async for piece in pieces:
                 body += piece

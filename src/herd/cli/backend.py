@@ -48,6 +48,14 @@ def backend() -> None:
 @click.argument("name")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="openai", show_default=True)
 @click.option("--model", required=True, metavar="ID", help="What the other side calls the model.")
+@click.option(
+    "--by",
+    type=click.Choice(["chat", "ids"]),
+    default="chat",
+    show_default=True,
+    help="ids: an engine in your house gets token ids; dialogs, tools and policies are made of them here.",
+)
+@click.option("--tokenizer", default="", metavar="MODEL", help="By ids: the model, folder or file whose it has, too.")
 @click.option("--url", default="", help="Its address; without it the preset's.")
 @click.option("--key-env", default="", metavar="VAR", help="The key stands in this environment variable.")
 @click.option("--key", "asks", is_flag=True, help="Ask for a key where none is needed: on the terminal, or from stdin.")
@@ -66,7 +74,10 @@ def add(name: str, as_json: bool, **values: Any) -> None:
     made = _made(values)
     routes.check_free(name)
     settings.Backends().check_new(name, made)  # before a key is typed
-    found = settings.Backends().add(name, structs.replace(made, key=_key(name, values)))
+    made = structs.replace(made, key=_key(name, values))
+    if made.by == "ids":
+        made = _alike(name, made)
+    found = settings.Backends().add(name, made)
     if as_json:
         console.print_json("backend add", {"name": name, **_told(found)})
         return
@@ -93,9 +104,30 @@ def _made(values: "dict[str, Any]") -> "Backend":
         house="in" if values["in_house"] else "out" if values["outside"] else "",
         context=values["context"],
         limit_dollars=values["limit"],
+        by=values["by"],
+        tokenizer=_place_of(values["tokenizer"]),
         dollars_in=dollars_in,
         dollars_out=dollars_out,
     )
+
+
+def _alike(name: str, made: "Backend") -> "Backend":
+    """A backend by ids with what its engine tells of itself, once that encodes texts as the tokenizer here does.
+    Raises UsageError where it does not, errors of `herd.backends.failures`."""
+    from herd.backends import ids_engines
+    from herd.checkpoint.open import open_checkpoint
+    from herd.store import stored
+
+    with open_checkpoint(stored.resolve(made.tokenizer)) as checkpoint:
+        tokenizer = checkpoint.load_tokenizer()
+    target, engine = ids_engines.ids_target(name, made), ids_engines.ENGINES[made.preset]
+    facts = asyncio.run(ids_engines.asked(target, engine))
+    found = asyncio.run(ids_engines.compared(target, engine, tokenizer))
+    ids_engines.check_alike(name, made.tokenizer, found)
+    console.note(f"{name}: {found.tried} texts encoded there as {made.tokenizer} encodes them")
+    lacks = "" if facts.grammars else "; schemas and forced calls are refused: it has not llguidance"
+    console.note(f"{name}: {engine.engine}, context {facts.context}{lacks}")
+    return structs.replace(made, facts=facts)
 
 
 def _wants_key(values: "dict[str, Any]") -> bool:
@@ -136,7 +168,10 @@ def list_(as_json: bool) -> None:
     if not told:
         console.note("no backends yet; herd backend add NAME --preset deepinfra --model ID --limit 5")
         return
-    rows = [(n, t["preset"], t["model"], t["place"], t["key"], _cost(t)) for n, t in told.items()]
+    rows = [
+        (n, f"{t['preset']}{' by ids' if t['by'] == 'ids' else ''}", t["model"], t["place"], t["key"], _cost(t))
+        for n, t in told.items()
+    ]
     console.table(("NAME", "PRESET", "MODEL", "PLACE", "KEY", "SPENT"), rows)
 
 
@@ -145,9 +180,11 @@ def _told(one: "Backend") -> "dict[str, Any]":
     from herd.backends.spending import NANO, sums_of
 
     sums = sums_of(one.account)
+    by_ids = {"by": one.by, "tokenizer": one.tokenizer} if one.by == "ids" else {"by": one.by}
     return {
         "preset": one.preset,
         "model": one.model,
+        **by_ids,
         "address": one.shown_address,
         "place": _place(one),
         "key": f"in ${one.key_env}" if one.key_env else "kept" if one.key else "none",
@@ -197,8 +234,11 @@ def test(name: str, leave: bool, as_json: bool) -> None:
     What is sent are a few words of Herd's own. To a host outside of the house they go with --leave alone.
     """
     from herd.backends.probing import NEEDED, plan_of, probe
-    from herd.backends.settings import model_of
+    from herd.backends.settings import Backends, model_of
 
+    if Backends().find(name).by == "ids":
+        _test_by_ids(name, as_json)
+        return
     model = model_of(name)
     plan = plan_of(model)
     console.note(f"{name}: {plan.requests} requests of together {plan.size_bytes} bytes to {plan.host}")
@@ -207,6 +247,25 @@ def test(name: str, leave: bool, as_json: bool) -> None:
         console.print_json("backend test", {"name": name, "checks": found})
     if failed := [check for check in NEEDED if found.get(check, {}).get("result") == "failed"]:
         fail(NetworkError, f"{name} answers nothing", got=f"{failed[0]}: failed", do="see the lines above")
+
+
+def _test_by_ids(name: str, as_json: bool) -> None:
+    """Try a backend by token ids."""
+    from herd.cli.ids_probing import NEEDED, probe
+
+    found = probe(name, _silent if as_json else _tell_line)
+    if as_json:
+        console.print_json("backend test", {"name": name, "checks": found})
+    if failed := [check for check in NEEDED if found.get(check, {}).get("result") == "failed"]:
+        fail(NetworkError, f"{name} answers nothing", got=f"{failed[0]}: failed", do="see the lines above")
+
+
+def _place_of(tokenizer: str) -> str:
+    """A tokenizer as it is kept: a path as a whole one, wherever the next command is called."""
+    from pathlib import Path
+
+    is_path = tokenizer and ("/" in tokenizer or Path(tokenizer).suffix) and Path(tokenizer).exists()
+    return str(Path(tokenizer).absolute()) if is_path else tokenizer
 
 
 def _tell_line(check: str, result: str, words: str) -> None:

@@ -131,7 +131,7 @@ class Session:
         screen = on_screen(sys.stdout)
         reply: Reply | None = None
         turns = _seen([*self.messages, turn])
-        told = console.is_live(quiet=self.quiet)
+        told = console.is_live(quiet=self.quiet) and self.llm.tells_progress
         stream = self.llm.stream(turns, system=self.system, trace=self.trace, progress=told, **self.options)
         events = while_reading(stream, quiet=self.quiet)
         try:

@@ -64,7 +64,7 @@ def run(
     """
     typed = " ".join(prompt)
     text = assemble(typed, files)
-    if (named := _backend(model)) is not None:
+    if (named := _backend(model)) is not None and not _is_by_ids(named):
         _elsewhere(model, named, text, images, as_json, values)
         return
     if values["leave"]:
@@ -95,6 +95,14 @@ def _backend(model: str) -> tuple[str, str] | None:
     return chosen(model)
 
 
+def _is_by_ids(named: tuple[str, str]) -> bool:
+    """Whether a backend is asked by token ids: then it is loaded like a model of files."""
+    from herd.backends.settings import Backends
+
+    found = Backends().read().good.get(named[0])
+    return found is not None and found.by == "ids" and not named[1]
+
+
 def _elsewhere(
     word: str, named: tuple[str, str], text: str, images: Sequence[str], as_json: bool, values: Mapping[str, Any]
 ) -> None:
@@ -102,10 +110,11 @@ def _elsewhere(
     from herd.backends.gate import Said, strictest
     from herd.backends.routes import named as by_name
     from herd.cli import elsewhere
+    from herd.llm import by_ids as llm_by_ids
 
     elsewhere.check(word, text, images)
     chosen = check_flags(values, images, as_json=as_json)
-    found = by_name(*named)
+    found = by_name(*named, by_ids=llm_by_ids)
     model, decision = found.model, strictest(Said(values["leave"] or None), found.said)
     turns = elsewhere.dialog_of(text, values["system"], images)
     events = elsewhere.events_of(model, turns, {**values, "leave": decision.leave})
@@ -156,7 +165,7 @@ def _one_shot(
     llm: "LLM", text: str, images: Sequence[str], raw: bool, as_json: bool, values: Mapping[str, Any]
 ) -> None:
     chosen, trace, system = options.given(values), values["trace"], values["system"]
-    told = console.is_live(quiet=values["quiet"])
+    told = console.is_live(quiet=values["quiet"]) and llm.tells_progress
     if raw:
         if left := " ".join(dict.fromkeys(llm.spellings(text, raw=True))):
             console.note(f"{left} stay text: images are shown without --raw", quiet=values["quiet"])

@@ -238,6 +238,7 @@ class Engine:
         ids, begun = self._checker.check(request), self._checker.begun(request)
         request = msgspec.structs.replace(request, ids=ids, begun=begun)
         self._checker.check_context(request.ids, request.options)
+        self.executor.check(request)
         check_known(request.adapter, self.executor.adapters)
         if request.options.grammar is not None:
             if self._grammars is None:

@@ -63,6 +63,8 @@ class EndedEvent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     number: int
     error: HerdError | None = None
+    reason: Reason | None = None
+    """Why its answer is whole all the same, where another engine ended it and said so behind the last token."""
 
 
 Event: TypeAlias = StartedEvent | ReadEvent | TokenEvent | MeasuredEvent | EndedEvent

@@ -74,7 +74,7 @@ class OutputProcessor:
             self.over = self.ended = True
             if event.error is not None:
                 raise event.error
-            return self.interrupted()
+            return self.ended_as(event.reason or "interrupted")
         step = self._measured(event) if isinstance(event, MeasuredEvent) else self._step(event)
         self.ended = event.reason is not None  # else a stop string may have ended it, and the core goes on
         self.over = step.finish is not None
@@ -82,8 +82,14 @@ class OutputProcessor:
 
     def interrupted(self) -> Step:
         """The last step of a request that the reader has ended; text that was given stays given."""
+        return self.ended_as("interrupted")
+
+    def ended_as(self, reason: Reason) -> Step:
+        """The last step of a request that has ended without a last token."""
         self.over = True
-        return Step(None, self._end(), finish=self.finish("interrupted"))
+        text = self._end()
+        is_stopped = reason != "interrupted" and self._stops.hit is not None
+        return Step(None, text, finish=self.finish("stop" if is_stopped else reason))
 
     def finish(self, reason: Reason) -> Finish:
         """The summary of the request: reason, counts and times."""

@@ -22,6 +22,9 @@ _PIECES = re.compile(
 )
 """A string or an expression without an end is met once: nothing is looked for behind it."""
 _SPACE = re.compile(r"\s*")
+_ESCAPED = re.compile(r"\\.|.", re.DOTALL)
+"""A character, or two where the first one escapes the second."""
+_BETWEEN_SLASHES = {"/": r"\/", "\n": r"\n", "\\\n": r"\n", "\r": r"\r", "\\\r": r"\r"}
 
 
 def enforceable(text: str, schema: Callable[[str], Any]) -> str:
@@ -52,6 +55,11 @@ def enforceable(text: str, schema: Callable[[str], Any]) -> str:
         if depth > MAX_NESTING:
             fail(UsageError, "lark", got=f"more than {MAX_NESTING} open brackets", expected=f"at most {MAX_NESTING}")
     return "".join(out) + text[at:]
+
+
+def as_expression(regex: str) -> str:
+    """A regular expression as it stands between two slashes: slashes in it are escaped, line ends written out."""
+    return "".join(_BETWEEN_SLASHES.get(piece, piece) for piece in _ESCAPED.findall(regex))
 
 
 def _end_of_space(text: str, at: int) -> int:

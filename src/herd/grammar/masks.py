@@ -285,6 +285,23 @@ def _compile(trie: Any, grammar: Grammar) -> Any:
     return _started(trie, "regex", _state(trie, LLMatcher.grammar_from_regex(grammar.text)))
 
 
+def lark_of(grammar: Grammar) -> str:
+    """The grammar in llguidance's dialect of Lark, whatever kind it is of: what another engine that has llguidance has
+    to be told so that it allows the same texts. Raises UsageError."""
+    if grammar.kind == "lark":
+        return lark.enforceable(grammar.text, _styled)
+    if grammar.kind == "regex":
+        return f"start: TEXT\nTEXT: /{lark.as_expression(grammar.text)}/\n"
+    text = grammar.text if grammar.kind == "schema" else '{"type": "object"}'
+    return f"start: %json {json.dumps(_styled(text))}\n"
+
+
+def _styled(schema: str) -> dict[str, Any]:
+    """A schema as it is compiled within Lark."""
+    found = closed(json_schema.enforceable(schema)).schema
+    return found | {"x-guidance": _style(found)}
+
+
 def _compile_lark(trie: Any, text: str) -> Any:
     from llguidance import LLMatcher
 
@@ -292,8 +309,7 @@ def _compile_lark(trie: Any, text: str) -> Any:
 
     def inner(schema: str) -> dict[str, Any]:
         schemas.append(schema)
-        found = closed(json_schema.enforceable(schema)).schema
-        return found | {"x-guidance": _style(found)}
+        return _styled(schema)
 
     state = _state(trie, LLMatcher.grammar_from_lark(lark.enforceable(text, inner)))
     if state.is_error():

@@ -105,10 +105,12 @@ STATE = Want(what="state", keep=False)
 
 
 def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
-    """Load a model by name or path. A backend has no weights to load, and no LLM comes of one: `herd.backend(NAME)`
-    gives what can be asked of it.
+    """Load a model by name or path; or a backend that is asked by token ids, `backend:NAME`: its tokenizer lies here,
+    another engine computes. Of one that is asked by chat no LLM comes: `herd.backend(NAME)` gives what can be asked of
+    it.
 
-    Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError.
+    Raises NotFound, BadFile and its kinds, DoesNotFit, MissingExtra, UsageError; where another engine computes, errors
+    of `herd.backends.failures`.
 
     Options, with what they are unless said:
 
@@ -138,23 +140,51 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
         grammar_s,      2 and 256 MiB. Most seconds and bytes of memory that trying a schema or grammar of a request may
         grammar_bytes   take; what takes more is refused (`herd.llm.grammar_trials`)
     """
-    if isinstance(model, str):
-        _check_no_backend(model)
+    found = _backend_of(model) if isinstance(model, str) else None
     fields: dict[str, Any] = {**options}
     known("option of load", fields, LoadKeywords.__annotations__)
     progress = fields.pop("progress", silent)
     check = fields.pop("check", None)
+    if found is not None:
+        return _by_ids(found, LoadOptions(**fields), progress, check, asks=True)
     return LLM(**vars(read_model(model, LoadOptions(**fields), progress, check)))
 
 
-def _check_no_backend(name: str) -> None:
-    """Raise UsageError for what names a backend, NotFound for one that is not there."""
-    if not may_name(name):
-        return
-    from herd.backends.routes import chosen
+def backend(name: str, *, leave: bool = False) -> Remote:
+    """The model of a backend or a route of this machine, whatever it is asked by: see `herd.backends.remote.backend`.
+    Raises what that and `load` raise."""
+    from herd.backends.remote import backend as made
 
-    if chosen(name) is not None:
-        fail(UsageError, "load", got=f"{name}, a backend", expected="a model of files", do="use herd.backend")
+    return made(name, leave=leave, by_ids=by_ids)
+
+
+def by_ids(name: str, *, asks: bool | None = None) -> LLM:
+    """The model of a backend that is asked by token ids. asks: whether the other engine is asked what it is now; None:
+    it is, and where it is away, what it told when it was added holds. Raises what `load` raises."""
+    return _by_ids(name, LoadOptions(), silent, None, asks=asks)
+
+
+def _by_ids(name: str, options: LoadOptions, progress: Any, check: Any, *, asks: bool | None) -> LLM:
+    from herd.llm.by_ids import read_by_ids
+
+    return LLM(**vars(read_by_ids(name, options, progress, check, asks=asks)))
+
+
+def _backend_of(name: str) -> str | None:
+    """The name of the backend by token ids that a name stands for; None: it is a model of files. Raises UsageError for
+    another backend, NotFound for one that is not there."""
+    if not may_name(name):
+        return None
+    from herd.backends.routes import chosen
+    from herd.backends.settings import Backends
+
+    found = chosen(name)
+    if found is None:
+        return None
+    backends = Backends().read().good
+    if not found[1] and found[0] in backends and backends[found[0]].by == "ids":
+        return found[0]
+    return fail(UsageError, "load", got=f"{name}, a backend", expected="a model of files", do="use herd.backend")
 
 
 class LLM:
@@ -203,6 +233,8 @@ class LLM:
         self._pack = pack
         self._changing = threading.Lock()
         self._home = OwnerProcess()
+        self._lacks = runner.lacks if isinstance(runner, Executor) else frozenset[str]()
+        self._tells_progress = runner.tells_progress if isinstance(runner, Executor) else True
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
@@ -226,7 +258,8 @@ class LLM:
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; of what every model of Herd can, images alone are a matter of the model."""
-        return capabilities(self.config, template=self.chat_format == TEMPLATE)
+        found = capabilities(self.config, template=self.chat_format == TEMPLATE)
+        return replace(found, **dict.fromkeys(self._lacks, False))
 
     @property
     def counters(self) -> Counters | None:
@@ -256,8 +289,8 @@ class LLM:
 
     @property
     def tells_progress(self) -> bool:
-        """It does, pass by pass."""
-        return True
+        """It does, pass by pass; where another engine computes, as far as that tells it."""
+        return self._tells_progress
 
     @property
     def tells_tools(self) -> bool:
@@ -853,6 +886,7 @@ class LLM:
 
 
 if TYPE_CHECKING:
+    from herd.backends.remote import Remote
 
     def _is_a_chat_model(model: LLM) -> ChatModel:
         return model

@@ -7,7 +7,7 @@ import gc
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from herd.checkpoint.strip_pieces import native_pack
 from herd.config import DynamicScaling, Llama4Config
 from herd.engine.defaults import LLAMA, SMOLLM2, sampling_defaults
 from herd.engine.executors.child import ChildExecutor
+from herd.engine.executors.executor import Executor
 from herd.engine.request import SamplingOptions
 from herd.engine.runner import Runner
 from herd.errors import MissingExtra, UsageError, fail
@@ -75,7 +76,7 @@ class ModelParts:
     """What an LLM is made of; see its constructor."""
 
     config: Llama4Config
-    runner: Runner | ChildExecutor
+    runner: Runner | Executor
     tokenizer: Tokenizer
     chat: ChatFormat | UsageError
     name: str
@@ -83,7 +84,8 @@ class ModelParts:
     defaults: SamplingOptions
     size_bytes: int
     load_s: float
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """The open files that weights are mapped from; None: they are another engine's."""
     parallel: int
     queue: int
     grammar_s: float
@@ -143,7 +145,7 @@ def read_model(
         _check_context(options.context, config)
         tokenizer = checkpoint.load_tokenizer()
         chat = _chat_format(tokenizer, options.chat_format, run=run_template)
-        defaults = sampling_defaults(checkpoint.advice, _makers_advice(chat)).with_({"seed": options.seed})
+        defaults = defaults_of(checkpoint.advice, chat, options.seed)
         op_set = _op_set(options.ops, options.threads, options.device)
         size = _size(name, checkpoint, options, op_set)
         if check is not None:
@@ -334,6 +336,17 @@ def _chat_format(tokenizer: Tokenizer, name: str | None, *, run: bool) -> ChatFo
         if name is not None:
             raise
         return error
+
+
+def format_of(tokenizer: Tokenizer, name: str | None) -> ChatFormat | UsageError:
+    """The chat format of that name, or as `herd.text.chat` chooses; the error that a chat gets, where none is known.
+    The model's own template runs in a process that can be killed."""
+    return _chat_format(tokenizer, name, run=True)
+
+
+def defaults_of(advice: Mapping[str, float], chat: ChatFormat | UsageError, seed: int | None) -> SamplingOptions:
+    """What calls use where they say nothing: what a checkpoint recommends, else its makers."""
+    return sampling_defaults(advice, _makers_advice(chat)).with_({"seed": seed})
 
 
 def _makers_advice(chat: ChatFormat | UsageError) -> SamplingOptions:

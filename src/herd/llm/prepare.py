@@ -17,7 +17,7 @@ from herd.dialogs import Dialog, begun_in, read_dialog, tiles_of
 from herd.engine.engine import Engine, RequestHandle
 from herd.engine.request import Request, SamplingOptions, TokenLogprob, TokenScore, Want
 from herd.engine.trace import RoutingLog
-from herd.errors import ContextTooLong, UsageError, fail
+from herd.errors import ContextTooLong, Unsupported, UsageError, fail
 from herd.events import Likely, Logprob
 from herd.llm.answers import Sample
 from herd.llm.options import CallOptions, of_completion
@@ -248,6 +248,8 @@ class Requests:
     ) -> Prepared:
         """begun: the text that the answer goes on with; it is at the end of the ids. opens: see `Sample`."""
         self._check_files()
+        if asked.trace is not None and not engine.executor.traces:
+            fail(Unsupported, "trace", got="another engine's model", expected="a model that runs here: it has experts")
         if asked.trace is not None and not any(layer.moe for layer in self.config.layers):
             fail(
                 UsageError, "trace", got="a dense model", expected="a model with experts: there is no routing to write"

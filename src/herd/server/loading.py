@@ -9,7 +9,7 @@ from typing import TypeAlias
 from herd.backends.routes import named
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
-from herd.llm import LLM
+from herd.llm import LLM, by_ids
 from herd.llm.capabilities import capabilities
 from herd.llm.load_options import Context
 from herd.llm.loading import context_for
@@ -20,9 +20,11 @@ from herd.server.catalogue import RegisteredModel
 def backend_of(name: str) -> RegisteredModel:
     """A backend or a route (`herd.backends.routes`) as a model that is no file. Nothing is connected. Raises NotFound,
     UsageError, MissingExtra."""
-    found = named(name)
+    found = named(name, by_ids=lambda one: by_ids(one, asks=False))
     made = found.model
-    return RegisteredModel(lambda: named(name).model, made.capabilities, made.context, found.added_s, found.said)
+    known = made.capabilities, made.context
+    made.close()
+    return RegisteredModel(lambda: named(name, by_ids=by_ids).model, *known, found.added_s, found.said)
 
 
 FileLoader: TypeAlias = Callable[[str], LLM]

@@ -27,6 +27,12 @@ class Executor(ABC):
 
     remote: ClassVar[bool] = False
     """Whether it computes in another process: weights then come as a path alone."""
+    traces: ClassVar[bool] = True
+    """Whether it tells which experts a request had."""
+    lacks: frozenset[str] = frozenset()
+    """Capabilities that its models have not (names of `herd.chat_model.Capabilities`)."""
+    tells_progress: bool = True
+    """Whether it tells how much of a prompt is read."""
 
     vocab_size: int
     context: int
@@ -36,6 +42,10 @@ class Executor(ABC):
     @abstractmethod
     def connect(self, deliver: Deliver) -> None:
         """Set the receiver of events, which is called on a thread of the executor. Call this once, first of all."""
+
+    def check(self, request: Request) -> None:
+        """Raise Unsupported for what it cannot compute, before a request is queued."""
+        return  # a core of Herd's can compute all that a request may ask for
 
     @abstractmethod
     def submit(self, request: Request, routing: RoutingTrace | None = None) -> None:
