@@ -4,7 +4,7 @@
     compared   whether it encodes two hundred texts as a tokenizer here does
     executor   one that has it compute
 
-What it is not: a model (`herd.llm.by_ids`), a form (`herd.backends.ids_wire`).
+What it is not: a model (`herd.llm.ids_loading`), a form (`herd.backends.ids_wire`).
 """
 
 from collections.abc import Mapping

@@ -384,14 +384,20 @@ class _Answer:
         if not 0 <= token_id < self._vocab_size:
             what = f"said the id {token_id}, which the vocabulary of {self._vocab_size} has not"
             raise failure(Broken, self._target, what)
-        if self._matcher is not None and self._matcher.follow([token_id]) != 1:
+        if not self._follows(token_id):
             raise failure(Broken, self._target, "said what the schema, grammar or forced call does not allow")
         sample.said.append(token_id)
         if token_id in self._ends:
             return "stop"
         return "length" if len(sample.said) >= self._most else None
 
+    def _follows(self, token_id: int) -> bool:
+        """Whether the grammar, if there is one, goes on or ends with this id."""
+        matcher = self._matcher
+        return matcher is None or (token_id in self._ends and matcher.is_over) or matcher.follow([token_id]) == 1
+
     def _check_end(self) -> None:
         """Raise Broken where an end that no id says comes amid what a grammar asks for."""
-        if self._matcher is not None and not self._matcher.num_allowed([self._matcher.end_id]):
+        matcher = self._matcher
+        if matcher is not None and not matcher.is_over and not matcher.num_allowed([matcher.end_id]):
             raise failure(Broken, self._target, "ended its answer before the schema, grammar or call was complete")

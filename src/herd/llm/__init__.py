@@ -165,7 +165,7 @@ def by_ids(name: str, *, asks: bool | None = None) -> LLM:
 
 
 def _by_ids(name: str, options: LoadOptions, progress: Any, check: Any, *, asks: bool | None) -> LLM:
-    from herd.llm.by_ids import read_by_ids
+    from herd.llm.ids_loading import read_by_ids
 
     return LLM(**vars(read_by_ids(name, options, progress, check, asks=asks)))
 
