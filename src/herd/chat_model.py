@@ -118,6 +118,8 @@ class ChatStream(Protocol):
     """About how many bytes there are to prepare; large requests of an owner are prepared one at a time."""
     hold: Callable[[int], None]
     """Asked for room for so many bytes before something that was made is kept. What it raises ends the request."""
+    has_spare: bool
+    """Whether another model is asked where this one cannot answer: then nothing is tried twice."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -25,6 +25,7 @@ class EventStream(AsyncIterator[Event]):
         """prompt_tokens: of the prompt, where they are known beforehand. most_tokens: that may be made."""
         self.size_bytes = 0
         self.hold: Callable[[int], None] = lambda count: None
+        self.has_spare = False
         self.prompt_tokens = prompt_tokens
         self.most_tokens = most_tokens
         self.shown: str | None = None

@@ -13,6 +13,7 @@ from fake_chat_model import OnlyChats
 from herd.backends.failures import Absent, Blocked, Broken, Denied, Full, Reason, TooLong, Unfit, Withdrawn
 from herd.backends.model import BackendModel
 from herd.backends.route import COOL_S, LONGEST_COOL_S, Missed, Route
+from herd.backends.transport import Transport
 from herd.chat_model import Capabilities, ChatStream
 from herd.errors import (
     Busy,
@@ -281,3 +282,18 @@ def test_no_private_word_leaves_the_house_whatever_happens_in_it() -> None:
 def leaked(host: FakeHost) -> set[str]:
     """What was sent to a host."""
     return {one.body["messages"][0]["content"] for one in host.asked}
+
+
+def test_nobody_is_asked_twice_while_another_one_is_left() -> None:
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    waits: list[float] = []
+    with hosting(whole({"error": {"message": "full", "code": 503}}, 503)) as full:
+        target = patient(full.address, bounds=replace(BOUNDS, retries=2))
+        busy = BackendModel(target, transport=Transport(target, sleep=sleep))
+        assert reply(Route("both", [busy, OnlyChats("Yes.", name="second")])).answered_by == "second"
+        assert (full.connections, waits) == (1, [])
+        with pytest.raises(Full):
+            asyncio.run(busy.achat(HELLO))
+        assert (full.connections, len(waits)) == (4, 2)

@@ -94,7 +94,7 @@ class PaidStream(EventStream):
             return
         self._prepared = True
         inner = self._inner
-        inner.size_bytes = self.size_bytes
+        inner.size_bytes, inner.has_spare = self.size_bytes, self.has_spare
         inner.hold, self.hold = self.hold, lambda count: None  # what is kept is counted once
         await inner.prepare()
         prompt = inner.asked_bytes + TEMPLATE_TOKENS + IMAGE_TOKENS * inner.num_images  # a token is a byte or more

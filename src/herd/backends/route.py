@@ -167,7 +167,7 @@ class RouteStream(EventStream):
             self._model = model
             try:
                 inner = self._inner = model.astream(self._messages, **self._options_left())
-                inner.size_bytes, inner.hold = self.size_bytes, self._room
+                inner.size_bytes, inner.hold, inner.has_spare = self.size_bytes, self._room, bool(self._left)
                 await inner.prepare()
             except Exception as error:
                 await self._miss(herd_error(error))

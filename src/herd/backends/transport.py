@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,9 +50,16 @@ class Transport:
     def __init__(self, target: Target, *, sleep: Sleep = asyncio.sleep, draws: random.Random | None = None) -> None:
         """Raises MissingExtra where httpx is not installed."""
         self.target = target
+        self._retries = target.bounds.retries
         self._http = library()
         self._sleep = sleep
         self._draws = draws or random.Random(target.name)
+
+    def once(self) -> "Transport":
+        """The same one for whoever asks somebody else where this one cannot answer: it sends nothing again."""
+        found = copy(self)
+        found._retries = 0
+        return found
 
     async def get(self, path: str, passed: Pass) -> Any:
         """The JSON at a path. Raises errors of `herd.backends.failures`, StaysHere."""
@@ -101,7 +109,7 @@ class Transport:
         self, client: "httpx.AsyncClient", method: str, path: str, body: bytes | None, passed: Pass, clock: "Clock"
     ) -> "httpx.Response":
         """The first answer that is none of those after which the request is sent again."""
-        for left in range(self.target.bounds.retries, -1, -1):
+        for left in range(self._retries, -1, -1):
             clock.begin()
             wait: float | None
             try:
@@ -121,7 +129,7 @@ class Transport:
         raise AssertionError("the last try raises or returns")
 
     def _back_off(self, left: int) -> float:
-        times = self.target.bounds.retries - left
+        times = self._retries - left
         return BACK_OFF_S * float(2**times) * (1 + self._draws.random() / 2)
 
     def _wait(self, answer: "httpx.Response", left: int) -> float | None:

@@ -54,6 +54,8 @@ class AsyncStream(AsyncIterator[Event]):
         """See ChatStream."""
         self.hold: Callable[[int], None] = lambda count: None
         """Asked for room before a token is kept; set before. What it raises ends the request."""
+        self.has_spare = False
+        """See ChatStream."""
         self._prepared: Prepared | None = None
         self._instead: str | None = None
         self._begun = False
