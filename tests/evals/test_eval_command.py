@@ -52,6 +52,15 @@ def test_a_run_of_another_model_is_refused(
     assert "kv=int8" in capsys.readouterr().err
 
 
+def test_a_broken_line_is_one_line_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.toml").write_text(TASK.split("[[item]]")[0] + 'items = "t.jsonl"\n')
+    good = '{"q": "x", "choices": ["a", "b"], "answer": 0}\n'
+    (tmp_path / "t.jsonl").write_text(good * 6 + good[:-3] + "\n" + good)
+    assert main(["eval", str(tmp_path / "no-model"), str(tmp_path / "t.toml"), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "t.jsonl, line 7: not JSON" in line and not (tmp_path / "out").exists()
+
+
 def results(folder: Path, values: list[float]) -> str:
     lines = ['{"version":1,"job":{"name":"c","task":"0","metric":"accuracy","higher":"yes"}}']
     lines += [json.dumps({"item": i, "value": value}) for i, value in enumerate(values)]

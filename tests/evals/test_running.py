@@ -1,5 +1,9 @@
 """Runs: scores as one pair at a time gives them, failures apart, and a run that ended goes on where it was."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
@@ -14,6 +18,7 @@ from herd.chat_model import ChatModel, Pair
 from herd.errors import ContextTooLong, EngineDied, PassFailed, Unsupported, UsageError
 from herd.evals import Results, Task, compare, find, read_all, run
 from herd.evals.results import Result, Written, job_of
+from herd.evals.running import TOGETHER
 from herd.events import Score
 from herd.llm import LLM, load
 from herd.messages import Message
@@ -223,6 +228,36 @@ def test_a_run_that_died_at_any_item_goes_on_there(tmp_path: Path, died_at: int)
     assert len(again.asked) == len(NUMBERS) - len(before) and len(before) <= died_at
     assert results.values == {i: float(i % 3 > 0) for i in NUMBERS}
     assert read_all(tmp_path)["a"].found == results.found
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_running import ANSWER, OnlyChats, echo, kept, questions, task_of
+asked = 0
+def dying(turns):
+    global asked
+    asked += 1
+    if asked > 700:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return echo(turns)
+kept(Path(sys.argv[1]), OnlyChats(dying), task_of(Path(sys.argv[1]), ANSWER + questions(*range(1000))))
+"""
+
+
+def test_a_run_killed_at_item_700_asks_exactly_what_is_missing(tmp_path: Path) -> None:
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=paths)
+    assert killed.returncode == -9
+    before = read_all(tmp_path)["a"].found
+    assert 700 - TOGETHER["answer"] <= len(before) <= 700
+    again = OnlyChats(echo)
+    results = kept(tmp_path, again, task_of(tmp_path, ANSWER + questions(*range(1000))))
+    asked = sorted(int(turns[-1].text.split()[-1][:-1]) for turns, _ in again.asked)
+    assert asked == sorted(set(range(1000)) - before.keys())
+    assert results.values == {i: float(i % 3 > 0) for i in range(1000)}
+    lines = (tmp_path / "a/results.jsonl").read_bytes().splitlines()
+    assert len(lines) == 1001 and len({json.loads(line)["item"] for line in lines[1:]}) == 1000
 
 
 def test_a_file_that_was_cut_anywhere_loses_what_was_cut_and_nothing_else(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="FOLDER", type=click.Path(), help="Keep results here, and go on where a run ended.")
 @click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
+@click.option("--trust", is_flag=True, help="Run checkers that are Python files of a task, until these change.")
 @click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
@@ -33,6 +34,7 @@ def evaluate(
     out: str | None,
     limit: int | None,
     seed: int,
+    trust: bool,
     comparing: bool,
     allow: float | None,
     quiet: bool,
@@ -60,10 +62,25 @@ def evaluate(
     wanted = [find(name) for name in tasks or built_in()]
     if len({task.name for task in wanted}) < len(wanted):
         fail(UsageError, "tasks", got="one name twice", expected="each once")
+    for task in wanted:
+        _try_checker(task, trust, quiet)
     with _folder(out) as folder, _load(model, values, quiet) as llm:
         found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
     _tell(model, found, as_json, quiet)
     return 0
+
+
+def _try_checker(task: "Task", trust: bool, quiet: bool) -> None:
+    """See that what judges a task's answers can be run, before a model is loaded. trust: code of the person's own."""
+    from herd.evals import judging, programs
+
+    if task.program is not None:
+        if trust:
+            programs.trust(task.program)
+        programs.require_trust(task.program)
+        console.note(f"{task.name}: runs {task.program.path} (SHA-256 {task.program.digest[:12]}...)", quiet=quiet)
+    with judging.opened(task):
+        pass
 
 
 @contextmanager

@@ -4,8 +4,10 @@
     templates    prompts out of items             running      items asked of a model, many at once
     results      what came of them, in a folder   comparing    two runs, item by item
     statistics   intervals and tests              identity     what tells a model's files from others
+    programs     checkers of a person's own       judging      where replies are judged
+    children     processes that can be killed
 
-Over `ChatModel.ascore` and `achat` alone. What it is not: code that comes with a task.
+Over `ChatModel.ascore` and `achat` alone. What it is not: a place where code of a task runs unasked.
 """
 
 from herd.evals.comparing import Compared as Compared

@@ -8,7 +8,7 @@
     regex      the pattern that is the answer is found in it, within a second
     tool_call  it calls the item's `calls`, in order, with these arguments
 
-What it is not: code out of a task's file.
+What it is not: code of a person's own (`herd.evals.programs`), or what runs it (`herd.evals.judging`).
 """
 
 import json
@@ -59,6 +59,13 @@ class _Numeric(_Options, frozen=True, forbid_unknown_fields=True):
     tolerance: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
+class _Program(_Options, frozen=True, forbid_unknown_fields=True):
+    """Options of a file of the person's own."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0
+    """How long it may take for one answer."""
+
+
 @dataclass(frozen=True)
 class Checker:
     """One checker. options: the type of its options; check: raises BadFile for an item that it cannot judge by."""
@@ -69,10 +76,19 @@ class Checker:
 
     def read(self, given: Mapping[str, Any]) -> Any:
         """Its options out of a task's file. Raises BadFile."""
-        try:
-            return msgspec.convert(given, self.options)
-        except msgspec.ValidationError as error:
-            fail(BadFile, f"options of the checker: {error}")
+        return _converted(given, self.options)
+
+
+def options_of(checker: str, given: Mapping[str, Any]) -> Any:
+    """Options of a checker, by its name or its file's, out of a task's file. Raises BadFile."""
+    return _converted(given, CHECKERS[checker].options if checker in CHECKERS else _Program)
+
+
+def _converted(given: Mapping[str, Any], kind: type[_Options]) -> Any:
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        fail(BadFile, f"options of the checker: {error}")
 
 
 def _exact(reply: Reply, item: Item, options: _Case) -> bool:

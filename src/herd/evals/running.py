@@ -22,8 +22,8 @@ from herd.errors import (
     UsageError,
     fail,
 )
-from herd.evals import templates
-from herd.evals.checkers import CHECKERS
+from herd.evals import judging, templates
+from herd.evals.judging import Judge
 from herd.evals.results import Result
 from herd.evals.tasks import Task
 from herd.events import Score
@@ -57,7 +57,12 @@ def run(
     chosen = task.chosen(limit)
     left = [i for i in chosen if i not in done]
     progress(task.name, len(chosen) - len(left), len(chosen))
-    asyncio.run(_Run(model, task, seed, keep, progress, len(chosen)).all(left))
+
+    async def asked() -> None:
+        with judging.opened(task) as judge:  # closed before the loop waits for threads that judge
+            await _Run(model, task, seed, keep, progress, len(chosen), judge).all(left)
+
+    asyncio.run(asked())
 
 
 def check(model: ChatModel, task: Task) -> None:
@@ -77,7 +82,9 @@ class _Run:
         keep: Callable[[Result], None],
         progress: Progress,
         total: int,
+        judge: Judge,
     ) -> None:
+        self._judge = judge
         self._model, self._task, self._seed = model, task, seed
         self._keep, self._progress, self._total = keep, progress, total
         self._asks = {"bits_per_byte": self._document, "choices": self._choices, "answer": self._answer}
@@ -167,10 +174,9 @@ class _Run:
         reply = await self._model.achat(dialog, **options)
         if reply.finish_reason == "interrupted":
             raise Interrupted("somebody ended the request")
-        checker = CHECKERS[head.checker]
-        right = await asyncio.to_thread(checker.judge, reply, item, checker.read(head.options))
+        right = await asyncio.to_thread(self._judge.value, reply, item)
         calls = tuple({"name": call.name, "arguments": dict(call.arguments)} for call in reply.tool_calls)
-        return Result(item=number, value=float(right), said=reply.text[:SAID], calls=calls)
+        return Result(item=number, value=right, said=reply.text[:SAID], calls=calls)
 
 
 def likelihood(metric: str, score: Score, continuation: str) -> float:

@@ -4,10 +4,11 @@
     kind = "answer"                        bits_per_byte, choices, answer
     items = "capitals.jsonl"               a file beside it, one item a line; or [[item]] tables
     prompt = "Capital of {country}?"       fields of an item in braces
-    checker = "includes"                   of an `answer` task, with `options` (`herd.evals.checkers`)
+    checker = "includes"                   of an `answer` task, with `options` (`herd.evals.checkers`);
+                                           or a .py file beside it (`herd.evals.programs`)
 
 Limits come first: bytes, items, depth; a line that is broken is one error with its number. What it is not: a program.
-Nothing in a task is run.
+Nothing is run here.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ import msgspec
 
 from herd.disk.small_files import parse_object, read_toml, safe_path
 from herd.errors import BadFile, HerdError, NotFound, fail
-from herd.evals.checkers import CHECKERS
+from herd.evals import programs
+from herd.evals.checkers import CHECKERS, options_of
+from herd.evals.programs import Program
 from herd.evals.templates import Item, filled, parts
 from herd.value_checks import nearest
 
@@ -85,6 +88,8 @@ class Task:
     """The worked examples that were drawn."""
     digest: str
     """SHA-256 of what is asked, of which items, and how it is judged."""
+    program: Program | None = None
+    """The checker, where it is a file of the person's own."""
 
     @property
     def name(self) -> str:
@@ -95,6 +100,11 @@ class Task:
     def higher(self) -> bool:
         """Whether more is better."""
         return self.head.kind != "bits_per_byte"
+
+    @property
+    def options(self) -> Any:
+        """Options of its checker."""
+        return options_of(self.head.checker, self.head.options)
 
     def chosen(self, limit: int | None = None) -> list[int]:
         """Numbers of the items that are asked where only so many are; a larger limit chooses these and more."""
@@ -131,6 +141,7 @@ def read(path: Path) -> Task:
     with _named(path.name):
         head = _checked(said)
         check = _checks(head)
+        program = programs.read(path.parent, head.checker) if head.checker.endswith(programs.ENDING) else None
     places = _places(path, said)
     items = []
     values = 0
@@ -146,8 +157,10 @@ def read(path: Path) -> Task:
     for i, example in enumerate(said.example):
         with _named(f"{path.name}: example {i + 1}"):
             check(example)
+            if head.kind == "answer" and "answer" not in example:
+                fail(BadFile, "answer", got="none", expected="what a worked example says")
     shots = random.Random(head.seed).sample(said.example, head.shots)
-    return Task(head, tuple(items), tuple(shots), _digest(head, items, shots))
+    return Task(head, tuple(items), tuple(shots), _digest(head, items, shots, program), program)
 
 
 @contextmanager
@@ -185,14 +198,16 @@ def _checked(said: _File) -> Head:
                 fail(BadFile, f"{name} of bits_per_byte", got=getattr(head, name), expected="documents alone")
     elif not head.prompt:
         fail(BadFile, "prompt", got="none", expected="a text with fields of an item in braces")
-    if (head.kind == "answer") != bool(head.checker) or head.checker not in ("", *CHECKERS):
-        known = ", ".join(CHECKERS) if head.kind == "answer" else "none: only answers are checked"
+    known_checker = head.checker in ("", *CHECKERS) or head.checker.endswith(programs.ENDING)
+    if (head.kind == "answer") != bool(head.checker) or not known_checker:
+        names = ", ".join(CHECKERS) + ", or a file such as mine.py"
+        known = names if head.kind == "answer" else "none: only answers are checked"
         fail(BadFile, "checker", got=head.checker or "none", expected=known)
     if head.checker == "tool_call" and head.shots:
         fail(BadFile, "shots", got=head.shots, expected="none: an example says a text, and calls nothing")
     parts(head.prompt)
     if head.checker:
-        CHECKERS[head.checker].read(head.options)
+        options_of(head.checker, head.options)
     elif head.options:
         fail(BadFile, "options", got=", ".join(head.options), expected="none without a checker")
     return msgspec.structs.replace(head, metric=head.metric or metrics[0])
@@ -208,7 +223,7 @@ def _checks(head: Head) -> Callable[[Item], None]:
         filled(head.prompt, item)
         if head.kind == "choices":
             _choices(item)
-        else:
+        elif head.checker in CHECKERS:
             CHECKERS[head.checker].check(item)
 
     return check
@@ -272,6 +287,7 @@ def _values(value: Any) -> int:
     return 1 + sum(map(_values, held))
 
 
-def _digest(head: Head, items: Sequence[Item], shots: Sequence[Item]) -> str:
+def _digest(head: Head, items: Sequence[Item], shots: Sequence[Item], program: Program | None) -> str:
     told = {name: getattr(head, name) for name in Head.__struct_fields__ if name not in ("licence", "source")}
-    return hashlib.sha256(msgspec.json.encode([told, items, shots], order="sorted")).hexdigest()
+    parts = [told, items, shots, *([program.digest] if program else [])]
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
