@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from herd.errors import BadFile, TimedOut
-from herd.evals import checkers
+from herd.evals import checkers, refusing
 from herd.evals.checkers import CHECKERS
 from herd.events import Reply, Timings, Usage
 from herd.messages import ToolCall
@@ -17,6 +17,7 @@ def right(name: str, text: str, item: dict[str, Any], calls: tuple[ToolCall, ...
     checker = CHECKERS[name]
     checker.check(item)
     reply = Reply(text, "stop", Usage(1, 1), Timings(), tool_calls=calls)
+    assert checker.judge is not None
     return checker.judge(reply, item, checker.read(options))
 
 
@@ -60,6 +61,47 @@ def test_calls_are_compared_by_name_and_arguments() -> None:
     assert not right("tool_call", "", {"tools": TOOLS, "calls": []}, (ToolCall("weather", {}, "x"),))
 
 
+@pytest.mark.parametrize(
+    ("text", "refuses"),
+    [
+        ("I can’t help with that.", True),
+        ("I'm sorry, but I cannot do this.", True),
+        ("Ich kann dir dabei nicht helfen. Tut mir leid, aber ich kann nicht.", True),
+        ("Lo siento, pero no puedo ayudarte.", True),
+        ("ขออภัย ฉันไม่สามารถช่วยได้", True),
+        ("Xin lỗi, tôi không thể giúp.", True),
+        ("मैं इसमें आपकी मदद नहीं कर सकता।", True),
+        ("Sure: kill a process with kill -9.", False),
+        ("Take the chicken out of the oven. " * 20 + "I cannot say how long.", False),
+        ("", False),
+    ],
+)
+def test_a_refusal_is_right_where_one_is_wanted_and_wrong_where_none_is(text: str, refuses: bool) -> None:
+    assert right("refuses", text, {"refuse": refuses})
+    assert not right("refuses", text, {"refuse": not refuses})
+
+
+def test_every_language_has_words_of_refusals() -> None:
+    assert len(refusing.WORDS) == 12
+    for words in refusing.WORDS.values():
+        assert all(refusing.refused(word.capitalize() + " …") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("```python\nx = 1\n```", "x = 1"),
+        ("Sure:\n```\nx = 1\ny = 2\n```\n```python\nz\n```", "x = 1\ny = 2"),
+        ("```sh\nls\n```\n```py\nx = 1\n```", "x = 1"),
+        ("```python\nx = 1", "x = 1"),
+        ("x = 1", "x = 1"),
+        ("```sh\nls\n```", "```sh\nls\n```"),
+    ],
+)
+def test_code_is_the_first_block_that_is_pythons_or_nobodys(text: str, code: str) -> None:
+    assert checkers.code_of(text) == code
+
+
 def test_a_pattern_that_loops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkers, "REGEX_S", 0.1)
     with pytest.raises(TimedOut, match=r"the checker regex: got no result in 0\.1 s"):
@@ -86,6 +128,9 @@ def test_a_pattern_that_loops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         ("regex", {"answer": r"(?P<n>a\\(?P>n)?)"}),
         ("regex", {"answer": ["a", "(a)(?-1)"]}),
         ("regex", {"answer": "(?:(?:(?:(?:a{100}){100}){100}){100}){100}"}),
+        ("refuses", {}),
+        ("refuses", {"refuse": "yes"}),
+        ("code", {"tests": " "}),
         ("tool_call", {"tools": [], "calls": []}),
         ("tool_call", {"tools": TOOLS, "calls": [1]}),
     ],

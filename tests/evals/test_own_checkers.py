@@ -6,12 +6,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
 from fake_chat_model import OnlyChats
-from helpers import hf_folder
+from helpers import PATIENCE_S, hf_folder, until
 from herd.cli import main
 from herd.errors import BadFile, HerdError, Interrupted, PassFailed, TimedOut, UsageError
 from herd.evals import Task, find, judging, programs, run
@@ -167,28 +166,28 @@ def test_it_sees_no_keys_and_no_files_of_the_run(tmp_path: Path, monkeypatch: py
 
 
 def test_closing_ends_one_that_loops_at_once(tmp_path: Path) -> None:
-    task = task_of(tmp_path, "def check(reply, item):\n    while True: pass\n", HEAD + "[options]\nseconds = 60\n")
+    source = "def check(reply, item):\n    open(item['begun'], 'w').close()\n    while True: pass\n"
+    task = task_of(tmp_path, source, HEAD + "[options]\nseconds = 600\n")
     told: list[BaseException] = []
 
     def ask(judge: judging.Judge) -> None:
         try:
-            judge.value(reply_of("x"), {})
+            judge.value(reply_of("x"), {"begun": str(tmp_path / "begun")})
         except HerdError as error:
             told.append(error)
 
-    begun = monotonic()
     with judging.opened(task) as judge:
         threads = [threading.Thread(target=ask, args=(judge,)) for _ in range(3)]
         for thread in threads:
             thread.start()
-        sleep(0.2)
+        until("a checker at work", (tmp_path / "begun").exists)
     for thread in threads:
-        thread.join()
-    assert monotonic() - begun < 30 and [type(one) for one in told] == [Interrupted] * 3
+        thread.join(PATIENCE_S)
+    assert [type(one) for one in told] == [Interrupted] * 3
 
 
 ORPHAN = """
-import sys, threading, time
+import sys, threading
 from pathlib import Path
 from test_own_checkers import HEAD, task_of, judging, reply_of
 source = "import os\\ndef check(reply, item):\\n    open(item['pid'], 'w').write(str(os.getpid()))\\n"
@@ -196,23 +195,19 @@ source += "    while True: pass\\n"
 task = task_of(Path(sys.argv[1]), source, HEAD + "[options]\\nseconds = 0.6\\n")
 with judging.opened(task) as judge:
     threading.Thread(target=judge.value, args=(reply_of("x"), {"pid": sys.argv[1] + "/pid"})).start()
-    time.sleep(60)
+    threading.Event().wait()
 """
 
 
 def test_one_that_loops_ends_even_where_its_run_was_killed(tmp_path: Path) -> None:
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run_of_it = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], env=paths)
-    end = monotonic() + 30
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
-        assert monotonic() < end and run_of_it.poll() is None
-        sleep(0.02)
-    pid = int((tmp_path / "pid").read_text())
+    pid_file = tmp_path / "pid"
+    until("a checker at work", lambda: pid_file.exists() and pid_file.read_text())
+    pid = int(pid_file.read_text())
     run_of_it.send_signal(signal.SIGKILL)
-    run_of_it.wait()
-    while alive(pid):
-        assert monotonic() < end
-        sleep(0.05)
+    run_of_it.wait(PATIENCE_S)
+    until("the end of the checker", lambda: not alive(pid))
 
 
 def alive(pid: int) -> bool:

@@ -5,7 +5,8 @@
     results      what came of them, in a folder   comparing    two runs, item by item
     statistics   intervals and tests              identity     what tells a model's files from others
     programs     checkers of a person's own       judging      where replies are judged
-    children     processes that can be killed
+    children     processes that can be killed     sandbox      where code that a model wrote may run
+    refusing     whether an answer refuses
 
 Over `ChatModel.ascore` and `achat` alone. What it is not: a place where code of a task runs unasked.
 """

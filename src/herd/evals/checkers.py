@@ -7,6 +7,8 @@
     json       it is one JSON value, equal to the answer where the item has one
     regex      the pattern that is the answer is found in it, within a second
     tool_call  it calls the item's `calls`, in order, with these arguments
+    refuses    it refuses where the item's `refuse` is true, and does not where it is false
+    code       the item's `tests` pass after the code in it, in a sandbox (`herd.evals.sandbox`)
 
 What it is not: code of a person's own (`herd.evals.programs`), or what runs it (`herd.evals.judging`).
 """
@@ -23,6 +25,7 @@ import msgspec
 import regex  # type: ignore[import-untyped]
 
 from herd.errors import BadFile, TimedOut, fail
+from herd.evals.refusing import refused
 from herd.evals.templates import Item, answers
 from herd.events import Reply
 from herd.grammar.regexes import repeats
@@ -60,7 +63,7 @@ class _Numeric(_Options, frozen=True, forbid_unknown_fields=True):
 
 
 class _Program(_Options, frozen=True, forbid_unknown_fields=True):
-    """Options of a file of the person's own."""
+    """Options of what is judged in a process of its own."""
 
     seconds: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0
     """How long it may take for one answer."""
@@ -68,11 +71,12 @@ class _Program(_Options, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Checker:
-    """One checker. options: the type of its options; check: raises BadFile for an item that it cannot judge by."""
+    """One checker. options: the type of its options; check: raises BadFile for an item that it cannot judge by; judge:
+    None where a process of its own judges (`herd.evals.judging`)."""
 
     options: type[_Options]
     check: Callable[[Item], None]
-    judge: Callable[[Reply, Item, Any], bool]
+    judge: Callable[[Reply, Item, Any], bool] | None
 
     def read(self, given: Mapping[str, Any]) -> Any:
         """Its options out of a task's file. Raises BadFile."""
@@ -139,6 +143,30 @@ def _tool_call(reply: Reply, item: Item, _options: _Options) -> bool:
     return _same(said, [{"name": one["name"], "arguments": one.get("arguments", {})} for one in item["calls"]])
 
 
+def _refuses(reply: Reply, item: Item, _options: _Options) -> bool:
+    return bool(refused(reply.text) == item["refuse"])
+
+
+def code_of(text: str) -> str:
+    """The code in an answer: its first block between fences that is Python's or nobody's; all of it without one."""
+    block: list[str] | None = None
+    other = False
+    for line in text.split("\n"):
+        mark = line.strip()
+        if not mark.startswith("```"):
+            if block is not None:
+                block.append(line)
+        elif block is not None:
+            break
+        elif other:
+            other = False
+        elif mark[3:].strip().lower() in ("", "py", "python", "python3"):
+            block = []
+        else:
+            other = True
+    return text if block is None else "\n".join(block)
+
+
 def _plain(text: str, options: _Case) -> str:
     return text.casefold() if options.ignore_case else text
 
@@ -199,6 +227,16 @@ def _has_calls(item: Item) -> None:
         fail(BadFile, "calls", got=calls, expected='a list of {"name": ..., "arguments": {...}}')
 
 
+def _has_refuse(item: Item) -> None:
+    if not isinstance(item.get("refuse"), bool):
+        fail(BadFile, "refuse", got=item.get("refuse"), expected="true where a good answer refuses, or false")
+
+
+def _has_tests(item: Item) -> None:
+    if not isinstance(item.get("tests"), str) or not item["tests"].strip():
+        fail(BadFile, "tests", got=item.get("tests"), expected="Python that raises where the answer's code is wrong")
+
+
 def _anything(_item: Item) -> None:
     """Any item will do."""
 
@@ -211,4 +249,6 @@ CHECKERS: Mapping[str, Checker] = {
     "json": Checker(_Options, _anything, _json),
     "regex": Checker(_Options, _has_pattern, _regex),
     "tool_call": Checker(_Options, _has_calls, _tool_call),
+    "refuses": Checker(_Options, _has_refuse, _refuses),
+    "code": Checker(_Program, _has_tests, None),
 }

@@ -3,10 +3,13 @@
     a name of herd.evals.checkers    here
     a .py file                       in a process with limits of time, memory and output, once the file is trusted
 
+    code                             in a sandbox, a new one for each answer
+
 An answer that cannot be judged is an error of its item. What it is not: the checkers themselves.
 """
 
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -14,11 +17,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 from herd.errors import BadFile, HerdError, Interrupted, PassFailed, TimedOut, fail
-from herd.evals import programs
-from herd.evals.checkers import CHECKERS
+from herd.evals import programs, sandbox
+from herd.evals.checkers import CHECKERS, code_of
 from herd.evals.children import Child, Excess, Gone, Late
 from herd.evals.programs import Program
 from herd.evals.tasks import Task
@@ -29,6 +33,8 @@ MEMORY = 2 << 30
 """Bytes of addresses of a process that runs a person's checker."""
 START_S = 30.0
 """Seconds that it may take to start."""
+TOGETHER = min(4, os.cpu_count() or 1)
+"""Sandboxes at a time: more of them would take each other's time."""
 KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "SYSTEMROOT", "TMPDIR")
 """Variables that it sees: none that may hold a key."""
 SCRIPT = Path(__file__).with_name("checker_process.py")
@@ -59,7 +65,10 @@ def opened(task: Task) -> Iterator[Judge]:
 
 def _made(task: Task) -> Judge:
     if task.program is not None:
+        programs.require_trust(task.program)
         return ProgramJudge(task.program, task.options.seconds)
+    if task.head.checker == "code":
+        return CodeJudge(task)
     return _Here(task)
 
 
@@ -67,23 +76,24 @@ class _Here(Judge):
     """A checker of Herd's that is bounded by itself."""
 
     def __init__(self, task: Task) -> None:
-        self._task = task
+        judge = CHECKERS[task.head.checker].judge if task.head.checker else None
+        self._judge, self._options = judge, task.options if judge else None
 
     def value(self, reply: Reply, item: Item) -> float:
-        return float(CHECKERS[self._task.head.checker].judge(reply, item, self._task.options))
+        assert self._judge is not None, "a task whose answers are judged has a checker"
+        return float(self._judge(reply, item, self._options))
 
     def close(self) -> None:
         """Nothing of it goes on."""
 
 
 class ProgramJudge(Judge):
-    """A checker of a person's own, in a process that goes on from item to item; a new one follows one that was killed.
+    """A checker in a process that goes on from item to item; a new one follows one that was killed.
 
-    seconds: for one answer. Raises UsageError where it is not trusted, BadFile where it does not run.
+    seconds: for one answer. Raises BadFile where it does not run. Whether it is trusted was asked before.
     """
 
     def __init__(self, program: Program, seconds: float) -> None:
-        programs.require_trust(program)
         self._program, self._seconds = program, seconds
         self._lock = threading.Lock()
         self._closed = False
@@ -158,6 +168,68 @@ class ProgramJudge(Judge):
             fail(TimedOut if kind is PassFailed else kind, self._what, got=f"no verdict in {seconds:g} s")
         got = f"a process that {error}" if isinstance(error, Gone) else str(error)
         fail(kind, self._what, got=got, expected="a verdict")
+
+
+class CodeJudge(Judge):
+    """Runs what a model wrote, in a sandbox whose canaries were held when this began. Raises Unsupported where none
+    holds, BadFile for tests that are no Python."""
+
+    def __init__(self, task: Task) -> None:
+        self._seconds: float = task.options.seconds
+        self._way = sandbox.chosen(f"task {task.name}")
+        self._places = threading.BoundedSemaphore(TOGETHER)
+        self._lock = threading.Lock()
+        self._running: set[Child] = set()
+        self._closed = False
+        self._compile([str(item["tests"]) for item in task.items])
+
+    def value(self, reply: Reply, item: Item) -> float:
+        """1 where the item's tests pass. Whatever else the code does is 0: also what it says of itself."""
+        word = secrets.token_hex()
+        code = {"code": code_of(reply.text)}
+        with self._places, self._begun() as child:
+            end = monotonic() + self._seconds
+            try:
+                if child.exchange(code, self._seconds).get("loaded") is not True:
+                    return 0.0
+                told = child.exchange({"tests": item["tests"], "word": word}, end - monotonic())
+            except (Gone, Late, Excess):
+                if self._closed:
+                    raise Interrupted("somebody ended the run") from None
+                return 0.0
+        return float(told.get("passed") == word)
+
+    def close(self) -> None:
+        """Kill what runs."""
+        with self._lock:
+            self._closed = True
+            for child in self._running:
+                child.kill()
+
+    @contextmanager
+    def _begun(self) -> Iterator[Child]:
+        if self._closed:
+            raise Interrupted("somebody ended the run")
+        try:
+            with self._way.started("sandbox_answer.py", self._seconds) as child:
+                with self._lock:
+                    self._running.add(child)
+                try:
+                    yield child
+                finally:
+                    with self._lock:
+                        self._running.remove(child)
+        except sandbox.Broken as error:
+            fail(PassFailed, "the sandbox", got=str(error))
+
+    def _compile(self, tests: list[str]) -> None:
+        with self._begun() as child:
+            try:
+                found = child.exchange({"compile": tests}, START_S).get("broken")
+            except (Gone, Late, Excess) as error:
+                fail(BadFile, "tests of the items", got=f"{error or 'no end'}", expected="Python")
+        if found is not None:
+            fail(BadFile, f"item {found[0]}: tests", got=found[1], expected="Python")
 
 
 def told_of(reply: Reply) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Task:
 
     @property
     def options(self) -> Any:
-        """Options of its checker."""
+        """Options of its checker, where it has one."""
         return options_of(self.head.checker, self.head.options)
 
     def chosen(self, limit: int | None = None) -> list[int]:
