@@ -60,6 +60,7 @@ BASE: dict[str, list[str]] = {
     "rm": ["rm", MISSING],
     "verify": ["verify", MODEL],
     "use": ["use", "tiny@0"],
+    "upgrade": ["upgrade", "tiny", MODEL, "--yes"],
     "connect": ["connect", "zed"],
     "ps": ["ps"],
     "stop": ["stop", "tiny"],
@@ -128,7 +129,11 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "pull": {"name": ("nowhere", "a/b/c"), "revision": ("main",), "file": ("*.gguf",)},
     "import": {"path": ("nowhere", TEXT), "name": ("../x", "")},
     "show": {"model": MODELS}, "rm": {"name": ("nowhere", TEXT)}, "verify": {"name": MODELS},
-    "use": {"name_at_digest": ("tiny", "nowhere@0", "tiny@ffff")},
+    "use": {"name": ("tiny", "nowhere@0", "tiny@ffff"), "version": ("ffff", "x")},
+    "upgrade": {
+        **LOADING, "name": MODELS, "new": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "limit": ("0", "x"),
+        "seed": ("-1",), "allow": ("-1", "x", "nan"),
+    },
     "connect": {"name": ("nonsense",), "url": ("nonsense",)},
     "ps": {"url": ("nonsense",)}, "stop": {"url": ("nonsense",)},
     "service logs": {"lines": ("-1",)},
@@ -373,7 +378,7 @@ def test_a_name_of_the_store_is_not_hidden_by_a_file_of_that_name(
     monkeypatch.setattr(opening, "_open", noted)
     monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
-    takes = [name for name, words in BASE.items() if MODEL in words and name not in ("import", "verify")]
+    takes = [n for n, words in BASE.items() if MODEL in words and n not in ("import", "verify", "upgrade")]
     assert len(takes) == 11
     for name in takes:
         (tmp_path / "tiny").write_text("a file of the same name")

@@ -66,12 +66,12 @@ def test_a_model_s_life(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [line.startswith("tiny *") for line in lines[1:]] == [False, True]
 
     assert main(["import", str(newer), "--name", "tiny"]) == 0
-    assert f"herd use tiny@{first['id']} takes the one before again" in capsys.readouterr().err
+    assert f"herd use tiny {first['id']} takes the one before again" in capsys.readouterr().err
 
     told(capsys, "use", f"tiny@{first['id']}")
     assert main(["show", "tiny"]) == 0
     shown = capsys.readouterr().out
-    assert f"herd use tiny@{second['id']}" in shown
+    assert f"herd use tiny {second['id']}" in shown
     assert f"{first['id']}" in shown
 
     assert main(["verify", "tiny"]) == 0
@@ -107,7 +107,7 @@ def test_pull_shows_progress_once_a_phase_off_a_terminal(
 ) -> None:
     _, version = stored.import_path(model, "toy")
 
-    def fake(name: str, progress: Any) -> Any:
+    def fake(name: str, progress: Any, **_: Any) -> Any:
         for done in range(0, 101, 10):
             progress("downloading toy", done, 100)
         progress("unpacking", 100, 100)

@@ -33,7 +33,8 @@ COMMANDS = {
     "show": Command("herd.cli.models:show", "Shape, size, licence and its duties", "Models"),
     "rm": Command("herd.cli.models:rm", "Forget a model; imported files stay", "Models"),
     "verify": Command("herd.cli.models:verify", "Compare a model's files with their digests", "Models"),
-    "use": Command("herd.cli.models:use", "Choose a version: NAME@DIGEST", "Models"),
+    "use": Command("herd.cli.versions:use", "Versions of a model, and which one its name means", "Models"),
+    "upgrade": Command("herd.cli.upgrade:upgrade", "Compare a new version on your tasks, and switch", "Models"),
     "backend": Command(
         "herd.cli.backend:backend", "Other engines and hosts as models: add, list, test, limit, rm", "Models"
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console, counts, options
+from herd.cli import console, counts, options, versions
 from herd.errors import Interrupted, SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def evaluate(
     for task in wanted:
         _try_checker(task, trust, quiet)
     with _folder(out) as folder, _load(model, values, quiet) as llm:
+        if tasks:
+            versions.remember(model, tasks)
         found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
     _tell(model, found, as_json, quiet)
     return 0
@@ -170,10 +172,13 @@ def _compare(first: str, second: str, allow: float, as_json: bool) -> int:
     if as_json:
         console.print_json("eval", {"first": first, "second": second, "tasks": [row.to_dict() for row in found]})
     else:
-        console.table(
-            ("task", "items", "metric", "A", "B", "B over A, 95%", "chance", "B is"), [_row(row) for row in found]
-        )
+        tell_compared(found)
     return 1 if any(row.verdict == "worse" for row in found) else 0
+
+
+def tell_compared(rows: "Sequence[Compared]") -> None:
+    """Show a comparison: a row for each task."""
+    console.table(("task", "items", "metric", "A", "B", "B over A, 95%", "chance", "B is"), [_row(row) for row in rows])
 
 
 def _row(row: "Compared") -> tuple[str, ...]:

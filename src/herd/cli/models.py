@@ -1,4 +1,4 @@
-"""Commands about the models on this machine: import, list, show, rm, verify, use."""
+"""Commands about the models on this machine: import, list, show, rm, verify."""
 
 import time
 from collections.abc import Iterator
@@ -44,7 +44,8 @@ def list_(as_json: bool) -> None:
         console.note(f"{name}: its record in models.json is broken ({broken.why}); herd rm {name} forgets it")
     if as_json:
         data = {
-            name: {"current": e.current, "versions": [_version(v) for v in e.versions]} for name, e in models.items()
+            name: {"current": e.current, "versions": [version_data(v) for v in e.versions]}
+            for name, e in models.items()
         }
         by_path = [
             {"path": str(c.place), "packed_bytes": c.size_bytes, "there": _is_there(c), "folder": str(c.folder)}
@@ -102,8 +103,8 @@ def show(model: str, as_json: bool) -> None:
 @click.argument("name", metavar="NAME|PATH")
 @as_json
 def rm(name: str, as_json: bool) -> None:
-    """Forget NAME, or one version NAME@DIGEST, and delete what was pulled and packed. Imported files stay where they
-    are. Of a PATH that has no name the packed form is deleted."""
+    """Forget NAME, or one version of it, NAME@DIGEST or NAME:DIGEST, and delete what was pulled and packed. Imported
+    files stay where they are. Of a PATH that has no name the packed form is deleted."""
     removed = stored.rm(name)
     kept = [str(p) for p in removed.kept]
     if as_json:
@@ -146,15 +147,6 @@ def verify(name: str, quiet: bool, as_json: bool) -> None:
         print(f"digest    {found.version.digest}")
 
 
-@click.command("use")
-@click.argument("name_at_digest", metavar="NAME@DIGEST")
-@as_json
-def use(name_at_digest: str, as_json: bool) -> None:
-    """Choose which version NAME means, for example to go back to the one before."""
-    name, version = stored.use(name_at_digest)
-    tell_version("use", name, version, as_json)
-
-
 def _lines(facts: "About") -> Iterator[tuple[str, str]]:
     c, n = facts.config, facts.counts
     yield "model", facts.name or facts.path.name
@@ -169,7 +161,7 @@ def _lines(facts: "About") -> Iterator[tuple[str, str]]:
     yield "context", f"{c.max_context} tokens"
     yield "input", "text and images" if c.vision else "text"
     for v in facts.versions:
-        now = "in use" if v.id == facts.current else f"herd use {facts.name}@{v.id}"
+        now = "in use" if v.id == facts.current else f"herd use {facts.name} {v.id}"
         yield "version", f"{v.id}  {console.size(v.size_bytes)}  {v.source}  {now}"
     if facts.licence is None:
         yield "licence", facts.licence_name or "not stated: ask where the files came from"
@@ -183,15 +175,16 @@ def _lines(facts: "About") -> Iterator[tuple[str, str]]:
 def tell_version(command: str, name: str, version: Version, as_json: bool) -> None:
     """Print the version that a name means now."""
     if as_json:
-        console.print_json(command, {"name": name, **_version(version)})
+        console.print_json(command, {"name": name, **version_data(version)})
     else:
         console.note(f"{name}@{version.id}  {console.size(version.size_bytes)}  {version.location}")
         earlier = [v.id for v in stored.entries()[name].versions if v.id != version.id]
         if earlier:
-            console.note(f"{name} is this version now; herd use {name}@{earlier[-1]} takes the one before again")
+            console.note(f"{name} is this version now; herd use {name} {earlier[-1]} takes the one before again")
 
 
-def _version(version: Version) -> dict[str, object]:
+def version_data(version: Version) -> dict[str, object]:
+    """A version as JSON."""
     return {
         "id": version.id,
         "digest": version.digest,

@@ -54,8 +54,9 @@ KNOWN = {
 }
 
 
-def pull_known(name: str, progress: Progress = silent) -> Version:
-    """Fetch a model of KNOWN and make it current; returns at once when it is there already.
+def pull_known(name: str, progress: Progress = silent, *, switch: bool = True) -> Version:
+    """Fetch a model of KNOWN and make it current; returns at once when it is there already. switch: False leaves a name
+    that is there with the version that it means.
 
     Raises NetworkError (no pip, no network), BadFile (not what the table says), DoesNotFit (disk).
     """
@@ -63,7 +64,7 @@ def pull_known(name: str, progress: Progress = silent) -> Version:
     version_id = known.sha256[:12]
     with registry.lock(name):
         if (version := _there(name, version_id)) is not None:
-            registry.add(name, version)
+            registry.add(name, version, "pull", switch=switch)
             return version
         target = registry.folder(name) / version_id
         clear(target.parent)
@@ -86,7 +87,7 @@ def pull_known(name: str, progress: Progress = silent) -> Version:
             licence=known.licence,
             added_s=time.time(),
         )
-        registry.add(name, version)
+        registry.add(name, version, "pull", switch=switch)
         return version
 
 

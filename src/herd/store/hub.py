@@ -33,9 +33,16 @@ Select: TypeAlias = Callable[[list[RemoteFile]], list[RemoteFile]]
 
 
 def pull_hub(
-    repo: str, select: Select, *, name: str | None = None, revision: str | None = None, progress: Progress = silent
+    repo: str,
+    select: Select,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    progress: Progress = silent,
+    switch: bool = True,
 ) -> Version:
     """Fetch what `select` takes of ORG/NAME and make it current. name: what it is called in the store; None: as there.
+    switch: False leaves a name that is there with the version that it means.
 
     Raises MissingExtra, NotFound, NetworkError, BadFile, DoesNotFit, and what `select` raises.
     """
@@ -48,7 +55,7 @@ def pull_hub(
             fail(BadFile, f"{repo}: revision", got=commit, expected="a git commit")
         source = f"hub {repo}@{commit[:12]}"
         if (there := _same_source(name, source, chosen)) is not None:
-            registry.add(name, there)
+            registry.add(name, there, "pull", switch=switch)
             return there
         partial = partial_folder(name, commit)
         _forget_others(partial)
@@ -81,7 +88,7 @@ def pull_hub(
             licence=_licence(info),
             added_s=time.time(),
         )
-        registry.add(name, version)
+        registry.add(name, version, "pull", switch=switch)
         return version
 
 

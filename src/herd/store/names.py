@@ -11,6 +11,8 @@ from herd.errors import BadFile, NotFound, UsageError, fail
 from herd.store import fetch, registry
 from herd.store.registry import ModelEntry, Version
 
+LEAST = 5
+"""Hexadecimal digits that name a version behind a colon: no form of a model is called so."""
 MODEL_SUFFIXES = (".gguf", ".safetensors", ".pth")
 
 
@@ -59,11 +61,15 @@ def find(name: str) -> tuple[str, Version]:
 
 def expand(name: str) -> str:
     """NAME or NAME@DIGEST of the store for a name as `herd pull` takes it: llama3.2:1b is llama3.2-1b here, scout:q4_k
-    that version of scout. Any other name is left as it is. Raises NotFound for a form that is not here."""
+    that version of scout; and for NAME:DIGEST. Any other name is left as it is. Raises NotFound for a form that is not
+    here."""
     base, at, digest = name.partition("@")
     models = registry.read().models
     if base in models:
         return name
+    head, _, tail = base.rpartition(":")
+    if not at and head in models and len(tail) >= LEAST and any(v.called(tail) for v in models[head].versions):
+        return f"{head}@{tail}"
     from herd.store.spelling import spelled  # the table of models, for names that are none of the store's
 
     found = spelled(base)

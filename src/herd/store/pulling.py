@@ -49,6 +49,8 @@ class Pull:
     """Whether a form is taken that does not fit the memory."""
     progress: Progress = silent
     tell: Tell = unheard
+    switch: bool = True
+    """Whether a name that is there means what was fetched from then on."""
 
 
 def pull(name: str, asked: Pull) -> tuple[str, Version]:
@@ -60,7 +62,7 @@ def pull(name: str, asked: Pull) -> tuple[str, Version]:
     """
     if name in fetch.KNOWN:
         _refuse_options(name, asked, "it is one file of one version")
-        return name, fetch.pull_known(name, asked.progress)
+        return name, fetch.pull_known(name, asked.progress, switch=asked.switch)
     found = spelled(name)
     if found is None:
         unknown(name)
@@ -71,7 +73,8 @@ def pull(name: str, asked: Pull) -> tuple[str, Version]:
     if found.quant is not None and asked.file is not None:
         fail(UsageError, f"pull {name}: --file", got=asked.file, expected=f"none beside :{found.quant}")
     select = partial(_select, found, asked)
-    return found.name, hub.pull_hub(found.name, select, revision=asked.revision, progress=asked.progress)
+    made = hub.pull_hub(found.name, select, revision=asked.revision, progress=asked.progress, switch=asked.switch)
+    return found.name, made
 
 
 def known_names() -> list[str]:
@@ -112,7 +115,7 @@ def _pull_listed(model: ListedModel, quant: str | None, asked: Pull) -> Version:
     _tell_licence(model, asked.tell)
     source, form = next((s, q) for s, q, c in forms if c is chosen)
     select = partial(_select_listed, source, form, chosen, room, asked)
-    return hub.pull_hub(chosen.repo, select, name=model.store_name, progress=asked.progress)
+    return hub.pull_hub(chosen.repo, select, name=model.store_name, progress=asked.progress, switch=asked.switch)
 
 
 def _named(model: ListedModel, quant: str, candidates: Sequence[Candidate]) -> Candidate:

@@ -13,6 +13,7 @@ Locks are the kernel's (flock), so a killed process holds none.
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}+(/[A-Za-z0-9][A-Za-z0-9._-]{
 MAX_REGISTRY_BYTES = 64 << 20
 MAX_RECORD_BYTES = 8 << 20
 """Most bytes of the record of one name: its versions, and the state of each of their files."""
+MOST_SWITCHES = 200
+"""Lines of a name's history; older ones go."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,16 +80,44 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.id.startswith(digest) or (self.digest is not None and self.digest.startswith(digest))
 
 
-class ModelEntry(msgspec.Struct, frozen=True):
+class Switch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A name that began to mean another version."""
+
+    to: str
+    """Id of the version that it meant from then on."""
+    before: str
+    """Id of the version that it meant before; that one may be gone."""
+    when_s: float
+    """Unix time."""
+    who: str
+    """The person whose program did it, as the machine calls them."""
+    why: str
+    """What did it: "upgrade", "use", "import", "pull", "rm"."""
+    compared: str = ""
+    """The folder of the comparison that it was decided by."""
+
+
+class ModelEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """The versions under one name, oldest first, and the id of the one in use."""
 
     current: str
     versions: tuple[Version, ...]
+    history: tuple[Switch, ...] = ()
+    """Switches from one version to another, oldest first; at most MOST_SWITCHES, the last ones."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that the name was evaluated on last: absolute paths, and names of those that come with Herd."""
 
     @property
     def now(self) -> Version:
         """The version in use."""
         return next(v for v in self.versions if v.id == self.current)
+
+    def switched(self, to: str, why: str, compared: str = "") -> "ModelEntry":
+        """The entry that means version `to`, with a line of history where that is another one."""
+        if to == self.current:
+            return self
+        line = Switch(to, self.current, time.time(), _who(), why, compared)
+        return msgspec.structs.replace(self, current=to, history=(*self.history, line)[-MOST_SWITCHES:])
 
 
 class _Stored(msgspec.Struct):
@@ -210,9 +241,24 @@ def is_locked(name: str) -> bool:
     return False
 
 
-def add(name: str, version: Version) -> None:
-    """Record `version` under `name` and make it current. The same id again replaces its record."""
+def add(name: str, version: Version, why: str = "import", *, switch: bool = True) -> None:
+    """Record `version` under `name` and make it current; switch: unless it is False and there is another one. The same
+    id again replaces its record. why: of the name's history."""
     with edit() as registry:
         old = registry.models.get(name)
-        kept = tuple(v for v in old.versions if v.id != version.id) if old else ()
-        registry.models[name] = ModelEntry(version.id, (*kept, version))
+        if old is None:
+            registry.models[name] = ModelEntry(version.id, (version,))
+            return
+        kept = tuple(v for v in old.versions if v.id != version.id)
+        found = msgspec.structs.replace(old, versions=(*kept, version))
+        registry.models[name] = found.switched(version.id, why) if switch else found
+
+
+def _who() -> str:
+    """The person whose program this is, as the machine calls them."""
+    import getpass  # none but a switch asks
+
+    try:
+        return getpass.getuser()[:64].encode("utf-8", "replace").decode()
+    except (KeyError, OSError, ImportError):  # a container's user has no name
+        return str(os.getuid())

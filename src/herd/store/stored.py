@@ -2,7 +2,7 @@
 
     look_up("smollm2")            where it lies: a name of the store, or a path
     resolve("smollm2")            the file or folder to load
-    pull, import_path, rm, use    change what there is
+    pull, import_path, rm, use    change what there is; add_version: without a change of what the name means
     entries, nameless, verify     tell what there is
 
 What it is not: a reader of weights (`open_checkpoint`), a printer. Files imported in place are never written, moved
@@ -12,29 +12,37 @@ or deleted.
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from herd.errors import NotFound, UsageError, fail
 from herd.progress import Progress, silent
-from herd.store import packed_copies, registry
+from herd.store import fetch, packed_copies, registry
 from herd.store.files import quick_id, scan
-from herd.store.names import Place, expand, find, look_up, one_of, owner_of, resolve, unknown
+from herd.store.names import Place, as_path, expand, find, look_up, one_of, owner_of, resolve, unknown
 from herd.store.packed_copies import PackedCopy
 from herd.store.registry import ModelEntry, Version
 from herd.store.verifying import Verified, verify
+
+if TYPE_CHECKING:
+    from herd.store.pulling import Pull
 
 __all__ = [
     "Place",
     "Removed",
     "Verified",
+    "add_version",
     "entries",
     "find",
     "import_path",
     "look_up",
     "nameless",
     "pull",
+    "remember_tasks",
     "resolve",
     "rm",
     "use",
@@ -64,8 +72,9 @@ def pull(
     return pulling.pull(name, asked)
 
 
-def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version]:
+def import_path(path: str | Path, name: str | None = None, *, switch: bool = True) -> tuple[str, Version]:
     """Register a file or folder where it lies, without a copy, and make it current. Digests are left to `verify`.
+    switch: False leaves a name that is there with the version that it means.
 
     Raises NotFound, BadCheckpoint and BadConfig (no model that Herd runs), UsageError (bad name).
     """
@@ -85,22 +94,57 @@ def import_path(path: str | Path, name: str | None = None) -> tuple[str, Version
         in_place=True,
         added_s=time.time(),
     )
-    registry.add(chosen, version)
+    registry.add(chosen, version, switch=switch)
     return chosen, version
 
 
-def use(name_at_digest: str) -> tuple[str, Version]:
-    """Make NAME@DIGEST the version that NAME means."""
+def use(name_at_digest: str, why: str = "use", compared: str = "") -> tuple[str, Version]:
+    """Make NAME@DIGEST, or NAME:DIGEST, the version that NAME means. The switch is a line of the name's history: why,
+    and the folder of the comparison that it was decided by, if any. Nothing is deleted; whoever is interrupted leaves
+    the name with the one version or the other. Raises NotFound, UsageError."""
     base, _, digest = expand(name_at_digest).partition("@")
     if not digest:
-        fail(UsageError, "use", got=name_at_digest, expected="NAME@DIGEST", do=f"herd show {base} lists the digests")
+        fail(UsageError, "use", got=name_at_digest, expected="NAME@DIGEST", do=f"herd use {base} lists the versions")
     with registry.edit() as all_models:
         entry = all_models.models.get(base)
         if entry is None:
             unknown(base)
         version = one_of(base, entry, digest)
-        all_models.models[base] = ModelEntry(version.id, entry.versions)
+        all_models.models[base] = entry.switched(version.id, why, compared)
     return base, version
+
+
+def add_version(name: str, new: str, asked: "Pull | None" = None) -> Version:
+    """Register `new` as a version of NAME, which goes on meaning what it means. new: NAME@DIGEST; a file or folder;
+    another name of the store, whose files both have then; or, where `asked` says how, what `herd pull` takes.
+
+    Raises NotFound, and what importing and pulling raise.
+    """
+    if (path := as_path(new)) is not None:
+        find(name)
+        return import_path(path, find(name)[0], switch=False)[1]
+    from herd.store import pulling
+    from herd.store.spelling import spelled
+
+    name = find(name)[0]
+    try:
+        source, version = find(new)
+    except NotFound:
+        if asked is None or (new not in fetch.KNOWN and spelled(new) is None):
+            raise
+        source, version = pulling.pull(new, replace(asked, switch=False))
+    if source != name:
+        version = msgspec.structs.replace(version, in_place=True, source=f"{source}@{version.id}")
+        registry.add(name, version, switch=False)
+    return version
+
+
+def remember_tasks(name: str, tasks: Sequence[str]) -> None:
+    """Write down the tasks that NAME was evaluated on: names of those that come with Herd, and absolute paths."""
+    with registry.edit() as all_models:
+        entry = all_models.models.get(name)
+        if entry is not None:
+            all_models.models[name] = msgspec.structs.replace(entry, tasks=tuple(tasks))
 
 
 @dataclass(frozen=True)
@@ -119,7 +163,8 @@ def rm(name: str) -> Removed:
     """Remove NAME with all its versions, or one version NAME@DIGEST, from the registry; delete files that were pulled
     or packed, never imported ones. Of a PATH that has no name: delete its packed form.
 
-    When the current version of a name goes, its newest other one becomes current.
+    When the current version of a name goes, its newest other one becomes current. Raises NotFound, and UsageError for
+    files that another name's version is made of.
     """
     base, _, digest = expand(name).partition("@")
     if base in registry.read().broken:
@@ -135,14 +180,26 @@ def rm(name: str) -> Removed:
                 unknown(name)
             gone = (one_of(base, entry, digest),) if digest else entry.versions
             left = tuple(v for v in entry.versions if v not in gone)
+            _refuse_shared(base, gone, all_models.models)
             if left:
                 current = entry.current if any(v.id == entry.current for v in left) else left[-1].id
-                all_models.models[base] = ModelEntry(current, left)
+                all_models.models[base] = msgspec.structs.replace(entry.switched(current, "rm"), versions=left)
             else:
                 del all_models.models[base]
-        freed = sum(packed_copies.remove(v.location) for v in gone)
+            kept = {v.location for one in all_models.models.values() for v in one.versions}
+        freed = sum(packed_copies.remove(v.location) for v in gone if v.location not in kept)
         freed += sum(_delete(base, v) for v in gone if not v.in_place)
     return Removed(base, freed, tuple(v.location for v in gone if v.in_place))
+
+
+def _refuse_shared(name: str, gone: Sequence[Version], models: Mapping[str, ModelEntry]) -> None:
+    """Raise UsageError where files would be deleted that a version of another name is made of."""
+    own = {v.location for v in gone if not v.in_place}
+    for other, entry in models.items():
+        for version in entry.versions if other != name else ():
+            if version.location in own:
+                do = f"herd rm {other}@{version.id} first"
+                fail(UsageError, f"the files of {name} are {other}@{version.id}, too", do=do)
 
 
 def _rm_path(name: str) -> Removed:

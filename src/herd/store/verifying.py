@@ -13,7 +13,7 @@ from herd.progress import Progress, part_of, silent
 from herd.store import packed_copies, registry
 from herd.store.files import check_own, digest_of, quick_id, scan
 from herd.store.names import as_path, find, owner_of
-from herd.store.registry import FileRecord, ModelEntry, Version
+from herd.store.registry import FileRecord, Version
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def verify(name: str, progress: Progress = silent) -> Verified:
             entry = all_models.models.get(base)
             if entry is not None:
                 kept = tuple(version if v.id == version.id else v for v in entry.versions)
-                all_models.models[base] = ModelEntry(entry.current, kept)
+                all_models.models[base] = msgspec.structs.replace(entry, versions=kept)
     return Verified(base, version, tuple(equal), tuple(recorded), packed_copies.verify(version.location, progress))
 
 

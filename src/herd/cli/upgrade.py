@@ -1,0 +1,199 @@
+"""`herd upgrade`: a new version of a model compared with the one in use, on a person's own tasks, and switched to."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli import console, counts, evals, options, versions
+from herd.errors import UsageError, fail
+from herd.store import stored
+
+if TYPE_CHECKING:
+    from herd.evals import Compared, Results, Task
+    from herd.evals.statistics import Verdict
+    from herd.store.registry import ModelEntry, Version
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What somebody typed, as far as it is the same for both versions."""
+
+    tasks: "Sequence[Task]"
+    limit: int | None
+    seed: int
+    quiet: bool
+    values: dict[str, Any]
+    """Flags of loading."""
+
+
+@click.command("upgrade")
+@click.argument("name", metavar="NAME")
+@click.argument("new", metavar="NEW")
+@click.option(
+    "--task", "tasks", multiple=True, metavar="TASK", help="A .toml file or a smoke task; as often as wanted."
+)
+@click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
+@click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
+@click.option("--allow", type=counts.FiniteRange(0, 100), default=0.0, help="What a mean may lose.")
+@click.option("--yes", is_flag=True, help="Do not ask: switch unless NEW is worse.")
+@click.option("--even-if-worse", is_flag=True, help="With --yes: switch whatever was found.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@options.loading
+def upgrade(
+    name: str,
+    new: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    seed: int,
+    allow: float,
+    yes: bool,
+    even_if_worse: bool,
+    quiet: bool,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Make NEW a version of NAME, compare it with the one in use, and switch to it if you say so.
+
+    NEW is a file or folder, a model of the store, NAME@VERSION, or what herd pull takes. Tasks are those of the last
+    time unless said; without any, the smoke tasks. Nothing is deleted: herd use NAME goes back.
+
+    \b
+    herd upgrade assistant new.gguf --task mine.toml
+    herd upgrade assistant new.gguf --yes --allow 0.01
+
+    Exits with 1 where NEW is worse and was not switched to.
+    """
+    if even_if_worse and not yes:
+        fail(UsageError, "--even-if-worse", expected="--yes before it", do="without it you are asked anyway")
+    if not yes and (as_json or not sys.stdin.isatty()):
+        fail(UsageError, "upgrade", got="no terminal to ask on", do="--yes switches unless NEW is worse")
+    base, old = stored.find(name)
+    if base != name:
+        fail(UsageError, "NAME", got=name, expected="the name alone: what it means now is compared")
+    chosen, told = _tasks(base, tasks)
+    asked = _Asked(chosen, limit, seed, quiet, values)
+    with console.progress(quiet=quiet) as progress:
+        version = _registered(base, new, progress, quiet=quiet)
+    if version.id == old.id:
+        fail(UsageError, f"{base} is {old.id} already", got=new, expected="another version")
+    console.note(told, quiet=quiet)
+    rows, folder = _compared(base, old, version, asked, allow, remember=bool(tasks))
+    return _decide(base, old, version, rows, folder, yes=yes, even_if_worse=even_if_worse, as_json=as_json, quiet=quiet)
+
+
+def _tasks(name: str, given: Sequence[str]) -> "tuple[list[Task], str]":
+    """The tasks that are meant, read and checked; and whose they are, in words."""
+    from herd.evals import built_in, find
+
+    entry: ModelEntry = stored.entries()[name]
+    chosen, told = list(given or entry.tasks), f"tasks: {', '.join(given or entry.tasks)}"
+    if not chosen:
+        chosen = built_in()
+        told = "no task of your own is known: smoke tasks are asked, which are no benchmark; --task FILE"
+    found = [find(one) for one in chosen]
+    if len({task.name for task in found}) < len(found):
+        fail(UsageError, "tasks", got="one name twice", expected="each once")
+    return found, told
+
+
+def _registered(name: str, new: str, progress: Any, *, quiet: bool) -> "Version":
+    """NEW as a version of NAME, which means what it meant."""
+    from herd.store.pulling import Pull
+
+    asked = Pull(progress=progress, tell=lambda line: console.note(line, quiet=quiet))
+    version = stored.add_version(name, new, asked)
+    console.note(f"{name}@{version.id}  {console.size(version.size_bytes)}  {version.location}", quiet=quiet)
+    return version
+
+
+def _compared(
+    name: str, old: "Version", new: "Version", asked: _Asked, allow: float, *, remember: bool
+) -> "tuple[list[Compared], Path]":
+    """Run the tasks for one version, then for the other, and compare. Never are both in memory."""
+    from herd.evals import compare
+    from herd.evals.comparisons import FIRST, SECOND, folder_of, save
+    from herd.llm.load_options import LoadOptions
+    from herd.llm.loading import check_load
+
+    given = options.load_arguments(asked.values)
+    for version in (old, new):
+        check_load(version.location, LoadOptions(**given))
+    if remember:
+        versions.remember(name, click.get_current_context().params["tasks"])
+    key = {
+        "versions": [old.id, new.id],
+        "tasks": [task.digest for task in asked.tasks],
+        "seed": asked.seed,
+        "flags": {flag: str(value) for flag, value in sorted(given.items())},
+    }
+    folder = folder_of(name, key)
+    first = _run(f"{name}@{old.id}", old, asked, folder / FIRST)
+    second = _run(f"{name}@{new.id}", new, asked, folder / SECOND)
+    rows = compare(first, second, allow=allow)
+    save(
+        folder, {"name": name, "first": old.id, "second": new.id, "allow": allow, "tasks": [r.to_dict() for r in rows]}
+    )
+    return rows, folder
+
+
+def _run(called: str, version: "Version", asked: _Asked, folder: Path) -> "dict[str, Results]":
+    """Ask one version the items of all tasks; what was asked before, in this comparison or another one, is kept."""
+    from herd.evals.comparisons import take_over
+    from herd.evals.results import job_of
+
+    console.note(f"asking {called}", quiet=asked.quiet)
+    with evals._load(str(version.location), asked.values, asked.quiet) as llm:
+        identity = evals._identity(llm, asked.values)
+        for task in asked.tasks:
+            take_over(folder / task.name, job_of(task, identity, asked.seed))
+        found = evals._ask(llm, identity, asked.tasks, folder, asked.limit, asked.seed, asked.quiet, keeps=True)
+    return {one.job["name"]: one for one in found}
+
+
+def _decide(
+    name: str,
+    old: "Version",
+    new: "Version",
+    rows: "Sequence[Compared]",
+    folder: Path,
+    *,
+    yes: bool,
+    even_if_worse: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Show what was found, ask, and switch on yes."""
+    from herd.evals.comparisons import overall
+
+    verdict = overall(rows)
+    if not as_json:
+        evals.tell_compared(rows)
+    if yes:
+        switched = verdict != "worse" or even_if_worse
+    else:
+        question = f"{name}@{new.id} is {_words(verdict)}. Let {name} mean it from now on?"
+        switched = click.confirm(question, default=verdict in ("better", "same"), err=True)
+    if switched:
+        stored.use(f"{name}@{new.id}", "upgrade", str(folder))
+    if as_json:
+        data = {"name": name, "before": old.id, "new": new.id, "verdict": verdict, "switched": switched}
+        console.print_json("upgrade", {**data, "folder": str(folder), "tasks": [row.to_dict() for row in rows]})
+    elif switched:
+        console.note(f"{name} is {new.id} now; herd use {name} {old.id} goes back", quiet=quiet)
+    else:
+        console.note(f"{name} stays {old.id}; herd use {name} {new.id} takes the other one", quiet=quiet)
+    return 1 if verdict == "worse" and not switched else 0
+
+
+def _words(verdict: "Verdict") -> str:
+    return {
+        "worse": "worse on some task",
+        "better": "better on some task and worse on none",
+        "same": "the same, within what is allowed",
+        "cannot tell": "neither better nor worse as far as these items tell",
+    }[verdict]
