@@ -82,6 +82,7 @@ class CatalogueEntry:
         base: str = "",
         profile: Profile | None = None,
         registered: RegisteredModel | None = None,
+        version: str = "",
     ) -> None:
         self.name = name
         """The name by which clients call it."""
@@ -93,6 +94,8 @@ class CatalogueEntry:
         self.registered = registered
         self.digest = digest
         """Digest of the content, as far as it is known: hex."""
+        self.version = version
+        """Which version of the store it is; empty where it is none of the store's."""
         self.size_bytes = size_bytes
         self.added_s = added_s
         """Unix time."""
@@ -198,6 +201,7 @@ def _of_store(name: str, version: Version) -> CatalogueEntry:
         digest=version.digest or version.id,
         size_bytes=version.size_bytes,
         added_s=version.added_s,
+        version=version.id,
     )
 
 
@@ -211,6 +215,7 @@ def _derived(name: str, profile: Profile, base: CatalogueEntry) -> CatalogueEntr
         base=base.base,
         profile=profile,
         registered=base.registered,
+        version=base.version,
     )
 
 

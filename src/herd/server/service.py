@@ -29,6 +29,7 @@ from herd.safety import Guard
 from herd.server.http.streams import Stream
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
+from herd.server.loaded_model import LoadedModel
 from herd.server.log import Log
 from herd.server.metrics import Metrics
 from herd.server.models import Models
@@ -79,6 +80,8 @@ class Caller:
     facts: dict[str, Any] = field(default_factory=dict)
     request: Request | None = None
     """The HTTP request, whose client may go away while it is prepared."""
+    pins: list[LoadedModel] = field(default_factory=list)
+    """Models that it uses: all its answers are of one version, whatever a name comes to mean meanwhile."""
     _admission: Admission | None = None
 
     @property
@@ -143,7 +146,7 @@ class Service:
             await self._fetch(caller, ask.model, ask.images)
         stack = AsyncExitStack()
         try:
-            model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s))
+            model = await stack.enter_async_context(self.models.use(ask.model, ask.keep_alive_s, caller.pins))
             decision = self.leaving(caller, ask.model, ask.said)  # at one time with its profile's texts
             ask, shorter = within_context(self._settled(ask), model.context)
             size = caller.admission.size_bytes
