@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import frames_there as converse
 import httpx
 import pytest
+import test_replicate as replicate
 from fake_host import FakeHost, Script, answer, call, chunk, hosting, usage, whole
 from PIL import Image
 from serving import running
@@ -76,6 +78,8 @@ def add(herd: Herd, host: FakeHost, *more: str, name: str = "far", typed: str = 
     return said
 
 
+BEDROCK = ("--preset", "bedrock", "--model", "us.meta.llama4-scout-17b-instruct-v1:0")
+REPLICATE = ("--preset", "replicate", "--model", "meta/llama-4-scout-instruct")
 FREE = ("--limit", "0", "--price", "0/0")
 PAID = ("--limit", "0.05", "--price", "1/10")
 
@@ -141,6 +145,30 @@ def test_a_key_is_in_no_repr_error_or_broken_record(herd: Herd, host: FakeHost) 
     assert not any(KEY in text for text in told)
 
 
+def test_hosts_of_other_forms_are_added_and_tried(herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", KEY)
+    keyed = ("--key-env", "AWS_BEARER_TOKEN_BEDROCK")
+    said = herd("backend", "add", "far", *BEDROCK, "--region", "us-east-1", "--limit", "1", *keyed)
+    assert said.status == 0 and "https://bedrock-runtime.us-east-1.amazonaws.com" in said.err  # and it has a price
+    assert "ends us.meta.llama4-scout-17b-instruct-v1:0 on 2027-03-30" in said.err
+    there = ("--url", host.address, "--outside", *PAID, *keyed)
+    assert herd("backend", "add", "aws", *BEDROCK, *there).status == 0
+    assert herd("backend", "add", "rep", *REPLICATE, *there).status == 0
+    for name in ("aws", "rep"):
+        said = herd("backend", "test", name)
+        assert said.status == 1 and "outside of the house" in said.err
+    assert host.connections == 0
+    host.scripts[:] = [converse.answer("Yes.")]
+    said = herd("run", "backend:aws", "hi", "--leave", "--max-tokens", "5")
+    assert (said.status, said.out.strip()) == (0, "Yes."), said.err
+    assert host.asked[-1].path.endswith("/converse-stream") and KEY not in said.err
+    host.scripts[:] = [replicate.made(host), replicate.said("No."), replicate.over()]
+    said = herd("run", "backend:rep", "hi", "--leave", "--max-tokens", "5")
+    assert (said.status, said.out.strip()) == (0, "No."), said.err
+    spent = json.loads(herd("backend", "list", "--json").out)["backends"]
+    assert [spent[name]["spent_dollars"] > 0 for name in ("aws", "rep")] == [True, True]
+
+
 @pytest.mark.parametrize("key", ["", "\n", "two words", "sk-é", "x" * 9000])
 def test_a_key_that_no_header_can_carry_is_refused_and_nothing_is_kept(herd: Herd, host: FakeHost, key: str) -> None:
     said = herd("backend", "add", "far", "--model", "x", "--url", host.address, "--key", typed=key)
@@ -162,6 +190,12 @@ def test_a_key_that_no_header_can_carry_is_refused_and_nothing_is_kept(herd: Her
         (("--preset", "vllm", "--model", "x\ny"), "expected the name of a model on one line"),
         (("--preset", "vllm", "--model", "\x1b[31m"), "expected the name of a model on one line"),
         (("--preset", "vllm", "--model", "x" * 257), "of at most 256 characters"),
+        ((*BEDROCK, "--limit", "1"), "preset bedrock: got no address, expected --region, or --url"),
+        ((*BEDROCK, "--region", "../x", "--limit", "1"), "--region: got ../x, expected a region such as us-east-1"),
+        ((*BEDROCK, "--region", "us-east-1"), "Bedrock costs money: got no limit"),
+        ((*BEDROCK, "--region", "us-east-1", "--url", "https://x"), "--region: got --url as well"),
+        (("--preset", "deepinfra", "--model", "x", "--region", "us-east-1"), "--region: got us-east-1, expected none"),
+        ((*REPLICATE, "--limit", "1"), "price of meta/llama-4-scout-instruct at replicate: got none in the table"),
     ],
 )
 def test_what_could_not_be_used_is_refused_before_a_key_is_asked_for(

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import frames_there as converse
 import httpx
 import pytest
-from fake_host import FakeHost, answer, hosting
+import test_replicate as replicate
+from fake_host import FakeHost, Script, answer, hosting
 from PIL import Image, PngImagePlugin
 from serving import running, service_of
 
@@ -226,8 +228,12 @@ class House(NamedTuple):
     service: Service
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+CAN = Capabilities(images=True, tools=True, schemas=True)
+
+
+@contextlib.contextmanager
+def housed(home: Path, script: Script, **fields: Any) -> Iterator[House]:
+    """A service over a host outside, whose target has these fields."""
     looked_up: list[str] = []
     resolve = socket.getaddrinfo
 
@@ -240,12 +246,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("HERD_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("HERD_HOME", str(home))
         patch.setattr(socket, "getaddrinfo", counting)
-        host = stack.enter_context(hosting(answer("ok")))
-        can = Capabilities(images=True, tools=True, schemas=True)
+        host = stack.enter_context(hosting(script))
         address = host.address.replace("127.0.0.1", NAME)
-        far = BackendModel(Target(name="far", base_url=address, model="x", capabilities=can))
+        far = BackendModel(Target(**{"name": "far", "base_url": address, "model": "x", "capabilities": CAN, **fields}))
         rights = frozenset(RIGHTS)
         keys = Key("in", digest_of(IN), rights), Key("out", digest_of(OUT), rights | {"leave"})
         service = service_of(far, keys=keys)
@@ -256,6 +261,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             made = {"model": name, "from": "far", "private": private, "stream": False}
             client.post("/api/create", json=made).raise_for_status()
         yield House(client, host, looked_up, service)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with housed(tmp_path_factory.mktemp("home"), answer("ok")) as found:
+        yield found
 
 
 class Sent(NamedTuple):
@@ -334,6 +345,36 @@ def run(house: House, seed: int, cases: int) -> dict[str, int]:
 def test_no_canary_of_what_is_private_leaves_and_all_others_arrive_once(house: House) -> None:
     found = run(house, 0, CASES)
     assert len(found) == 10, "each reason, private and not"
+
+
+@pytest.mark.parametrize("form", ["converse", "replicate"])
+def test_no_canary_of_what_is_private_leaves_in_another_form(form: Any, tmp_path: Path) -> None:
+    """What may leave, and what the form can carry, arrives once and whole; what it cannot carry does not leave."""
+    writer, arrived, options = Writer(random.Random(7)), 0, frozenset({"temperature", "top_p", "max_tokens"})
+    with housed(tmp_path, converse.answer("ok"), form=form, options=options, model="a/b") as house:
+        for number in range(48):
+            writer.asked = Asked("", {})
+            kind = writer.rng.choice((chat, responses, messages, ollama, generate))
+            kind(writer)
+            if form == "replicate":
+                if number % 4 < 2:  # what it can carry
+                    writer.asked = Asked("/api/generate", {"prompt": f"{number}"})
+                    writer.asked.body["prompt"] = writer.sent()
+                stream = house.host.address.replace("127.0.0.1", NAME) + "/streams/x"
+                steps = [replicate.made(house.host, stream), replicate.said("ok"), replicate.over()]
+                house.host.scripts[:] = steps
+            private, profile = number % 2 == 0, writer.rng.random() < 0.5
+            key, model = (OUT, "notes" if private else "open") if profile else (IN if private else OUT, "far")
+            found = sent(house, writer.asked, key, model)
+            if private or found.status != 200:
+                assert (found.seen, found.connections, found.looked_up) == ([], 0, 0), writer.asked
+                continue
+            arrived += 1
+            assert found.connections == len(found.seen) == (3 if form == "replicate" else 1)
+            assert [found.seen[0].count(word) for word in writer.asked.sent] == [1] * len(writer.asked.sent)
+            assert not any(word in one for one in found.seen for word in writer.asked.kept)
+            assert not any(word in one for one in found.seen[1:] for word in writer.asked.sent)
+    assert arrived >= 8
 
 
 def everything_may(*said: gate.Said) -> gate.Decision:

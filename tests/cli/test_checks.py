@@ -142,6 +142,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         "url": ("nonsense", "ftp://x/v1", "http://user:pass@x/v1", "file:///etc/passwd"), "key_env": ("sk-a b", "1x"),
         "context": ("0", "x"), "limit": ("-1", "x", "nan", "inf"), "price": ("1", "a/b", "-1/2", "nan/1"),
         "by": ("nonsense", "ids"), "tokenizer": ("nowhere",),
+        "region": ("nonsense", "us-east-1"),
     },
     "backend test": {"name": ("nowhere",)}, "backend rm": {"name": ("nowhere",)},
     "route add": {"name": ("../x", "a/b", ""), "members": ("nowhere",)}, "route rm": {"name": ("nowhere",)},

@@ -14,7 +14,7 @@
 one. What it is not: what is sent again (`herd.backends.transport`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from herd.backends.target import Secret, Target
@@ -109,19 +109,39 @@ _KINDS: tuple[tuple[type[HerdError], Reason], ...] = (
     (NetworkError, "absent"),
 )
 """Reasons of errors that are not of this module, models in the house being backends of a route, too."""
-_GONE = ("model_not_found", "model_decommissioned", "model_not_available", "deploymentnotfound", "unknown_model")
+_GONE = (
+    "model_not_found",
+    "model_decommissioned",
+    "model_not_available",
+    "deploymentnotfound",
+    "unknown_model",
+    "model_not_supported",
+)
 _LONG = ("context_length_exceeded", "context_window_exceeded", "exceed_context_size_error", "string_above_max_length")
 _POLICY = ("content_filter", "content_policy_violation", "contentfilter", "moderation_blocked")
 _SPENT = ("insufficient_quota", "quota_exceeded", "billing_hard_limit_reached")
+_NAMED: Mapping[str, type[HerdError]] = {
+    **dict.fromkeys(("throttlingexception", "servicequotaexceededexception", "modelnotreadyexception"), Full),
+    "serviceunavailableexception": Full,
+    **dict.fromkeys(("internalserverexception", "modelstreamerrorexception", "modelerrorexception"), Absent),
+    "modeltimeoutexception": Absent,
+    "resourcenotfoundexception": Withdrawn,
+    **dict.fromkeys(("accessdeniedexception", "unrecognizedclientexception", "expiredtokenexception"), Denied),
+}
+"""What Bedrock names its errors, in its answers and in its streams alike."""
 _LONG_WORDS = (
     *("maximum context length", "context length", "context window", "exceeds the available context"),
+    *("input is too long", "prompt is too long"),
     "cannot be greater than max_model_len",  # vLLM, of max_tokens
 )
+_GONE_WORDS = ("model identifier is invalid", "on-demand throughput isn")
+"""Bedrock's: no model of that name, or one that only a profile such as us.NAME reaches."""
 _LACKS_WORDS = (
     *("image input is not supported", "is not a multimodal model", "support image input"),
+    *("this model doesn't support", "this model does not support"),
     *("choice requires --enable-auto-tool-choice", "requires --jinja flag", "support tool use", "not support tools"),
 )
-"""What llama-server (with a 500), vLLM, OpenRouter and Ollama say of images and tools that they cannot take."""
+"""What llama-server (with a 500), vLLM, OpenRouter, Ollama and Bedrock say of what they cannot take."""
 _AGAIN = frozenset({408, 409, 425, 429})
 _DO: Mapping[type[HerdError], str] = {
     Full: "ask again later, or another one",
@@ -158,9 +178,10 @@ def told_words(words: str, key: Secret | None) -> str:
     return printable(words if len(words) <= WORDS else words[: WORDS - 1] + "…")
 
 
-def of_status(target: Target, status: int, body: Any, words: str) -> HerdError:
-    """The failure that a status tells, and what came with it. body: its JSON, or None. words: its text otherwise."""
-    names, said = _told(body)
+def of_status(target: Target, status: int, body: Any, words: str, name: str = "") -> HerdError:
+    """The failure that a status tells, and what came with it. body: its JSON, or None. words: its text otherwise. name:
+    what a header calls it."""
+    names, said = _told(body, name)
     said = said or words
     kind = _kind(status, names, said)
     return failure(kind, target, f"answered {status}", said)
@@ -169,13 +190,15 @@ def of_status(target: Target, status: int, body: Any, words: str) -> HerdError:
 def of_event(target: Target, body: Mapping[str, Any]) -> HerdError:
     """The failure that an event of a stream, or a whole answer that should be one, tells in place of an answer."""
     names, said = _told(body)
-    status = next((int(name) for name in names if name.isascii() and name.isdigit() and len(name) == 3), 500)
+    told = (int(name) for name in names if name.isascii() and name.isdigit() and len(name) == 3)
+    status = next(told, 400 if "validationexception" in names else 500)
     return failure(_kind(status, names, said), target, "broke off with an error", said)
 
 
-def sent_again(status: int, body: Any) -> bool:
-    """Whether a request with an answer of this status may be sent once more: the same one could be answered then."""
-    names, said = _told(body)
+def sent_again(status: int, body: Any, name: str = "") -> bool:
+    """Whether a request with an answer of this status may be sent once more: the same one could be answered then. name:
+    what a header calls it."""
+    names, said = _told(body, name)
     never = names & {*_SPENT, *_GONE, *_LONG} or _says(said, _LACKS_WORDS)
     return (status in _AGAIN or status >= 500) and not never
 
@@ -190,6 +213,10 @@ def _kind(status: int, names: frozenset[str], words: str) -> type[HerdError]:
         return TooLong
     if names & {*_POLICY}:
         return Blocked
+    if known := names & _NAMED.keys():
+        return _NAMED[min(known)]
+    if status == 400 and _says(words, _GONE_WORDS):
+        return Withdrawn
     if status in (429, 503, 529) or names & {*_SPENT}:
         return Full
     if status in (401, 402, 403, 407):
@@ -198,7 +225,7 @@ def _kind(status: int, names: frozenset[str], words: str) -> type[HerdError]:
         return Withdrawn
     if status < 400:
         return Broken
-    return Unfit if 400 <= status < 500 and status != 408 else Absent
+    return Unfit if 400 <= status < 500 and status not in (408, 424) else Absent
 
 
 def _says(words: str, parts: tuple[str, ...]) -> bool:
@@ -207,15 +234,25 @@ def _says(words: str, parts: tuple[str, ...]) -> bool:
     return any(part in lower for part in parts)
 
 
-def _told(body: Any) -> tuple[frozenset[str], str]:
+def _told(body: Any, named: str = "") -> tuple[frozenset[str], str]:
     """The names that an error goes by (its code and type, in lower case), and its words. Hosts and engines put them
-    into `error`, which may be a text, or beside it."""
+    into `error`, which may be a text, or beside it. named: what a header calls it, before a colon."""
     if not isinstance(body, Mapping):
-        return frozenset(), ""
+        return _names([named.partition(":")[0]]), ""
     inner = body.get("error")
     places = [inner, body] if isinstance(inner, Mapping) else [body]
-    names = [place.get(key) for place in places for key in ("code", "type", "error_type")]
-    words = [inner, *(place.get(key) for place in places for key in ("message", "detail"))]
+    names = [place.get(key) for place in places for key in ("code", "type", "error_type", "__type")]
+    words = [inner, *(place.get(key) for place in places for key in ("message", "Message", "detail"))]
     said = next((one for one in words if isinstance(one, str) and one), "")
-    named = {str(one).lower() for one in names if isinstance(one, str | int) and not isinstance(one, bool)}
-    return frozenset(name for name in named if len(name) <= 64), said
+    about = inner.get("metadata") if isinstance(inner, Mapping) else None
+    if isinstance(about, Mapping) and "flagged_input" in about:  # OpenRouter's way to say it
+        names.append("moderation_blocked")
+    return _names([named.partition(":")[0], *names]), said
+
+
+def _names(told: Iterable[Any]) -> frozenset[str]:
+    """Names in lower case, without the space of names that stands before some (aws.bedrock#ThrottlingException)."""
+    found = {
+        str(one).lower().rpartition("#")[2] for one in told if isinstance(one, str | int) and not isinstance(one, bool)
+    }
+    return frozenset(name for name in found if 0 < len(name) <= 64)

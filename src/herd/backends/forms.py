@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from herd.backends.converse import ConverseForm
 from herd.backends.openai_form import OpenAIForm
+from herd.backends.replicate import ReplicateForm
 from herd.backends.target import Form, Target
 from herd.backends.wire import WireForm
 
-FORMS: Mapping[Form, WireForm] = {"openai": OpenAIForm()}
+FORMS: Mapping[Form, WireForm] = {"openai": OpenAIForm(), "converse": ConverseForm(), "replicate": ReplicateForm()}
 
 
 def form_of(target: Target) -> WireForm:

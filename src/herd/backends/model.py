@@ -109,9 +109,8 @@ class BackendStream(EventStream):
         target = self._transport.target
         assert self._body is not None and self._passed is not None, "not prepared"
         chunks = Chunks(target, _expected(self._options))
-        leave, timeout_s = self._options.get("leave") is True, self._options.get("timeout_s")
         transport = self._transport.once() if self.has_spare else self._transport
-        talk = self._form.talk(Sending(transport, self._body, self._passed, leave, timeout_s))
+        talk = self._form.talk(Sending(transport, self._body, self._passed, self._options))
         async with aclosing(talk):
             end = _End(chunks)
             while (chunk := await end.next(talk)) is not None:

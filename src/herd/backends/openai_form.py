@@ -27,6 +27,10 @@ class OpenAIForm:
         """See WireForm: no ids, no scores, no vectors, no text without a dialog."""
         return replace(capabilities, completion=False, ids=False, scores=False, embeddings=False)
 
+    def forces(self, target: Target) -> bool:
+        """See WireForm."""
+        return "required" in target.choices
+
     def body_of(self, target: Target, messages: Turns, options: Mapping[str, Any]) -> dict[str, Any]:
         """See WireForm."""
         return body_of(target, messages, options)

@@ -6,13 +6,13 @@ a dialog says becomes an address: images go as their bytes. What it is not: the 
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from herd.backends.target import Target
-from herd.chat_model import Turns, only
+from herd.backends.target import PARALLEL, Target
+from herd.chat_model import Capabilities, Turns, only
 from herd.dialogs import begun_in, turns_of
 from herd.errors import NotFound, Unsupported, UsageError, fail
 from herd.grammar.json_schema import parsed
@@ -43,7 +43,8 @@ def body_of(target: Target, messages: Turns, options: Mapping[str, Any]) -> dict
     Unsupported naming what the other side lacks."""
     turns = turns_of(messages)
     check_messages(turns)
-    asked = _asked(target, options)
+    can = target.capabilities
+    asked = asked_of(target.name, can, target.options | {"stop"}, options)
     found: dict[str, Any] = {"model": target.model, "messages": list(_messages(target, turns)), "stream": True}
     if target.tells_usage:
         found["stream_options"] = {"include_usage": True}
@@ -75,29 +76,32 @@ def offered(options: Mapping[str, Any]) -> frozenset[str]:
     return names if choice in CHOICES else names & {choice}
 
 
-def _asked(target: Target, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that say something. Raises Unsupported for the first that the other side does not have."""
-    can = target.capabilities
-    honoured = [name for name in (*SAME, "max_tokens") if name in target.options or name == "stop"]
+def asked_of(name: str, can: Capabilities, known: Set[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that say something, for a model of that name that has these capabilities and knows these options beside.
+    Raises Unsupported for the first that it does not have."""
+    honoured = [one for one in (*SAME, "max_tokens") if one in known]
     honoured += ["tools", "tool_choice", "parallel_tool_calls"] if can.tools else []
     honoured += ["schema", "grammar"] if can.schemas else []
     honoured += ["logprobs"] if can.logprobs else []
     honoured += ["chat_template_kwargs"] if can.template else []
     honoured += ["continue_final_message"]
-    for name, capability in (("tools", "tools"), ("schema", "schemas"), ("grammar", "schemas")):
-        if options.get(name) not in (None, False, [], ()):
-            can.require(target.name, capability)
+    for option, capability in (("tools", "tools"), ("schema", "schemas"), ("grammar", "schemas")):
+        if options.get(option) not in (None, False, [], ()):
+            can.require(name, capability)
     if options.get("logprobs") is not None:
-        can.require(target.name, "logprobs")
-    said = {name: value for name, value in options.items() if name not in QUIET or value != QUIET[name]}
-    return only(target.name, said, *honoured, *OURS)
+        can.require(name, "logprobs")
+    said = {one: value for one, value in options.items() if one not in QUIET or value != QUIET[one]}
+    return only(name, said, *honoured, *OURS)
 
 
 def _messages(target: Target, turns: Sequence[Message]) -> Iterator[dict[str, Any]]:
     """Turns in the form's own spelling. Calls without ids get some, and results that name none answer them in order."""
     waiting: list[str] = []
     for i, turn in enumerate(turns):
-        found: dict[str, Any] = {"role": turn.role, "content": _content(target, turn, f"messages[{i}]")}
+        found: dict[str, Any] = {
+            "role": turn.role,
+            "content": content_of(target.name, target.capabilities, turn, f"messages[{i}]"),
+        }
         if turn.tool_calls:
             ids = [call.id or f"call_{i}_{k}" for k, call in enumerate(turn.tool_calls)]
             waiting = list(ids)
@@ -106,11 +110,11 @@ def _messages(target: Target, turns: Sequence[Message]) -> Iterator[dict[str, An
         elif turn.end_of_message:
             fail(Unsupported, f"messages[{i}].end_of_message", got="a turn that is not over", expected="one that is")
         if turn.role == "tool":
-            found["tool_call_id"] = _answered(turn, waiting, f"messages[{i}]")
+            found["tool_call_id"] = answered(turn, waiting, f"messages[{i}]")
         yield found
 
 
-def _answered(turn: Message, waiting: list[str], where: str) -> str:
+def answered(turn: Message, waiting: list[str], where: str) -> str:
     """The id of the call that a result answers; it waits no longer."""
     if not turn.tool_call_id and not waiting:
         fail(UsageError, f"{where}.tool_call_id", got="none", expected="the id of the call that it answers")
@@ -124,22 +128,23 @@ def _call(call: ToolCall, name: str) -> dict[str, Any]:
     return {**call.to_dict(), "id": name}
 
 
-def _content(target: Target, turn: Message, where: str) -> str | list[dict[str, Any]]:
-    """A content in the form's own spelling; a turn's context follows it after an empty line."""
+def content_of(name: str, can: Capabilities, turn: Message, where: str) -> str | list[dict[str, Any]]:
+    """A content in the form's own spelling; a turn's context follows it after an empty line. Raises NoVision for an
+    image where the model takes none."""
     parts = [TextPart(turn.content)] if isinstance(turn.content, str) else list(turn.content)
     if turn.context is not None:
         more = [TextPart(turn.context)] if isinstance(turn.context, str) else list(turn.context)
         parts += [TextPart("\n\n"), *more]
     if all(isinstance(part, TextPart) for part in parts):
         return "".join(part.text for part in parts if isinstance(part, TextPart))
-    target.capabilities.require(target.name, "images")
+    can.require(name, "images")
     return [_part(part, f"{where}.content[{k}]") for k, part in enumerate(parts)]
 
 
 def _part(part: TextPart | ImagePart, where: str) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    data = _image(part.data, where)
+    data = image_bytes(part.data, where)
     kind = sniff(data, where)
     return {
         "type": "image_url",
@@ -147,7 +152,7 @@ def _part(part: TextPart | ImagePart, where: str) -> dict[str, Any]:
     }
 
 
-def _image(data: Any, where: str) -> bytes:
+def image_bytes(data: Any, where: str) -> bytes:
     """The bytes of an image. A text is base64 or holds it, and never names a file; a path is one that a program made.
     Raises BadMedia, UsageError, NotFound."""
     if isinstance(data, str):
@@ -182,24 +187,34 @@ def _begun(target: Target, turns: Sequence[Message], options: Mapping[str, Any])
     return {"continue_final_message": True, "add_generation_prompt": False}
 
 
-def _tools(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Tools and their choice. Where no choice can be named, that tool alone is there to choose from."""
+def choice_of(asked: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """The tools of a request, and which of them is to be called: one of CHOICES, or a name. Raises UsageError."""
     tools = asked.get("tools") or ()
     choice = asked.get("tool_choice", "auto")
     names = [function_of(tool)["name"] for tool in tools]
     if choice not in (*CHOICES, *names):
         fail(UsageError, "tool_choice", got=choice, expected=", ".join((*CHOICES, *names)))
+    if not tools and choice not in ("auto", "none"):
+        fail(UsageError, "tool_choice", got=choice, expected="tools to choose from")
+    return tools, choice
+
+
+def _tools(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools and their choice. Where no choice can be named, that tool alone is there to choose from."""
+    tools, choice = choice_of(asked)
     if not tools:
-        if choice not in ("auto", "none"):
-            fail(UsageError, "tool_choice", got=choice, expected="tools to choose from")
         return {}
     if choice not in CHOICES and not target.names_choice:
-        tools, choice = [tools[names.index(choice)]], "required"
+        tools, choice = [tool for tool in tools if function_of(tool)["name"] == choice][:1], "required"
     found: dict[str, Any] = {"tools": [{"type": "function", "function": dict(function_of(tool))} for tool in tools]}
     named = {"type": "function", "function": {"name": choice}}
     if choice != "auto":
+        if (choice if choice in CHOICES else "required") not in target.choices:
+            fail(Unsupported, f"{target.name} has no tool_choice {choice}", do="leave it out, or ask another one")
         found["tool_choice"] = choice if choice in CHOICES else named
     if asked.get("parallel_tool_calls") is False:
+        if PARALLEL not in target.choices:
+            fail(Unsupported, f"{target.name} has no option parallel_tool_calls", do="leave it out, or ask another one")
         found["parallel_tool_calls"] = False
     return found
 
@@ -212,9 +227,9 @@ def _form(target: Target, asked: Mapping[str, Any]) -> dict[str, Any]:
     schema = _schema(target, asked.get("schema"), grammar)
     if schema is None:
         return {}
-    if schema is True:
+    if schema is True and target.json_object:
         return {"response_format": {"type": "json_object"}}
-    named = {"name": "answer", "schema": schema, "strict": True}
+    named = {"name": "answer", "schema": {"type": "object"} if schema is True else schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 

@@ -62,7 +62,7 @@ class ProbePlan:
 def plan_of(model: Probed) -> ProbePlan:
     """What a probe of a model would send."""
     form = form_of(model.target)
-    bodies = [written(form.body_of(model.target, TURNS, _options(ASKED[check]))) for check in _tried(model)]
+    bodies = [written(form.body_of(model.target, TURNS, _options(model, check))) for check in _tried(model)]
     return ProbePlan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
 
 
@@ -120,14 +120,18 @@ class _Probing:
         self._say("key", "ok", "kept" if self._model.target.key is not None else "none is wanted")
         self._say("model", "ok", f"{self._model.target.model}, {self._listed}")
         self._say("streams", "ok", f"{reply.usage.output_tokens} tokens")
-        told = reply.usage.prompt_tokens > 0
-        self._say("usage", "ok" if told else "lacks", "" if told else "tokens are not told: the most counts as spent")
+        counted = reply.usage.prompt_tokens > 0
+        self._say(
+            "usage", "ok" if counted else "lacks", "" if counted else "tokens are not told: the most counts as spent"
+        )
         for check in ("tools", "schema"):
             if check not in _tried(self._model):
                 self._say(check, "lacks", "as its preset says")
             elif (reply := await self._asked(check)) is not None:
                 good = bool(reply.tool_calls) if check == "tools" else _fits(reply.text)
-                self._say(check, "ok" if good else "failed", "" if good else f"answered {self._shown(reply.text)!r}")
+                told = "" if good else f"answered {self._shown(reply.text)!r}"
+                unforced = check == "tools" and not form_of(self._model.target).forces(self._model.target)
+                self._say(check, "ok" if good else "unknown" if unforced else "failed", told)
 
     def _shown(self, text: str) -> str:
         """The beginning of an answer, which is as strange as an error."""
@@ -135,7 +139,7 @@ class _Probing:
 
     async def _asked(self, check: str) -> Reply | None:
         """The answer to one request; None: it failed, and that was told."""
-        stream = self._model.astream(TURNS, **_options(ASKED[check]), leave=self._leave)
+        stream = self._model.astream(TURNS, **_options(self._model, check), leave=self._leave)
         try:
             async for event in stream:
                 if isinstance(event, DoneEvent):
@@ -164,8 +168,11 @@ def _tried(model: Probed) -> list[str]:
     return ["streams", *(["tools"] if can.tools else []), *(["schema"] if can.schemas else [])]
 
 
-def _options(more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"max_tokens": MOST_TOKENS, **more}
+def _options(model: Probed, check: str) -> dict[str, Any]:
+    found = {"max_tokens": MOST_TOKENS, **ASKED[check]}
+    if not form_of(model.target).forces(model.target):
+        found.pop("tool_choice", None)
+    return found
 
 
 def _fits(text: str) -> bool:

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from herd import strict_json
 from herd.backends.failures import Broken, failure
@@ -92,21 +92,32 @@ class Lines:
             self._begun.append(part)
 
 
-async def events(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator[bytes, None]:
-    """Data of the events of a stream (text/event-stream) without those that hold none. One that is not ended by an
-    empty line is left out, as the form wants it. Raises Broken beyond the bounds."""
-    lines, data, size, count = Lines(target), list[bytes](), 0, 0
+class Named(NamedTuple):
+    """An event of a stream: its name, "message" where it has none, and its data."""
+
+    name: str
+    data: bytes
+
+
+async def named_events(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator[Named, None]:
+    """Events of a stream (text/event-stream) without those that hold no data. One that is not ended by an empty line is
+    left out, as the form wants it. Raises Broken beyond the bounds."""
+    lines, name, data, size, count = Lines(target), b"", list[bytes](), 0, 0
     async for piece in pieces:
         for line in lines.feed(piece):
             count += 1
             if count > LINES * target.bounds.events:
                 raise failure(Broken, target, f"sent more than {target.bounds.events} events")
-            if not line and data:
-                yield b"\n".join(data)
-                data, size = [], 0
-            name, _, value = line.partition(b":")
-            if name == b"data":
-                data.append(value.removeprefix(b" "))
+            if not line:
+                if data:
+                    yield Named(name.decode(errors="replace") or "message", b"\n".join(data))
+                name, data, size = b"", [], 0
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"event":
+                name = value
+            elif field == b"data":
+                data.append(value)
                 size += len(value)
                 if size > target.bounds.event_bytes:
                     raise failure(Broken, target, f"sent an event of more than {target.bounds.event_bytes} bytes")
@@ -114,12 +125,12 @@ async def events(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator
 
 async def messages(pieces: AsyncIterator[bytes], target: Target) -> AsyncGenerator[Any, None]:
     """Values of the events of a stream, up to the one that says that it is done; that one as None. Raises Broken."""
-    async with aclosing(taking_turns(events(pieces, target))) as found:
-        async for data in found:
-            if data.strip() == DONE.encode():
+    async with aclosing(taking_turns(named_events(pieces, target))) as found:
+        async for event in found:
+            if event.data.strip() == DONE.encode():
                 yield None
                 return
-            yield await value_of(data, target)
+            yield await value_of(event.data, target)
 
 
 async def value_of(data: bytes, target: Target) -> Any:

@@ -87,7 +87,13 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
         """The address that requests go to. Raises UsageError for none."""
         found = self.url or preset_of(self.preset).base_url
         if not found:
-            fail(UsageError, f"preset {self.preset}", got="no address", expected="--url")
+            regional = preset_of(self.preset).regional_url
+            fail(
+                UsageError,
+                f"preset {self.preset}",
+                got="no address",
+                expected="--region, or --url" if regional else "--url",
+            )
         return found
 
     @property
@@ -185,7 +191,11 @@ def check_name(name: str) -> str:
 
 def price_of(backend: Backend) -> Price | None:
     """The row of the table for what a backend answers with; None: there is none. Raises BadFile."""
-    return listed(registry.home() / "prices.toml").at(backend.preset, backend.model)
+    rows, model = listed(registry.home() / "prices.toml"), backend.model
+    found = rows.at(backend.preset, model)
+    if found is None and preset_of(backend.preset).form == "converse":  # a profile over regions of the USA, as listed
+        found = rows.at(backend.preset, model.removeprefix("us."))
+    return found
 
 
 def rates_of(name: str, backend: Backend) -> Rates:
@@ -223,6 +233,10 @@ def target_of(name: str, backend: Backend, *, base_url: str = "", **more: Any) -
         limit_field=preset.limit_field,
         names_choice=preset.names_choice,
         always_goes_on=preset.always_goes_on,
+        choices=preset.choices,
+        json_object=preset.json_object,
+        form=preset.form,
+        origins=preset.origins,
         **more,
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from herd.chat_model import Capabilities
@@ -21,7 +21,11 @@ from herd.errors import UsageError, fail
 from herd.value_checks import flag, number, whole
 from herd.value_checks import text as check_text
 
-Form: TypeAlias = Literal["openai"]
+Form: TypeAlias = Literal["openai", "converse", "replicate"]
+PARALLEL = "not parallel"
+"""At most one call, among the choices of a target."""
+CHOICES = frozenset({"none", "required", PARALLEL})
+"""All that may be said of tools beside `auto`."""
 HIDDEN = "***"
 """What a key shows of itself."""
 PART = 8
@@ -141,12 +145,18 @@ class Target:
     """Options of requests that the other side honours, beside those that a capability stands for."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields that every request has beside its own, such as OpenRouter's `provider`."""
+    origins: frozenset[str] = frozenset()
+    """Further places of the same host, such as https://stream.replicate.com, that an answer may name."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers that every request has beside its own; no key belongs here."""
     key_header: str = "Authorization"
     """The header of the key: Authorization (as a bearer token), or another one, which holds the key alone."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the most tokens of an answer are called there."""
+    choices: frozenset[str] = CHOICES
+    """What may be said of tools beside `auto`, where there are any."""
+    json_object: bool = True
+    """Whether any JSON object may be asked for without a schema."""
     tells_usage: bool = True
     """Whether streams may be asked for their usage (`stream_options`)."""
     names_choice: bool = True
@@ -160,14 +170,14 @@ class Target:
     def __post_init__(self) -> None:
         for one in ("name", "base_url", "model"):
             check_text(one, getattr(self, one))
-        for one in ("in_house", "tells_usage", "names_choice", "always_goes_on", "trust_env"):
+        for one in ("in_house", "tells_usage", "names_choice", "always_goes_on", "trust_env", "json_object"):
             flag(one, getattr(self, one))
         if self.context is not None:
             whole("context", self.context, 1, MOST_CONTEXT)
         if not self.name or not self.model:
             fail(UsageError, "a backend", got="no name or no model", expected="both")
-        if self.form != "openai":
-            fail(UsageError, "form", got=self.form, expected="openai")
+        if self.form not in get_args(Form):
+            fail(UsageError, "form", got=self.form, expected=", ".join(get_args(Form)))
         if self.trust_env and self.in_house:
             fail(
                 UsageError,
@@ -176,7 +186,8 @@ class Target:
                 expected="false: no proxy sees its texts",
             )
         _check_headers(self.headers)
-        _check_address(self.base_url, self.key is not None)
+        for address in (self.base_url, *self.origins):
+            _check_address(address, self.key is not None)
         scheme, _, rest = self.base_url.partition(":")  # as whoever connects spells it: HTTPS is https
         object.__setattr__(self, "base_url", f"{scheme.lower()}:{rest}".rstrip("/"))
 
@@ -194,6 +205,18 @@ class Target:
 def host_of(address: str) -> str:
     """The host of an address, without port; "" where it has none."""
     return urlsplit(address).hostname or ""
+
+
+def origin_of(address: str) -> str:
+    """Scheme, host and port of an address, as one spells them with the port; "" where it has none or is none."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return ""
+    if not parts.hostname or port is None or "@" in parts.netloc or "\\" in address:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def is_loopback(host: str) -> bool:

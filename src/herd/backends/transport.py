@@ -16,7 +16,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from herd.backends.failures import Absent, Broken, Full, failure, of_status, sent_again, told_words
@@ -40,8 +41,32 @@ BACK_OFF_S = 0.5
 """Seconds before a request is sent again, the first time; twice as long each time, and up to half of it more."""
 STREAM = "text/event-stream"
 JSON = "application/json"
+NAMED = "x-amzn-errortype"
+"""The header in which some hosts name an error."""
+GOOD = (200, 201)
+"""Statuses of an answer: here it is; it was made."""
 _TLS: dict[bool, "ssl.SSLContext"] = {}
 """What is trusted, read once: without and with what the environment names."""
+
+
+class Reads(NamedTuple):
+    """How the body of an answer is read. kind: the type of a stream; values: what its pieces mean; or_json: whether it
+    may be one JSON text as well."""
+
+    kind: str
+    values: Callable[[AsyncIterator[bytes], Target], AsyncGenerator[Any, None]]
+    or_json: bool = True
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Types of bodies that are read."""
+        return (JSON, self.kind) if self.or_json and self.kind != JSON else (self.kind,)
+
+
+MESSAGES = Reads(STREAM, messages)
+"""A stream of JSON texts, in OpenAI's form."""
+WHOLE = Reads(JSON, messages)
+"""One JSON text."""
 
 
 class Transport:
@@ -64,33 +89,47 @@ class Transport:
     async def get(self, path: str, passed: Pass) -> Any:
         """The JSON at a path. Raises errors of `herd.backends.failures`, StaysHere."""
         clock = Clock(self.target, None)
-        async with self._answer("GET", path, None, passed, clock) as answer:
+        async with self._answer(_Asked("GET", path), passed, clock) as answer:
             return await self._json(answer, clock)
 
-    async def post(
-        self, path: str, body: bytes, passed: Pass, *, timeout_s: float | None = None
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        passed: Pass,
+        *,
+        timeout_s: float | None = None,
+        reads: Reads = MESSAGES,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """Values of the events of an answer, None for the one that says that it is done; of an answer that is one JSON
-        text that alone. body: JSON. timeout_s: of the whole request. Raises errors of `herd.backends.failures`,
-        TimedOut, StaysHere."""
+        """Values of the events of an answer, in OpenAI's form None for the one that says that it is done; of an answer
+        that is one JSON text that alone. body: JSON. timeout_s: of the whole request. headers: beside the target's own.
+        Raises errors of `herd.backends.failures`, TimedOut, StaysHere."""
+        return self._values(_Asked("POST", path, body, reads, headers or {}), passed, timeout_s)
+
+    def stream(
+        self, path: str, passed: Pass, *, timeout_s: float | None = None, reads: Reads = MESSAGES
+    ) -> AsyncGenerator[Any, None]:
+        """As `post`, of what is at a path already."""
+        return self._values(_Asked("GET", path, None, reads), passed, timeout_s)
+
+    async def _values(self, asked: "_Asked", passed: Pass, timeout_s: float | None) -> AsyncGenerator[Any, None]:
         clock = Clock(self.target, timeout_s)
-        async with self._answer("POST", path, body, passed, clock) as answer:
+        async with self._answer(asked, passed, clock) as answer:
             if _kind(answer) == JSON:
                 yield await self._json(answer, clock)
                 return
             pieces = taking_turns(self._pieces(answer, clock, self.target.bounds.body_bytes))
-            async with aclosing(pieces), aclosing(messages(pieces, self.target)) as found:
+            async with aclosing(pieces), aclosing(asked.reads.values(pieces, self.target)) as found:
                 async for value in found:
                     yield value
 
     @asynccontextmanager
-    async def _answer(
-        self, method: str, path: str, body: bytes | None, passed: Pass, clock: "Clock"
-    ) -> "AsyncIterator[httpx.Response]":
+    async def _answer(self, asked: "_Asked", passed: Pass, clock: "Clock") -> "AsyncIterator[httpx.Response]":
         """The answer to a request, its body unread: one that is no error and has the right form."""
         passed.check(self.target)
         async with self._client() as client:
-            answer = await self._tried(client, method, path, body, passed, clock)
+            answer = await self._tried(client, asked, passed, clock)
             try:
                 yield answer
             finally:
@@ -106,20 +145,20 @@ class Transport:
         return client
 
     async def _tried(
-        self, client: "httpx.AsyncClient", method: str, path: str, body: bytes | None, passed: Pass, clock: "Clock"
+        self, client: "httpx.AsyncClient", asked: "_Asked", passed: Pass, clock: "Clock"
     ) -> "httpx.Response":
         """The first answer that is none of those after which the request is sent again."""
         for left in range(self._retries, -1, -1):
             clock.begin()
             wait: float | None
             try:
-                answer = await self._sent(client, method, path, body, passed, clock)
+                answer = await self._sent(client, asked, passed, clock)
             except Unreached:
                 if not left:
                     raise
                 wait = self._back_off(left)
             else:
-                found = await self._failed(answer, clock)
+                found = await self._failed(answer, asked, clock)
                 if found is None:
                     return answer
                 wait = self._wait(answer, left) if found[1] else None
@@ -140,16 +179,20 @@ class Transport:
         return asked if asked <= self.target.bounds.retry_after_s else None
 
     async def _sent(
-        self, client: "httpx.AsyncClient", method: str, path: str, body: bytes | None, passed: Pass, clock: "Clock"
+        self, client: "httpx.AsyncClient", asked: "_Asked", passed: Pass, clock: "Clock"
     ) -> "httpx.Response":
         """The head of an answer. Raises Unreached where no connection was made, Absent, Broken."""
-        url, name = self.target.url(path), self.target.host
+        url, name = self.target.url(asked.path), self.target.host
         addresses = await self._addresses(passed, clock)
         for i, address in enumerate(addresses):
             named = {} if address is None else {"sni_hostname": name}
             try:
                 request = client.build_request(
-                    method, _at(url, address), headers=self._headers(url), content=body, extensions=named
+                    asked.method,
+                    _at(url, address),
+                    headers=self._headers(url, asked),
+                    content=asked.body,
+                    extensions=named,
                 )
                 return await clock.within(client.send(request, stream=True), clock.first_s, "did not answer in time")
             except (self._http.ConnectError, self._http.ConnectTimeout) as error:
@@ -175,16 +218,18 @@ class Transport:
             passed.check_peer(address)
         return [*addresses]
 
-    def _headers(self, url: str) -> dict[str, str]:
+    def _headers(self, url: str, asked: "_Asked") -> dict[str, str]:
         """Headers of a request, the key among them. Host is the name, whatever address it leads to."""
-        found = {"Host": urlsplit(url).netloc, "Accept": f"{JSON}, {STREAM}", "Accept-Encoding": "identity"}
-        found |= {"Content-Type": JSON, "User-Agent": "herd", "Connection": "close", **self.target.headers}
+        kinds = ", ".join(asked.reads.kinds)
+        found = {"Host": urlsplit(url).netloc, "Accept": kinds, "Accept-Encoding": "identity"}
+        found |= {"Content-Type": JSON, "User-Agent": "herd", "Connection": "close"}
+        found |= {**self.target.headers, **asked.headers}
         if (key := self.target.key) is not None:
             bearer = self.target.key_header == "Authorization"
             found[self.target.key_header] = f"Bearer {key.reveal()}" if bearer else key.reveal()
         return found
 
-    async def _failed(self, answer: "httpx.Response", clock: "Clock") -> tuple[HerdError, bool] | None:
+    async def _failed(self, answer: "httpx.Response", asked: "_Asked", clock: "Clock") -> tuple[HerdError, bool] | None:
         """What is wrong with an answer by its head, and whether the request may be sent again; None: nothing."""
         head = sum(len(name) + len(value) for name, value in answer.headers.raw)
         try:
@@ -192,9 +237,9 @@ class Transport:
                 return failure(Broken, self.target, f"sent headers of {head} bytes"), False
             if answer.headers.get("content-encoding", "identity").lower() != "identity":
                 return failure(Broken, self.target, "sent what is compressed, unasked"), False
-            if answer.status_code != 200:
+            if answer.status_code not in GOOD:
                 return await self._error(answer, clock)
-            if _kind(answer) not in (JSON, STREAM):
+            if _kind(answer) not in asked.reads.kinds:
                 words = await self._words(answer, clock)
                 what = f"sent {self._shown_kind(answer) or 'something without a type'}"
                 return failure(Broken, self.target, what, words.decode(errors="replace")), False
@@ -204,17 +249,18 @@ class Transport:
         return None
 
     async def _error(self, answer: "httpx.Response", clock: "Clock") -> tuple[HerdError, bool]:
-        """The failure that an answer with a status other than 200 tells."""
+        """The failure that an answer with a status of an error tells."""
         words, status = await self._words(answer, clock), answer.status_code
         await answer.aclose()
         try:
-            body = parsed(words, self.target) if _kind(answer) == JSON else None
+            body = parsed(words, self.target) if _is_json(_kind(answer)) else None
         except Broken:
             body = None
-        found = of_status(self.target, status, body, words.decode(errors="replace"))
+        name = answer.headers.get(NAMED, "")
+        found = of_status(self.target, status, body, words.decode(errors="replace"), name)
         if isinstance(found, Full) and (asked := retry_after(answer.headers)) is not None:
             found.retry_after_s = asked
-        return found, sent_again(status, body)
+        return found, sent_again(status, body, name)
 
     async def _words(self, answer: "httpx.Response", clock: "Clock") -> bytes:
         """The beginning of a body, as far as it comes in a few seconds."""
@@ -268,6 +314,16 @@ class Transport:
         broken = isinstance(error, kinds)  # one of a redirect that leads nowhere, too
         what = "cut its answer, or speaks no HTTP" if broken else "was lost"
         return failure(Broken if broken else Absent, self.target, what, str(error))
+
+
+class _Asked(NamedTuple):
+    """One request. body: JSON."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes | None = None
+    reads: Reads = WHOLE
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Unreached(Absent):
@@ -325,6 +381,11 @@ def _kind(answer: "httpx.Response") -> str:
     """The type of a body, without its parameters."""
     found: str = answer.headers.get("content-type", "")
     return found.partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    """Whether a type is one of JSON: application/json, application/problem+json, application/x-amz-json-1.1."""
+    return kind == JSON or kind.endswith("+json") or kind.startswith("application/x-amz-json-")
 
 
 def _at(url: str, address: str | None) -> str:

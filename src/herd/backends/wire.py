@@ -26,10 +26,19 @@ class Sending:
     body: bytes
     """What the form has written, as JSON."""
     passed: Pass
-    leave: bool = False
-    """Whether it may leave the house, for whoever needs a pass to a second address."""
-    timeout_s: float | None = None
-    """Seconds of the whole request."""
+    options: Mapping[str, Any]
+    """What was asked for beside the dialog."""
+
+    @property
+    def leave(self) -> bool:
+        """Whether it may leave the house, for whoever needs a pass to a second address."""
+        return self.options.get("leave") is True
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds of the whole request."""
+        found: float | None = self.options.get("timeout_s")
+        return found
 
 
 class WireForm(Protocol):
@@ -37,6 +46,9 @@ class WireForm(Protocol):
 
     def can(self, capabilities: Capabilities) -> Capabilities:
         """What of those the form has words for."""
+
+    def forces(self, target: Target) -> bool:
+        """Whether a call of a tool may be forced upon the model."""
 
     def body_of(self, target: Target, messages: Turns, options: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request. Raises UsageError and its kinds for what is wrong with it, Unsupported naming what

@@ -57,6 +57,7 @@ def backend() -> None:
 )
 @click.option("--tokenizer", default="", metavar="MODEL", help="By ids: the model, folder or file whose it has, too.")
 @click.option("--url", default="", help="Its address; without it the preset's.")
+@click.option("--region", default="", metavar="REGION", help="Its region, for hosts that have one address in each.")
 @click.option("--key-env", default="", metavar="VAR", help="The key stands in this environment variable.")
 @click.option("--key", "asks", is_flag=True, help="Ask for a key where none is needed: on the terminal, or from stdin.")
 @click.option("--in-house", is_flag=True, help="It stands in your own network: private texts may go there.")
@@ -91,6 +92,9 @@ def _made(values: "dict[str, Any]") -> "Backend":
     """The backend that flags describe, without its key. Raises UsageError."""
     from herd.backends.settings import Backend
 
+    preset, url, region = PRESETS[values["preset"]], values["url"], values["region"]
+    if url and region:
+        fail(UsageError, "--region", got="--url as well", expected="one of them")
     if values["in_house"] and values["outside"]:
         fail(UsageError, "--in-house", got="--outside as well", expected="one of them")
     dollars_in, dollars_out = values["price"] or (None, None)
@@ -99,7 +103,7 @@ def _made(values: "dict[str, Any]") -> "Backend":
         preset=values["preset"],
         key="to-come" if wants else "",
         model=values["model"],
-        url=values["url"],
+        url=preset.at(region) if region else url,
         key_env=values["key_env"],
         house="in" if values["in_house"] else "out" if values["outside"] else "",
         context=values["context"],
