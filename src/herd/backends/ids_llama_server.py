@@ -112,7 +112,7 @@ class LlamaServerWire(Wire):
             "top_p": 1.0 if greedy else options.top_p,
             "min_p": 0.0 if greedy else options.min_p,
             "repeat_penalty": options.repetition_penalty,
-            "repeat_last_n": options.repetition_window or -1,
+            "repeat_last_n": options.repetition_window or self.facts.context,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "dynatemp_range": 0.0,
