@@ -1,6 +1,7 @@
 """`scripts/bench engines`: real engines behind Herd, by hand: recorded, held against asking them directly, timed.
 
     record ENGINE   writes tests/backends/recorded/ENGINE.json
+    record-ids ENGINE   adds what it answers to token ids
     hold ENGINE     a service over it (--herd) in every dialect, beside asking it directly
     ids ENGINE      a backend by ids (--backend) beside asking it the same ids, and Herd's own engine (--own)
     speed ENGINE    what that service adds to a request and to a token, medians of pairs
@@ -9,6 +10,7 @@ ENGINE is vllm or llama-server, which runs already at --url; docs/backends.md sa
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import engines_hold
 import engines_ids
 import engines_record
+import engines_record_ids
 import engines_speed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("record", "hold", "ids", "speed"))
+    parser.add_argument("what", choices=("record", "record-ids", "hold", "ids", "speed"))
     parser.add_argument("engine", choices=("vllm", "llama-server"))
     parser.add_argument("--url", help="its address, /v1 included")
     parser.add_argument("--model", default="smollm2", help="what it calls the model")
@@ -40,6 +43,12 @@ def main():
     key = os.environ.get(a.key_env, "")
     if a.what == "record":
         return 1 if engines_record.record(a.engine, url, a.model, key, a.only, a.calls_url) else 0
+    if a.what == "record-ids":
+        file = engines_record.FOLDER / f"{a.engine}-ids.json"
+        found = engines_record_ids.rows(a.engine, url.removesuffix("/v1"), a.model, key)
+        text = json.dumps({"engine": a.engine, "model": a.model, **found}, indent=1, ensure_ascii=False)
+        file.write_text(text + "\n", encoding="utf-8")
+        return 0
     if a.what == "hold":
         root = url.removesuffix("/v1")
         return 1 if engines_hold.hold(root, a.model, key, a.herd, a.backend) else 0
