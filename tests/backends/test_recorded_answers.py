@@ -14,12 +14,20 @@ from fake_host import FakeHost, Script, hosting
 
 from helpers import PATIENCE_S
 from herd.backends.failures import reason_of
+from herd.backends.gate import allow
+from herd.backends.ids_engines import ENGINES, asked
+from herd.backends.ids_facts import Facts
+from herd.backends.ids_wire import Heard, Wire
 from herd.backends.model import BackendModel
 from herd.backends.presets import PRESETS
 from herd.backends.target import Bounds, Target
+from herd.backends.transport import Transport
+from herd.engine.request import Request, SamplingOptions, Want
 from herd.errors import HerdError, Unsupported
 from herd.events import CallArgumentsEvent, DoneEvent, Event, TextEvent
+from herd.text.tokenizer import Tokenizer
 
+ENGINES_BY_IDS = ("llama-server", "vllm")
 FOLDER = Path(__file__).with_name("recorded")
 HELLO = [{"role": "user", "content": "Hello."}]
 PATIENT = Bounds(connect_s=PATIENCE_S, first_s=PATIENCE_S, idle_s=PATIENCE_S, total_s=PATIENCE_S, retries=0)
@@ -36,10 +44,10 @@ def recorded(engine: str) -> dict[str, Any]:
 def rows(*kinds: str) -> list[Any]:
     """Rows of both engines that expect one of these; all but answers, for none."""
     found = []
-    for file in sorted(FOLDER.glob("*.json")):
-        for row in recorded(file.stem)["rows"]:
+    for engine in ENGINES_BY_IDS:
+        for row in recorded(engine)["rows"]:
             if row["expects"] in kinds or (not kinds and row["expects"] not in ("answer", "models") and row["status"]):
-                found.append(pytest.param(file.stem, row, id=f"{file.stem}: {row['name']}"))
+                found.append(pytest.param(engine, row, id=f"{engine}: {row['name']}"))
     return found
 
 
@@ -157,3 +165,57 @@ def test_models_are_listed(engine: str, row: dict[str, Any]) -> None:
     with hosting(script(row)) as host:
         found = asyncio.run(there(engine, host.address).models())
     assert recorded(engine)["model"] in found
+
+
+IDS = [pytest.param(engine, row, id=f"{engine}: {row['name']}") for engine in ENGINES_BY_IDS
+       for row in recorded(f"{engine}-ids")["ids"]]  # fmt: skip
+
+
+def wire_at(engine: str, address: str) -> Wire:
+    model = recorded(f"{engine}-ids")["model"]
+    target = Target(name="there", base_url=address, model=model, in_house=True, bounds=PATIENT)
+    return ENGINES[engine].over(target, Facts(2048, places=2), Tokenizer.bytes_only())
+
+
+async def heard(wire: Wire, body: Any, request: Request) -> list[Heard]:
+    reader, passed = wire.reader(request), allow(wire.target, leave=False)
+    post = Transport(wire.target).post(wire.path, json.dumps(body).encode(), passed)
+    return [reader.take(value) async for value in post if value is not None]
+
+
+@pytest.mark.parametrize(("engine", "row"), IDS)
+def test_ids_are_those_of_the_whole_answer(engine: str, row: dict[str, Any]) -> None:
+    want = Want(what="logprobs", start=1, top=1) if row["expects"] == "scores" else Want()
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in row["options"].items()}
+    request = Request(tuple(row["ids"]), SamplingOptions(**options), seed=5, want=want)
+    with hosting(script(row)) as host:
+        wire = wire_at(engine, host.address.removesuffix("/v1"))
+        body = wire.body(request, 5, row["most"])
+        if row["expects"] not in ("answer", "scores"):
+            with pytest.raises(HerdError) as caught:
+                asyncio.run(heard(wire, body, request))
+            assert reason_of(caught.value) == row["expects"], caught.value
+            return
+        found = asyncio.run(heard(wire, body, request))
+    assert host.asked[0].body == row["asked"] and host.asked[0].path == row["path"] == row["at"]
+    if row["expects"] == "scores":
+        (scores,) = [one.scores for one in found if one.scores]
+        assert [one.token_id for one in scores] == row["ids"][1:]
+        return
+    ids = [i for one in found for i, _ in one.tokens]
+    if any(one.lost for one in found):  # as it should: the stream leaves ids out, and this vocabulary spells none
+        assert engine == "llama-server" and row["name"] == "characters of several tokens" and len(ids) < 6
+        return
+    assert (ids == row["whole"] and found[-1].finish) or any(one.finish for one in found)
+    if (top := row["options"].get("logprobs")) is not None:
+        assert all(likely is not None and len(likely.top) == top for one in found for _, likely in one.tokens)
+
+
+@pytest.mark.parametrize("engine", ENGINES_BY_IDS)
+def test_what_an_engine_tells_of_itself_is_read(engine: str) -> None:
+    told = recorded(f"{engine}-ids")["told"]
+    with hosting(*map(script, told)) as host:
+        facts = asyncio.run(asked(wire_at(engine, host.address.removesuffix("/v1")).target, ENGINES[engine]))
+    assert facts.context == 2048 and [one.path for one in host.asked] == [row["at"] for row in told]
+    assert facts.places == (2 if engine == "llama-server" else None)
+    assert facts.grammars == (engine == "vllm"), "this llama-server was built without llguidance"
