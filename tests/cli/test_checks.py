@@ -120,7 +120,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "eval": {
         **LOADING, "model": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "out": (TEXT,), "limit": ("0", "x"),
-        "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"),
+        "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"), "hour": ("-1", "x", "2"),
     },
     "batch": {
         **LOADING, "source": (MISSING, TEXT, "{folder}"), "out": (MISSING, REQUESTS), "model": MODELS,
@@ -132,7 +132,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "use": {"name": ("tiny", "nowhere@0", "tiny@ffff"), "version": ("ffff", "x")},
     "upgrade": {
         **LOADING, "name": MODELS, "new": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "limit": ("0", "x"),
-        "seed": ("-1",), "allow": ("-1", "x", "nan"),
+        "seed": ("-1",), "allow": ("-1", "x", "nan"), "hour": ("-1", "x", "nan"),
     },
     "connect": {"name": ("nonsense",), "url": ("nonsense",)},
     "ps": {"url": ("nonsense",)}, "stop": {"url": ("nonsense",)},

@@ -42,7 +42,7 @@ def home(made: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def upgraded(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
     capsys.readouterr()
-    assert main(["upgrade", *words, "--json", "-q"]) == status, capsys.readouterr().err
+    assert main(["upgrade", *words, "--json", "-q", "--no-measures"]) == status, capsys.readouterr().err
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -79,7 +79,7 @@ def test_somebody_is_asked_and_use_goes_back(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("click.confirm", lambda question, **_: asked.append(question) or says.pop(0))
     before = stored.find("tiny")[1].id
-    assert main(["upgrade", "tiny", made["new"], "--task", made["task"], "-q"]) == 1
+    assert main(["upgrade", "tiny", made["new"], "--task", made["task"], "-q", "--no-measures"]) == 1
     assert "worse on some task" in asked[0] and "mine" in capsys.readouterr().out
     assert stored.find("tiny")[1].id == before
     assert main(["upgrade", "tiny", made["new"]]) == 0
@@ -104,7 +104,7 @@ def test_somebody_is_asked_and_use_goes_back(
 def test_without_a_task_smoke_tasks_are_asked_and_that_is_told(
     made: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["upgrade", "tiny", made["new"], "--limit", "1", "--yes", "--json"]) in (0, 1)
+    assert main(["upgrade", "tiny", made["new"], "--limit", "1", "--yes", "--json", "--no-measures"]) in (0, 1)
     said = capsys.readouterr()
     assert "smoke tasks are asked, which are no benchmark" in said.err
     assert len(json.loads(said.out)["tasks"]) >= 3

@@ -4,11 +4,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from herd.cli import console, counts, options, versions
+from herd.cli import console, counts, measures, options, versions
 from herd.errors import Interrupted, SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 @click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--trust", is_flag=True, help="Run checkers that are Python files of a task, until these change.")
-@click.option("--compare", "comparing", is_flag=True, help="MODEL and TASK are two folders of results: A B.")
+@click.option("--compare", "comparing", is_flag=True, help="Two runs' folders, or two models and then tasks: A B.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
+@click.option("--no-measures", is_flag=True, help="With --compare of models: no size, memory, speed, KL, perplexity.")
+@click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @options.loading
@@ -37,6 +39,8 @@ def evaluate(
     trust: bool,
     comparing: bool,
     allow: float | None,
+    no_measures: bool,
+    hour: float | None,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -46,24 +50,34 @@ def evaluate(
     \b
     herd eval smollm2 smoke-arithmetic --out runs/smollm2
     herd eval --compare runs/smollm2 runs/smollm2-q4
+    herd eval --compare smollm2 small.gguf mine.toml --out runs
 
-    --compare exits with 1 where the second run is worse.
+    --compare exits with 1 where the second one is worse.
     """
-    if comparing:
-        if len(tasks) != 1 or out or limit:
+    if comparing and not tasks:
+        fail(UsageError, "--compare", expected="two folders of results, or two models and tasks", do="see --help")
+    runs = [_is_run(one) for one in (model, *tasks[:1])] if comparing else []
+    if any(runs):
+        if not all(runs) or len(tasks) != 1 or out or limit or hour is not None:
             fail(UsageError, "--compare", expected="two folders of results and nothing more", do="see --help")
         return _compare(model, tasks[0], allow or 0.0, as_json)
-    if allow is not None:
-        fail(UsageError, "--allow", expected="--compare before it")
+    for flag, value in (("--allow", allow), ("--hour", hour), ("--no-measures", no_measures or None)):
+        if value is not None and not comparing:
+            fail(UsageError, flag, expected="--compare before it")
     from herd.evals import built_in, find
 
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         fail(UsageError, "--out", got=out, expected="a folder")
-    wanted = [find(name) for name in tasks or built_in()]
+    wanted = [find(name) for name in tasks[comparing:] or built_in()]
     if len({task.name for task in wanted}) < len(wanted):
         fail(UsageError, "tasks", got="one name twice", expected="each once")
     for task in wanted:
         _try_checker(task, trust, quiet)
+    if comparing:
+        with _folder(out) as folder:
+            asks = _Asks(wanted, limit, seed, quiet, out is not None, values)
+            rows = _of_models(model, tasks[0], asks, folder, allow or 0.0)
+        return _tell_models(model, tasks[0], rows, asks, hour, measuring=not no_measures, as_json=as_json)
     with _folder(out) as folder, _load(model, values, quiet) as llm:
         if tasks:
             versions.remember(model, tasks)
@@ -83,6 +97,70 @@ def _try_checker(task: "Task", trust: bool, quiet: bool) -> None:
         console.note(f"{task.name}: runs {task.program.path} (SHA-256 {task.program.digest[:12]}...)", quiet=quiet)
     with judging.opened(task):
         pass
+
+
+def _is_run(path: str) -> bool:
+    """Whether results of a run lie there."""
+    from herd.evals.results import RESULTS
+
+    return Path(path).is_dir() and any(Path(path).glob(f"*/{RESULTS}"))
+
+
+class _Asks(NamedTuple):
+    """What is asked of two models."""
+
+    tasks: "Sequence[Task]"
+    limit: int | None
+    seed: int
+    quiet: bool
+    keeps: bool
+    values: dict[str, Any]
+    """Flags of loading."""
+
+
+def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float) -> "list[Compared]":
+    """Ask one model, then the other, the items of all tasks, and compare."""
+    from herd.evals import compare
+    from herd.evals.comparisons import FIRST, SECOND
+    from herd.store import stored
+
+    measures.check_both(stored.resolve(first), stored.resolve(second), asks.values)
+    runs = []
+    for model, place in ((first, FIRST), (second, SECOND)):
+        console.note(f"asking {model}", quiet=asks.quiet)
+        with _load(model, asks.values, asks.quiet) as llm:
+            identity = _identity(llm, asks.values)
+            found = _ask(llm, identity, asks.tasks, folder / place, asks.limit, asks.seed, asks.quiet, keeps=asks.keeps)
+        runs.append({one.job["name"]: one for one in found})
+    return compare(runs[0], runs[1], allow=allow)
+
+
+def _tell_models(
+    first: str,
+    second: str,
+    rows: "Sequence[Compared]",
+    asks: _Asks,
+    hour: float | None,
+    *,
+    measuring: bool,
+    as_json: bool,
+) -> int:
+    """Show a comparison, and measures beside it."""
+    from herd.store import stored
+
+    if not as_json:
+        tell_compared(rows)
+    found = (
+        measures.measured(stored.resolve(first), stored.resolve(second), asks.values, quiet=asks.quiet)
+        if measuring
+        else None
+    )
+    if as_json:
+        told = {"first": first, "second": second, "tasks": [row.to_dict() for row in rows]}
+        console.print_json("eval", {**told, "measures": found and found.to_dict(hour)})
+    elif found is not None:
+        measures.tell_measures(found, hour, quiet=asks.quiet)
+    return 1 if any(row.verdict == "worse" for row in rows) else 0
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console, counts, evals, options, versions
+from herd.cli import console, counts, evals, measures, options, versions
 from herd.errors import UsageError, fail
 from herd.store import stored
 
 if TYPE_CHECKING:
     from herd.evals import Compared, Results, Task
+    from herd.evals.measures import Measures
     from herd.evals.statistics import Verdict
     from herd.store.registry import ModelEntry, Version
 
@@ -30,6 +31,28 @@ class _Asked:
     """Flags of loading."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a comparison found."""
+
+    rows: "Sequence[Compared]"
+    measures: "Measures | None"
+    folder: Path
+
+    def tell(self, hour: float | None, *, quiet: bool) -> None:
+        """Show it."""
+        evals.tell_compared(self.rows)
+        if self.measures is not None:
+            measures.tell_measures(self.measures, hour, quiet=quiet)
+
+    def to_dict(self, hour: float | None) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "tasks": [row.to_dict() for row in self.rows],
+            "measures": self.measures and self.measures.to_dict(hour),
+        }
+
+
 @click.command("upgrade")
 @click.argument("name", metavar="NAME")
 @click.argument("new", metavar="NEW")
@@ -39,6 +62,8 @@ class _Asked:
 @click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), default=0.0, help="What a mean may lose.")
+@click.option("--no-measures", is_flag=True, help="No size, memory, speed, KL and perplexity beside the tasks.")
+@click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
 @click.option("--yes", is_flag=True, help="Do not ask: switch unless NEW is worse.")
 @click.option("--even-if-worse", is_flag=True, help="With --yes: switch whatever was found.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
@@ -51,6 +76,8 @@ def upgrade(
     limit: int | None,
     seed: int,
     allow: float,
+    no_measures: bool,
+    hour: float | None,
     yes: bool,
     even_if_worse: bool,
     quiet: bool,
@@ -76,14 +103,18 @@ def upgrade(
     if base != name:
         fail(UsageError, "NAME", got=name, expected="the name alone: what it means now is compared")
     chosen, told = _tasks(base, tasks)
+    for task in chosen:
+        evals._try_checker(task, False, quiet)
     asked = _Asked(chosen, limit, seed, quiet, values)
     with console.progress(quiet=quiet) as progress:
         version = _registered(base, new, progress, quiet=quiet)
     if version.id == old.id:
         fail(UsageError, f"{base} is {old.id} already", got=new, expected="another version")
     console.note(told, quiet=quiet)
-    rows, folder = _compared(base, old, version, asked, allow, remember=bool(tasks))
-    return _decide(base, old, version, rows, folder, yes=yes, even_if_worse=even_if_worse, as_json=as_json, quiet=quiet)
+    found = _compared(base, old, version, asked, allow, remember=bool(tasks), measuring=not no_measures)
+    if not as_json:
+        found.tell(hour, quiet=quiet)
+    return _decide(base, old, version, found, hour, yes=yes, even_if_worse=even_if_worse, as_json=as_json, quiet=quiet)
 
 
 def _tasks(name: str, given: Sequence[str]) -> "tuple[list[Task], str]":
@@ -112,17 +143,14 @@ def _registered(name: str, new: str, progress: Any, *, quiet: bool) -> "Version"
 
 
 def _compared(
-    name: str, old: "Version", new: "Version", asked: _Asked, allow: float, *, remember: bool
-) -> "tuple[list[Compared], Path]":
+    name: str, old: "Version", new: "Version", asked: _Asked, allow: float, *, remember: bool, measuring: bool
+) -> _Found:
     """Run the tasks for one version, then for the other, and compare. Never are both in memory."""
     from herd.evals import compare
     from herd.evals.comparisons import FIRST, SECOND, folder_of, save
-    from herd.llm.load_options import LoadOptions
-    from herd.llm.loading import check_load
 
+    measures.check_both(old.location, new.location, asked.values)
     given = options.load_arguments(asked.values)
-    for version in (old, new):
-        check_load(version.location, LoadOptions(**given))
     if remember:
         versions.remember(name, click.get_current_context().params["tasks"])
     key = {
@@ -135,10 +163,10 @@ def _compared(
     first = _run(f"{name}@{old.id}", old, asked, folder / FIRST)
     second = _run(f"{name}@{new.id}", new, asked, folder / SECOND)
     rows = compare(first, second, allow=allow)
-    save(
-        folder, {"name": name, "first": old.id, "second": new.id, "allow": allow, "tasks": [r.to_dict() for r in rows]}
-    )
-    return rows, folder
+    beside = measures.measured(old.location, new.location, asked.values, quiet=asked.quiet) if measuring else None
+    found = _Found(rows, beside, folder)
+    save(folder, {"name": name, "first": old.id, "second": new.id, "allow": allow, **found.to_dict(None)})
+    return found
 
 
 def _run(called: str, version: "Version", asked: _Asked, folder: Path) -> "dict[str, Results]":
@@ -159,30 +187,28 @@ def _decide(
     name: str,
     old: "Version",
     new: "Version",
-    rows: "Sequence[Compared]",
-    folder: Path,
+    found: _Found,
+    hour: float | None,
     *,
     yes: bool,
     even_if_worse: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Show what was found, ask, and switch on yes."""
+    """Ask, and switch on yes."""
     from herd.evals.comparisons import overall
 
-    verdict = overall(rows)
-    if not as_json:
-        evals.tell_compared(rows)
+    verdict = overall(found.rows)
     if yes:
         switched = verdict != "worse" or even_if_worse
     else:
         question = f"{name}@{new.id} is {_words(verdict)}. Let {name} mean it from now on?"
         switched = click.confirm(question, default=verdict in ("better", "same"), err=True)
     if switched:
-        stored.use(f"{name}@{new.id}", "upgrade", str(folder))
+        stored.use(f"{name}@{new.id}", "upgrade", str(found.folder))
     if as_json:
         data = {"name": name, "before": old.id, "new": new.id, "verdict": verdict, "switched": switched}
-        console.print_json("upgrade", {**data, "folder": str(folder), "tasks": [row.to_dict() for row in rows]})
+        console.print_json("upgrade", {**data, "folder": str(found.folder), **found.to_dict(hour)})
     elif switched:
         console.note(f"{name} is {new.id} now; herd use {name} {old.id} goes back", quiet=quiet)
     else:

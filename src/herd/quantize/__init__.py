@@ -164,10 +164,12 @@ def compare(
     *,
     threads: int = 0,
     mmproj: Path | str | None = None,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """The comparison that `quantize` ends with, of a source and what was made of it: KL and perplexity over the same
-    text, whatever the result was calibrated with.
+    """The comparison that `quantize` ends with, of a source and what was made of it, or of any two models of one
+    vocabulary: KL and perplexity over the same text, whatever the result was calibrated with. One model after the other
+    is in memory. folder: where the first one's log-probabilities lie meanwhile; None: beside the target.
 
     Raises what `open_checkpoint` raises; UsageError (no tokenizer, another vocabulary), DoesNotFit (memory, disk).
     """
@@ -175,7 +177,7 @@ def compare(
         theirs, ours = checkpoint.config.vocab_size, made.config.vocab_size
         if theirs != ours:
             fail(UsageError, f"{target} is not made of {source}: vocabulary", got=ours, expected=theirs)
-        found, why = compare_with(checkpoint, Path(target), NativeOps(threads), progress)
+        found, why = compare_with(checkpoint, Path(target), NativeOps(threads), progress, folder)
     if found is None:
         fail(UsageError if "tokenizer" in why else DoesNotFit, why)
     return found

@@ -17,6 +17,11 @@ COMPARE_TOKENS = 4096
 """At most so many tokens are compared."""
 
 
+def held_out() -> str:
+    """The text that models are compared over."""
+    return package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
+
+
 def window(checkpoint: Checkpoint) -> int:
     """Tokens read at once: logits of a window stay under a few hundred megabytes."""
     return min(512 if checkpoint.config.vocab_size <= 1 << 16 else 256, checkpoint.config.max_context)
@@ -29,27 +34,28 @@ def needs(checkpoint: Checkpoint) -> int:
 
 
 def compare_with(
-    checkpoint: Checkpoint, target: Path, ops: NativeOps, progress: Progress
+    checkpoint: Checkpoint, target: Path, ops: NativeOps, progress: Progress, folder: Path | None = None
 ) -> tuple[Comparison | None, str]:
-    """The comparison, or why there is none."""
+    """The comparison, or why there is none. folder: where log-probabilities lie meanwhile; None: beside the target."""
     try:
         tokenizer = checkpoint.load_tokenizer()
     except HerdError:
         return None, "not compared with the source: it has no tokenizer"
-    held_out = package_files("herd.quantize").joinpath("held_out.txt").read_text("utf-8")
-    ids = tokenizer.encode(held_out)
+    ids = tokenizer.encode(held_out())
     texts = windows(ids, window(checkpoint), tokenizer.bos_id if tokenizer.add_bos else None)
     chosen: list[list[int]] = []
     for ids in texts:
         if sum(map(len, chosen)) + len(ids) <= max(COMPARE_TOKENS, len(ids)):
             chosen.append(ids)
-    needed, have = needs(checkpoint), available_bytes()
+    with open_checkpoint(target) as made:
+        needed = max(needs(checkpoint), needs(made))
+    have = available_bytes()
     if have is not None and needed > have:
         return None, f"not compared with the source: running it needs {gb(needed)} of memory, {gb(have)} are available"
     config = checkpoint.config
     total = 2 * sum(map(len, chosen))
     try:
-        reference = Reference(target.absolute().parent, chosen, config.vocab_size)
+        reference = Reference(folder or target.absolute().parent, chosen, config.vocab_size)
     except DoesNotFit as problem:
         return None, f"not compared with the source: {problem}"
     with reference:
