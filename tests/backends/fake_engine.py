@@ -230,6 +230,9 @@ def engine_of(form: str, llm: LLM, **more: Any) -> Iterator[FakeEngine]:
                 self._say({"tokens": engine.ids(body)})
             elif self.path != PATHS[engine.form]:
                 self._say(None)
+            elif (body.get("structured_outputs") or {}).get("grammar") == "start: LETTER\nLETTER: /[a-z]/ & /q/\n":
+                guided = engine.facts.get("guided", True)  # by another backend it is bad grammar
+                self._say({"choices": [{"text": "q"}]} if guided else {"error": {"code": 400}}, 200 if guided else 400)
             elif str(body.get("grammar", "")) == '%llguidance {}\nstart: "a"':
                 self._say({"content": "a", "tokens": [97]})
             else:

@@ -17,7 +17,7 @@ from herd.backends.alike_texts import COUNT, texts
 from herd.backends.settings import Backends
 from herd.cli import main
 from herd.config import TINY
-from herd.errors import HerdError, NotFound, UsageError
+from herd.errors import HerdError, NotFound, Unsupported, UsageError
 from herd.llm import LLM, by_ids, load
 from herd.server.loading import backend_of
 from herd.text.tokenizer import Tokenizer
@@ -106,6 +106,16 @@ def test_one_text_of_two_hundred_is_enough_to_refuse(here: LLM, folder: Path, ru
         status, _, err = add(run, engine, folder)
         assert status == 2 and "1 of 200 texts otherwise" in err and "Traceback" not in err, err
         assert "rack" not in Backends().read().good
+
+
+def test_an_engine_without_llguidance_is_told_when_it_is_added(here: LLM, folder: Path, run: Run) -> None:
+    for form, facts in (("vllm", {"guided": False}), ("sglang", {"grammar_backend": "xgrammar"})):
+        with engine_of(form, here, facts=facts) as engine:
+            status, _, err = add(run, engine, folder, name=form)
+            assert status == 0 and "schemas and forced calls are refused" in err, err
+            with by_ids(form, asks=False) as model, pytest.raises(Unsupported, match="backend"):
+                model.chat("Hi", schema=True)
+            assert not engine.asked
 
 
 def test_what_cannot_be_a_backend_by_ids_is_refused(here: LLM, folder: Path, run: Run) -> None:

@@ -39,6 +39,7 @@ class LlamaServerWire(Wire):
     path = "/completion"
     engine = "llama-server"
     tells_progress = True
+    guided = "built with llguidance"
 
     def __init__(self, target: Target, facts: Facts, token_bytes: Sequence[bytes] = ()) -> None:
         """token_bytes: of each id of the vocabulary; of one that shows in no text, none."""

@@ -30,6 +30,7 @@ class SglangWire(Wire):
     path = "/generate"
     engine = "SGLang"
     scores = True
+    guided = "started with --grammar-backend llguidance"
 
     @classmethod
     async def ask(cls, target: Target, get: Get, post: Post) -> Facts:

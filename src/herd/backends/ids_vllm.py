@@ -2,7 +2,9 @@
 
 Where its numbers differ from Herd's (engine/sampler.py): min_p is applied before top_p, a repetition penalty looks at
 all of the text, a bias is added before penalties, and a temperature below 0.01 becomes 0.01. Log-probabilities are of
-the raw distribution, unless it was started with another --logprobs-mode.
+the raw distribution, unless it was started with another --logprobs-mode. Its usual backend for grammars, xgrammar,
+reads Lark as well, but leaves white space in JSON free: grammars are Herd's where it was started with that of
+llguidance, which is tried.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from herd.backends.failures import Broken, Withdrawn, failure, of_event
+from herd.backends.failures import Broken, Unfit, Withdrawn, failure, of_event
 from herd.backends.ids_facts import Facts
 from herd.backends.ids_wire import NOTHING, Get, Heard, Post, Reader, Wire, ids_of, is_greedy, likeliest, pick
 from herd.backends.target import Target
@@ -19,6 +21,8 @@ from herd.grammar.masks import lark_of
 
 COLDEST = 0.01
 """The lowest temperature that it draws with."""
+PROBE = "start: LETTER\nLETTER: /[a-z]/ & /q/\n"
+"""A grammar whose only text is the letter q."""
 _REASONS: Mapping[str, Reason] = {"stop": "stop", "length": "length"}
 _MARK = "token_id:"
 """What stands before an id where tokens are asked for as ids."""
@@ -30,6 +34,7 @@ class VllmWire(Wire):
     path = "/v1/completions"
     engine = "vLLM"
     scores = True
+    guided = "started with --structured-outputs-config.backend guidance"
 
     @classmethod
     async def ask(cls, target: Target, get: Get, post: Post) -> Facts:
@@ -40,7 +45,8 @@ class VllmWire(Wire):
         found = next((row for row in rows if row.get("id") == target.model), None)
         if found is None:
             raise failure(Withdrawn, target, f"has no model {target.model}; it has", ", ".join(names))
-        return Facts(pick(found.get("max_model_len"), int, target, "max_model_len"), model=target.model)
+        context = pick(found.get("max_model_len"), int, target, "max_model_len")
+        return Facts(context, grammars=await _has_grammars(target, post), model=target.model)
 
     @classmethod
     async def encode(cls, target: Target, post: Post, text: str) -> list[int]:
@@ -117,6 +123,16 @@ class VllmWire(Wire):
         if request.want.what == "logprobs":
             return _Scores(self.target, request)
         return _Answer(self.target, request.options.logprobs)
+
+
+async def _has_grammars(target: Target, post: Post) -> bool:
+    """Whether it keeps to a grammar that only llguidance reads: two expressions that hold at once."""
+    body = {"model": target.model, "prompt": "a", "max_tokens": 1, "temperature": 0.0}
+    try:
+        found = await post("/v1/completions", body | {"structured_outputs": {"grammar": PROBE}})
+        return pick(found, Mapping, target, "an answer")["choices"][0]["text"] == "q"
+    except (Unfit, Broken, LookupError, TypeError):
+        return False
 
 
 class _Answer(Reader):

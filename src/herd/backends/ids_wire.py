@@ -65,6 +65,8 @@ class Wire(ABC):
     """Whether it tells how much of a prompt is read."""
     scores: ClassVar[bool] = False
     """Whether it tells how likely given ids are."""
+    guided: ClassVar[str]
+    """How it has to be started or built to keep to llguidance's grammars."""
 
     def __init__(self, target: Target, facts: Facts) -> None:
         self.target, self.facts = target, facts
@@ -127,7 +129,8 @@ class Wire(ABC):
         if request.traced:
             self.refuse("trace", "one", "none")
         if options.grammar is not None and not self.facts.grammars:
-            self.refuse("a schema, grammar or forced call", options.grammar.kind, "none")
+            got = f"{options.grammar.kind}, and it is not {self.guided}"
+            self.refuse("a schema, grammar or forced call", got, "an engine that is")
         if options.grammar is not None and request.begun:
             self.refuse("a begun answer with a schema or grammar", "both", "one of them")
         if options.repetition_penalty != 1 and options.logit_bias:

@@ -129,7 +129,7 @@ def _alike(name: str, made: "Backend") -> "Backend":
     found = asyncio.run(ids_engines.compared(target, engine, tokenizer))
     ids_engines.check_alike(name, made.tokenizer, found)
     console.note(f"{name}: {found.tried} texts encoded there as {made.tokenizer} encodes them")
-    lacks = "" if facts.grammars else "; schemas and forced calls are refused: it has not llguidance"
+    lacks = "" if facts.grammars else f"; schemas and forced calls are refused: it is not {engine.guided}"
     console.note(f"{name}: {engine.engine}, context {facts.context}{lacks}")
     return structs.replace(made, facts=facts)
 

@@ -51,7 +51,7 @@ def probe(name: str, tell: Tell) -> dict[str, dict[str, str]]:
         if model.capabilities.schemas:
             _try("schema", say, lambda: _keeps(model))
         else:
-            say("schema", "lacks", "it has not llguidance")
+            say("schema", "lacks", f"it is not {engine.guided}")
         if model.capabilities.scores:
             _try("scores", say, lambda: f"{model.score([(PROMPT, ' Yes.')])[0].logprob:.2f} for a word")
         else:
