@@ -95,6 +95,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         **LOADING, "models": MODELS, "port": ("70000",), "ollama_port": ("x",), "host": ("203.0.113.7",),
         "api_keys": ("short",), "keys_file": (MISSING, TEXT), "aliases": ("x", "=x"), "keep_alive": ("soon",),
         "parallel": ("0",), "origins": ("*",), "policy": ("x",), "guard": MODELS, "audit": (MISSING,), "log": ("x",),
+        "files": (MISSING, TEXT),
         "backends": ("nowhere",),
     },
     "convert": {

@@ -32,7 +32,7 @@ from herd.safety.policy import Layers, Settings
 from herd.server import machine_paths, page
 from herd.server.batches import index
 from herd.server.batches.lines import BatchLine
-from herd.server.http import body, host_check
+from herd.server.http import body, host_check, multipart
 from herd.server.http.framing import Framing, RefusedRequest
 from herd.server.http.long_strings import LongStrings
 from herd.server.keys import Key, Keyring
@@ -89,6 +89,21 @@ TEXTS: dict[str, Make] = {ascii(unit): text(unit) for unit in UNITS}
 BYTES: dict[str, Make] = _encoded(TEXTS)
 WIDE = Limits(json_values=1 << 40)
 """So that objects of many names are read to their end."""
+
+
+def _form(data: bytes, step: int) -> None:
+    """A form with a part of these bytes, as it comes."""
+    form = multipart.Multipart("multipart/form-data; boundary=b")
+    whole = b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\n' + data + b"\r\n--b--"
+    for at in range(0, len(whole), step):
+        for _ in form.feed(whole[at : at + step]):
+            pass
+
+
+def _parameter(text: str) -> None:
+    """A head of a part with this text in its disposition."""
+    multipart._head_of(f'content-disposition: form-data; name="a"; {text}')
+
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
@@ -790,6 +805,9 @@ ROWS: dict[str, Row] = {
         lambda value: plain_messages([Message("assistant", "", (ToolCall("f", {"a": value}),))], parts=False), VALUES
     ),
     "a dialog that a chat template writes": Row(_written, TEXTS),
+    "a form": Row(lambda data: _form(data, 1 << 10), BYTES, 1 << 16),
+    "a form in bytes": Row(lambda data: _form(data, 1), BYTES, 1 << 13),
+    "the head of a form's part": Row(lambda data: _parameter(data), TEXTS, 1 << 13),
     "how a line of a batch begins": Row(
         lambda data: [*index._beginning(BatchLine("a", "/v1/completions", {"prompt": data}), b"key")], TEXTS, 1 << 16
     ),

@@ -91,6 +91,15 @@ ASKED: dict[str, tuple[dict[str, Any] | None, int]] = {
     "DELETE /v1/responses/{id}": (None, 404),
     "POST /v1/responses/{id}/cancel": (None, 404),
     "GET /v1/responses/{id}/input_items": (None, 404),
+    "POST /v1/files": (None, 501),
+    "GET /v1/files": (None, 501),
+    "GET /v1/files/{id}": (None, 501),
+    "DELETE /v1/files/{id}": (None, 501),
+    "GET /v1/files/{id}/content": (None, 501),
+    "POST /v1/batches": ({"input_file_id": "file-x", "endpoint": "/v1/completions", "completion_window": "24h"}, 501),
+    "GET /v1/batches": (None, 501),
+    "GET /v1/batches/{id}": (None, 501),
+    "POST /v1/batches/{id}/cancel": (None, 501),
     "GET /v1/models": (None, 200),
     "GET /v1/models/{model:path}": (None, 200),
     "POST /api/chat": ({**CHAT, "stream": False}, 200),
@@ -112,7 +121,9 @@ ASKED: dict[str, tuple[dict[str, Any] | None, int]] = {
     "POST /v1/messages/count_tokens": (CHAT, 501),
 }
 """A request of every route, and how a model that can only chat answers it."""
-NEVER = {"POST /api/push", "POST /api/blobs/{digest}"}
+NEVER = {"POST /api/push", "POST /api/blobs/{digest}"} | {
+    name for name in ASKED if "/v1/files" in name or "/v1/batches" in name
+}
 """What no model can do anything about."""
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from serving import FakeCatalogue, client_of, fake_llm, fake_service, running
 
@@ -26,7 +27,10 @@ import herd.media.limits
 from helpers import PATIENCE_S, until
 from herd.llm import LLM
 from herd.server import profiles
+from herd.server.batches.index import Index
+from herd.server.batches.worker import WORDS
 from herd.server.catalogue import ABOUT_BYTES
+from herd.server.file_store import LINE_BYTES, PROBLEMS, RECORD_BYTES, BatchProblem, FileStore, StoredBatch
 from herd.server.holders import RECORDS_FACTOR, holders, sum_of
 from herd.server.keys import Key
 from herd.server.limits import Limits
@@ -321,6 +325,30 @@ def _log(folder: Path) -> None:
     log.close()
 
 
+def _batches(folder: Path) -> None:
+    """Records of the largest batches, and the lines of a file."""
+    problem = BatchProblem("invalid_json_line", "\U0001f600" * WORDS, 1 << 30, "x" * 64)
+    store = FileStore(folder / "files", LIMITS)
+    with _measured() as grown:
+        for i in range(30):
+            metadata = {f"{n:02}" + "\U0001f600" * 62: "\U0001f600" * 512 for n in range(16)}
+            errors = [msgspec.convert(msgspec.to_builtins(problem), BatchProblem) for _ in range(PROBLEMS)]
+            batch = StoredBatch(
+                id=f"batch_{i}", owner="k", endpoint="/v1/completions", input_file_id="x", completion_window="24h",
+                status="failed", private=True, created_at=1, expires_at=2, errors=errors, metadata=metadata,
+            )  # fmt: skip
+            store.keep_batch(batch, new=True)
+        assert grown()[0] <= 30 * RECORD_BYTES
+    store.close()
+    path, count = folder / "lines", 20_000
+    line = '{"custom_id": "%d", "method": "POST", "url": "/v1/completions", "body": {"model": "x", "prompt": "%d"}}\n'
+    path.write_text("".join(line % (i, i) for i in range(count)))
+    with _measured() as grown:
+        index = Index(path, LIMITS)
+        assert grown()[1] <= count * LINE_BYTES + SLACK
+        assert len(index) == count
+
+
 FILLINGS: dict[str, Callable[[Path], None]] = {
     "bodies": _bodies,
     "parsing": _parsing,
@@ -329,6 +357,7 @@ FILLINGS: dict[str, Callable[[Path], None]] = {
     "stored responses": _stored,
     "connections": _connections,
     "records": _records,
+    "batches": _batches,
     "descriptions": _descriptions,
     "metrics": _metrics,
     "log": _log,
@@ -364,7 +393,9 @@ PLACES = (
 )
 STANDS_FOR = {
     "server/http/framing.py": "connections",
-    "server/batches/running.py": "groups of an index",
+    "server/batches/running.py": "batches",
+    "server/batches/files.py": "uploads under way: a block of each",
+    "server/http/multipart.py": "uploads under way: a block of each",
     "server/http/connection.py": "connections",
     "server/http/turns.py": "connections",
     "server/page.py": "files of the package",

@@ -375,5 +375,6 @@ def answer_to(row: Row) -> tuple[str, dict[str, Any]]:
 
 def test_every_route_that_takes_text_for_a_model_has_a_row() -> None:
     asked = {request_of(row)[0] for row in IN} | {"/detokenize", "/v1/responses/{id}/cancel"}  # ids, and nothing
+    asked |= {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}  # lines of a batch are requests of these routes
     assert {r.path for r in ROUTES if r.method == "POST" and r.right in ("chat", "embed")} == asked
     assert len(IN) > 60 and len(OUT) > 20

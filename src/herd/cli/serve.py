@@ -78,6 +78,9 @@ class Alias(click.ParamType[tuple[str, str]]):
 @click.option("--audit", type=click.Path(path_type=Path), help="Write what policies decide to this file, by hash.")
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help="Another engine or a host (herd backend).")
 @click.option("--leave", is_flag=True, help="Let what is asked leave the house, to backends outside of it.")
+@click.option(
+    "--files", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep clients' files and batches there."
+)
 @click.option("--no-page", is_flag=True, help="No web page at /.")
 @click.option("--in-process", is_flag=True, help="Compute in this process, not in a child that can be restarted.")
 @click.option("--log", type=click.Choice(["text", "json", "off"]), default="text", show_default=True)
@@ -140,6 +143,7 @@ def prepared(models: Sequence[str], values: Mapping[str, Any]) -> "tuple[ServerO
         policy=values["policy"],
         guard=None if values["guard"] is None else stored.resolve(values["guard"]),
         audit=values["audit"],
+        files=values["files"],
         page=not values["no_page"],
         log=values["log"],
     )
@@ -150,6 +154,9 @@ def prepared(models: Sequence[str], values: Mapping[str, Any]) -> "tuple[ServerO
         check_load(start, LoadOptions(**{**options.load_arguments(values), "context": None}))
     if made.guard is not None:
         check_load(made.guard, LoadOptions())
+    files = made.files
+    if files is not None and (not files.absolute().parent.is_dir() or (files.exists() and not files.is_dir())):
+        fail(NotFound, f"--files: no folder {files}, nor one to make it in", do="name a folder")
     if made.audit is not None and not made.audit.absolute().parent.is_dir():
         fail(NotFound, f"--audit: no folder {made.audit.absolute().parent}", do="make it first")
     return made, first

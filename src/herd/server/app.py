@@ -10,6 +10,8 @@ from starlette.types import ASGIApp
 from herd.errors import HerdError
 from herd.server import openapi, own_routes, page
 from herd.server.anthropic import routes as anthropic
+from herd.server.batches import routes as batches
+from herd.server.batches.worker import Worker
 from herd.server.http.host_check import HostCheck
 from herd.server.http.paths import WithoutSlash
 from herd.server.http.streams import InPieces
@@ -28,7 +30,7 @@ COMMON = (
     Route("POST", "/tokenize", own_routes.tokenize, "chat"),
     Route("POST", "/detokenize", own_routes.detokenize, "chat"),
 )
-ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
+ROUTES: tuple[Route, ...] = (*COMMON, *openai_routes.ROUTES, *batches.ROUTES, *ollama.ROUTES, *anthropic.ROUTES)
 """All ways in, but those of the web page."""
 
 
@@ -40,13 +42,18 @@ def create_app(
     @contextlib.asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
         watch = asyncio.create_task(service.models.watch())
+        worker = None if service.files is None else Worker(service, service.files)
+        batch = asyncio.create_task(worker.run() if worker is not None else asyncio.sleep(0))
         loads = [asyncio.create_task(_preload(service, name, failed)) for name in service.preload]
         try:
             yield
         finally:
             service.stopping = True
-            for task in (watch, *loads):
+            for task in (watch, *loads, batch):
                 task.cancel()
+            await asyncio.gather(batch, return_exceptions=True)
+            if service.files is not None:
+                service.files.close()
             await service.models.close()
             service.log.close()
 

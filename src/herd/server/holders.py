@@ -12,6 +12,7 @@ from herd.lanes import COMPUTING, LARGE, LARGE_AT_ONCE
 from herd.media.limits import PIXEL_BYTES, PIXELS_AT_ONCE
 from herd.server import profiles
 from herd.server.catalogue import ABOUT_BYTES, MOST_ABOUT
+from herd.server.file_store import LINE_BYTES, RECORD_BYTES
 from herd.server.limits import Limits
 from herd.server.log import MOST_BYTES
 from herd.server.metrics import MOST_MODELS, SERIES_BYTES
@@ -58,6 +59,10 @@ def holders(limits: Limits) -> Iterator[MemoryHolder]:
     )
     files = profiles.MAX_BYTES + MAX_REGISTRY_BYTES
     yield MemoryHolder("records", RECORDS_FACTOR * files, f"models.json and profiles.json: {files} bytes")
+    index = limits.batches_at_once * limits.batch_lines * LINE_BYTES
+    yield MemoryHolder(
+        "batches", limits.batches * RECORD_BYTES + index, f"records of batches, and lines of {limits.batches_at_once}"
+    )
     yield MemoryHolder("descriptions", MOST_ABOUT * ABOUT_BYTES, f"headers of {MOST_ABOUT} models")
     yield MemoryHolder("metrics", MOST_MODELS * SERIES_BYTES, f"series of {MOST_MODELS} models")
     yield MemoryHolder("log", MOST_BYTES, "lines that nobody has read")

@@ -185,6 +185,15 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def under_way(self) -> int:
+        """Number of requests of all keys that are under way."""
+        return self._local.under_way + sum(key.under_way for key in self._keys)
+
+    def named(self, name: str) -> Key | None:
+        """The key of a name; None: there is none."""
+        return next((key for key in (self._keys or (self._local,)) if key.name == name), None)
+
     def replace(self, keys: Sequence[Key]) -> list[str]:
         """Replace all keys; returns the names of those that are gone. A key that stays, by its name, keeps its counts.
 

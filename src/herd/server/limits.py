@@ -74,6 +74,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     answers_bytes: int = 2 << 30
     """Bytes of prompts' ids, tiles of images, tokens and whole replies of all requests under way; a key may hold as
     many as are free."""
+    file_bytes: int = 1 << 30
+    """Bytes of one file (/v1/files), and of the results of a batch."""
+    key_file_bytes: int = 8 << 30
+    """Bytes of a key's files on the disk; those on their way are counted."""
+    key_files: int = 1000
+    batch_lines: int = 100_000
+    """Requests of one batch."""
+    key_batches: int = 100
+    """Batches of a key; the oldest that is over makes room."""
+    batches: int = 1000
+    """Batches of all keys."""
+    batches_at_once: int = 4
+    """Batches that run at once, one of a key; the others wait."""
+    batch_at_once: int = 8
+    """Requests of all batches under way while nobody else asks."""
+    batch_beside: int = 2
+    """Requests of all batches under way beside live ones."""
     drain_s: int = 30
     """Seconds from the first signal to the end of requests under way."""
     stored_responses: int = 1000

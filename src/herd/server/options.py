@@ -43,6 +43,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A Llama Guard 4 that judges what goes in and comes out, after the rules."""
     audit: Path | None = None
     """A file that gets what policies decided, by hash."""
+    files: Path | None = None
+    """The folder of clients' files and batches; None: none are kept."""
     page: bool = True
     log: Literal["text", "json", "off"] = "text"
     limits: Limits = Limits()

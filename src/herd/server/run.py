@@ -26,6 +26,7 @@ from herd.safety import Audit, Guard, Layers, ModelJudge, Settings
 from herd.safety.policy import Mode
 from herd.server.app import create_app
 from herd.server.catalogue import RegisteredModel, StoreCatalogue
+from herd.server.file_store import FileStore
 from herd.server.http.connection import Connection, for_event_loop, uvicorn_options
 from herd.server.keys import Key, Keyring
 from herd.server.loading import FileLoader
@@ -73,7 +74,18 @@ def service_of(options: ServerOptions, load: FileLoader, registered: Mapping[str
         guard=guard,
         preload=options.preload,
         context=options.context,
+        files=_files_of(options, log),
     )
+
+
+def _files_of(options: ServerOptions, log: Log) -> FileStore | None:
+    """Files and batches of clients, where they are kept. Raises UsageError, DoesNotFit."""
+    if options.files is None:
+        return None
+    found = FileStore(options.files, options.limits)
+    for line in found.left_out:
+        log.event("record", said=line)
+    return found
 
 
 def policies_of(default: str, audit: Audit | None, guard: Guard | None = None) -> PolicyFor:
@@ -209,6 +221,8 @@ async def reload_keys(service: Service, read: ReadKeys, before: "asyncio.Task[No
         return
     for name in gone:
         service.responses.forget(name)
+        if service.files is not None:
+            await asyncio.to_thread(service.files.forget, name)
     service.log.event("keys", keys=len(keys), gone=len(gone))
 
 

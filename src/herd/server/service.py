@@ -26,6 +26,7 @@ from herd.lanes import LARGE, computing, reading, waiting
 from herd.policies import Policy
 from herd.request_options import Whose
 from herd.safety import Guard
+from herd.server.file_store import FileStore
 from herd.server.http.streams import Stream
 from herd.server.keys import Key, Keyring
 from herd.server.limits import Limits
@@ -112,6 +113,7 @@ class Service:
         remote_media: bool = False,
         preload: Sequence[str] = (),
         context: int | Literal["auto"] = "auto",
+        files: FileStore | None = None,
     ) -> None:
         self.models = models
         self.keyring = Keyring() if keyring is None else keyring
@@ -123,6 +125,8 @@ class Service:
         self.responses = ResponseStore(
             self.limits.stored_responses, self.limits.key_stored_bytes, self.limits.stored_bytes
         )
+        self.files = files
+        """Files and batches of clients; None: none are kept."""
         self.policies = policies
         self.guard = guard
         """Judges for /v1/moderations; None: there are only rules."""

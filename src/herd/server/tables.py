@@ -3,6 +3,7 @@
 from typing import Any
 
 from herd.server.anthropic.messages import COUNT, MESSAGES
+from herd.server.batches.batches import BATCHES
 from herd.server.ollama.chat import CHAT as OLLAMA_CHAT
 from herd.server.ollama.chat import GENERATE
 from herd.server.ollama.embed import EMBED, OLD
@@ -18,7 +19,7 @@ from herd.server.requests.fields import FieldTable
 TABLES: dict[str, FieldTable[Any]] = {
     table.name: table
     for table in (
-        *(CHAT, COMPLETIONS, RESPONSES, INPUT_TOKENS, EMBEDDINGS, MODERATIONS),
+        *(CHAT, COMPLETIONS, RESPONSES, INPUT_TOKENS, EMBEDDINGS, MODERATIONS, BATCHES),
         *(OLLAMA_CHAT, GENERATE, EMBED, OLD, SHOW, CREATE, COPY, DELETE, PULL),
         *(MESSAGES, COUNT),
         *(TOKENIZE, DETOKENIZE),

@@ -27,14 +27,15 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 async def read_body(
-    request: Request, limits: Limits, hold: Callable[[int], None], *, media: bool = False
+    request: Request, limits: Limits, hold: Callable[[int], None], *, media: bool = False, most: int | None = None
 ) -> AsyncIterator[bytes]:
     """The body of a request, piece by piece. hold: reserves memory before any of it is kept: for the declared length,
-    else as it comes.
+    else as it comes. most: the most bytes; None: those of any body.
 
     Raises TooLarge early (declared size, then as it comes), TimedOut for a body that does not come, what `hold` raises.
     """
-    most = limits.media_body_bytes if media else limits.body_bytes
+    if most is None:
+        most = limits.media_body_bytes if media else limits.body_bytes
     declared = _declared(request)
     if declared > most:
         _too_large(str(declared), most)
