@@ -151,6 +151,8 @@ def test_hosts_of_other_forms_are_added_and_tried(herd: Herd, host: FakeHost, mo
     said = herd("backend", "add", "far", *BEDROCK, "--region", "us-east-1", "--limit", "1", *keyed)
     assert said.status == 0 and "https://bedrock-runtime.us-east-1.amazonaws.com" in said.err  # and it has a price
     assert "ends us.meta.llama4-scout-17b-instruct-v1:0 on 2027-03-30" in said.err
+    said = herd("backend", "add", "none", *BEDROCK, "--region", "us-east-1", "--limit", "1", typed="\n")
+    assert said.status == 2 and "or give --key-env AWS_BEARER_TOKEN_BEDROCK" in said.err
     there = ("--url", host.address, "--outside", *PAID, *keyed)
     assert herd("backend", "add", "aws", *BEDROCK, *there).status == 0
     assert herd("backend", "add", "rep", *REPLICATE, *there).status == 0

@@ -2,7 +2,7 @@
 
     target       where requests go: address, model, key, what the other side can do, limits of what is read from it
     model        one of them as a ChatModel
-    wire         how one kind is spoken with; `forms` has all: `openai_form` (`openai_request`, `openai_stream`)
+    wire         how one kind is spoken with; `forms` has all: `openai_form`, `converse` (Bedrock), `replicate`
     route        several models in order, as one
     remote       one or a route for programs without an event loop; `loop_thread` runs one for them
     transport    the one place that opens a connection; what comes is read within bounds (`reading`)

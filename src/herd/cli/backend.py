@@ -152,7 +152,9 @@ def _key(name: str, values: "dict[str, Any]") -> str:
     else:
         found = sys.stdin.readline(MOST_KEY_BYTES)
     if not found.strip():
-        fail(UsageError, f"backend {name}: its key", got="nothing", do="type it, pipe it in, or give --key-env VAR")
+        variable = PRESETS[values["preset"]].key_env or "VAR"
+        do = f"type it, pipe it in, or give --key-env {variable}"
+        fail(UsageError, f"backend {name}: its key", got="nothing", do=do)
     return found.strip()
 
 
