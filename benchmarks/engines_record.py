@@ -164,11 +164,10 @@ def record(engine, url, model, key, only="", calls_url=""):
         wrong += not good
         print(f"{'ok   ' if good else 'WRONG'} {engine:<13}{case.name:<32}{row['status']} {told[:150]}", flush=True)
     file = FOLDER / f"{engine}.json"
-    if only:  # these rows alone are new
+    if file.exists():  # rows that were not asked for stay, those of engines that were killed among them
         new = {row["name"]: row for row in rows}
-        rows = [new.pop(row["name"], row) for row in json.loads(file.read_text(encoding="utf-8"))["rows"]] + [
-            *new.values()
-        ]
+        old = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        rows = [new.pop(row["name"], row) for row in old] + [*new.values()]
     if rows:
         file.parent.mkdir(exist_ok=True)
         file.write_text(
