@@ -33,6 +33,38 @@ MORNING_AND_THANKS = {
 """What is said in the morning, and for thanks; beginnings of words where they have several endings."""
 
 
+IN_EACH = {
+    "Arabic": [("كم يومًا في الأسبوع؟", ["7", "٧", "سبع"]), ("ما عاصمة فرنسا؟", ["باريس"])],
+    "English": [("How many days are in a week?", ["7", "seven"]), ("What is the capital of France?", ["Paris"])],
+    "French": [
+        ("Combien de jours y a-t-il dans une semaine ?", ["7", "sept"]),
+        ("Quelle est la capitale de la France ?", ["Paris"]),
+    ],
+    "German": [
+        ("Wie viele Tage hat eine Woche?", ["7", "sieben"]),
+        ("Was ist die Hauptstadt von Frankreich?", ["Paris"]),
+    ],
+    "Hindi": [("एक सप्ताह में कितने दिन होते हैं?", ["7", "७", "सात"]), ("फ्रांस की राजधानी क्या है?", ["पेरिस"])],
+    "Indonesian": [
+        ("Ada berapa hari dalam satu minggu?", ["7", "tujuh"]),
+        ("Apa ibu kota Prancis?", ["Paris"]),
+    ],
+    "Italian": [
+        ("Quanti giorni ci sono in una settimana?", ["7", "sette"]),
+        ("Qual è la capitale della Francia?", ["Parigi"]),
+    ],
+    "Portuguese": [("Quantos dias tem uma semana?", ["7", "sete"]), ("Qual é a capital da França?", ["Paris"])],
+    "Spanish": [("¿Cuántos días tiene una semana?", ["7", "siete"]), ("¿Cuál es la capital de Francia?", ["París"])],
+    "Tagalog": [
+        ("Ilang araw ang mayroon sa isang linggo?", ["7", "pito"]),
+        ("Ano ang kabisera ng Pransiya?", ["Paris"]),
+    ],
+    "Thai": [("หนึ่งสัปดาห์มีกี่วัน", ["7", "๗", "เจ็ด"]), ("เมืองหลวงของฝรั่งเศสคือเมืองอะไร", ["ปารีส"])],
+    "Vietnamese": [("Một tuần có bao nhiêu ngày?", ["7", "bảy"]), ("Thủ đô của Pháp là gì?", ["Paris"])],
+}
+"""Two questions in each language, and what one of must stand in the answer."""
+
+
 def arithmetic(draws: random.Random) -> Iterator[Item]:
     for i in range(40):
         one, other = draws.sample(NAMES, 2)
@@ -67,6 +99,11 @@ def greetings(_draws: random.Random) -> Iterator[Item]:
         yield {"language": language, "when": "say thank you", "answer": thanks}
 
 
+def languages(_draws: random.Random) -> Iterator[Item]:
+    for language, asked in IN_EACH.items():
+        yield from ({"group": language, "question": question, "answer": answer} for question, answer in asked)
+
+
 def sequences(draws: random.Random) -> Iterator[Item]:
     for _ in range(40):
         start, step = draws.randint(1, 20), draws.randint(2, 9)
@@ -84,6 +121,7 @@ def texts(_draws: random.Random) -> Iterator[Item]:
 MADE: dict[str, Callable[[random.Random], Iterator[Item]]] = {
     "smoke-arithmetic": arithmetic,
     "smoke-greetings": greetings,
+    "smoke-languages": languages,
     "smoke-needles": needles,
     "smoke-sequences": sequences,
     "smoke-text": texts,

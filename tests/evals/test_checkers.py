@@ -102,6 +102,43 @@ def test_code_is_the_first_block_that_is_pythons_or_nobodys(text: str, code: str
     assert checkers.code_of(text) == code
 
 
+AREA = {"name": "area", "accepts": {"base": [10, 10.0], "unit": ["square metres", ""], "tags": [["a", "b"], ""]}}
+EITHER, ONE = {"name": "f", "accepts": {"a": [1, 2]}}, {"name": "f", "accepts": {"a": [1]}}
+PLACE = {"name": "place", "accepts": {"at": [{"city": ["New York", "NYC"], "zip": ["", 10001]}]}}
+
+
+@pytest.mark.parametrize(
+    ("calls", "said", "expected"),
+    [
+        ([AREA], [("area", {"base": 10})], True),
+        ([AREA], [("area", {"base": 10, "unit": "Square-Metres"})], True),
+        ([AREA], [("area", {"base": 10, "tags": ["A", "b "]})], True),
+        ([AREA], [("area", {"base": 10, "tags": ["b", "a"]})], False),
+        ([AREA], [("area", {"base": 11})], False),
+        ([AREA], [("area", {"base": "10"})], False),
+        ([AREA], [("area", {"unit": "square metres"})], False),
+        ([AREA], [("area", {"base": 10, "height": 5})], False),
+        ([AREA], [("volume", {"base": 10})], False),
+        ([AREA], [], False),
+        ([AREA], [("area", {"base": 10})] * 2, False),
+        ([AREA, PLACE], [("place", {"at": {"city": "nyc"}}), ("area", {"base": 10})], True),
+        ([PLACE], [("place", {"at": {"city": "new york", "zip": 10001}})], True),
+        ([PLACE], [("place", {"at": {"zip": 10001}})], False),
+        ([EITHER, ONE], [("f", {"a": 1}), ("f", {"a": 2})], True),
+        ([EITHER, ONE], [("f", {"a": 2}), ("f", {"a": 1})], True),
+        ([EITHER, ONE], [("f", {"a": 2}), ("f", {"a": 2})], False),
+        ([PLACE], [("place", {"at": {"city": "nyc", "street": "x"}})], False),
+        ([], [], True),
+        ([], [("area", {})], False),
+    ],
+)
+def test_calls_are_compared_with_all_that_is_accepted(
+    calls: list[Any], said: list[tuple[str, dict[str, Any]]], expected: bool
+) -> None:
+    made = tuple(ToolCall(name, arguments, "x") for name, arguments in said)
+    assert right("tool_call_any", "", {"tools": TOOLS, "calls": calls}, made) is expected
+
+
 def test_a_pattern_that_loops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkers, "REGEX_S", 0.1)
     with pytest.raises(TimedOut, match=r"the checker regex: got no result in 0\.1 s"):
@@ -128,6 +165,8 @@ def test_a_pattern_that_loops_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         ("regex", {"answer": r"(?P<n>a\\(?P>n)?)"}),
         ("regex", {"answer": ["a", "(a)(?-1)"]}),
         ("regex", {"answer": "(?:(?:(?:(?:a{100}){100}){100}){100}){100}"}),
+        ("tool_call_any", {"tools": TOOLS, "calls": [{"name": "f", "arguments": {}}]}),
+        ("tool_call_any", {"tools": TOOLS, "calls": [{"name": "f", "accepts": {"a": 1}}]}),
         ("refuses", {}),
         ("refuses", {"refuse": "yes"}),
         ("code", {"tests": " "}),

@@ -1,6 +1,7 @@
 """Tasks as data: what is read, and that whatever is wrong with a file is one line that says where."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,95 @@ def test_what_is_wrong_is_one_line_that_says_where(tmp_path: Path, head: str, it
         find(str(written(tmp_path, head, items)))
     assert says in str(error.value) and "\n" not in str(error.value)
     assert isinstance(error.value, BadFile | NotFound)
+
+
+NEEDLES = (
+    'name = "n"\nkind = "answer"\nprompt = "{text}\\n{places}"\nchecker = "includes"\noptions = {all = true}\n'
+    "[needles]\nlengths = [1000, 6000]\ndepths = [0, 40, 100]\neach = 3\n"
+)
+
+
+def needles_of(folder: Path, head: str = NEEDLES, text: str | None = None) -> list[Any]:
+    (folder / "n.toml").write_text(head + ('text = "book.txt"\n' if text is not None else ""))
+    (folder / "book.txt").write_text(text or "")
+    return list(find(str(folder / "n.toml")).items)
+
+
+@pytest.mark.parametrize("text", [None, "The sea was calm. " * 9 + "Nobody spoke", "x" * 9000])
+def test_needles_stand_where_and_as_often_as_they_say(tmp_path: Path, text: str | None) -> None:
+    found = needles_of(tmp_path, text=text)
+    assert len(found) == 2 * 3 * 4 * 3 and found == needles_of(tmp_path, text=text)
+    for item in found:
+        if text is None:
+            assert item["length"] * 0.9 <= len(item["text"]) <= item["length"]
+        said = dict(re.findall(r"The word for the (\w+) is (\w+)\.", item["text"]))
+        hop = dict(re.findall(r"The word for the (\w+) is that of the (\w+)\.", item["text"]))
+        asked = item["places"].split(" and the ")
+        right = [said.get(hop.get(place, place), "NONE") for place in asked]
+        assert right == item["answer"] and not set(right) & set(item["never"])
+        assert set(said.values()) | {"NONE"} == {*item["never"], *right}
+        assert (item["group"] == "two_hops") == bool(hop) and len(asked) == (3 if item["group"] == "several" else 1)
+        if item["group"] != "absent" and text is None:
+            at = item["text"].index(f"The word for the {asked[0]} is")
+            assert abs(at / len(item["text"]) * 100 - item["depth"]) < 15
+
+
+def test_needles_of_another_seed_are_others(tmp_path: Path) -> None:
+    others = needles_of(tmp_path, NEEDLES.replace("[needles]", "seed = 1\n[needles]"))
+    assert [one["answer"] for one in others] != [one["answer"] for one in needles_of(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[1000, 6000]", "[]", "length >= 1"),
+        ("[1000, 6000]", "[1]", ">= 200"),
+        ("[1000, 6000]", "[40000000]", "characters in all, expected at most"),
+        ("[0, 40, 100]", "[101]", "<= 100"),
+        ("each = 3", "each = 0", ">= 1"),
+        ("each = 3", 'kinds = ["two"]', "Invalid enum value 'two'"),
+        ("each = 3", 'text = "../book.txt"', "needles: a checkpoint names a file|plain name"),
+        ("each = 3", 'text = "book.txt"', "book.txt: got nothing"),
+        ("[needles]", 'items = "t.jsonl"\n[needles]', "one of items, "),
+    ],
+)
+def test_needles_that_cannot_be_made_are_told(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(BadFile, match=says):
+        needles_of(tmp_path, NEEDLES.replace(old, new))
+
+
+IMAGE = '{"q": "What is it?", "answer": "2", "image": "a.png"}\n'
+
+
+def test_images_lie_beside_the_task_and_belong_to_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    first = find(str(written(tmp_path, items=IMAGE)))
+    assert first.images == {"a.png": tmp_path / "a.png"}
+    (tmp_path / "a.png").write_bytes(b"two")
+    assert find(str(written(tmp_path, items=IMAGE))).digest != first.digest
+    for bad, says in (
+        ('"../a.png"', "line 1: image"),
+        ('"b.png"', "line 1: image: .*b.png"),
+        ("7", "line 1: image: got 7"),
+        (json.dumps(["a.png"] * 17), "at most 16"),
+    ):
+        with pytest.raises(BadFile, match=says):
+            find(str(written(tmp_path, items=IMAGE.replace('"a.png"', bad))))
+    with pytest.raises(BadFile, match="only answers are about images"):
+        find(
+            str(
+                written(
+                    tmp_path,
+                    'name = "t"\nkind = "bits_per_byte"\nitems = "t.jsonl"\n',
+                    '{"text": "x", "image": "a.png"}',
+                )
+            )
+        )
+
+
+def test_questions_in_each_of_twelve_languages() -> None:
+    items = find("smoke-languages").items
+    assert len({item["group"] for item in items}) == 12 and len(items) == 24
 
 
 def test_too_many_items_and_too_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,28 @@ def test_calls_of_tools_are_asked_for_and_compared(tmp_path: Path) -> None:
         results_of(OnlyChats(), task_of(tmp_path, text))
 
 
+def test_images_are_shown_before_the_question(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"bytes of an image")
+    text = ANSWER + '[[item]]\nq = "What is it?"\nanswer = "It"\nimage = ["a.png", "a.png"]\n'
+    model = DoesAll(answer="It is.")
+    (result,) = results_of(model, task_of(tmp_path, text)).values()
+    ((turns, _),) = model.asked
+    kinds = [type(part).__name__ for part in turns[-1].content]
+    assert result.value == 1.0 and kinds == ["ImagePart", "ImagePart", "TextPart"]
+    with pytest.raises(Unsupported, match="image"):
+        results_of(OnlyChats(), task_of(tmp_path, text))
+
+
+def test_a_result_says_of_its_item_how_long_how_deep_and_which_kind(tmp_path: Path) -> None:
+    text = ANSWER + questions(1) + 'length = 4000\ndepth = 25\ngroup = "one"\n' + questions(2)
+    results = kept(tmp_path, OnlyChats(echo), task_of(tmp_path, text))
+    assert [(one.length, one.depth, one.group) for _, one in sorted(results.found.items())] == [
+        (4000, 25, "one"),
+        (None, None, ""),
+    ]
+    assert read_all(tmp_path)["a"].found == results.found
+
+
 def test_an_item_that_fails_is_no_zero(tmp_path: Path) -> None:
     def some(turns: list[Message]) -> str:
         if "4" in turns[-1].text:

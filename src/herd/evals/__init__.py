@@ -6,7 +6,8 @@
     statistics   intervals and tests              identity     what tells a model's files from others
     programs     checkers of a person's own       judging      where replies are judged
     children     processes that can be killed     sandbox      where code that a model wrote may run
-    refusing     whether an answer refuses
+    refusing     whether an answer refuses        needles      items about what stands in long texts
+    bfcl         calls of tools, out of bfcl-eval
 
 Over `ChatModel.ascore` and `achat` alone. What it is not: a place where code of a task runs unasked.
 """

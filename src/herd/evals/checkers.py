@@ -7,6 +7,7 @@
     json       it is one JSON value, equal to the answer where the item has one
     regex      the pattern that is the answer is found in it, within a second
     tool_call  it calls the item's `calls`, in order, with these arguments
+    tool_call_any  it calls the item's `calls`, in any order, with arguments out of those that each `accepts`
     refuses    it refuses where the item's `refuse` is true, and does not where it is false
     code       the item's `tests` pass after the code in it, in a sandbox (`herd.evals.sandbox`)
 
@@ -40,8 +41,12 @@ REPEATS = 1000
 _CALLED = re.compile(r"(?<!\\)(?:\\\\){0,500}+\(\?(?:R|&|P>|[+-]?[0-9])")
 """Where a pattern calls itself or a group of it: that may take all memory long before its time is over."""
 MAX_NUMBER = 1e30
+CALLS = 64
+"""Calls of an item that may come in any order."""
 JSON_DEPTH, JSON_VALUES = 64, 100_000
 _NUMBER = re.compile(r"-?[0-9][0-9,]{0,30}+(?:\.[0-9]{1,30}+)?+")
+_IGNORED = str.maketrans("'", '"', " ,./-_*^")
+"""What makes no difference between texts that are arguments, as the Berkeley leaderboard has it."""
 _SURE = 1e-9
 """A tolerance for what cannot be written in binary, as a part of the number."""
 
@@ -143,6 +148,57 @@ def _tool_call(reply: Reply, item: Item, _options: _Options) -> bool:
     return _same(said, [{"name": one["name"], "arguments": one.get("arguments", {})} for one in item["calls"]])
 
 
+def _tool_call_any(reply: Reply, item: Item, _options: _Options) -> bool:
+    said, wanted = reply.tool_calls, item["calls"]
+    if len(said) != len(wanted):
+        return False
+    fits = [
+        [i for i, one in enumerate(wanted) if one["name"] == call.name and _accepted(call.arguments, one)]
+        for call in said
+    ]
+    taken: dict[int, int] = {}
+
+    def place(call: int, seen: set[int]) -> bool:
+        """Give a call one that is wanted, moving those that have theirs where that makes room."""
+        for one in fits[call]:
+            if one not in seen:
+                seen.add(one)
+                if one not in taken or place(taken[one], seen):
+                    taken[one] = call
+                    return True
+        return False
+
+    return all(place(call, set()) for call in range(len(said)))
+
+
+def _accepted(arguments: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
+    """Whether arguments are among those that a call accepts; "" among these: it may be left out."""
+    accepts = call["accepts"]
+    if not arguments.keys() <= accepts.keys():
+        return False
+    return all(
+        any(_alike(arguments[name], one) for one in values) if name in arguments else "" in values
+        for name, values in accepts.items()
+    )
+
+
+def _alike(said: Any, wanted: Any) -> bool:
+    """Whether a value is one that is accepted: texts by their letters and digits, members of an object each out of
+    those that it accepts."""
+    if isinstance(said, str) and isinstance(wanted, str):
+        return _letters(said) == _letters(wanted)
+    if isinstance(said, list) and isinstance(wanted, list):
+        return len(said) == len(wanted) and all(map(_alike, said, wanted))
+    if isinstance(said, dict) and isinstance(wanted, dict):
+        lists = {name: values if isinstance(values, list) else [values] for name, values in wanted.items()}
+        return _accepted(said, {"accepts": lists})
+    return isinstance(said, bool) == isinstance(wanted, bool) and bool(said == wanted)
+
+
+def _letters(text: str) -> str:
+    return text.translate(_IGNORED).casefold()
+
+
 def _refuses(reply: Reply, item: Item, _options: _Options) -> bool:
     return bool(refused(reply.text) == item["refuse"])
 
@@ -227,6 +283,28 @@ def _has_calls(item: Item) -> None:
         fail(BadFile, "calls", got=calls, expected='a list of {"name": ..., "arguments": {...}}')
 
 
+def _has_accepts(item: Item) -> None:
+    calls, tools = item.get("calls"), item.get("tools")
+    if not isinstance(tools, list) or not tools:
+        fail(BadFile, "tools", got=tools, expected="a list of tools")
+    if not isinstance(calls, list) or len(calls) > CALLS or not all(map(_accepting, calls)):
+        fail(
+            BadFile,
+            "calls",
+            got=calls,
+            expected=f'at most {CALLS} of {{"name": ..., "accepts": {{argument: [values]}}}}',
+        )
+
+
+def _accepting(call: Any) -> bool:
+    return (
+        isinstance(call, dict)
+        and isinstance(call.get("name"), str)
+        and isinstance(call.get("accepts"), dict)
+        and all(isinstance(values, list) for values in call["accepts"].values())
+    )
+
+
 def _has_refuse(item: Item) -> None:
     if not isinstance(item.get("refuse"), bool):
         fail(BadFile, "refuse", got=item.get("refuse"), expected="true where a good answer refuses, or false")
@@ -249,6 +327,7 @@ CHECKERS: Mapping[str, Checker] = {
     "json": Checker(_Options, _anything, _json),
     "regex": Checker(_Options, _has_pattern, _regex),
     "tool_call": Checker(_Options, _has_calls, _tool_call),
+    "tool_call_any": Checker(_Options, _has_accepts, _tool_call_any),
     "refuses": Checker(_Options, _has_refuse, _refuses),
     "code": Checker(_Program, _has_tests, None),
 }

@@ -42,6 +42,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of each choice, or of the document."""
     calls: tuple[dict[str, Any], ...] = ()
     """Tools that it called: name and arguments."""
+    length: float | None = None
+    """As the item says: of a text that something is looked for in."""
+    depth: float | None = None
+    """As the item says: where it stands there, in percent."""
+    group: str = ""
+    """As the item says: which of some kinds it is."""
 
 
 class _Start(msgspec.Struct, frozen=True):

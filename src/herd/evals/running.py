@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from math import isfinite, log
 from typing import Any
 
+import msgspec
+
 from herd.chat_model import ChatModel, Pair
 from herd.errors import (
     ContextTooLong,
@@ -25,7 +27,7 @@ from herd.errors import (
 from herd.evals import judging, templates
 from herd.evals.judging import Judge
 from herd.evals.results import Result
-from herd.evals.tasks import Task
+from herd.evals.tasks import Task, images_of
 from herd.events import Score
 from herd.progress import Progress, silent
 
@@ -69,8 +71,10 @@ def check(model: ChatModel, task: Task) -> None:
     """Raise Unsupported where a model cannot do this kind of task."""
     if task.head.kind != "answer":
         model.capabilities.require(model.name, "scores")
-    if task.head.checker == "tool_call":
+    if task.head.checker in ("tool_call", "tool_call_any"):
         model.capabilities.require(model.name, "tools")
+    if task.images:
+        model.capabilities.require(model.name, "images")
 
 
 class _Run:
@@ -98,7 +102,8 @@ class _Run:
         async def some(waiting: Iterator[int]) -> None:
             nonlocal done
             for number in waiting:
-                self._keep(await self._one(number))
+                about = _about(self._task.items[number])
+                self._keep(msgspec.structs.replace(await self._one(number), **about))
                 done += 1
                 self._progress(self._task.name, done, self._total)
 
@@ -165,7 +170,10 @@ class _Run:
 
     async def _answer(self, number: int, item: templates.Item) -> Result:
         head = self._task.head
-        dialog = templates.turns(head.system, head.prompt, self._task.shots, item)
+        dialog: list[dict[str, Any]] = [*templates.turns(head.system, head.prompt, self._task.shots, item)]
+        if names := images_of(item):
+            images = [{"type": "image", "image": self._task.images[name].read_bytes()} for name in names]
+            dialog[-1]["content"] = [*images, {"type": "text", "text": dialog[-1]["content"]}]
         options: dict[str, Any] = {"max_tokens": head.max_tokens, "temperature": head.temperature}
         if head.temperature:
             options["seed"] = self._seed + number
@@ -177,6 +185,13 @@ class _Run:
         right = await asyncio.to_thread(self._judge.value, reply, item)
         calls = tuple({"name": call.name, "arguments": dict(call.arguments)} for call in reply.tool_calls)
         return Result(item=number, value=right, said=reply.text[:SAID], calls=calls)
+
+
+def _about(item: templates.Item) -> dict[str, Any]:
+    """What a result says of its item."""
+    numbers = {name: item[name] for name in ("length", "depth") if type(item.get(name)) in (int, float)}
+    group = {"group": item["group"][:SAID]} if isinstance(item.get("group"), str) else {}
+    return numbers | group
 
 
 def likelihood(metric: str, score: Score, continuation: str) -> float:

@@ -13,9 +13,9 @@ Nothing is run here.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -24,8 +24,9 @@ import msgspec
 
 from herd.disk.small_files import parse_object, read_toml, safe_path
 from herd.errors import BadFile, HerdError, NotFound, fail
-from herd.evals import programs
+from herd.evals import bfcl, needles, programs
 from herd.evals.checkers import CHECKERS, options_of
+from herd.evals.needles import Needles
 from herd.evals.programs import Program
 from herd.evals.templates import Item, filled, parts
 from herd.value_checks import nearest
@@ -40,6 +41,10 @@ MAX_ITEMS = 100_000
 MAX_VALUES = 4_000_000
 """Values of all items, fields that nothing asks for included: each takes some 60 bytes of memory."""
 MAX_CHOICES = 64
+MAX_IMAGES = 16
+"""Images of an item."""
+MAX_IMAGE = 20 << 20
+"""Bytes of an image."""
 MAX_NAME = 200
 """Bytes of a name, which a folder is called after."""
 BUILT_IN = Path(str(package_files("herd.evals").joinpath("smoke")))
@@ -75,6 +80,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class _File(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
     items: str = ""
     item: list[dict[str, Any]] = []
+    needles: Needles | None = None
     example: list[dict[str, Any]] = []
 
 
@@ -90,6 +96,8 @@ class Task:
     """SHA-256 of what is asked, of which items, and how it is judged."""
     program: Program | None = None
     """The checker, where it is a file of the person's own."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """The files of images that items name."""
 
     @property
     def name(self) -> str:
@@ -124,6 +132,10 @@ def find(name: str) -> Task:
     """A task by the name of one that comes with Herd, or by the path of its file. Raises NotFound, BadFile."""
     if name in built_in():
         return read(BUILT_IN / f"{name}.toml")
+    source, colon, kind = name.partition(":")
+    if colon and source == "bfcl":
+        said = _File(name=f"bfcl-{kind}", kind="answer", prompt="{question}", checker="tool_call_any", max_tokens=1024)
+        return _task(said, name, None, bfcl.items(kind))
     if not name.endswith(".toml"):
         near = nearest(name, built_in())
         do = f"did you mean {near}?" if near else "give one of these, or the path of a .toml file"
@@ -138,29 +150,40 @@ def read(path: Path) -> Task:
         said = msgspec.convert(table, _File)
     except msgspec.ValidationError as error:
         fail(BadFile, f"{path.name}: {error}")
-    with _named(path.name):
+    return _task(said, path.name, path, _places(path, said))
+
+
+def _task(said: _File, name: str, path: Path | None, places: Iterable[tuple[str, Item]]) -> Task:
+    """A task of what its file says. path: of the file, which other files lie beside. Raises BadFile, NotFound."""
+    program = None
+    with _named(name):
         head = _checked(said)
         check = _checks(head)
-        program = programs.read(path.parent, head.checker) if head.checker.endswith(programs.ENDING) else None
-    places = _places(path, said)
+        if path is not None and head.checker.endswith(programs.ENDING):
+            program = programs.read(path.parent, head.checker)
     items = []
+    images: dict[str, Path] = {}
     values = 0
     for place, item in places:
         with _named(place):
             check(item)
+            for one in images_of(item):
+                if head.kind != "answer" or path is None:
+                    fail(BadFile, "image", got=one, expected="none: only answers are about images")
+                images[one] = images.get(one) or _image(path, one)
         values += _values(item)
         if values > MAX_VALUES:
             fail(BadFile, place, got="more values in all", expected=f"at most {MAX_VALUES}")
         items.append(item)
     if not items:
-        fail(BadFile, f"{path.name}: no items", do="name a file of them as items, or write [[item]] tables")
+        fail(BadFile, f"{name}: no items", do="name a file of them as items, or write [[item]] tables")
     for i, example in enumerate(said.example):
-        with _named(f"{path.name}: example {i + 1}"):
+        with _named(f"{name}: example {i + 1}"):
             check(example)
             if head.kind == "answer" and "answer" not in example:
                 fail(BadFile, "answer", got="none", expected="what a worked example says")
     shots = random.Random(head.seed).sample(said.example, head.shots)
-    return Task(head, tuple(items), tuple(shots), _digest(head, items, shots, program), program)
+    return Task(head, tuple(items), tuple(shots), _digest(head, items, shots, program, images), program, images)
 
 
 @contextmanager
@@ -203,7 +226,7 @@ def _checked(said: _File) -> Head:
         names = ", ".join(CHECKERS) + ", or a file such as mine.py"
         known = names if head.kind == "answer" else "none: only answers are checked"
         fail(BadFile, "checker", got=head.checker or "none", expected=known)
-    if head.checker == "tool_call" and head.shots:
+    if head.checker in ("tool_call", "tool_call_any") and head.shots:
         fail(BadFile, "shots", got=head.shots, expected="none: an example says a text, and calls nothing")
     parts(head.prompt)
     if head.checker:
@@ -255,8 +278,13 @@ def _choices(item: Item) -> None:
 
 def _places(path: Path, said: _File) -> Iterator[tuple[str, Item]]:
     """(where it stands, item) of each item."""
-    if said.items and said.item:
-        fail(BadFile, f"{path.name}: items", got="a file and [[item]] tables", expected="one of them")
+    if bool(said.items) + bool(said.item) + bool(said.needles) > 1:
+        fail(BadFile, f"{path.name}: items", got="a file and tables", expected="one of items, [[item]] and [needles]")
+    if said.needles is not None:
+        with _named(f"{path.name}: needles"):
+            made = needles.items(said.needles, _text(path, said.needles.text), said.seed)
+            yield from ((f"{path.name}: item {i + 1}", item) for i, item in enumerate(made))
+        return
     if not said.items:
         yield from ((f"{path.name}: item {i + 1}", item) for i, item in enumerate(said.item))
         return
@@ -277,6 +305,42 @@ def _places(path: Path, said: _File) -> Iterator[tuple[str, Item]]:
                 yield place, parse_object(line, place)
 
 
+def images_of(item: Item) -> list[str]:
+    """The names of an item's images. Raises BadFile for what is none."""
+    given = item.get("image", [])
+    names = given if isinstance(given, list) else [given]
+    if len(names) > MAX_IMAGES or not all(isinstance(one, str) and one for one in names):
+        fail(BadFile, "image", got=given, expected=f"the name of a file, or a list of at most {MAX_IMAGES}")
+    return names
+
+
+def _image(path: Path, name: str) -> Path:
+    """The file of an image beside a task's file. Raises BadFile, NotFound."""
+    try:
+        file = safe_path(path.absolute().parent, name)
+    except HerdError as error:
+        raise BadFile(f"image: {error}") from None
+    if file.stat().st_size > MAX_IMAGE:
+        fail(BadFile, f"{name}: size", got=f"{file.stat().st_size} bytes", expected=f"at most {MAX_IMAGE}")
+    return file
+
+
+def _text(path: Path, name: str) -> str:
+    """A text beside a task's file. Raises BadFile, NotFound."""
+    if not name:
+        return ""
+    file = safe_path(path.absolute().parent, name)
+    if file.stat().st_size > needles.MAX_TEXT:
+        fail(BadFile, f"{name}: size", got=f"{file.stat().st_size} bytes", expected=f"at most {needles.MAX_TEXT}")
+    try:
+        found = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        fail(BadFile, f"{name}: not UTF-8 at byte {error.start}")
+    if not found.strip(" .\n\r\t"):
+        fail(BadFile, name, got="nothing", expected="a text")
+    return found
+
+
 def _no_items(path: Path, error: HerdError) -> NoReturn:
     fail(NotFound if isinstance(error, NotFound) else BadFile, f"{path.name}: items: {error}")
 
@@ -287,7 +351,11 @@ def _values(value: Any) -> int:
     return 1 + sum(map(_values, held))
 
 
-def _digest(head: Head, items: Sequence[Item], shots: Sequence[Item], program: Program | None) -> str:
+def _digest(
+    head: Head, items: Sequence[Item], shots: Sequence[Item], program: Program | None, images: Mapping[str, Path]
+) -> str:
     told = {name: getattr(head, name) for name in Head.__struct_fields__ if name not in ("licence", "source")}
-    parts = [told, items, shots, *([program.digest] if program else [])]
+    parts: list[Any] = [told, items, shots, *([program.digest] if program else [])]
+    if images:
+        parts.append({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in images.items()})
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
