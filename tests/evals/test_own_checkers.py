@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fake_chat_model import OnlyChats
 from helpers import PATIENCE_S, hf_folder, until
 from herd.cli import main
-from herd.errors import BadFile, HerdError, Interrupted, PassFailed, TimedOut, UsageError
+from herd.errors import BadFile, HerdError, Interrupted, MissingExtra, PassFailed, TimedOut, UsageError
 from herd.evals import Task, find, judging, programs, run
 from herd.evals.results import Result
 from herd.events import Reply, Timings, Usage
@@ -163,6 +164,35 @@ def test_it_sees_no_keys_and_no_files_of_the_run(tmp_path: Path, monkeypatch: py
     with (tmp_path / "open").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         assert value(task_of(tmp_path, source), "") == 1.0
+
+
+SCHEMAS: list[tuple[dict[str, Any], str, bool]] = [
+    ({"type": "object", "required": ["a"]}, ' {"a": 1} ', True),
+    ({"type": "object", "required": ["a"]}, "{}", False),
+    ({"type": "object"}, "Here it is: {}", False),
+    ({"type": "object"}, "[" * 100_000, False),
+    ({"$defs": {"n": {"minimum": 3}}, "$ref": "#/$defs/n"}, "2", False),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 3, "exclusiveMaximum": True}, "3", False),
+]
+
+
+def test_answers_are_valid_against_a_schema_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jsonschema")
+    head = HEAD.replace("mine.py", "json_schema") + SHORT.replace("0.5", "2")
+    (tmp_path / "s.toml").write_text(head + '[[item]]\nq = "x"\nschema = {type = "object"}\n')
+    task = find(str(tmp_path / "s.toml"))
+    with judging.opened(task) as judge:
+        for schema, text, right in SCHEMAS:
+            assert judge.value(reply_of(text), {"schema": schema}) == float(right), (schema, text)
+        with pytest.raises(PassFailed, match="SchemaError"):
+            judge.value(reply_of("{}"), {"schema": {"type": "objekt"}})
+        with pytest.raises(PassFailed, match="Unresolvable"):
+            judge.value(reply_of("{}"), {"schema": {"$ref": "http://127.0.0.1:1/x.json"}})
+        with pytest.raises(TimedOut, match="no verdict in 2 s"):
+            judge.value(reply_of('"' + "a" * 40 + '!"'), {"schema": {"pattern": "^(a+)+$"}})
+    monkeypatch.setattr(judging, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"llama-herd\[evals\]"), judging.opened(task):
+        pass
 
 
 def test_closing_ends_one_that_loops_at_once(tmp_path: Path) -> None:

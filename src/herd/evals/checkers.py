@@ -10,6 +10,7 @@
     tool_call_any  it calls the item's `calls`, in any order, with arguments out of those that each `accepts`
     refuses    it refuses where the item's `refuse` is true, and does not where it is false
     code       the item's `tests` pass after the code in it, in a sandbox (`herd.evals.sandbox`)
+    json_schema  it is JSON that is valid against the item's `schema`, judged in a process that can be killed
 
 What it is not: code of a person's own (`herd.evals.programs`), or what runs it (`herd.evals.judging`).
 """
@@ -315,6 +316,11 @@ def _has_tests(item: Item) -> None:
         fail(BadFile, "tests", got=item.get("tests"), expected="Python that raises where the answer's code is wrong")
 
 
+def _has_schema(item: Item) -> None:
+    if not isinstance(item.get("schema"), dict):
+        fail(BadFile, "schema", got=item.get("schema"), expected="a JSON schema: an object")
+
+
 def _anything(_item: Item) -> None:
     """Any item will do."""
 
@@ -330,4 +336,5 @@ CHECKERS: Mapping[str, Checker] = {
     "tool_call_any": Checker(_Options, _has_accepts, _tool_call_any),
     "refuses": Checker(_Options, _has_refuse, _refuses),
     "code": Checker(_Program, _has_tests, None),
+    "json_schema": Checker(_Program, _has_schema, None),
 }

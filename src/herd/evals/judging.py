@@ -3,6 +3,7 @@
     a name of herd.evals.checkers    here
     a .py file                       in a process with limits of time, memory and output, once the file is trusted
 
+    json_schema                      as a .py file, but it is ours
     code                             in a sandbox, a new one for each answer
 
 An answer that cannot be judged is an error of its item. What it is not: the checkers themselves.
@@ -16,11 +17,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
 
-from herd.errors import BadFile, HerdError, Interrupted, PassFailed, TimedOut, fail
+from herd.errors import BadFile, HerdError, Interrupted, MissingExtra, PassFailed, TimedOut, fail
 from herd.evals import programs, sandbox
 from herd.evals.checkers import CHECKERS, code_of
 from herd.evals.children import Child, Excess, Gone, Late
@@ -67,6 +69,11 @@ def _made(task: Task) -> Judge:
     if task.program is not None:
         programs.require_trust(task.program)
         return ProgramJudge(task.program, task.options.seconds)
+    if task.head.checker == "json_schema":
+        if find_spec("jsonschema") is None:
+            fail(MissingExtra, "the checker json_schema needs jsonschema", do="pip install 'llama-herd[evals]'")
+        ours = Path(__file__).with_name("schema_checker.py")
+        return ProgramJudge(Program(ours, ours.read_text("utf-8")), task.options.seconds)
     if task.head.checker == "code":
         return CodeJudge(task)
     return _Here(task)
