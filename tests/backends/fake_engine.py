@@ -21,6 +21,7 @@ from herd.errors import HerdError
 from herd.grammars import Grammar
 from herd.llm import LLM
 
+PROBE = "start: NOT_FOR_XGRAMMAR\nNOT_FOR_XGRAMMAR: /[a-z]/ & /q/\n"
 PATHS = {"vllm": "/v1/completions", "sglang": "/generate", "llama-server": "/completion"}
 
 
@@ -230,7 +231,7 @@ def engine_of(form: str, llm: LLM, **more: Any) -> Iterator[FakeEngine]:
                 self._say({"tokens": engine.ids(body)})
             elif self.path != PATHS[engine.form]:
                 self._say(None)
-            elif (body.get("structured_outputs") or {}).get("grammar") == "start: LETTER\nLETTER: /[a-z]/ & /q/\n":
+            elif (body.get("structured_outputs") or {}).get("grammar") == PROBE:
                 guided = engine.facts.get("guided", True)  # by another backend it is bad grammar
                 self._say({"choices": [{"text": "q"}]} if guided else {"error": {"code": 400}}, 200 if guided else 400)
             elif str(body.get("grammar", "")) == '%llguidance {}\nstart: "a"':

@@ -45,7 +45,8 @@ TOOLS: list[dict[str, Any]] = [
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     }
 ]
-KNOWN = {lark_of(Grammar("json")): Grammar("json")}
+LARK = lark_of(Grammar("json"))
+KNOWN = {LARK: Grammar("json"), f"{LARK}\nNOT_FOR_XGRAMMAR: /[a-z]/ & /q/\n": Grammar("json")}
 
 
 def by_ids(form: str, address: str, *, context: int = 2048, facts: Any = None, name: str = "rack", **more: Any) -> LLM:

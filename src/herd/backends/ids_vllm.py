@@ -3,8 +3,8 @@
 Where its numbers differ from Herd's (engine/sampler.py): min_p is applied before top_p, a repetition penalty looks at
 all of the text, a bias is added before penalties, and a temperature below 0.01 becomes 0.01. Log-probabilities are of
 the raw distribution, unless it was started with another --logprobs-mode. Its usual backend for grammars, xgrammar,
-reads Lark as well, but leaves white space in JSON free: grammars are Herd's where it was started with that of
-llguidance, which is tried.
+reads Lark as well, but leaves white space in JSON free. So every grammar has a terminal that xgrammar cannot read:
+unless xgrammar was asked for by name, llguidance takes it then, which is tried.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,9 @@ from herd.grammar.masks import lark_of
 
 COLDEST = 0.01
 """The lowest temperature that it draws with."""
-PROBE = "start: LETTER\nLETTER: /[a-z]/ & /q/\n"
+UNREADABLE = "NOT_FOR_XGRAMMAR: /[a-z]/ & /q/\n"
+"""A terminal of two expressions that hold at once. No rule uses it."""
+PROBE = f"start: NOT_FOR_XGRAMMAR\n{UNREADABLE}"
 """A grammar whose only text is the letter q."""
 _REASONS: Mapping[str, Reason] = {"stop": "stop", "length": "length"}
 _MARK = "token_id:"
@@ -34,7 +36,7 @@ class VllmWire(Wire):
     path = "/v1/completions"
     engine = "vLLM"
     scores = True
-    guided = "started with --structured-outputs-config.backend guidance"
+    guided = "started with llguidance (--structured-outputs-config.backend auto or guidance)"
 
     @classmethod
     async def ask(cls, target: Target, get: Get, post: Post) -> Facts:
@@ -115,7 +117,7 @@ class VllmWire(Wire):
         if options.logit_bias:
             body["logit_bias"] = {str(i): bias for i, bias in options.logit_bias.items()}
         if options.grammar is not None:
-            body["structured_outputs"] = {"grammar": lark_of(options.grammar)}
+            body["structured_outputs"] = {"grammar": f"{lark_of(options.grammar)}\n{UNREADABLE}"}
         return body
 
     def reader(self, request: Request, piece: int | None = None) -> Reader:
