@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_host import FakeHost, Script, hosting
+from fake_host import FakeHost, Script, hosting, whole
 
 from helpers import PATIENCE_S
 from herd.backends.failures import reason_of
@@ -214,8 +214,11 @@ def test_ids_are_those_of_the_whole_answer(engine: str, row: dict[str, Any]) -> 
 @pytest.mark.parametrize("engine", ENGINES_BY_IDS)
 def test_what_an_engine_tells_of_itself_is_read(engine: str) -> None:
     told = recorded(f"{engine}-ids")["told"]
-    with hosting(*map(script, told)) as host:
+    grammar = [whole({"choices": [{"text": "q"}]})] if engine == "vllm" else []  # not recorded: its answer to a grammar
+    with hosting(*map(script, told), *grammar) as host:
         facts = asyncio.run(asked(wire_at(engine, host.address.removesuffix("/v1")).target, ENGINES[engine]))
-    assert facts.context == 2048 and [one.path for one in host.asked] == [row["at"] for row in told]
+    assert facts.context == 2048
+    paths = [row["at"] for row in told] + ["/v1/completions"] * len(grammar)
+    assert [one.path for one in host.asked] == paths
     assert facts.places == (2 if engine == "llama-server" else None)
     assert facts.grammars == (engine == "vllm"), "this llama-server was built without llguidance"
