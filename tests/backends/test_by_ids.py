@@ -126,9 +126,11 @@ def test_answers_through_the_wire_are_those_without_it(both: tuple[FakeEngine, L
     many = far.chat_many(["a", "b", "c", "d", "e", "f"], temperature=0, max_tokens=8)
     assert [r.text for r in many] == [here.chat(x, temperature=0, max_tokens=8).text for x in "abcdef"]
     if far.capabilities.scores:
-        (one,), (other,) = far.score([("Hello", " world")], top=2), here.score([("Hello", " world")], top=2)
-        assert one.is_greedy == other.is_greedy and one.logprob == pytest.approx(other.logprob)
-        assert [[y.token_id for y in x.top] for x in one.tokens] == [[y.token_id for y in x.top] for x in other.tokens]
+        pairs = [("Hello", " world"), ("Hello", " you")]
+        for one, other in zip(far.score(pairs, top=2), here.score(pairs, top=2), strict=True):
+            assert one.is_greedy == other.is_greedy and one.logprob == pytest.approx(other.logprob)
+            tops = [[[y.token_id for y in x.top] for x in score.tokens] for score in (one, other)]
+            assert tops[0] == tops[1]
 
 
 @pytest.mark.parametrize("form", FORMS)

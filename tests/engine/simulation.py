@@ -6,10 +6,12 @@ budgets and places, chunks, an exact pool. What must hold is checked on the way 
 every page it reads.
 """
 
+import itertools
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from herd.cache import PageCounts
@@ -213,6 +215,8 @@ class Day:
             ids.insert(place, RAISES)
         elif rng.random() < 0.06:
             ids.insert(place, NOT_FINITE)
+        if want.what == "logprobs" and rng.random() < 0.6:
+            want = msgspec.structs.replace(want, others=self._others(ids[:CONTEXT], want.start))
         most = rng.randint(1, 12)
         return {
             "ids": ids[:CONTEXT] if pixels is None else ids,
@@ -236,6 +240,17 @@ class Day:
         rng = self.rng
         what: Any = rng.choice(("logprobs", "logprobs", "state", "logits") if count > 1 else ("state", "logits"))
         return Want(what=what, start=rng.randrange(1, max(count, 2)), top=rng.choice((0, 2)), keep=rng.random() < 0.5)
+
+    def _others(self, ids: list[int], start: int) -> tuple[tuple[int, ...], ...]:
+        """Other continuations, each alike the one before it for a while; now and then one that breaks a pass."""
+        rng, found, last = self.rng, [], ids[start:]
+        for _ in range(rng.randint(1, 5)):
+            more = [rng.randrange(TEXT) for _ in range(rng.randint(1, 4))]
+            last = [*last[: rng.randrange(len(last) + 1)], *more][: CONTEXT - start]
+            if rng.random() < 0.03:
+                last[rng.randrange(len(last))] = rng.choice((RAISES, NOT_FINITE))
+            found.append(tuple(last))
+        return tuple(found)
 
     def _little(self) -> dict[str, Any]:
         """A short request of a client of its own, often more urgent than the others."""
@@ -319,6 +334,7 @@ class Day:
             **{f"evicted {pool}": n for pool, n in evicted._asdict().items()},
             **{f"copied {pool}": n for pool, n in self.model.memory.copied.items()},
             "endless": self.endless,
+            "continuations": sum(len(a.order.want.others) for a in self.asked.values() if a.reason is not None),
             "measured": sum(a.order.want.what != "tokens" and a.reason is not None for a in self.asked.values()),
             "measured again": sum(self.asked[n].reason is not None for n in self.lost),
         }
@@ -344,7 +360,7 @@ class Day:
         assert ends == [1] * len(ends), "an end each"
 
     def _check(self, asked: Asked) -> None:
-        ids = asked.order.ids
+        ids = [*asked.order.ids, *itertools.chain(*asked.order.want.others)]
         if isinstance(asked.error, TimedOut):
             assert asked.order.timeout_s is not None
         elif isinstance(asked.error, PassFailed):
@@ -371,10 +387,11 @@ class Day:
         assert not asked.tokens
         ids, want, whole = asked.order.ids, asked.order.want, asked.reason is not None
         if want.what == "logprobs":
-            places = range(want.start, len(ids))
+            texts = [ids, *([*ids[: want.start], *other] for other in want.others)]
+            places = [(text, t) for text in texts for t in range(want.start, len(text))]
             assert len(asked.scores) == len(places) if whole else len(asked.scores) <= len(places)
-            for t, score in zip(places, asked.scores, strict=False):
-                token_id, logprob, is_greedy, order = score_of(ids[:t], ids[t], want.top)
+            for (text, t), score in zip(places, asked.scores, strict=False):
+                token_id, logprob, is_greedy, order = score_of(text[:t], text[t], want.top)
                 assert (score.token_id, score.is_greedy) == (token_id, is_greedy)
                 assert abs(score.logprob - logprob) < 1e-9
                 assert [i for i, _ in score.top] == order

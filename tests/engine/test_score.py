@@ -27,7 +27,7 @@ def model(context: int = 64, **options: Any) -> FakeModel:
 
 
 def order(number: int, ids: list[int], what: Any = "tokens", **fields: Any) -> Request:
-    want = {name: fields.pop(name) for name in ("start", "top", "keep") if name in fields}
+    want = {name: fields.pop(name) for name in ("start", "top", "keep", "others") if name in fields}
     options = SamplingOptions(max_tokens=fields.pop("max_tokens", 4))
     return Request(number=number, ids=ids, options=options, want=Want(what=what, **want), **fields)
 
@@ -109,6 +109,94 @@ def test_a_mean_is_of_rows_of_equal_weight_added_by_position_however_they_come()
         _, found = state.give(last=True)
         assert found is not None
         assert found[0].tobytes() == by_definition().tobytes(), most
+
+
+# -- several continuations of one text ---------------------------------------------------------------------------------
+
+OTHERS = ((3, 1), (3,), (5, 6, 7, 8), (5, 6, 7, 8, 9, 1), (5, 6, 0), (5,), tuple(IDS[:12]), tuple(IDS[:12]))
+"""Alike for a while, a beginning of the one before or after it, long, and the same twice."""
+
+
+def last_two(ids: list[int]) -> Any:
+    """Logits that depend on where an id stands and on two ids, so that a row out of place shows."""
+    return (TABLE[ids[-1]] + TABLE[ids[max(0, len(ids) - 2)]][::-1] + TABLE[len(ids) % V]).tolist()
+
+
+def of_all(start: int, others: tuple[tuple[int, ...], ...], core: Core, **more: Any) -> list[TokenScore]:
+    ids = IDS[: start + 2]
+    return scores(run(core, order(1, ids, "logprobs", start=start, top=2, others=others, **more))[1])
+
+
+@pytest.mark.parametrize("start", [1, 6, 15, 16, 17, 31])
+@pytest.mark.parametrize(
+    "shape", [(None, 1, None), (16, 1, None), (16, 4, None), (8, 8, None), (16, 4, 40), (None, 8, 9)]
+)
+@pytest.mark.parametrize("budget", [2, 64])
+def test_continuations_together_are_those_alone(shape: tuple[Any, int, Any], start: int, budget: int) -> None:
+    chunk, page_size, exact = shape
+
+    def core() -> Core:
+        pages = {"page_size": page_size, "num_exact_pages": exact}
+        return Core(FakeModel(last_two, vocab_size=V, context=128, chunk=chunk, **pages), budget=budget, places=2)
+
+    alone = []
+    for other in (tuple(IDS[start : start + 2]), *OTHERS):
+        text = [*IDS[:start], *other]
+        alone += scores(run(core(), order(1, text, "logprobs", start=start, top=2))[1])
+    for keep in (True, False):
+        assert of_all(start, OTHERS, core(), keep=keep) == alone
+
+
+def test_what_continuations_begin_with_is_computed_once() -> None:
+    m = model(chunk=None, page_size=4)
+    found = of_all(20, ((5, 6, 7, 1), (5, 6, 7, 2), (5, 6, 8, 3), (9,)), Core(m, budget=64))
+    assert len(found) == 2 + 13
+    # the text and its first continuation, without the last id; then 5, 6, 7; nothing for the next; 8; nothing
+    assert [len(ids) for p in m.passes for ids in p] == [21, 3, 1]
+
+
+def test_a_continuation_that_breaks_ends_its_text_and_no_other() -> None:
+    for bad in ("raise", "nan"):
+        core = Core(model(bad={11: bad}), budget=64)  # type: ignore[dict-item]
+        clean = [i for i in IDS if i != 11]
+        broken = order(1, clean[:9], "logprobs", start=7, others=((1, 2), (11, 1), (3, 4)))
+        heard = run(core, broken, order(2, clean, "logprobs", start=7))
+        end = heard[1][-1]
+        assert isinstance(end, EndedEvent)
+        assert type(end.error).__name__ == {"raise": "PassFailed", "nan": "BadCheckpoint"}[bad]
+        assert len(scores(heard[2])) == len(clean) - 7
+        assert len(scores(heard[1])) >= 4, "what came before it was told"
+
+
+def test_continuations_that_are_ended_give_their_pages_back() -> None:
+    core = Core(model(chunk=None), budget=64)
+    core.add(order(1, IDS, "logprobs", start=20, others=((1, 2, 3), (4, 5, 6))))
+    core.step()
+    core.step()
+    core.cancel(1)
+    core.step()
+    assert not core.busy
+    core.runner.cache.clear()
+    assert core.runner.cache.free() == core.runner.cache.total()
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_new_weights_between_continuations_are_those_of_the_rest(steps: int) -> None:
+    other = np.random.default_rng(9).normal(size=(V, V)).astype(np.float32)
+    m = model(chunk=None)
+    core = Core(m, budget=4, places=2)
+    core.add(order(1, IDS[:12], "logprobs", start=8, others=((1, 2, 3), (1, 2, 9, 4), (5, 6, 7))))
+    told = [e for _ in range(steps) for e in core.step()]
+    before = len(scores(told))
+    core.update_weights(m.ready_weights(lambda ids: other[ids[-1]].tolist()))
+    while core.busy:
+        told += core.step()
+    texts = [IDS[8:12], [1, 2, 3], [1, 2, 9, 4], [5, 6, 7]]
+    pairs = [(([IDS[7], *text])[i], text[i]) for text in texts for i in range(len(text))]
+    assert [x.token_id for x in scores(told)] == [b for _, b in pairs]
+    for at, (x, (a, b)) in enumerate(zip(scores(told), pairs, strict=True)):
+        row = (TABLE if at < before else other)[a].astype(np.float64)
+        assert x.logprob == pytest.approx(row[b] - np.log(np.exp(row).sum()), rel=1e-6)
 
 
 # -- what they share and leave -----------------------------------------------------------------------------------------
@@ -262,6 +350,8 @@ def test_a_cancelled_one_gives_its_pages_back() -> None:
         (Want(what="state"), {"samples": ((2, 0),)}, "want: got state, with samples or a trace, expected neither"),
         (Want(what="state"), {"traced": True}, "want: got state, with samples or a trace, expected neither"),
         ("state", {}, "want: got str, expected a Want"),
+        (Want(what="logprobs", others=((1, V),)), {}, f"want.others: got id {V}, expected ids from 0 to {V - 1}"),
+        (Want(what="logprobs", others=((1, True),)), {}, "want.others: got True, expected whole numbers"),
     ],
 )
 def test_what_a_prompt_cannot_give_is_refused(want: Any, more: Any, message: str) -> None:
@@ -271,8 +361,17 @@ def test_what_a_prompt_cannot_give_is_refused(want: Any, more: Any, message: str
     assert not core.busy
 
 
+OTHER_WANTS: tuple[dict[str, Any], ...] = (
+    {"what": "logprobs", "others": [(1,)]},
+    {"what": "logprobs", "others": ((),)},
+    {"what": "logprobs", "others": (1,)},
+    {"what": "logprobs", "others": ((1,),) * 64},
+    {"what": "state", "others": ((1,),)},
+)
+
+
 def test_wrong_wants_are_no_wants() -> None:
-    for wrong in ({"what": "x"}, {"what": None}, {"start": 0}, {"start": True}, {"top": 21}, {"keep": 1}):
+    for wrong in ({"what": "x"}, {"what": None}, {"start": 0}, {"start": True}, {"top": 21}, {"keep": 1}, *OTHER_WANTS):
         with pytest.raises(UsageError, match="want"):
             Want(**wrong)  # type: ignore[arg-type]
 

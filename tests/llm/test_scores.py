@@ -89,6 +89,19 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
     assert sum(len(ids) for one in model.passes[before:] for ids in one) < 10
 
 
+def test_pairs_of_one_call_are_those_of_single_calls_to_the_bit(llm: LLM) -> None:
+    texts = ["The moon is made of", "The moon is made of", "Der Mond"]
+    ends = [" cheese", " cheese and milk", " cheese and bread", " rock", " r", " cheese"]
+    pairs: list[Any] = [(text, end) for end in ends for text in texts]
+    pairs += [([5, 6, 7], [8, 9]), ([5, 6], [7, 8, 9]), ([5, 6, 7], [8]), *(([1, 2], [i % 50, 3]) for i in range(70))]
+    found = llm.score(pairs, top=2)
+    for score, pair in zip(found, pairs, strict=True):
+        (alone,) = llm.score([pair], top=2)
+        assert (score.tokens, score.is_greedy) == (alone.tokens, alone.is_greedy)
+        assert score.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert [s.tokens for s in asyncio.run(llm.ascore(pairs, top=2))] == [s.tokens for s in found]
+
+
 def test_a_child_scores_as_a_thread_does(llm: LLM, tmp_path: Path) -> None:
     with herd.load(hf_folder(tmp_path / "tiny"), threads=1, kv="f32", engine="child") as there:
         for one, other in zip(there.score(PAIRS, top=2), llm.score(PAIRS, top=2), strict=True):

@@ -73,6 +73,7 @@ class IdsExecutor(Executor):
 
     remote: ClassVar[bool] = True
     traces: ClassVar[bool] = False
+    most_others: ClassVar[int] = 0
     patch_id: int | None = None
     tokens_per_tile: int = 0
 

@@ -124,6 +124,8 @@ class Wire(ABC):
             self.refuse(f"embeddings ({want})" if want == "state" else want, "a text", "a request for an answer")
         if want == "logprobs" and not self.scores:
             self.refuse("scores of given texts", "a text", "a request for an answer")
+        if request.want.others:
+            self.refuse("several continuations", len(request.want.others) + 1, "one a request")
         if request.progress and not self.tells_progress:
             self.refuse("progress", "true", "false: it tells none")
         if request.traced:

@@ -63,6 +63,18 @@ class KVCacheManager:
         """Shorten a sequence to the longest possible length of at most `length`; returns that length."""
         return self.pager.rollback(lease, length)
 
+    def go_back(self, lease: Lease, keys: Sequence[Any], salt: bytes, length: int) -> Lease:
+        """The lease of a sequence that goes on from its first `length` positions, or from as many of them as its pages
+        or cached prefixes still hold: the same one, or another in its place."""
+        if (reached := self.pager.reach(lease, length)) < length:
+            other = self.lease()
+            if self.adopt(other, keys, salt, length) > reached:
+                self.drop(lease)
+                return other
+            self.drop(other)
+        self.rollback(lease, length)
+        return lease
+
     # -- counts ------------------------------------------------------------------------------------------------------
 
     def needs(self, lease: Lease, rows: int) -> PageCounts:

@@ -210,13 +210,18 @@ class Pager:
         of positions, or in the first, is reached exactly; between them the exact keys are gone, so only multiples of
         the page remain.
         """
+        length = self.reach(lease, length)
+        self._cut(lease, length)
+        return length
+
+    def reach(self, lease: Lease, length: int) -> int:
+        """The length that `rollback` would go back to."""
         assert not lease.pending, "commit the last step first"
         assert 0 <= length <= lease.length, (length, lease.length)
         if self.chunk is not None and length // self.chunk != lease.length // self.chunk:
             length -= length % self.chunk
         if self.exact and length // self.page_size not in lease.exact_pages:
             length -= length % self.page_size
-        self._cut(lease, length)
         return length
 
     def drop(self, lease: Lease) -> None:

@@ -71,6 +71,8 @@ class Entry(Scheduled):
     ended: bool = False
     measure: Measure | None = None
     """Takes its rows; None: it wants tokens."""
+    continuation: int = 0
+    """How many continuations of the same ids were computed before the one that it has now."""
 
     @property
     def wants_from(self) -> int:
@@ -395,7 +397,7 @@ class Core:
         """Tell what the rows of a sequence that is measured have given."""
         assert entry.lease is not None
         self.runner.cache.commit(entry.lease)
-        entry.ended = entry.todo == 0
+        entry.ended = entry.todo == 0 and not self._goes_on(entry, measure)
         scores, rows_RX = measure.give(last=entry.ended)
         if scores or rows_RX is not None:
             reason: Reason | None = "stop" if entry.ended else None
@@ -403,8 +405,24 @@ class Core:
             self._events.append(MeasuredEvent(entry.number, reason, prefill_s, scores, rows_RX))
         if entry.ended:
             self._leave(entry)
-        elif entry.request.want.keep:
+        elif entry.request.want.keep and entry.continuation == 0:
             self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=False)
+
+    def _goes_on(self, entry: Entry, measure: Measure) -> bool:
+        """Put the next continuation that wants rows of its own in the place of the one that is done; False: there is
+        none. What was computed of the ids before it stays."""
+        more = measure.further()
+        if more is None:
+            return False
+        assert entry.lease is not None
+        assert entry.keys is entry.ids, "what is measured has no images"
+        place, ids = more
+        if entry.request.want.keep and entry.continuation == 0:
+            self.runner.cache.insert(entry.lease, entry.keys, entry.salt, over=False)
+        entry.continuation += 1
+        self.scheduler.go_back(entry, place)
+        entry.ids[place:] = ids
+        return True
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 

@@ -236,8 +236,9 @@ class Engine:
         if not isinstance(request, Request):
             fail(UsageError, "request", got=type(request).__name__, expected="a Request")
         ids, begun = self._checker.check(request), self._checker.begun(request)
-        request = msgspec.structs.replace(request, ids=ids, begun=begun)
-        self._checker.check_context(request.ids, request.options)
+        want = msgspec.structs.replace(request.want, others=self._checker.others(request))
+        request = msgspec.structs.replace(request, ids=ids, begun=begun, want=want)
+        self._checker.check_context(request.ids, request.options, request.want)
         self.executor.check(request)
         check_known(request.adapter, self.executor.adapters)
         if request.options.grammar is not None:

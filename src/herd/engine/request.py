@@ -22,6 +22,7 @@ MAX_STOP_IDS = 64
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
 MAX_TOKENS = 1 << 40
+MAX_OTHERS = 63
 MAX_WINDOW = 1 << 20
 MAX_SEED = (1 << 63) - 1
 COLD = 1e-5
@@ -191,6 +192,10 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     """logprobs: so many of the likeliest ids at each place as well; up to 20."""
     keep: bool = True
     """Whether others may find in the cache what it computed. What nobody will begin with need not push out the rest."""
+    others: tuple[tuple[int, ...], ...] = ()
+    """logprobs: other continuations of the ids before `start`, at most `MAX_OTHERS`. Each is scored as if it stood
+    there, in their order, after what stands there. The ids before `start` are computed once, and so are those with
+    which one begins like the one before it."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -202,6 +207,13 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
         whole("want.start", self.start, 1, MAX_IDS)
         whole("want.top", self.top, 0, MAX_LOGPROBS)
         flag("want.keep", self.keep)
+        if not isinstance(self.others, tuple) or len(self.others) > MAX_OTHERS:
+            fail(UsageError, "want.others", got=shown(self.others), expected=f"a tuple of up to {MAX_OTHERS}")
+        for ids in self.others:
+            if not isinstance(ids, tuple) or not ids:
+                fail(UsageError, "want.others", got=shown(ids), expected="tuples of ids, none empty")
+        if self.others and self.what != "logprobs":
+            fail(UsageError, "want.others", got=f"some, with {self.what}", expected="logprobs")
 
 
 WANTS = ("tokens", "logprobs", "state", "logits")

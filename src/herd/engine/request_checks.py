@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from herd.engine.adapters import check_name
-from herd.engine.request import Request, SamplingOptions, Want
+from herd.engine.request import TOKENS, Request, SamplingOptions, Want
 from herd.errors import UsageError, fail
 from herd.value_checks import flag, number, text, token_ids, too_long, whole
 
@@ -78,16 +78,24 @@ class RequestChecker:
         flag("progress", asked.progress)
         self._check_images(ids, _num_tiles(asked.pixels_I3SS))
         _check_want(asked, len(ids))
+        for other in self.others(asked):
+            self._check_images(other, 0)
         return ids
 
     def begun(self, asked: Request) -> tuple[int, ...]:
         """The ids that an answer goes on with, as plain integers. Raises UsageError for what is none."""
         return tuple(token_ids("begun", asked.begun, self.num_tokens))
 
-    def check_context(self, ids: Sequence[int], options: SamplingOptions) -> None:
-        """Raise ContextTooLong for a prompt, UsageError for a max_tokens, that is longer than the context."""
-        if len(ids) > self.context:
-            too_long(f"the prompt has {len(ids)} tokens, the context holds {self.context}")
+    def others(self, asked: Request) -> tuple[tuple[int, ...], ...]:
+        """Other continuations that are scored, as plain integers. Raises UsageError for what is none."""
+        return tuple(tuple(token_ids("want.others", other, self.num_tokens)) for other in asked.want.others)
+
+    def check_context(self, ids: Sequence[int], options: SamplingOptions, want: Want = TOKENS) -> None:
+        """Raise ContextTooLong for a prompt, or one with another continuation, UsageError for a max_tokens, that is
+        longer than the context."""
+        longest = max([len(ids), *(want.start + len(other) for other in want.others)])
+        if longest > self.context:
+            too_long(f"the prompt has {longest} tokens, the context holds {self.context}")
         if options.max_tokens is not None and options.max_tokens > self.context:
             fail(UsageError, "max_tokens", got=options.max_tokens, expected=f"at most the context, {self.context}")
 

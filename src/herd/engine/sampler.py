@@ -21,7 +21,7 @@ equal logits, the same seed and step give the same id (SplitMix64 in integers; n
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -226,10 +226,15 @@ def check_largest(logit: float) -> None:
 def logprob(logits_V: Logits, token_id: int, top: int) -> TokenLogprob:
     """Log-probabilities of the chosen token and the `top` likeliest ones in the raw distribution; log-softmax in
     float64."""
+    return logprobs(logits_V, (token_id,), top)[0]
+
+
+def logprobs(logits_V: Logits, ids: Iterable[int], top: int) -> list[TokenLogprob]:
+    """`logprob` of each of these ids after the same ones."""
     l_V = np.asarray(logits_V, np.float64)
     peak = float(l_V.max())
     norm = peak + float(np.log(np.exp(l_V - peak).sum()))
     best: tuple[tuple[int, float], ...] = ()
     if top:
         best = tuple((int(i), float(l_V[i]) - norm) for i in _largest(l_V, top))
-    return TokenLogprob(token_id, float(l_V[token_id]) - norm, best)
+    return [TokenLogprob(i, float(l_V[i]) - norm, best) for i in ids]

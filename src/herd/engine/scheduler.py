@@ -158,6 +158,12 @@ class Scheduler(Generic[S]):
         if sequence.deadline is not None:
             self._gone.add(sequence.number)
 
+    def go_back(self, sequence: S, length: int) -> None:
+        """Let a running sequence go on from its first `length` positions, with other ids behind them: what its pages,
+        or the prefix cache, hold of these is not computed again."""
+        assert sequence.lease is not None
+        sequence.lease = self.cache.go_back(sequence.lease, sequence.keys, sequence.salt, length)
+
     def preempt_all(self) -> None:
         """Let all running sequences wait again: what their pages hold is of no use any more."""
         for sequence in reversed(list(self.running)):

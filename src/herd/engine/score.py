@@ -8,6 +8,7 @@ Everything is taken by position, in order, and a position once: whoever gives up
 pieces, beside others, and gets the same bits. Sums in float64. What it is not: a schedule, a pass.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from herd.engine.request import SamplingOptions, TokenScore, Want
 from herd.engine.runner import Logits
-from herd.engine.sampler import History, best_of, logprob, sample
+from herd.engine.sampler import History, best_of, logprobs, sample
 from herd.errors import UsageError, fail
 
 BLOCK = 512
@@ -52,33 +53,89 @@ class Measure(ABC):
     def forget(self) -> None:
         """After a change of weights: results that were given stay, one that is half done begins anew."""
 
+    def further(self) -> tuple[int, Sequence[int]] | None:
+        """Once all rows are taken: (place, ids that stand from there on instead) where rows of these are wanted, too;
+        None: nothing more is wanted. Only `Want.others` wants more."""
+        return None
+
     @abstractmethod
     def give(self, *, last: bool) -> Found:
         """The results since the last call. last: whether all positions have been taken."""
 
 
 class Logprobs(Measure):
-    """Log-probabilities of ids[want.start:]. barred_B: ids that no answer may hold, so that none of them counts as
-    greedy."""
+    """Log-probabilities of ids[want.start:], then of each of want.others after the same ids. barred_B: ids that no
+    answer may hold, so that none of them counts as greedy.
+
+    A continuation goes on where it parts from the one before it, so what follow each other in the order of their ids
+    are a tree of which each node is computed once: its row says how likely each id is that comes next in any of them.
+    """
 
     def __init__(self, ids: Sequence[int], want: Want, barred_B: npt.NDArray[np.int64]) -> None:
         super().__init__(want.start - 1)
-        self._ids, self._top, self._barred_B = ids, want.top, barred_B
+        self._start, self._top, self._barred_B = want.start, want.top, barred_B
+        self._continuations = [tuple(ids[want.start :]), *want.others]
+        pairs = itertools.pairwise(self._continuations)
+        self._alike = [0, *(min(_num_alike(old, new), len(old) - 1) for old, new in pairs)]
+        """How many ids each has in common with the one before it, of those that have rows there: all but the last."""
+        self._scored: list[list[TokenScore]] = [[] for _ in self._continuations]
+        """The scores of each so far; those of one that is done are gone."""
+        self._at = 0
+        """The continuation whose rows come now."""
         self._found: list[TokenScore] = []
 
     def _add(self, new_RX: Logits) -> None:
-        for token_id, logits_V in zip(self._ids[self.next + 1 :], new_RX, strict=False):
+        for place, logits_V in enumerate(new_RX, self.next + 1 - self._start):
+            wanted = self._wanted(place)
+            if not wanted:
+                continue
             said = sample(logits_V, _GREEDY, History([]), 0, 0, None, self._barred_B)
-            found = logprob(logits_V, token_id, self._top)
-            self._found.append(TokenScore(token_id, found.logprob, said == token_id, found.top))
+            for i, found in zip(
+                wanted, logprobs(logits_V, [self._continuations[i][place] for i in wanted], self._top), strict=True
+            ):
+                score = TokenScore(found.token_id, found.logprob, said == found.token_id, found.top)
+                self._scored[i].append(score)
+                if i == self._at:
+                    self._found.append(score)
+
+    def _wanted(self, place: int) -> list[int]:
+        """The continuations whose id in this place is scored by the row before it: of the one whose rows come, if that
+        is not done, and of those behind it that begin alike."""
+        wanted = [self._at] if len(self._scored[self._at]) == place else []
+        for i in range(self._at + 1, len(self._continuations)):
+            if self._alike[i] < place:
+                break
+            if place < len(self._continuations[i]):
+                wanted.append(i)
+        return wanted
+
+    def further(self) -> tuple[int, Sequence[int]] | None:
+        """See Measure."""
+        while self._at + 1 < len(self._continuations):
+            self._scored[self._at] = []
+            self._at += 1
+            ids, alike = self._continuations[self._at], self._alike[self._at]
+            self._found += self._scored[self._at]
+            if len(self._scored[self._at]) < len(ids):
+                self.next = self._start + alike
+                return self.next, ids[alike:-1]  # nobody asks what follows the last
+        return None
 
     def forget(self) -> None:
-        """See Measure: no result is half done between two steps."""
+        """See Measure: the scores that were not given are the old weights', those of continuations to come."""
+        if self._at + 1 < len(self._continuations):
+            self._scored[self._at + 1 :] = [[] for _ in self._continuations[self._at + 1 :]]
+            self.next = self._start - 1
 
     def give(self, *, last: bool) -> Found:
         """See Measure."""
         found, self._found = self._found, []
         return tuple(found), None
+
+
+def _num_alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class State(Measure):

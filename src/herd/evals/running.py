@@ -31,9 +31,8 @@ from herd.evals.tasks import Task, images_of
 from herd.events import Score
 from herd.progress import Progress, silent
 
-TOGETHER = {"bits_per_byte": 8, "choices": 8, "answer": 16}
-"""Items of a kind that are under way at once. More of those that are scored push each other's prompts out of the cache
-between an item's first choice and its others (measured: with 16, half as many rows again are computed)."""
+TOGETHER = {"bits_per_byte": 8, "choices": 16, "answer": 16}
+"""Items of a kind that are under way at once: enough to fill passes."""
 SAID = 4096
 """Characters of an answer that are kept."""
 OWN = (ContextTooLong, TimedOut, PassFailed, GrammarStuck, UsageError)
@@ -157,8 +156,7 @@ class _Run:
     async def _choices(self, number: int, item: templates.Item) -> Result:
         head = self._task.head
         pairs = templates.choices(head.prompt, head.separator, self._task.shots, item)
-        scores = await self._scores(pairs[:1])
-        scores += await self._scores(pairs[1:])  # the prompt is in the cache now
+        scores = await self._scores(pairs)
         likely = [likelihood(head.metric, score, pair[1]) for score, pair in zip(scores, pairs, strict=True)]
         best = max(range(len(likely)), key=likely.__getitem__)
         return Result(

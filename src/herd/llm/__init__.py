@@ -12,7 +12,7 @@ them.
 from __future__ import annotations  # help() shows annotations as they are written here
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -52,6 +52,7 @@ from herd.events import (
 from herd.grammar.masks import Grammars
 from herd.lanes import computing
 from herd.llm.capabilities import capabilities, sizes
+from herd.llm.continuations import Group, grouped
 from herd.llm.function_tools import ToolLike
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
 from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKeywords, SamplesOptions, ScoreOptions
@@ -185,6 +186,11 @@ def _backend_of(name: str) -> str | None:
     if not found[1] and found[0] in backends and backends[found[0]].by == "ids":
         return found[0]
     return fail(UsageError, "load", got=f"{name}, a backend", expected="a model of files", do="use herd.backend")
+
+
+def _in_order(groups: Iterable[list[tuple[int, Score]]]) -> list[Score]:
+    """Scores in the order of their places."""
+    return [score for _, score in sorted((one for group in groups for one in group), key=lambda one: one[0])]
 
 
 class LLM:
@@ -646,28 +652,30 @@ class LLM:
         Two texts are made tokens together, and the continuation's are those beyond as many as the prompt has by itself
         without white space at its end, which goes with the continuation (the convention of lm-evaluation-harness). Ids
         are taken as they are, one after the other. Before a prompt that is a text stands the first token that the
-        vocabulary wants, if it wants one; then the prompt may be empty. Prompts that begin alike are computed once,
-        where the cache holds them. Raises UsageError, ContextTooLong, before anything is computed; Busy, TimedOut,
-        NotFound (no such adapter).
+        vocabulary wants, if it wants one; then the prompt may be empty. Pairs with the same prompt are one request, in
+        which the prompt is computed once; other prompts that begin alike are, where the cache holds them. Raises
+        UsageError, ContextTooLong, before anything is computed; Busy, TimedOut, NotFound (no such adapter).
 
             top        so many of the likeliest tokens at each place, up to 20; 0 unless said
             client, tenant, priority, timeout_s, adapter, leave
-                       see `chat`; the time is each pair's
+                       see `chat`; the time is each pair's, and pairs with the same prompt share it
         """
         asked, top = self._asked_scores(options)
-        found = measured(self._running(), self._scoring(self._pairs(pairs), top, asked))
-        return [self._score(one) for one in found]
+        groups = self._groups(pairs)
+        found = measured(self._running(), self._scoring(groups, top, asked))
+        return _in_order(self._scores(group, one) for group, one in zip(groups, found, strict=True))
 
     async def ascore(self, pairs: Sequence[Pair], **options: Unpack[ScoreOptions]) -> list[Score]:
         """`score` for coroutines; cancelling the task ends the requests."""
         engine = self._running()
         asked, top = self._asked_scores(options)
-        both = await computing().run(asked.tenant, partial(self._pairs, pairs), characters_of(pairs))
-        scores = []
-        async with aclosing(ameasured(engine, self._scoring(both, top, asked))) as measuring:
+        groups = await computing().run(asked.tenant, partial(self._groups, pairs), characters_of(pairs))
+        scores: list[list[tuple[int, Score]]] = []
+        async with aclosing(ameasured(engine, self._scoring(groups, top, asked))) as measuring:
             async for found in measuring:
-                scores.append(await computing().run(asked.tenant, partial(self._score, found)))
-        return scores
+                group = groups[len(scores)]
+                scores.append(await computing().run(asked.tenant, partial(self._scores, group, found)))
+        return _in_order(scores)
 
     def embed(self, texts: Sequence[str], **options: Unpack[EmbedOptions]) -> npt.NDArray[np.float32]:
         """[n, D] of unit length: of each text the mean of the last layer's states.
@@ -705,18 +713,28 @@ class LLM:
         whole("top", top, 0, MAX_LOGPROBS)
         return asked, top
 
-    def _pairs(self, pairs: Any) -> list[tuple[list[int], int]]:
-        """All ids of each pair and where its continuation begins, checked."""
-        self._running()
-        return [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
+    def _groups(self, pairs: Any) -> list[Group]:
+        """Ids of all pairs, checked, by their prompts."""
+        most = self._running().executor.most_others
+        both = [self._requests.pair(x, self.context, f"pairs[{i}]") for i, x in enumerate(many("pairs", pairs))]
+        return grouped(both, most)
 
-    def _scoring(self, both: Sequence[tuple[list[int], int]], top: int, asked: CallOptions) -> Iterator[Request]:
-        for ids, start in both:
-            yield self._requests.measured(ids, Want(what="logprobs", start=start, top=top), asked)
+    def _scoring(self, groups: Sequence[Group], top: int, asked: CallOptions) -> Iterator[Request]:
+        return (self._requests.measured(group.ids, group.want(top), asked) for group in groups)
 
-    def _score(self, found: Measured) -> Score:
-        tokens = tuple(map(self._requests.named, found.scores))
-        return Score(tokens, all(x.is_greedy for x in found.scores), found.usage)
+    def _scores(self, group: Group, found: Measured) -> list[tuple[int, Score]]:
+        """(place among the pairs, score) of each of a group."""
+        return [
+            (
+                place,
+                Score(
+                    tuple(map(self._requests.named, scores)),
+                    all(x.is_greedy for x in scores),
+                    replace(found.usage, prompt_tokens=count),
+                ),
+            )
+            for place, count, scores in group.apart(found.scores)
+        ]
 
     def _vectors(self, rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         return np.concatenate(rows) if rows else np.zeros((0, self.config.width), np.float32)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from herd.engine.messages import Event
-from herd.engine.request import Request
+from herd.engine.request import MAX_OTHERS, Request
 from herd.engine.trace import RoutingTrace
 from herd.errors import HerdError
 from herd.events import Counters
@@ -33,6 +33,8 @@ class Executor(ABC):
     """Capabilities that its models have not (names of `herd.chat_model.Capabilities`)."""
     tells_progress: bool = True
     """Whether it tells how much of a prompt is read."""
+    most_others: ClassVar[int] = MAX_OTHERS
+    """The most other continuations that a request for log-probabilities may have (`Want.others`)."""
 
     vocab_size: int
     context: int
