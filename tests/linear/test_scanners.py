@@ -58,7 +58,7 @@ ELSEWHERE = {
     "herd.server.requests.fetcher._exchange": "waits for bytes",
     "herd.server.log.Log._write": "waits for lines",
     "herd.server.response_log.ResponseLog.lines": "waits for lines, each once",
-    "herd.server.models.Models._fit": "waits for memory",
+    "herd.server.models.Models.fit": "waits for memory",
     "herd.server.models.Models.watch": "waits",
     "herd.server.ollama.models._pulling": "waits for progress",
     "herd.server.response_store.ResponseStore.keep": "lets the oldest go",
