@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from herd.errors import UsageError
 from herd.server.http.body import read_object
+from herd.server.http.error_bodies import words_of
 from herd.server.limits import Limits
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -48,7 +49,7 @@ def read_line(data: bytes, limits: Limits, url: str | None = None) -> BatchLine:
     try:
         found = read_object(data, limits)
     except UsageError as error:
-        said = str(error).replace("body:", "line:", 1)
+        said = words_of(error).replace("body:", "line:", 1)
         raise WrongLine("invalid_json_line", said) from None
     id_ = found.get("custom_id")
     custom_id = id_ if isinstance(id_, str) else None

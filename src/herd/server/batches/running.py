@@ -27,6 +27,7 @@ from herd.server.batches import answering
 from herd.server.batches.index import Index, LineReader
 from herd.server.batches.lines import WrongLine
 from herd.server.batches.results import Results, Row
+from herd.server.http.error_bodies import words_of
 from herd.server.keys import Key
 from herd.server.service import Service
 
@@ -144,7 +145,7 @@ class Run:
                 line = self._index.request(reader.read(position), position)
         except WrongLine as error:
             number = int(self._index.numbers[position])
-            return Row(position, error.custom_id, 0, code=error.code, message=str(error), line=number)
+            return Row(position, error.custom_id, 0, code=error.code, message=words_of(error), line=number)
         if self._model:
             line.body["model"] = self._model
         busy = tries = 0

@@ -144,7 +144,7 @@ class Worker:
         def hear(problem: Problem) -> None:
             if len(problems) < PROBLEMS:
                 error = problem.error
-                problems.append(BatchProblem(error.code, str(error)[:WORDS], problem.line, error.param or None))
+                problems.append(BatchProblem(error.code, words_of(error)[:WORDS], problem.line, error.param or None))
 
         bounds = FileLimits(limits.file_bytes, limits.media_body_bytes, limits.batch_lines)
         file = self._store.files.get(batch.input_file_id)
