@@ -160,12 +160,15 @@ class Day:
             clock=self.model.clock,
         )
         self.core.scheduler.turn = rng.choice((1, 8, 64))
+        self.core.scheduler.alike = rng.choice((1, 3, 16))
         self.core.scheduler.headroom = rng.choice((0, 32))
         self.core.scheduler.queue.patience = rng.choice((5, 40, 1000) if self.endless else (5, 1000))
         self.base = [[rng.randrange(TEXT) for _ in range(CONTEXT)] for _ in range(2)]
         self.asked: dict[int, Asked] = {}
         self.busy = 0
         self.steps = 0
+        self.waits: dict[int, int] = {}
+        """How many others each has waited for."""
         self.lost: set[int] = set()
         """Numbers of measured sequences that gave up their place at some time."""
 
@@ -184,6 +187,7 @@ class Day:
             for event in self.core.step():
                 self._heard(event)
             self.steps += 1
+            self.waits.update((n, e.waits) for n, e in self.core._entries.items())
             self.lost.update(n for n, e in self.core._entries.items() if e.measure is not None and e.reached)
             if check_every and self.steps % check_every == 0:
                 self.model.cache.check()
@@ -334,6 +338,7 @@ class Day:
             **{f"evicted {pool}": n for pool, n in evicted._asdict().items()},
             **{f"copied {pool}": n for pool, n in self.model.memory.copied.items()},
             "endless": self.endless,
+            "waited for another": sum(waits for waits in self.waits.values()),
             "continuations": sum(len(a.order.want.others) for a in self.asked.values() if a.reason is not None),
             "measured": sum(a.order.want.what != "tokens" and a.reason is not None for a in self.asked.values()),
             "measured again": sum(self.asked[n].reason is not None for n in self.lost),

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from helpers import OP_SETS, TINY_DENSE, TINY_TEXT, op_set, placed
 from herd.config import Llama4Config
+from herd.engine.core import Core
 from herd.engine.engine import Engine
+from herd.engine.messages import TokenEvent
 from herd.engine.request import Request, SamplingOptions
 from herd.engine.runner import Runner
 from herd.text.stream import StreamDecoder
@@ -66,3 +68,29 @@ def test_a_longer_prompt_reuses_all_of_the_shorter() -> None:
     answer(e, BASE[:40])
     assert answer(e, BASE[:55])[2] == 40
     assert answer(e, [*BASE[:20], 1])[2] == 20
+
+
+@pytest.mark.parametrize("config", [TINY_TEXT, TINY_DENSE], ids=["chunks", "dense"])
+@pytest.mark.parametrize("piece", [7, 64])
+def test_answers_of_requests_at_once_that_begin_alike_are_those_alone(config: Llama4Config, piece: int) -> None:
+    """They wait for one of them, and begin with its pages; tenants share nothing."""
+    ops = op_set("native") if "native" in OP_SETS else op_set(OP_SETS[0])
+    prompts = [[*BASE[: 30 + 4 * n], n, n + 1] for n in range(6)]
+    alone = [answer(engine(config, ops, piece), ids)[:2] for ids in prompts]
+    for salts in ([b""] * 6, [b"a", b"b"] * 3):
+        runner = Runner(config, placed(config, ops), ops, context=96, piece=piece, page_size=4, sequences=8)
+        core = Core(runner, budget=max(piece, 8), places=8)
+        for number, (ids, salt) in enumerate(zip(prompts, salts, strict=True)):
+            core.add(Request(ids, OPTIONS, number=number, salt=salt))
+        said: dict[int, list[Any]] = {number: [] for number in range(6)}
+        while core.busy:
+            for event in core.step():
+                if isinstance(event, TokenEvent):
+                    assert event.logprob is not None
+                    said[event.number].append((event.token_id, [v for _, v in event.logprob.top]))
+        for number, (ids, tops) in enumerate(alone):
+            assert [token for token, _ in said[number]] == ids
+            assert np.array_equal(np.array([top for _, top in said[number]]), tops), "to the bit"
+        shared = len(set(salts)) * 60
+        assert core.counters.rows < shared + 6 * 14, "what they begin with, once a tenant"
+        runner.cache.check()

@@ -211,3 +211,85 @@ def test_waiting_is_not_forgotten_when_a_place_is_lost() -> None:
             step(s)
     assert old.level == 1
     assert old.lease is not None, "as urgent as those who come, and older"
+
+
+# -- requests under way that begin alike -------------------------------------------------------------------------------
+
+
+def alike(number: int, begins: int, length: int = 60, **fields: object) -> Sequence:
+    ids = [*range(begins), *(500 + number * 61 + t for t in range(length - begins))]
+    return Sequence(number, ids, ids, **fields)  # type: ignore[arg-type]
+
+
+def computed(s: Scheduler[Sequence], steps: int = 20) -> dict[int, int]:
+    """Rows of each until its prompt is read."""
+    rows: dict[int, int] = {}
+    for _ in range(steps):
+        for x, n in step(s).work:
+            rows[x.number] = rows.get(x.number, 0) + n
+            if x.lease is not None and x.todo == 1:
+                s.cache.insert(x.lease, x.keys, x.salt, over=True)
+                s.remove(x)
+    return rows
+
+
+def test_what_several_begin_with_is_computed_by_one_of_them() -> None:
+    s = scheduler(budget=16, places=8)
+    for n in range(5):
+        s.add(alike(n, 48))
+    assert computed(s) == {0: 60, 1: 12, 2: 12, 3: 12, 4: 12}
+
+
+def test_who_begins_like_one_that_decodes_takes_its_pages_at_once() -> None:
+    s = scheduler(budget=64)
+    first = alike(0, 50)
+    s.add(first)
+    step(s)
+    s.add(alike(1, 50))
+    plan = step(s)
+    assert {x.number: n for x, n in plan.work} == {0: 1, 1: 10}
+    assert plan.admitted[0].cached == 50, "of them 48 were in whole pages"
+
+
+def test_a_chain_of_beginnings_is_computed_once() -> None:
+    s = scheduler(budget=200, places=8)
+    for n, begins in enumerate((20, 40, 60, 80)):
+        s.add(alike(n, begins, 100))
+    # what stands before the place where each parts from the next
+    assert computed(s) == {0: 100, 1: 80, 2: 60, 3: 40}
+
+
+@pytest.mark.parametrize("why", ["salt", "traced", "short"])
+def test_who_may_not_share_does_not_wait(why: str) -> None:
+    s = scheduler(budget=200, places=8)
+    more: dict[str, object] = {"salt": {"salt": b"x"}, "traced": {"shares": False}, "short": {}}[why]  # type: ignore[assignment]
+    begins = 15 if why == "short" else 40
+    s.add(alike(0, begins))
+    s.add(alike(1, begins, **more))
+    assert {x.number: n for x, n in step(s).work} == {0: 60, 1: 60}
+
+
+def test_when_the_one_that_is_waited_for_goes_the_next_goes_on() -> None:
+    s = scheduler(budget=16, places=8)
+    for n in range(4):
+        s.add(alike(n, 48))
+    step(s)
+    s.remove(s.running[0])  # 16 positions of it are gone with it
+    assert computed(s) == {1: 60, 2: 12, 3: 12}
+
+
+def test_nobody_waits_for_ever_for_others_that_end_before_their_time() -> None:
+    s = scheduler(budget=200, places=8)
+    for n in range(7):
+        s.add(alike(n, 48 + n, 100))
+    for _ in range(4):
+        (_,) = step(s).work  # the others wait
+        s.remove(s.running[0])
+    assert len(step(s).work) > 1 and all(x.ran for x in s.running[:2])
+
+
+def test_who_waits_loses_to_nobody_that_is_less_urgent() -> None:
+    s = scheduler(budget=16, places=8)
+    s.add(alike(0, 48))
+    s.add(alike(1, 48, priority=1))
+    assert {x.number: n for x, n in step(s).work} == {1: 16}, "the urgent one is first, the other waits for it"

@@ -37,6 +37,13 @@ class KVCacheManager:
         """A new sequence with the same past; pages are shared until one of the two writes into them."""
         return self.pager.fork(lease)
 
+    def share(self, lease: Lease, length: int) -> Lease:
+        """A new sequence with the first `length` positions of another, or as many of them as that one's pages still
+        hold (`Pager.reach`)."""
+        other = self.fork(lease)
+        self.rollback(other, length)
+        return other
+
     def adopt(self, lease: Lease, keys: Sequence[Any], salt: bytes, most: int) -> int:
         """Give an empty lease the longest cached prefix of `keys`, of at most `most` positions; returns its length."""
         return 0 if self.tree is None or most <= 0 else self.tree.adopt(lease, keys, salt, most)

@@ -216,11 +216,12 @@ class Core:
             self.counters.admitted += len(plan.admitted)
             self.counters.preempted += len(plan.preempted)
             self.counters.evicted_pages = self.runner.cache.evicted_pages
-            for entry in plan.admitted:
+            begins = [entry for entry, _ in plan.work if not entry.begun]
+            for entry in begins:
                 self._began(entry)
             for entry, error in plan.ended:
                 self._closed(entry, EndedEvent(entry.number, error))
-            if told is not None and any(e.request.progress for e in plan.admitted):
+            if told is not None and any(e.request.progress for e in begins):
                 told(self._taken_events())
             together = [(e, n) for e, n in plan.work if not e.request.traced]
             if together:

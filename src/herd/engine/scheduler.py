@@ -6,7 +6,8 @@ the pass that reaches the end asks for logits.
 
     a step    expire    requests whose deadline has passed
               admit     the most urgent of those that wait, while there are places and pages for all of its ids
-              fill      one row for each decode, then prompt rows up to the budget, the client furthest behind first
+              fill      one row for each decode, then prompt rows up to the budget, the client furthest behind first;
+                        who begins like one that has rows in this step waits, and begins with its pages later
               fit       in order of rank (priority, age): pages for each; when they run out, cached prefixes are let go,
                         then a prompt's piece is made smaller, then the lowest in rank gives up its place and waits
 
@@ -27,6 +28,9 @@ from herd.cache import Lease, PageCounts
 from herd.cache.manager import KVCacheManager
 from herd.engine.fair_queue import FairQueue
 from herd.errors import DoesNotFit, HerdError, TimedOut
+
+MOST_WAITS = 4
+"""Others that one waits for, one after the other: those that end before their time do not hold it up for ever."""
 
 
 @dataclass(eq=False)
@@ -52,6 +56,8 @@ class Sequence:
     """Rows beyond `todo` that it would like: ids that are only proposed."""
     since: int = 0
     """The step at which it came, and one more for each step in which it had rows: what has passed since, it waited."""
+    let_in: int = 0
+    """The step in which it was let in."""
     ran: int = 0
     """Rows since it was let in."""
     reached: int = 0
@@ -61,7 +67,11 @@ class Sequence:
     level: int = 0
     """While it runs: its priority, patience included. Only a higher one takes its place."""
     cached: int | None = None
-    """Positions found in the cache when it was first let in."""
+    """Positions found in the cache, or in pages of another one, when it first began."""
+    waits_for: int | None = None
+    """The number of the running one that computes what both begin with."""
+    waits: int = 0
+    """For how many it has waited."""
 
     heads: bool = False
     """Whether logits of all rows from `wants_from` on are wanted, not of the last alone."""
@@ -97,7 +107,8 @@ class Scheduler(Generic[S]):
 
     budget: most rows of a step. places: most sequences that run at once. most_waiting: most requests in the queue.
     patience: see FairQueue. turn: rows that a sequence may run before it can lose its place to a client that is behind.
-    headroom: rows that each running sequence should be able to grow by before another one is admitted.
+    headroom: rows that each running sequence should be able to grow by before another one is admitted. alike: positions
+    that two have to begin with alike before one waits for the other's; a page is copied then.
     """
 
     def __init__(
@@ -110,6 +121,7 @@ class Scheduler(Generic[S]):
         patience: int = 1000,
         turn: int = 256,
         headroom: int = 32,
+        alike: int = 16,
     ) -> None:
         assert 1 <= places <= budget, (places, budget)
         self.cache = cache
@@ -117,6 +129,7 @@ class Scheduler(Generic[S]):
         self.places = places
         self.turn = turn
         self.headroom = headroom
+        self.alike = alike
         self.queue: FairQueue[S] = FairQueue(most_waiting, patience)
         self.running: list[S] = []
         """The running sequences, in order of rank."""
@@ -286,6 +299,8 @@ class Scheduler(Generic[S]):
         for s in prompts:
             if left <= 0:
                 break
+            if s.ran == 0 and s.shares and self._waits(s, rows):
+                continue
             rows[s.number], cost = self._piece(s, left)
             left -= cost
         for s in self.running:
@@ -296,6 +311,41 @@ class Scheduler(Generic[S]):
                     rows[s.number] += more
                     left -= more
         return rows
+
+    def _waits(self, s: S, rows: dict[int, int]) -> bool:
+        """Whether one that is about to begin waits in this step, since one that has rows in it computes more of what
+        both begin with. Otherwise it has now the most of it that others have computed."""
+        assert s.lease is not None
+        best, most = None, s.lease.length + self.alike - 1
+        for other in self.running:
+            if other is s or other.salt != s.salt:
+                continue
+            assert other.lease is not None
+            there = other.lease.length if other.number not in rows else s.wants_from
+            if there > most and (n := _num_alike(s.keys, other.keys, min(there, s.wants_from))) > most:
+                best, most = other, n
+        if best is not None and best.lease is not None and best.lease.length < most and s.waits < MOST_WAITS:
+            s.waits += best.number != s.waits_for
+            s.waits_for = best.number
+            return True
+        if s.let_in < self.tick:  # what others computed meanwhile may be a cached prefix now
+            known = self.cache.lease()
+            found = self.cache.adopt(known, s.keys, s.salt, s.wants_from)
+            self._take(s, known) if found > s.lease.length else self.cache.drop(known)
+        if best is not None and best.lease is not None:
+            most = min(most, best.lease.length)
+            if self.cache.pager.reach(best.lease, most) >= s.lease.length + self.alike:
+                self._take(s, self.cache.share(best.lease, most))
+        return False
+
+    def _take(self, s: S, lease: Lease) -> None:
+        """Let one that has not begun begin with this lease instead of its own."""
+        assert s.lease is not None
+        self.cache.drop(s.lease)
+        s.lease = lease
+        s.again = max(0, s.reached - lease.length)
+        if not s.reached:
+            s.cached = lease.length
 
     def _piece(self, s: S, left: int) -> tuple[int, int]:
         """Rows of a prompt that fit what is left of a step, and what they count against it: one whose logits are wanted
@@ -355,6 +405,8 @@ class Scheduler(Generic[S]):
         self.queue.start(sequence)
         sequence.lease = lease
         sequence.ran = 0
+        sequence.waits_for = None
+        sequence.let_in = self.tick
         sequence.again = max(0, sequence.reached - lease.length)
         self.running.append(sequence)
         self._rank()
@@ -392,3 +444,13 @@ class Scheduler(Generic[S]):
 
 def _plus(a: PageCounts, b: PageCounts) -> PageCounts:
     return PageCounts(a.full + b.full, a.chunk + b.chunk, a.exact + b.exact)
+
+
+def _num_alike(a: list[Any], b: list[Any], most: int, block: int = 64) -> int:
+    """How many keys two sequences begin with alike, up to `most`."""
+    most = min(most, len(a), len(b))
+    for start in range(0, most, block):
+        end = min(start + block, most)
+        if a[start:end] != b[start:end]:
+            return next(i for i in range(start, end) if a[i] != b[i])
+    return most
