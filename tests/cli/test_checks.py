@@ -310,6 +310,8 @@ def test_what_is_wrong_is_said_first(
         (["tokenize", MODEL], "no text"),
         (["eval", MODEL, "smoke-text", "smoke-text"], "one name twice"),
         (["eval", MODEL, "--compare"], "two folders of results"),
+        (["eval", MODEL, "--lm-eval"], "--lm-eval: expected tasks"),
+        (["eval", MODEL, "--lm-eval", "x.yaml", "--seed", "1"], "neither --out nor --seed"),
         (["run", MODEL, "hi", "--grammar", "lark:start: <|no_such_token|>"], "lark"),
     ],
 )

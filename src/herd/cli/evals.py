@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--allow", type=counts.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
 @click.option("--no-measures", is_flag=True, help="With --compare of models: no size, memory, speed, KL, perplexity.")
 @click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
+@click.option("--lm-eval", "harness", is_flag=True, help="TASK are lm-evaluation-harness's (the extra lm-eval).")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @options.loading
@@ -41,6 +42,7 @@ def evaluate(
     allow: float | None,
     no_measures: bool,
     hour: float | None,
+    harness: bool,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -64,6 +66,10 @@ def evaluate(
     for flag, value in (("--allow", allow), ("--hour", hour), ("--no-measures", no_measures or None)):
         if value is not None and not comparing:
             fail(UsageError, flag, expected="--compare before it")
+    if harness:
+        if not tasks or out or seed or comparing or trust:
+            fail(UsageError, "--lm-eval", expected="tasks, and neither --out nor --seed", do="see --help")
+        return _harness(model, tasks, limit, values, quiet, as_json)
     from herd.evals import built_in, find
 
     if out is not None and Path(out).exists() and not Path(out).is_dir():
@@ -161,6 +167,27 @@ def _tell_models(
     elif found is not None:
         measures.tell_measures(found, hour, quiet=asks.quiet)
     return 1 if any(row.verdict == "worse" for row in rows) else 0
+
+
+def _harness(
+    model: str, tasks: Sequence[str], limit: int | None, values: dict[str, Any], quiet: bool, as_json: bool
+) -> int:
+    """Have lm-evaluation-harness ask its tasks of the model."""
+    from herd.evals import harness
+
+    with _load(model, values, quiet) as llm:
+        found = harness.evaluate(llm, tasks, limit=limit)
+    if as_json:
+        console.print_json("eval", {"model": model, "harness": found})
+        return 0
+    rows = [
+        (task, name, f"{value:.4f}")
+        for task, row in found.items()
+        for name, value in row.items()
+        if isinstance(value, float)
+    ]
+    console.table(("task", "metric", "value"), rows)
+    return 0
 
 
 @contextmanager
