@@ -331,7 +331,10 @@ class Scheduler(Generic[S]):
         if s.let_in < self.tick:  # what others computed meanwhile may be a cached prefix now
             known = self.cache.lease()
             found = self.cache.adopt(known, s.keys, s.salt, s.wants_from)
-            self._take(s, known) if found > s.lease.length else self.cache.drop(known)
+            if found > s.lease.length:
+                self._take(s, known)
+            else:
+                self.cache.drop(known)
         if best is not None and best.lease is not None:
             most = min(most, best.lease.length)
             if self.cache.pager.reach(best.lease, most) >= s.lease.length + self.alike:

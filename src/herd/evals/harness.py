@@ -68,7 +68,8 @@ class HerdLM(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """The log-probability of each whole text, in windows as long as the context where it is longer."""
-        pairs, counts = [], []
+        pairs: list[Any] = []
+        counts: list[int] = []
         for (text,) in (request.args for request in requests):
             windows = [
                 make_disjoint_window(window)
