@@ -71,7 +71,7 @@ class Sequence:
     waits_for: int | None = None
     """The number of the running one that computes what both begin with."""
     waits: int = 0
-    """For how many it has waited."""
+    """How many it has waited for."""
 
     heads: bool = False
     """Whether logits of all rows from `wants_from` on are wanted, not of the last alone."""

@@ -26,7 +26,7 @@ except ImportError as error:
 TOGETHER = 16
 """Answers that are under way at once."""
 MAX_TOKENS = 256
-"""Of an answer, where a task does not say: the harness's own number."""
+"""The most tokens of an answer where a task does not say: the harness's own number."""
 MAX_FILE = 1 << 20
 """Characters of a task's file in which its name is looked for."""
 KNOWN = ("until", "max_gen_toks", "max_tokens", "temperature", "do_sample", "top_p", "top_k", "seed")
@@ -52,7 +52,7 @@ class HerdLM(LM):  # type: ignore[misc]
             fail(UsageError, "options", got=", ".join(options), expected="none, of a model that is loaded")
         model.capabilities.require(model.name, "scores")
         model.capabilities.require(model.name, "ids")
-        self._model = model
+        self._model: Any = model
         self._prefix = _first_id(model)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
