@@ -7,7 +7,7 @@
     programs     checkers of a person's own       judging      where replies are judged
     children     processes that can be killed     sandbox      where code that a model wrote may run
     refusing     whether an answer refuses        needles      items about what stands in long texts
-    bfcl         calls of tools, out of bfcl-eval
+    bfcl         calls of tools, out of bfcl-eval reasoning    items that reasoning-gym makes
 
 Over `ChatModel.ascore` and `achat` alone. What it is not: a place where code of a task runs unasked.
 """

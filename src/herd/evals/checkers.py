@@ -9,6 +9,7 @@
     tool_call  it calls the item's `calls`, in order, with these arguments
     tool_call_any  it calls the item's `calls`, in any order, with arguments out of those that each `accepts`
     refuses    it refuses where the item's `refuse` is true, and does not where it is false
+    reasoning_gym  as its own scorer says, in a sandbox (`herd.evals.reasoning`)
     code       the item's `tests` pass after the code in it, in a sandbox (`herd.evals.sandbox`)
     json_schema  it is JSON that is valid against the item's `schema`, judged in a process that can be killed
 
@@ -73,6 +74,12 @@ class _Program(_Options, frozen=True, forbid_unknown_fields=True):
 
     seconds: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0
     """How long it may take for one answer."""
+
+
+class _Reasoning(_Program, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    seed: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] = 0
+    size: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
 
 
 @dataclass(frozen=True)
@@ -316,6 +323,11 @@ def _has_tests(item: Item) -> None:
         fail(BadFile, "tests", got=item.get("tests"), expected="Python that raises where the answer's code is wrong")
 
 
+def _has_place(item: Item) -> None:
+    if not isinstance(item.get("question"), str) or not isinstance(item.get("number"), int):
+        fail(BadFile, "number", got=item.get("number"), expected="a question's place in its data set")
+
+
 def _has_schema(item: Item) -> None:
     if not isinstance(item.get("schema"), dict):
         fail(BadFile, "schema", got=item.get("schema"), expected="a JSON schema: an object")
@@ -336,5 +348,6 @@ CHECKERS: Mapping[str, Checker] = {
     "tool_call_any": Checker(_Options, _has_accepts, _tool_call_any),
     "refuses": Checker(_Options, _has_refuse, _refuses),
     "code": Checker(_Program, _has_tests, None),
+    "reasoning_gym": Checker(_Reasoning, _has_place, None),
     "json_schema": Checker(_Program, _has_schema, None),
 }

@@ -5,6 +5,7 @@
 
     json_schema                      as a .py file, but it is ours
     code                             in a sandbox, a new one for each answer
+    reasoning_gym                    in a sandbox that stays
 
 An answer that cannot be judged is an error of its item. What it is not: the checkers themselves.
 """
@@ -16,14 +17,14 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
 
 from herd.errors import BadFile, HerdError, Interrupted, MissingExtra, PassFailed, TimedOut, fail
-from herd.evals import programs, sandbox
+from herd.evals import programs, reasoning, sandbox
 from herd.evals.checkers import CHECKERS, code_of
 from herd.evals.children import Child, Excess, Gone, Late
 from herd.evals.programs import Program
@@ -33,6 +34,8 @@ from herd.events import Reply
 
 MEMORY = 2 << 30
 """Bytes of addresses of a process that runs a person's checker."""
+RUN_S, LOAD_S = 24 * 3600.0, 120.0
+"""Seconds of a sandbox that stays, and those that reasoning-gym may take to load there."""
 START_S = 30.0
 """Seconds that it may take to start."""
 TOGETHER = min(4, os.cpu_count() or 1)
@@ -76,6 +79,8 @@ def _made(task: Task) -> Judge:
         return ProgramJudge(Program(ours, ours.read_text("utf-8")), task.options.seconds)
     if task.head.checker == "code":
         return CodeJudge(task)
+    if task.head.checker == "reasoning_gym":
+        return ReasoningJudge(task)
     return _Here(task)
 
 
@@ -237,6 +242,67 @@ class CodeJudge(Judge):
                 fail(BadFile, "tests of the items", got=f"{error or 'no end'}", expected="Python")
         if found is not None:
             fail(BadFile, f"item {found[0]}: tests", got=found[1], expected="Python")
+
+
+class ReasoningJudge(Judge):
+    """Asks reasoning-gym's scorers, in a sandbox that goes on from item to item. Raises MissingExtra, Unsupported where
+    no sandbox holds, BadFile where they do not load there."""
+
+    def __init__(self, task: Task) -> None:
+        self._options = task.options
+        self._paths = reasoning.paths()
+        self._way = sandbox.chosen(f"task {task.name}", self._paths)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._stack, self._child = self._started()
+
+    def value(self, reply: Reply, item: Item) -> float:
+        """What the scorer says."""
+        asked = {**item, "answer": reasoning.answer_of(reply.text)}
+        with self._lock:
+            if self._closed:
+                raise Interrupted("somebody ended the run")
+            if self._child.ended:
+                self._stack, self._child = self._started()
+            try:
+                told = self._child.exchange(asked, self._options.seconds)
+            except (Gone, Late, Excess) as error:
+                self._child.end()
+                self._stack.close()
+                if self._closed:
+                    raise Interrupted("somebody ended the run") from None
+                if isinstance(error, Late):
+                    fail(TimedOut, "reasoning-gym's scorer", got=f"no verdict in {self._options.seconds:g} s")
+                fail(PassFailed, "reasoning-gym's scorer", got=str(error), expected="a verdict")
+        score = told.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            got = "another item of this number" if "other" in told else told.get("failed", told)
+            fail(PassFailed, "reasoning-gym's scorer", got=got, expected="a number from 0 to 1")
+        return float(score)
+
+    def close(self) -> None:
+        """End the sandbox."""
+        self._closed = True
+        self._child.kill()
+        with self._lock:
+            self._stack.close()
+
+    def _started(self) -> tuple[ExitStack, Child]:
+        stack = ExitStack()
+        told = {
+            "paths": sandbox.inside(self._paths),
+            **{name: getattr(self._options, name) for name in ("name", "seed", "size")},
+        }
+        try:
+            child = stack.enter_context(self._way.started("sandbox_reasoning.py", RUN_S))
+            answer = child.exchange(told, LOAD_S)
+        except (sandbox.Broken, Gone, Late, Excess) as error:
+            stack.close()
+            fail(BadFile, "reasoning-gym in a sandbox", got=f"{error or 'no end'}", expected="its scorers")
+        if answer.get("loaded") is not True:
+            stack.close()
+            fail(BadFile, "reasoning-gym in a sandbox", got=answer.get("failed"), expected="its scorers")
+        return stack, child
 
 
 def told_of(reply: Reply) -> dict[str, Any]:

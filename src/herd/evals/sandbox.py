@@ -45,7 +45,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Way:
-    """One way to build the walls. extra: folders that are seen, too, for reading."""
+    """One way to build the walls. extra: folders that are seen, too, for reading: as `inside` says."""
 
     name: str
     extra: tuple[str, ...] = ()
@@ -73,8 +73,8 @@ class Way:
             "ALL",
         ]
         command += ["--uid", "65534", "--gid", "65534", "--clearenv", "--size", str(SCRATCH), "--tmpfs", "/tmp"]
-        for path in binds:
-            command += ["--ro-bind", path, path]
+        for path, target in binds.items():
+            command += ["--ro-bind", path, target]
         for path, target in links.items():
             command += ["--symlink", target, path]
         for path in DEVICES:
@@ -203,19 +203,24 @@ def _python() -> str:
     return found
 
 
-def _seen(extra: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Paths that are seen within, and links there."""
+def inside(extra: Sequence[str]) -> list[str]:
+    """Where folders that are seen, too, lie within."""
+    return [f"/extra{number}" for number in range(len(extra))]
+
+
+def _seen(extra: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths that are seen within, with their place there, and links there."""
     links = {one: os.readlink(one) for one in SYSTEM if os.path.islink(one)}
-    found = [one for one in SYSTEM if one not in links and os.path.exists(one)]
-    for path in (_python(), *map(os.path.realpath, extra)):
-        if not any(path == one or path.startswith(one + "/") for one in found):
-            found.append(str(path))
-    return found, links
+    found = {one: one for one in SYSTEM if one not in links and os.path.exists(one)}
+    python = _python()
+    if not any(python == one or python.startswith(one + "/") for one in found):
+        found[python] = python
+    return found | dict(zip(map(os.path.realpath, extra), inside(extra), strict=True)), links
 
 
 def _shown(extra: Sequence[str]) -> set[str]:
     """The paths that are seen within, and the folders that they lie in."""
-    shown = set(_seen(extra)[0])
+    shown = set(_seen(extra)[0].values())
     for path in list(shown):
         shown.update(str(one) for one in Path(path).parents if str(one) != "/")
     return shown

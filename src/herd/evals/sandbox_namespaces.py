@@ -89,8 +89,8 @@ def build(told: dict[str, Any]) -> None:
     place = os.getcwd()
     mount(None, "/", None, RECURSIVE | PRIVATE)
     mount("tmpfs", place, "tmpfs", NO_SUID | NO_DEV, "size=1m,mode=755")
-    for path in told["binds"]:
-        target = place + path
+    for path, target in told["binds"].items():
+        target = place + target
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
         else:

@@ -24,7 +24,7 @@ import msgspec
 
 from herd.disk.small_files import parse_object, read_toml, safe_path
 from herd.errors import BadFile, HerdError, NotFound, fail
-from herd.evals import bfcl, needles, programs
+from herd.evals import bfcl, needles, programs, reasoning
 from herd.evals.checkers import CHECKERS, options_of
 from herd.evals.needles import Needles
 from herd.evals.programs import Program
@@ -136,6 +136,21 @@ def find(name: str) -> Task:
     if colon and source == "bfcl":
         said = _File(name=f"bfcl-{kind}", kind="answer", prompt="{question}", checker="tool_call_any", max_tokens=1024)
         return _task(said, name, None, bfcl.items(kind))
+    if colon and source == "reasoning-gym":
+        kind, _, seed = kind.partition(":")
+        if not seed.isdecimal() and seed:
+            fail(NotFound, f"no task {name}", expected="reasoning-gym:NAME or reasoning-gym:NAME:SEED, a number")
+        number = int(seed[:10] or 0)
+        options = {"name": kind, "seed": number, "size": reasoning.SIZE}
+        said = _File(
+            name=f"reasoning-gym-{kind}",
+            kind="answer",
+            prompt="{question}\n\nEnd with the answer alone, between <answer> and </answer>.",
+            checker="reasoning_gym",
+            max_tokens=2048,
+            options=options,
+        )
+        return _task(said, name, None, reasoning.items(kind, number))
     if not name.endswith(".toml"):
         near = nearest(name, built_in())
         do = f"did you mean {near}?" if near else "give one of these, or the path of a .toml file"
