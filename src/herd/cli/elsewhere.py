@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from click import get_current_context
 from click.core import ParameterSource
 
+from herd.backends.names import may_name
 from herd.cli import console, options
 from herd.errors import UsageError, fail
 
@@ -22,15 +23,33 @@ LOADING = ("context", "chat_format", "threads", "ops", "device", "kv", "force", 
 """Flags that say how a file is loaded and computed."""
 
 
+def named(word: str) -> tuple[str, str] | None:
+    """The backend or route that a word names, and another model there or ""; None: it is a model of files, or a
+    backend that is asked by token ids and is loaded like one."""
+    if not may_name(word):
+        return None
+    from herd.backends.routes import chosen
+    from herd.backends.settings import Backends
+
+    found = chosen(word)
+    by_ids = found is not None and not found[1] and found[0] in (known := Backends().read().good)
+    return None if by_ids and found is not None and known[found[0]].by == "ids" else found
+
+
 def check(named: str, prompt: str, images: Sequence[str]) -> None:
     """Raise UsageError for flags that are no matter of another engine's, and for no prompt."""
+    check_flags(named)
+    if not prompt.strip() and not images:
+        fail(UsageError, "no prompt", do=f'herd run {named} "PROMPT", or pipe one in')
+
+
+def check_flags(named: str) -> None:
+    """Raise UsageError for flags that are no matter of another engine's."""
     context = get_current_context()
     for name in LOADING:
         if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
             flag = "--ctx" if name == "context" else f"--{name.replace('_', '-')}"
             fail(UsageError, flag, got=f"a backend, {named}", expected="a model of files", do=f"leave {flag} out")
-    if not prompt.strip() and not images:
-        fail(UsageError, "no prompt", do=f'herd run {named} "PROMPT", or pipe one in')
 
 
 def dialog_of(prompt: str, system: str | None, images: Sequence[str]) -> list[dict[str, Any]]:
@@ -43,17 +62,13 @@ def dialog_of(prompt: str, system: str | None, images: Sequence[str]) -> list[di
 
 def events_of(model: "ChatModel", turns: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> "Iterator[Event]":
     """The events of an answer. What would leave the house is told first, or refused without --leave."""
+    from herd.backends.members import hosts_outside
+
     if values["leave"] and (hosts := hosts_outside(model)):
         size = sum(map(_size_of, turns))
         to = ", or ".join(hosts)
         console.note(f"to {to}: 1 request, {size} bytes of texts and images", quiet=values["quiet"])
     return _driven(model.astream(turns, leave=values["leave"], **options.given(values)))
-
-
-def hosts_outside(model: "ChatModel") -> list[str]:
-    """Hosts out of the house that may get a request: of a backend, or of those of a route, in their order."""
-    targets = [getattr(one, "target", None) for one in getattr(model, "members", (model,))]
-    return list(dict.fromkeys(target.host for target in targets if target is not None and not target.in_house))
 
 
 def _size_of(turn: Mapping[str, Any]) -> int:

@@ -62,9 +62,11 @@ def run(
     Piped input and files go before the prompt. The answer goes to stdout, everything else to stderr. backend:NAME is
     another engine or a host (herd backend), NAME/MODEL another model there; outside of the house it wants --leave.
     """
+    from herd.cli import elsewhere
+
     typed = " ".join(prompt)
     text = assemble(typed, files)
-    if (named := _backend(model)) is not None and not _is_by_ids(named):
+    if (named := elsewhere.named(model)) is not None:
         _elsewhere(model, named, text, images, as_json, values)
         return
     if values["leave"]:
@@ -82,25 +84,6 @@ def run(
         if not raw:
             text, images = _with_images(llm, text, typed, images, quiet=values["quiet"])
         _one_shot(llm, text, images, raw, as_json, values)
-
-
-def _backend(model: str) -> tuple[str, str] | None:
-    """The backend that a word names, and another model there or ""; None: it is a model of files."""
-    from herd.backends.names import may_name
-
-    if not may_name(model):
-        return None
-    from herd.backends.routes import chosen
-
-    return chosen(model)
-
-
-def _is_by_ids(named: tuple[str, str]) -> bool:
-    """Whether a backend is asked by token ids: then it is loaded like a model of files."""
-    from herd.backends.settings import Backends
-
-    found = Backends().read().good.get(named[0])
-    return found is not None and found.by == "ids" and not named[1]
 
 
 def _elsewhere(

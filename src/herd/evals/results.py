@@ -7,6 +7,7 @@ A run that ended goes on where it was; one of another task, model or seed is ref
 
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """As the item says: where it stands there, in percent."""
     group: str = ""
     """As the item says: which of some kinds it is."""
+    answered_by: str = ""
+    """The backend that answered, where one did."""
 
 
 class _Start(msgspec.Struct, frozen=True):
@@ -72,6 +75,8 @@ class Summary:
     """None: no item was answered."""
     why: str = ""
     """Why the first of those failed."""
+    answered_by: Mapping[str, int] = field(default_factory=dict)
+    """How many items each backend answered."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -81,6 +86,7 @@ class Summary:
             "higher_is_better": self.higher,
             "answered": self.answered,
             "failed": dict(self.failed),
+            "answered_by": dict(self.answered_by),
             "mean": self.interval and self.interval.mean,
             "low": self.interval and self.interval.low,
             "high": self.interval and self.interval.high,
@@ -109,8 +115,9 @@ class Results:
         counts = {code: sum(one.error == code for one in failed) for code in sorted({one.error for one in failed})}
         interval = statistics.mean(values) if values else None
         why = failed[0].why if failed else ""
+        by = Counter(one.answered_by for _, one in sorted(self.found.items()) if one.answered_by)
         return Summary(
-            self.job["name"], self.job["metric"], self.job["higher"] == "yes", len(values), counts, interval, why
+            self.job["name"], self.job["metric"], self.job["higher"] == "yes", len(values), counts, interval, why, by
         )
 
 

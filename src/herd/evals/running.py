@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from herd.chat_model import ChatModel, Pair
+from herd.chat_model import CANNOT, ChatModel, Pair
 from herd.errors import (
     ContextTooLong,
     GrammarStuck,
     Interrupted,
     MissingExtra,
+    NoVision,
     PassFailed,
     TimedOut,
     Unsupported,
@@ -67,13 +68,19 @@ def run(
 
 
 def check(model: ChatModel, task: Task) -> None:
-    """Raise Unsupported where a model cannot do this kind of task."""
-    if task.head.kind != "answer":
-        model.capabilities.require(model.name, "scores")
-    if task.head.checker in ("tool_call", "tool_call_any"):
-        model.capabilities.require(model.name, "tools")
-    if task.images:
-        model.capabilities.require(model.name, "images")
+    """Raise Unsupported, naming the task, where a model cannot do this kind of task."""
+    if missing := lacks(model, task):
+        error = NoVision if missing == "images" else Unsupported
+        what = f"task {task.name} ({task.head.kind}): {model.name} cannot {CANNOT[missing]}"
+        fail(error, what, do="choose a model that can, or other tasks")
+
+
+def lacks(model: ChatModel, task: Task) -> str:
+    """The capability that a task of this kind needs and a model lacks; "": none."""
+    needed = ["scores"] if task.head.kind != "answer" else []
+    needed += ["tools"] if task.head.checker in ("tool_call", "tool_call_any") else []
+    needed += ["images"] if task.images else []
+    return next((one for one in needed if not getattr(model.capabilities, one)), "")
 
 
 class _Run:
@@ -182,7 +189,8 @@ class _Run:
             raise Interrupted("somebody ended the request")
         right = await asyncio.to_thread(self._judge.value, reply, item)
         calls = tuple({"name": call.name, "arguments": dict(call.arguments)} for call in reply.tool_calls)
-        return Result(item=number, value=right, said=reply.text[:SAID], calls=calls)
+        said, by = reply.text[:SAID], reply.answered_by
+        return Result(item=number, value=right, said=said, calls=calls, answered_by=by)
 
 
 def _about(item: templates.Item) -> dict[str, Any]:

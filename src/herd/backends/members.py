@@ -1,0 +1,40 @@
+"""Who may answer for a model: itself, or those of a route; where they are, and what tells them from any others.
+
+What it is not: the decision whether a request may go there (`herd.backends.gate`).
+"""
+
+from collections.abc import Sequence
+
+from herd.backends.gate import allow
+from herd.chat_model import ChatModel
+
+
+def members_of(model: ChatModel) -> Sequence[ChatModel]:
+    """The models of a route; of any other model itself."""
+    found: Sequence[ChatModel] = getattr(model, "members", (model,))
+    return found
+
+
+def hosts_outside(model: ChatModel) -> list[str]:
+    """Hosts out of the house that may get a request, in their order."""
+    targets = [getattr(one, "target", None) for one in members_of(model)]
+    return list(dict.fromkeys(target.host for target in targets if target is not None and not target.in_house))
+
+
+def identity_of(model: ChatModel) -> str:
+    """Names, addresses without what may be a key, and models of who may answer, in their order."""
+    told = []
+    for one in members_of(model):
+        target = getattr(one, "target", None)
+        place = "" if target is None else f" {target.base_url.partition('?')[0]} {target.model}"
+        told.append(f"backend:{one.name}{place}")
+    return ", then ".join(told)
+
+
+def require_some(model: ChatModel, *, leave: bool) -> None:
+    """Raise StaysHere where nobody who may answer stands in the house, and nothing may leave it."""
+    targets = [getattr(one, "target", None) for one in members_of(model)]
+    if any(target is None or target.in_house for target in targets):
+        return
+    for target in targets:
+        allow(target, leave=leave)
