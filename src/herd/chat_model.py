@@ -145,6 +145,10 @@ class ChatStream(Protocol):
     def shown(self) -> str | None:
         """What a policy let the model see of a prompt that is a text or ids; None: all of it. Once it is prepared."""
 
+    @property
+    def answered_by(self) -> str:
+        """The backend that answers, once `ready` has returned; "": a model of this process, or nobody."""
+
     async def prepare(self) -> None:
         """Check it and make what can be made of it beforehand; nothing has begun. Raises what is wrong with it."""
 

@@ -29,6 +29,7 @@ class EventStream(AsyncIterator[Event]):
         self.prompt_tokens = prompt_tokens
         self.most_tokens = most_tokens
         self.shown: str | None = None
+        self.answered_by = ""
         self.unread_bytes = 0
         self._events = events
         self._first: Event | None = None

@@ -142,6 +142,7 @@ class GatedStream(EventStream):
         await self.prepare()
         if self._inner is not None:
             await self._inner.ready()
+            self.answered_by = self._inner.answered_by
         await super().ready()
 
     async def aclose(self) -> None:

@@ -1,5 +1,5 @@
-"""`herd eval` over backends and routes: what leaves the house is told before and wants --leave, what a backend cannot do
-is refused by name, spending limits hold, and a run that ended goes on.
+"""`herd eval` over backends and routes: what leaves the house is told before and wants --leave, what a backend cannot
+do is refused by name, spending limits hold, and a run that ended goes on.
 """
 
 import asyncio

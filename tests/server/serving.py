@@ -104,12 +104,14 @@ def fake_service(
     return Service(models, keyring=Keyring(keys), limits=limits, log=log, strict=strict)
 
 
-def service_of(*models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off", strict: bool = False) -> Service:
+def service_of(
+    *models: ChatModel, keys: tuple[Key, ...] = (), mode: str = "off", strict: bool = False, log: Log | None = None
+) -> Service:
     """A service whose catalogue holds these, and no file."""
     catalogue = StoreCatalogue(aliases={"alias": models[0].name})
     for model in models:
         catalogue.register(model.name, RegisteredModel(lambda model=model: model, added_s=1e9))  # type: ignore[misc]
-    log = Log("off")
+    log = log or Log("off")
     held = Models(catalogue, lambda path: pytest.fail("there is no file"), keep_alive_s=FOREVER, log=log)
     return Service(held, keyring=Keyring(keys), log=log, policies=policies_of(mode, None), strict=strict)
 

@@ -20,14 +20,16 @@ from PIL import Image
 from serving import client_of, running, service_of
 
 from fake_chat_model import ALL, CONTROL, CONTROL_ID, DoesAll, OnlyChats, ids_of, said, words
-from helpers import PATIENCE_S
+from helpers import PATIENCE_S, until
+from herd.backends.route import Route as BackendRoute
 from herd.chat_model import CANNOT, Capabilities, ChatModel, ChatStream, Turns, only
-from herd.errors import NotFound, Unsupported, UsageError
+from herd.errors import NetworkError, NotFound, Unsupported, UsageError
 from herd.event_stream import EventStream
 from herd.events import Event, TextEvent
 from herd.server.app import ROUTES
 from herd.server.catalogue import RegisteredModel, StoreCatalogue
 from herd.server.keys import RIGHTS, Key, digest_of
+from herd.server.log import Log
 from herd.server.routes import Route
 
 DOCS = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -203,6 +205,86 @@ def test_every_route_tells_a_model_whether_its_request_may_leave_the_house(route
             assert len(house.model.asked) == 3
         assert bool(house.model.asked) == works
         assert [options.get("leave", False) for _, options in house.model.asked] == [may_leave] * len(house.model.asked)
+
+
+# -- who answered ------------------------------------------------------------------------------------------------------
+
+
+class Elsewhere(DoesAll):
+    """Answers as a backend does."""
+
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        stream = super().astream(messages, **options)
+        assert isinstance(stream, EventStream)
+        stream.answered_by = "near"
+        return stream
+
+
+class Down(OnlyChats):
+    """A backend that is not there."""
+
+    def astream(self, messages: Turns, **options: Any) -> ChatStream:
+        raise NetworkError("nobody is there")
+
+
+ANSWERING = {
+    "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /api/chat", "POST /api/generate",
+    "POST /v1/messages",
+}  # fmt: skip
+"""Routes that answer, whatever the dialect; all others know of nobody who did."""
+
+
+class Logged(NamedTuple):
+    """A service over such a model, and what it logs."""
+
+    client: httpx.Client
+    lines: io.StringIO
+
+
+@pytest.fixture(scope="module")
+def logged() -> Iterator[Logged]:
+    lines = io.StringIO()
+    with client_of(service_of(Elsewhere(), log=Log("json", lines))) as found:
+        yield Logged(found, lines)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_reply_says_who_answered(route: Route, streamed: bool, logged: Logged) -> None:
+    """In a header before the first piece, in the body, and in the log."""
+    body, _ = ASKED[f"{route.method} {route.path}"]
+    body = {**body, "stream": streamed} if body and route.path not in ("/tokenize", "/detokenize") else body
+    path = route.path.replace("{model:path}", "fake").replace("{id}", "resp_none").replace("{digest}", "sha256:0")
+    reply = logged.client.request(route.method, path, json=body)
+    answers = f"{route.method} {route.path}" in ANSWERING
+    assert reply.headers.get("x-herd-answered-by") == ("near" if answers else None)
+    assert ('"herd":{"answered_by":"near"}' in reply.text) == answers, reply.text
+    if answers:
+        mine = f'"id": "{reply.headers["x-request-id"]}"'
+        until("no line of the log", lambda: mine in logged.lines.getvalue())
+        (line,) = [one for one in logged.lines.getvalue().splitlines() if mine in one]
+        assert json.loads(line)["answered_by"] == "near"
+        assert reply.headers["content-type"].startswith(("text/event", "application/x-nd")) == streamed
+
+
+@pytest.mark.parametrize("path", [one.removeprefix("POST ") for one in sorted(ANSWERING - {"POST /v1/completions"})])
+def test_a_route_of_backends_says_which_one_answered(path: str, client: Callable[..., httpx.Client]) -> None:
+    """Also where a policy looks at all of it."""
+    for mode in ("off", "redact"):
+        found = client(BackendRoute("fake", [Down(name="down"), OnlyChats(name="up")]), mode=mode)
+        for streamed in (False, True):
+            reply = found.post(path, json={**(ASKED[f"POST {path}"][0] or {}), "stream": streamed})
+            assert (reply.status_code, reply.headers["x-herd-answered-by"]) == (200, "up")
+            assert '"answered_by":"up"' in reply.text and reply.text.count('"up"') == 1
+
+
+def test_a_response_in_the_background_says_it_once_it_is_there(client: Callable[..., httpx.Client]) -> None:
+    found = client(Elsewhere())
+    made = found.post("/v1/responses", json={"model": "fake", "input": "Hi", "background": True})
+    assert "x-herd-answered-by" not in made.headers, "nobody has answered yet"
+    path = f"/v1/responses/{made.json()['id']}"
+    assert '"answered_by":"near"' in found.get(path, params={"stream": True}).text
+    assert found.get(path).json()["herd"] == {"answered_by": "near"}
 
 
 # -- what a model can do -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ What it is not: the decision whether a request may go there (`herd.backends.gate
 
 from collections.abc import Sequence
 
-from herd.backends.gate import allow
+from herd.backends.gate import Destination, allow
 from herd.chat_model import ChatModel
 
 
@@ -33,8 +33,7 @@ def identity_of(model: ChatModel) -> str:
 
 def require_some(model: ChatModel, *, leave: bool) -> None:
     """Raise StaysHere where nobody who may answer stands in the house, and nothing may leave it."""
-    targets = [getattr(one, "target", None) for one in members_of(model)]
-    if any(target is None or target.in_house for target in targets):
-        return
-    for target in targets:
-        allow(target, leave=leave)
+    targets: list[Destination | None] = [getattr(one, "target", None) for one in members_of(model)]
+    outside = [target for target in targets if target is not None and not target.in_house]
+    if len(outside) == len(targets):
+        allow(outside[0], leave=leave)

@@ -77,6 +77,7 @@ class BackendStream(EventStream):
     def __init__(self, form: WireForm, transport: Transport, messages: Turns, options: DialogRequest) -> None:
         super().__init__(self._answer(), most_tokens=(options.get("max_tokens") or 0) * (options.get("n") or 1))
         self._form, self._transport, self._messages, self._options = form, transport, messages, options
+        self.answered_by = transport.target.name
         self._body: bytes | None = None
         self._passed: Pass | None = None
         self.num_images = 0

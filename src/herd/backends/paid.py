@@ -77,6 +77,7 @@ class PaidStream(EventStream):
     def __init__(self, inner: BackendStream, account: Account, most: int, answers: int, owner: str) -> None:
         super().__init__(self._paid(), most_tokens=most)
         self._inner, self._account, self._most, self._owner = inner, account, most, owner
+        self.answered_by = inner.answered_by
         self._left = answers
         self._held: Held | None = None
         self._used: tuple[int, int] = 0, 0

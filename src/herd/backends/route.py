@@ -207,6 +207,7 @@ class RouteStream(EventStream):
         event = await self._first_event()
         assert self._inner is not None and self._model is not None
         self._route.answered(self._model)
+        self.answered_by = self._inner.answered_by or self._model.name
         yield self._named(event)
         async for event in self._inner:
             yield self._named(event)
@@ -226,7 +227,7 @@ class RouteStream(EventStream):
     def _named(self, event: Event) -> Event:
         if not isinstance(event, DoneEvent) or event.reply.answered_by or self._model is None:
             return event
-        return replace(event, reply=replace(event.reply, answered_by=self._model.name))
+        return replace(event, reply=replace(event.reply, answered_by=self.answered_by))
 
     def _nobody(self) -> HerdError:
         """What a request that nobody answered ends with."""

@@ -66,6 +66,11 @@ class AsyncStream(AsyncIterator[Event]):
         self._out: deque[Event] = deque()
 
     @property
+    def answered_by(self) -> str:
+        """See ChatStream: a model of this process."""
+        return ""
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of its prompt, once it is ready."""
         assert self._prepared is not None, "not ready yet"

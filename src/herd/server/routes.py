@@ -17,6 +17,7 @@ from herd.server.http.host_check import dialect_of
 from herd.server.http.streams import PIECE
 from herd.server.keys import Right
 from herd.server.requests.admission import Holding
+from herd.server.requests.fields import answered
 from herd.server.service import Caller, Service
 
 Reply = Response | Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -76,7 +77,7 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
             request.state.facts = caller.facts
             if route.enters:
                 return await _admitted(service, route, request, caller)
-            return _held(service, caller, await route.handler(service, request, caller))
+            return _held(service, caller, await _handled(service, route, request, caller))
         except HerdError as error:
             told = error.with_traceback(None)  # which holds this frame, which holds the error
         except Exception as error:  # its text may quote a prompt: the log gets kind and place alone
@@ -89,11 +90,23 @@ def endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[An
     return answer
 
 
+async def _handled(service: Service, route: Route, request: Request, caller: Caller) -> Any:
+    """The reply of a route's handler, with a header that says which backends answered, where some did: whatever the
+    dialect, and before the first piece of a stream."""
+    reply = await route.handler(service, request, caller)
+    headers = answered(caller.answered_by)
+    if headers and isinstance(reply, Response):
+        reply.headers.update(headers)
+    elif headers:
+        reply.add_headers(headers)
+    return reply
+
+
 async def _admitted(service: Service, route: Route, request: Request, caller: Caller) -> _Sent:
     """The reply to a request that holds its place until the reply is sent."""
     admission = caller.enter(service)
     try:
-        reply = await route.handler(service, request, caller)
+        reply = await _handled(service, route, request, caller)
         if not admission.goes_on:
             admission.let_go()  # what was asked has been read, and nobody holds it any more
             if isinstance(reply, Response):

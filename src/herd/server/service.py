@@ -83,7 +83,15 @@ class Caller:
     """The HTTP request, whose client may go away while it is prepared."""
     pins: list[LoadedModel] = field(default_factory=list)
     """Models that it uses: all its answers are of one version, whatever a name comes to mean meanwhile."""
+    answered_by: list[str] = field(default_factory=list)
+    """Backends that answer it, each once; several prompts may have several."""
     _admission: Admission | None = None
+
+    def answered(self, name: str) -> None:
+        """A backend of that name answers a request of it, or "": none does."""
+        if name and name not in self.answered_by:
+            self.answered_by.append(name)
+            self.facts["answered_by"] = ",".join(self.answered_by)
 
     @property
     def admission(self) -> Admission:
@@ -169,6 +177,7 @@ class Service:
                     spending = Spending(caller.key, stream.prompt_tokens, stream.most_tokens or most_tokens(model, ask))
                     stack.callback(spending.settle)
                     await stream.ready()
+            caller.answered(stream.answered_by)
         except BaseException as error:
             await stack.__aexit__(*sys.exc_info())
             if (told := in_words_of(error, ask.called)) is not error:
@@ -527,6 +536,8 @@ class ReplyInProgress:
                     continue  # whatever a model tells of itself: nobody asked
                 self._spend()
                 if isinstance(event, DoneEvent):
+                    by = event.reply.answered_by or self._stream.answered_by
+                    event = replace(event, reply=replace(event.reply, answered_by=by))
                     self._count(event.reply)
                 yield event
         except HerdError as error:

@@ -35,7 +35,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 """Headers of every reply that does not set them itself."""
-EXPOSED = "x-request-id, request-id, x-herd-ignored, x-herd-note, retry-after"
+EXPOSED = "x-request-id, request-id, x-herd-ignored, x-herd-note, x-herd-answered-by, retry-after"
 """Headers that a page of an allowed origin may read. The id of a request has OpenAI's and Anthropic's name."""
 ANTHROPIC_VERSION = "anthropic-version"
 """The header of every request of Anthropic's clients; on routes that two dialects share it says whose form is meant."""

@@ -65,13 +65,17 @@ class Stream:
             (b"content-type", media_type.encode()),
             (b"cache-control", b"no-store"),
             (b"x-accel-buffering", b"no"),
-            *((name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()),
         ]
+        self.add_headers(headers)
         self._write_timeout_s = write_timeout_s
         self._ping = ping
         self._is_behind = is_behind
         self._sent_s = time.monotonic()
         self._sending = False
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Add headers, before it is sent."""
+        self._headers += ((name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything."""

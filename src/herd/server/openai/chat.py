@@ -264,9 +264,12 @@ class ChatWriter:
 
 
 def notes_of(*replies: Reply | Embeddings) -> dict[str, Any]:
-    """What policies saw and which layer decided, where there is something to say; never the text itself."""
+    """Herd's own member of a reply, where there is something to say: what policies saw and which layer decided, never
+    the text itself; and which backend answered, or which ones."""
     found = [msgspec.to_builtins(note) for reply in replies for note in reply.notes]
-    return {"herd": {"policy": found}} if found else {}
+    by = dict.fromkeys(reply.answered_by for reply in replies if isinstance(reply, Reply) and reply.answered_by)
+    said = {**({"policy": found} if found else {}), **({"answered_by": ", ".join(by)} if by else {})}
+    return {"herd": said} if said else {}
 
 
 def finish_of(reply: Reply) -> str:

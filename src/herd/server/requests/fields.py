@@ -190,6 +190,11 @@ def noted(notes: Iterable[str]) -> dict[str, str]:
     return {"x-herd-note": found} if found else {}
 
 
+def answered(names: Sequence[str]) -> dict[str, str]:
+    """The header that says which backends answered."""
+    return {"x-herd-answered-by": ", ".join(names)} if names else {}
+
+
 def kinds(names: Collection[str]) -> str:
     """Names that a client gave, for a note: what a header cannot hold is left out, and so are all but the first."""
     kept = ("".join(c for c in name[:64] if " " <= c <= "~" and c not in ",;") for name in [*names][:16])
