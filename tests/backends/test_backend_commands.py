@@ -595,3 +595,47 @@ def test_sums_are_told_in_dollars(herd: Herd, host: FakeHost) -> None:
     account.hold(0, 1000).settle(None)
     assert "$0.0100 of $0.05" in herd("backend", "list").out
     assert spending.dollars(account.limit_nano) == "$0.05" and account.limit_nano == NANO // 20
+
+
+# -- a conversation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("chat", "backend:far"), ("run", "backend:far"), ("run", "far/y")])
+def test_a_conversation_with_a_backend_tells_once_where_it_goes(
+    words: tuple[str, ...], herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And keeps turns, shows and sets options, and takes back a question that could not be asked."""
+    add(herd, host)
+    typed = ["one", "/set temperature 0.5", "/set grammar regex:a+", "two", "/set grammar", "two", "/show", "/save "]
+    typed[-1] += str(tmp_path / "kept.json")
+    lines = iter(typed)
+
+    def ask(_mark: str) -> str:
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
+    monkeypatch.setattr("herd.cli.interactive._prompter", lambda: ask)
+    refused = herd(*words)
+    assert refused.status == 1 and "--leave" in refused.err and host.connections == 0
+    said = herd(*words, "--leave", "--system", "be brief")
+    assert said.status == 0, said.err
+    assert said.err.count("goes to 127.0.0.1") == 1
+    assert said.out.startswith("Hello\nHello\nmodel       far\n") and "4 messages" in said.out
+    assert "far has no grammar regex" in said.err
+    assert [one.body.get("temperature") for one in host.asked] == [None, 0.5]
+    assert [turn["content"] for turn in host.asked[1].body["messages"]] == ["be brief", "one", "Hello", "two"]
+    assert len(json.loads((tmp_path / "kept.json").read_text())["messages"]) == 4
+
+
+def test_a_conversation_refuses_flags_of_files_and_what_is_no_terminal(
+    herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(herd, host)
+    assert "chat needs a terminal" in herd("chat", "backend:far", "--leave").err
+    monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
+    assert "--ctx: got a backend" in herd("chat", "backend:far", "--leave", "--ctx", "1K").err
+    assert "top_p" in herd("chat", "backend:far", "--leave", "--top-p", "2").err
+    assert "got a model of files" in herd("chat", "nowhere", "--leave").err
+    assert host.connections == 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from herd.cli import console, options
 from herd.cli.checks import refuse_logprobs
-from herd.cli.replies import after, find_images, more_context, room_in_chat, while_reading
+from herd.cli.replies import after, find_images, is_of_files, more_context, room_in_chat, while_reading
 from herd.cli.wrapping import on_screen
 from herd.disk.atomic import new_file
 from herd.engine.request import SamplingOptions
@@ -20,6 +20,7 @@ from herd.errors import BadFile, ContextTooLong, HerdError, NotFound, UsageError
 from herd.store import registry
 
 if TYPE_CHECKING:
+    from herd.backends.remote import Remote
     from herd.events import Reply
     from herd.llm import LLM
 
@@ -41,7 +42,7 @@ class Session:
 
     def __init__(
         self,
-        llm: "LLM",
+        llm: "LLM | Remote",
         *,
         system: str | None = None,
         options: dict[str, Any] | None = None,
@@ -52,7 +53,7 @@ class Session:
         self.llm = llm
         self.system = system
         self.options = dict(options or {})
-        llm.defaults.with_(self.options)  # a wrong flag is told before the first question
+        self.chosen  # noqa: B018 (a wrong flag is told before the first question)
         self.trace = trace
         self.verbose = verbose
         self.quiet = quiet
@@ -66,6 +67,16 @@ class Session:
             "/?": self.help,
             "/help": self.help,
         }
+
+    @property
+    def chosen(self) -> SamplingOptions:
+        """Options of the next answer. Raises UsageError."""
+        return (self.llm.defaults if is_of_files(self.llm) else SamplingOptions()).with_(self.options)
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model can be shown any."""
+        return self.llm.config.vision is not None if is_of_files(self.llm) else self.llm.capabilities.images
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -107,7 +118,7 @@ class Session:
             self.answer(text)
         except ContextTooLong as error:
             what = str(error).partition("; ")[0]
-            if not self.messages:
+            if not self.messages and is_of_files(self.llm):
                 most = self.llm.config.max_context
                 fail(ContextTooLong, what, do=more_context(self.llm.context, most))
             fail(ContextTooLong, f"{what}, with {len(self.messages)} messages before", do=room_in_chat(self.llm))
@@ -118,7 +129,7 @@ class Session:
         """One turn. A question that could not be asked is taken back; a part of an answer is kept."""
         turn: dict[str, Any] = {"role": "user", "content": text}
         found = find_images(text)
-        if found and self.llm.config.vision is not None:
+        if found and self.sees_images:
             for written, _ in found:
                 text = text.replace(written, "", 1)
             parts = [{"type": "image", "image": path} for _, path in found]
@@ -131,8 +142,11 @@ class Session:
         screen = on_screen(sys.stdout)
         reply: Reply | None = None
         turns = _seen([*self.messages, turn])
-        told = console.is_live(quiet=self.quiet) and self.llm.tells_progress
-        stream = self.llm.stream(turns, system=self.system, trace=self.trace, progress=told, **self.options)
+        more: dict[str, Any] = {}
+        if is_of_files(self.llm):
+            told = console.is_live(quiet=self.quiet) and self.llm.tells_progress
+            more = {"trace": self.trace, "progress": told}
+        stream = self.llm.stream(turns, system=self.system, **more, **self.options)
         events = while_reading(stream, quiet=self.quiet)
         try:
             for event in events:
@@ -155,7 +169,7 @@ class Session:
             console.note("(stopped)", quiet=self.quiet)
         self.messages += [turn, {"role": "assistant", "content": answer}]
         if reply is not None:
-            most = self.llm.defaults.with_(self.options).max_tokens
+            most = self.chosen.max_tokens
             after(reply, self.llm, verbose=self.verbose, quiet=self.quiet, most=most, chat=True)
 
     # -- slash commands -------------------------------------------------------------------------------------------
@@ -165,9 +179,8 @@ class Session:
         name, _, value = rest.partition(" ")
         name, value = name.replace("-", "_"), value.strip()
         if not name:
-            now = self.llm.defaults.with_(self.options)
             for field in SamplingOptions.__struct_fields__:
-                print(f"{field:<20}{getattr(now, field)}")
+                print(f"{field:<20}{getattr(self.chosen, field)}")
             print(f"{'system':<20}{self.system or ''}")
         elif name == "system":
             self.system = value or None
@@ -177,17 +190,21 @@ class Session:
             if name not in SamplingOptions.__struct_fields__:
                 SamplingOptions().with_({name: None})
             self.options.pop(name, None)
-            console.note(f"{name}: the model's default, {getattr(self.llm.defaults, name)}", quiet=self.quiet)
+            default = f", {getattr(self.llm.defaults, name)}" if is_of_files(self.llm) else ""
+            console.note(f"{name}: the model's default{default}", quiet=self.quiet)
         else:
             self.options[name] = options.parse_setting(name, value)
 
     def show(self, _rest: str) -> None:
         """/show"""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        used = self.llm.count(_seen([*system, *self.messages])) if self.messages else 0
         print(f"{'model':<12}{self.llm.name}")
-        print(f"{'context':<12}{used} of {self.llm.context} tokens, {len(self.messages)} messages")
-        print(f"{'format':<12}{self.llm.chat_format}" + (f" ({self.llm.chat_note})" if self.llm.chat_note else ""))
+        if is_of_files(self.llm):
+            system = [{"role": "system", "content": self.system}] if self.system else []
+            used = self.llm.count(_seen([*system, *self.messages])) if self.messages else 0
+            print(f"{'context':<12}{used} of {self.llm.context} tokens, {len(self.messages)} messages")
+            print(f"{'format':<12}{self.llm.chat_format}" + (f" ({self.llm.chat_note})" if self.llm.chat_note else ""))
+        else:  # the other side alone counts tokens
+            print(f"{'context':<12}{self.llm.context} tokens, {len(self.messages)} messages")
         print(f"{'options':<12}" + (", ".join(f"{k} {v}" for k, v in self.options.items()) or "the model's defaults"))
         print(f"{'system':<12}{self.system or ''}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from herd.cli import console
 
 if TYPE_CHECKING:
+    from herd.backends.remote import Remote
     from herd.chat_model import ChatModel
     from herd.events import Event, Reply
     from herd.llm import LLM
@@ -21,6 +22,9 @@ IMAGE_PATH = re.compile(
 )
 """A path in a prompt: quoted, or with spaces escaped, as terminals paste a dropped file. The latter begins after a
 space that is not escaped: no word is looked at from its middle."""
+
+ROOM = "/save FILE keeps the conversation, /clear makes room"
+"""What to do in any conversation whose context is full."""
 
 
 def while_reading(events: "Iterator[Event]", *, quiet: bool) -> "Iterator[Event]":
@@ -42,7 +46,13 @@ def while_reading(events: "Iterator[Event]", *, quiet: bool) -> "Iterator[Event]
 
 
 def after(
-    reply: "Reply", llm: "LLM | ChatModel", *, verbose: bool, quiet: bool, most: int | None = None, chat: bool = False
+    reply: "Reply",
+    llm: "LLM | ChatModel | Remote",
+    *,
+    verbose: bool,
+    quiet: bool,
+    most: int | None = None,
+    chat: bool = False,
 ) -> None:
     """What the person may want to know once the answer is there. most: the max_tokens that held, None: no other than
     the context; chat: it is a conversation."""
@@ -62,24 +72,26 @@ def after(
         console.note(f"seed    {reply.seed}")
 
 
-def _why_cut(reply: "Reply", llm: "LLM | ChatModel", most: int | None, chat: bool) -> str:
+def _why_cut(reply: "Reply", llm: "LLM | ChatModel | Remote", most: int | None, chat: bool) -> str:
     if most is not None and reply.usage.output_tokens >= most:
         return "a larger max_tokens allows more, /set max_tokens N" if chat else "a larger --max-tokens allows more"
     full = f"the context of {llm.context} tokens is full; "
-    if not _is_of_files(llm):
-        return full + "ask for less, or a backend with a larger one"
-    return full + (room_in_chat(llm) if chat else more_context(llm.context, llm.config.max_context))
+    if is_of_files(llm):
+        return full + (room_in_chat(llm) if chat else more_context(llm.context, llm.config.max_context))
+    return full + (ROOM if chat else "ask for less, or a backend with a larger one")
 
 
-def _is_of_files(model: "LLM | ChatModel") -> "TypeGuard[LLM]":
+def is_of_files(model: "LLM | ChatModel | Remote") -> "TypeGuard[LLM]":
     """Whether a model runs here: what another one holds is the other side's matter."""
     return hasattr(model, "config")
 
 
-def room_in_chat(llm: "LLM") -> str:
+def room_in_chat(llm: "LLM | Remote") -> str:
     """What to do in a conversation whose context is full."""
+    if not is_of_files(llm):
+        return ROOM
     more = f"; {more_context(llm.context, llm.config.max_context)}" if llm.context < llm.config.max_context else ""
-    return f"/save FILE keeps the conversation, /clear makes room{more}"
+    return f"{ROOM}{more}"
 
 
 def more_context(context: int, most: int) -> str:

@@ -26,6 +26,7 @@ MAX_PROMPT_BYTES = 64 << 20
 def _shared(command: options.F) -> options.F:
     """Flags that `run` and `chat` have in common."""
     for option in (
+        click.option("--leave", is_flag=True, help="With a backend outside of the house: let what is asked leave it."),
         click.option("-q", "--quiet", is_flag=True, help="No notes."),
         click.option("--verbose", is_flag=True, help="Counts and rates after each answer."),
         click.option("--trace", type=click.Path(), metavar="FILE", help="Write which experts each token chose."),
@@ -46,7 +47,6 @@ def _shared(command: options.F) -> options.F:
     help="Go on with the text as it is, without a chat format; control tokens may be spelt in it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as one JSON object.")
-@click.option("--leave", is_flag=True, help="With a backend outside of the house: let the prompt leave it.")
 @_shared
 def run(
     model: str,
@@ -67,7 +67,10 @@ def run(
     typed = " ".join(prompt)
     text = assemble(typed, files)
     if (named := elsewhere.named(model)) is not None:
-        _elsewhere(model, named, text, images, as_json, values)
+        if text.strip() or images or as_json or not _is_interactive():
+            _elsewhere(model, named, text, images, as_json, values)
+        else:
+            _chat_elsewhere(model, named, values)
         return
     if values["leave"]:
         fail(UsageError, "--leave", got=f"a model of files, {model}", do="leave it out: nothing is sent anywhere")
@@ -112,10 +115,42 @@ def _elsewhere(
 @click.argument("model")
 @_shared
 def chat(model: str, **values: Any) -> None:
-    """Chat with MODEL in the terminal. /? lists what can be typed beside questions."""
+    """Chat with MODEL in the terminal. /? lists what can be typed beside questions.
+
+    backend:NAME is another engine or a host (herd backend); outside of the house it wants --leave.
+    """
+    from herd.cli import elsewhere
+
     if not _is_interactive():
         fail(UsageError, "chat needs a terminal", do='for pipes: herd run MODEL "PROMPT"')
+    if (named := elsewhere.named(model)) is not None:
+        _chat_elsewhere(model, named, values)
+        return
+    if values["leave"]:
+        fail(UsageError, "--leave", got=f"a model of files, {model}", do="leave it out: nothing is sent anywhere")
     _chat(model, values)
+
+
+def _chat_elsewhere(word: str, named: tuple[str, str], values: Mapping[str, Any]) -> None:
+    """Chat with a backend or a route; once, at the beginning, it is told where what is said goes."""
+    from herd.backends.gate import Said, strictest
+    from herd.backends.members import hosts_outside, require_some
+    from herd.backends.remote import Remote
+    from herd.backends.routes import named as by_name
+    from herd.cli import elsewhere
+    from herd.cli.interactive import Session
+
+    elsewhere.check_flags(word)
+    check_flags(values)
+    found = by_name(*named)
+    decision = strictest(Said(values["leave"] or None), found.said)
+    with decision.explained():
+        require_some(found.model, leave=decision.leave)
+    if decision.leave and (hosts := hosts_outside(found.model)):
+        console.note(f"what is said here goes to {', or '.join(hosts)}")
+    chosen = options.given(values)
+    with Remote(found.model, leave=decision.leave) as model:
+        Session(model, system=values["system"], options=chosen, verbose=values["verbose"], quiet=values["quiet"]).loop()
 
 
 def _is_interactive() -> bool:

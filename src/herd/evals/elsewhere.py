@@ -48,7 +48,16 @@ class Patient(ChatModel):
 
     def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> ChatStream:
         """See ChatModel."""
-        return self._inner.astream(messages, **{**options, "leave": self._leave})
+        options["leave"] = self._leave
+        return self._inner.astream(messages, **options)
+
+    def warm_up(self) -> None:
+        """See ChatModel."""
+        self._inner.warm_up()
+
+    def close(self) -> None:
+        """See ChatModel."""
+        self._inner.close()
 
     async def achat(self, messages: Turns, **options: Unpack[DialogRequest]) -> Reply:
         """See ChatModel. Raises Busy where there is no place for WAIT_S, PassFailed for an answer that is none."""
