@@ -27,7 +27,9 @@ def test_results_are_told_kept_and_gone_on_with(
     model: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
-    assert main(["eval", model, task, "--out", out, "--limit", "4", "-q"]) == 0
+    page = tmp_path / "page.html"
+    assert main(["eval", model, task, "--out", out, "--limit", "4", "-q", "--html", str(page)]) == 0
+    assert page.read_text().count('<tr><td class="num quiet">') == 4
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["c", "accuracy"]
     before = (tmp_path / "out/c/results.jsonl").read_bytes()
     assert before.count(b"\n") == 5
