@@ -20,7 +20,7 @@ from serving import running
 from helpers import PATIENCE_S
 from herd.backends import settings, spending
 from herd.backends.remote import backend
-from herd.backends.routes import chosen
+from herd.backends.routes import Routes, chosen
 from herd.backends.settings import Backend, Backends
 from herd.backends.spending import NANO
 from herd.cli import main
@@ -595,6 +595,81 @@ def test_sums_are_told_in_dollars(herd: Herd, host: FakeHost) -> None:
     account.hold(0, 1000).settle(None)
     assert "$0.0100 of $0.05" in herd("backend", "list").out
     assert spending.dollars(account.limit_nano) == "$0.05" and account.limit_nano == NANO // 20
+
+
+def test_a_service_notices_what_becomes_of_its_backends_and_routes(
+    herd: Herd, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another address, another member, privacy and removal hold from the next request on."""
+    add(herd, host)
+    assert herd("route", "add", "both", "far").status == 0
+    made, registered = options(monkeypatch, "--backend", "far", "--backend", "both", "--leave")
+    service = service_of(made, lambda path: pytest.fail("there is no file"), registered)
+    with (
+        hosting(answer("second")) as second,
+        running(service, leave=True) as address,
+        httpx.Client(base_url=address, timeout=PATIENCE_S) as client,
+    ):
+
+        def said(name: str) -> tuple[int, str]:
+            turns = [{"role": "user", "content": "a"}]
+            reply = client.post("/v1/chat/completions", json={"model": name, "messages": turns})
+            return reply.status_code, reply.headers.get("x-herd-answered-by", reply.text)
+
+        assert said("both") == (200, "far") and said("far") == (200, "far")
+        held = service.models.held
+        assert herd("backend", "rm", "far", "--force").status == 0
+        add(herd, second)
+        assert said("far") == (200, "far") and len(second.asked) == 1 and len(host.asked) == 2
+        assert said("both")[0] == 404
+        assert herd("route", "add", "both", "far", "--private").status == 0
+        status, words = said("both")
+        assert status == 403 and "the route both is private" in words and len(second.asked) == 1
+        assert herd("backend", "rm", "far", "--force").status == 0
+        assert said("far")[0] == 404
+        assert service.models.held == held, "nothing was loaded again"
+
+
+def test_a_backend_that_a_route_has_is_removed_by_force_alone(herd: Herd, host: FakeHost) -> None:
+    add(herd, host, name="one")
+    add(herd, host, name="two")
+    for words in (("both", "one", "two"), ("single", "one"), ("other", "two")):
+        assert herd("route", "add", *words).status == 0
+    said = herd("backend", "rm", "one")
+    assert said.status == 2 and "the route both, single has it" in said.err and "--force" in said.err
+    assert "one" in Backends().read().good
+    said = herd("backend", "rm", "one", "--force")
+    assert said.status == 0 and "taken out of both, single" in said.err
+    routes = Routes().read().good
+    assert {name: route.members for name, route in routes.items()} == {"both": ("two",), "other": ("two",)}
+
+
+def test_what_a_test_finds_is_kept_where_that_is_asked_for(herd: Herd, host: FakeHost) -> None:
+    add(herd, host)
+    rows = [{"id": "y", "max_model_len": 7}, {"id": "x", "max_model_len": True, "context_length": 40_000}]
+    scripts = [whole({"data": rows}), answer("yes"), whole({"error": "no tools here"}, 400), answer("no JSON")]
+    host.scripts = [*scripts]
+    said = herd("backend", "test", "far", "--leave")
+    assert "with 40000 tokens of context" in said.out and "--keep" in said.err
+    assert Backends().find("far").context is None
+    host.scripts = [*scripts]
+    said = herd("backend", "test", "far", "--leave", "--keep")
+    assert "kept of far: 40000 tokens of context; no tools; no schemas" in said.err
+    model = settings.model_of("far")
+    assert (model.context, model.capabilities.tools, model.capabilities.schemas) == (40_000, False, False)
+    assert settings.model_of("far", "y").capabilities.tools, "another model there is another matter"
+    host.scripts = [whole({"data": [{"id": "x"}]}), Script([b"<html>"], kind="text/html")]
+    assert herd("backend", "test", "far", "--leave", "--keep").status == 5
+    assert Backends().find("far").lacks == ("tools", "schemas"), "a test that fails changes nothing"
+    called = Script([chunk(call(0, '{"word": "yes"}', "say", "c")), chunk({}, "tool_calls"), usage()])
+    host.scripts = [
+        whole({"data": [{"id": "x", "meta": {"n_ctx": 512}}]}),
+        answer("y"),
+        called,
+        answer('{"yes": true}'),
+    ]
+    assert herd("backend", "test", "far", "--leave", "--keep").status == 0
+    assert (Backends().find("far").lacks, Backends().find("far").context) == ((), 512)
 
 
 # -- a conversation ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
     failures     what went wrong over there, as errors of a kind
     gate         whether a request may leave the house, decided in one place
     settings     those of this machine, by name, as a person added them; `presets` knows hosts and engines by name
+    current      what a name stands for now, in a service that goes on
     routes       those of this machine in order, by name
     spending     what they may cost, kept over all processes; `paid` keeps a model within it
     probing      what one can do, tried

@@ -11,13 +11,16 @@ from typing import Any
 from herd.backends.failures import Broken, failure, of_event
 from herd.backends.gate import Pass
 from herd.backends.openai_request import body_of, images_in
-from herd.backends.target import Target
+from herd.backends.target import MOST_CONTEXT, Target
 from herd.backends.transport import Transport
-from herd.backends.wire import Sending
+from herd.backends.wire import ListedModels, Sending
 from herd.chat_model import Capabilities, Turns
 
 MOST_LISTED = 10_000
 """Models of a list that are read."""
+CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""What rows of a list call their context: vLLM, SGLang and Herd; OpenRouter and Together; Groq; LM Studio. llama-server
+has `meta.n_ctx`."""
 
 
 class OpenAIForm:
@@ -54,5 +57,16 @@ class OpenAIForm:
         rows = found.get("data") if isinstance(found, Mapping) else found
         if not isinstance(rows, list):
             raise failure(Broken, target, "sent what is no list of models")
-        names = [row.get("id") if isinstance(row, Mapping) else None for row in rows[:MOST_LISTED]]
-        return tuple(name for name in names if isinstance(name, str) and 0 < len(name) <= 256 and name.isprintable())
+        known = [(row.get("id"), row) for row in rows[:MOST_LISTED] if isinstance(row, Mapping)]
+        named = {i: row for i, row in known if isinstance(i, str) and 0 < len(i) <= 256 and i.isprintable()}
+        contexts = {name: told for name, row in named.items() if (told := _context(row)) is not None}
+        return ListedModels(named, contexts)
+
+
+def _context(row: Mapping[str, Any]) -> int | None:
+    """Tokens of context that a row of a list tells; None: it does not, or not in a number that makes sense."""
+    meta = row.get("meta")
+    places = [row.get(name) for name in CONTEXTS]
+    places += [meta.get("n_ctx")] if isinstance(meta, Mapping) else []
+    good = (one for one in places if isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= MOST_CONTEXT)
+    return next(good, None)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from herd.backends.failures import Absent, Denied, Withdrawn, told_words
+from herd.backends.failures import Absent, Denied, Unfit, Withdrawn, told_words
 from herd.backends.forms import form_of
 from herd.backends.model import BackendModel
 from herd.backends.openai_request import written
 from herd.backends.paid import PaidModel
+from herd.backends.settings import Lacking
+from herd.backends.wire import ListedModels
 from herd.chat_model import Turns
-from herd.errors import HerdError, LimitReached, StaysHere
+from herd.errors import HerdError, LimitReached, StaysHere, Unsupported
 from herd.events import DoneEvent, Reply
 
 CHECKS = ("reached", "key", "model", "streams", "usage", "tools", "schema")
@@ -46,6 +48,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
 """Options of the requests that are sent."""
 
 
+CAPABILITY_OF: Mapping[str, Lacking] = {"tools": "tools", "schema": "schemas"}
+"""Capabilities that checks try."""
 Probed: TypeAlias = BackendModel | PaidModel
 """A backend's model, paid or not."""
 
@@ -66,18 +70,30 @@ def plan_of(model: Probed) -> ProbePlan:
     return ProbePlan(model.target.host, 1 + len(bodies), sum(map(len, bodies)))
 
 
-async def probe(model: Probed, *, leave: bool, tell: Tell) -> dict[str, dict[str, str]]:
-    """Each check with its result and a few words. tell: hears of each as it is known. Raises StaysHere, LimitReached
-    before anything is sent."""
-    probing = _Probing(model, leave, tell)
+@dataclass
+class Findings:
+    """What a probe has found that a backend's settings may keep."""
+
+    context: int | None = None
+    """Tokens that the other side's list tells of the model."""
+    lacks: tuple[Lacking, ...] = ()
+    """Capabilities that its preset says it has and that it has not."""
+
+
+async def probe(
+    model: Probed, *, leave: bool, tell: Tell, findings: Findings | None = None
+) -> dict[str, dict[str, str]]:
+    """Each check with its result and a few words. tell: hears of each as it is known. findings: is told what may be
+    kept. Raises StaysHere, LimitReached before anything is sent."""
+    probing = _Probing(model, leave, tell, findings or Findings())
     if await probing.lists():
         await probing.answers()
     return {check: probing.found[check] for check in CHECKS if check in probing.found}
 
 
 class _Probing:
-    def __init__(self, model: Probed, leave: bool, tell: Tell) -> None:
-        self._model, self._leave, self._tell = model, leave, tell
+    def __init__(self, model: Probed, leave: bool, tell: Tell, findings: Findings) -> None:
+        self._model, self._leave, self._tell, self._findings = model, leave, tell, findings
         self.found: dict[str, dict[str, str]] = {}
         self._listed = "which no list has"
 
@@ -107,7 +123,10 @@ class _Probing:
             return True
         self._say("reached", "ok", target.host)
         if target.model in names:
-            self._listed = f"one of {len(names)} that it lists"
+            context = names.contexts.get(target.model) if isinstance(names, ListedModels) else None
+            self._findings.context = context
+            told = "" if context is None else f", with {context} tokens of context"
+            self._listed = f"one of {len(names)} that it lists{told}"
         return True
 
     async def answers(self) -> None:
@@ -126,12 +145,14 @@ class _Probing:
         )
         for check in ("tools", "schema"):
             if check not in _tried(self._model):
-                self._say(check, "lacks", "as its preset says")
+                self._say(check, "lacks", "as its settings say")
             elif (reply := await self._asked(check)) is not None:
                 good = bool(reply.tool_calls) if check == "tools" else _fits(reply.text)
                 told = "" if good else f"answered {self._shown(reply.text)!r}"
                 unforced = check == "tools" and not form_of(self._model.target).forces(self._model.target)
                 self._say(check, "ok" if good else "unknown" if unforced else "failed", told)
+                if not good and not unforced:
+                    self._lacks(check)
 
     def _shown(self, text: str) -> str:
         """The beginning of an answer, which is as strange as an error."""
@@ -148,9 +169,15 @@ class _Probing:
             raise
         except HerdError as error:
             self._say(self._failed_at(check, error), "failed", str(error))
+            if isinstance(error, Unfit | Unsupported):
+                self._lacks(check)
         finally:
             await stream.aclose()
         return None
+
+    def _lacks(self, check: str) -> None:
+        if check in CAPABILITY_OF:
+            self._findings.lacks += (CAPABILITY_OF[check],)
 
     def _failed_at(self, check: str, error: HerdError) -> str:
         """The check that an error of a request says most about."""

@@ -77,6 +77,25 @@ class Routes:
             records.good[name] = made
         return made
 
+    def using(self, backend: str) -> list[str]:
+        """Names of the routes that a backend is a member of."""
+        return sorted(name for name, route in self.read().good.items() if backend in route.members)
+
+    def leave_out(self, backend: str) -> list[str]:
+        """Take a backend out of all routes; one without any other member is removed. Returns their names."""
+        found = []
+        with self._records.edit() as records:
+            for name, route in list(records.good.items()):
+                if backend not in route.members:
+                    continue
+                found.append(name)
+                left = tuple(member for member in route.members if member != backend)
+                if left:
+                    records.good[name] = msgspec.structs.replace(route, members=left)
+                else:
+                    del records.good[name]
+        return found
+
     def remove(self, name: str) -> None:
         """Remove one, broken or not; its backends stay. Raises NotFound."""
         if name not in self.read().broken:
@@ -88,6 +107,12 @@ def check_free(name: str) -> None:
     """Raise UsageError for a name of a backend that a route has."""
     if name in Routes().read().good:
         fail(UsageError, "backend", got=f"{name}, which is a route", do=f"herd route rm {name}, or another name")
+
+
+def said_of(name: str) -> Said:
+    """What a backend's or a route's settings say now of whether what it is asked may leave the house."""
+    route = Routes().read().good.get(name)
+    return Said(False, f"the route {name} is private") if route is not None and route.private else Said(None)
 
 
 class Named(NamedTuple):
@@ -129,7 +154,7 @@ def named(name: str, model: str = "", *, by_ids: ByIds | None = None) -> Named:
     from herd.backends.route import Route  # which needs an event loop; who loads a file needs none
 
     route = Routes().find(name)
-    said = Said(False if route.private else None, f"the route {name} is private")
+    said = said_of(name)
     return Named(Route(name, [_model(member, "", by_ids) for member in route.members], said=said), said, route.added_s)
 
 
@@ -140,6 +165,13 @@ def _model(name: str, model: str, by_ids: ByIds | None) -> ChatModel:
     if model:
         fail(UsageError, f"backend {name}", got=f"another model, {model}", expected="its own: it is asked by token ids")
     return by_ids(name)
+
+
+def has_ids(name: str) -> bool:
+    """Whether a backend, or one of a route's, is asked by token ids: making its model asks it, and takes a while."""
+    route, known = Routes().read().good.get(name), Backends().read().good
+    members = (name,) if route is None else route.members
+    return any(one in known and known[one].by == "ids" for one in members)
 
 
 def _check(name: str, route: RouteSettings) -> None:

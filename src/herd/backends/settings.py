@@ -15,9 +15,10 @@ import os
 import re
 import secrets
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -49,6 +50,9 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 """The name of an environment variable. It is shown, so what looks like a key (hf_..., gsk_...) is none."""
 
 
+Lacking: TypeAlias = Literal["tools", "schemas"]
+
+
 class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
     """A backend as a person added it."""
 
@@ -63,6 +67,8 @@ class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
     house: Literal["", "in", "out"] = ""
     """Where it stands as the person says; empty: in the house where its address is this machine's."""
     context: int | None = None
+    lacks: tuple[Lacking, ...] = ()
+    """What its preset says it can do and it cannot, as `herd backend test --keep` found."""
     limit_dollars: float | None = None
     """What it may cost; None: it costs nothing."""
     dollars_in: float | None = None
@@ -174,6 +180,18 @@ class Backends:
             account_of(name, found)  # it has a price
         return found
 
+    def keep(self, name: str, *, context: int | None, lacks: tuple[Lacking, ...]) -> Backend:
+        """Keep what was found of one: its context, where that is told, and what it cannot do. Raises NotFound."""
+        self.find(name)
+        with self._records.edit() as records:
+            if name not in records.good:  # another program has removed it since
+                self.find(name)
+            before = records.good[name]
+            found = msgspec.structs.replace(before, context=context or before.context, lacks=lacks)
+            records.good[name] = found
+            _check(name, found)
+        return found
+
     def remove(self, name: str) -> None:
         """Remove one, broken or not. Raises NotFound."""
         if name not in self.read().broken:
@@ -226,7 +244,7 @@ def target_of(name: str, backend: Backend, *, base_url: str = "", **more: Any) -
         key=backend.secret(name),
         in_house=backend.in_house,
         context=backend.context or _listed_context(backend),
-        capabilities=preset.capabilities,
+        capabilities=replace(preset.capabilities, **dict.fromkeys(backend.lacks, False)),
         options=preset.options,
         fields=preset.fields,
         key_header=preset.key_header,
@@ -241,9 +259,9 @@ def target_of(name: str, backend: Backend, *, base_url: str = "", **more: Any) -
     )
 
 
-def model_of(name: str, model: str = "") -> "BackendModel | PaidModel":
-    """A model of a backend: its own, or another one there. Nothing is connected. Raises NotFound, UsageError,
-    MissingExtra."""
+def model_of(name: str, model: str = "", *, as_preset: bool = False) -> "BackendModel | PaidModel":
+    """A model of a backend: its own, or another one there. as_preset: with all that its preset says it can do.
+    Nothing is connected. Raises NotFound, UsageError, MissingExtra."""
     from herd.backends.model import BackendModel
     from herd.backends.paid import PaidModel
 
@@ -252,7 +270,11 @@ def model_of(name: str, model: str = "") -> "BackendModel | PaidModel":
         do = f'herd.load("{PREFIX}{name}")'
         fail(UsageError, f"backend {name}", got="one by token ids", expected="one by chat", do=do)
     if model:
-        backend = msgspec.structs.replace(backend, model=model, context=None, dollars_in=None, dollars_out=None)
+        backend = msgspec.structs.replace(
+            backend, model=model, context=None, lacks=(), dollars_in=None, dollars_out=None
+        )
+    if as_preset:
+        backend = msgspec.structs.replace(backend, lacks=())
     found = BackendModel(target_of(name, backend))
     account = account_of(name, backend)
     return found if account is None else PaidModel(found, account)

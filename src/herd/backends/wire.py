@@ -8,7 +8,7 @@ what it reads as chunks of OpenAI's chat completions, which `herd.backends.opena
 connection, a model.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,18 @@ from herd.backends.gate import Pass
 from herd.backends.target import Target
 from herd.backends.transport import Transport
 from herd.chat_model import Capabilities, Turns
+
+
+class ListedModels(tuple[str, ...]):
+    """Names of models that are listed, and how many tokens of context each has as far as that is told."""
+
+    contexts: Mapping[str, int]
+
+    def __new__(cls, names: Iterable[str], contexts: Mapping[str, int]) -> "ListedModels":
+        """contexts: tokens, by name."""
+        found = super().__new__(cls, names)
+        found.contexts = contexts
+        return found
 
 
 @dataclass(frozen=True)

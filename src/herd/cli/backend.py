@@ -222,37 +222,54 @@ def limit(name: str, dollars: float) -> None:
 
 @backend.command("rm")
 @click.argument("name")
-def rm(name: str) -> None:
+@click.option("--force", is_flag=True, help="Also where a route has it: it is taken out there.")
+def rm(name: str, force: bool) -> None:
     """Forget a backend and its key."""
+    from herd.backends.routes import Routes
     from herd.backends.settings import Backends
 
+    routes = Routes().using(name)
+    if routes and not force:
+        do = f"herd route rm {routes[0]}, or --force, which takes it out there"
+        fail(UsageError, f"backend {name}", got=f"the route {', '.join(routes)} has it", do=do)
     Backends().remove(name)
     console.note(f"removed {name}")
+    if left := Routes().leave_out(name):
+        console.note(f"taken out of {', '.join(left)}")
 
 
 @backend.command("test")
 @click.argument("name")
 @leave_flag
+@click.option("--keep", is_flag=True, help="Keep what was found: its context, and what it cannot do.")
 @as_json
-def test(name: str, leave: bool, as_json: bool) -> None:
+def test(name: str, leave: bool, keep: bool, as_json: bool) -> None:
     """Try a backend: reached, key, model, streams, tools, schema, usage; each a line.
 
     What is sent are a few words of Herd's own. To a host outside of the house they go with --leave alone.
     """
-    from herd.backends.probing import NEEDED, plan_of, probe
+    from herd.backends.probing import NEEDED, Findings, plan_of, probe
     from herd.backends.settings import Backends, model_of
 
     if Backends().find(name).by == "ids":
+        if keep:
+            fail(UsageError, "--keep", got=f"{name}, a backend by token ids", do="leave it out: it is asked at each start")
         _test_by_ids(name, as_json)
         return
-    model = model_of(name)
+    model, findings = model_of(name, as_preset=keep), Findings()
     plan = plan_of(model)
     console.note(f"{name}: {plan.requests} requests of together {plan.size_bytes} bytes to {plan.host}")
-    found = asyncio.run(probe(model, leave=leave, tell=_silent if as_json else _tell_line))
+    found = asyncio.run(probe(model, leave=leave, tell=_silent if as_json else _tell_line, findings=findings))
     if as_json:
         console.print_json("backend test", {"name": name, "checks": found})
     if failed := [check for check in NEEDED if found.get(check, {}).get("result") == "failed"]:
         fail(NetworkError, f"{name} answers nothing", got=f"{failed[0]}: failed", do="see the lines above")
+    if keep:
+        kept = Backends().keep(name, context=findings.context, lacks=findings.lacks)
+        context = f"{kept.context} tokens of context" if kept.context else "no context, which nobody tells"
+        console.note(f"kept of {name}: {context}{''.join(f'; no {one}' for one in kept.lacks)}")
+    elif findings.context or findings.lacks:
+        console.note(f"herd backend test {name} --keep keeps that in its settings")
 
 
 def _test_by_ids(name: str, as_json: bool) -> None:

@@ -5,7 +5,7 @@ A name from the network is looked up, never opened: it cannot be a path.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -64,8 +64,8 @@ class RegisteredModel:
     """Tokens, as far as they are known before that."""
     added_s: float = 0.0
     """Unix time."""
-    said: Said = field(default_factory=lambda: Said(None))
-    """What it says of whether what it is asked may leave the house."""
+    said: Callable[[], Said] = lambda: Said(None)
+    """What it says now of whether what it is asked may leave the house."""
 
 
 class CatalogueEntry:

@@ -6,7 +6,8 @@ Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a mo
 from collections.abc import Callable
 from typing import TypeAlias
 
-from herd.backends.routes import named
+from herd.backends.current import CurrentModel
+from herd.backends.routes import has_ids, named, said_of
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM, by_ids
@@ -24,7 +25,8 @@ def backend_of(name: str) -> RegisteredModel:
     made = found.model
     known = made.capabilities, made.context
     made.close()
-    return RegisteredModel(lambda: named(name, by_ids=by_ids).model, *known, found.added_s, found.said)
+    load = (lambda: named(name, by_ids=by_ids).model) if has_ids(name) else (lambda: CurrentModel(name))
+    return RegisteredModel(load, *known, found.added_s, lambda: said_of(name))
 
 
 FileLoader: TypeAlias = Callable[[str], LLM]

@@ -399,7 +399,7 @@ class Service:
             listed = self.models.catalogue.find(name)
         except NotFound:  # told by who asks that model; one that is gone by now may have been private
             return [Said(False, f"there is no {name}")]
-        found = [] if listed.registered is None else [listed.registered.said]
+        found = [] if listed.registered is None else [listed.registered.said()]
         if listed.profile is not None and listed.profile.private:
             found.append(Said(False, f"the profile {name} is private"))
         return found
