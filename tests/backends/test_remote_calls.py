@@ -19,7 +19,7 @@ from herd.backends.model import BackendModel
 from herd.backends.remote import Remote
 from herd.backends.settings import Backend, Backends
 from herd.backends.target import Bounds
-from herd.errors import HerdError, NotFound, NotReady, StaysHere, UsageError
+from herd.errors import HerdError, NotFound, NotReady, SomeFailed, StaysHere, UsageError
 from herd.events import DoneEvent, Reply, TextEvent
 from herd.messages import Message
 
@@ -40,6 +40,52 @@ def test_it_chats_and_streams() -> None:
         assert asyncio.run(model.achat("Hi.")).text == "Hello."
         assert (model.name, model.context, model.capabilities.tools) == ("there", 1 << 17, True)
         assert KEY not in repr(model)
+
+
+def test_many_are_asked_in_their_order_so_many_at_once() -> None:
+    under_way = most = 0
+
+    class Counts(OnlyChats):
+        async def achat(self, messages: Any, **options: Any) -> Reply:
+            raise AssertionError("a Remote streams")
+
+        def astream(self, messages: Any, **options: Any) -> Any:
+            nonlocal under_way, most
+            if str(messages[0].text) == "bad":
+                raise UsageError("bad")
+            under_way += 1
+            most = max(most, under_way)
+            stream = super().astream(messages, **options)
+            close = stream.aclose
+
+            async def closed() -> None:
+                nonlocal under_way
+                under_way -= 1
+                await close()
+
+            stream.aclose = closed  # type: ignore[method-assign]
+            return stream
+
+    with Remote(Counts(lambda turns: turns[-1].text.upper())) as model:
+        words = [chr(97 + i) for i in range(20)]
+        assert [one.text for one in model.chat_many(words, at_once=3)] == [word.upper() for word in words]
+        assert most == 3
+        assert [one.text for one in asyncio.run(model.achat_many(words[:2]))] == ["A", "B"]  # type: ignore[union-attr]
+        with pytest.raises(SomeFailed, match="1 of 3 requests failed, the first: bad") as caught:
+            model.chat_many(["x", "bad", "y"])
+        assert [str(one) for one in caught.value.replies] == ["X", "bad", "Y"]
+        found = model.chat_many(["bad", "z"], return_errors=True)
+        assert isinstance(found[0], UsageError) and str(found[1]) == "Z"
+        assert model.chat_many([]) == []
+        for wrong in ({"at_once": 0}, {"n": 2}, {"temprature": 1}):
+            with pytest.raises(UsageError):
+                model.chat_many(["x"], **wrong)  # type: ignore[call-overload]
+        assert [one.text for one in model.chat_samples("s", 2)] == ["S", "S"]
+    with hosting(answer("Yes.")) as host, remote(host.address, in_house=False) as far:
+        with pytest.raises(SomeFailed):
+            far.chat_many(["a", "b"])
+        assert host.connections == 0
+        assert [one.text for one in far.chat_many(["a", "b"], leave=True)] == ["Yes.", "Yes."]
 
 
 def test_json_is_read() -> None:

@@ -7,22 +7,27 @@ A thread of its own runs an event loop for all of them; `achat` and `astream` ru
 not look like one: whatever needs weights, a tokenizer or an engine is not there. What it is not: a pool, a retry.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 from herd.backends.loop_thread import LoopThread
 from herd.backends.names import PREFIX
 from herd.backends.routes import ByIds, chosen, named
 from herd.chat_model import Capabilities, ChatModel, ChatStream
 from herd.dialogs import Dialog, turns_of
-from herd.errors import UsageError, fail
+from herd.errors import HerdError, SomeFailed, UsageError, fail
 from herd.events import DoneEvent, Event, Reply, TextEvent, Timings, Usage
 from herd.gated import GatedStream
 from herd.messages import Message
 from herd.policies import Policy, Prompt
 from herd.request_options import DialogRequest
-from herd.value_checks import flag, known
+from herd.value_checks import flag, known, whole
 from herd.value_checks import text as check_text
+
+AT_ONCE, MOST_AT_ONCE = 8, 256
+"""Requests of one call that are under way together, unless it says another number; and the most of them."""
+MOST_SAMPLES = 128
 
 
 class RemoteOptions(DialogRequest, total=False):
@@ -95,6 +100,79 @@ class Remote:
         finally:
             await stream.aclose()
         raise AssertionError("a stream ended without its DoneEvent")
+
+    def chat_samples(self, messages: Dialog, n: int, **options: Unpack[RemoteOptions]) -> list[Reply]:
+        """n answers to one dialog, in one request. Options: see `chat`. Raises Unsupported where the other side gives
+        one alone."""
+        whole("n", n, 1, MOST_SAMPLES)
+        _one(options)
+        options["n"] = n
+        found = {e.index: e.reply for e in self.stream(messages, **options) if isinstance(e, DoneEvent)}
+        return [found[i] for i in sorted(found)]
+
+    @overload
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        at_once: int = AT_ONCE,
+        return_errors: Literal[False] = False,
+        **options: Unpack[RemoteOptions],
+    ) -> list[Reply]: ...
+    @overload
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        at_once: int = AT_ONCE,
+        return_errors: bool,
+        **options: Unpack[RemoteOptions],
+    ) -> list[Reply | HerdError]: ...
+
+    def chat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        at_once: int = AT_ONCE,
+        return_errors: bool = False,
+        **options: Unpack[RemoteOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """Answer several dialogs, `at_once` of them under way together; the replies in their order. Options: see
+        `chat`. All run to their end. Then, if any failed, raises SomeFailed, whose `replies` has a Reply or the error
+        of each; return_errors: gives that list instead. Ctrl-C ends all of them."""
+        return self._loop.run(lambda: self.achat_many(dialogs, at_once=at_once, return_errors=return_errors, **options))
+
+    async def achat_many(
+        self,
+        dialogs: Sequence[Dialog],
+        *,
+        at_once: int = AT_ONCE,
+        return_errors: bool = False,
+        **options: Unpack[RemoteOptions],
+    ) -> list[Reply] | list[Reply | HerdError]:
+        """`chat_many` for coroutines; cancelling the task ends all of them."""
+        whole("at_once", at_once, 1, MOST_AT_ONCE)
+        flag("return_errors", return_errors)
+        _one(options)
+        known("option", options, RemoteOptions.__annotations__)
+        waiting = iter(enumerate(dialogs))
+        found: dict[int, Reply | HerdError] = {}
+
+        async def some() -> None:
+            for i, dialog in waiting:
+                try:
+                    found[i] = await self.achat(dialog, **options)
+                except HerdError as error:
+                    found[i] = error
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(dialogs))):
+                group.create_task(some())
+        replies = [found[i] for i in sorted(found)]
+        failed = [one for one in replies if isinstance(one, HerdError)]
+        if failed and not return_errors:
+            raise SomeFailed(f"{len(failed)} of {len(replies)} requests failed, the first: {failed[0]}", replies)
+        return replies
 
     def astream(self, messages: Dialog, **options: Unpack[RemoteOptions]) -> ChatStream:
         """`stream` for coroutines."""

@@ -253,7 +253,12 @@ def test(name: str, leave: bool, keep: bool, as_json: bool) -> None:
 
     if Backends().find(name).by == "ids":
         if keep:
-            fail(UsageError, "--keep", got=f"{name}, a backend by token ids", do="leave it out: it is asked at each start")
+            fail(
+                UsageError,
+                "--keep",
+                got=f"{name}, a backend by token ids",
+                do="leave it out: it is asked at each start",
+            )
         _test_by_ids(name, as_json)
         return
     model, findings = model_of(name, as_preset=keep), Findings()

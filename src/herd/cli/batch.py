@@ -189,6 +189,7 @@ def _of_files(model: str, values: dict[str, Any], quiet: bool) -> Answering:
 def _of_backend(asked: str, found: tuple[str, str], values: dict[str, Any]) -> Answering:
     """A backend or a route as what answers. Nothing is connected. Raises NotFound, UsageError, StaysHere."""
     from herd.backends.gate import Said, strictest
+    from herd.backends.members import hosts_outside
     from herd.backends.routes import named
 
     elsewhere.check(asked, "lines", ())
@@ -198,9 +199,7 @@ def _of_backend(asked: str, found: tuple[str, str], values: dict[str, Any]) -> A
     targets = [getattr(each, "target", None) for each in getattr(one.model, "members", (one.model,))]
     ids = frozenset(target.model.lower() for target in targets if target is not None)
     name = one.model.name
-    return Answering(
-        name, f"backend {asked}", lambda: one.model, elsewhere.hosts_outside(one.model), lambda: ids, one.said
-    )
+    return Answering(name, f"backend {asked}", lambda: one.model, hosts_outside(one.model), lambda: ids, one.said)
 
 
 def _check_leaving(by: Answering, index: "Index", results: "Results", *, leave: bool, quiet: bool) -> None:
