@@ -67,7 +67,9 @@ def test_hosts_items_and_bytes_are_told_and_leave_is_wanted(
     out = str(tmp_path / "out")
     assert main(["eval", "backend:far", task, "--out", out, "-q"]) == 1
     err = capsys.readouterr().err
-    assert f"to 127.0.0.1: 2 items, {SIZE} bytes of texts" in err and "stays in it" in err and "--leave" in err
+    assert (
+        f"to 127.0.0.1: 2 items, {SIZE} bytes of texts and images" in err and "stays in it" in err and "--leave" in err
+    )
     assert host.connections == 0
     assert main(["eval", "backend:far", task, "--out", out, "--leave", "--limit", "1"]) == 0
     said = capsys.readouterr()
@@ -108,11 +110,8 @@ def test_what_a_backend_cannot_do_is_refused_by_name(
     assert main(["eval", "backend:far", "--limit", "1", "--json"]) == 0
     said = capsys.readouterr()
     assert "left out: smoke-sequences, smoke-text" in said.err
-    assert {row["task"] for row in json.loads(said.out)["tasks"]} == {
-        "smoke-arithmetic",
-        "smoke-greetings",
-        "smoke-needles",
-    }
+    asked = {row["task"] for row in json.loads(said.out)["tasks"]}
+    assert asked >= {"smoke-arithmetic", "smoke-greetings"} and not asked & {"smoke-text", "smoke-sequences"}
     assert main(["eval", str(tmp_path), "smoke-text", "--leave"]) == 2
     assert "got a model of files" in capsys.readouterr().err
 

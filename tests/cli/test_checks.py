@@ -121,7 +121,8 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "eval": {
         **LOADING, "model": MODELS, "tasks": (MISSING, TEXT, "nowhere.toml"), "out": (TEXT,), "limit": ("0", "x"),
-        "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"), "html": (MISSING, TEXT, "{folder}"), "hour": ("-1", "x", "2"),
+        "seed": ("-1",), "allow": ("-1", "x", "0.1", "nan"), "hour": ("-1", "x", "2"),
+        "html": (MISSING, TEXT, "{folder}"),
     },
     "batch": {
         **LOADING, "source": (MISSING, TEXT, "{folder}"), "out": (MISSING, REQUESTS), "model": MODELS,

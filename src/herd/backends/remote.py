@@ -101,13 +101,12 @@ class Remote:
             await stream.aclose()
         raise AssertionError("a stream ended without its DoneEvent")
 
-    def chat_samples(self, messages: Dialog, n: int, **options: Unpack[RemoteOptions]) -> list[Reply]:
+    def chat_samples(self, messages: Dialog, n: int, **options: Any) -> list[Reply]:
         """n answers to one dialog, in one request. Options: see `chat`. Raises Unsupported where the other side gives
         one alone."""
         whole("n", n, 1, MOST_SAMPLES)
         _one(options)
-        options["n"] = n
-        found = {e.index: e.reply for e in self.stream(messages, **options) if isinstance(e, DoneEvent)}
+        found = {e.index: e.reply for e in self.stream(messages, n=n, **options) if isinstance(e, DoneEvent)}
         return [found[i] for i in sorted(found)]
 
     @overload

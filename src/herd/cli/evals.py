@@ -12,6 +12,7 @@ from herd.cli import console, counts, measures, options, versions
 from herd.errors import Interrupted, SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
+    from herd.chat_model import ChatModel
     from herd.evals import Compared, Results, Task
     from herd.llm import LLM
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 @click.option("--no-measures", is_flag=True, help="With --compare of models: no size, memory, speed, KL, perplexity.")
 @click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
 @click.option("--lm-eval", "harness", is_flag=True, help="TASK are lm-evaluation-harness's (the extra lm-eval).")
+@click.option("--leave", is_flag=True, help="With a backend outside of the house: let the items leave it.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with pictures, too.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @options.loading
@@ -43,6 +46,8 @@ def evaluate(
     no_measures: bool,
     hour: float | None,
     harness: bool,
+    leave: bool,
+    html: Path | None,
     quiet: bool,
     as_json: bool,
     **values: Any,
@@ -54,24 +59,35 @@ def evaluate(
     herd eval --compare runs/smollm2 runs/smollm2-q4
     herd eval --compare smollm2 small.gguf mine.toml --out runs
 
-    --compare exits with 1 where the second one is worse.
+    --compare exits with 1 where the second one is worse. backend:NAME is another engine or a host (herd backend);
+    outside of the house it wants --leave.
     """
+    if html is not None:
+        from herd.evals.page import check
+
+        check(html)
     if comparing and not tasks:
         fail(UsageError, "--compare", expected="two folders of results, or two models and tasks", do="see --help")
     runs = [_is_run(one) for one in (model, *tasks[:1])] if comparing else []
     if any(runs):
-        if not all(runs) or len(tasks) != 1 or out or limit or hour is not None:
+        if not all(runs) or len(tasks) != 1 or out or limit or leave or hour is not None:
             fail(UsageError, "--compare", expected="two folders of results and nothing more", do="see --help")
-        return _compare(model, tasks[0], allow or 0.0, as_json)
+        return _compare(model, tasks[0], allow or 0.0, as_json, html)
     for flag, value in (("--allow", allow), ("--hour", hour), ("--no-measures", no_measures or None)):
         if value is not None and not comparing:
             fail(UsageError, flag, expected="--compare before it")
     if harness:
-        if not tasks or out or seed or comparing or trust:
+        if not tasks or out or seed or comparing or trust or leave or html:
             fail(UsageError, "--lm-eval", expected="tasks, and neither --out nor --seed", do="see --help")
         return _harness(model, tasks, limit, values, quiet, as_json)
+    from herd.cli import elsewhere
     from herd.evals import built_in, find
 
+    named = None if comparing else elsewhere.named(model)
+    if named is not None:
+        elsewhere.check_flags(model)
+    elif leave:
+        fail(UsageError, "--leave", got=f"a model of files, {model}", do="leave it out: nothing is sent anywhere")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         fail(UsageError, "--out", got=out, expected="a folder")
     wanted = [find(name) for name in tasks[comparing:] or built_in()]
@@ -82,12 +98,22 @@ def evaluate(
     if comparing:
         with _folder(out) as folder:
             asks = _Asks(wanted, limit, seed, quiet, out is not None, values)
-            rows = _of_models(model, tasks[0], asks, folder, allow or 0.0)
+            rows = _of_models(model, tasks[0], asks, folder, allow or 0.0, html)
         return _tell_models(model, tasks[0], rows, asks, hour, measuring=not no_measures, as_json=as_json)
-    with _folder(out) as folder, _load(model, values, quiet) as llm:
-        if tasks:
-            versions.remember(model, tasks)
-        found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
+    with _folder(out) as folder:
+        if named is not None:
+            found = _elsewhere(named, wanted, folder, limit, seed, quiet, out is not None, leave, chosen=bool(tasks))
+        else:
+            with _load(model, values, quiet) as llm:
+                if tasks:
+                    versions.remember(model, tasks)
+                found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
+    if html is not None:
+        from herd.evals.page import run_page, write
+
+        asked = {task.name: task for task in wanted}
+        write(html, run_page(model, [asked[one.job["name"]] for one in found], found))
+        console.note(f"{html}: the page of it", quiet=quiet)
     _tell(model, found, as_json, quiet)
     return 0
 
@@ -124,8 +150,8 @@ class _Asks(NamedTuple):
     """Flags of loading."""
 
 
-def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float) -> "list[Compared]":
-    """Ask one model, then the other, the items of all tasks, and compare."""
+def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float, html: Path | None) -> "list[Compared]":
+    """Ask one model, then the other, the items of all tasks, and compare. html: where the page of it goes."""
     from herd.evals import compare
     from herd.evals.comparisons import FIRST, SECOND
     from herd.store import stored
@@ -138,7 +164,12 @@ def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float)
             identity = _identity(llm, asks.values)
             found = _ask(llm, identity, asks.tasks, folder / place, asks.limit, asks.seed, asks.quiet, keeps=asks.keeps)
         runs.append({one.job["name"]: one for one in found})
-    return compare(runs[0], runs[1], allow=allow)
+    rows = compare(runs[0], runs[1], allow=allow)
+    if html is not None:
+        from herd.evals.page import comparison_page, write
+
+        write(html, comparison_page(first, second, rows, (runs[0], runs[1]), allow))
+    return rows
 
 
 def _tell_models(
@@ -217,8 +248,49 @@ def _identity(llm: "LLM", values: dict[str, Any]) -> str:
     return " ".join([files, *said])
 
 
+def _elsewhere(
+    named: tuple[str, str],
+    tasks: "Sequence[Task]",
+    folder: Path,
+    limit: int | None,
+    seed: int,
+    quiet: bool,
+    keeps: bool,
+    leave: bool,
+    *,
+    chosen: bool,
+) -> "list[Results]":
+    """Ask a backend or a route; what leaves the house is told before. chosen: whether somebody named the tasks; else
+    those that it cannot do are left out, and told."""
+    from herd.backends.gate import Said, strictest
+    from herd.backends.members import identity_of, require_some
+    from herd.backends.routes import named as by_name
+    from herd.evals.elsewhere import Patient, sending
+    from herd.evals.running import check, lacks
+
+    found = by_name(*named)
+    decision = strictest(Said(leave or None), found.said)
+    model = Patient(found.model, leave=decision.leave)
+    try:
+        if not chosen:
+            cannot = [task.name for task in tasks if lacks(model, task)]
+            if cannot:
+                console.note(f"left out: {', '.join(cannot)}; {model.name} tells no log-probabilities of given texts")
+            tasks = [task for task in tasks if task.name not in cannot]
+        for task in tasks:
+            check(model, task)
+        told = sending(found.model, tasks, folder, limit)
+        if told.hosts and told.items:
+            console.note(str(told), quiet=quiet and decision.leave)
+        with decision.explained():
+            require_some(found.model, leave=decision.leave)
+        return _ask(model, identity_of(found.model), tasks, folder, limit, seed, quiet, keeps=keeps)
+    finally:
+        model.close()
+
+
 def _ask(
-    llm: "LLM",
+    llm: "ChatModel",
     identity: str,
     tasks: Sequence["Task"],
     folder: Path,
@@ -264,16 +336,24 @@ def _tell(model: str, found: "Sequence[Results]", as_json: bool, quiet: bool) ->
             table.append((row.task, row.metric, value, within, str(row.answered), str(sum(row.failed.values()))))
         console.table(("task", "metric", "mean", "95%", "items", "failed"), table)
     for row in rows:
+        if len(row.answered_by) > 1:
+            by = ", ".join(f"{name} {count}" for name, count in row.answered_by.items())
+            console.note(f"{row.task}: items answered by {by}", quiet=quiet)
         if row.failed:
             console.note(f"{row.task}: {sum(row.failed.values())} items failed, the first: {row.why}", quiet=quiet)
     if lost := [row.task for row in rows if row.interval is None]:
         fail(SomeFailed, f"no item of {', '.join(lost)} was answered", do="see the note above")
 
 
-def _compare(first: str, second: str, allow: float, as_json: bool) -> int:
+def _compare(first: str, second: str, allow: float, as_json: bool, html: Path | None) -> int:
     from herd.evals import compare, read_all
 
-    found = compare(read_all(Path(first)), read_all(Path(second)), allow=allow)
+    runs = read_all(Path(first)), read_all(Path(second))
+    found = compare(*runs, allow=allow)
+    if html is not None:
+        from herd.evals.page import comparison_page, write
+
+        write(html, comparison_page(first, second, found, runs, allow))
     if as_json:
         console.print_json("eval", {"first": first, "second": second, "tasks": [row.to_dict() for row in found]})
     else:

@@ -18,7 +18,7 @@ from herd.chat_model import Capabilities, ChatModel, ChatStream, Turns
 from herd.errors import Busy, PassFailed
 from herd.evals import templates
 from herd.evals.results import RESULTS, read
-from herd.evals.tasks import Task
+from herd.evals.tasks import Task, images_of
 from herd.events import Reply
 from herd.request_options import DialogRequest
 
@@ -91,7 +91,7 @@ class Sending:
     size_bytes: int
 
     def __str__(self) -> str:
-        return f"to {', or '.join(self.hosts)}: {self.items} items, {self.size_bytes} bytes of texts"
+        return f"to {', or '.join(self.hosts)}: {self.items} items, {self.size_bytes} bytes of texts and images"
 
 
 def sending(model: ChatModel, tasks: Sequence[Task], folder: Path, limit: int | None) -> Sending:
@@ -114,7 +114,8 @@ def _asked(task: Task, item: templates.Item) -> Any:
     if head.kind == "choices":
         return templates.choices(head.prompt, head.separator, task.shots, item)
     turns = templates.turns(head.system, head.prompt, task.shots, item)
-    return [turn["content"] for turn in turns], item.get("tools")
+    images = [task.images[name] for name in images_of(item)]
+    return [turn["content"] for turn in turns], images, item.get("tools")
 
 
 def _size(value: Any) -> int:

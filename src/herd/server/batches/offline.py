@@ -36,7 +36,7 @@ class OneModel:
         """said: what a route says of whether its requests may leave the house. profile: settings that requests are
         answered with, where the name is a derived model's."""
         self.profiles = Profiles()
-        registered = RegisteredModel(load, added_s=time.time(), said=said or Said(None))
+        registered = RegisteredModel(load, added_s=time.time(), said=lambda: said or Said(None))
         self._entry = CatalogueEntry(
             name, None, digest="", size_bytes=0, added_s=time.time(), profile=profile, registered=registered
         )
