@@ -81,7 +81,7 @@ class Transport:
         self._draws = draws or random.Random(target.name)
 
     def once(self) -> "Transport":
-        """The same one for whoever asks somebody else where this one cannot answer: it sends nothing again."""
+        """A Transport for whoever asks somebody else where this one cannot answer: it sends nothing again."""
         found = copy(self)
         found._retries = 0
         return found

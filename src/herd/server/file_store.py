@@ -163,7 +163,7 @@ class FileStore:
         self._coming: dict[str, int] = {}
         """Owner -> bytes of files that are on their way."""
         self.files: dict[str, StoredFile] = self._read("file-*.json", StoredFile)
-        """By id."""
+        """Files by their id."""
         self.batches: dict[str, StoredBatch] = self._read("batch_*.json", StoredBatch)
         self._sweep()
 
