@@ -83,7 +83,10 @@ CODES = {
 
 
 def test_code_is_right_where_the_tests_pass_and_wrong_whatever_else_it_does(tmp_path: Path, way: Way) -> None:
-    assert dict(zip(CODES, values(task_of(tmp_path), list(CODES)), strict=True)) == CODES
+    expected = {
+        code: float(value and (way.name == "namespaces" or "tempfile" not in code)) for code, value in CODES.items()
+    }
+    assert dict(zip(CODES, values(task_of(tmp_path), list(CODES)), strict=True)) == expected
 
 
 PRELUDE = """
@@ -100,8 +103,8 @@ def call(number, *values):
 """
 X86 = platform.machine() == "x86_64"
 ATTACKS = {
-    "a link to a file outside": "os.symlink(SECRET, '/tmp/l')\nheld = refused(open, '/tmp/l')",
-    "a link in place of its folder": "os.symlink('/', '/tmp/r')\nheld = not os.path.exists('/tmp/r' + SECRET)",
+    "a link to a file outside": "refused(os.symlink, SECRET, '/tmp/l')\nheld = refused(open, '/tmp/l')",
+    "a link in place of its folder": "refused(os.symlink, '/', '/tmp/r')\nheld = not os.path.exists('/tmp/r' + SECRET)",
     "a hard link": "held = refused(os.link, '/usr/bin/python3', '/tmp/h') or True\nheld &= not os.path.exists(SECRET)",
     "the way up": "held = not os.path.exists('/tmp/../../../..' + SECRET) and os.listdir('/..') == os.listdir('/')",
     "the root of another process": "held = not any(os.path.exists(f'/proc/{i}') for i in (1, 'self', 'sys'))",

@@ -3,8 +3,9 @@
     chosen()        the first way whose canaries are all held; Unsupported with what was not
     Way.started()   a process within, which speaks lines of JSON
 
-A way's walls: no file of the machine's but Python's own and the system's libraries, for reading; /tmp of its own; no
-network; no other process; no right. Within: limits of time, memory, processes and bytes written, and a filter of calls
+A way's walls: no file of the machine's but Python's own and the system's libraries, for reading; /tmp of its own, which
+bubblewrap leaves empty; no network; no other process; no right. Within: limits of time, memory, processes and bytes
+written, and a filter of calls
 (`sandbox_inside.py`). What it is not: a checker.
 """
 
@@ -72,7 +73,7 @@ class Way:
             "--cap-drop",
             "ALL",
         ]
-        command += ["--uid", "65534", "--gid", "65534", "--clearenv", "--size", str(SCRATCH), "--tmpfs", "/tmp"]
+        command += ["--uid", "65534", "--gid", "65534", "--clearenv", "--dir", "/tmp"]
         for path, target in binds.items():
             command += ["--ro-bind", path, target]
         for path, target in links.items():
@@ -165,7 +166,7 @@ def ways(extra: Sequence[str] = ()) -> list[Way]:
     """The ways that this machine may have, the better one first."""
     if sys.platform != "linux":
         return []
-    names = (["bubblewrap"] if shutil.which("bwrap", path=os.defpath) else []) + ["namespaces"]
+    names = ["namespaces"] + (["bubblewrap"] if shutil.which("bwrap", path=os.defpath) else [])
     return [Way(name, tuple(extra)) for name in names]
 
 
