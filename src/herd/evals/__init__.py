@@ -8,7 +8,6 @@
     children     processes that can be killed     sandbox      where code that a model wrote may run
     refusing     whether an answer refuses        needles      items about what stands in long texts
     bfcl         calls of tools, out of bfcl-eval reasoning    items that reasoning-gym makes
-    bfcl         calls of tools, out of bfcl-eval
     elsewhere    runs over backends               page         results as HTML, with `pictures`
 
 Over `ChatModel.ascore` and `achat` alone. What it is not: a place where code of a task runs unasked.
