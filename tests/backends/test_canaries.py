@@ -34,6 +34,7 @@ from herd.backends.transport import Transport
 from herd.chat_model import Capabilities
 from herd.errors import StaysHere
 from herd.server.app import ROUTES
+from herd.server.file_store import FileStore
 from herd.server.keys import RIGHTS, Key, digest_of
 from herd.server.service import Service
 
@@ -213,10 +214,12 @@ NO_TEXTS = {
     "/api/blobs/{digest}",
 }  # fmt: skip
 """Routes with a body that no model reads."""
+IN_BATCHES = {"/v1/files", "/v1/batches", "/v1/batches/{id}/cancel"}
+"""Routes whose texts are requests of other routes, asked later."""
 
 
 def test_every_route_with_a_body_is_asked_here_or_holds_no_texts() -> None:
-    assert {route.path for route in ROUTES if route.method == "POST"} == TEXTS | NO_TEXTS
+    assert {route.path for route in ROUTES if route.method == "POST"} == TEXTS | NO_TEXTS | IN_BATCHES
 
 
 class House(NamedTuple):
@@ -254,6 +257,7 @@ def housed(home: Path, script: Script, **fields: Any) -> Iterator[House]:
         rights = frozenset(RIGHTS)
         keys = Key("in", digest_of(IN), rights), Key("out", digest_of(OUT), rights | {"leave"})
         service = service_of(far, keys=keys)
+        service.files = FileStore(home / "files", service.limits)
         client = stack.enter_context(
             httpx.Client(base_url=stack.enter_context(running(service)), timeout=PATIENCE_S, headers={"x-api-key": OUT})
         )
@@ -375,6 +379,51 @@ def test_no_canary_of_what_is_private_leaves_in_another_form(form: Any, tmp_path
             assert not any(word in one for one in found.seen for word in writer.asked.kept)
             assert not any(word in one for one in found.seen[1:] for word in writer.asked.sent)
     assert arrived >= 8
+
+
+def test_no_canary_of_a_private_batch_leaves_and_all_others_arrive_once(house: House) -> None:
+    """Its key, its profile, its file, or what made it: and a key that may leave by now changes nothing."""
+    writer = Writer(random.Random(9))
+    file_key = house.service.keyring.find("", OUT)
+    for number in range(24):
+        writer.asked = Asked("", {})
+        writer.rng.choice((chat, responses))(writer)
+        asked, private = writer.asked, number % 2 == 0
+        asked.body |= {"model": "far"}
+        for option in ("stream", "background", "store"):
+            asked.body.pop(option, None)
+        why = ("key", "profile", "file")[number // 2 % 3] if private else "none"
+        if why == "profile":
+            asked.body["model"] = "notes"
+        house.host.asked.clear()
+        house.looked_up.clear()
+        before = house.host.connections
+        line = json.dumps({"custom_id": "a", "method": "POST", "url": asked.path, "body": asked.body}).encode()
+        headers = {"x-api-key": IN if why == "key" else OUT}
+        rights = file_key.rights
+        try:
+            if why == "file":
+                file_key.rights = rights - {"leave"}
+            form = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", line)}}
+            file = house.client.post("/v1/files", headers=headers, **form).raise_for_status().json()["id"]
+        finally:
+            file_key.rights = rights
+        body = {"input_file_id": file, "endpoint": asked.path, "completion_window": "24h"}
+        batch = house.client.post("/v1/batches", json=body, headers=headers).raise_for_status().json()
+        place = f"/v1/batches/{batch['id']}"
+        told: dict[str, Any] = {}
+
+        def over(place: str = place, headers: Any = headers, told: dict[str, Any] = told) -> bool:
+            told.update(house.client.get(place, headers=headers).json())
+            return told["status"] in ("completed", "failed")
+
+        until("it is not over", over)
+        seen = [json.dumps(one.body, ensure_ascii=False) for one in house.host.asked]
+        status = 200 if told["request_counts"]["completed"] == 1 else 403
+        check(asked, Sent(status, seen, house.host.connections - before, len(house.looked_up)), private=private)
+        if private:
+            kept = house.client.get(f"/v1/files/{told['error_file_id']}/content", headers=headers).text
+            assert json.loads(kept)["response"]["status_code"] == 403, kept
 
 
 def everything_may(*said: gate.Said) -> gate.Decision:

@@ -132,9 +132,10 @@ async def _has_grammars(target: Target, post: Post) -> bool:
     body = {"model": target.model, "prompt": "a", "max_tokens": 1, "temperature": 0.0}
     try:
         found = await post("/v1/completions", body | {"structured_outputs": {"grammar": PROBE}})
-        return pick(found, Mapping, target, "an answer")["choices"][0]["text"] == "q"
+        said = pick(found, Mapping, target, "an answer")["choices"][0]["text"]
     except (Unfit, Broken, LookupError, TypeError):
         return False
+    return isinstance(said, str) and said == "q"
 
 
 class _Answer(Reader):
