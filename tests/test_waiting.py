@@ -50,6 +50,7 @@ SLEEPS = {
     "server/test_response_endings.py:__call__": "a model that takes its time",
     "server/test_response_endings.py:test_each_ending_is_told": "an ending is one at any time",
     "server/test_response_store.py:slowly": "a model that takes its time",
+    "backends/test_replicate.py:slowly": "a host that takes its time",
 }
 """Functions that sleep outside a loop that looks again, and why nothing hangs on how long."""
 

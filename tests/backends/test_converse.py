@@ -26,6 +26,7 @@ from frames_there import (
 from test_hostile_hosts import check_line
 from test_openai_form import HELLO, PNG, SAID, TOOLS
 
+from helpers import PATIENCE_S
 from herd.backends.converse_request import body_of, images_in
 from herd.backends.failures import reason_of
 from herd.backends.model import BackendModel
@@ -404,7 +405,7 @@ def test_an_endless_frame_is_cut_off_and_leaving_ends_the_request() -> None:
 
     with hosting(Script([START, said("Hel")], kind=KIND, hangs="after")) as host:
         asyncio.run(leave(host))
-        assert host.left.wait(30)
+        assert host.left.wait(PATIENCE_S)
 
 
 def test_a_backend_of_the_preset_is_added_and_tried() -> None:

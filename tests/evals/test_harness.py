@@ -73,9 +73,9 @@ def ask(*arguments: Any) -> Any:
 
 @NEEDS
 def test_each_kind_of_request_is_the_models_own(tiny: LLM) -> None:
-    from herd.evals.harness import HerdLM
+    from herd.evals.harness import lm_class
 
-    lm = HerdLM(tiny)
+    lm = lm_class()(tiny)
     pairs = [("Der Mond", " ist"), ("Der Mond", " war"), ("a ", "b")]
     scores = tiny.score(pairs)
     assert lm.loglikelihood([ask(*pair) for pair in pairs]) == [(s.logprob, s.is_greedy) for s in scores]
@@ -103,5 +103,7 @@ def test_what_is_no_task_is_told(tiny: LLM, folder: Path) -> None:
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is installed")
 def test_without_the_extra_it_says_which() -> None:
+    from herd.evals.harness import lm_class
+
     with pytest.raises(MissingExtra, match=r"pip install 'llama-herd\[lm-eval\]'"):
-        __import__("herd.evals.harness")
+        lm_class()

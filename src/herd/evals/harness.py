@@ -10,18 +10,12 @@ Herd's own tasks (`herd.evals.tasks`). Wants the extra `lm-eval`.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from herd.chat_model import ChatModel
 from herd.errors import BadFile, MissingExtra, NotFound, UsageError, fail
-
-try:
-    from lm_eval.api.model import LM
-    from lm_eval.api.registry import register_model
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-except ImportError as error:
-    raise MissingExtra("lm-evaluation-harness is not installed; pip install 'llama-herd[lm-eval]'") from error
 
 TOGETHER = 16
 """Answers that are under way at once."""
@@ -33,9 +27,8 @@ KNOWN = ("until", "max_gen_toks", "max_tokens", "temperature", "do_sample", "top
 """What of a task's generation_kwargs is understood; any other is refused."""
 
 
-@register_model("herd")
-class HerdLM(LM):  # type: ignore[misc]
-    """A model of Herd as lm-evaluation-harness asks one."""
+class Harnessed:
+    """A model of Herd as lm-evaluation-harness asks one: what its `LM` leaves to be defined (`lm_class`)."""
 
     def __init__(self, model: str | ChatModel, **options: Any) -> None:
         """model: a name or path that `herd.load` takes, with its options, or a model that is loaded already. The
@@ -68,6 +61,8 @@ class HerdLM(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """The log-probability of each whole text, in windows as long as the context where it is longer."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
         pairs: list[Any] = []
         counts: list[int] = []
         for (text,) in (request.args for request in requests):
@@ -87,6 +82,18 @@ class HerdLM(LM):  # type: ignore[misc]
         asked = [(context, _options(given)) for context, given in (request.args for request in requests)]
         with ThreadPoolExecutor(TOGETHER, "herd-harness") as threads:
             return list(threads.map(lambda one: self._model.complete(one[0], **one[1]).text, asked))
+
+
+@cache
+def lm_class() -> Any:
+    """The class of a model of Herd, known to the harness as `herd`. Raises MissingExtra where the harness is not
+    installed."""
+    try:
+        from lm_eval.api.model import LM
+        from lm_eval.api.registry import register_model
+    except ImportError as error:
+        raise MissingExtra("lm-evaluation-harness is not installed; pip install 'llama-herd[lm-eval]'") from error
+    return register_model("herd")(type("HerdLM", (Harnessed, LM), {"__doc__": Harnessed.__doc__}))
 
 
 def _first_id(model: ChatModel) -> int:
@@ -116,12 +123,13 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 def evaluate(model: ChatModel, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, dict[str, Any]]:
     """Results of lm-evaluation-harness by task: metrics by name. tasks: names of its own, or paths of .yaml files.
 
-    Raises NotFound for a file that is not there or a task that it does not know, BadFile for a file that is no task.
+    Raises MissingExtra, NotFound for a file that is not there or a task that it does not know, BadFile for a file that
+    is no task.
     """
+    lm = lm_class()(model)
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    lm = HerdLM(model)
     files = [Path(name) for name in tasks if name.endswith((".yaml", ".yml"))]
     for path in files:
         if not path.is_file():
@@ -149,6 +157,7 @@ def _name_in(path: Path) -> str:
 
 def main() -> None:
     """lm-evaluation-harness's own command line, which knows `--model herd` then."""
+    lm_class()
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
