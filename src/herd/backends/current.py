@@ -5,11 +5,13 @@ goes on. What it is not: the settings (`herd.backends.settings`, `herd.backends.
 """
 
 import threading
+from contextlib import suppress
 from typing import Any, Unpack
 
 from herd.backends.routes import Named, Routes, named
 from herd.backends.settings import Backends
 from herd.chat_model import Capabilities, ChatModel, ChatStream, Sizes, Turns
+from herd.errors import HerdError
 from herd.request_options import DialogRequest
 
 
@@ -26,8 +28,11 @@ class CurrentModel(ChatModel):
 
     @property
     def capabilities(self) -> Capabilities:
-        """See ChatModel."""
-        return self._now().capabilities
+        """See ChatModel. Of one that is gone by now, those that it had: lists of all models go on, and who asks this
+        one is told."""
+        with suppress(HerdError):
+            self._now()
+        return self._found.model.capabilities
 
     @property
     def sizes(self) -> Sizes:
