@@ -7,6 +7,8 @@ import random
 from collections.abc import Collection
 
 COUNT = 200
+MOST_ROWS = 16
+"""Texts that spell all control tokens, one behind another: two vocabularies may differ in one of them alone."""
 _LANGUAGES = (
     "The quick brown fox doesn't jump; it's \"resting\", they'll say (we've checked) -- won't it?",
     "Der Überfluß an Größe, Straßenbahnhaltestellen und Äpfeln: 3,5 % für Dr. Müller-Lüdenscheidt.",
@@ -73,7 +75,8 @@ _UNICODE = (
 
 
 def texts(control: Collection[str]) -> list[str]:
-    """The texts. control: control tokens by name: some spell these, whole, in parts, within words."""
+    """The texts. control: control tokens by name: together they spell each of these whole, some of them in parts and
+    within words."""
     found = [*_LANGUAGES, *_CODE, *_DIGITS, *_WHITE, *_UNICODE, *_spelt(control)]
     draws = random.Random(200)
     while len(found) < COUNT:
@@ -82,10 +85,11 @@ def texts(control: Collection[str]) -> list[str]:
 
 
 def _spelt(control: Collection[str]) -> list[str]:
-    names = sorted(control, key=lambda name: (len(name), name))
-    names = names[:: max(len(names) // 12, 1)][:12] or ["<|none|>"]
-    first = names[0]
-    shapes = [*(f"a{name}b" for name in names), "".join(names[:3]), f" {first} ", f"\n{first}\n", first[:-1], first[1:]]
+    every = sorted(control, key=lambda name: (len(name), name)) or ["<|none|>"]
+    size = max(-(-len(every) // MOST_ROWS), 100)
+    rows = ["".join(every[at : at + size]) for at in range(0, len(every), size)]
+    names, first = every[:: max(len(every) // 12, 1)][:12], every[0]
+    shapes = [*(f"a{name}b" for name in names), *rows, f" {first} ", f"\n{first}\n", first[:-1], first[1:]]
     return [*shapes, first.upper(), f"{first}{first}", f"<{first}>"]
 
 
