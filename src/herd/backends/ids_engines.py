@@ -20,7 +20,7 @@ from herd.backends.ids_sglang import SglangWire
 from herd.backends.ids_vllm import VllmWire
 from herd.backends.ids_wire import Wire
 from herd.backends.settings import Backend, target_of
-from herd.backends.target import Bounds, Target
+from herd.backends.target import MOST_CONTEXT, Bounds, Target
 from herd.backends.transport import Transport
 from herd.errors import UsageError, fail
 from herd.grammar.masks import Grammars
@@ -31,6 +31,10 @@ ENGINES: Mapping[str, type[Wire]] = {"vllm": VllmWire, "sglang": SglangWire, "ll
 BOUNDS = Bounds(body_bytes=1 << 30, whole_bytes=64 << 20, values=8_000_000, retries=1)
 """SGLang repeats an answer with each token; scores of a long text come as one JSON text; what is down in the house is
 asked once more, so that a route goes on within a second."""
+
+
+MOST_PLACES = 1 << 16
+"""Answers at once that an engine may tell of."""
 
 
 class Compared(NamedTuple):
@@ -57,7 +61,11 @@ async def asked(target: Target, engine: type[Wire]) -> Facts:
     async def get(path: str) -> Any:
         return await transport.get(path, allow(target, leave=False))
 
-    return await engine.ask(target, get, lambda path, body: _posted(transport, path, body))
+    found = await engine.ask(target, get, lambda path, body: _posted(transport, path, body))
+    for what, told, most in (("context", found.context, MOST_CONTEXT), ("answers at once", found.places, MOST_PLACES)):
+        if told is not None and (type(told) is not int or not 0 < told <= most):
+            raise failure(Broken, target, f"tells of {what} what no count is: {str(told)[:40]!r}")
+    return found
 
 
 async def compared(target: Target, engine: type[Wire], tokenizer: Tokenizer) -> Compared:

@@ -21,6 +21,7 @@ from herd.backends.failures import Broken, failure
 from herd.backends.gate import allow
 from herd.backends.ids_wire import Heard, Wire
 from herd.backends.loop_thread import LoopThread
+from herd.backends.openai_stream import MOST_LOGPROB
 from herd.backends.transport import Transport
 from herd.engine.executors.executor import Deliver, Executor
 from herd.engine.fair_queue import FairQueue
@@ -346,6 +347,7 @@ class _Answer:
     def events(self, heard: Heard) -> list[Event]:
         """Events of what was heard. Raises Broken for what is no answer to the request."""
         sample, found = self._sample, list[Event]()
+        self._check(heard)
         if not sample.started and (heard.tokens or heard.scores or heard.finish or heard.cached is not None):
             sample.started = True
             found.append(StartedEvent(sample.number, min(heard.cached or 0, len(sample.request.ids))))
@@ -363,6 +365,21 @@ class _Answer:
             self._check_end()
             found.append(EndedEvent(sample.number, reason=heard.finish))
         return found
+
+    def _check(self, heard: Heard) -> None:
+        """Raise Broken for counts and likelihoods that are none: each id that is told is of the vocabulary."""
+        if heard.cached is not None and heard.cached < 0:
+            raise failure(Broken, self._target, "sent a count of cached tokens that is none")
+        for one in (*(likely for _, likely in heard.tokens if likely is not None), *heard.scores):
+            for token_id, logprob in ((one.token_id, one.logprob), *one.top):
+                if not 0 <= token_id < self._vocab_size:
+                    raise self._outside(token_id)
+                if logprob > MOST_LOGPROB:
+                    raise failure(Broken, self._target, "sent log-probabilities that are none")
+
+    def _outside(self, token_id: int) -> HerdError:
+        what = f"said the id {token_id}, which the vocabulary of {self._vocab_size} has not"
+        return failure(Broken, self._target, what)
 
     def _measured(self, heard: Heard) -> list[Event]:
         if heard.finish is None:
@@ -383,8 +400,7 @@ class _Answer:
         """Why an answer ends with this id; None: it goes on. Raises Broken for one that it may not hold."""
         sample = self._sample
         if not 0 <= token_id < self._vocab_size:
-            what = f"said the id {token_id}, which the vocabulary of {self._vocab_size} has not"
-            raise failure(Broken, self._target, what)
+            raise self._outside(token_id)
         if not self._follows(token_id):
             raise failure(Broken, self._target, "said what the schema, grammar or forced call does not allow")
         sample.said.append(token_id)

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from herd.backends.failures import Broken, Withdrawn, failure, of_event
 from herd.backends.ids_facts import Facts
-from herd.backends.ids_wire import Get, Heard, Post, Reader, Wire, ids_of, is_greedy, likeliest, pick
+from herd.backends.ids_wire import Get, Heard, Post, Reader, Wire, ended, ids_of, is_greedy, likeliest, pick
 from herd.backends.target import Target
 from herd.engine.request import Reason, Request, TokenLogprob
 from herd.errors import HerdError
@@ -69,7 +69,7 @@ class LlamaServerWire(Wire):
             pick(settings.get("n_ctx"), int, target, "n_ctx"),
             places=places if isinstance(places, int) and places > 0 else None,
             grammars=await _has_grammars(target, post),
-            model=names[0] if names else "",
+            model=target.model,
         )
 
     @classmethod
@@ -172,22 +172,31 @@ class Spellings:
             for i, one in enumerate(self._bytes):
                 if one:
                     self._by_bytes.setdefault(one, []).append(i)
-        found = list(itertools.islice(self._all(data, 0, count), 2))
-        return found[0] if len(found) == 1 else None
+        found = self._ways(data, count)
+        return list(found[0]) if len(found) == 1 else None
 
-    def _all(self, data: bytes, at: int, count: int) -> "itertools.chain[list[int]] | Any":
-        """All ways to spell the bytes from a place on, one after another."""
+    def _ways(self, data: bytes, count: int) -> list[tuple[int, ...]]:
+        """Ways to spell the bytes with so many ids, two at the most. From the end on, so that no rest is spelt anew for
+        each beginning: there may be more beginnings than anybody can try."""
+        pieces = self._pieces(data)
+        ways: dict[int, list[tuple[int, ...]]] = {len(data): [()]}
+        for _ in range(min(count, len(data) + 1)):
+            ways = {
+                at: list(
+                    itertools.islice(((i, *rest) for end, ids in found for rest in ways.get(end, ()) for i in ids), 2)
+                )
+                for at, found in pieces.items()
+            }
+        return ways.get(0, [])
+
+    def _pieces(self, data: bytes) -> dict[int, list[tuple[int, list[int]]]]:
+        """Where one id may begin -> where it may end, no character being whole there, and the ids that do."""
         assert self._by_bytes is not None
-        if count == 0:
-            if at == len(data):
-                yield []
-            return
-        for end in range(at + 1, len(data) - count + 2):
-            if is_whole(data[:end]):
-                continue
-            for i in self._by_bytes.get(data[at:end], ()):
-                for rest in self._all(data, end, count - 1):
-                    yield [i, *rest]
+        places = [at for at in range(1, len(data) + 1) if not is_whole(data[:at])]
+        return {
+            at: [(end, ids) for end in places if end > at and (ids := self._by_bytes.get(data[at:end]))]
+            for at in (0, *places)
+        }
 
 
 MOST_HIDDEN = 64
@@ -285,7 +294,4 @@ def _event(value: Any, target: Target) -> Mapping[str, Any]:
 
 def _reason(value: Mapping[str, Any], target: Target) -> Reason:
     """Why an answer ended."""
-    kind = value.get("stop_type")
-    if not isinstance(kind, str) or kind not in _REASONS:
-        raise failure(Broken, target, f"ended its answer with stop_type {str(kind)[:40]!r}")
-    return _REASONS[kind]
+    return ended(value.get("stop_type"), _REASONS, target, "stop_type")

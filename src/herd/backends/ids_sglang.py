@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from herd.backends.failures import Broken, Withdrawn, failure, of_event
 from herd.backends.ids_facts import Facts
-from herd.backends.ids_wire import Get, Heard, Post, Reader, Wire, ids_of, is_greedy, likeliest, pick
+from herd.backends.ids_wire import Get, Heard, Post, Reader, Wire, ended, ids_of, is_greedy, likeliest, pick
 from herd.backends.target import Target
 from herd.engine.request import Reason, Request, SamplingOptions, TokenLogprob, TokenScore
 from herd.grammar.masks import lark_of
@@ -156,7 +156,8 @@ class _Answer(Reader):
         if self._top is None or not ids:
             return [(i, None) for i in ids]
         rows = pick(meta.get("output_token_logprobs"), list, self._target, "output_token_logprobs")[-len(ids) :]
-        tops = (meta.get("output_top_logprobs") or [None] * len(ids))[-len(ids) :] if self._top else [None] * len(ids)
+        told = (meta.get("output_top_logprobs") if self._top else None) or [None] * len(ids)
+        tops = pick(told, list, self._target, "output_top_logprobs")[-len(ids) :]
         found: list[tuple[int, TokenLogprob | None]] = []
         if len(rows) != len(ids) or len(tops) != len(ids):
             raise failure(Broken, self._target, "sent log-probabilities that do not belong to its ids")
@@ -209,9 +210,7 @@ def _reason(told: Any, target: Target) -> Reason | None:
     if kind == "abort":
         body = {"error": {"message": str(told.get("message") or "it was ended there"), "code": told.get("status_code")}}
         raise of_event(target, body)
-    if kind not in _REASONS:
-        raise failure(Broken, target, f"ended its answer with finish_reason {str(kind)[:40]!r}")
-    return _REASONS[kind]
+    return ended(kind, _REASONS, target, "finish_reason")
 
 
 def _row(row: Any, target: Target) -> tuple[int, float]:

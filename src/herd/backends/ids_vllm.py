@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from herd.backends.failures import Broken, Unfit, Withdrawn, failure, of_event
 from herd.backends.ids_facts import Facts
-from herd.backends.ids_wire import NOTHING, Get, Heard, Post, Reader, Wire, ids_of, is_greedy, likeliest, pick
+from herd.backends.ids_wire import NOTHING, Get, Heard, Post, Reader, Wire, ended, ids_of, is_greedy, likeliest, pick
 from herd.backends.target import Target
 from herd.engine.request import Reason, Request, SamplingOptions, TokenLogprob, TokenScore
 from herd.grammar.masks import lark_of
@@ -150,9 +150,8 @@ class _Answer(Reader):
             return NOTHING
         ids = ids_of(choice.get("token_ids") or [], self._target, "token_ids")
         finish = choice.get("finish_reason")
-        if finish is not None and finish not in _REASONS:
-            raise failure(Broken, self._target, f"ended its answer with finish_reason {str(finish)[:40]!r}")
-        return Heard(self._tokens(ids, choice.get("logprobs")), finish=None if finish is None else _REASONS[finish])
+        reason = None if finish is None else ended(finish, _REASONS, self._target, "finish_reason")
+        return Heard(self._tokens(ids, choice.get("logprobs")), finish=reason)
 
     def _tokens(self, ids: list[int], told: Any) -> list[tuple[int, TokenLogprob | None]]:
         if self._top is None or not ids:

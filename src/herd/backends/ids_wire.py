@@ -160,6 +160,13 @@ def ids_of(value: Any, target: Target, what: str) -> list[int]:
     return found
 
 
+def ended(kind: Any, known: Mapping[str, Reason], target: Target, what: str) -> Reason:
+    """Why an answer ended, in Herd's words. what: the field that told `kind`. Raises Broken for one that none knows."""
+    if not isinstance(kind, str) or kind not in known:
+        raise failure(Broken, target, f"ended its answer with {what} {str(kind)[:40]!r}")
+    return known[kind]
+
+
 def likeliest(found: Sequence[tuple[int, float]], top: int) -> tuple[tuple[int, float], ...]:
     """The `top` likeliest of ids with their log-probabilities, likeliest first, ties by id."""
     return tuple(sorted(found, key=lambda one: (-one[1], one[0]))[:top])
