@@ -125,7 +125,7 @@ def test_whatever_stands_in_an_event_is_read_or_is_one_typed_error(form: str) ->
 
 @pytest.mark.parametrize("form", FORMS)
 def test_whatever_an_engine_tells_of_itself_is_read_or_is_one_typed_error(form: str) -> None:
-    class Engine(ENGINES[form]):  # type: ignore[misc, name-defined]
+    class Engine(ENGINES[form]):  # type: ignore[misc, valid-type]
         told: Mapping[str, Any]
 
         @classmethod
@@ -175,7 +175,7 @@ SHEEP = "🐑".encode()
 
 def spelt(tokens: Sequence[bytes], data: bytes, count: int) -> list[int] | None:
     """By trying all that there is."""
-    found = []
+    found: list[Any] = []
     for cuts in itertools.combinations(range(1, len(data)), count - 1):
         places = (0, *cuts, len(data))
         if not any(is_whole(data[:end]) for end in places[1:]):

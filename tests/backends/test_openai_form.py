@@ -340,6 +340,15 @@ def test_a_stop_string_halves_of_characters_and_cached_tokens_are_told() -> None
     assert reply_of(*pieces, DONE).stop is None  # nobody asked for it
 
 
+def test_halves_of_characters_in_arguments_and_values_are_none_either() -> None:
+    """JSON can spell them, a reply that holds them could not be sent on."""
+    words = r'{"\udc00": ["\ud83d", "\ud83d\ude00", "\\ud83d", "\u00e9"]}'
+    clean = {"\ufffd": ["\ufffd", "😀", "\\ud83d", "é"]}
+    reply = reply_of(chunk(call(0, words, "weather", "a")), chunk({}, "tool_calls"), tools=TOOLS)
+    assert reply.tool_calls[0].arguments == clean and reply.tool_calls[0].arguments_text.encode()
+    assert reply_of(chunk({"content": words}), chunk({}, "stop"), schema=True).parsed == clean
+
+
 def test_a_text_that_its_rules_end_says_so() -> None:
     assert reply_of(chunk({"content": "I"}), chunk({}, "content_filter"), DONE).finish_reason == "policy"
 

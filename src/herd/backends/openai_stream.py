@@ -6,6 +6,7 @@ JSON object, or the request breaks off. What it is not: the bytes (`herd.backend
 (`openai_request`).
 """
 
+import json
 import secrets
 import string
 import time
@@ -202,7 +203,7 @@ class _Answer:
         if not self._expected.has_form or self.reason != "stop" or self._stop is not None:
             return None
         try:
-            return parsed("".join(self._text).encode(), self._target)
+            return _clean_value("".join(self._text), self._target)
         except Broken:
             return None
 
@@ -330,7 +331,7 @@ class _Answer:
             yield CallArgumentsEvent(len(self._calls), "{}", self._index)
             text = "{}"
         try:
-            arguments = parsed(text.encode(), self._target)
+            arguments = _clean_value(text, self._target)
         except Broken:
             arguments = None
         if not isinstance(arguments, dict):
@@ -366,3 +367,13 @@ class _Answer:
 def _clean(text: str) -> str:
     """A text that UTF-8 can write: JSON can spell halves of characters."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _clean_value(text: str, target: Target) -> Any:
+    """The value of a JSON text, of which UTF-8 can write every text, too. Raises Broken."""
+    found = parsed(text.encode(), target)
+    if "\\u" not in text:
+        return found
+    spelt = json.dumps(found, ensure_ascii=False)
+    clean = _clean(spelt)
+    return found if clean == spelt else json.loads(clean)
