@@ -107,7 +107,7 @@ def test_nobody_else_in_the_command_line_draws_one() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "console.progress":
                 callers.add(path.stem)
-    assert callers == {"batch", "evals", "files", "measures", "models", "pull", "quantize", "run", "upgrade"}
+    assert callers == {"asking", "batch", "files", "measures", "models", "pull", "quantize", "run", "upgrade"}
 
 
 def pip_progress() -> Any:

@@ -129,3 +129,17 @@ def test_what_is_wrong_is_one_line_and_the_name_stays(
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
     assert stored.find("tiny")[1].id == before
+
+
+def test_a_checker_of_ones_own_can_be_trusted_here_as_well(
+    made: dict[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What refuses it says `--trust`, so the command that was typed has to know that flag."""
+    (home.parent / "mine.py").write_text("def check(reply, item):\n    return True\n")
+    task = home.parent / "own.toml"
+    head = 'name = "own"\nkind = "answer"\nprompt = "{q}"\nchecker = "mine.py"\nmax_tokens = 2\n'
+    task.write_text(f'{head}[[item]]\nq = "a"\nanswer = "b"\n')
+    words = ["upgrade", "tiny", made["new"], "--task", str(task), "--yes", "--no-measures"]
+    assert main(words) == 2 and "give --trust" in capsys.readouterr().err
+    assert main([*words, "--trust"]) == 0 and "runs " in capsys.readouterr().err
+    assert main([*words[:2], made["old"], *words[3:]]) == 0

@@ -4,17 +4,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console, counts, measures, options, versions
-from herd.errors import Interrupted, SomeFailed, UsageError, fail
+from herd.cli import asking, console, counts, measures, options, versions
+from herd.cli.asking import Asks
+from herd.errors import SomeFailed, UsageError, fail
 
 if TYPE_CHECKING:
-    from herd.chat_model import ChatModel
-    from herd.evals import Compared, Results, Task
-    from herd.llm import LLM
+    from herd.evals import Compared, Results
 
 
 @click.command("eval")
@@ -81,7 +80,7 @@ def evaluate(
             fail(UsageError, "--lm-eval", expected="tasks, and neither --out nor --seed", do="see --help")
         return _harness(model, tasks, limit, values, quiet, as_json)
     from herd.cli import elsewhere
-    from herd.evals import built_in, find
+    from herd.evals import built_in
 
     named = None if comparing else elsewhere.named(model)
     if named is not None:
@@ -90,45 +89,29 @@ def evaluate(
         fail(UsageError, "--leave", got=f"a model of files, {model}", do="leave it out: nothing is sent anywhere")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         fail(UsageError, "--out", got=out, expected="a folder")
-    wanted = [find(name) for name in tasks[comparing:] or built_in()]
-    if len({task.name for task in wanted}) < len(wanted):
-        fail(UsageError, "tasks", got="one name twice", expected="each once")
-    for task in wanted:
-        _try_checker(task, trust, quiet)
+    asks = Asks(asking.tasks_of(tasks[comparing:] or built_in()), limit, seed, quiet, out is not None, values)
+    for task in asks.tasks:
+        asking.try_checker(task, trust=trust, quiet=quiet)
     if comparing:
         with _folder(out) as folder:
-            asks = _Asks(wanted, limit, seed, quiet, out is not None, values)
             rows = _of_models(model, tasks[0], asks, folder, allow or 0.0, html)
         return _tell_models(model, tasks[0], rows, asks, hour, measuring=not no_measures, as_json=as_json)
     with _folder(out) as folder:
         if named is not None:
-            found = _elsewhere(named, wanted, folder, limit, seed, quiet, out is not None, leave, chosen=bool(tasks))
+            found = _elsewhere(named, asks, folder, leave=leave, chosen=bool(tasks))
         else:
-            with _load(model, values, quiet) as llm:
+            with asking.loaded(model, values, quiet=quiet) as llm:
                 if tasks:
                     versions.remember(model, tasks)
-                found = _ask(llm, _identity(llm, values), wanted, folder, limit, seed, quiet, keeps=out is not None)
+                found = asking.ask(llm, asking.identity(llm, values), asks, folder)
     if html is not None:
         from herd.evals.page import run_page, write
 
-        asked = {task.name: task for task in wanted}
+        asked = {task.name: task for task in asks.tasks}
         write(html, run_page(model, [asked[one.job["name"]] for one in found], found))
         console.note(f"{html}: the page of it", quiet=quiet)
     _tell(model, found, as_json, quiet)
     return 0
-
-
-def _try_checker(task: "Task", trust: bool, quiet: bool) -> None:
-    """See that what judges a task's answers can be run, before a model is loaded. trust: code of the person's own."""
-    from herd.evals import judging, programs
-
-    if task.program is not None:
-        if trust:
-            programs.trust(task.program)
-        programs.require_trust(task.program)
-        console.note(f"{task.name}: runs {task.program.path} (SHA-256 {task.program.digest[:12]}...)", quiet=quiet)
-    with judging.opened(task):
-        pass
 
 
 def _is_run(path: str) -> bool:
@@ -138,19 +121,7 @@ def _is_run(path: str) -> bool:
     return Path(path).is_dir() and any(Path(path).glob(f"*/{RESULTS}"))
 
 
-class _Asks(NamedTuple):
-    """What is asked of two models."""
-
-    tasks: "Sequence[Task]"
-    limit: int | None
-    seed: int
-    quiet: bool
-    keeps: bool
-    values: dict[str, Any]
-    """Flags of loading."""
-
-
-def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float, html: Path | None) -> "list[Compared]":
+def _of_models(first: str, second: str, asks: Asks, folder: Path, allow: float, html: Path | None) -> "list[Compared]":
     """Ask one model, then the other, the items of all tasks, and compare. html: where the page of it goes."""
     from herd.evals import compare
     from herd.evals.comparisons import FIRST, SECOND
@@ -160,9 +131,8 @@ def _of_models(first: str, second: str, asks: _Asks, folder: Path, allow: float,
     runs = []
     for model, place in ((first, FIRST), (second, SECOND)):
         console.note(f"asking {model}", quiet=asks.quiet)
-        with _load(model, asks.values, asks.quiet) as llm:
-            identity = _identity(llm, asks.values)
-            found = _ask(llm, identity, asks.tasks, folder / place, asks.limit, asks.seed, asks.quiet, keeps=asks.keeps)
+        with asking.loaded(model, asks.values, quiet=asks.quiet) as llm:
+            found = asking.ask(llm, asking.identity(llm, asks.values), asks, folder / place)
         runs.append({one.job["name"]: one for one in found})
     rows = compare(runs[0], runs[1], allow=allow)
     if html is not None:
@@ -176,7 +146,7 @@ def _tell_models(
     first: str,
     second: str,
     rows: "Sequence[Compared]",
-    asks: _Asks,
+    asks: Asks,
     hour: float | None,
     *,
     measuring: bool,
@@ -186,7 +156,7 @@ def _tell_models(
     from herd.store import stored
 
     if not as_json:
-        tell_compared(rows)
+        asking.tell_compared(rows)
     found = (
         measures.measured(stored.resolve(first), stored.resolve(second), asks.values, quiet=asks.quiet)
         if measuring
@@ -206,7 +176,7 @@ def _harness(
     """Have lm-evaluation-harness ask its tasks of the model."""
     from herd.evals import harness
 
-    with _load(model, values, quiet) as llm:
+    with asking.loaded(model, values, quiet=quiet) as llm:
         found = harness.evaluate(llm, tasks, limit=limit)
     if as_json:
         console.print_json("eval", {"model": model, "harness": found})
@@ -231,35 +201,7 @@ def _folder(out: str | None) -> Iterator[Path]:
         yield Path(made)
 
 
-def _load(model: str, values: dict[str, Any], quiet: bool) -> "LLM":
-    from herd.llm import load
-
-    with console.progress(quiet=quiet) as progress:
-        return load(model, **options.load_arguments(values), progress=progress)
-
-
-def _identity(llm: "LLM", values: dict[str, Any]) -> str:
-    """What tells the model from any other: its files, and the flags that change what it says."""
-    from herd.evals.identity import sampled
-
-    files = sampled(llm.path) if llm.path is not None else llm.name
-    flags = {"kv": values["kv"], "chat_format": values["chat_format"], "ctx": values["context"]}
-    said = [f"{name}={value}" for name, value in flags.items() if value not in (None, "auto")]
-    return " ".join([files, *said])
-
-
-def _elsewhere(
-    named: tuple[str, str],
-    tasks: "Sequence[Task]",
-    folder: Path,
-    limit: int | None,
-    seed: int,
-    quiet: bool,
-    keeps: bool,
-    leave: bool,
-    *,
-    chosen: bool,
-) -> "list[Results]":
+def _elsewhere(named: tuple[str, str], asks: Asks, folder: Path, *, leave: bool, chosen: bool) -> "list[Results]":
     """Ask a backend or a route; what leaves the house is told before. chosen: whether somebody named the tasks; else
     those that it cannot do are left out, and told."""
     from herd.backends.gate import Said, strictest
@@ -273,55 +215,20 @@ def _elsewhere(
     model = Patient(found.model, leave=decision.leave)
     try:
         if not chosen:
-            cannot = [task.name for task in tasks if lacks(model, task)]
+            cannot = [task.name for task in asks.tasks if lacks(model, task)]
             if cannot:
                 console.note(f"left out: {', '.join(cannot)}; {model.name} tells no log-probabilities of given texts")
-            tasks = [task for task in tasks if task.name not in cannot]
-        for task in tasks:
+            asks = asks._replace(tasks=[task for task in asks.tasks if task.name not in cannot])
+        for task in asks.tasks:
             check(model, task)
-        told = sending(found.model, tasks, folder, limit)
+        told = sending(found.model, asks.tasks, folder, asks.limit)
         if told.hosts and told.items:
-            console.note(str(told), quiet=quiet and decision.leave)
+            console.note(str(told), quiet=asks.quiet and decision.leave)
         with decision.explained():
             require_some(found.model, leave=decision.leave)
-        return _ask(model, identity_of(found.model), tasks, folder, limit, seed, quiet, keeps=keeps)
+        return asking.ask(model, identity_of(found.model), asks, folder)
     finally:
         model.close()
-
-
-def _ask(
-    llm: "ChatModel",
-    identity: str,
-    tasks: Sequence["Task"],
-    folder: Path,
-    limit: int | None,
-    seed: int,
-    quiet: bool,
-    *,
-    keeps: bool,
-) -> "list[Results]":
-    """Ask the items of all tasks. keeps: whether the folder is somebody's, where an interrupted run goes on."""
-    from herd.evals.results import Written, job_of
-    from herd.evals.running import check, run
-
-    for task in tasks:
-        check(llm, task)
-    found = []
-    with console.progress(quiet=quiet, units={task.name: "items" for task in tasks}) as progress:
-        for task in tasks:
-            written = Written(folder / task.name, job_of(task, identity, seed))
-            try:
-                done = set(written.results.found)
-                if done:
-                    console.note(f"{task.name}: goes on after {len(done)} items that are kept", quiet=quiet)
-                run(llm, task, written.add, limit=limit, seed=seed, done=done, progress=progress)
-            except (Interrupted, KeyboardInterrupt):
-                kept = f"; {len(written.results.found)} items of {task.name} are kept, the same command goes on"
-                raise Interrupted(f"interrupted{kept if keeps else ''}") from None
-            finally:
-                written.close()
-            found.append(written.results)
-    return found
 
 
 def _tell(model: str, found: "Sequence[Results]", as_json: bool, quiet: bool) -> None:
@@ -357,29 +264,5 @@ def _compare(first: str, second: str, allow: float, as_json: bool, html: Path | 
     if as_json:
         console.print_json("eval", {"first": first, "second": second, "tasks": [row.to_dict() for row in found]})
     else:
-        tell_compared(found)
+        asking.tell_compared(found)
     return 1 if any(row.verdict == "worse" for row in found) else 0
-
-
-def tell_compared(rows: "Sequence[Compared]") -> None:
-    """Show a comparison: a row for each task."""
-    console.table(("task", "items", "metric", "A", "B", "B over A, 95%", "chance", "B is"), [_row(row) for row in rows])
-
-
-def _row(row: "Compared") -> tuple[str, ...]:
-    within = row.difference.interval
-    verdict: str = row.verdict
-    if row.needed is not None:
-        verdict += f"; about {row.needed} items would"
-    if row.unpaired:
-        verdict += f"; {row.unpaired} items failed or are missing in one run"
-    return (
-        row.task,
-        str(row.difference.items),
-        row.metric,
-        f"{row.first:.4f}",
-        f"{row.second:.4f}",
-        f"{within.mean:+.4f} ({within.low:+.4f} to {within.high:+.4f})",
-        f"{row.chance:.3g}",
-        verdict,
-    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli import console, counts, evals, measures, options, versions
+from herd.cli import asking, console, counts, measures, options, versions
+from herd.cli.asking import Asks
 from herd.errors import UsageError, fail
 from herd.store import stored
 
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
     from herd.evals.measures import Measures
     from herd.evals.statistics import Verdict
     from herd.store.registry import ModelEntry, Version
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What somebody typed, as far as it is the same for both versions."""
-
-    tasks: "Sequence[Task]"
-    limit: int | None
-    seed: int
-    quiet: bool
-    values: dict[str, Any]
-    """Flags of loading."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,7 @@ class _Found:
 
     def tell(self, hour: float | None, *, quiet: bool) -> None:
         """Show it."""
-        evals.tell_compared(self.rows)
+        asking.tell_compared(self.rows)
         if self.measures is not None:
             measures.tell_measures(self.measures, hour, quiet=quiet)
 
@@ -61,6 +50,7 @@ class _Found:
 )
 @click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
+@click.option("--trust", is_flag=True, help="Run checkers that are Python files of a task, until these change.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), default=0.0, help="What a mean may lose.")
 @click.option("--no-measures", is_flag=True, help="No size, memory, speed, KL and perplexity beside the tasks.")
 @click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
@@ -75,6 +65,7 @@ def upgrade(
     tasks: Sequence[str],
     limit: int | None,
     seed: int,
+    trust: bool,
     allow: float,
     no_measures: bool,
     hour: float | None,
@@ -104,14 +95,14 @@ def upgrade(
         fail(UsageError, "NAME", got=name, expected="the name alone: what it means now is compared")
     chosen, told = _tasks(base, tasks)
     for task in chosen:
-        evals._try_checker(task, False, quiet)
-    asked = _Asked(chosen, limit, seed, quiet, values)
+        asking.try_checker(task, trust=trust, quiet=quiet)
+    asks = Asks(chosen, limit, seed, quiet, True, values)
     with console.progress(quiet=quiet) as progress:
         version = _registered(base, new, progress, quiet=quiet)
     if version.id == old.id:
         fail(UsageError, f"{base} is {old.id} already", got=new, expected="another version")
     console.note(told, quiet=quiet)
-    found = _compared(base, old, version, asked, allow, remember=bool(tasks), measuring=not no_measures)
+    found = _compared(base, old, version, asks, allow, remember=bool(tasks), measuring=not no_measures)
     if not as_json:
         found.tell(hour, quiet=quiet)
     return _decide(base, old, version, found, hour, yes=yes, even_if_worse=even_if_worse, as_json=as_json, quiet=quiet)
@@ -119,17 +110,14 @@ def upgrade(
 
 def _tasks(name: str, given: Sequence[str]) -> "tuple[list[Task], str]":
     """The tasks that are meant, read and checked; and whose they are, in words."""
-    from herd.evals import built_in, find
+    from herd.evals import built_in
 
     entry: ModelEntry = stored.entries()[name]
     chosen, told = list(given or entry.tasks), f"tasks: {', '.join(given or entry.tasks)}"
     if not chosen:
         chosen = built_in()
         told = "no task of your own is known: smoke tasks are asked, which are no benchmark; --task FILE"
-    found = [find(one) for one in chosen]
-    if len({task.name for task in found}) < len(found):
-        fail(UsageError, "tasks", got="one name twice", expected="each once")
-    return found, told
+    return asking.tasks_of(chosen), told
 
 
 def _registered(name: str, new: str, progress: Any, *, quiet: bool) -> "Version":
@@ -143,43 +131,43 @@ def _registered(name: str, new: str, progress: Any, *, quiet: bool) -> "Version"
 
 
 def _compared(
-    name: str, old: "Version", new: "Version", asked: _Asked, allow: float, *, remember: bool, measuring: bool
+    name: str, old: "Version", new: "Version", asks: Asks, allow: float, *, remember: bool, measuring: bool
 ) -> _Found:
     """Run the tasks for one version, then for the other, and compare. Never are both in memory."""
     from herd.evals import compare
     from herd.evals.comparisons import FIRST, SECOND, folder_of, save
 
-    measures.check_both(old.location, new.location, asked.values)
-    given = options.load_arguments(asked.values)
+    measures.check_both(old.location, new.location, asks.values)
+    given = options.load_arguments(asks.values)
     if remember:
         versions.remember(name, click.get_current_context().params["tasks"])
     key = {
         "versions": [old.id, new.id],
-        "tasks": [task.digest for task in asked.tasks],
-        "seed": asked.seed,
+        "tasks": [task.digest for task in asks.tasks],
+        "seed": asks.seed,
         "flags": {flag: str(value) for flag, value in sorted(given.items())},
     }
     folder = folder_of(name, key)
-    first = _run(f"{name}@{old.id}", old, asked, folder / FIRST)
-    second = _run(f"{name}@{new.id}", new, asked, folder / SECOND)
+    first = _run(f"{name}@{old.id}", old, asks, folder / FIRST)
+    second = _run(f"{name}@{new.id}", new, asks, folder / SECOND)
     rows = compare(first, second, allow=allow)
-    beside = measures.measured(old.location, new.location, asked.values, quiet=asked.quiet) if measuring else None
+    beside = measures.measured(old.location, new.location, asks.values, quiet=asks.quiet) if measuring else None
     found = _Found(rows, beside, folder)
     save(folder, {"name": name, "first": old.id, "second": new.id, "allow": allow, **found.to_dict(None)})
     return found
 
 
-def _run(called: str, version: "Version", asked: _Asked, folder: Path) -> "dict[str, Results]":
+def _run(called: str, version: "Version", asks: Asks, folder: Path) -> "dict[str, Results]":
     """Ask one version the items of all tasks; what was asked before, in this comparison or another one, is kept."""
     from herd.evals.comparisons import take_over
     from herd.evals.results import job_of
 
-    console.note(f"asking {called}", quiet=asked.quiet)
-    with evals._load(str(version.location), asked.values, asked.quiet) as llm:
-        identity = evals._identity(llm, asked.values)
-        for task in asked.tasks:
-            take_over(folder / task.name, job_of(task, identity, asked.seed))
-        found = evals._ask(llm, identity, asked.tasks, folder, asked.limit, asked.seed, asked.quiet, keeps=True)
+    console.note(f"asking {called}", quiet=asks.quiet)
+    with asking.loaded(str(version.location), asks.values, quiet=asks.quiet) as llm:
+        identity = asking.identity(llm, asks.values)
+        for task in asks.tasks:
+            take_over(folder / task.name, job_of(task, identity, asks.seed))
+        found = asking.ask(llm, identity, asks, folder)
     return {one.job["name"]: one for one in found}
 
 
