@@ -6,6 +6,7 @@ What it is not: the decision whether a request may go there (`herd.backends.gate
 from collections.abc import Sequence
 
 from herd.backends.gate import Destination, allow
+from herd.backends.settings import Backends
 from herd.chat_model import ChatModel
 
 
@@ -22,11 +23,17 @@ def hosts_outside(model: ChatModel) -> list[str]:
 
 
 def identity_of(model: ChatModel) -> str:
-    """Names, addresses without what may be a key, and models of who may answer, in their order."""
+    """Names, addresses without what may be a key, and models of who may answer, in their order; of one that is asked by
+    token ids its tokenizer, too."""
+    known = Backends().read().good
     told = []
     for one in members_of(model):
-        target = getattr(one, "target", None)
-        place = "" if target is None else f" {target.base_url.partition('?')[0]} {target.model}"
+        target, place = getattr(one, "target", None), ""
+        if target is not None:
+            place = f" {target.base_url.partition('?')[0]} {target.model}"
+        elif one.name in known:
+            kept = known[one.name]
+            place = f" {kept.address.partition('?')[0]} {kept.model} by {kept.by}, {kept.tokenizer}"
         told.append(f"backend:{one.name}{place}")
     return ", then ".join(told)
 
