@@ -97,6 +97,34 @@ def test_a_backend_by_ids_is_added_tried_run_and_served(form: str, here: LLM, fo
             pytest.fail("its tokenizer is checked for one model alone")
 
 
+def test_commands_that_ask_many_things_ask_it_alone_and_in_a_route(here: LLM, folder: Path, run: Run) -> None:
+    """`herd eval` and `herd batch`; and what one engine answered is not taken for what another one did, or the model
+    whose tokenizer both have."""
+    home = folder.parent
+    head = 'name = "t"\nkind = "answer"\nprompt = "{q}"\nchecker = "exact"\nmax_tokens = 3\n'
+    (home / "t.toml").write_text(f'{head}[[item]]\nq = "a"\nanswer = "b"\n')
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "x", **body}}
+    (home / "in.jsonl").write_text(json.dumps(line) + "\n")
+    wanted = here.chat("Hi", temperature=0, max_tokens=4).text
+    with engine_of("vllm", here) as engine, engine_of("vllm", here) as other:
+        assert add(run, engine, folder)[0] == 0 and add(run, other, folder, "near")[0] == 0
+        assert run("route", "add", "both", "rack", "near")[0] == 0
+        for name in ("rack", "both"):
+            word, out = f"backend:{name}", home / f"{name}.out"
+            status, _, err = run("batch", home / "in.jsonl", out, "--model", word, "-q")
+            assert status == 0, err
+            said = json.loads(out.read_text())["response"]["body"]["choices"][0]["message"]["content"]
+            assert said == wanted
+            status, _, err = run("eval", word, home / "t.toml", "--out", home / name, "-q")
+            assert status == 0, err
+            for wrong in ("backend:near", folder):
+                status, _, err = run("eval", wrong, home / "t.toml", "--out", home / name, "-q")
+                assert status == 2 and "was another one" in err, err
+        status, _, err = run("batch", home / "in.jsonl", home / "rack.out", "--model", "backend:near", "-q")
+        assert status == 2 and "results of another model" in err, err
+
+
 def test_one_text_of_two_hundred_is_enough_to_refuse(here: LLM, folder: Path, run: Run) -> None:
     control = [text for text, i in here.tokenizer.added.items() if i in here.tokenizer.control_ids]
     all_texts = texts(control)

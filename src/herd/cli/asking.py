@@ -61,14 +61,18 @@ def loaded(model: str, values: dict[str, Any], *, quiet: bool) -> "LLM":
         return load(model, **options.load_arguments(values), progress=progress)
 
 
-def identity(llm: "LLM", values: dict[str, Any]) -> str:
-    """What tells the model from any other: its files, and the flags that change what it says."""
+def identity(llm: "LLM", values: dict[str, Any], word: str = "") -> str:
+    """What tells the model from any other: its files, and the flags that change what it says. word: what it was loaded
+    by; where that names a backend by token ids, its engine counts in the place of files."""
+    from herd.backends.members import identity_of
+    from herd.cli import elsewhere
     from herd.evals.identity import sampled
 
-    files = sampled(llm.path) if llm.path is not None else llm.name
-    flags = {"kv": values["kv"], "chat_format": values["chat_format"], "ctx": values["context"]}
-    said = [f"{name}={value}" for name, value in flags.items() if value not in (None, "auto")]
-    return " ".join([files, *said])
+    if word and elsewhere.by_ids(word):
+        files = identity_of(llm)
+    else:
+        files = sampled(llm.path) if llm.path is not None else llm.name
+    return " ".join([files, *options.changing(values)])
 
 
 def ask(model: "ChatModel", identity: str, asks: Asks, folder: Path) -> "list[Results]":

@@ -176,30 +176,34 @@ def _of_files(model: str, values: dict[str, Any], quiet: bool) -> Answering:
             parallel = values["parallel"] or HERE
             return load(model, **options.load_arguments(values), parallel=parallel, progress=progress)
 
-    flags = {"kv": values["kv"], "chat_format": values["chat_format"], "ctx": values["context"]}
-    said = [f"{name}={value}" for name, value in flags.items() if value not in (None, "auto")]
     name = place.name or stem_of(place.path.resolve())
 
     def names() -> frozenset[str]:
         return names_by_shape(name, describe(model).config)
 
-    return Answering(name, " ".join([sampled(place.path), *said]), make, [], names)
+    return Answering(name, " ".join([sampled(place.path), *options.changing(values)]), make, [], names)
 
 
 def _of_backend(asked: str, found: tuple[str, str], values: dict[str, Any]) -> Answering:
     """A backend or a route as what answers. Nothing is connected. Raises NotFound, UsageError, StaysHere."""
     from herd.backends.gate import Said, strictest
-    from herd.backends.members import hosts_outside
+    from herd.backends.members import hosts_outside, identity_of, members_of
     from herd.backends.routes import named
+    from herd.llm import by_ids
 
-    elsewhere.check(asked, "lines", ())
-    one = named(*found)
+    elsewhere.check_flags(asked)
+    one = named(*found, by_ids=lambda name: by_ids(name, asks=False))
     if values["leave"] and not (decision := strictest(Said(True), one.said)).leave:
         fail(StaysHere, f"--leave: {decision.why}", do="leave it out, or choose another backend")
-    targets = [getattr(each, "target", None) for each in getattr(one.model, "members", (one.model,))]
+    targets = [getattr(each, "target", None) for each in members_of(one.model)]
     ids = frozenset(target.model.lower() for target in targets if target is not None)
-    name = one.model.name
-    return Answering(name, f"backend {asked}", lambda: one.model, hosts_outside(one.model), lambda: ids, one.said)
+
+    def load() -> "ChatModel":
+        return named(*found, by_ids=by_ids).model
+
+    one.model.close()  # it told what it is; the one that answers is made when it is wanted, and asked what it is then
+    model = one.model
+    return Answering(model.name, identity_of(model), load, hosts_outside(model), lambda: ids, one.said)
 
 
 def _check_leaving(by: Answering, index: "Index", results: "Results", *, leave: bool, quiet: bool) -> None:

@@ -1,4 +1,5 @@
-"""`herd run` with a backend: one prompt that another engine or a host answers. Without --leave none leaves the house.
+"""Commands whose model is another engine or a host: which word names one, flags that are none of its matter, and the
+one prompt of `herd run`. Without --leave none leaves the house.
 
 What it is not: models of files (`run`), what backends there are (`backend`).
 """
@@ -26,14 +27,22 @@ LOADING = ("context", "chat_format", "threads", "ops", "device", "kv", "force", 
 def named(word: str) -> tuple[str, str] | None:
     """The backend or route that a word names, and another model there or ""; None: it is a model of files, or a
     backend that is asked by token ids and is loaded like one."""
-    if not may_name(word):
+    if not may_name(word) or by_ids(word):
         return None
+    from herd.backends.routes import chosen
+
+    return chosen(word)
+
+
+def by_ids(word: str) -> bool:
+    """Whether a word names a backend that is asked by token ids."""
+    if not may_name(word):
+        return False
     from herd.backends.routes import chosen
     from herd.backends.settings import Backends
 
-    found = chosen(word)
-    by_ids = found is not None and not found[1] and found[0] in (known := Backends().read().good)
-    return None if by_ids and found is not None and known[found[0]].by == "ids" else found
+    found, known = chosen(word), Backends().read().good
+    return found is not None and not found[1] and found[0] in known and known[found[0]].by == "ids"
 
 
 def check(named: str, prompt: str, images: Sequence[str]) -> None:

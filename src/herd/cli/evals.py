@@ -103,7 +103,7 @@ def evaluate(
             with asking.loaded(model, values, quiet=quiet) as llm:
                 if tasks:
                     versions.remember(model, tasks)
-                found = asking.ask(llm, asking.identity(llm, values), asks, folder)
+                found = asking.ask(llm, asking.identity(llm, values, model), asks, folder)
     if html is not None:
         from herd.evals.page import run_page, write
 
@@ -209,8 +209,9 @@ def _elsewhere(named: tuple[str, str], asks: Asks, folder: Path, *, leave: bool,
     from herd.backends.routes import named as by_name
     from herd.evals.elsewhere import Patient, sending
     from herd.evals.running import check, lacks
+    from herd.llm import by_ids
 
-    found = by_name(*named)
+    found = by_name(*named, by_ids=by_ids)
     decision = strictest(Said(leave or None), found.said)
     model = Patient(found.model, leave=decision.leave)
     try:

@@ -164,3 +164,9 @@ def load_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `herd.load` out of a command's, the flags of `loading`."""
     names = ("context", "chat_format", "threads", "ops", "device", "kv", "force", "mmproj")
     return {**{name: values[name] for name in names}, "pack": not values["no_pack"]}
+
+
+def changing(values: Mapping[str, Any]) -> list[str]:
+    """The flags of loading that change what a model says, where somebody gave them: as results tell of them."""
+    flags = {"kv": values["kv"], "chat_format": values["chat_format"], "ctx": values["context"]}
+    return [f"{name}={value}" for name, value in flags.items() if value not in (None, "auto")]
