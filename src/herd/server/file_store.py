@@ -12,6 +12,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from herd.disk.atomic import explain_full_disk, make_folders, new_file, sync
-from herd.errors import HerdError, NotFound, TooLarge, UsageError, fail
+from herd.errors import HerdError, NotFound, TooLarge, Unauthorised, UsageError, fail
 from herd.server.keys import Key
 from herd.server.limits import Limits
 
@@ -160,6 +161,8 @@ class FileStore:
         """What is told of records that are broken."""
         self._changing = threading.Lock()
         """Held while records are written or removed, so that none comes back that was forgotten meanwhile."""
+        self._counting = threading.Lock()
+        """Held while it is counted what is on its way."""
         self._coming: dict[str, int] = {}
         """Owner -> bytes of files that are on their way."""
         self.files: dict[str, StoredFile] = self._read("file-*.json", StoredFile)
@@ -207,22 +210,26 @@ class FileStore:
                 expected=expected,
                 do="delete some",
             )
-        for name, count in ((key.name, size_bytes), ("#" + key.name, 1)):
-            self._coming[name] = self._coming.get(name, 0) + count
-        return Upload(self, self._folder, key, size_bytes)
+        found = Upload(self, self._folder, key, size_bytes)  # where that fails nothing is on its way
+        with self._counting:
+            for name, count in ((key.name, size_bytes), ("#" + key.name, 1)):
+                self._coming[name] = self._coming.get(name, 0) + count
+        return found
 
     def ended(self, upload: "Upload") -> None:
         """An upload is over, however that came."""
-        for name, count in ((upload.key.name, upload.reserved_bytes), ("#" + upload.key.name, 1)):
-            self._coming[name] -= count
-            if not self._coming[name]:
-                del self._coming[name]
+        with self._counting:
+            for name, count in ((upload.key.name, upload.reserved_bytes), ("#" + upload.key.name, 1)):
+                self._coming[name] -= count
+                if not self._coming[name]:
+                    del self._coming[name]
 
-    def keep_file(self, file: StoredFile, made: Path, of: StoredBatch | None = None) -> None:
+    def keep_file(self, file: StoredFile, made: Path, of: StoredBatch | None = None, *, key: Key | None = None) -> None:
         """Keep a file whose bytes lie at `made`, in this folder, or under its id already: they are on the disk, then
-        its record. of: the batch that it is a result of; of one that is forgotten nothing is kept. Raises OSError,
-        DoesNotFit."""
+        its record. of: the batch that it is a result of; of one that is forgotten nothing is kept. key: whose it is,
+        where a client brings it. Raises OSError, DoesNotFit, Unauthorised for a key that is gone."""
         with self._changing:
+            _check_there(key)
             if of is not None and of.id not in self.batches:
                 made.unlink(missing_ok=True)
                 return
@@ -258,22 +265,35 @@ class FileStore:
         return [one for one in [*self.batches.values()] if one.owner == key.name]
 
     def check_batches(self, key: Key) -> None:
-        """Raise TooLarge where a key has as many batches as it may. Those that are over and oldest make room."""
-        mine = self.batches_of(key)
-        if len(self.batches) >= self._limits.batches and not any(one.over for one in mine):
-            fail(TooLarge, "batches of all keys", got=len(self.batches), expected="fewer", do="ask again later")
-        if len(mine) < self._limits.key_batches and len(self.batches) < self._limits.batches:
-            return
-        oldest = next((one for one in mine if one.over), None)
-        if oldest is None:
-            expected = f"fewer than {self._limits.key_batches}"
-            fail(TooLarge, f"batches of key {key.name} that are not over", got=len(mine), expected=expected)
-        self._forget_batch(oldest)
-
-    def keep_batch(self, batch: StoredBatch, *, new: bool = False) -> None:
-        """Write a batch as it is now; nothing, where it is not a new one and was forgotten. Raises OSError,
-        DoesNotFit."""
+        """Raise TooLarge where a key has as many batches as it may. Those that are over and oldest make room: its own,
+        else, where all keys together have too many, one of whoever has most."""
         with self._changing:
+            mine = self.batches_of(key)
+            is_full = len(self.batches) >= self._limits.batches
+            if len(mine) < self._limits.key_batches and not is_full:
+                return
+            oldest = next((one for one in mine if one.over), None)
+            if oldest is None and len(mine) >= self._limits.key_batches:
+                expected = f"fewer than {self._limits.key_batches}"
+                fail(TooLarge, f"batches of key {key.name} that are not over", got=len(mine), expected=expected)
+            oldest = oldest or self._oldest_of_most()
+            if oldest is None:
+                fail(TooLarge, "batches of all keys", got=len(self.batches), expected="fewer", do="ask again later")
+            self._forget_batch(oldest)
+
+    def _oldest_of_most(self) -> StoredBatch | None:
+        """The oldest batch that is over, of the key that has most of them; None: none is over."""
+        over = [one for one in [*self.batches.values()] if one.over]
+        if not over:
+            return None
+        most, _ = Counter(one.owner for one in over).most_common(1)[0]
+        return next(one for one in over if one.owner == most)
+
+    def keep_batch(self, batch: StoredBatch, *, new: bool = False, key: Key | None = None) -> None:
+        """Write a batch as it is now; nothing, where it is not a new one and was forgotten. key: whose it is, where a
+        client begins it. Raises OSError, DoesNotFit, Unauthorised for a key that is gone."""
+        with self._changing:
+            _check_there(key)
             if new or batch.id in self.batches:
                 self._write(batch.id, batch)
                 self.batches[batch.id] = batch
@@ -349,39 +369,55 @@ class Upload:
         self.id = "file-" + secrets.token_hex(12)
         self._path = folder / f"{self.id}.part"
         self._open = True
+        self._lock = threading.RLock()
+        """Held while its file is used: whoever ends it does not wait for what is under way on another thread."""
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Write the next bytes. Raises OSError, DoesNotFit."""
+        """Write the next bytes; nothing once it is over. Raises OSError, DoesNotFit."""
         left = memoryview(data)
-        while left:
-            try:
-                count = os.write(self._file, left)
-            except OSError as error:
-                explain_full_disk(Path(self.id), error)
-                raise
-            left = left[count:]
-            self.size_bytes += count
+        with self._lock:
+            while left and self._open:
+                try:
+                    count = os.write(self._file, left)
+                except OSError as error:
+                    explain_full_disk(Path(self.id), error)
+                    raise
+                left = left[count:]
+                self.size_bytes += count
 
     def keep(self, filename: str, expires_s: int, *, private: bool) -> StoredFile:
-        """Keep it. Raises OSError, DoesNotFit."""
+        """Keep it. Raises OSError, DoesNotFit; UsageError once it is over; Unauthorised for a key that is gone."""
+        with self._lock:
+            if not self._open:
+                fail(UsageError, "file", got="the end of its upload", expected="one that is under way")
+            return self._kept(filename, expires_s, private=private)
+
+    def _kept(self, filename: str, expires_s: int, *, private: bool) -> StoredFile:
         now = int(time.time())
         file = StoredFile(
             id=self.id, owner=self.key.name, filename=filename, bytes=self.size_bytes, purpose="batch",
             created_at=now, expires_at=now + expires_s, private=private,
         )  # fmt: skip
-        self._store.keep_file(file, self._path)
+        self._store.keep_file(file, self._path, key=self.key)
         self.close()
         return file
 
     def close(self) -> None:
         """End it; what is not kept is gone."""
-        if self._open:
-            self._open = False
-            os.close(self._file)
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-            self._store.ended(self)
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._file)
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+                self._store.ended(self)
+
+
+def _check_there(key: Key | None) -> None:
+    """Raise Unauthorised for a key that is gone: what it had was removed, and another one of its name would see it."""
+    if key is not None and key.gone:
+        fail(Unauthorised, f"key {key.name}", got="one that is gone", expected="a key of this service")
 
 
 def page(records: Iterator[R], after: str | None, limit: int) -> tuple[list[R], bool]:

@@ -85,6 +85,12 @@ def test_limits_hold_before_the_work(tmp_path: Path) -> None:
     assert [(number, error.code) for number, error in wrong] == [(2, "line_too_long")]
     with pytest.raises(BadFile, match="lines: got more, expected at most 2"):
         indexed(path, FileLimits(lines=2))
+    blank = tmp_path / "blank"
+    blank.write_bytes(b"\n" * 19 + b"x\n")
+    assert len(indexed(blank, FileLimits(lines=2))[0]) == 1
+    blank.write_bytes(b" \n" * 20 + b"x\n")
+    with pytest.raises(BadFile, match="lines: got more, expected at most 20, blank ones counted"):
+        indexed(blank, FileLimits(lines=2))
     with pytest.raises(BadFile, match=r"size: got .* expected at most 100; split it"):
         indexed(path, FileLimits(file_bytes=100))
     with pytest.raises(UsageError, match="requests: got none; line 1: what"):
@@ -156,3 +162,5 @@ def wire(text: str) -> str:
 def test_a_line_is_read_as_a_body_is() -> None:
     line = read_line(json.dumps(request("a", "é\u2028")).encode(), LIMITS)
     assert line.body["messages"][0]["content"] == "é\u2028" and line.model == "fake"
+    with pytest.raises(WrongLine, match="line: got a byte order mark, expected UTF-8 without one"):
+        read_line(b"\xef\xbb\xbf" + json.dumps(request("a")).encode(), LIMITS)

@@ -307,3 +307,31 @@ def test_results_are_written_while_the_loop_is_gone(tmp_path: Path) -> None:
     asyncio.run(cancelled())
     results.close()
     assert len(rows(out)) == 1 and results.totals.answered == 1
+
+
+@pytest.mark.parametrize("after", [b"", b"\n", b'{"id":"later\n'])
+@pytest.mark.parametrize("begun", [0, 9, 60])
+def test_what_a_power_cut_left_as_zeros_is_asked_anew(begun: int, after: bytes, tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in", *(request(f"{i}") for i in range(4))), tmp_path / "out"
+    answer(source, out)
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(lines[0] + lines[1] + lines[2][:begun] + bytes(5000) + after)
+    model = OnlyChats(echo)
+    answer(source, out, model)
+    assert [row["custom_id"] for row in rows(out)] == ["0", "1", "2", "3"] and len(model.asked) == 2
+    out.write_bytes(bytes(5000) + after)
+    with pytest.raises(UsageError, match="got something else, expected results of herd batch"):
+        answer(source, out)
+    assert out.read_bytes() == bytes(5000) + after
+
+
+def test_only_a_file_takes_results(tmp_path: Path) -> None:
+    """A pipe would be read by whoever writes it, for ever; a device keeps nothing."""
+    source, out = write(tmp_path / "in", request("a")), tmp_path / "out"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UsageError, match="is not a regular file"):
+            answer(source, path)
+        with pytest.raises(UsageError, match="is not a regular file"):
+            answer(source, out, errors=path)
+        assert not out.exists()

@@ -14,9 +14,10 @@ from serving import client_of, service_of
 
 from fake_chat_model import DoesAll, OnlyChats
 from helpers import until
+from herd.errors import Unauthorised, UsageError
 from herd.messages import Message
 from herd.server.batches import worker
-from herd.server.file_store import FileStore
+from herd.server.file_store import FileStore, StoredBatch
 from herd.server.keys import Key, digest_of
 from herd.server.limits import Limits
 from herd.server.service import Service
@@ -340,3 +341,100 @@ def test_without_a_folder_nothing_is_kept_and_that_is_told() -> None:
     with asking(service_of(OnlyChats())) as client:
         reply = client.get("/v1/files")
         assert reply.status_code == 501 and "herd serve --files FOLDER" in reply.json()["error"]["message"]
+
+
+def test_a_batch_is_taken_to_its_end_whatever_its_first_line_names(tmp_path: Path) -> None:
+    """A record that is too long to be read back is not written."""
+    with asking(serving(tmp_path / "files")) as client:
+        done = ended(client, begin(client, request("a", model="m" * 200_000)))
+        assert done["status"] == "completed" and done["model"] == "m" * worker.MODEL
+
+
+def test_a_batch_that_is_cancelled_before_it_began_waits_for_no_other(tmp_path: Path) -> None:
+    model = Slow("7")
+    with asking(serving(tmp_path / "files", model, batches_at_once=1)) as client:
+        begin(client, request("a", "7"))
+        until(model, lambda: model.stopped > 0)
+        queued = begin(client, request("b"))
+        client.post(f"/v1/batches/{queued['id']}/cancel")
+        assert ended(client, queued)["status"] == "cancelled"
+        assert client.delete(f"/v1/files/{queued['input_file_id']}").status_code == 200
+
+
+def test_a_disk_that_takes_nothing_ends_no_other_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = serving(tmp_path / "files")
+    monkeypatch.setattr(worker, "AGAIN_S", 0.01)
+    left = [RuntimeError("once")]
+
+    def expire() -> None:
+        raise left.pop() if left else OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(service.files, "expire", expire)
+    with asking(service) as client:
+        assert ended(client, begin(client, request("a")))["status"] == "completed"
+
+
+def test_batches_that_are_over_make_room_for_other_keys(tmp_path: Path) -> None:
+    keys = tuple(Key(name, digest_of(SECRET + name)) for name in "abc")
+    model = Slow("7")
+    with asking(serving(tmp_path / "files", model, keys=keys, batches=4, key_batches=2)) as client:
+        made = []
+        for name in "aabbc":
+            client.headers["x-api-key"] = SECRET + name
+            made.append(ended(client, begin(client, request("a"))))
+        client.headers["x-api-key"] = SECRET + "a"
+        assert [one["id"] for one in client.get("/v1/batches").json()["data"]] == [made[1]["id"]], "its oldest is gone"
+        for _ in range(2):
+            begin(client, request("a", "7"))
+        assert "that are not over" in begin(client, request("a"))["error"]["message"]
+
+
+def test_results_beyond_their_limit_end_a_batch_and_each_line_says_so(tmp_path: Path) -> None:
+    model = Slow("7")
+    model.answer = lambda turns: "y" * 200_000 if "7" not in turns[-1].text else model._say(turns)
+    lines = [request("a"), *(request(str(i), "7") for i in range(600))]
+    with asking(serving(tmp_path / "files", model, file_bytes=150_000)) as client:
+        done = ended(client, begin(client, *lines))
+        assert done["status"] == "completed" and done["request_counts"] == {"total": 601, "completed": 1, "failed": 600}
+        left = results(client, done["error_file_id"])
+        assert {row["error"]["code"] for row in left} == {"results_too_large"}
+        assert {row["custom_id"] for row in left} == {str(i) for i in range(600)}
+
+
+def test_null_does_not_store_responses_either(tmp_path: Path) -> None:
+    url = "/v1/responses"
+    with asking(serving(tmp_path / "files", DoesAll())) as client:
+        lines = [request("a", url=url, store=None), request("b", url=url), request("c", url=url, store=True)]
+        done = ended(client, begin(client, *lines, endpoint=url))
+        found = {row["custom_id"]: row["response"]["body"]["id"] for row in results(client, done["output_file_id"])}
+        kept = {id_ for id_, response in found.items() if client.get(f"{url}/{response}").status_code == 200}
+        assert kept == {"c"}
+
+
+def test_uploads_that_end_early_or_whose_key_is_gone_keep_nothing(tmp_path: Path) -> None:
+    key = Key("k", digest_of(SECRET))
+    store = FileStore(tmp_path / "files", Limits())
+    upload = store.begin(key, 100)
+    upload.close()
+    with (tmp_path / "other").open("w+b") as other:  # it has the descriptor that was the upload's
+        upload.write(b"bytes of somebody else")
+        assert other.read() == b""
+    with pytest.raises(UsageError, match="the end of its upload"):
+        upload.keep("in.jsonl", 3600, private=True)
+    late = store.begin(key, 100)
+    key.gone = True
+    store.forget("k")
+    with pytest.raises(Unauthorised, match="key k: got one that is gone"):
+        late.keep("in.jsonl", 3600, private=True)
+    late.close()
+    batch = StoredBatch(
+        id="batch_x", owner="k", endpoint=CHAT, input_file_id="file-x", completion_window="24h", status="validating",
+        private=True, created_at=1, expires_at=2,
+    )  # fmt: skip
+    with pytest.raises(Unauthorised, match="key k: got one that is gone"):
+        store.keep_batch(batch, new=True, key=key)
+    assert list((tmp_path / "files").iterdir()) == [] and store._coming == {}
+    (tmp_path / "files").rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        store.begin(key, 100)
+    assert store._coming == {}

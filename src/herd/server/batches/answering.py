@@ -41,8 +41,8 @@ async def answer(service: Service, key: Key, position: int, line: BatchLine) -> 
     of it; mistakes of ours are logged and raised as PassFailed."""
     handler, right = HANDLERS[line.url]
     body = line.body
-    if line.url == "/v1/responses":
-        body = {"store": False, **body}  # a file of them would drive out the dialogs of whoever is here
+    if line.url == "/v1/responses" and body.get("store") is None:
+        body = {**body, "store": False}  # a file of them would drive out the dialogs of whoever is here
     data = dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     request_id = _request_id()
     caller = Caller(key, request_id, f"batch {line.url}")

@@ -63,7 +63,7 @@ async def create(service: Service, request: Request, caller: Caller) -> Response
 
     def keep() -> None:
         store.check_batches(caller.key)
-        store.keep_batch(batch, new=True)
+        store.keep_batch(batch, new=True, key=caller.key)
 
     await service.wait(caller, keep)
     return json_response(batch.to_dict(), headers=told(ignored))

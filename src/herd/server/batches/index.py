@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from herd.disk.small_files import regular_file
 from herd.errors import BadFile, FilesChanged, UsageError, fail
+from herd.lanes import give_way
 from herd.server.batches.lines import BatchLine, WrongLine, read_line
 from herd.server.limits import Limits
 
@@ -29,6 +30,8 @@ SHARED = LEVELS.index(1 << 10)
 """The level from which on what lines share is worth waiting for: about 250 tokens."""
 PROMPT = ("model", "instructions", "tools", "messages", "prompt", "input")
 """Fields of a body that its prompt is made of, in the order in which a model reads them."""
+BLANKS = 10
+"""How many lines a file may have for each that may be a request: the others are blank, and reading them takes time."""
 LINE_BYTES = 160
 """Bytes of one line in memory, at most, while a file is indexed."""
 _PIECE = 1 << 20
@@ -191,6 +194,10 @@ def _lines(path: Path, bounds: FileLimits) -> Iterator[tuple[int, int, int, byte
     with path.open("rb") as file:
         while data := file.readline(bounds.line_bytes + 2):
             number += 1
+            if number > BLANKS * bounds.lines:
+                expected = f"at most {BLANKS * bounds.lines}, blank ones counted"
+                fail(BadFile, f"{path.name}: lines", got="more", expected=expected)
+            give_way()
             length = len(data)
             whole = data.endswith(b"\n")
             while not whole and (more := file.readline(_PIECE)):  # too long, or the file's last one

@@ -4,6 +4,7 @@ What it is not: what stands in the body; the route that answers it reads that, w
 requests.
 """
 
+from codecs import BOM_UTF8
 from typing import Any, NamedTuple
 
 from herd.errors import UsageError
@@ -50,6 +51,8 @@ def read_line(data: bytes, limits: Limits, url: str | None = None) -> BatchLine:
         found = read_object(data, limits)
     except UsageError as error:
         said = words_of(error).replace("body:", "line:", 1)
+        if data.startswith(BOM_UTF8):
+            said = "line: got a byte order mark, expected UTF-8 without one"
         raise WrongLine("invalid_json_line", said) from None
     id_ = found.get("custom_id")
     custom_id = id_ if isinstance(id_, str) else None

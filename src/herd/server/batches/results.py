@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 from herd.disk.atomic import explain_full_disk, new_file, sync
+from herd.disk.small_files import regular_file
 from herd.errors import BadFile, UsageError, fail
 from herd.server.batches.index import Index
 from herd.server.http.wire import encode, json_line
@@ -155,6 +156,11 @@ class Results:
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all results."""
+        return sum(file.size_bytes for file in self._files)
+
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
@@ -267,6 +273,8 @@ class _File:
         if not path.absolute().parent.is_dir():
             fail(UsageError, f"no folder {path.absolute().parent}", do="make it first")
         self._made = not path.exists()
+        if not self._made:
+            regular_file(path, UsageError)  # whoever reads a pipe to its end waits for itself
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -274,45 +282,47 @@ class _File:
         except BlockingIOError:
             os.close(self._file)
             fail(UsageError, f"{path}: another run writes its results there", do="wait for it, or name another file")
-        self._size = 0
+        self.size_bytes = 0
         """Bytes of its whole lines."""
         self._open = True
 
     def lines(self) -> Iterable[tuple[int, bytes]]:
-        """(number, line) of each whole line, from the first."""
-        self._size = 0
+        """(number, line) of each whole line, from the first. One with a zero byte was never synced: a machine that
+        lost its power has the length of a file before its bytes, and no JSON has any."""
+        self.size_bytes = 0
         with self.path.open("rb") as file:
             for number in range(1, 1 << 62):
                 line = file.readline(MOST_LINE)
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") or b"\0" in line:
                     if len(line) == MOST_LINE:
                         fail(BadFile, f"{self.path}, line {number}", got="a longer one", expected=f"{MOST_LINE} bytes")
                     return
                 yield number, line
-                self._size += len(line)
+                self.size_bytes += len(line)
 
     def cut(self, may: Callable[[bytes], bool]) -> None:
         """Cut what stands behind the last whole line, where it is ours. Raises UsageError where it is not."""
-        tail = os.pread(self._file, 4096, self._size)
+        tail = os.pread(self._file, 4096, self.size_bytes)
         if tail:
-            if not may(tail):
+            written = tail.partition(b"\0")[0]
+            if not may(written) or not (written or self.size_bytes):
                 fail(UsageError, f"{self.path}", got="something else", expected="results of herd batch")
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size_bytes)
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Write lines, synced. Where there is no room for them none is there. Raises DoesNotFit, OSError."""
         data = memoryview(b"".join(lines))
-        at = self._size
+        at = self.size_bytes
         try:
             while data:
                 count = os.pwrite(self._file, data, at)
                 data, at = data[count:], at + count
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size_bytes)
             explain_full_disk(self.path, error, "free some space; the same command goes on")
             raise
-        self._size = at
+        self.size_bytes = at
 
     def sort(self, position_of: Callable[[int, bytes], int]) -> None:
         """Write its lines in the order of their positions, in a new file of its name."""
@@ -332,6 +342,6 @@ class _File:
         """Close it; one that was made for nothing goes."""
         if self._open:
             self._open = False
-            if self._made and not self._size:
+            if self._made and not self.size_bytes:
                 self.path.unlink(missing_ok=True)
             os.close(self._file)

@@ -29,6 +29,10 @@ BEHIND = 1 << 30
 """How far below its key's priority a batch is: no wait makes up for it."""
 AGAIN_S = 30.0
 """How long a batch waits that could not go on: a host that is gone, a disk without room."""
+TOGETHER = 256
+"""Lines whose errors are written at once."""
+MODEL = 256
+"""Characters of a model's name that a batch tells."""
 WORDS = 300
 """Characters of what is told of a line."""
 
@@ -62,8 +66,15 @@ class Worker:
         """Run batches until this is cancelled; they go on the next time."""
         try:
             while True:
-                await self._look()
-                await asyncio.sleep(LOOK_S)
+                try:
+                    await self._look()
+                    wait_s = LOOK_S
+                except (
+                    Exception
+                ) as error:  # a disk that takes nothing, say: whoever comes later is not to suffer for it
+                    self._service.log.mistake("batches", error)
+                    wait_s = AGAIN_S
+                await asyncio.sleep(wait_s)
         finally:
             for task in self._running.values():
                 task.cancel()
@@ -73,14 +84,21 @@ class Worker:
         now = time.monotonic()
         if now - self._expired_s > EXPIRE_S:
             self._expired_s = now
-            await asyncio.to_thread(self._store.expire)
+            try:
+                await asyncio.to_thread(self._store.expire)
+            except OSError as error:
+                self._service.log.event("files stay", reason=type(error).__name__)
         for id_, task in [*self._running.items()]:
             if task.done():
                 del self._running[id_]
                 self._not_before[id_] = now + AGAIN_S  # where it is not over, it could not go on
         self._not_before = {id_: then for id_, then in self._not_before.items() if then > now}
         owners = {self._store.batches[id_].owner for id_ in self._running if id_ in self._store.batches}
-        for batch in [*self._store.batches.values()]:
+        batches = [*self._store.batches.values()]
+        for batch in batches:  # what was cancelled before it began waits for nobody
+            if batch.status == "cancelling" and batch.in_progress_at is None and batch.id not in self._running:
+                self._running[batch.id] = asyncio.create_task(self._one(batch))
+        for batch in batches:
             if len(self._running) >= self._service.limits.batches_at_once:
                 return
             cancelled = batch.status == "cancelling"
@@ -164,7 +182,7 @@ class Worker:
         assert index is not None
         if batch.status == "validating":
             batch.status, batch.in_progress_at = "in_progress", int(time.time())
-            batch.total, batch.model = len(index), index.model
+            batch.total, batch.model = len(index), index.model[:MODEL]
             await self._keep(batch)
         return index
 
@@ -193,6 +211,7 @@ class Worker:
         task = asyncio.create_task(run.all())
         ends_at = time.monotonic() + batch.expires_at - time.time()
         ends_as: Status = "completed"
+        why: tuple[str, str] | None = None
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=LOOK_S)
@@ -201,6 +220,11 @@ class Worker:
                     break
                 if time.monotonic() > ends_at:
                     ends_as = "expired"
+                    why = "batch_expired", "this request could not be answered before the batch expired"
+                    break
+                if results.size_bytes > self._service.limits.file_bytes:
+                    most = self._service.limits.file_bytes
+                    why = "results_too_large", f"the results of a batch have at most {most} bytes; ask less in one"
                     break
         finally:
             over = task.done()
@@ -209,18 +233,23 @@ class Worker:
         if over:
             task.result()
             return "completed"
-        if ends_as == "expired":
-            await self._expire(index, results)
+        if why is not None:
+            await self._leave_out(index, results, *why)
         return ends_as
 
-    async def _expire(self, index: Index, results: Results) -> None:
-        """Tell of each line that was not answered in time that it was not."""
+    async def _leave_out(self, index: Index, results: Results, code: str, message: str) -> None:
+        """Tell of each line that has no result why it has none."""
         reader = await asyncio.to_thread(index.open)
+
+        def rows(positions: list[int]) -> list[Row]:
+            ids = [index.request(reader.read(position), position).custom_id for position in positions]
+            return [Row(at, id_, 0, code=code, message=message) for at, id_ in zip(positions, ids, strict=True)]
+
         try:
-            for position in (int(i) for i in (~results.done).nonzero()[0]):
-                line = index.request(await asyncio.to_thread(reader.read, position), position)
-                message = "this request could not be answered before the batch expired"
-                await results.keep(Row(position, line.custom_id, 0, code="batch_expired", message=message))
+            left: list[int] = (~results.done).nonzero()[0].tolist()
+            for i in range(0, len(left), TOGETHER):
+                found = await asyncio.to_thread(rows, left[i : i + TOGETHER])
+                await asyncio.gather(*map(results.keep, found))
         finally:
             reader.close()
 
