@@ -626,7 +626,9 @@ def test_a_service_notices_what_becomes_of_its_backends_and_routes(
         status, words = said("both")
         assert status == 403 and "the route both is private" in words and len(second.asked) == 1
         assert herd("backend", "rm", "far", "--force").status == 0
-        assert said("far")[0] == 404
+        add(herd, host, name="unserved")
+        status, words = said("far")
+        assert status == 404 and "far is no longer" in words and "unserved" not in words
         for path in ("/v1/models", "/v1/models/far", "/api/tags", "/api/ps", "/metrics"):
             assert client.get(path).status_code == 200, "what is gone fails alone"
         assert service.models.held == held, "nothing was loaded again"

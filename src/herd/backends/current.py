@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from herd.backends.routes import Named, Routes, named
 from herd.backends.settings import Backends
 from herd.chat_model import Capabilities, ChatModel, ChatStream, Sizes, Turns
-from herd.errors import HerdError
+from herd.errors import HerdError, NotFound
 from herd.request_options import DialogRequest
 
 
@@ -58,7 +58,10 @@ class CurrentModel(ChatModel):
 
     def _now(self) -> ChatModel:
         with self._lock:
-            self._found = self._looked()
+            try:
+                self._found = self._looked()
+            except NotFound:  # which names others, and whoever asks a service need not know these
+                raise NotFound(f"{self.name} is no longer in the settings, or a backend of its route is not") from None
             self.context = self._found.model.context
             return self._found.model
 

@@ -94,8 +94,8 @@ class LlamaServerWire(Wire):
     def body(
         self, request: Request, seed: int, most: int, said: Sequence[int] = (), piece: int | None = None
     ) -> dict[str, Any]:
-        """See Wire. Nothing is left to what it was started with. What goes on draws with another seed: the first one
-        would begin its numbers anew."""
+        """See Wire. Nothing is left to what it was started with, but a grammar: that there is to be none it cannot be
+        told. What goes on draws with another seed: the first one would begin its numbers anew."""
         options, greedy = request.options, is_greedy(request.options)
         self._has_tenants |= request.salt != b""
         streams = piece is None and _streams(request)
