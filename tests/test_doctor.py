@@ -2,11 +2,13 @@
 
 import builtins
 import json
+import tomllib
 from pathlib import Path
 
 from herd import doctor
 from herd.cli import main
 
+REPO = Path(__file__).parents[1]
 FIXTURE = Path(__file__).parent / "fixtures/gguf/llama4-q4_k.gguf"
 
 
@@ -33,7 +35,24 @@ def test_the_command_prints_every_subject(capsys):
     assert main(["doctor", "--json", "--no-bandwidth"]) == 0
     told = json.loads(capsys.readouterr().out)["findings"]
     subjects = [f["subject"] for f in told]
-    assert subjects == ["herd", "processor", "native", "memory", "threads", "store", "torch", "hub", "hosts", "cuda"]
+    assert subjects == ["herd", "processor", "native", "memory", "threads", "store", *doctor.EXTRAS, "cuda"]
+
+
+def test_every_extra_of_the_project_is_told_here_and_in_the_readme():
+    project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]
+    ours = set(project["optional-dependencies"]) - {"test", "dev"}
+    assert set(doctor.EXTRAS) == ours
+    readme = (REPO / "README.md").read_text("utf-8")
+    for extra, (_, _, how) in doctor.EXTRAS.items():
+        assert how in readme, f"README.md does not say how {extra} comes"
+
+
+def test_an_extra_that_is_there_in_part_says_what_it_is_without(monkeypatch):
+    gone = {"reasoning_gym", "lm_eval"}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in gone else object())
+    told = {line.subject: line for line in doctor._extras()}
+    assert told["evals"].fact.startswith("without reasoning_gym (") and "[evals]" in told["evals"].remedy
+    assert told["lm-eval"].fact.startswith("not installed (") and not told["hub"].remedy
 
 
 def test_a_missing_native_module_is_status_1_with_the_fix(monkeypatch, capsys):

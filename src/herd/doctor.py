@@ -17,11 +17,17 @@ from herd.planning.memory import gb
 from herd.store import registry
 
 EXTRAS = {
-    "torch": ("torch", "training, GPUs, the reference operations", "pip install torch"),
-    "hub": ("huggingface_hub", "herd pull ORG/NAME", "scripts/setup --hub"),
-    "hosts": ("httpx", "other engines and hosts as models", "scripts/setup --hosts"),
+    "torch": (("torch",), "training, GPUs, the reference operations", "pip install torch"),
+    "hub": (("huggingface_hub",), "herd pull ORG/NAME", "scripts/setup --hub"),
+    "hosts": (("httpx",), "other engines and hosts as models", "scripts/setup --hosts"),
+    "evals": (
+        ("jsonschema", "referencing", "reasoning_gym"),
+        "herd eval: the checker json_schema, reasoning-gym's tasks",
+        "pip install 'llama-herd[evals]'",
+    ),
+    "lm-eval": (("lm_eval",), "herd eval --lm-eval", "pip install 'llama-herd[lm-eval]'"),
 }
-"""Extra of the distribution -> the module that shows it is there, what it is for, and how it comes."""
+"""Extra of the distribution -> the modules that show it is there, what it is for, and how it comes."""
 
 SPEEDS = {
     "avx2": "two to twenty times the portable kernels",
@@ -136,10 +142,12 @@ def _store() -> DoctorLine:
 
 def _extras() -> list[DoctorLine]:
     found = []
-    for extra, (module, purpose, how) in EXTRAS.items():
-        there = find_spec(module) is not None
-        remedy = "" if there else f"optional: {how}"
-        found.append(DoctorLine(extra, f"{'installed' if there else 'not installed'} ({purpose})", remedy=remedy))
+    for extra, (modules, purpose, how) in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        state = "installed" if not missing else "not installed"
+        if missing and len(missing) < len(modules):
+            state = f"without {', '.join(missing)}"
+        found.append(DoctorLine(extra, f"{state} ({purpose})", remedy=f"optional: {how}" if missing else ""))
     return found
 
 
