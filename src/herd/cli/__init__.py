@@ -21,7 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("herd.cli.run:run", "Answer one prompt, or chat", "Talk"),
     "chat": Command("herd.cli.run:chat", "Chat in the terminal", "Talk"),
-    "batch": Command("herd.cli.batch:batch", "Answer a file of requests into a file of results", "Serve"),
+    "batch": Command("herd.cli.batch:batch", "Answer a file of requests into a file of results", "Talk"),
     "serve": Command("herd.cli.serve:serve", "Serve models to OpenAI, Ollama and Anthropic clients", "Serve"),
     "service": Command("herd.cli.service:service", "Serve in the background: a systemd user unit", "Serve"),
     "ps": Command("herd.cli.remote:ps", "Models that a running service holds in memory", "Serve"),
@@ -44,7 +44,7 @@ COMMANDS = {
     "tokenize": Command("herd.cli.files:tokenize", "Show a text as a model's tokens", "Files"),
     "plan": Command("herd.cli.plan:plan", "What fits on a machine, and how fast it can be", "Machine"),
     "bench": Command("herd.cli.bench:bench", "A model's speed here, beside the machine's limits", "Machine"),
-    "eval": Command("herd.cli.evals:evaluate", "How well a model does on tasks; two runs compared", "Machine"),
+    "eval": Command("herd.cli.evals:evaluate", "How well a model does on tasks; two compared", "Machine"),
     "doctor": Command("herd.cli.doctor:doctor", "What this machine has, and what is missing", "Machine"),
 }
 ALIASES = {"ls": "list"}

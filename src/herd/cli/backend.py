@@ -158,7 +158,7 @@ def _key(name: str, values: "dict[str, Any]") -> str:
     return found.strip()
 
 
-@backend.command("list")
+@backend.command("list", short_help="Show the backends: place, limit, what each has cost.")
 @as_json
 def list_(as_json: bool) -> None:
     """Show the backends: where each stands, what it may cost and what it has cost so far."""
@@ -209,7 +209,7 @@ def _cost(told: "dict[str, Any]") -> str:
     return f"${told['spent_dollars']:.4f} of ${told['limit_dollars']:g}"
 
 
-@backend.command("limit")
+@backend.command("limit", short_help="Set what a backend may cost in all.")
 @click.argument("name")
 @click.argument("dollars", type=float)
 def limit(name: str, dollars: float) -> None:

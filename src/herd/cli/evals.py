@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 @click.option("--trust", is_flag=True, help="Run checkers that are Python files of a task, until these change.")
 @click.option("--compare", "comparing", is_flag=True, help="Two runs' folders, or two models and then tasks: A B.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), help="With --compare: what a mean may lose.")
-@click.option("--no-measures", is_flag=True, help="With --compare of models: no size, memory, speed, KL, perplexity.")
-@click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
+@click.option(
+    "--no-measures", is_flag=True, help="With --compare of models: no size, memory, speed, KL and perplexity."
+)
+@click.option(
+    "--hour",
+    metavar="DOLLARS",
+    type=counts.FiniteRange(0, 1e6),
+    help="What an hour of this machine costs: measures say it.",
+)
 @click.option("--lm-eval", "harness", is_flag=True, help="TASK are lm-evaluation-harness's (the extra lm-eval).")
 @click.option("--leave", is_flag=True, help="With a backend outside of the house: let the items leave it.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with pictures, too.")
@@ -51,7 +58,8 @@ def evaluate(
     as_json: bool,
     **values: Any,
 ) -> int:
-    """Ask MODEL the items of each TASK: a .toml file, or a smoke task by its name; all of these unless said.
+    """Ask MODEL the items of each TASK: a .toml file, a smoke task by its name (all of these unless said),
+    reasoning-gym:NAME or bfcl:KIND.
 
     \b
     herd eval smollm2 smoke-arithmetic --out runs/smollm2

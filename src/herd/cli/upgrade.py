@@ -46,14 +46,19 @@ class _Found:
 @click.argument("name", metavar="NAME")
 @click.argument("new", metavar="NEW")
 @click.option(
-    "--task", "tasks", multiple=True, metavar="TASK", help="A .toml file or a smoke task; as often as wanted."
+    "--task", "tasks", multiple=True, metavar="TASK", help="What herd eval takes as one; can be given several times."
 )
 @click.option("--limit", type=counts.Size(), help="Ask so many items of each task.")
 @click.option("--seed", type=click.IntRange(0, 1 << 31), default=0, show_default=True, help="Of what answers draw.")
 @click.option("--trust", is_flag=True, help="Run checkers that are Python files of a task, until these change.")
 @click.option("--allow", type=counts.FiniteRange(0, 100), default=0.0, help="What a mean may lose.")
 @click.option("--no-measures", is_flag=True, help="No size, memory, speed, KL and perplexity beside the tasks.")
-@click.option("--hour", type=counts.FiniteRange(0, 1e6), help="Dollars an hour of this machine costs, for measures.")
+@click.option(
+    "--hour",
+    metavar="DOLLARS",
+    type=counts.FiniteRange(0, 1e6),
+    help="What an hour of this machine costs: measures say it.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask: switch unless NEW is worse.")
 @click.option("--even-if-worse", is_flag=True, help="With --yes: switch whatever was found.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes and no progress.")
