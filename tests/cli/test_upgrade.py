@@ -11,6 +11,7 @@ import pytest
 
 from helpers import hf_folder
 from herd.cli import main
+from herd.evals import comparisons
 from herd.store import stored
 
 ITEMS = 40
@@ -143,3 +144,23 @@ def test_a_checker_of_ones_own_can_be_trusted_here_as_well(
     assert main(words) == 2 and "give --trust" in capsys.readouterr().err
     assert main([*words, "--trust"]) == 0 and "runs " in capsys.readouterr().err
     assert main([*words[:2], made["old"], *words[3:]]) == 0
+
+
+def test_two_upgrades_at_once_do_not_undo_each_other(
+    made: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compared with one version does not take the place of another one."""
+    before, saves = stored.find("tiny")[1].id, comparisons.save
+    third = hf_folder(Path(made["old"]).parent / "third", seed=7)
+
+    def save(*given: Any) -> Path:
+        stored.import_path(third, "tiny")
+        return saves(*given)
+
+    monkeypatch.setattr(comparisons, "save", save)
+    words = ["upgrade", "tiny", made["new"], "--task", made["task"], "--yes", "--even-if-worse"]
+    assert main([*words, "-q", "--no-measures"]) == 2
+    said = capsys.readouterr().err
+    now = stored.find("tiny")[1]
+    assert f"tiny means another version by now: got {now.id}, expected {before}; herd use tiny" in said
+    assert now.location == third and len(stored.entries()["tiny"].versions) == 3

@@ -2,6 +2,7 @@
 any moment, a name means one of them.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,26 @@ def test_a_version_is_added_without_a_switch_and_used_and_left_again(two: tuple[
     stored.rm(f"tiny:{new.id}")
     assert stored.resolve("tiny") == two[0] and stored.entries()["tiny"].history[-1].why == "rm"
     assert two[1].exists()
+
+
+def test_a_switch_that_was_decided_by_an_older_version_undoes_no_later_one(two: tuple[Path, Path]) -> None:
+    old = stored.find("tiny")[1]
+    new = stored.add_version("tiny", str(two[1]))
+    with pytest.raises(UsageError, match=f"tiny means another version by now: got {old.id}, expected ffff"):
+        stored.use(f"tiny@{new.id}", "upgrade", instead_of="ffff")
+    assert stored.find("tiny")[1] == old and stored.entries()["tiny"].history == ()
+    for _ in range(2):  # the second time it is done already
+        stored.use(f"tiny@{new.id}", "upgrade", instead_of=old.id)
+    assert stored.find("tiny")[1] == new and len(stored.entries()["tiny"].history) == 1
+
+
+def test_a_copy_of_the_version_in_use_is_not_used_in_its_place(two: tuple[Path, Path], tmp_path: Path) -> None:
+    before = stored.entries()
+    copy = shutil.copytree(two[0], tmp_path / "copy")
+    assert stored.add_version("tiny", str(copy)).id == stored.find("tiny")[1].id
+    assert stored.entries() == before
+    stored.import_path(copy, "tiny")
+    assert stored.resolve("tiny") == copy
 
 
 def test_a_verification_keeps_history_and_tasks(two: tuple[Path, Path]) -> None:

@@ -198,7 +198,7 @@ def _decide(
         question = f"{name}@{new.id} is {_words(verdict)}. Let {name} mean it from now on?"
         switched = click.confirm(question, default=verdict in ("better", "same"), err=True)
     if switched:
-        stored.use(f"{name}@{new.id}", "upgrade", str(found.folder))
+        stored.use(f"{name}@{new.id}", "upgrade", str(found.folder), instead_of=old.id)
     if as_json:
         data = {"name": name, "before": old.id, "new": new.id, "verdict": verdict, "switched": switched}
         console.print_json("upgrade", {**data, "folder": str(found.folder), **found.to_dict(hour)})

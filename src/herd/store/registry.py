@@ -243,11 +243,14 @@ def is_locked(name: str) -> bool:
 
 def add(name: str, version: Version, why: str = "import", *, switch: bool = True) -> None:
     """Record `version` under `name` and make it current; switch: unless it is False and there is another one. The same
-    id again replaces its record. why: of the name's history."""
+    id again replaces its record; but without a switch the version in use stays where it lies. why: of the name's
+    history."""
     with edit() as registry:
         old = registry.models.get(name)
         if old is None:
             registry.models[name] = ModelEntry(version.id, (version,))
+            return
+        if not switch and version.id == old.current and version.path != old.now.path:
             return
         kept = tuple(v for v in old.versions if v.id != version.id)
         found = msgspec.structs.replace(old, versions=(*kept, version))

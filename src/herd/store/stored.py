@@ -98,10 +98,11 @@ def import_path(path: str | Path, name: str | None = None, *, switch: bool = Tru
     return chosen, version
 
 
-def use(name_at_digest: str, why: str = "use", compared: str = "") -> tuple[str, Version]:
+def use(name_at_digest: str, why: str = "use", compared: str = "", instead_of: str = "") -> tuple[str, Version]:
     """Make NAME@DIGEST, or NAME:DIGEST, the version that NAME means. The switch is a line of the name's history: why,
     and the folder of the comparison that it was decided by, if any. Nothing is deleted; whoever is interrupted leaves
-    the name with the one version or the other. Raises NotFound, UsageError."""
+    the name with the one version or the other. instead_of: the id that the name has to mean until then: whoever decides
+    by it does not undo what somebody else decided meanwhile. Raises NotFound, UsageError."""
     base, _, digest = expand(name_at_digest).partition("@")
     if not digest:
         fail(UsageError, "use", got=name_at_digest, expected="NAME@DIGEST", do=f"herd use {base} lists the versions")
@@ -110,6 +111,9 @@ def use(name_at_digest: str, why: str = "use", compared: str = "") -> tuple[str,
         if entry is None:
             unknown(base)
         version = one_of(base, entry, digest)
+        if instead_of and entry.current not in (instead_of, version.id):
+            do = f"herd use {base} {version.id} takes the other one all the same"
+            fail(UsageError, f"{base} means another version by now", got=entry.current, expected=instead_of, do=do)
         all_models.models[base] = entry.switched(version.id, why, compared)
     return base, version
 
