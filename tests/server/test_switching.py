@@ -214,6 +214,12 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_and_is_tried_again_l
         tries = loads.waits
         assert await used(models) == SAYS["old"]
         assert loads.waits == tries, "tried again at once"
+        switch("old")
+        assert await used(models) == SAYS["old"] and models.held[0].refused is None
+        switch("new")  # somebody mended it, and says so
+        await used(models)
+        await becomes(lambda: models.held[0].refused is not None and models.held[0].state == "ready")
+        assert loads.waits > tries
         loads.fails.clear()
         models.held[0].refused = None  # the wait is over
         await used(models)

@@ -168,6 +168,8 @@ class Models:
         except HerdError:  # it was forgotten: who asks is told so
             return
         mark = mark_of(listed)
+        if mark == held.mark:
+            held.refused = None  # whoever switches to that version once more has mended it
         if mark in (None, held.mark) or held.has_refused(mark):
             return
         new = LoadedModel(held.name, held.keep_alive_s, mark=mark, load=self._load_of(listed))
