@@ -15,6 +15,7 @@ import pytest
 from helpers import until
 from herd.errors import BadFile, PassFailed, Unsupported
 from herd.evals import Task, find, judging, sandbox
+from herd.evals.children import Late
 from herd.evals.sandbox import Way
 from herd.events import Reply, Timings, Usage
 
@@ -142,6 +143,9 @@ ATTACKS = {
     "memory of the kernel's": "held = call(29, 0, 1 << 26, 0o1600) and call(319, b'x', 0) and call(425, 8, 0)",
     "keys": "held = call(250, 0, 0, 0) and call(248, b'user', b'x', b'y', 1, -3)",
     "calls of another width": "held = call(0x40000000 | 101, 16, 1, 0, 0)",
+    "the mode of a device": "held = refused(os.chmod, '/dev/null', 0o666)",
+    "signals to its group": "held = os.getpgid(0) > 0 and os.getsid(0) > 0",
+    "process 1": "os.kill(1, signal.SIGINT)\nos.kill(1, signal.SIGKILL)\ntime.sleep(0.2)\nheld = os.getpid() > 1",
     "another's signal": "held = refused(os.kill, -1, signal.SIGCONT) or True\nheld &= not os.path.exists(SECRET)",
 }
 NUMBERED = [name for name, code in ATTACKS.items() if "call(" in code]
@@ -205,6 +209,35 @@ def test_nothing_goes_on_after_its_verdict(tmp_path: Path, way: Way) -> None:
     )
     assert values(task_of(tmp_path, "assert done"), [code]) == [1.0]
     until("the end of what it left", lambda: "herd-left-over" not in commands())
+
+
+UNTIED = (
+    "import ctypes, os, time\nlibc = ctypes.CDLL(None)\n"
+    "try:\n    os.setsid()\nexcept OSError:\n    pass\n"
+    "libc.prctl(1, 0, 0, 0, 0)\nlibc.prctl(15, NAME, 0, 0, 0)\ntime.sleep(600)\n"
+)
+"""Of a group of its own, and without the signal that ends it with its parent."""
+HERE = f"herd-{os.getpid()}"
+"""A name of a process that nothing else has, nor had in an earlier run."""
+
+
+def test_nothing_outlives_its_time(way: Way) -> None:
+    with pytest.raises(Late), way.started("sandbox_answer.py", 60) as child:
+        child.exchange({"code": UNTIED.replace("NAME", f"b'{HERE}-u'")}, 0.7)
+    until("the end of what took too long", lambda: f"{HERE}-u" not in commands())
+
+
+def test_nothing_outlives_a_run_that_is_killed(way: Way) -> None:
+    code = UNTIED.replace("NAME", f"b'{HERE}-o'")
+    script = f"""if True:
+        from herd.evals.sandbox import Way
+        with Way({way.name!r}).started("sandbox_answer.py", 60) as child:
+            child.exchange({{"code": {code!r}}}, 60)
+    """
+    with subprocess.Popen([sys.executable, "-c", script]) as run:
+        until("the begin of what is left", lambda: f"{HERE}-o" in commands())
+        run.kill()
+    until("its end", lambda: f"{HERE}-o" not in commands())
 
 
 def commands() -> set[str]:
@@ -274,6 +307,10 @@ def test_a_task_is_refused_by_name_where_nothing_holds(
     assert str(told.value).startswith("task code: ") and "\n" not in str(told.value)
 
 
+def test_the_way_that_bounds_files_too_comes_first() -> None:
+    assert [one.name for one in sandbox.ways()][:1] == (["namespaces"] if sys.platform == "linux" else [])
+
+
 def test_a_way_that_does_not_hold_is_passed_over(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "ways", lambda extra=(): [Plain("bubblewrap"), way])
     assert sandbox.chosen("x") is way
@@ -298,3 +335,16 @@ def test_a_python_that_lies_around_the_home_folder_is_not_shown(monkeypatch: pyt
     monkeypatch.setattr(sys, "base_prefix", str(Path.home().parent))
     for one in sandbox.ways():
         assert "holds the home folder, too" in sandbox.refusal(one)
+
+
+def test_packages_that_lie_around_the_home_folder_are_not_shown() -> None:
+    for one in sandbox.ways([str(Path.home().parent)]):
+        assert "holds the home folder, too" in sandbox.refusal(one)
+
+
+@pytest.mark.parametrize("home", ["/", "/tmp"])
+def test_a_home_that_is_a_folder_of_the_system_is_no_reason_to_refuse(
+    home: str, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert sandbox.refusal(way) == ""

@@ -1,4 +1,4 @@
-"""Where code that a model wrote may run: bubblewrap or namespaces, limits within, canaries first; nowhere else.
+"""Where code that a model wrote may run: namespaces or bubblewrap, limits within, canaries first; nowhere else.
 
     chosen()        the first way whose canaries are all held; Unsupported with what was not
     Way.started()   a process within, which speaks lines of JSON
@@ -129,7 +129,7 @@ class Way:
                 door.setblocking(False)
             told = {
                 "secret": f"{folder}/secret",
-                "home": str(Path.home()),
+                "home": _home(),
                 "seen": sorted(_shown(self.extra)),
                 "outside": folder,
                 "port": doors["port"].getsockname()[1],
@@ -195,12 +195,19 @@ def refusal(way: Way) -> str:
     return "does not hold " + ", ".join(f"{name} ({how})" for name, how in lost.items()) if lost else ""
 
 
-def _python() -> str:
-    """The folder of Python's own files. Raises Broken where it holds the person's files, too."""
-    found = os.path.realpath(sys.base_prefix)
-    home = os.path.realpath(Path.home())
-    if home == found or home.startswith(found.rstrip("/") + "/"):
-        raise Broken(f"Python's folder {found} holds the home folder, too")
+def _home() -> str:
+    """The person's folder; / where there is none, as in a container with an id that has no name."""
+    try:
+        return os.path.realpath(Path.home())
+    except RuntimeError:
+        return "/"
+
+
+def _without_home(path: str, what: str) -> str:
+    """A folder that may be shown. Raises Broken where it holds the person's files, too."""
+    found, home = os.path.realpath(path), _home()
+    if found == "/" or home == found or home.startswith(found + "/"):
+        raise Broken(f"{what} {found} holds the home folder, too")
     return found
 
 
@@ -213,15 +220,17 @@ def _seen(extra: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Paths that are seen within, with their place there, and links there."""
     links = {one: os.readlink(one) for one in SYSTEM if os.path.islink(one)}
     found = {one: one for one in SYSTEM if one not in links and os.path.exists(one)}
-    python = _python()
+    python = _without_home(sys.base_prefix, "Python's folder")
     if not any(python == one or python.startswith(one + "/") for one in found):
         found[python] = python
-    return found | dict(zip(map(os.path.realpath, extra), inside(extra), strict=True)), links
+    more = [_without_home(one, "the folder of packages") for one in extra]
+    return found | dict(zip(more, inside(extra), strict=True)), links
 
 
 def _shown(extra: Sequence[str]) -> set[str]:
     """The paths that are seen within, and the folders that they lie in."""
-    shown = set(_seen(extra)[0].values())
+    found, links = _seen(extra)
+    shown = {*found.values(), *links}
     for path in list(shown):
         shown.update(str(one) for one in Path(path).parents if str(one) != "/")
     return shown

@@ -17,6 +17,8 @@ from typing import Any
 
 TOTAL = 2 << 30
 PIECE = 64 << 20
+OURS = ("/dev", "/tmp")
+"""Folders that are there in every sandbox; the second one is a new one."""
 
 
 def read_files(told: dict[str, Any]) -> str:
@@ -27,7 +29,7 @@ def read_files(told: dict[str, Any]) -> str:
             return f"{path} is there"
     for path in (home, os.path.join(home, ".ssh"), "/root", "/home", "/var", "/run", "/mnt", "/srv"):
         try:
-            found = [one for one in os.listdir(path) if os.path.join(path, one) not in told["seen"]]
+            found = [one for one in os.listdir(path) if os.path.join(path, one) not in (*told["seen"], *OURS)]
         except OSError:
             continue
         if found:
@@ -79,11 +81,19 @@ def fork(told: dict[str, Any]) -> str:
 def write_outside(told: dict[str, Any]) -> str:
     """Anywhere but its own scratch folder."""
     for path in (told["outside"], told["home"]):
+        if path == OURS[1]:  # where somebody's home is /tmp: whether theirs was written to is seen from outside
+            continue
         try:
             with open(os.path.join(path, "canary"), "x"):
                 return f"{path} was written to"
         except OSError:
             continue
+    for path in ("/dev/null", "/usr", "/usr/lib"):  # to what it is already, or not at all
+        try:
+            os.chmod(path, os.stat(path).st_mode & 0o7777)
+        except OSError:
+            continue
+        return f"the mode of {path} can be changed"
     for path in ("/", "/usr", "/usr/lib", "/etc", "/dev", "/dev/shm", "/var/tmp", *told["seen"]):
         if os.access(path, os.W_OK):
             return f"{path} can be written to"

@@ -2,8 +2,10 @@
 
     argv[1]    {"command", "binds", "links", "devices", "scratch_bytes", "seconds"} in JSON
 
-The command is process 1 of a tree of its own, sees what is bound (for reading) and /tmp, has no network, no rights, and
-ends with this script. Where root runs it, it has an id that nobody else has, so that limits of processes count for it.
+The command is in a tree of processes of its own, sees what is bound (for reading) and /tmp, has no network, no rights,
+and ends with this script, which ends with who started it. Process 1 of that tree is ours: what the command could undo
+of that itself is not its to undo. Where root runs it, it has an id that nobody else has, so that limits of processes
+count for it.
 What it is not: the limits and filters that the command sets for itself (`sandbox_inside.py`).
 """
 
@@ -32,6 +34,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Run the command, and end as it ends."""
     told = json.loads(sys.argv[1])
+    call("prctl", DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     signal.alarm(int(told["seconds"]) + 5)  # where nobody is there any more to kill this
     os.umask(0o022)
     root = os.geteuid() == 0
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def inside(told: dict[str, Any], root: bool, asks: int, answer: int) -> None:
-    """Become the command. Raises OSError for what this machine does not allow."""
+    """Start the command, and end with it. Raises OSError for what this machine does not allow."""
     call("prctl", DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     call("unshare", OTHERS)
     build(told)
@@ -81,7 +84,17 @@ def inside(told: dict[str, Any], root: bool, asks: int, answer: int) -> None:
     call("prctl", NO_NEW_RIGHTS, 1, 0, 0, 0)
     call("prctl", DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)  # which another id has undone
     os.closerange(3, 4096)
-    os.execve(told["command"][0], told["command"], {})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # else the command could end process 1
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.setsid()  # so that signals to its group reach nobody outside
+        os.execve(told["command"][0], told["command"], {})
+    os.closerange(0, 3)
+    ended, status = os.wait()
+    while ended != child:
+        ended, status = os.wait()
+    os._exit(os.waitstatus_to_exitcode(status) & 127)  # and with it all that is left of the tree
 
 
 def build(told: dict[str, Any]) -> None:
@@ -96,16 +109,13 @@ def build(told: dict[str, Any]) -> None:
         else:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             open(target, "x").close()
-        mount(path, target, None, BIND)
-        found = os.statvfs(target).f_flag
-        kept = sum(given for said, given in KEPT.items() if found & said)
-        mount(None, target, None, BIND | REMOUNT | READ_ONLY | NO_SUID | NO_DEV | kept)
+        bind(path, target, NO_DEV)
     for path, target in told["links"].items():
         os.symlink(target, place + path)
     os.mkdir(place + "/dev")
     for path in told["devices"]:
         open(place + path, "x").close()
-        mount(path, place + path, None, BIND)
+        bind(path, place + path)  # what is written to a device is no change of it: its mode and times stay
     os.mkdir(place + "/tmp")
     mount("tmpfs", place + "/tmp", "tmpfs", NO_SUID | NO_DEV, f"size={told['scratch_bytes']},mode=1777,nr_inodes=4096")
     mount(None, place, None, BIND | REMOUNT | READ_ONLY | NO_SUID | NO_DEV)
@@ -113,6 +123,14 @@ def build(told: dict[str, Any]) -> None:
     call("pivot_root", b".", b".")
     call("umount2", b".", DETACH)
     os.chdir("/tmp")
+
+
+def bind(path: str, target: str, flags: int = 0) -> None:
+    """Show a file or folder for reading."""
+    mount(path, target, None, BIND)
+    found = os.statvfs(target).f_flag
+    kept = sum(given for said, given in KEPT.items() if found & said)
+    mount(None, target, None, BIND | REMOUNT | READ_ONLY | NO_SUID | flags | kept)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
