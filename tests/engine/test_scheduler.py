@@ -251,6 +251,25 @@ def test_who_begins_like_one_that_decodes_takes_its_pages_at_once() -> None:
     assert plan.admitted[0].cached == 50, "of them 48 were in whole pages"
 
 
+@pytest.mark.parametrize("priority", [0, 1])
+def test_who_begins_with_the_answer_of_one_that_decodes_waits_for_none_of_it(priority: int) -> None:
+    """A token at a time it would be later than whoever computes them at once, and an urgent one later than others."""
+    s = scheduler(budget=64)
+    talk = sequence(0, 40)
+    s.add(talk)
+    for _ in range(40):
+        step(s)
+    said = [*talk.ids]
+    while len(said) < 300:
+        said.append(number_of(Sequence(0, said, said)))
+    asks = Sequence(1, said, said, priority=priority)
+    s.add(asks)
+    while asks.ran < 1 or asks.todo > 1:
+        assert {x.number for x, _ in step(s).work} == {0, 1}, "each step has rows of both"
+    assert asks.cached == 79, "and all that was there is taken"
+    assert talk.ids == said[: len(talk.ids)]
+
+
 def test_a_chain_of_beginnings_is_computed_once() -> None:
     s = scheduler(budget=200, places=8)
     for n, begins in enumerate((20, 40, 60, 80)):

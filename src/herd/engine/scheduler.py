@@ -7,7 +7,7 @@ the pass that reaches the end asks for logits.
     a step    expire    requests whose deadline has passed
               admit     the most urgent of those that wait, while there are places and pages for all of its ids
               fill      one row for each decode, then prompt rows up to the budget, the client furthest behind first;
-                        who begins like one that has rows in this step waits, and begins with its pages later
+                        who begins like a prompt that has rows in this step waits, and begins with its pages later
               fit       in order of rank (priority, age): pages for each; when they run out, cached prefixes are let go,
                         then a prompt's piece is made smaller, then the lowest in rank gives up its place and waits
 
@@ -313,15 +313,16 @@ class Scheduler(Generic[S]):
         return rows
 
     def _waits(self, s: S, rows: dict[int, int]) -> bool:
-        """Whether one that is about to begin waits in this step, since one that has rows in it computes more of what
-        both begin with. Otherwise it has now the most of it that others have computed."""
+        """Whether one that is about to begin waits in this step, since one whose prompt has rows in it computes more of
+        what both begin with. Otherwise it has now the most of it that others have computed."""
         assert s.lease is not None
         best, most = None, s.lease.length + self.alike - 1
         for other in self.running:
             if other is s or other.salt != s.salt:
                 continue
             assert other.lease is not None
-            there = other.lease.length if other.number not in rows else s.wants_from
+            # a token at a time is no faster than to compute what is there already: nobody waits for an answer
+            there = s.wants_from if other.number in rows and other.todo > 1 else other.lease.length
             if there > most and (n := _num_alike(s.keys, other.keys, min(there, s.wants_from))) > most:
                 best, most = other, n
         if best is not None and best.lease is not None and best.lease.length < most and s.waits < MOST_WAITS:
