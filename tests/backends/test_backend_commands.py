@@ -632,6 +632,13 @@ def test_a_service_notices_what_becomes_of_its_backends_and_routes(
         for path in ("/v1/models", "/v1/models/far", "/api/tags", "/api/ps", "/metrics"):
             assert client.get(path).status_code == 200, "what is gone fails alone"
         assert service.models.held == held, "nothing was loaded again"
+        Backends().path.chmod(0o644)
+        status, words = said("far")
+        assert status == 503 and "chmod 600" in words, "no fault of the client's"
+        Backends().path.chmod(0o600)
+        Backends().path.with_name("routes.json").write_text("{")
+        status, words = said("far")
+        assert status == 503 and "routes.json" in words
 
 
 def test_a_backend_that_a_route_has_is_removed_by_force_alone(herd: Herd, host: FakeHost) -> None:

@@ -5,13 +5,15 @@ goes on. What it is not: the settings (`herd.backends.settings`, `herd.backends.
 """
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Unpack
 
-from herd.backends.routes import Named, Routes, named
+from herd.backends.gate import Said
+from herd.backends.routes import Named, Routes, named, said_of
 from herd.backends.settings import Backends
 from herd.chat_model import Capabilities, ChatModel, ChatStream, Sizes, Turns
-from herd.errors import HerdError, NotFound
+from herd.errors import BadFile, HerdError, NotFound, NotReady, UsageError
 from herd.request_options import DialogRequest
 
 
@@ -53,15 +55,14 @@ class CurrentModel(ChatModel):
         self._found.model.close()
 
     def astream(self, messages: Turns, **options: Unpack[DialogRequest]) -> ChatStream:
-        """See ChatModel. Raises NotFound where the name stands for nothing any more."""
+        """See ChatModel. Raises NotFound where the name stands for nothing any more, NotReady where settings are broken
+        or of a kind that a service has to be started anew for."""
         return self._now().astream(messages, **options)
 
     def _now(self) -> ChatModel:
         with self._lock:
-            try:
+            with _usable(self.name):
                 self._found = self._looked()
-            except NotFound:  # which names others, and whoever asks a service need not know these
-                raise NotFound(f"{self.name} is no longer in the settings, or a backend of its route is not") from None
             self.context = self._found.model.context
             return self._found.model
 
@@ -75,3 +76,21 @@ class CurrentModel(ChatModel):
         found = named(self.name)
         self._settings = settings
         return found
+
+
+def said_now(name: str) -> Said:
+    """What a backend's or a route's settings say now of whether what it is asked may leave the house. Raises NotReady
+    for settings that are broken."""
+    with _usable(name):
+        return said_of(name)
+
+
+@contextmanager
+def _usable(name: str) -> Iterator[None]:
+    """A context in which settings are read for somebody who can do nothing for them, and need not know other names."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"{name} is no longer in the settings, or a backend of its route is not") from None
+    except (UsageError, BadFile) as error:
+        raise NotReady(f"{name}: its settings cannot be used now: {error}") from None

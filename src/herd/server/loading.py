@@ -6,8 +6,8 @@ Everything else speaks to `herd.chat_model.ChatModel`. What it is not: when a mo
 from collections.abc import Callable
 from typing import TypeAlias
 
-from herd.backends.current import CurrentModel
-from herd.backends.routes import has_ids, named, said_of
+from herd.backends.current import CurrentModel, said_now
+from herd.backends.routes import has_ids, named
 from herd.chat_model import Capabilities
 from herd.config import Llama4Config
 from herd.llm import LLM, by_ids
@@ -26,7 +26,7 @@ def backend_of(name: str) -> RegisteredModel:
     known = made.capabilities, made.context
     made.close()
     load = (lambda: named(name, by_ids=by_ids).model) if has_ids(name) else (lambda: CurrentModel(name))
-    return RegisteredModel(load, *known, found.added_s, lambda: said_of(name))
+    return RegisteredModel(load, *known, found.added_s, lambda: said_now(name))
 
 
 FileLoader: TypeAlias = Callable[[str], LLM]
