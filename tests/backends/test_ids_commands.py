@@ -125,6 +125,24 @@ def test_commands_that_ask_many_things_ask_it_alone_and_in_a_route(here: LLM, fo
         assert status == 2 and "results of another model" in err, err
 
 
+def test_a_conversation_with_a_route_over_one_by_ids(
+    here: LLM, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_of("vllm", here) as engine:
+        assert add(run, engine, folder)[0] == 0 and run("route", "add", "both", "rack")[0] == 0
+        typed = iter(["Hi"])
+
+        def ask(_mark: str) -> str:
+            for line in typed:
+                return line
+            raise EOFError
+
+        monkeypatch.setattr("herd.cli.run._is_interactive", lambda: True)
+        monkeypatch.setattr("herd.cli.interactive._prompter", lambda: ask)
+        status, out, err = run("chat", "backend:both", "--temperature", 0, "--max-tokens", 9)
+        assert status == 0 and here.chat("Hi", temperature=0, max_tokens=9).text in out, err
+
+
 def test_one_text_of_two_hundred_is_enough_to_refuse(here: LLM, folder: Path, run: Run) -> None:
     control = [text for text, i in here.tokenizer.added.items() if i in here.tokenizer.control_ids]
     all_texts = texts(control)

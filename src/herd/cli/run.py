@@ -139,10 +139,11 @@ def _chat_elsewhere(word: str, named: tuple[str, str], values: Mapping[str, Any]
     from herd.backends.routes import named as by_name
     from herd.cli import elsewhere
     from herd.cli.interactive import Session
+    from herd.llm import by_ids
 
     elsewhere.check_flags(word)
     check_flags(values)
-    found = by_name(*named)
+    found = by_name(*named, by_ids=by_ids)
     decision = strictest(Said(values["leave"] or None), found.said)
     with decision.explained():
         require_some(found.model, leave=decision.leave)
