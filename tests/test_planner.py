@@ -213,7 +213,11 @@ def test_where_nothing_runs_the_status_says_so(capsys: pytest.CaptureFixture[str
 
 def test_lists(capsys: pytest.CaptureFixture[str], measured: list[int]) -> None:
     assert main(["plan", "--machines"]) == 0
-    assert "rtx4090" in capsys.readouterr().out
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and "GB/s" in line]
+    names = [line.split("  ")[1] for line in told]
+    assert "rtx4090" in names and "threadripper-pro-8ch-ddr4" in names, "two spaces behind each name, the longest too"
+    assert main(["plan", "--machine", "h200"]) == 0
+    assert "e+" not in capsys.readouterr().out, "thousands of tokens a second are written as people write them"
     assert main(["plan", "--machines", "--json"]) == 0
     assert "h200" in json.loads(capsys.readouterr().out)["machines"]["cards"]
     assert main(["plan", "--json"]) == 0

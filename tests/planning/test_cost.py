@@ -396,6 +396,14 @@ def test_a_library_is_cheaper_at_home_from_break_even_on(
         assert here >= there * (1 - 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("amount", "told"),
+    [(0, "$0.00"), (1.435e-5, "$0.000014"), (0.00099, "$0.00099"), (0.00997, "$0.01"), (0.5, "$0.50"), (1e3, "$1,000")],
+)
+def test_sums_are_written_as_people_write_them(amount: float, told: str) -> None:
+    assert dollars(amount) == told
+
+
 # -- shown -------------------------------------------------------------------------------------------------------------
 
 

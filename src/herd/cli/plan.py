@@ -166,13 +166,18 @@ def _speeds(speed: "Speed") -> tuple[str, str]:
     from herd.planning.explain import seconds
 
     def told(seconds_: float, tokens_s: float) -> str:
-        rate = f"{tokens_s:,.3g}" if tokens_s < 100 else f"{tokens_s:,.0f}"
+        rate = _rate(tokens_s)
         together = " together" if speed.users > 1 else ""
         return f"{seconds(seconds_)}, {rate} tokens/s" if speed.what == "prefill" else f"{rate} tokens/s{together}"
 
     today = speed.today.estimate
     limit = told(speed.limit.seconds, speed.limit.tokens_s)
     return limit, told(today.seconds, today.tokens_s) if today else speed.today.why
+
+
+def _rate(tokens_s: float) -> str:
+    """Tokens a second with three digits, whole from 100 on."""
+    return f"{tokens_s:,.3g}" if tokens_s < 100 else f"{tokens_s:,.0f}"
 
 
 def _fits(found: "list[ModelFit]", machine: str, as_json: bool) -> None:
@@ -197,7 +202,7 @@ def _fits(found: "list[ModelFit]", machine: str, as_json: bool) -> None:
     table = []
     for f in found:
         c = f.fit
-        speed = f"{c.decode.tokens_s:,.3g}" if c.decode else "-"
+        speed = _rate(c.decode.tokens_s) if c.decode else "-"
         fits = "yes" if c.fits else "no"
         table.append(
             (f.name, fits, c.sizes.type, gb(c.sizes.total), short(c.largest_context) if c.fits else "-", speed)
@@ -214,10 +219,11 @@ def _machines(as_json: bool) -> None:
         names = {kind: list(dict.fromkeys(r.name for r in getattr(rows, kind).values())) for kind in _GROUPS}
         console.print_json("plan", {"machines": names})
         return
+    wide = max(len(row.name) for kind in _GROUPS for row in getattr(rows, kind).values()) + 2
     for kind, heading in _GROUPS.items():
         print(heading)
         for row in dict.fromkeys(getattr(rows, kind).values()):
-            console.line(f"  {row.name:<20}{row.title}, {row.read_bytes_s / 1e9:,.0f} GB/s", 22)
+            console.line(f"  {row.name:<{wide}}{row.title}, {row.read_bytes_s / 1e9:,.0f} GB/s", wide + 2)
 
 
 _GROUPS = {

@@ -1,6 +1,7 @@
 """A cost in words: the cells of its tables, and what it comes to. Every step of it: `cost_explain`."""
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 
 from herd.planning.cost import Cost, Hosted, Own
 from herd.planning.explain import seconds
@@ -16,9 +17,9 @@ NONE = "-"
 
 
 def dollars(amount: float) -> str:
-    """A sum for people: three digits below a cent, cents below 1,000 dollars, whole dollars above."""
+    """A sum for people: two digits below a cent, cents below 1,000 dollars, whole dollars above."""
     if 0 < amount < 0.01:
-        return f"${amount:.2g}"
+        return f"${Decimal(f'{amount:.2g}'):f}"  # never 1e-05, which no price list has
     return f"${amount:,.2f}" if amount < 1000 else f"${amount:,.0f}"
 
 
@@ -137,7 +138,8 @@ def _room(cost: Cost) -> Iterator[str]:
     """What makes a call cheaper where few answers fit together."""
     few = [pace.at_once for pace in cost.paces if pace.name == LIMIT and pace.at_once < AT_ONCE]
     if few and few[0] != cost.asked_at_once:
-        yield f"a call costs least with {few[0]} answers at once: a smaller --type or --kv makes room for more"
+        answers = "1 answer" if few[0] == 1 else f"{few[0]} answers"
+        yield f"a call costs least with {answers} at once: a smaller --type or --kv makes room for more"
 
 
 def give(owner: Owner) -> str:
