@@ -472,7 +472,12 @@ def test_a_route_answers_by_the_first_backend_that_can(herd: Herd, host: FakeHos
     assert herd("run", "backend:both", "hi").status == 3
 
 
-def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(herd: Herd, host: FakeHost) -> None:
+def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(
+    herd: Herd, host: FakeHost, tmp_path: Path
+) -> None:
+    body = {"model": "x", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "in").write_text(json.dumps(line))
     with hosting(answer("far")) as far:
         add(herd, far)
         assert herd("backend", "add", "near", "--preset", "vllm", "--model", "x", "--url", host.address).status == 0
@@ -480,6 +485,10 @@ def test_a_route_passes_over_what_is_outside_where_nothing_may_leave(herd: Herd,
             assert herd("route", "add", name, "far", "near", *more).status == 0
         for words in (("backend:both", "hi"), ("backend:held", "hi"), ("backend:held", "hi", "--leave")):
             assert herd("run", *words).out == "Hello\n"
+        for name in ("both", "held"):
+            asked = herd("batch", str(tmp_path / "in"), str(tmp_path / name), "--model", f"backend:{name}")
+            assert asked.status == 0 and "to 127.0.0.1" not in asked.err, asked.err
+            assert "Hello" in (tmp_path / name).read_text()
         assert far.connections == 0
         said = herd("run", "backend:both", "hi", "--leave")
         assert said.out == "far\n" and "to 127.0.0.1: 1 request, 2 bytes of texts and images" in said.err

@@ -131,7 +131,9 @@ def test_a_private_route_stays_and_says_who_answered(
         assert "to 127.0.0.1: 2 items" in err
         Routes().add("stays", ["far", "near"])
         assert main(["eval", "backend:stays", task, "--json"]) == 0, "one in the house answers without --leave"
-        (row,) = json.loads(capsys.readouterr().out)["tasks"]
+        said = capsys.readouterr()
+        assert "to 127.0.0.1" not in said.err, "what stays is not told to leave"
+        (row,) = json.loads(said.out)["tasks"]
         assert row["answered_by"] == {"near": 2}
 
 

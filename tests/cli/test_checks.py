@@ -345,6 +345,15 @@ def _no_format(*_: Any, **__: Any) -> Any:
     return UsageError("no chat format is known")
 
 
+def test_what_a_list_of_commands_says_of_each_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {words.rpartition(" ")[0] for words, _ in commands()}
+    assert {"", "backend", "route", "service"} <= groups
+    for words in groups:
+        assert main([*words.split(), "--help"]) == 0
+        told = capsys.readouterr().out
+        assert "..." not in told.replace("ARGS]...", ""), words
+
+
 @pytest.mark.parametrize("target", ["{text}", "{folder}", "beside.gguf"])
 def test_overwrite_is_named_by_every_command_that_has_it(
     target: str, places: dict[str, Path], filled: Callable[[list[str]], list[str]], capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers import hf_folder
+from herd.backends.settings import Backend, Backends
 from herd.cli import main
 
 ROWS = "".join(f'[[item]]\nq = "{i}"\nchoices = ["a", "bc", "d"]\nanswer = {i % 3}\n' for i in range(6))
@@ -52,6 +53,22 @@ def test_a_run_of_another_model_is_refused(
     assert "the unfinished run there was another one: got model" in capsys.readouterr().err
     assert main(["eval", model, task, "--out", out, "-q", "--kv", "int8"]) == 2
     assert "kv=int8" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_named(
+    model: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Backends().add("near", Backend(preset="herd", model="x", url="http://127.0.0.1:9/v1"))
+    out = str(tmp_path / "out")
+    assert main(["eval", model, task, "--out", out, "-q"]) == 0
+    assert main(["eval", model, task, "--out", out, "-q", "--seed", "3"]) == 2
+    assert "expected seed 3; start it as it was, or in another --out" in capsys.readouterr().err
+    for words in ((out, model), (str(tmp_path / "nowhere"), out)):
+        assert main(["eval", "--compare", *words]) == 2
+        assert f"got {words[words[0] == out]}, where no results lie" in capsys.readouterr().err
+    for words in ((model, "backend:near"), ("backend:near", model)):
+        assert main(["eval", "--compare", *words, task]) == 2
+        assert "got a backend, backend:near, expected models of files; ask each with --out" in capsys.readouterr().err
 
 
 def test_a_broken_line_is_one_line_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

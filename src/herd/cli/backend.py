@@ -55,7 +55,9 @@ def backend() -> None:
     show_default=True,
     help="ids: an engine in your house gets token ids; dialogs, tools and policies are made of them here.",
 )
-@click.option("--tokenizer", default="", metavar="MODEL", help="By ids: the model, folder or file whose it has, too.")
+@click.option(
+    "--tokenizer", default="", metavar="MODEL", help="By ids: a model, folder or file that has its tokenizer."
+)
 @click.option("--url", default="", help="Its address; without it the preset's.")
 @click.option("--region", default="", metavar="REGION", help="Its region, for hosts that have one address in each.")
 @click.option("--key-env", default="", metavar="VAR", help="The key stands in this environment variable.")
@@ -161,7 +163,7 @@ def _key(name: str, values: "dict[str, Any]") -> str:
 @backend.command("list", short_help="Show the backends: place, limit, what each has cost.")
 @as_json
 def list_(as_json: bool) -> None:
-    """Show the backends: where each stands, what it may cost and what it has cost so far."""
+    """Show the backends: place, key, what each may cost and has cost."""
     from herd.backends.settings import Backends
 
     records = Backends().read()
@@ -213,7 +215,7 @@ def _cost(told: "dict[str, Any]") -> str:
 @click.argument("name")
 @click.argument("dollars", type=float)
 def limit(name: str, dollars: float) -> None:
-    """Set what a backend may cost in all, what it has cost so far included."""
+    """Set what a backend may cost in all, past costs included."""
     from herd.backends.settings import Backends
 
     found = Backends().set_limit(name, dollars)
@@ -244,9 +246,10 @@ def rm(name: str, force: bool) -> None:
 @click.option("--keep", is_flag=True, help="Keep what was found: its context, and what it cannot do.")
 @as_json
 def test(name: str, leave: bool, keep: bool, as_json: bool) -> None:
-    """Try a backend: reached, key, model, streams, tools, schema, usage; each a line.
+    """Try a backend, a line for each thing that it can do.
 
-    What is sent are a few words of Herd's own. To a host outside of the house they go with --leave alone.
+    Reached, key, model, streams, usage, tools, schema. What is sent are a few words of Herd's own. To a host outside
+    of the house they go with --leave alone.
     """
     from herd.backends.probing import NEEDED, Findings, plan_of, probe
     from herd.backends.settings import Backends, model_of

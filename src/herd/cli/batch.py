@@ -41,6 +41,8 @@ class Answering(NamedTuple):
     price_names: "Callable[[], frozenset[str]]"
     """What the table of prices may call it."""
     said: "Said | None" = None
+    here: bool = True
+    """Whether somebody in the house may answer."""
 
 
 @click.command("batch")
@@ -203,19 +205,21 @@ def _of_backend(asked: str, found: tuple[str, str], values: dict[str, Any]) -> A
 
     one.model.close()  # it told what it is; the one that answers is made when it is wanted, and asked what it is then
     model = one.model
-    return Answering(model.name, identity_of(model), load, hosts_outside(model), lambda: ids, one.said)
+    here = any(target is None or target.in_house for target in targets)
+    return Answering(model.name, identity_of(model), load, hosts_outside(model), lambda: ids, one.said, here)
 
 
 def _check_leaving(by: Answering, index: "Index", results: "Results", *, leave: bool, quiet: bool) -> None:
-    """Tell what would leave the house, or refuse it. Raises StaysHere."""
+    """Tell what would leave the house; without leave, refuse where nobody in it answers. Raises StaysHere."""
     if not by.hosts:
         return
     lines = int((~results.done).sum())
     size = int(index.lengths[~results.done].sum())
     what = f"{lines} requests, {size} bytes, to {', or '.join(by.hosts)}"
-    if not leave:
+    if leave:
+        console.note(what, quiet=quiet)
+    elif not by.here:
         fail(StaysHere, f"{what}: out of the house", do="--leave lets them leave it")
-    console.note(what, quiet=quiet)
 
 
 def _run(

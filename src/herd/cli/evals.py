@@ -10,7 +10,7 @@ import click
 
 from herd.cli import asking, console, counts, measures, options, versions
 from herd.cli.asking import Asks
-from herd.errors import SomeFailed, UsageError, fail
+from herd.errors import SomeFailed, StaysHere, UsageError, fail
 
 if TYPE_CHECKING:
     from herd.evals import Compared, Results
@@ -77,7 +77,10 @@ def evaluate(
         fail(UsageError, "--compare", expected="two folders of results, or two models and tasks", do="see --help")
     runs = [_is_run(one) for one in (model, *tasks[:1])] if comparing else []
     if any(runs):
-        if not all(runs) or len(tasks) != 1 or out or limit or leave or hour is not None:
+        if not all(runs):
+            other = (model, tasks[0])[runs.index(False)]
+            fail(UsageError, "--compare", got=f"{other}, where no results lie", expected="two folders that --out wrote")
+        if len(tasks) != 1 or out or limit or leave or hour is not None:
             fail(UsageError, "--compare", expected="two folders of results and nothing more", do="see --help")
         return _compare(model, tasks[0], allow or 0.0, as_json, html)
     for flag, value in (("--allow", allow), ("--hour", hour), ("--no-measures", no_measures or None)):
@@ -101,6 +104,7 @@ def evaluate(
     for task in asks.tasks:
         asking.try_checker(task, trust=trust, quiet=quiet)
     if comparing:
+        _check_files(model, tasks[0])
         with _folder(out) as folder:
             rows = _of_models(model, tasks[0], asks, folder, allow or 0.0, html)
         return _tell_models(model, tasks[0], rows, asks, hour, measuring=not no_measures, as_json=as_json)
@@ -127,6 +131,17 @@ def _is_run(path: str) -> bool:
     from herd.evals.results import RESULTS
 
     return Path(path).is_dir() and any(Path(path).glob(f"*/{RESULTS}"))
+
+
+def _check_files(*models: str) -> None:
+    """Raise UsageError for a backend or route among models that are compared: it is asked by itself."""
+    from herd.backends.names import may_name
+    from herd.backends.routes import chosen
+
+    for model in models:
+        if may_name(model) and chosen(model) is not None:
+            do = f"ask each with --out FOLDER ({model} too), then --compare the two folders"
+            fail(UsageError, "--compare", got=f"a backend, {model}", expected="models of files", do=do)
 
 
 def _of_models(first: str, second: str, asks: Asks, folder: Path, allow: float, html: Path | None) -> "list[Compared]":
@@ -231,10 +246,14 @@ def _elsewhere(named: tuple[str, str], asks: Asks, folder: Path, *, leave: bool,
         for task in asks.tasks:
             check(model, task)
         told = sending(found.model, asks.tasks, folder, asks.limit)
-        if told.hosts and told.items:
-            console.note(str(told), quiet=asks.quiet and decision.leave)
-        with decision.explained():
-            require_some(found.model, leave=decision.leave)
+        try:
+            with decision.explained():
+                require_some(found.model, leave=decision.leave)
+        except StaysHere:
+            console.note(str(told))
+            raise
+        if decision.leave and told.hosts and told.items:
+            console.note(str(told), quiet=asks.quiet)
         return asking.ask(model, identity_of(found.model), asks, folder)
     finally:
         model.close()

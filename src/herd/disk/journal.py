@@ -30,7 +30,7 @@ class Journal:
 
     believe: given the lines of an earlier run of the same job, in order; the first that it does not believe, and all
     after it, are forgotten. None: begin anew, whatever is there. durable: each line is on the disk when `add` returns.
-    name: of the file. Raises UsageError naming what differs when the earlier run was of another job.
+    name: of the file. anew: how another one is begun, for people. Raises UsageError naming what differs when the earlier run was of another job.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Journal:
         *,
         durable: bool,
         name: str = JOURNAL,
+        anew: str = "anew without resuming",
     ) -> None:
         self._durable = durable
         path = folder / name
@@ -48,7 +49,7 @@ class Journal:
         if believe is not None and path.exists():
             lines = list(_whole_lines(path))
             if lines:
-                _compare(folder, lines[0], dict(job))
+                _compare(folder, lines[0], dict(job), anew)
             for line in lines[1:]:
                 if not believe(line):
                     break
@@ -81,7 +82,7 @@ def _whole_lines(journal: Path) -> Iterator[bytes]:
             yield line[:-1]
 
 
-def _compare(folder: Path, line: bytes, job: dict[str, str]) -> None:
+def _compare(folder: Path, line: bytes, job: dict[str, str], anew: str) -> None:
     try:
         start = msgspec.json.decode(line, type=_Start)
     except msgspec.DecodeError:
@@ -95,5 +96,5 @@ def _compare(folder: Path, line: bytes, job: dict[str, str]) -> None:
             f"{folder}: the unfinished run there was another one",
             got="; ".join(f"{key} {start.job.get(key, 'not given')}" for key in other),
             expected="; ".join(f"{key} {job.get(key, 'not given')}" for key in other),
-            do="start it as it was, or anew without resuming",
+            do=f"start it as it was, or {anew}",
         )

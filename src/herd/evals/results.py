@@ -142,7 +142,7 @@ class Written:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(folder)
         try:
-            self._journal = Journal(folder, job, self._believe, durable=True, name=RESULTS)
+            self._journal = Journal(folder, job, self._believe, durable=True, name=RESULTS, anew="in another --out")
         except BaseException:
             os.close(self._lock)
             raise
