@@ -46,7 +46,7 @@ def safe_path(folder: Path, name: str) -> Path:
     """`folder`/`name`, where `name` is a plain file name whose file truly lies there. Raises NotFound,
     BadCheckpoint."""
     if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
-        fail(BadCheckpoint, "a checkpoint names a file", got=name, expected="a plain name in the same folder")
+        fail(BadCheckpoint, "a file's name", got=name, expected="a plain name in the same folder")
     path = folder / name
     regular_file(path, BadCheckpoint)
     try:

@@ -251,6 +251,8 @@ def _texts(name: str, value: Any) -> None:
 
 def _has_texts(item: Item) -> None:
     given = item.get("answer")
+    if given is None:
+        fail(BadFile, "answer", got="none", expected="a text, or a list of some")
     _texts("answer", given if isinstance(given, list) else [given])
     if "never" in item:
         _texts("never", item["never"])

@@ -18,7 +18,7 @@ from herd.evals.statistics import Interval
 
 STRIP = 240, 26
 """Width and height of a strip, in units of the picture."""
-FOREST_WIDTH, FOREST_ROW, LABEL, NUMBERS = 780, 30, 190, 190
+FOREST_WIDTH, FOREST_ROW, LABEL, NUMBERS = 830, 30, 190, 240
 """A forest plot's width, the height of a row, the parts of its width for names and for numbers."""
 CELL = 54, 34
 MOST_CELLS = 24

@@ -161,6 +161,12 @@ def find(name: str) -> Task:
 def read(path: Path) -> Task:
     """The task of a file. Raises NotFound, and BadFile naming the file and line for what is none."""
     table = read_toml(path, path.name, max_bytes=MAX_TASK)
+    if unknown := [one for one in table if one not in _File.__struct_fields__]:
+        near = nearest(unknown[0], _File.__struct_fields__)
+        known = near or ", ".join(_File.__struct_fields__)
+        fail(BadFile, f"{path.name}: a field", got=unknown[0][:64], expected=known)
+    if "kind" in table and table["kind"] not in list(METRICS):
+        fail(BadFile, f"{path.name}: kind", got=str(table["kind"])[:64], expected=", ".join(METRICS))
     try:
         said = msgspec.convert(table, _File)
     except msgspec.ValidationError as error:

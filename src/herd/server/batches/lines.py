@@ -65,7 +65,9 @@ def read_line(data: bytes, limits: Limits, url: str | None = None) -> BatchLine:
         name = more[0][:64]
         raise WrongLine("unknown_parameter", f"{name!r}: expected {', '.join(FIELDS)} alone", name, custom_id)
     if found["method"] != "POST":
-        raise WrongLine("invalid_method", "method: expected POST", "method", custom_id)
+        raise WrongLine(
+            "invalid_method", f"method: got {str(found['method'])[:16]!r}, expected POST", "method", custom_id
+        )
     if found["url"] not in URLS:
         raise WrongLine("invalid_url", f"url: expected one of {', '.join(URLS)}", "url", custom_id)
     if url is not None and found["url"] != url:
