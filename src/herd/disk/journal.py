@@ -30,7 +30,8 @@ class Journal:
 
     believe: given the lines of an earlier run of the same job, in order; the first that it does not believe, and all
     after it, are forgotten. None: begin anew, whatever is there. durable: each line is on the disk when `add` returns.
-    name: of the file. anew: how another one is begun, for people. Raises UsageError naming what differs when the earlier run was of another job.
+    name: of the file. anew: how another one is begun, for people. Raises UsageError naming what differs when the
+    earlier run was of another job.
     """
 
     def __init__(
