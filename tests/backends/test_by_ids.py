@@ -147,6 +147,7 @@ def test_calls_streams_and_dialects_are_those_of_a_model_here(form: str) -> None
             for path in ("/v1/chat/completions", "/v1/messages", "/api/chat"):
                 reply = client.post(path, json=body)
                 assert reply.status_code == 200 and "🐑 there" in reply.text, reply.text
+                assert reply.headers["x-herd-answered-by"] == reply.json()["herd"]["answered_by"] == "rack"
                 ids = engine.asked[-1].get("prompt", engine.asked[-1].get("input_ids"))
                 assert ids == words.tokenize(turns) and ids.count(BYTES.specials["<|eot|>"]) == 1
             assert client.post("/v1/embeddings", json={"model": "rack", "input": "x"}).status_code == 501

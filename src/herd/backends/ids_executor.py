@@ -73,6 +73,7 @@ class IdsExecutor(Executor):
     """Has another engine compute."""
 
     remote: ClassVar[bool] = True
+    elsewhere: ClassVar[bool] = True
     traces: ClassVar[bool] = False
     most_others: ClassVar[int] = 0
     patch_id: int | None = None

@@ -241,6 +241,7 @@ class LLM:
         self._home = OwnerProcess()
         self._lacks = runner.lacks if isinstance(runner, Executor) else frozenset[str]()
         self._tells_progress = runner.tells_progress if isinstance(runner, Executor) else True
+        self._answered_by = name if isinstance(runner, Executor) and runner.elsewhere else ""
         self._requests = Requests(config, tokenizer, chat, defaults, load_s, checkpoint)
         ends = end_ids(config, tokenizer, chat)
         self._trials = Trials(tokenizer, ends, seconds=grammar_s, memory_bytes=grammar_bytes)
@@ -848,7 +849,10 @@ class LLM:
     def _astream(self, prepare: Callable[[Engine], Prepared], arguments: Mapping[str, Any]) -> AsyncStream:
         owner = arguments.get("tenant", "")
         return AsyncStream(
-            self._running(), lambda: prepare(self._running()), owner=owner if isinstance(owner, str) else ""
+            self._running(),
+            lambda: prepare(self._running()),
+            owner=owner if isinstance(owner, str) else "",
+            answered_by=self._answered_by,
         )
 
     def _of_dialogs(self, dialogs: Any) -> Many:

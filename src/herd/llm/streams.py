@@ -45,11 +45,16 @@ class AsyncStream(AsyncIterator[Event]):
     """Events of one request; `ready` tells whether it is one. Close it, or read it to its end. Once it is closed it has
     no more events, and a request that had not begun never does."""
 
-    def __init__(self, engine: Engine, prepare: Callable[[], Prepared], *, owner: str = "") -> None:
-        """prepare: makes the request, on another thread; raises what is wrong with it. owner: whose lane that is."""
+    def __init__(
+        self, engine: Engine, prepare: Callable[[], Prepared], *, owner: str = "", answered_by: str = ""
+    ) -> None:
+        """prepare: makes the request, on another thread; raises what is wrong with it. owner: whose lane that is.
+        answered_by: see ChatStream."""
         self._engine = engine
         self._prepare = prepare
         self._owner = owner
+        self.answered_by = answered_by
+        """See ChatStream."""
         self.size_bytes = 0
         """See ChatStream."""
         self.hold: Callable[[int], None] = lambda count: None
@@ -64,11 +69,6 @@ class AsyncStream(AsyncIterator[Event]):
         self._mailbox: Mailbox | None = None
         self._waiting: dict[int, Sample] = {}
         self._out: deque[Event] = deque()
-
-    @property
-    def answered_by(self) -> str:
-        """See ChatStream: a model of this process."""
-        return ""
 
     @property
     def prompt_tokens(self) -> int:

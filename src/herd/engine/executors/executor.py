@@ -27,6 +27,8 @@ class Executor(ABC):
 
     remote: ClassVar[bool] = False
     """Whether it computes in another process: weights then come as a path alone."""
+    elsewhere: ClassVar[bool] = False
+    """Whether another engine computes, which every reply names."""
     traces: ClassVar[bool] = True
     """Whether it tells which experts a request had."""
     lacks: frozenset[str] = frozenset()
