@@ -15,9 +15,9 @@ import pytest
 from fake_chat_model import DoesAll, OnlyChats
 from helpers import hf_folder
 from herd.chat_model import ChatModel, Pair
-from herd.errors import ContextTooLong, EngineDied, PassFailed, Unsupported, UsageError
+from herd.errors import BadFile, ContextTooLong, EngineDied, PassFailed, Unsupported, UsageError
 from herd.evals import Results, Task, compare, find, read_all, run
-from herd.evals.results import Result, Written, job_of
+from herd.evals.results import Result, Written, job_of, read
 from herd.evals.running import TOGETHER
 from herd.events import Score
 from herd.llm import LLM, load
@@ -355,3 +355,23 @@ def test_runs_of_different_tasks_are_not_compared(tmp_path: Path) -> None:
         compare(first, second)
     with pytest.raises(UsageError, match="a task of a"):
         compare(first, {"b": second["a"]})
+
+
+@pytest.mark.parametrize(
+    ("higher", "line"),
+    [
+        ("yes", '{"item":0,"value":1e308}'),
+        ("yes", '{"item":0,"value":-0.5}'),
+        ("yes", '{"item":-1,"value":1}'),
+        ("no", '{"item":0,"value":1e101}'),
+        ("no", '{"item":0,"value":1e999}'),
+        ("no", '{"item":0,"value":-1e308}'),
+    ],
+)
+def test_a_file_of_results_whose_values_nothing_measures_is_none(tmp_path: Path, higher: str, line: str) -> None:
+    """Somebody else's, for example: no number is made of it."""
+    job = {"name": "t", "task": "x", "metric": "m", "higher": higher, "model": "m", "seed": "0"}
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"version": 1, "job": job}) + '\n{"item":1,"value":0.5}\n' + line + "\n")
+    with pytest.raises(BadFile, match=r"line 3: expected the result of an item"):
+        read(path)

@@ -24,6 +24,8 @@ from herd.evals.tasks import Task
 RESULTS = "results.jsonl"
 MAX_FILE = 1 << 30
 """Bytes of a file of results."""
+MOST_VALUE = 1e100
+"""Of a value where less is better: means and deviations of such ones are numbers."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -194,10 +196,13 @@ def read_all(folder: Path) -> dict[str, Results]:
 
 
 def _take(results: Results, line: bytes) -> bool:
-    """Keep the result of a line; False for a line that is none."""
+    """Keep the result of a line; False for a line that is none, or whose value no run can have found."""
     try:
         result = msgspec.json.decode(line, type=Result)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    low, high = (0.0, 1.0) if results.job.get("higher") == "yes" else (-MOST_VALUE, MOST_VALUE)
+    if result.item < 0 or not (result.value is None or low <= result.value <= high):
         return False
     results.found[result.item] = result
     return True
