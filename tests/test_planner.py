@@ -220,6 +220,11 @@ def test_lists(capsys: pytest.CaptureFixture[str], measured: list[int]) -> None:
     assert "e+" not in capsys.readouterr().out, "thousands of tokens a second are written as people write them"
     assert main(["plan", "--machines", "--json"]) == 0
     assert "h200" in json.loads(capsys.readouterr().out)["machines"]["cards"]
+    assert main(["plan"]) == 0
+    date = planner.this_machine().measured
+    assert f"40 GB/s, measured on {date}" in capsys.readouterr().err
+    assert main(["plan", "llama3.2:1b"]) in (0, 4)
+    assert f"measured on {date}; other programs make it slower" in capsys.readouterr().out
     assert main(["plan", "--json"]) == 0
     assert {row["model"] for row in json.loads(capsys.readouterr().out)["models"]} >= {"scout", "maverick", "guard"}
 

@@ -208,7 +208,20 @@ def _fits(found: "list[ModelFit]", machine: str, as_json: bool) -> None:
             (f.name, fits, c.sizes.type, gb(c.sizes.total), short(c.largest_context) if c.fits else "-", speed)
         )
     console.table(("MODEL", "FITS", "AS", "WEIGHTS", "CONTEXT", "TOKENS/S AT MOST"), table)
-    console.note("herd plan MODEL says more of one")
+    console.note(f"on {_named(machine)}; herd plan MODEL says more of one")
+
+
+def _named(machine: str) -> str:
+    """A machine by its name; this one by what it was found to be, and when."""
+    from herd import planner
+    from herd.planning.memory import gb
+
+    if machine != planner.AUTO:
+        return machine
+    here = planner.this_machine()
+    cards = "".join(f", {card.name}" for card in here.cards)
+    rates = f"{here.read_bytes_s / 1e9:.3g} GB/s, measured on {here.measured} (--measure: again)"
+    return f"this machine: {gb(here.memory_bytes)} of memory{cards}, {rates}"
 
 
 def _machines(as_json: bool) -> None:

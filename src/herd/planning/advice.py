@@ -33,6 +33,8 @@ def advice(plan: Plan) -> Iterator[str]:
         yield "nothing was said of the memory beside the cards, so nothing lies there: --machine NAME+64GB says it"
     if assumed := [name for name in plan.model.config.assumed if name not in WITHOUT_EFFECT]:
         yield f"not public, so assumed: {', '.join(assumed)}"
+    if plan.machine.measured:
+        yield f"measured on {plan.machine.measured}; other programs make it slower: herd plan --measure measures again"
     yield from _today(plan)
     command = run_command(plan)
     if command and plan.model.pull:
