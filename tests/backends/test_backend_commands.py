@@ -256,6 +256,15 @@ def test_run_counts_images_among_what_it_sends(herd: Herd, host: FakeHost, tmp_p
     assert [part["type"] for part in host.asked[0].body["messages"][0]["content"]] == ["image_url", "text"]
 
 
+def test_an_address_without_its_usual_end_is_told(herd: Herd) -> None:
+    for name, preset, url, told in (
+        ("a", "herd", "http://127.0.0.1:9", True), ("b", "openai", "http://127.0.0.1:9/", True),
+        ("c", "herd", "http://127.0.0.1:9/v1", False), ("d", "openai", "http://127.0.0.1:9/api", False),
+    ):  # fmt: skip
+        said = herd("backend", "add", name, "--preset", preset, "--model", "x", "--url", url)
+        assert said.status == 0 and ("mostly ends with /v1" in said.err) is told
+
+
 def test_in_the_house_run_needs_no_leave(herd: Herd, host: FakeHost) -> None:
     assert herd("backend", "add", "near", "--preset", "vllm", "--model", "x", "--url", host.address).status == 0
     said = herd("run", "backend:near", "hi", "-s", "be brief", "--seed", "3")

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from datetime import date
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 from msgspec import structs
@@ -85,6 +86,9 @@ def add(name: str, as_json: bool, **values: Any) -> None:
         console.print_json("backend add", {"name": name, **_told(found)})
         return
     console.note(f"{name}: {found.model} at {found.shown_address}, {_place(found)}")
+    usual = PRESETS[found.preset].base_url or "/v1"
+    if found.by == "chat" and found.url and not urlsplit(found.url).path.strip("/") and usual.endswith("/v1"):
+        console.note(f"{name}: such an address mostly ends with /v1; herd backend test {name} tells whether it answers")
     if (end := settings.end_of(found)) is not None:
         past = "ended" if end <= date.today() else "ends"
         console.note(f"{found.preset} {past} {found.model} on {end}, as the table of prices has it")
