@@ -699,6 +699,9 @@ def test_what_a_test_finds_is_kept_where_that_is_asked_for(herd: Herd, host: Fak
     ]
     assert herd("backend", "test", "far", "--leave", "--keep").status == 0
     assert (Backends().find("far").lacks, Backends().find("far").context) == ((), 512)
+    host.scripts = [whole({"data": []}), answer("y"), called, answer("Let me think", finish="length")]
+    said = herd("backend", "test", "far", "--leave", "--keep")
+    assert "unknown" in said.out and Backends().find("far").lacks == (), "an answer that is cut says nothing"
 
 
 # -- a conversation ----------------------------------------------------------------------------------------------------

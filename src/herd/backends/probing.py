@@ -149,9 +149,10 @@ class _Probing:
             elif (reply := await self._asked(check)) is not None:
                 good = bool(reply.tool_calls) if check == "tools" else _fits(reply.text)
                 told = "" if good else f"answered {self._shown(reply.text)!r}"
-                unforced = check == "tools" and not form_of(self._model.target).forces(self._model.target)
-                self._say(check, "ok" if good else "unknown" if unforced else "failed", told)
-                if not good and not unforced:
+                unsure = check == "tools" and not form_of(self._model.target).forces(self._model.target)
+                unsure = unsure or reply.finish_reason == "length"  # whoever thinks first has not come to it yet
+                self._say(check, "ok" if good else "unknown" if unsure else "failed", told)
+                if not good and not unsure:
                     self._lacks(check)
 
     def _shown(self, text: str) -> str:
