@@ -22,7 +22,7 @@ from herd.server.keys import Keyring
 from herd.server.limits import Limits
 from herd.server.log import Log
 from herd.server.models import FOREVER, Models
-from herd.server.profiles import Profile, Profiles
+from herd.server.profiles import Profiles
 from herd.server.service import Service
 from herd.store.about import About
 
@@ -32,14 +32,11 @@ Load: TypeAlias = Callable[[], ChatModel]
 class OneModel:
     """A catalogue with one model. Lines that name another one are refused."""
 
-    def __init__(self, name: str, load: Load, *, said: Said | None = None, profile: Profile | None = None) -> None:
-        """said: what a route says of whether its requests may leave the house. profile: settings that requests are
-        answered with, where the name is a derived model's."""
+    def __init__(self, name: str, load: Load, *, said: Said | None = None) -> None:
+        """said: what a route says of whether its requests may leave the house."""
         self.profiles = Profiles()
         registered = RegisteredModel(load, added_s=time.time(), said=lambda: said or Said(None))
-        self._entry = CatalogueEntry(
-            name, None, digest="", size_bytes=0, added_s=time.time(), profile=profile, registered=registered
-        )
+        self._entry = CatalogueEntry(name, None, digest="", size_bytes=0, added_s=time.time(), registered=registered)
 
     def names(self) -> dict[str, CatalogueEntry]:
         """See Catalogue."""
