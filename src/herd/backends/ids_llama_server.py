@@ -68,7 +68,7 @@ class LlamaServerWire(Wire):
         return Facts(
             pick(settings.get("n_ctx"), int, target, "n_ctx"),
             places=places if isinstance(places, int) and places > 0 else None,
-            grammars=await _has_grammars(target, post),
+            grammars=await _has_grammars(post),
             model=target.model,
         )
 
@@ -142,7 +142,8 @@ def _streams(request: Request) -> bool:
     return request.options.logprobs is None and request.options.grammar is None
 
 
-async def _has_grammars(target: Target, post: Post) -> bool:
+async def _has_grammars(post: Post) -> bool:
+    """Whether it keeps to a grammar of llguidance's, whose only text is one letter."""
     body = {"prompt": "a", "n_predict": 1, "grammar": '%llguidance {}\nstart: "a"', "temperature": 0, "stream": False}
     try:
         found = await post("/completion", body)
