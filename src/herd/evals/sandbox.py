@@ -4,9 +4,8 @@
     Way.started()   a process within, which speaks lines of JSON
 
 A way's walls: no file of the machine's but Python's own and the system's libraries, for reading; /tmp of its own, which
-bubblewrap leaves empty; no network; no other process; no right. Within: limits of time, memory, processes and bytes
-written, and a filter of calls
-(`sandbox_inside.py`). What it is not: a checker.
+nothing can write to under bubblewrap; no network; no other process; no right. Within: limits of time, memory, processes
+and bytes written, and a filter of calls (`sandbox_inside.py`). What it is not: a checker.
 """
 
 import json
