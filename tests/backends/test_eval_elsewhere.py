@@ -106,6 +106,8 @@ def test_what_a_backend_cannot_do_is_refused_by_name(
         assert main(["eval", "backend:far", "smoke-greetings", *flag]) == 2
         assert f"{flag[0]}: got a backend" in capsys.readouterr().err
     assert main(["eval", "backend:nowhere", "smoke-greetings"]) == 3
+    assert main(["eval", "--compare", "nowhere", "backend:far", "smoke-greetings"]) == 2
+    assert "got a backend, backend:far" in capsys.readouterr().err
     assert host.connections == 0
     assert main(["eval", "backend:far", "--limit", "1", "--json"]) == 0
     said = capsys.readouterr()

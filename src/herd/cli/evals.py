@@ -93,6 +93,10 @@ def evaluate(
     from herd.cli import elsewhere
     from herd.evals import built_in
 
+    for word in (model, tasks[0]) if comparing else ():
+        if elsewhere.named(word) is not None or elsewhere.by_ids(word):
+            do = "ask each with --out FOLDER, then --compare the two folders"
+            fail(UsageError, "--compare", got=f"a backend, {word}", expected="models of files", do=do)
     named = None if comparing else elsewhere.named(model)
     if named is not None:
         elsewhere.check_flags(model)
