@@ -312,9 +312,9 @@ class FileStore:
     def forget(self, owner: str) -> None:
         """Remove all that a key has which is gone: another key of the same name must not see it."""
         with self._changing:
-            for batch in [one for one in self.batches.values() if one.owner == owner]:
+            for batch in [one for one in [*self.batches.values()] if one.owner == owner]:
                 self._forget_batch(batch)
-            for file in [one for one in self.files.values() if one.owner == owner]:
+            for file in [one for one in [*self.files.values()] if one.owner == owner]:
                 self._forget_file(file)
 
     def expire(self) -> None:
@@ -347,7 +347,15 @@ class FileStore:
         return {one.id: one for one in sorted(found, key=lambda one: (one.created_at, one.id))}
 
     def _sweep(self) -> None:
-        """Remove bytes of files that have no record: uploads that a kill cut."""
+        """Remove what a kill left: bytes of files without a record, results of batches that are over or forgotten, and
+        records that were being written."""
+        for path in self._folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
+        for path in self._folder.glob("batch_*"):
+            batch = self.batches.get(path.stem)
+            forgotten = batch is None and not path.with_suffix(".json").exists()
+            if path.suffix in (".out", ".err") and (forgotten or (batch is not None and batch.over)):
+                path.unlink(missing_ok=True)
         for path in self._folder.glob("file-*"):
             if path.suffix != ".json" and path.name not in self.files:
                 broken = path.with_name(f"{path.name}.json").exists()

@@ -438,3 +438,49 @@ def test_uploads_that_end_early_or_whose_key_is_gone_keep_nothing(tmp_path: Path
     with pytest.raises(OSError, match="No such file"):
         store.begin(key, 100)
     assert store._coming == {}
+
+
+def test_what_a_kill_left_of_batches_and_records_goes(tmp_path: Path) -> None:
+    """Texts of a key that is gone do not stay because somebody pulled the plug in that moment."""
+    folder = tmp_path / "files"
+    with asking(serving(folder, Slow("7"))) as client:
+        over = ended(client, begin(client, request("a")))["id"]
+        runs = begin(client, request("a", "7"))["id"]
+        until(folder, (folder / f"{runs}.err").exists)
+    (folder / f"{runs}.out").touch()
+    for left in (f"{over}.err", "batch_gone.out", ".batch_gone.json.0123456789ab.part"):
+        (folder / left).write_text("of somebody")
+    (folder / "batch_broken.json").write_text("{")
+    (folder / "batch_broken.out").write_text("stays with its record")
+    store = FileStore(folder, Limits())
+    store.close()
+    left = {
+        path.name for path in folder.iterdir() if "of somebody" in path.read_text() or path.suffix in (".out", ".err")
+    }
+    assert left >= {f"{runs}.out", "batch_broken.out"} and left <= {f"{runs}.out", f"{runs}.err", "batch_broken.out"}
+
+
+class Drops(str):
+    """A name that, when it is looked at, has a file removed meanwhile, as another thread may."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        self.meanwhile()
+        return str.__eq__(self, other)
+
+    def meanwhile(self) -> None:
+        raise NotImplementedError
+
+
+def test_a_key_is_forgotten_while_others_remove_files(tmp_path: Path) -> None:
+    store, key = FileStore(tmp_path / "files", Limits()), Key("k", digest_of(SECRET))
+    files = []
+    for _ in range(3):
+        upload = store.begin(key, 1)
+        files.append(upload.keep("in.jsonl", 3600, private=True))
+    files[0].owner = Drops("k")
+    files[0].owner.meanwhile = lambda: store.files.pop(files[2].id, None)  # type: ignore[attr-defined]
+    store.forget("k")
+    assert not store.files
+    store.close()
