@@ -89,7 +89,9 @@ def test_a_file_says_a_machine(tmp_path: Path) -> None:
 BROKEN = {
     "memory_gb = [": "TOML", "memory_gb = 64": "memory_gb_s and tops", "watts = 3": "neither",
     "memory_gb = true": "a number",
-    FILE + "gbs = 3": "unknown", FILE.replace("count = 2", "count = 1.5"): "whole", "card = 3": "tables",
+    FILE + "zzz = 3": "got zzz, expected name, count, memory_gb, gb_s, tflops", FILE + "gbs = 3": "expected gb_s",
+    "memory_gbs = 3": "unknown: got memory_gbs, expected memory_gb", "a = 3": "got a, expected name, memory_gb, .*card",
+    FILE.replace("count = 2", "count = 1.5"): "whole", "card = 3": "tables",
     FILE.replace("gb_s = 700", "gb_s = 0"): "more than 0", FILE.replace("count = 2", "count = 1e6"): "1 to 1024",
     'name = 3\nmemory_gb = 1': "characters", "memory_gb = nan": "a number",
     "x = " + "[" * 500 + "]" * 500: "TOML|unknown",

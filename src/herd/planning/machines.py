@@ -230,6 +230,11 @@ def _unified(text: str, row: UnifiedRow, size: int) -> Machine:
     return Machine(text, (card,), rest, card.read_bytes_s, card.ops_s, shared=True, notes=tuple(notes))
 
 
+OF_A_CARD = ("name", "count", "memory_gb", "gb_s", "tflops", "link_gb_s", "watts", "price_dollars")
+OF_A_FILE = ("name", "memory_gb", "memory_gb_s", "tops", "disk_gb_s", "watts", "price_dollars", "card")
+"""What a file says of a card, and of a machine."""
+
+
 def read_machine(path: Path) -> Machine:
     """A machine out of a TOML file: name, memory_gb, memory_gb_s, tops, disk_gb_s, watts, price_dollars, and tables
     [[card]] with name, count, memory_gb, gb_s, tflops, link_gb_s, watts, price_dollars. Rates are taken as they are
@@ -253,7 +258,7 @@ def read_machine(path: Path) -> Machine:
             _number(where, one, "watts", 0.0) or None,
             _number(where, one, "price_dollars", 0.0) or None,
         )
-        _known(where, one)
+        _known(where, one, OF_A_CARD)
         cards += [made] * round(number)
         if len(cards) > MOST_CARDS:
             fail(BadFile, f"{path}: cards", got=f"more than {MOST_CARDS}", expected=f"at most {MOST_CARDS}")
@@ -269,7 +274,7 @@ def read_machine(path: Path) -> Machine:
         price_dollars=_number(where, table, "price_dollars", 0.0) or None,
         notes=(f"sizes and rates: {path}",),
     )
-    _known(where, table)
+    _known(where, table, OF_A_FILE)
     if machine.memory_bytes and not (machine.read_bytes_s and machine.ops_s):
         fail(BadFile, where, got="memory_gb alone", expected="memory_gb, memory_gb_s and tops together")
     if not machine.cards and not machine.memory_bytes:
@@ -303,7 +308,9 @@ def _name(where: str, table: dict[str, Any], default: str | None = None) -> str:
     return value
 
 
-def _known(where: str, left: dict[str, Any]) -> None:
-    """Raise BadFile for what nothing has taken."""
+def _known(where: str, left: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raise BadFile for what nothing has taken. names: what is known there."""
     if left:
-        fail(BadFile, f"{where}: unknown", got=", ".join(map(str, left))[:200], expected="see docs/plan.md")
+        near = get_close_matches(next(iter(left))[:64], names, n=1)
+        expected = near[0] if near else ", ".join(names)
+        fail(BadFile, f"{where}: unknown", got=", ".join(map(str, left))[:200], expected=expected)
