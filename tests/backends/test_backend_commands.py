@@ -665,7 +665,7 @@ def test_a_backend_that_a_route_has_is_removed_by_force_alone(herd: Herd, host: 
     for words in (("both", "one", "two"), ("single", "one"), ("other", "two")):
         assert herd("route", "add", *words).status == 0
     said = herd("backend", "rm", "one")
-    assert said.status == 2 and "the route both, single has it" in said.err and "--force" in said.err
+    assert said.status == 2 and "got 2 routes that have it, both, single" in said.err and "--force" in said.err
     assert "one" in Backends().read().good
     said = herd("backend", "rm", "one", "--force")
     assert said.status == 0 and "taken out of both, single" in said.err

@@ -237,7 +237,8 @@ def rm(name: str, force: bool) -> None:
     routes = Routes().using(name)
     if routes and not force:
         do = f"herd route rm {routes[0]}, or --force, which takes it out there"
-        fail(UsageError, f"backend {name}", got=f"the route {', '.join(routes)} has it", do=do)
+        one = "a route that has" if len(routes) == 1 else f"{len(routes)} routes that have"
+        fail(UsageError, f"backend {name}", got=f"{one} it, {', '.join(routes)}", expected="none", do=do)
     Backends().remove(name)
     console.note(f"removed {name}")
     if left := Routes().leave_out(name):
