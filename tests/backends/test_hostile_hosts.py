@@ -1,6 +1,7 @@
 """Hosts that are broken or mean harm: every kind against every verb is one typed error on one line, without the key."""
 
 import asyncio
+import gc
 import json
 import shutil
 import socket
@@ -586,3 +587,27 @@ def test_without_httpx_one_line_says_how_it_comes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtra, match="needs httpx; scripts/setup --hosts"):
         BackendModel(patient("http://127.0.0.1:1/v1"))
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_whoever_reads_or_leaves_an_answer_closes_all_generators(leaves: bool) -> None:
+    """One that is left to the loop is closed later, or never: "Task was destroyed but it is pending!". What httpx has
+    within its own is its matter."""
+    left: list[str] = []
+
+    async def ask(address: str) -> None:
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(
+            hooks.firstiter, lambda one: left.append(f"{one.__qualname__} {one.ag_code.co_filename}")
+        )
+        stream = BackendModel(patient(address)).astream(HELLO)
+        async for _ in stream:
+            if leaves:
+                break
+        await stream.aclose()
+        del stream
+        gc.collect()
+
+    with hosting(answer("a", "b", "c")) as host:
+        asyncio.run(ask(host.address))
+    assert not [one for one in left if "aiter_raw" in one or "/herd/" in one]

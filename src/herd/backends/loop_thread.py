@@ -14,6 +14,8 @@ from herd.chat_model import ChatStream
 from herd.errors import NotReady
 
 T = TypeVar("T")
+ROUNDS = 3
+"""Times that tasks are cancelled before a loop ends."""
 
 
 class LoopThread:
@@ -93,8 +95,10 @@ async def _made(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def _cancel_all() -> None:
-    """Cancel all other tasks, and wait for their end."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    """Cancel all other tasks, and wait for their end; those that close what the cancelled ones leave, too."""
+    for _ in range(ROUNDS):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0)

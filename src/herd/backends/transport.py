@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from herd.backends.failures import Absent, Broken, Full, failure, of_status, sent_again, told_words
@@ -291,15 +291,17 @@ class Transport:
     async def _pieces(self, answer: "httpx.Response", clock: "Clock", most: int) -> AsyncGenerator[bytes, None]:
         """The body, piece by piece, as it came. Raises Broken beyond `most` bytes and for one that is cut, Absent for
         one that stands still."""
-        pieces, count, seconds = answer.aiter_raw(), 0, clock.first_s
-        try:
-            while piece := await clock.within(anext(pieces, b""), seconds, "stopped sending"):
-                count, seconds = count + len(piece), self.target.bounds.idle_s
-                if count > most:
-                    raise failure(Broken, self.target, f"sent more than {most} bytes")
-                yield piece
-        except self._http.HTTPError as error:
-            raise self._lost(error) from None
+        count, seconds = 0, clock.first_s
+        raw = cast("AsyncGenerator[bytes, None]", answer.aiter_raw())  # closed here: no loop is left to do it later
+        async with aclosing(raw) as pieces:
+            try:
+                while piece := await clock.within(anext(pieces, b""), seconds, "stopped sending"):
+                    count, seconds = count + len(piece), self.target.bounds.idle_s
+                    if count > most:
+                        raise failure(Broken, self.target, f"sent more than {most} bytes")
+                    yield piece
+            except self._http.HTTPError as error:
+                raise self._lost(error) from None
 
     def _shown_kind(self, answer: "httpx.Response") -> str:
         """The type of a body as part of a line: it is as strange as the body."""
