@@ -27,7 +27,7 @@ from herd.engine.executors.executor import Deliver, Executor
 from herd.engine.fair_queue import FairQueue
 from herd.engine.forks import OwnerProcess
 from herd.engine.messages import EndedEvent, Event, MeasuredEvent, ReadEvent, StartedEvent, TokenEvent, is_last
-from herd.engine.request import Reason, Request, SamplingOptions
+from herd.engine.request import Reason, Request, SamplingOptions, TokenLogprob, TokenScore
 from herd.engine.trace import RoutingTrace
 from herd.errors import EngineDied, HerdError, NotFound, NotReady, TimedOut, UsageError, fail, herd_error
 from herd.events import Counters
@@ -371,7 +371,9 @@ class _Answer:
         """Raise Broken for counts and likelihoods that are none: each id that is told is of the vocabulary."""
         if heard.cached is not None and heard.cached < 0:
             raise failure(Broken, self._target, "sent a count of cached tokens that is none")
-        for one in (*(likely for _, likely in heard.tokens if likely is not None), *heard.scores):
+        told: list[TokenLogprob | TokenScore] = [likely for _, likely in heard.tokens if likely is not None]
+        told += heard.scores
+        for one in told:
             for token_id, logprob in ((one.token_id, one.logprob), *one.top):
                 if not 0 <= token_id < self._vocab_size:
                     raise self._outside(token_id)
