@@ -12,7 +12,7 @@ from batch_lines import request, rows, said, write
 
 from fake_chat_model import OnlyChats
 from herd.chat_model import ChatModel
-from herd.errors import DoesNotFit, EngineDied, NetworkError, UsageError
+from herd.errors import DoesNotFit, EngineDied, FilesChanged, NetworkError, UsageError
 from herd.messages import Message
 from herd.server.batches import running
 from herd.server.batches.index import Index
@@ -335,3 +335,17 @@ def test_only_a_file_takes_results(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is not a regular file"):
             answer(source, out, errors=path)
         assert not out.exists()
+
+
+def test_results_that_were_deleted_end_the_run(tmp_path: Path) -> None:
+    """Else it goes on for hours, and what it wrote is gone when it ends."""
+    source, out = write(tmp_path / "in", *(request(f"{i}") for i in range(9))), tmp_path / "out"
+
+    def say(turns: list[Message]) -> str:
+        out.unlink(missing_ok=True)
+        return echo(turns)
+
+    with pytest.raises(FilesChanged, match="out: got it was deleted; the same command begins anew"):
+        answer(source, out, OnlyChats(say))
+    answer(source, out)
+    assert len(rows(out)) == 9

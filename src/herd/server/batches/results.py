@@ -25,7 +25,7 @@ import numpy as np
 
 from herd.disk.atomic import explain_full_disk, new_file, sync
 from herd.disk.small_files import regular_file
-from herd.errors import BadFile, UsageError, fail
+from herd.errors import BadFile, FilesChanged, UsageError, fail
 from herd.server.batches.index import Index
 from herd.server.http.wire import encode, json_line
 
@@ -310,7 +310,8 @@ class _File:
             os.ftruncate(self._file, self.size_bytes)
 
     def add(self, lines: Sequence[bytes]) -> None:
-        """Write lines, synced. Where there is no room for them none is there. Raises DoesNotFit, OSError."""
+        """Write lines, synced. Where there is no room for them none is there. Raises DoesNotFit, OSError, and
+        FilesChanged once its name is gone: nobody could read what is written."""
         data = memoryview(b"".join(lines))
         at = self.size_bytes
         try:
@@ -318,10 +319,13 @@ class _File:
                 count = os.pwrite(self._file, data, at)
                 data, at = data[count:], at + count
             os.fsync(self._file)
+            gone = not os.fstat(self._file).st_nlink
         except OSError as error:
             os.ftruncate(self._file, self.size_bytes)
             explain_full_disk(self.path, error, "free some space; the same command goes on")
             raise
+        if gone:
+            fail(FilesChanged, f"{self.path}", got="it was deleted", do="the same command begins anew")
         self.size_bytes = at
 
     def sort(self, position_of: Callable[[int, bytes], int]) -> None:
