@@ -595,11 +595,12 @@ def test_whoever_reads_or_leaves_an_answer_closes_all_generators(leaves: bool) -
     within its own is its matter."""
     left: list[str] = []
 
+    def note(one: Any) -> None:
+        left.append(f"{one.__qualname__} {one.ag_code.co_filename}")
+
     async def ask(address: str) -> None:
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(
-            hooks.firstiter, lambda one: left.append(f"{one.__qualname__} {one.ag_code.co_filename}")
-        )
+        sys.set_asyncgen_hooks(hooks.firstiter, note)
         stream = BackendModel(patient(address)).astream(HELLO)
         async for _ in stream:
             if leaves:
