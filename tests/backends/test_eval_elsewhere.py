@@ -12,6 +12,7 @@ from fake_host import FakeHost, Script, answer, call, chunk, hosting, usage, who
 
 from fake_chat_model import OnlyChats
 from herd.backends.failures import Broken
+from herd.backends.names import PREFIX
 from herd.backends.routes import Routes
 from herd.backends.settings import Backend, Backends
 from herd.cli import main
@@ -94,6 +95,15 @@ def test_a_run_of_another_address_or_model_is_refused(
     assert "was another one" in capsys.readouterr().err
     first = json.loads((tmp_path / "out/ä/results.jsonl").read_text().splitlines()[0])
     assert first["job"]["model"] == f"backend:far {host.address} x"
+
+
+@pytest.mark.parametrize(
+    "words", ["show {}", "verify {}", "bench {}", "use {}", "rm {}", "tokenize {} x", "upgrade {} x --yes"]
+)
+def test_commands_of_files_say_that_a_backend_is_none(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.format(f"{PREFIX}far").split()) == 3
+    err = capsys.readouterr().err
+    assert "a model of files is wanted" in err and "herd pull" not in err, err
 
 
 def test_what_a_backend_cannot_do_is_refused_by_name(

@@ -143,7 +143,9 @@ def unknown(name: str) -> NoReturn:
         fail(BadFile, f"{base}: its record in models.json is broken: {broken.why}", do="import or pull it again")
     found = spelled(base)
     near = get_close_matches(base, {*registry.read().models, *fetch.KNOWN, *known_models.names()}, n=3, cutoff=0.5)
-    if base in fetch.KNOWN or (found is not None and found.model is not None):
+    if name.startswith("backend:"):
+        do = "here a model of files is wanted; backends are asked by herd run, chat, eval, batch and serve --backend"
+    elif base in fetch.KNOWN or (found is not None and found.model is not None):
         do = f"herd pull {base}"
     elif found is not None and not base.endswith(MODEL_SUFFIXES):
         do = f"herd pull {base}, or herd import PATH"
