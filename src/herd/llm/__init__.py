@@ -57,7 +57,7 @@ from herd.llm.function_tools import ToolLike
 from herd.llm.grammar_trials import GRAMMAR_BYTES, GRAMMAR_S, Trials
 from herd.llm.keywords import ChatOptions, CompleteOptions, EmbedOptions, LoadKeywords, SamplesOptions, ScoreOptions
 from herd.llm.load_options import PARALLEL, LoadOptions
-from herd.llm.loading import PIECE, end_ids, open_same, read_model, words_of
+from herd.llm.loading import PIECE, Opened, end_ids, open_same, read_model, words_of
 from herd.llm.measuring import Measured, ameasured, measured
 from herd.llm.options import CallOptions, check_names, for_each, one_answer, whole_answers
 from herd.llm.prepare import Many, Requests, characters_of, check_dialog, check_length, check_prompt
@@ -147,7 +147,7 @@ def load(model: str | Path, **options: Unpack[LoadKeywords]) -> LLM:
     progress = fields.pop("progress", silent)
     check = fields.pop("check", None)
     if found is not None:
-        return _by_ids(found, LoadOptions(**fields), progress, check, asks=True)
+        return _by_ids(found, LoadOptions(**fields), check, asks=True)
     return LLM(**vars(read_model(model, LoadOptions(**fields), progress, check)))
 
 
@@ -162,13 +162,15 @@ def backend(name: str, *, leave: bool = False) -> Remote:
 def by_ids(name: str, *, asks: bool | None = None) -> LLM:
     """The model of a backend that is asked by token ids. asks: whether the other engine is asked what it is now; None:
     it is, and where it is away, what it told when it was added holds. Raises what `load` raises."""
-    return _by_ids(name, LoadOptions(), silent, None, asks=asks)
+    return _by_ids(name, LoadOptions(), asks=asks)
 
 
-def _by_ids(name: str, options: LoadOptions, progress: Any, check: Any, *, asks: bool | None) -> LLM:
+def _by_ids(
+    name: str, options: LoadOptions, check: Callable[[Opened], None] | None = None, *, asks: bool | None
+) -> LLM:
     from herd.llm.ids_loading import read_by_ids
 
-    return LLM(**vars(read_by_ids(name, options, progress, check, asks=asks)))
+    return LLM(**vars(read_by_ids(name, options, check, asks=asks)))
 
 
 def _backend_of(name: str) -> str | None:

@@ -16,7 +16,6 @@ from herd.checkpoint.open import open_checkpoint
 from herd.errors import UsageError, fail
 from herd.llm.load_options import LoadOptions
 from herd.llm.loading import ModelParts, Opened, defaults_of, end_ids, format_of, words_of
-from herd.progress import Progress, silent
 
 if TYPE_CHECKING:
     from herd.backends.ids_facts import Facts
@@ -30,7 +29,6 @@ OURS = ("context", "chat_format", "seed", "parallel", "queue", "grammar_s", "gra
 def read_by_ids(
     name: str,
     options: LoadOptions,
-    progress: Progress = silent,
     check: Callable[[Opened], None] | None = None,
     *,
     asks: bool | None = None,
