@@ -278,6 +278,33 @@ def test_a_chain_of_beginnings_is_computed_once() -> None:
     assert computed(s) == {0: 100, 1: 80, 2: 60, 3: 40}
 
 
+class Counted(int):
+    """A key that counts how often one is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int.__eq__(self, other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("places", [8, 16])
+def test_many_that_begin_alike_are_not_each_compared_with_each(places: int) -> None:
+    s = scheduler(4000, budget=1024, places=places)
+    Counted.compared = 0
+    for n in range(places):
+        ids = alike(n, 640, 650).ids
+        s.add(Sequence(n, ids, [Counted(i) for i in ids]))
+    rows = computed(s, 40)
+    assert rows == {0: 650} | dict.fromkeys(range(1, places), 10)
+    assert Counted.compared < 2.5 * 640 * places
+
+
 @pytest.mark.parametrize("why", ["salt", "traced", "short"])
 def test_who_may_not_share_does_not_wait(why: str) -> None:
     s = scheduler(budget=200, places=8)

@@ -323,7 +323,10 @@ class Scheduler(Generic[S]):
             assert other.lease is not None
             # a token at a time is no faster than to compute what is there already: nobody waits for an answer
             there = s.wants_from if other.number in rows and other.todo > 1 else other.lease.length
-            if there > most and (n := _num_alike(s.keys, other.keys, min(there, s.wants_from))) > most:
+            there = min(there, s.wants_from, len(other.keys))
+            if there <= most or s.keys[most] != other.keys[most]:
+                continue  # at one key: else many that begin alike would each be compared with each
+            if (n := _num_alike(s.keys, other.keys, there)) > most:
                 best, most = other, n
         if best is not None and best.lease is not None and best.lease.length < most and s.waits < MOST_WAITS:
             s.waits += best.number != s.waits_for
