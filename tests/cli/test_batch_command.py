@@ -23,6 +23,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(hf_folder(tmp_path_factory.mktemp("models") / "tiny"))
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of its own: a model that is named here is known to no other test."""
+    monkeypatch.setenv("HERD_HOME", str(tmp_path / "home"))
+
+
 def asked(i: int, **options: Any) -> dict[str, Any]:
     return request(f"r{i}", f"{i}", "/v1/completions", max_tokens=4, temperature=0, ignore_eos=True, **options)
 

@@ -35,10 +35,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service with one model, smollm2."""
-    subprocess.run([sys.executable, "-m", "herd", "import", MODEL, "--name", "smollm2"], check=True, timeout=START_S)
-    with serving(tmp_path_factory.mktemp("serve") / "log", "smollm2", "--ctx", str(CONTEXT)) as found:
-        yield found
+    """The address of a service with one model, smollm2, in a store that no other test knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HERD_HOME", str(tmp_path_factory.mktemp("home")))
+        command = [sys.executable, "-m", "herd", "import", MODEL, "--name", "smollm2"]
+        subprocess.run(command, check=True, timeout=START_S)
+        with serving(tmp_path_factory.mktemp("serve") / "log", "smollm2", "--ctx", str(CONTEXT)) as found:
+            yield found
 
 
 @contextmanager

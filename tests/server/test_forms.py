@@ -15,6 +15,7 @@ import pytest
 from serving import BYTES, END, client_of, fake_service
 from test_hostile import GOOD
 
+from herd.server.file_store import FileStore
 from herd.server.requests.forms import FORMS, HARMLESS, SHAPES
 from herd.server.tables import TABLES
 
@@ -37,6 +38,7 @@ NOTED = {
     "messages[].reasoning_content", "messages[].thinking", "messages[].content[].source.media_type",
     "messages[].content[].citations", "messages[].content[].cache_control", "system[].cache_control",
     "tools[].cache_control", "tools[].type", "include[]", "personality", "container", "mcp_servers",
+    "output_expires_after",
 }  # fmt: skip
 """Fields that are noted and change no answer's form: who asks, what is kept, how much a model thinks, what earlier
 answers were, which tools run elsewhere, how the service computes. A prompt that `truncate`, `truncation` or `shift`
@@ -228,11 +230,15 @@ MANAGES = {
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_no_route_knows_is_told_by_all(stream: bool, tmp_path: Path) -> None:
-    with client_of(fake_service(tmp_path)) as client:
+    service = fake_service(tmp_path)
+    service.files = FileStore(tmp_path / "files", service.limits)
+    with client_of(service) as client:
+        upload = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", b"{}\n")}}
+        kept = {"POST /v1/batches": {"input_file_id": client.post("/v1/files", **upload).json()["id"]}}
         for name in TABLES:
             method, path = name.split(" ")
             more = {"stream": stream} if "stream" in {field for field, _, _ in TABLES[name].rows()} else {}
-            body = {**GOOD[name], **MANAGES.get(name, {}), **more, "of_the_future": 1}
+            body = {**GOOD[name], **MANAGES.get(name, {}), **kept.get(name, {}), **more, "of_the_future": 1}
             reply = client.request(method, path, json=body)
             if name == "POST /api/pull" and not stream:
                 assert reply.status_code == 404, "there is nothing to pull, which a stream says later"

@@ -16,6 +16,7 @@ from serving import client_of, fake_service
 from test_hostile import GOOD
 
 from herd.server.app import ROUTES
+from herd.server.file_store import FileStore
 from herd.server.limits import Limits
 from herd.server.routes import Route
 from herd.server.tables import TABLES
@@ -30,7 +31,9 @@ LIMITS = Limits() if os.environ.get("HERD_FULL_BODIES") else Limits(body_bytes=6
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with client_of(fake_service(tmp_path_factory.mktemp("home"), limits=LIMITS)) as found:
+    service = fake_service(tmp_path_factory.mktemp("home"), limits=LIMITS)
+    service.files = FileStore(tmp_path_factory.mktemp("files"), LIMITS)
+    with client_of(service) as found:
         yield found
 
 

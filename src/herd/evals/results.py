@@ -25,7 +25,7 @@ RESULTS = "results.jsonl"
 MAX_FILE = 1 << 30
 """Bytes of a file of results."""
 MOST_VALUE = 1e100
-"""Of a value where less is better: means and deviations of such ones are numbers."""
+"""The most that a value may be where less is better: means and deviations stay numbers."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
