@@ -73,6 +73,7 @@ HARMLESS = {
     "herd.server.http.accepting.Acceptor._turn: self._crowd.count": "a number that is kept",
     "herd.planning.explain._machine: machine.cards.count": "at most 1,024 cards, once for each kind",
     "herd.planning.machines._row_of: get_close_matches": "a person's own word of at most 200 characters",
+    "herd.planning.machines._known: get_close_matches": "a field that is cut, among a dozen",
     "herd.text.chat_template.Templated._takes_calls: said.count": "two words, in a few dialogs of our own",
     "herd.text.chat_template.Templated._takes_calls: without.count": "two words, in a few dialogs of our own",
     "herd.store.hub._Capped.write: view[done:]": "a view, not a copy",
