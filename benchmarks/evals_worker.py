@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 out = sys.stdout
 sys.stdout = sys.stderr  # what the libraries print is no answer
+sys.path.pop(0)  # this folder has a kernels.py, which transformers would take for a package of that name
 
 
 class Side:
