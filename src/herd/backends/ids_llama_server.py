@@ -73,11 +73,9 @@ class LlamaServerWire(Wire):
         )
 
     @classmethod
-    async def encode(cls, target: Target, post: Post, text: str) -> list[int]:
+    def spelt(cls, target: Target, text: str) -> dict[str, Any]:
         """See Wire."""
-        body = {"content": text, "add_special": False, "parse_special": True}
-        found = pick(await post("/tokenize", body), Mapping, target, "the ids of a text")
-        return ids_of(found.get("tokens"), target, "tokens")
+        return {"content": text, "add_special": False, "parse_special": True}
 
     def check(self, request: Request) -> None:
         """See Wire."""

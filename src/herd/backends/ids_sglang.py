@@ -29,6 +29,7 @@ class SglangWire(Wire):
 
     path = "/generate"
     engine = "SGLang"
+    tokenize_path = "/v1/tokenize"
     scores = True
     guided = "started with --grammar-backend llguidance"
 
@@ -52,13 +53,6 @@ class SglangWire(Wire):
             grammars=told.get("grammar_backend") == "llguidance",
             model=str(name or ""),
         )
-
-    @classmethod
-    async def encode(cls, target: Target, post: Post, text: str) -> list[int]:
-        """See Wire. Its tokenizer always makes control tokens of what spells them."""
-        body = {"model": target.model, "prompt": text, "add_special_tokens": False}
-        found = pick(await post("/v1/tokenize", body), Mapping, target, "the ids of a text")
-        return ids_of(found.get("tokens"), target, "tokens")
 
     def defaults(self, options: SamplingOptions) -> SamplingOptions:
         """See Wire."""

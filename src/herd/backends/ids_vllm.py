@@ -50,13 +50,6 @@ class VllmWire(Wire):
         context = pick(found.get("max_model_len"), int, target, "max_model_len")
         return Facts(context, grammars=await _has_grammars(target, post), model=target.model)
 
-    @classmethod
-    async def encode(cls, target: Target, post: Post, text: str) -> list[int]:
-        """See Wire. Its tokenizer always makes control tokens of what spells them."""
-        body = {"model": target.model, "prompt": text, "add_special_tokens": False}
-        found = pick(await post("/tokenize", body), Mapping, target, "the ids of a text")
-        return ids_of(found.get("tokens"), target, "tokens")
-
     def defaults(self, options: SamplingOptions) -> SamplingOptions:
         """See Wire."""
         return replace(options, repetition_window=0)

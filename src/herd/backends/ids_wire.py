@@ -65,6 +65,8 @@ class Wire(ABC):
     """Whether it tells how much of a prompt is read."""
     scores: ClassVar[bool] = False
     """Whether it tells how likely given ids are."""
+    tokenize_path: ClassVar[str] = "/tokenize"
+    """Where it makes ids of a text."""
     guided: ClassVar[str]
     """How it has to be started or built to keep to llguidance's grammars."""
 
@@ -78,9 +80,15 @@ class Wire(ABC):
         model than the target's."""
 
     @classmethod
-    @abstractmethod
+    def spelt(cls, target: Target, text: str) -> dict[str, Any]:
+        """The body that asks for the ids of a text, with the control tokens that it spells and nothing before it."""
+        return {"model": target.model, "prompt": text, "add_special_tokens": False}
+
+    @classmethod
     async def encode(cls, target: Target, post: Post, text: str) -> list[int]:
-        """Ids of a text as the engine makes them, with the control tokens that it spells and nothing before it."""
+        """Ids of a text as the engine makes them, see `spelt`. Raises Broken."""
+        found = pick(await post(cls.tokenize_path, cls.spelt(target, text)), Mapping, target, "the ids of a text")
+        return ids_of(found.get("tokens"), target, "tokens")
 
     @classmethod
     def over(cls, target: Target, facts: Facts, tokenizer: Tokenizer) -> Self:
