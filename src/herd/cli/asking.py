@@ -107,11 +107,6 @@ def tell_compared(rows: "Sequence[Compared]") -> None:
 
 def _row(row: "Compared") -> tuple[str, ...]:
     within = row.difference.interval
-    verdict: str = row.verdict
-    if row.needed is not None:
-        verdict += f"; about {row.needed} items would"
-    if row.unpaired:
-        verdict += f"; {row.unpaired} items failed or are missing in one run"
     return (
         row.task,
         str(row.difference.items),
@@ -120,5 +115,5 @@ def _row(row: "Compared") -> tuple[str, ...]:
         f"{row.second:.4f}",
         f"{within.mean:+.4f} ({within.low:+.4f} to {within.high:+.4f})",
         f"{row.chance:.3g}",
-        verdict,
+        row.told,
     )

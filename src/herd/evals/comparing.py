@@ -33,6 +33,16 @@ class Compared:
     unpaired: int
     """Items that one run alone answered; they are in neither mean."""
 
+    @property
+    def told(self) -> str:
+        """The verdict, and what a reader has to know beside it."""
+        found: str = self.verdict
+        if self.needed is not None:
+            found += f"; about {self.needed} items would"
+        if self.unpaired:
+            found += f"; {self.unpaired} items failed or are missing in one run"
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         found = self.difference

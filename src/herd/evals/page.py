@@ -233,16 +233,11 @@ def _json(value: Any) -> str:
 
 def _compared_row(row: Compared) -> str:
     found = row.difference.interval
-    told: str = row.verdict
-    if row.needed is not None:
-        told += f"; about {row.needed} items would"
-    if row.unpaired:
-        told += f"; {row.unpaired} items failed or are missing in one run"
     return (
         f'<tr><td>{_text(row.task)}<td class="quiet">{_text(row.metric)}<td class="num">{row.difference.items}'
         f'<td class="num">{row.first:.4f}<td class="num">{row.second:.4f}<td class="num">{found.mean:+.4f} '
         f'({found.low:+.4f} to {found.high:+.4f})<td class="num">{row.chance:.3g}'
-        f'<td class="{row.verdict.replace(" ", "-")}">{_text(told)}</tr>'
+        f'<td class="{row.verdict.replace(" ", "-")}">{_text(row.told)}</tr>'
     )
 
 
